@@ -1,0 +1,161 @@
+//! What can be written on the command line, with the help texts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Trains prediction heads and draft rescorers for blockwise parallel decoding, and measures what they buy.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 110,
+    after_help = "Examples:
+  draftsmith run configs/quickstart.toml
+  draftsmith run mine.toml --set heads.training.steps=1000 --device cuda
+  draftsmith generate --model checkpoints/tales --prompt \"Write a short story about a shy dragon.\"
+  draftsmith completions bash > ~/.local/share/bash-completion/completions/draftsmith"
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Where to compute: auto, cpu, cuda[:N] or wgpu[:N]; overrides the configuration
+    #[arg(long, global = true, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// Seed of every random choice; overrides the configuration
+    #[arg(long, global = true)]
+    pub seed: Option<u64>,
+    /// Override a key of the configuration, for instance --set heads.hidden=256; may be repeated
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Form of what is printed on standard output
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Say more on standard error
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Say nothing on standard error but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
+
+/// A configuration file.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration, a TOML file
+    pub config: PathBuf,
+    /// Print the resolved configuration, which runs again as it is, and stop
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Do every stage: trace, train-heads, train-rescorer, evaluate; finished stages are skipped
+    #[command(after_help = "Example:\n  draftsmith run configs/quickstart.toml")]
+    Run(ConfigFile),
+    /// Fit a tokenizer and a small language model from scratch ([pretrain] of the configuration)
+    #[command(after_help = "Example:\n  draftsmith pretrain configs/pretrain-tales.toml")]
+    Pretrain(ConfigFile),
+    /// Record the backbone's own greedy text with its hidden states
+    #[command(after_help = "Example:\n  draftsmith trace mine.toml --set traces.dtype=float16")]
+    Trace(ConfigFile),
+    /// Train the prediction heads on the traces (made first, if they are missing)
+    #[command(after_help = "Example:\n  draftsmith train-heads mine.toml --set heads.block_size=5")]
+    TrainHeads(ConfigFile),
+    /// Fit the rescorers on text of the train split
+    #[command(after_help = "Example:\n  draftsmith train-rescorer mine.toml --only ngram")]
+    TrainRescorer {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Only the rescorer of this name
+        #[arg(long, value_name = "NAME")]
+        only: Option<String>,
+    },
+    /// Replay every variant on the test traces, check a sample live, write the report
+    #[command(after_help = "Example:\n  draftsmith evaluate mine.toml --set evaluation.top_k=32")]
+    Evaluate(ConfigFile),
+    /// Print the report of a finished run and render its files anew
+    #[command(after_help = "Example:\n  draftsmith report runs/quickstart --format json")]
+    Report {
+        /// A run's folder, such as runs/quickstart
+        run: PathBuf,
+    },
+    /// Continue a prompt greedily with the backbone alone
+    #[command(
+        after_help = "Example:\n  draftsmith generate --model checkpoints/tales --prompt \"Once upon a time\" --max-new 40 --format json"
+    )]
+    Generate(GenerateOptions),
+    /// Estimate and query n-gram language models over token ids
+    #[command(subcommand)]
+    Ngram(NgramCommand),
+    /// Say what a model, trace or run folder is
+    #[command(after_help = "Example:\n  draftsmith inspect checkpoints/tales")]
+    Inspect {
+        /// The folder
+        path: PathBuf,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateOptions {
+    /// A Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// The text to continue
+    #[arg(long)]
+    pub prompt: String,
+    /// Tokens to write, at most
+    #[arg(long, default_value_t = 96)]
+    pub max_new: usize,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NgramCommand {
+    /// Estimate an interpolated modified Kneser-Ney model and write it as ARPA text
+    #[command(
+        after_help = "Example:\n  draftsmith ngram estimate --order 4 --discount-fallback --token-ids train.ids.gz --arpa model.arpa"
+    )]
+    Estimate {
+        /// Lines of token ids separated by blanks, one document a line; .gz is read too
+        #[arg(long, value_name = "FILE")]
+        token_ids: PathBuf,
+        /// Where to write the model; .gz is written too
+        #[arg(long, value_name = "FILE")]
+        arpa: PathBuf,
+        /// Longest n-gram, 1 to 6
+        #[arg(long, default_value_t = 4)]
+        order: usize,
+        /// Discounts for an order whose counts of counts are degenerate (0.5 1 1.5 when no numbers follow)
+        #[arg(long, num_args = 0..=3, value_names = ["D1", "D2", "D3"])]
+        discount_fallback: Option<Vec<f64>>,
+    },
+    /// Score lines of token ids with an ARPA model
+    #[command(after_help = "Example:\n  draftsmith ngram score --arpa model.arpa --token-ids test.ids --format json")]
+    Score {
+        /// The model
+        #[arg(long, value_name = "FILE")]
+        arpa: PathBuf,
+        /// Lines of token ids, one document a line
+        #[arg(long, value_name = "FILE")]
+        token_ids: PathBuf,
+    },
+}

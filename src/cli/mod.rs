@@ -1,0 +1,73 @@
+//! The command line: arguments to configuration to one call into the library. Results go to standard output, progress and
+//! errors to standard error. Exit codes: 0 done, 2 error, 130 interrupted.
+
+mod args;
+mod generate;
+mod inspect;
+mod ngram;
+mod stages;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::error::{Error, Result};
+use crate::progress;
+use args::{Arguments, Command};
+
+/// Runs the program on the process's arguments.
+pub fn main() -> ExitCode {
+    // A panic is a bug in this program; say so in one paragraph instead of a stack of frames.
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("error: this is a bug in draftsmith, please report it with the command you ran: {panic}");
+    }));
+    let arguments = Arguments::parse();
+    let outcome = std::panic::catch_unwind(|| dispatch(&arguments));
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+        Err(_) => ExitCode::from(2),
+    }
+}
+
+fn dispatch(arguments: &Arguments) -> Result<()> {
+    let verbosity = if arguments.common.quiet { 0 } else { 1 + u8::from(arguments.common.verbose) };
+    progress::set_verbosity(verbosity);
+    progress::listen_for_interrupt()?;
+    let common = &arguments.common;
+    match &arguments.command {
+        Command::Run(config) => stages::run(common, config),
+        Command::Pretrain(config) => stages::pretrain(common, config),
+        Command::Trace(config) => stages::trace(common, config),
+        Command::TrainHeads(config) => stages::train_heads(common, config),
+        Command::TrainRescorer { config, only } => stages::train_rescorer(common, config, only.as_deref()),
+        Command::Evaluate(config) => stages::evaluate(common, config),
+        Command::Report { run } => stages::report(common, run),
+        Command::Generate(options) => generate::generate(common, options),
+        Command::Ngram(command) => ngram::ngram(common, command),
+        Command::Inspect { path } => inspect::inspect(common, path),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "draftsmith", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+/// Writes to standard output; a reader that went away is not an error.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "standard output", e)),
+        _ => Ok(()),
+    }
+}
+
+/// A JSON value as a line on standard output.
+fn print_json(value: &serde_json::Value) -> Result<()> {
+    print(&format!("{value}\n"))
+}

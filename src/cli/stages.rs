@@ -1,0 +1,107 @@
+//! The commands that work on a configuration or a run.
+
+use std::path::Path;
+
+use super::args::{Common, ConfigFile, Format};
+use super::{print, print_json};
+use crate::config::{self, Config, Overrides};
+use crate::device;
+use crate::error::{Result, bail};
+use crate::progress;
+use crate::report::{self, Report};
+use crate::stages::{self, Workspace};
+
+/// The configuration with the command line's overrides; none when it was only to be printed.
+fn load(common: &Common, file: &ConfigFile) -> Result<Option<Config>> {
+    let overrides = Overrides { set: common.set.clone(), seed: common.seed, device: common.device.clone() };
+    let config = config::load(&file.config, &overrides)?;
+    if file.print_config {
+        print(&config.to_toml())?;
+        return Ok(None);
+    }
+    Ok(Some(config))
+}
+
+fn open(config: Config) -> Result<Workspace> {
+    let device = device::open(config.device.parse()?)?;
+    Workspace::open(config, device)
+}
+
+pub fn run(common: &Common, file: &ConfigFile) -> Result<()> {
+    evaluate(common, file)
+}
+
+pub fn pretrain(common: &Common, file: &ConfigFile) -> Result<()> {
+    let Some(config) = load(common, file)? else { return Ok(()) };
+    let device = device::open(config.device.parse()?)?;
+    let folder = stages::pretrain(&config, &device)?;
+    print(&format!("{}\n", folder.display()))
+}
+
+pub fn trace(common: &Common, file: &ConfigFile) -> Result<()> {
+    let Some(config) = load(common, file)? else { return Ok(()) };
+    let workspace = open(config)?;
+    stages::trace(&workspace)?;
+    print(&format!("{}\n", workspace.folder.join("traces").display()))
+}
+
+pub fn train_heads(common: &Common, file: &ConfigFile) -> Result<()> {
+    let Some(config) = load(common, file)? else { return Ok(()) };
+    let workspace = open(config)?;
+    let traces = stages::trace(&workspace)?;
+    stages::train_heads(&workspace, &traces)?;
+    print(&format!("{}\n", workspace.folder.join("heads").display()))
+}
+
+pub fn train_rescorer(common: &Common, file: &ConfigFile, only: Option<&str>) -> Result<()> {
+    let Some(config) = load(common, file)? else { return Ok(()) };
+    if let Some(name) = only
+        && !config.rescorer.contains_key(name)
+    {
+        let known: Vec<&str> = config.rescorer.keys().map(String::as_str).collect();
+        bail!("--only {name}: the configuration has no [rescorer.{name}]; it has: {}.", known.join(", "));
+    }
+    let workspace = open(config)?;
+    let traces = stages::trace(&workspace)?;
+    stages::train_rescorers(&workspace, &traces, only)?;
+    print(&format!("{}\n", workspace.folder.join("rescorers").display()))
+}
+
+pub fn evaluate(common: &Common, file: &ConfigFile) -> Result<()> {
+    let Some(config) = load(common, file)? else { return Ok(()) };
+    let workspace = open(config)?;
+    let traces = stages::trace(&workspace)?;
+    let heads = stages::train_heads(&workspace, &traces)?;
+    let rescorers = stages::train_rescorers(&workspace, &traces, None)?;
+    let result = stages::evaluate(&workspace, &traces, &heads, &rescorers)?;
+    show(common, &result, &workspace.folder.join("report"))
+}
+
+pub fn report(common: &Common, run: &Path) -> Result<()> {
+    let folder = run.join("report");
+    let path = folder.join("report.json");
+    if !path.exists() {
+        bail!(
+            "{} has no report: {} is missing. Finish it with `draftsmith evaluate CONFIG`.",
+            run.display(),
+            path.display()
+        );
+    }
+    let report = report::read(&path)?;
+    report::write(&report, &folder)?;
+    show(common, &report, &folder)
+}
+
+fn show(common: &Common, result: &Report, folder: &Path) -> Result<()> {
+    match common.format {
+        Format::Table => {
+            print(&report::table(result))?;
+            print(&format!("\nreport: {}\n", folder.join("report.html").display()))
+        }
+        Format::Json => {
+            progress::say(format!("report: {}", folder.join("report.html").display()));
+            let value = serde_json::to_value(result).expect("a report is JSON");
+            print_json(&value)
+        }
+    }
+}

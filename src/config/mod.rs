@@ -1,0 +1,13 @@
+//! What a user writes: one TOML file, every key documented here, unknown keys refused.
+//!
+//! A configuration is read, overridden (`--set key=value`) and validated once; everything after works on the typed value.
+//! [`Config::to_toml`] gives the resolved file, which runs again as it is.
+
+mod read;
+mod schema;
+
+pub use read::{Overrides, load};
+pub use schema::{
+    BackboneConfig, Config, DataConfig, EvaluationConfig, HeadLoss, HeadsConfig, LanguageModelConfig, NeuralConfig,
+    NgramConfig, OptimizationConfig, PretrainConfig, RescorerConfig, StorageType, TextSource, TracesConfig,
+};

@@ -1,0 +1,160 @@
+//! From file and command line to a validated [`Config`]; errors name file, line and the nearest known key.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::schema::Config;
+use crate::error::{Error, Result, bail};
+use crate::files;
+
+/// What the command line changes in a file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--set key=value`, dotted keys, in order.
+    pub set: Vec<String>,
+    /// `--seed`
+    pub seed: Option<u64>,
+    /// `--device`
+    pub device: Option<String>,
+}
+
+/// Reads, overrides and validates a configuration.
+pub fn load(path: &Path, overrides: &Overrides) -> Result<Config> {
+    let text = files::read_text(path)?;
+    // The file alone first: its errors have lines, errors after overriding do not.
+    let mut config: Config = toml::from_str(&text).map_err(|e| explain(&e, &text).within(path.display()))?;
+    if !overrides.set.is_empty() {
+        let mut table: Table = toml::from_str(&text).map_err(|e| explain(&e, &text).within(path.display()))?;
+        for assignment in &overrides.set {
+            apply(&mut table, assignment)?;
+        }
+        let changed = table.to_string();
+        config = toml::from_str(&changed).map_err(|e| explain(&e, &changed).within("after --set"))?;
+    }
+    if let Some(seed) = overrides.seed {
+        config.seed = seed;
+    }
+    if let Some(device) = &overrides.device {
+        config.device.clone_from(device);
+    }
+    config.validate().map_err(|e| e.within(path.display()))?;
+    Ok(config)
+}
+
+impl Config {
+    /// The resolved file: every key with its value.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration has string keys only")
+    }
+}
+
+fn apply(table: &mut Table, assignment: &str) -> Result<()> {
+    let Some((key, value)) = assignment.split_once('=') else {
+        bail!("--set {assignment}: write it as key=value, for instance --set heads.hidden=256.");
+    };
+    // A bare word is a string: nobody wants to quote for TOML inside quotes for the shell.
+    let value = toml::from_str::<Table>(&format!("v = {value}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(value.to_owned()));
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut inner = table;
+    for part in parts {
+        let entry = inner.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(next) = entry else {
+            bail!("--set {assignment}: `{part}` is a value, not a section.");
+        };
+        inner = next;
+    }
+    inner.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// "line N: message", with the nearest known key where the key is unknown.
+fn explain(error: &toml::de::Error, text: &str) -> Error {
+    let message = error.message();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten();
+    let Some(key) = unknown else {
+        let at = error.span().map_or(String::new(), |span| format!("line {}: ", line_of(text, span.start)));
+        return Error::new(format!("{at}{}", message.trim_end_matches('.')) + ".");
+    };
+    let known: Vec<&str> = quoted.collect();
+    let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
+    let advice = match nearest {
+        Some(nearest) if strsim::jaro_winkler(key, nearest) > 0.75 => format!("did you mean `{nearest}`?"),
+        Some(_) => format!("known keys here: {}.", known.join(", ")),
+        None => "no keys are known here.".to_owned(),
+    };
+    // Sections chosen by `kind` report the section's place; the key itself is what the reader looks for.
+    let at = error.span().map_or(0, |span| span.start);
+    let line = (line_of(text, at)..).zip(text[at.min(text.len())..].lines()).find(|(_, l)| assigns(l, key));
+    let line = line.map_or_else(|| line_of(text, at), |(n, _)| n);
+    Error::new(format!("line {line}: unknown key `{key}`; {advice}"))
+}
+
+fn assigns(line: &str, key: &str) -> bool {
+    let line = line.trim_start().trim_start_matches('[');
+    line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(['=', '.', ']']))
+        || line.trim_end_matches(']').rsplit('.').next() == Some(key)
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|&b| b == b'\n').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, set: &[&str]) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, text).unwrap();
+        load(&path, &Overrides { set: set.iter().map(|s| s.to_string()).collect(), ..Overrides::default() })
+    }
+
+    const MINIMAL: &str = "[data.x]\npath = \"x.jsonl\"\n";
+
+    #[test]
+    fn the_resolved_file_reads_back_as_itself() {
+        let text = format!("{MINIMAL}[rescorer.a]\nkind = \"ngram\"\n[rescorer.b]\nkind = \"neural\"\n[pretrain]\n");
+        let config = read(&text, &["heads.hidden=7", "evaluation.lm_scales=[0.5]", "name=other"]).unwrap();
+        assert_eq!((config.heads.hidden, config.name.as_str()), (7, "other"));
+        assert_eq!(config.evaluation.scales(), [0.0, 0.5]);
+        assert_eq!(read(&config.to_toml(), &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_line_and_nearest_key() {
+        for (text, line, key, nearest) in [
+            ("[data.x]\npath = \"a\"\n[heads]\nblock_sise = 3\n", 4, "block_sise", "block_size"),
+            ("nam = \"a\"\n", 1, "nam", "name"),
+            ("name = \"a\"\n\n[trace]\nmax_new = 3\n", 3, "trace", "traces"),
+            ("[rescorer.n]\nkind = \"ngram\"\n\nordr = 2\n", 4, "ordr", "order"),
+            ("[heads.training]\nstep = 2\n", 2, "step", "steps"),
+        ] {
+            let error = read(text, &[]).unwrap_err().to_string();
+            let expected = format!("c.toml: line {line}: unknown key `{key}`; did you mean `{nearest}`?");
+            assert!(error.ends_with(&expected), "{error}\n{expected}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for (text, set, expected) in [
+            ("name = 3\n", vec![], "line 1"),
+            (MINIMAL, vec!["heads.block_size=1"], "at least 2"),
+            (MINIMAL, vec!["data.x.test=2"], "shares"),
+            (MINIMAL, vec!["heads"], "key=value"),
+            (MINIMAL, vec!["device=gpu"], "no device"),
+            ("name = \"a\"\n", vec![], "no corpus"),
+            ("name = \"a/b\"\n[data.x]\npath = \"x\"\n", vec![], "slashes"),
+        ] {
+            let error = read(text, &set).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

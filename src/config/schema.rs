@@ -1,0 +1,521 @@
+//! Every key of the configuration file, with its meaning, unit and default.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, bail};
+use crate::text::SplitFractions;
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Names the run: results go to `runs/<name>`.
+    pub name: String,
+    /// Seed of every random choice: batches, initial weights, bootstrap.
+    pub seed: u64,
+    /// `auto`, `cpu`, `cuda[:N]` or `wgpu[:N]`.
+    pub device: String,
+    /// The frozen language model.
+    pub backbone: BackboneConfig,
+    /// Corpora by name.
+    pub data: BTreeMap<String, DataConfig>,
+    /// The backbone's own greedy text with its hidden states.
+    pub traces: TracesConfig,
+    /// The prediction heads.
+    pub heads: HeadsConfig,
+    /// Rescorers by name; the name is the variant's name in the report.
+    pub rescorer: BTreeMap<String, RescorerConfig>,
+    /// Lattice, scales, oracle, bootstrap, live check.
+    pub evaluation: EvaluationConfig,
+    /// Only for `pretrain`: the language model to train from scratch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<PretrainConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            seed: 1,
+            device: "auto".into(),
+            backbone: BackboneConfig::default(),
+            data: BTreeMap::new(),
+            traces: TracesConfig::default(),
+            heads: HeadsConfig::default(),
+            rescorer: BTreeMap::new(),
+            evaluation: EvaluationConfig::default(),
+            pretrain: None,
+        }
+    }
+}
+
+/// `[backbone]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackboneConfig {
+    /// A Hugging Face folder: `config.json`, `model.safetensors`, `tokenizer.json`. Relative to the working directory.
+    pub path: String,
+}
+
+impl Default for BackboneConfig {
+    fn default() -> Self {
+        Self { path: "checkpoints/tales".into() }
+    }
+}
+
+/// `[data.NAME]`: a corpus of JSON lines.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// The file, relative to the working directory.
+    pub path: String,
+    /// Field with the document's name; lines without it are named by their number.
+    pub id: String,
+    /// Field with the prompt.
+    pub prompt: String,
+    /// Field with the text that follows; empty when the corpus has prompts only.
+    pub completion: String,
+    /// Field whose equal values stay in one split and are resampled together.
+    pub group: String,
+    /// Put between prompt and completion.
+    pub separator: String,
+    /// Share of groups held out to choose scales and checkpoints on.
+    pub dev: f64,
+    /// Share of groups held out to report on.
+    pub test: f64,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            path: String::new(),
+            id: "id".into(),
+            prompt: "prompt".into(),
+            completion: "completion".into(),
+            group: "prompt".into(),
+            separator: "\n".into(),
+            dev: 0.1,
+            test: 0.2,
+        }
+    }
+}
+
+impl DataConfig {
+    /// The shares as one value.
+    pub fn fractions(&self) -> SplitFractions {
+        SplitFractions { dev: self.dev, test: self.test }
+    }
+}
+
+/// How hidden states are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StorageType {
+    /// 4 bytes a number.
+    Float32,
+    /// 2 bytes, 11 significant bits, largest value 65,504.
+    Float16,
+    /// 2 bytes, 8 significant bits, the range of float32.
+    Bfloat16,
+}
+
+/// `[traces]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TracesConfig {
+    /// Greedy tokens per document, at most.
+    pub max_new: usize,
+    /// Type of the stored hidden states; live decoding rounds to it before the heads.
+    pub dtype: StorageType,
+    /// Documents of the train split to trace, at most, per corpus.
+    pub train_documents: usize,
+    /// Documents of the dev split, at most, per corpus.
+    pub dev_documents: usize,
+    /// Documents of the test split, at most, per corpus.
+    pub test_documents: usize,
+    /// Documents decoded side by side.
+    pub batch: usize,
+}
+
+impl Default for TracesConfig {
+    fn default() -> Self {
+        Self {
+            max_new: 96,
+            dtype: StorageType::Float32,
+            train_documents: 1000,
+            dev_documents: 100,
+            test_documents: 400,
+            batch: 32,
+        }
+    }
+}
+
+/// Which heads a training step covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadLoss {
+    /// The mean cross-entropy of all heads.
+    All,
+    /// One head drawn uniformly (an unbiased estimate of the mean; Stern et al. 2018).
+    OneRandom,
+}
+
+/// `[heads]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeadsConfig {
+    /// H: tokens proposed at once. Head 1 is the backbone's own prediction, H - 1 heads are trained.
+    pub block_size: usize,
+    /// Width of each head's hidden layer.
+    pub hidden: usize,
+    /// Heads per training step.
+    pub loss: HeadLoss,
+    /// Positions per training step.
+    pub positions_per_step: usize,
+    /// Whether positions whose target lies in the prompt are trained on as well.
+    pub prompt_positions: bool,
+    /// Steps, learning rate and the rest.
+    pub training: OptimizationConfig,
+}
+
+impl Default for HeadsConfig {
+    fn default() -> Self {
+        Self {
+            block_size: 9,
+            hidden: 512,
+            loss: HeadLoss::All,
+            positions_per_step: 1024,
+            prompt_positions: false,
+            training: OptimizationConfig { steps: 200, learning_rate: 2e-3, ..OptimizationConfig::default() },
+        }
+    }
+}
+
+/// `[*.training]`: AdamW with linear warm-up and a cosine to the final rate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizationConfig {
+    /// Optimizer steps in all.
+    pub steps: usize,
+    /// The highest learning rate, reached after the warm-up.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: usize,
+    /// The last learning rate as a share of the highest.
+    pub final_rate: f64,
+    /// Decoupled weight decay of matrices; biases and norms have none.
+    pub weight_decay: f64,
+    /// The gradient's global L2 norm is scaled down to this.
+    pub clip_norm: f64,
+    /// AdamW's decay of the first and second moments.
+    pub betas: [f64; 2],
+    /// Steps between evaluations on dev.
+    pub dev_every: usize,
+    /// Steps between checkpoints.
+    pub checkpoint_every: usize,
+}
+
+impl Default for OptimizationConfig {
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            learning_rate: 1e-3,
+            warmup_steps: 20,
+            final_rate: 0.1,
+            weight_decay: 0.01,
+            clip_norm: 1.0,
+            betas: [0.9, 0.98],
+            dev_every: 50,
+            checkpoint_every: 50,
+        }
+    }
+}
+
+/// `[rescorer.NAME]`, by its `kind`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum RescorerConfig {
+    /// An n-gram language model: global rescoring.
+    Ngram(NgramConfig),
+    /// A small decoder-only language model: local rescoring.
+    Neural(NeuralConfig),
+}
+
+/// Text that a rescorer is fitted on; always of the train split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextSource {
+    /// The corpus's own text.
+    Gold,
+    /// The backbone's greedy text.
+    Traces,
+}
+
+/// `kind = "ngram"`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NgramConfig {
+    /// Longest n-gram, 1 to 6.
+    pub order: usize,
+    /// What is counted.
+    pub text: Vec<TextSource>,
+    /// Discounts for an order whose counts of counts are degenerate; without them that is an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discount_fallback: Option<[f64; 3]>,
+}
+
+impl Default for NgramConfig {
+    fn default() -> Self {
+        Self { order: 3, text: vec![TextSource::Gold, TextSource::Traces], discount_fallback: Some([0.5, 1.0, 1.5]) }
+    }
+}
+
+/// `kind = "neural"`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NeuralConfig {
+    /// What it is trained on.
+    pub text: Vec<TextSource>,
+    /// Its size.
+    pub model: LanguageModelConfig,
+    /// Documents per training step.
+    pub documents_per_step: usize,
+    /// Steps, learning rate and the rest.
+    pub training: OptimizationConfig,
+}
+
+impl Default for NeuralConfig {
+    fn default() -> Self {
+        Self {
+            text: vec![TextSource::Gold, TextSource::Traces],
+            model: LanguageModelConfig {
+                hidden: 128,
+                layers: 2,
+                heads: 4,
+                kv_heads: 4,
+                intermediate: 352,
+                context: 512,
+            },
+            documents_per_step: 16,
+            training: OptimizationConfig { steps: 200, learning_rate: 3e-3, ..OptimizationConfig::default() },
+        }
+    }
+}
+
+/// Size of a Llama-architecture language model trained from scratch; unembedding tied to the embedding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LanguageModelConfig {
+    /// Width of the hidden states.
+    pub hidden: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Attention heads; divides `hidden`.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of the gated MLP.
+    pub intermediate: usize,
+    /// Longest text in tokens.
+    pub context: usize,
+}
+
+impl Default for LanguageModelConfig {
+    fn default() -> Self {
+        Self { hidden: 256, layers: 4, heads: 4, kv_heads: 2, intermediate: 704, context: 512 }
+    }
+}
+
+/// `[evaluation]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationConfig {
+    /// k: candidates per head in the lattice.
+    pub top_k: usize,
+    /// p: drafts verified together by the p-best variants.
+    pub paths: usize,
+    /// Weights of a rescorer tried on dev, 0 to 1; 0 is always tried.
+    pub lm_scales: Vec<f64>,
+    /// The k for which the oracle is reported.
+    pub oracle_top_k: Vec<usize>,
+    /// Bootstrap resamples.
+    pub bootstrap: usize,
+    /// Test documents per corpus that are also decoded live, for every variant.
+    pub live_documents: usize,
+}
+
+impl Default for EvaluationConfig {
+    fn default() -> Self {
+        Self {
+            top_k: 16,
+            paths: 16,
+            lm_scales: vec![0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+            oracle_top_k: vec![1, 2, 4, 8, 16, 32, 64],
+            bootstrap: 10_000,
+            live_documents: 8,
+        }
+    }
+}
+
+/// `[pretrain]`: a tokenizer and a language model fitted from scratch on the train split of `[data.*]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PretrainConfig {
+    /// Where the Hugging Face folder is written.
+    pub output: String,
+    /// Types of the byte-level BPE.
+    pub vocab_size: usize,
+    /// Size of the model.
+    pub model: LanguageModelConfig,
+    /// Documents per training step.
+    pub documents_per_step: usize,
+    /// Steps, learning rate and the rest.
+    pub training: OptimizationConfig,
+}
+
+impl Default for PretrainConfig {
+    fn default() -> Self {
+        Self {
+            output: "checkpoints/new".into(),
+            vocab_size: 2048,
+            model: LanguageModelConfig::default(),
+            documents_per_step: 16,
+            training: OptimizationConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Checks what types cannot: ranges, and what must not be empty. Errors name the key.
+    pub fn validate(&self) -> Result<()> {
+        if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
+            bail!(
+                "`name` is `{}`; it names a folder under runs/, so it must be non-empty, without slashes and without a leading dot.",
+                self.name
+            );
+        }
+        self.device.parse::<crate::device::DeviceChoice>().map_err(|e| e.within("`device`"))?;
+        if self.data.is_empty() {
+            bail!("no corpus: add a section such as [data.mine] with `path = \"mine.jsonl\"`.");
+        }
+        for (name, data) in &self.data {
+            if data.path.is_empty() {
+                bail!("`data.{name}.path` is missing; it names the corpus file.");
+            }
+            let shares = [data.dev, data.test];
+            if shares.iter().any(|s| !(0.0..=1.0).contains(s)) || data.dev + data.test > 1.0 {
+                bail!("`data.{name}.dev` and `data.{name}.test` are shares from 0 to 1 with a sum of at most 1.");
+            }
+        }
+        at_least("traces.max_new", self.traces.max_new, 1)?;
+        at_least("traces.batch", self.traces.batch, 1)?;
+        at_least("heads.block_size", self.heads.block_size, 2)?;
+        at_least("heads.hidden", self.heads.hidden, 1)?;
+        at_least("heads.positions_per_step", self.heads.positions_per_step, 1)?;
+        self.heads.training.validate("heads.training")?;
+        for (name, rescorer) in &self.rescorer {
+            let key = format!("rescorer.{name}");
+            if ["bpd", "oracle", "pbest-0gram"].contains(&name.as_str()) {
+                bail!("`{key}`: this name is taken by a built-in variant; choose another.");
+            }
+            match rescorer {
+                RescorerConfig::Ngram(ngram) => {
+                    if !(1..=6).contains(&ngram.order) {
+                        bail!("`{key}.order` is {}; orders 1 to 6 are supported.", ngram.order);
+                    }
+                    not_empty(&format!("{key}.text"), ngram.text.is_empty())?;
+                }
+                RescorerConfig::Neural(neural) => {
+                    not_empty(&format!("{key}.text"), neural.text.is_empty())?;
+                    neural.model.validate(&format!("{key}.model"))?;
+                    at_least(&format!("{key}.documents_per_step"), neural.documents_per_step, 1)?;
+                    neural.training.validate(&format!("{key}.training"))?;
+                }
+            }
+        }
+        if let Some(pretrain) = &self.pretrain {
+            at_least("pretrain.vocab_size", pretrain.vocab_size, 257)?;
+            at_least("pretrain.documents_per_step", pretrain.documents_per_step, 1)?;
+            pretrain.model.validate("pretrain.model")?;
+            pretrain.training.validate("pretrain.training")?;
+        }
+        self.evaluation.validate()
+    }
+}
+
+impl EvaluationConfig {
+    fn validate(&self) -> Result<()> {
+        at_least("evaluation.top_k", self.top_k, 1)?;
+        at_least("evaluation.paths", self.paths, 1)?;
+        if self.lm_scales.iter().any(|s| !(0.0..=1.0).contains(s)) {
+            bail!("`evaluation.lm_scales` must lie between 0 and 1.");
+        }
+        if self.oracle_top_k.contains(&0) {
+            bail!("`evaluation.oracle_top_k` must hold numbers of at least 1.");
+        }
+        at_least("evaluation.bootstrap", self.bootstrap, 100)
+    }
+
+    /// The scales to try, 0 among them, ascending and without repeats.
+    pub fn scales(&self) -> Vec<f64> {
+        let mut scales = self.lm_scales.clone();
+        scales.push(0.0);
+        scales.sort_by(f64::total_cmp);
+        scales.dedup();
+        scales
+    }
+}
+
+impl OptimizationConfig {
+    fn validate(&self, key: &str) -> Result<()> {
+        at_least(&format!("{key}.steps"), self.steps, 1)?;
+        at_least(&format!("{key}.dev_every"), self.dev_every, 1)?;
+        at_least(&format!("{key}.checkpoint_every"), self.checkpoint_every, 1)?;
+        for (name, value) in [("learning_rate", self.learning_rate), ("clip_norm", self.clip_norm)] {
+            if !(value > 0.0 && value.is_finite()) {
+                bail!("`{key}.{name}` is {value}; it must be above 0.");
+            }
+        }
+        if self.betas.iter().any(|b| !(0.0..1.0).contains(b)) {
+            bail!("`{key}.betas` must be at least 0 and below 1.");
+        }
+        Ok(())
+    }
+}
+
+impl LanguageModelConfig {
+    fn validate(&self, key: &str) -> Result<()> {
+        for (name, value) in [("layers", self.layers), ("intermediate", self.intermediate), ("context", self.context)] {
+            at_least(&format!("{key}.{name}"), value, 1)?;
+        }
+        let divides = |small: usize, large: usize| small > 0 && large.is_multiple_of(small);
+        if !divides(self.heads, self.hidden)
+            || !divides(self.kv_heads, self.heads)
+            || (self.hidden / self.heads) % 2 != 0
+        {
+            bail!(
+                "`{key}`: heads ({}) must divide hidden ({}) into even widths, and kv_heads ({}) must divide heads.",
+                self.heads,
+                self.hidden,
+                self.kv_heads
+            );
+        }
+        Ok(())
+    }
+}
+
+fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
+    if value < least {
+        bail!("`{key}` is {value}; it must be at least {least}.");
+    }
+    Ok(())
+}
+
+fn not_empty(key: &str, empty: bool) -> Result<()> {
+    if empty {
+        bail!("`{key}` is empty; name at least one source: \"gold\" or \"traces\".");
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! The blockwise loop (Stern et al. 2018, arXiv 1811.03115; drafts as a prefix-sharing tree).
+//!
+//! Verification and the next prediction share a forward: the hidden state of the last accepted node feeds the next
+//! block's heads, and the backbone's argmax there is the next block's pinned first token.
+
+use burn::tensor::Tensor;
+
+use crate::backbone::{Backbone, Inputs, KvCache, Visible, best_two};
+use crate::config::StorageType;
+use crate::error::{Result, bail};
+use crate::heads::{FfnHeads, candidates};
+use crate::lattice::{DraftTree, Lattice};
+use crate::nn::{from_host, to_host};
+use crate::rescorer::Session;
+use crate::traces::round_to;
+
+/// Which decision of a block was closest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Near {
+    /// The backbone's two largest logits.
+    Verifier,
+    /// A head's k-th and (k+1)-th candidate.
+    Candidates,
+    /// The drafter's choice: the p-th and (p+1)-th path, or a rescored argmax.
+    Draft,
+}
+
+impl Near {
+    /// As written in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Verifier => "verifier",
+            Self::Candidates => "candidates",
+            Self::Draft => "draft",
+        }
+    }
+}
+
+/// The closest decision of a block and its margin.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NearTie {
+    /// Which decision.
+    pub kind: Near,
+    /// By how much it was taken.
+    pub margin: f64,
+}
+
+/// One decoded block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// The accepted tokens, at least one.
+    pub tokens: Vec<u32>,
+    /// Draft nodes verified.
+    pub nodes: usize,
+    /// The closest decision.
+    pub closest: NearTie,
+}
+
+/// Decodes one document block by block.
+pub struct Decoder<'a> {
+    backbone: &'a Backbone,
+    heads: &'a FfnHeads,
+    session: Box<dyn Session + 'a>,
+    top_k: usize,
+    dtype: StorageType,
+    cache: KvCache,
+    text: Vec<u32>,
+    prompt: usize,
+    limit: usize,
+    /// After the last committed token: hidden state `[1, d]`, the backbone's next token and its lead.
+    hidden: Tensor<2>,
+    next: (u32, f32),
+}
+
+impl<'a> Decoder<'a> {
+    /// Prefills `prompt`. At most `max_new` tokens, or up to the context's end, will be decoded; hidden states are
+    /// rounded to `dtype` before the heads, as the trace's are.
+    pub fn new(
+        backbone: &'a Backbone,
+        heads: &'a FfnHeads,
+        session: Box<dyn Session + 'a>,
+        top_k: usize,
+        dtype: StorageType,
+        prompt: &[u32],
+        max_new: usize,
+    ) -> Result<Self> {
+        let config = backbone.model.config();
+        if prompt.is_empty() || prompt.len() >= config.max_position_embeddings {
+            bail!(
+                "a prompt of {} tokens cannot be continued: the context holds {}.",
+                prompt.len(),
+                config.max_position_embeddings
+            );
+        }
+        let limit = max_new.min(config.max_position_embeddings - prompt.len());
+        // A draft tree has at most (slots x paths) nodes; the cache grows when a wider one comes.
+        let capacity = prompt.len() + limit + 64 * (heads.count() + 1);
+        let mut cache = KvCache::new(config, 1, capacity, &backbone.model.device());
+        let (hidden, next) = advance(backbone, &mut cache, prompt);
+        Ok(Self {
+            backbone,
+            heads,
+            session,
+            top_k,
+            dtype,
+            cache,
+            text: prompt.to_vec(),
+            prompt: prompt.len(),
+            limit,
+            hidden,
+            next,
+        })
+    }
+
+    /// The decoded tokens so far.
+    pub fn decoded(&self) -> &[u32] {
+        &self.text[self.prompt..]
+    }
+
+    /// Whether end-of-text or the length limit was reached.
+    pub fn finished(&self) -> bool {
+        let ended = self.decoded().last().is_some_and(|t| self.backbone.end_of_text.contains(t));
+        ended || self.decoded().len() >= self.limit
+    }
+
+    /// One block: heads, lattice, drafts, one verification forward.
+    pub fn step(&mut self) -> Result<Block> {
+        let (lattice, lattice_margin) = self.lattice()?;
+        let start = self.text.len();
+        let mut drafts = self.session.drafts(&self.text, &[start], &[&lattice])?;
+        let drafts = drafts.pop().expect("one start gives one set of drafts");
+        let tree = DraftTree::from_paths(&drafts.paths);
+        let hidden = self.verify(&tree);
+        let logits = to_host(self.backbone.model.logits(hidden.clone()));
+        let after: Vec<(u32, f32)> = logits.chunks(self.backbone.model.config().vocab_size).map(best_two).collect();
+        let next: Vec<u32> = after.iter().map(|a| a.0).collect();
+        let mut accepted = tree.accept(self.next.0, &next);
+        let tokens: Vec<u32> = accepted.iter().map(|&node| tree.tokens()[node]).collect();
+        let kept = tokens.iter().position(|t| self.backbone.end_of_text.contains(t)).map_or(tokens.len(), |at| at + 1);
+        accepted.truncate(kept);
+        let tokens = tokens[..kept].to_vec();
+        // The lead after the last accepted node decides where acceptance ended, so it belongs to this block as well.
+        let verifier = accepted.iter().map(|&node| after[node].1).fold(self.next.1, f32::min);
+        let margins = [
+            (Near::Verifier, f64::from(verifier)),
+            (Near::Candidates, f64::from(lattice_margin)),
+            (Near::Draft, drafts.margin),
+        ];
+        let closest = margins.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).expect("three margins");
+        let last = *accepted.last().expect("the pinned token is always accepted");
+        self.cache.keep(start, &accepted);
+        self.text.extend(&tokens);
+        self.hidden = hidden.narrow(0, last, 1);
+        self.next = after[last];
+        Ok(Block { tokens, nodes: tree.len(), closest: NearTie { kind: closest.0, margin: closest.1 } })
+    }
+
+    /// Takes back everything after `decoded` tokens of the continuation and commits `tokens` instead, with a plain
+    /// forward: how a comparison goes on after a near-tie.
+    pub fn replace(&mut self, decoded: usize, tokens: &[u32]) {
+        self.text.truncate(self.prompt + decoded);
+        self.cache.truncate(self.prompt + decoded);
+        self.text.extend(tokens);
+        (self.hidden, self.next) = advance(self.backbone, &mut self.cache, tokens);
+    }
+
+    fn lattice(&self) -> Result<(Lattice, f32)> {
+        let mut values = to_host(self.hidden.clone());
+        round_to(self.dtype, &mut values);
+        let (device, width) = (self.hidden.device(), values.len());
+        let unembedding = self.backbone.model.unembedding();
+        let found = candidates(self.heads, &unembedding, from_host(values, [1, width], &device), self.top_k);
+        let slots = (self.limit - self.decoded().len()).min(self.heads.count() + 1);
+        let lattice = Lattice::pinned(self.next.0, found.k, &found.ids, &found.scores)?.prefix(slots, found.k)?;
+        Ok((lattice, found.margin(0, found.k)))
+    }
+
+    /// Hidden states `[nodes, d]` of a draft tree behind the committed text.
+    fn verify(&mut self, tree: &DraftTree) -> Tensor<2> {
+        let (past, nodes) = (self.cache.len(), tree.len());
+        if self.cache.room() < nodes {
+            let config = self.backbone.model.config();
+            let mut larger = KvCache::new(config, 1, 2 * (past + nodes), &self.backbone.model.device());
+            advance(self.backbone, &mut larger, &self.text);
+            self.cache = larger;
+        }
+        let mut visible = Vec::with_capacity(nodes * (past + nodes));
+        for row in tree.ancestor_mask().chunks(nodes) {
+            visible.extend(std::iter::repeat_n(true, past).chain(row.iter().copied()));
+        }
+        let positions: Vec<u32> = tree.depths().iter().map(|depth| (past + depth) as u32).collect();
+        let inputs =
+            Inputs { tokens: tree.tokens(), rows: 1, positions: &positions, visible: Visible::Given(&visible) };
+        self.backbone.model.hidden(&inputs, Some(&mut self.cache))
+    }
+}
+
+/// Feeds committed tokens; gives hidden state and next token after the last one.
+fn advance(backbone: &Backbone, cache: &mut KvCache, tokens: &[u32]) -> (Tensor<2>, (u32, f32)) {
+    let first = cache.len() as u32;
+    let positions: Vec<u32> = (first..first + tokens.len() as u32).collect();
+    let inputs = Inputs { tokens, rows: 1, positions: &positions, visible: Visible::Causal };
+    let hidden = backbone.model.hidden(&inputs, Some(cache)).narrow(0, tokens.len() - 1, 1);
+    let next = best_two(&to_host(backbone.model.logits(hidden.clone())));
+    (hidden, next)
+}

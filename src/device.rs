@@ -1,0 +1,146 @@
+//! Which device the tensors live on, chosen at run time.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+
+use crate::error::{Error, Result, bail};
+
+/// What a user asks for with `--device` or `device = ...`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first CUDA device, else the CPU with a line that says why.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device by index.
+    Cuda(usize),
+    /// A wgpu device by index.
+    Wgpu(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (kind, index) = text.split_once(':').map_or((text, None), |(k, i)| (k, Some(i)));
+        let number = match index {
+            None => Ok(0),
+            Some(index) => index.parse::<usize>(),
+        };
+        match (kind, number) {
+            ("auto", Ok(0)) if index.is_none() => Ok(Self::Auto),
+            ("cpu", Ok(0)) if index.is_none() => Ok(Self::Cpu),
+            ("cuda", Ok(n)) => Ok(Self::Cuda(n)),
+            ("wgpu", Ok(n)) => Ok(Self::Wgpu(n)),
+            _ => bail!("`{text}` is no device: write auto, cpu, cuda, cuda:N, wgpu or wgpu:N."),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+            Self::Wgpu(n) => write!(f, "wgpu:{n}"),
+        }
+    }
+}
+
+/// An opened device.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// Where tensors are made, without autodiff.
+    pub device: Device,
+    /// The choice it resolved to (never [`DeviceChoice::Auto`]).
+    pub choice: DeviceChoice,
+    /// Why `auto` did not take an accelerator; one line for the user.
+    pub note: Option<String>,
+}
+
+impl Opened {
+    /// Whether tensors are plain memory of this process, so that reading them back costs nothing.
+    pub fn is_cpu(&self) -> bool {
+        self.choice == DeviceChoice::Cpu
+    }
+}
+
+/// Opens what was chosen. An explicit accelerator that is not there is an error; `auto` falls back to the CPU and says why.
+pub fn open(choice: DeviceChoice) -> Result<Opened> {
+    match choice {
+        DeviceChoice::Cpu => cpu(),
+        DeviceChoice::Cuda(index) => cuda(index),
+        DeviceChoice::Wgpu(index) => wgpu(index),
+        DeviceChoice::Auto => {
+            let reason = match cuda(0) {
+                Ok(opened) => return Ok(opened),
+                Err(error) => error,
+            };
+            let mut opened = cpu()?;
+            opened.note = Some(format!("using the CPU: {reason}"));
+            Ok(opened)
+        }
+    }
+}
+
+#[cfg(feature = "cpu")]
+fn cpu() -> Result<Opened> {
+    Ok(Opened { device: Device::flex(), choice: DeviceChoice::Cpu, note: None })
+}
+
+#[cfg(not(feature = "cpu"))]
+fn cpu() -> Result<Opened> {
+    bail!("this program was built without the CPU backend; build it with `--features cpu`.")
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(index: usize) -> Result<Opened> {
+    use burn::tensor::DeviceType;
+    let found = Device::enumerate(DeviceType::Cuda).into_vec();
+    match found.into_iter().nth(index) {
+        Some(device) => Ok(Opened { device, choice: DeviceChoice::Cuda(index), note: None }),
+        None => bail!("no CUDA device {index} was found; check the driver with `nvidia-smi`, or use --device cpu."),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_index: usize) -> Result<Opened> {
+    bail!("this program was built without CUDA (build it with `--features cuda`).")
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu(index: usize) -> Result<Opened> {
+    use burn::tensor::DeviceType;
+    let found = Device::enumerate(DeviceType::Wgpu).into_vec();
+    match found.into_iter().nth(index) {
+        Some(device) => Ok(Opened { device, choice: DeviceChoice::Wgpu(index), note: None }),
+        None => bail!("no wgpu device {index} was found; check the graphics driver, or use --device cpu."),
+    }
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu(_index: usize) -> Result<Opened> {
+    bail!("this program was built without wgpu (build it with `--features wgpu`).")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_read_and_written_alike() {
+        for (text, choice) in
+            [("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda:1", DeviceChoice::Cuda(1))]
+        {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap(), choice);
+            assert_eq!(choice.to_string(), text);
+        }
+        assert_eq!("wgpu".parse::<DeviceChoice>().unwrap(), DeviceChoice::Wgpu(0));
+        for bad in ["gpu", "cpu:1", "cuda:x", "", "auto:0"] {
+            assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The one error type: a paragraph for the person who has to mend it.
+
+use std::fmt;
+use std::path::Path;
+
+/// What went wrong, where, and what to do about it, as one paragraph of plain text.
+///
+/// The library never prints and never exits; the command line shows the paragraph and turns [`Error::exit_code`] into the
+/// process's exit code.
+#[derive(Debug)]
+pub struct Error {
+    message: String,
+    interrupted: bool,
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error whose paragraph is `message`.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), interrupted: false }
+    }
+
+    /// A failed operation on `path`: `doing` completes "cannot ... PATH" (for instance "read", "write").
+    pub fn io(doing: &str, path: impl AsRef<Path>, error: std::io::Error) -> Self {
+        let advice = match error.kind() {
+            std::io::ErrorKind::NotFound => " Check the path.",
+            std::io::ErrorKind::PermissionDenied => " Check the permissions of the file and its folder.",
+            std::io::ErrorKind::StorageFull => {
+                " Free some space and start the command again; it goes on from the last complete file."
+            }
+            _ => "",
+        };
+        Self::new(format!("cannot {doing} {}: {error}.{advice}", path.as_ref().display()))
+    }
+
+    /// The user's Ctrl-C, after everything worth keeping was saved; `message` says how to go on.
+    pub fn interrupted(message: impl Into<String>) -> Self {
+        Self { message: message.into(), interrupted: true }
+    }
+
+    /// The same error with `place` in front: "PLACE: message".
+    pub fn within(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
+    /// 130 after Ctrl-C, else 2.
+    pub fn exit_code(&self) -> u8 {
+        if self.interrupted { 130 } else { 2 }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Returns early with an [`Error`] made from a format string.
+macro_rules! bail {
+    ($($arg:tt)*) => { return Err($crate::Error::new(format!($($arg)*))) };
+}
+pub(crate) use bail;

@@ -1,0 +1,85 @@
+//! The live check: the same documents decoded for real, block by block, against the replay.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{ReplayText, Step};
+use crate::backbone::{Backbone, generate};
+use crate::config::StorageType;
+use crate::decoding::Decoder;
+use crate::error::Result;
+use crate::heads::FfnHeads;
+use crate::rescorer::Drafter;
+
+/// The bound under which a decision is a floating-point near-tie in float32.
+pub const NEAR_TIE: f64 = 1e-3;
+
+/// What a live decode of some documents gave.
+#[derive(Debug, Clone, Default)]
+pub struct LiveOutcome {
+    /// Documents that differ from the replay without a near-tie.
+    pub mismatches: usize,
+    /// Documents whose first difference is a near-tie.
+    pub near_ties: usize,
+    /// The near-ties by kind.
+    pub by_kind: BTreeMap<&'static str, u64>,
+    /// Tokens decoded.
+    pub tokens: usize,
+    /// Seconds spent decoding.
+    pub seconds: f64,
+}
+
+/// Decodes `texts` live with a drafter and compares text and accepted lengths with `replayed`, block by block. After a
+/// near-tie, decoding goes on from the trace's token; after a mismatch the document is given up.
+pub fn check_live(
+    backbone: &Backbone,
+    heads: &FfnHeads,
+    drafter: &dyn Drafter,
+    top_k: usize,
+    dtype: StorageType,
+    texts: &[&ReplayText],
+    replayed: &[Vec<Step>],
+) -> Result<LiveOutcome> {
+    let mut outcome = LiveOutcome::default();
+    for (text, steps) in texts.iter().zip(replayed) {
+        let started = Instant::now();
+        let prompt = &text.tokens[..text.prompt];
+        let mut decoder = Decoder::new(backbone, heads, drafter.session(), top_k, dtype, prompt, text.limit)?;
+        let mut tie = None;
+        let mut mismatch = false;
+        for step in steps {
+            let expected = &text.continuation()[step.start..][..step.accepted];
+            let block = decoder.step()?;
+            if block.tokens == expected {
+                continue;
+            }
+            let margin = block.closest.margin.min(step.margin);
+            if margin >= NEAR_TIE {
+                mismatch = true;
+                break;
+            }
+            tie.get_or_insert(block.closest.kind.name());
+            decoder.replace(step.start, expected);
+        }
+        mismatch |= decoder.decoded() != text.continuation() || !decoder.finished();
+        outcome.tokens += decoder.decoded().len();
+        outcome.seconds += started.elapsed().as_secs_f64();
+        if mismatch {
+            outcome.mismatches += 1;
+        } else if let Some(kind) = tie {
+            outcome.near_ties += 1;
+            *outcome.by_kind.entry(kind).or_default() += 1;
+        }
+    }
+    Ok(outcome)
+}
+
+/// Tokens per second of plain greedy decoding, one document at a time.
+pub fn autoregressive_speed(backbone: &Backbone, texts: &[&ReplayText]) -> Result<f64> {
+    let started = Instant::now();
+    let mut tokens = 0;
+    for text in texts {
+        tokens += generate(backbone, &[&text.tokens[..text.prompt]], text.limit)?[0].tokens.len();
+    }
+    Ok(tokens as f64 / started.elapsed().as_secs_f64())
+}

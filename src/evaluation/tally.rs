@@ -1,0 +1,105 @@
+//! Sums over documents, from which every reported number follows.
+
+use super::Step;
+use super::bootstrap::Counts;
+
+/// The walks of one variant over a data set.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Decoded tokens and backbone calls of every document.
+    pub documents: Vec<Counts>,
+    offered: Vec<u64>,
+    accepted: Vec<u64>,
+    nodes: u64,
+    most_nodes: usize,
+}
+
+impl Tally {
+    /// Adds one document's walk.
+    pub fn add(&mut self, steps: &[Step]) {
+        let tokens = steps.iter().map(|s| s.accepted as u64).sum();
+        self.documents.push(Counts { tokens, calls: steps.len() as u64 });
+        for step in steps {
+            let positions = step.slots.max(self.offered.len());
+            self.offered.resize(positions, 0);
+            self.accepted.resize(positions, 0);
+            self.offered[..step.slots].iter_mut().for_each(|n| *n += 1);
+            self.accepted[..step.accepted].iter_mut().for_each(|n| *n += 1);
+            self.nodes += step.nodes as u64;
+            self.most_nodes = self.most_nodes.max(step.nodes);
+        }
+    }
+
+    /// All documents together.
+    pub fn total(&self) -> Counts {
+        let sum = |f: fn(&Counts) -> u64| self.documents.iter().map(f).sum();
+        Counts { tokens: sum(|c| c.tokens), calls: sum(|c| c.calls) }
+    }
+
+    /// Decoded tokens over calls, a ratio of sums.
+    pub fn block_efficiency(&self) -> f64 {
+        ratio(self.total())
+    }
+
+    /// The unweighted mean over documents of tokens over calls.
+    pub fn document_mean(&self) -> f64 {
+        self.documents.iter().copied().map(ratio).sum::<f64>() / self.documents.len().max(1) as f64
+    }
+
+    /// Mean and largest number of draft nodes in a call.
+    pub fn verified(&self) -> (f64, usize) {
+        (self.nodes as f64 / self.total().calls.max(1) as f64, self.most_nodes)
+    }
+
+    /// For position j = 1, 2, ...: blocks that accepted at least j tokens over blocks that had at least j slots.
+    pub fn accept_rates(&self) -> Vec<f64> {
+        self.accepted.iter().zip(&self.offered).map(|(&a, &o)| a as f64 / o.max(1) as f64).collect()
+    }
+}
+
+fn ratio(counts: Counts) -> f64 {
+    counts.tokens as f64 / counts.calls.max(1) as f64
+}
+
+/// Longest n-gram whose repetition counts as a loop.
+const LOOP_LENGTH: usize = 16;
+
+/// Whether an n-gram of at most 16 tokens occurs three times or more in a row.
+pub fn loops(tokens: &[u32]) -> bool {
+    (1..=LOOP_LENGTH).any(|n| {
+        // A run of 2n equal pairs at distance n is the same n tokens three times in a row.
+        let mut run = 0;
+        tokens.iter().zip(tokens.iter().skip(n)).any(|(a, b)| {
+            run = if a == b { run + 1 } else { 0 };
+            run >= 2 * n
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loops_are_three_repeats_in_a_row() {
+        assert!(loops(&[7, 1, 2, 1, 2, 1, 2]));
+        assert!(!loops(&[1, 2, 1, 2, 1, 3]));
+        assert!(loops(&[5, 5, 5]));
+        assert!(!loops(&[5, 5, 1, 5, 5]));
+        let long: Vec<u32> = (0..16).collect();
+        assert!(loops(&long.repeat(3)));
+        assert!(!loops(&(0..17).collect::<Vec<u32>>().repeat(3)));
+    }
+
+    #[test]
+    fn rates_count_only_blocks_that_had_the_position() {
+        let step = |start, accepted, slots| Step { start, accepted, slots, nodes: 3, margin: 1.0 };
+        let mut tally = Tally::default();
+        tally.add(&[step(0, 2, 3), step(2, 1, 3), step(3, 1, 1)]);
+        tally.add(&[step(0, 1, 1)]);
+        assert_eq!(tally.accept_rates(), [1.0, 0.5, 0.0]);
+        assert_eq!(tally.block_efficiency(), 5.0 / 4.0);
+        assert_eq!(tally.document_mean(), (4.0 / 3.0 + 1.0) / 2.0);
+        assert_eq!(tally.verified(), (3.0, 3));
+    }
+}

@@ -1,0 +1,168 @@
+//! Files that are either whole or absent: written aside, flushed, renamed.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::error::{Error, Result, bail};
+
+/// Writes `path` so that a reader, or a crash, sees the old content or the new, never a part of it.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(folder)?;
+        // Dropping the temporary file on any error removes it.
+        let mut aside = tempfile::Builder::new().prefix(".aside-").tempfile_in(folder)?;
+        aside.write_all(bytes)?;
+        aside.as_file().sync_all()?;
+        make_readable(aside.as_file())?;
+        aside.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    };
+    write().map_err(|e| Error::io("write", path, e))
+}
+
+/// Temporary files are private by default; results are not.
+fn make_readable(file: &File) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
+}
+
+/// Writes `value` as indented JSON with a final newline, atomically.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::new(e.to_string()).within(path.display()))?;
+    text.push('\n');
+    write_atomic(path, text.as_bytes())
+}
+
+/// Reads a JSON file; the error names the file, line and column.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = read_text(path)?;
+    serde_json::from_str(&text).map_err(|e| {
+        Error::new(format!("{e}. The file is not the JSON this program expects; restore it or make it again"))
+            .within(path.display())
+    })
+}
+
+/// Reads a UTF-8 text file.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    String::from_utf8(bytes)
+        .map_err(|e| Error::new(format!("{}: not UTF-8 text ({e}). Convert it to UTF-8.", path.display())))
+}
+
+/// Calls `each(line number from 1, line)` for every non-blank line of a UTF-8 file.
+pub fn for_each_line(path: &Path, mut each: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    for (index, line) in BufReader::new(file).lines().enumerate() {
+        let number = index + 1;
+        let line = match line {
+            Ok(line) => line,
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                bail!("{}: line {number} is not UTF-8 text. Convert the file to UTF-8.", path.display())
+            }
+            Err(e) => return Err(Error::io("read", path, e)),
+        };
+        if !line.trim().is_empty() {
+            each(number, &line).map_err(|e| e.within(format!("{}: line {number}", path.display())))?;
+        }
+    }
+    Ok(())
+}
+
+/// A folder that appears under its final name only when [`StagedDir::commit`] is called; dropped, it vanishes.
+pub struct StagedDir {
+    aside: tempfile::TempDir,
+    target: PathBuf,
+}
+
+impl StagedDir {
+    /// Starts a folder that is to become `target`, beside it on the same file system.
+    pub fn new(target: &Path) -> Result<Self> {
+        let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let make = || -> std::io::Result<tempfile::TempDir> {
+            fs::create_dir_all(folder)?;
+            tempfile::Builder::new().prefix(".aside-").tempdir_in(folder)
+        };
+        Ok(Self { aside: make().map_err(|e| Error::io("create a folder in", folder, e))?, target: target.into() })
+    }
+
+    /// Where to write meanwhile.
+    pub fn path(&self) -> &Path {
+        self.aside.path()
+    }
+
+    /// Replaces `target` by what was written.
+    pub fn commit(self) -> Result<()> {
+        let replace = || -> std::io::Result<()> {
+            if self.target.exists() {
+                fs::remove_dir_all(&self.target)?;
+            }
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                fs::set_permissions(self.aside.path(), fs::Permissions::from_mode(0o755))?;
+            }
+            fs::rename(self.aside.path(), &self.target)?;
+            Ok(())
+        };
+        replace().map_err(|e| Error::io("write", &self.target, e))?;
+        let _ = self.aside.keep();
+        Ok(())
+    }
+}
+
+/// The BLAKE3 hash of a file's bytes, in hexadecimal.
+pub fn hash_file(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    hasher.update_reader(file).map_err(|e| Error::io("read", path, e))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// The BLAKE3 hash of a value's JSON form, in hexadecimal.
+pub fn hash_json(value: &(impl Serialize + ?Sized)) -> String {
+    let text = serde_json::to_vec(value).expect("keys of stages serialise");
+    blake3::hash(&text).to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        write_json(&path, &vec![1, 2]).unwrap();
+        // A folder cannot be replaced by a file: the write fails at its last moment.
+        let blocked = dir.path().join("blocked");
+        fs::create_dir(&blocked).unwrap();
+        assert!(write_atomic(&blocked, b"x").is_err());
+        assert_eq!(read_json::<Vec<i32>>(&path).unwrap(), [1, 2]);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_staged_folder_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("made");
+        let staged = StagedDir::new(&target).unwrap();
+        fs::write(staged.path().join("x"), "1").unwrap();
+        drop(staged);
+        assert!(!target.exists());
+        let staged = StagedDir::new(&target).unwrap();
+        fs::write(staged.path().join("x"), "2").unwrap();
+        staged.commit().unwrap();
+        assert_eq!(fs::read_to_string(target.join("x")).unwrap(), "2");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,77 @@
+//! The top-k of every head at many positions; only ids and scores leave the device's logits.
+
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use super::FfnHeads;
+use crate::lattice::top_k;
+use crate::nn::to_host;
+
+/// The k best tokens of every head at every position, best first.
+pub struct Candidates {
+    /// Heads (H - 1).
+    pub heads: usize,
+    /// k
+    pub k: usize,
+    /// `[positions, heads, k]`
+    pub ids: Vec<u32>,
+    /// `[positions, heads, k]` logits.
+    pub scores: Vec<f32>,
+    /// `[positions, heads]`: the k-th logit's lead over the first one left out.
+    pub margins: Vec<f32>,
+}
+
+/// Logits held at once: 64 MB of float32.
+const CHUNK: usize = 1 << 24;
+
+/// Candidates from `[n, d]` hidden states through `unembedding` `[V, d]`; k is cut to V.
+pub fn candidates(heads: &FfnHeads, unembedding: &Tensor<2>, hidden: Tensor<2>, k: usize) -> Candidates {
+    let ([n, _], [vocabulary, _], count) = (hidden.dims(), unembedding.dims(), heads.count());
+    let k = k.min(vocabulary);
+    let mut all = Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new() };
+    let table = unembedding.clone().transpose();
+    let chunk = (CHUNK / vocabulary / count).max(1);
+    for start in (0..n).step_by(chunk) {
+        let rows = chunk.min(n - start);
+        let part = hidden.clone().narrow(0, start, rows);
+        let states: Vec<Tensor<2>> = (0..count).map(|head| heads.state(head, part.clone())).collect();
+        // [rows, heads, d], so that one product gives all logits of a position.
+        let width = part.dims()[1];
+        let states = Tensor::stack::<3>(states, 1).reshape([rows * count, width]);
+        let logits = to_host(states.matmul(table.clone()));
+        let best: Vec<_> = logits.par_chunks(vocabulary).map(|row| best_of(row, k)).collect();
+        for (ids, scores, margin) in best {
+            all.ids.extend(ids);
+            all.scores.extend(scores);
+            all.margins.push(margin);
+        }
+    }
+    all
+}
+
+fn best_of(logits: &[f32], k: usize) -> (Vec<u32>, Vec<f32>, f32) {
+    let (mut ids, mut scores) = (Vec::with_capacity(k + 1), Vec::with_capacity(k + 1));
+    top_k(logits, k + 1, &mut ids, &mut scores);
+    let margin = if scores.len() > k { scores[k - 1] - scores[k] } else { f32::INFINITY };
+    ids.truncate(k);
+    scores.truncate(k);
+    (ids, scores, margin)
+}
+
+impl Candidates {
+    /// The smallest lead, at one position, of a head's `k`-th candidate over the next one.
+    pub fn margin(&self, position: usize, k: usize) -> f32 {
+        let lead = |head: usize| {
+            let cell = position * self.heads + head;
+            let scores = &self.scores[cell * self.k..][..self.k];
+            if k < self.k { scores[k - 1] - scores[k] } else { self.margins[cell] }
+        };
+        (0..self.heads).map(lead).fold(f32::INFINITY, f32::min)
+    }
+
+    /// Ids and scores `[heads, k]` at one position.
+    pub fn at(&self, position: usize) -> (&[u32], &[f32]) {
+        let size = self.heads * self.k;
+        (&self.ids[position * size..][..size], &self.scores[position * size..][..size])
+    }
+}

@@ -1,0 +1,78 @@
+//! The top-k lattice of one block and the pure algorithms on it.
+//!
+//! The heads propose, for each of the H slots of a block, their k best tokens. Everything here works on those token ids
+//! and scores alone: no tensors, no files, no models. A tour in the order the data flows:
+//!
+//! 1. [`top_k`] cuts a row of V scores down to the k best.
+//! 2. [`Lattice`] holds the candidates of all slots; its first candidates are the plain draft of blockwise parallel
+//!    decoding, its first k candidates the lattice of a smaller k.
+//! 3. [`p_best`] finds the p best paths under head scores plus a [`PathScorer`] (an n-gram model, for instance);
+//!    [`local_greedy`] walks left to right with a rescorer that reads the whole prefix (a small language model).
+//! 4. [`DraftTree`] shares the prefixes of several drafts, so that one tree-masked forward verifies them all.
+//! 5. [`oracle_length`], [`oracle_dp`] and [`greedy_calls`] say how good any draft from the lattice could have been.
+//!
+//! Two rules hold throughout. Slot 0 is pinned: its one candidate is the backbone's own next token, as any other token
+//! there is a sure rejection. Ties go to the smaller token id, so that the same scores always give the same draft.
+
+#[expect(clippy::module_inception, reason = "the room is named after the type it is built around")]
+mod lattice;
+mod local;
+mod oracle;
+mod pbest;
+mod ranking;
+mod topk;
+mod tree;
+
+pub use lattice::Lattice;
+pub use local::{LocalDraft, choose, local_greedy};
+pub use oracle::{greedy_calls, oracle_dp, oracle_length};
+pub use pbest::{NoScorer, PBest, Path, PathScorer, p_best};
+pub use topk::top_k;
+pub use tree::{DraftTree, accepted_length};
+
+/// Score of one candidate: `(1 - scale) * head + scale * rescorer`, in f64.
+///
+/// At scale 0 the rescorer does not count at all, not even as `0 * -inf`.
+fn interpolate(scale: f64, head: f32, rescorer: f64) -> f64 {
+    let head = (1.0 - scale) * f64::from(head);
+    if scale == 0.0 { head } else { head + scale * rescorer }
+}
+
+/// How far `best` is ahead of `next`; 0 when both are minus infinity.
+fn gap(best: f64, next: f64) -> f64 {
+    if best == next { 0.0 } else { best - next }
+}
+
+#[cfg(test)]
+mod testing {
+    use super::Lattice;
+    use proptest::prelude::*;
+
+    /// Tokens of a small lattice are below this.
+    pub const VOCABULARY: u32 = 6;
+
+    /// Lattices of 1 to 5 slots with 1 to 4 candidates each (at most 1,024 paths); scores are small integers, so that
+    /// ties are common and every sum is exact; a slot may be all negative, as log-probabilities are.
+    pub fn small_lattice() -> impl Strategy<Value = Lattice> {
+        let token_scores = prop::collection::vec(-2i8..=2, VOCABULARY as usize);
+        prop::collection::vec((token_scores, -4i8..=2, 1usize..=4), 1..=5).prop_map(|slots| {
+            let (mut widths, mut ids, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+            for (token_scores, offset, width) in slots {
+                let mut order: Vec<u32> = (0..VOCABULARY).collect();
+                order.sort_by_key(|&id| (-token_scores[id as usize], id));
+                widths.push(width);
+                ids.extend(&order[..width]);
+                scores.extend(order[..width].iter().map(|&id| f32::from(token_scores[id as usize] + offset)));
+            }
+            Lattice::new(&widths, ids, scores).unwrap()
+        })
+    }
+
+    /// Every path of the lattice, in no promised order.
+    pub fn all_paths(lattice: &Lattice) -> Vec<Vec<u32>> {
+        (0..lattice.slots()).fold(vec![Vec::new()], |prefixes, slot| {
+            let longer = |prefix: Vec<u32>| lattice.ids(slot).iter().map(move |&id| [&prefix[..], &[id]].concat());
+            prefixes.into_iter().flat_map(longer).collect()
+        })
+    }
+}

@@ -1,0 +1,347 @@
+//! Global rescoring: the p best paths of a lattice, exactly (arXiv 2404.09221, n-gram rescoring and p-best 0-gram).
+//!
+//! The paths form a graph with one node per slot and scorer state: prefixes that leave the scorer in the same state
+//! share all their futures. Three steps:
+//!
+//! 1. [`Search::floor`]: a beam search over the lattice finds p good paths; the worst of them bounds the p best from
+//!    below.
+//! 2. [`Search::graph`]: slot by slot, the best prefix of every state. A prefix that cannot reach the floor even with
+//!    the best head scores of the remaining slots and probability 1 is dropped, mostly before the scorer is asked: this
+//!    is what makes a large k cheap.
+//! 3. [`Ranking`]: the second, third, ... best path into a node, each only when asked for, from the ranked paths of its
+//!    predecessors (the recursive enumeration algorithm of Jimenez and Marzal 1999).
+//!
+//! Paths are kept as back-pointers in flat arrays and spelled out only at the end.
+
+use super::ranking::{Graph, Ranking};
+use super::{Lattice, gap, interpolate};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+/// A language model that scores a path token by token, such as an n-gram model.
+pub trait PathScorer {
+    /// What the model remembers of the tokens so far. Equal states must score all continuations alike; the fewer
+    /// states, the less work.
+    type State: Copy + Eq + Hash;
+
+    /// The normalised natural-log probability of `token` in `state`, so never above 0 (the search relies on it to drop
+    /// hopeless prefixes), and the state after it.
+    fn extend(&self, state: Self::State, token: u32) -> (f64, Self::State);
+}
+
+/// No language model at all: with scale 0, [`p_best`] gives the p-best 0-gram, the paths that are best by head scores.
+#[derive(Debug, Clone, Copy)]
+pub struct NoScorer;
+
+impl PathScorer for NoScorer {
+    type State = ();
+
+    fn extend(&self, _: (), _: u32) -> (f64, ()) {
+        (0.0, ())
+    }
+}
+
+/// One path through the lattice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Path {
+    /// One token per slot.
+    pub tokens: Vec<u32>,
+    /// Sum over the slots, left to right in f64, of `(1 - scale) * head score + scale * log-probability`.
+    pub score: f64,
+}
+
+impl AsRef<[u32]> for Path {
+    fn as_ref(&self) -> &[u32] {
+        &self.tokens
+    }
+}
+
+/// The best paths and how clear the choice was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PBest {
+    /// Best first, ties by token ids in lexicographic order.
+    pub paths: Vec<Path>,
+    /// How far the last of `paths` is ahead of the best path left out; infinite when nothing was left out or taken.
+    pub margin: f64,
+}
+
+/// The `p` best paths of the lattice, or all when it has fewer. `start` is the scorer's state after the committed
+/// tokens.
+///
+/// A path scores `sum over slots j of (1 - scale) * score_j + scale * log P(token_j | state)`; `scale` is the weight of
+/// the scorer, from 0 to 1 (outside, the result is still exact, but nothing can be dropped early). At scale 0 the
+/// scorer is never asked and there is one state per slot.
+///
+/// The scores are exact, and so is the order of ties, but for one kind: paths are ranked prefix by prefix, so two
+/// prefixes of different scores in one state keep their order even where the rest of the path makes their sums equal,
+/// by rounding or by a probability of 0.
+pub fn p_best<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, scale: f64, p: usize) -> PBest {
+    let wanted = p.saturating_add(1);
+    let search = Search::new(lattice, scorer, scale);
+    let graph = search.graph(start, search.floor(start, wanted));
+    let mut paths = Ranking::new(&graph).best(wanted);
+    let left_out = if paths.len() > p { paths.pop() } else { None };
+    let margin = match (paths.last(), left_out) {
+        (Some(last), Some(next)) => gap(last.score, next.score),
+        _ => f64::INFINITY,
+    };
+    PBest { paths, margin }
+}
+
+struct Search<'a, S> {
+    lattice: &'a Lattice,
+    scorer: &'a S,
+    scale: f64,
+    /// `most_after[j]`: the most that slots j.. can add to a score, for a scale from 0 to 1.
+    most_after: Vec<f64>,
+}
+
+impl<'a, S: PathScorer> Search<'a, S> {
+    fn new(lattice: &'a Lattice, scorer: &'a S, scale: f64) -> Self {
+        let mut most_after = vec![0.0; lattice.slots() + 1];
+        for slot in (0..lattice.slots()).rev() {
+            most_after[slot] = interpolate(scale, lattice.scores(slot)[0], 0.0) + most_after[slot + 1];
+        }
+        Self { lattice, scorer, scale, most_after }
+    }
+
+    /// What the candidate adds to the score of a path in `state`, and the state after it.
+    fn step(&self, state: S::State, token: u32, score: f32) -> (f64, S::State) {
+        if self.scale == 0.0 {
+            return (interpolate(0.0, score, 0.0), state);
+        }
+        let (log_probability, next) = self.scorer.extend(state, token);
+        (interpolate(self.scale, score, log_probability), next)
+    }
+
+    fn candidates(&self, slot: usize) -> impl Iterator<Item = (u32, f32)> + use<'a, S> {
+        self.lattice.ids(slot).iter().copied().zip(self.lattice.scores(slot).iter().copied())
+    }
+
+    /// A score that the `p`-th best path reaches: that of the p-th path of a beam search; minus infinity when there are
+    /// fewer paths, or when nothing could be dropped or gained.
+    fn floor(&self, start: S::State, p: usize) -> f64 {
+        if !(self.scale > 0.0 && self.scale <= 1.0) {
+            return f64::NEG_INFINITY;
+        }
+        let mut beam = vec![(0.0, start)];
+        for slot in 0..self.lattice.slots() {
+            let longer = |&(sum, state): &(f64, S::State)| {
+                self.candidates(slot).map(move |(token, score)| {
+                    let (weight, next) = self.step(state, token, score);
+                    (sum + weight, next)
+                })
+            };
+            beam = beam.iter().flat_map(longer).collect();
+            if beam.len() > p {
+                beam.select_nth_unstable_by(p - 1, |a, b| b.0.total_cmp(&a.0));
+                beam.truncate(p);
+            }
+        }
+        if beam.len() < p {
+            return f64::NEG_INFINITY;
+        }
+        let lowest = beam.iter().map(|&(sum, _)| sum).fold(f64::INFINITY, f64::min);
+        // `most_after` is summed from the right, so a bound may fall short of the path's own sum by some rounding.
+        lowest - 1e-9 * (1.0 + lowest.abs() + self.most_after[0].abs())
+    }
+
+    /// The graph of all prefixes that may belong to a path of at least `floor`.
+    fn graph(&self, start: S::State, floor: f64) -> Graph {
+        let mut graph = Graph::new();
+        let mut states = vec![start];
+        let mut node_of: HashMap<S::State, u32, BuildHasherDefault<StateHasher>> = HashMap::default();
+        for slot in 0..self.lattice.slots() {
+            let layer = graph.last_nodes(states.len());
+            let most_after = self.most_after[slot + 1];
+            let mut next_states = Vec::new();
+            node_of.clear();
+            for (from, state) in layer.zip(states) {
+                let sum = graph.best(from);
+                for (token, score) in self.candidates(slot) {
+                    if sum + interpolate(self.scale, score, 0.0) + most_after < floor {
+                        break; // the slot's further candidates score no better
+                    }
+                    let (weight, next) = self.step(state, token, score);
+                    if sum + weight + most_after < floor {
+                        continue;
+                    }
+                    let to = *node_of.entry(next).or_insert_with(|| {
+                        next_states.push(next);
+                        graph.add_node()
+                    });
+                    graph.add_edge(from, to, token, weight);
+                }
+            }
+            states = next_states;
+        }
+        graph.close(states.len());
+        graph
+    }
+}
+
+/// A multiplicative hash, several times as fast as the standard one. The map is only looked up, never iterated, so its
+/// order cannot reach the result.
+#[derive(Default)]
+struct StateHasher(u64);
+
+impl Hasher for StateHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(u64::from(word));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26) // the table takes its index from the low bits, where a product is weakest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{all_paths, small_lattice};
+    use super::*;
+    use proptest::prelude::*;
+    use std::cell::Cell;
+
+    /// An n-gram of made-up log-probabilities: multiples of -1/4 from 0 to -7/4, drawn by a hash of the last n - 1
+    /// tokens and the next. Sums of them are exact and often tie.
+    struct MadeUp {
+        seed: u32,
+        order: usize,
+        asked: Cell<usize>,
+    }
+
+    impl MadeUp {
+        fn new(seed: u32, order: usize) -> Self {
+            Self { seed, order, asked: Cell::new(0) }
+        }
+    }
+
+    const START: [u32; 3] = [100; 3];
+
+    impl PathScorer for MadeUp {
+        type State = [u32; 3];
+
+        fn extend(&self, state: Self::State, token: u32) -> (f64, Self::State) {
+            self.asked.set(self.asked.get() + 1);
+            let hash = state
+                .iter()
+                .chain([&token])
+                .fold(self.seed, |hash, &id| (hash ^ id).wrapping_mul(0x9E37_79B1).rotate_left(11));
+            let mut next = [state[1], state[2], token];
+            next[..4 - self.order].fill(0);
+            (-f64::from(hash >> 29) / 4.0, next)
+        }
+    }
+
+    /// Scores and sorts every path.
+    fn brute_force<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, scale: f64) -> Vec<Path> {
+        let score = |tokens: &[u32]| {
+            let mut state = start;
+            let mut sum = 0.0;
+            for (slot, &token) in tokens.iter().enumerate() {
+                let at = lattice.ids(slot).iter().position(|&id| id == token).unwrap();
+                let (log_probability, next) = scorer.extend(state, token);
+                sum += (1.0 - scale) * f64::from(lattice.scores(slot)[at]) + scale * log_probability;
+                state = next;
+            }
+            sum
+        };
+        let mut paths: Vec<Path> =
+            all_paths(lattice).into_iter().map(|tokens| Path { score: score(&tokens), tokens }).collect();
+        paths.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.tokens.cmp(&b.tokens)));
+        paths
+    }
+
+    fn check<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, scale: f64, p: usize) {
+        let mut expected = brute_force(lattice, scorer, start, scale);
+        let found = p_best(lattice, scorer, start, scale, p);
+        let margin = match expected.get(p) {
+            Some(next) if p > 0 => expected[p - 1].score - next.score,
+            _ => f64::INFINITY,
+        };
+        expected.truncate(p);
+        assert_eq!(found, PBest { paths: expected, margin });
+    }
+
+    /// 9 slots, 16 candidates in all but the first, scores like those of trained heads.
+    fn wide_lattice() -> Lattice {
+        let ids: Vec<u32> = (0..8 * 16u32).map(|at| at.wrapping_mul(2_654_435_761) >> 20).collect();
+        let scores: Vec<f32> = (0..8 * 16u32).map(|at| -1.5 * ((at % 16) as f32).sqrt()).collect();
+        Lattice::pinned(7, 16, &ids, &scores).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn equals_brute_force(
+            lattice in small_lattice(),
+            seed: u32,
+            order in 1usize..=4,
+            scale in prop::sample::select(vec![0.0, 0.25, 0.5, 1.0, 1.5, -0.5]),
+            p in 0usize..40,
+        ) {
+            check(&lattice, &MadeUp::new(seed, order), START, scale, p);
+        }
+
+        #[test]
+        fn without_a_scorer_equals_brute_force(lattice in small_lattice(), p in 1usize..2000) {
+            check(&lattice, &NoScorer, (), 0.0, p);
+        }
+    }
+
+    #[test]
+    fn a_wide_lattice_is_not_enumerated() {
+        // 16^8 paths. Without merging this would never end; without dropping, the scorer is asked for 16 tokens after
+        // each of 256 states at each of the last 6 slots, and less before.
+        let (lattice, scorer) = (wide_lattice(), MadeUp::new(3, 3));
+        let found = p_best(&lattice, &scorer, START, 0.4, 16);
+        assert_eq!(found.paths.len(), 16);
+        assert!(scorer.asked.get() < 6 * 256 * 16, "asked {} times", scorer.asked.get());
+        let fewer = p_best(&lattice, &scorer, START, 0.4, 5);
+        assert_eq!(fewer.paths[..], found.paths[..5]);
+        assert_eq!(fewer.margin, found.paths[4].score - found.paths[5].score);
+    }
+
+    #[test]
+    fn at_scale_zero_the_scorer_is_not_asked() {
+        let scorer = MadeUp::new(1, 4);
+        let found = p_best(&wide_lattice(), &scorer, START, 0.0, 16);
+        assert_eq!(found, p_best(&wide_lattice(), &NoScorer, (), 0.0, 16));
+        assert_eq!(scorer.asked.get(), 0);
+    }
+
+    #[test]
+    fn impossible_tokens_come_last() {
+        struct Never(u32);
+        impl PathScorer for Never {
+            type State = ();
+            fn extend(&self, _: (), token: u32) -> (f64, ()) {
+                (if token == self.0 { f64::NEG_INFINITY } else { -0.5 }, ())
+            }
+        }
+        let lattice = Lattice::pinned(7, 2, &[1, 2, 1, 2], &[9.0, 0.0, 9.0, 0.0]).unwrap();
+        let tokens = |found: &PBest| found.paths.iter().map(|path| path.tokens.clone()).collect::<Vec<_>>();
+        let best = p_best(&lattice, &Never(1), (), 0.5, 4);
+        assert_eq!((tokens(&best).len(), &best.paths[0].tokens[..]), (4, &[7, 2, 2][..]));
+        assert!(best.paths[1..].iter().all(|path| path.score == f64::NEG_INFINITY));
+        // The pinned token itself: every path is impossible, and still there is a draft.
+        let best = p_best(&lattice, &Never(7), (), 0.5, 2);
+        assert_eq!((tokens(&best), best.margin), (vec![vec![7, 1, 1], vec![7, 1, 2]], 0.0));
+    }
+}

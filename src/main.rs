@@ -1,0 +1,5 @@
+//! The `draftsmith` program.
+
+fn main() -> std::process::ExitCode {
+    draftsmith::cli::main()
+}

@@ -1,0 +1,104 @@
+//! Layers with the names and shapes of Hugging Face checkpoints, so that parameter paths are tensor names.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, Normal};
+
+use super::from_host;
+
+/// Makes initial parameters: seeded normal numbers, the same on every device, or zeros to be loaded over.
+pub struct Init {
+    rng: Option<ChaCha8Rng>,
+    device: Device,
+}
+
+impl Init {
+    /// Normal numbers from `seed`.
+    pub fn seeded(seed: u64, device: &Device) -> Self {
+        Self { rng: Some(ChaCha8Rng::seed_from_u64(seed)), device: device.clone() }
+    }
+
+    /// Zeros, for parameters that a file fills.
+    pub fn empty(device: &Device) -> Self {
+        Self { rng: None, device: device.clone() }
+    }
+
+    /// `[rows, columns]` of normal numbers with mean 0.
+    pub fn matrix(&mut self, rows: usize, columns: usize, deviation: f32) -> Param<Tensor<2>> {
+        let values = match &mut self.rng {
+            None => return Param::from_tensor(Tensor::zeros([rows, columns], &self.device)),
+            Some(rng) => {
+                let normal = Normal::new(0.0, deviation).expect("a finite deviation");
+                (0..rows * columns).map(|_| normal.sample(rng)).collect()
+            }
+        };
+        Param::from_tensor(from_host(values, [rows, columns], &self.device))
+    }
+
+    /// `[length]` of one number.
+    pub fn vector(&mut self, length: usize, value: f32) -> Param<Tensor<1>> {
+        Param::from_tensor(Tensor::full([length], value, &self.device))
+    }
+
+    /// `[outputs, inputs]` of normal numbers of the given deviation, no bias.
+    pub fn linear(&mut self, outputs: usize, inputs: usize, deviation: f32) -> Linear {
+        Linear { weight: self.matrix(outputs, inputs, deviation), bias: None }
+    }
+
+    /// A linear layer whose output is zero until it is trained.
+    pub fn zero_linear(&mut self, outputs: usize, inputs: usize) -> Linear {
+        let weight = Param::from_tensor(Tensor::zeros([outputs, inputs], &self.device));
+        Linear { weight, bias: Some(self.vector(outputs, 0.0)) }
+    }
+}
+
+/// `y = x W^T + b` with `W` `[outputs, inputs]`, as checkpoints store it.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[outputs, inputs]`
+    pub weight: Param<Tensor<2>>,
+    /// `[outputs]`
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// `[n, inputs]` to `[n, outputs]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let y = x.matmul(self.weight.val().transpose());
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
+    }
+
+    /// The same layer with a zero bias.
+    pub fn with_bias(mut self, init: &mut Init) -> Self {
+        let outputs = self.weight.val().dims()[0];
+        self.bias = Some(init.vector(outputs, 0.0));
+        self
+    }
+}
+
+/// A table of vectors: embedding, and unembedding where it is tied.
+#[derive(Module, Debug)]
+pub struct Matrix {
+    /// `[types, width]`
+    pub weight: Param<Tensor<2>>,
+}
+
+/// Root-mean-square normalisation.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[width]`
+    pub weight: Param<Tensor<1>>,
+}
+
+impl RmsNorm {
+    /// `x / sqrt(mean(x^2) + epsilon) * w`, over the last dimension of `[n, width]`.
+    pub fn forward(&self, x: Tensor<2>, epsilon: f64) -> Tensor<2> {
+        let scale = x.clone().square().mean_dim(1).add_scalar(epsilon).sqrt().recip();
+        x * scale * self.weight.val().unsqueeze()
+    }
+}

@@ -1,0 +1,159 @@
+//! The written definition of every number, in one place.
+
+use std::collections::BTreeMap;
+
+/// One sentence for each name in the schema; every rendering prints these and words none of its own.
+pub fn definitions() -> BTreeMap<String, String> {
+    DEFINITIONS.iter().map(|&(name, sentence)| (name.to_owned(), sentence.to_owned())).collect()
+}
+
+const DEFINITIONS: &[(&str, &str)] = &[
+    (
+        "accept_rate_by_position",
+        "For position j of the block: the blocks whose accepted length is at least j, divided by the blocks that had at \
+         least j slots, where a block's slots end after block_size tokens, after the end-of-text token, and at the limits \
+         of new tokens and of the context; 0 where no block had j slots.",
+    ),
+    (
+        "autoregressive_tokens_per_s",
+        "Decoded tokens divided by wall-clock seconds, prefill included, when the same documents are decoded one token a \
+         call on the same device.",
+    ),
+    (
+        "backbone_calls",
+        "Verification forwards of the backbone over the whole set, one for each block; the forward over a prompt is \
+         counted apart, in prefill_calls.",
+    ),
+    (
+        "block_efficiency",
+        "Decoded tokens divided by backbone calls, both summed over the whole set (a ratio of sums); autoregressive \
+         decoding has 1, and block_size is the most.",
+    ),
+    (
+        "block_efficiency_document_mean",
+        "The unweighted mean over documents of each document's decoded tokens divided by its backbone calls.",
+    ),
+    (
+        "block_efficiency_dp",
+        "The strict bound of the lattice: block efficiency when the accepted lengths, each at most the oracle's at its \
+         position, are chosen so that the whole text needs the fewest calls.",
+    ),
+    ("block_size", "H: the tokens proposed at once, the first of them the backbone's own next token."),
+    (
+        "bpd_block_efficiency_without",
+        "Block efficiency of plain bpd over the documents that do not loop; null when every document loops.",
+    ),
+    (
+        "ci95",
+        "The 2.5 % and 97.5 % quantiles of block_efficiency under a bootstrap that resamples whole groups of documents.",
+    ),
+    (
+        "decoded_tokens",
+        "New tokens emitted over the whole set, end-of-text included; prompt tokens, and drafted tokens after the end of \
+         the text, are not counted.",
+    ),
+    ("documents", "The documents counted: of the data set, of the looping ones, or of those decoded live."),
+    ("drafts", "p: the drafts verified in one backbone call."),
+    (
+        "lm_scale",
+        "a: the weight of the rescorer, whose score a path receives as (1-a) times the head score plus a times the \
+         rescorer's; chosen on dev only, null without a rescorer.",
+    ),
+    (
+        "looping",
+        "A document loops when, in its decoded text, an n-gram of at most 16 tokens repeats three times or more in a row; \
+         small models fall into loops, and loops are easy to draft.",
+    ),
+    (
+        "lossless",
+        "True when the variant emits the backbone's own greedy text (or samples its own distribution), whatever the draft \
+         says.",
+    ),
+    (
+        "mismatches",
+        "Documents whose live blocks or text differ from replay at a step that is no near-tie, summed over variants; \
+         anything but 0 is a bug.",
+    ),
+    (
+        "near_ties",
+        "Documents whose live decoding first differs from replay at a step where the closest decision has a margin under \
+         the stated bound (1e-3 in float32), summed over variants; decoding then goes on from the trace's token.",
+    ),
+    (
+        "near_ties_by_kind",
+        "near_ties by the decision that was nearly tied: the verifier's first two tokens, the k-th candidate against the \
+         next, the p-th path against the next, or the rescorer's argmax.",
+    ),
+    (
+        "oracle",
+        "Block efficiency when each step takes, from the lattice of every head's top_k candidates, the path with the \
+         longest accepted prefix; over a whole text it need not be the best, which block_efficiency_dp is.",
+    ),
+    ("prefill_calls", "Forwards over prompts, one for each document; not part of block_efficiency."),
+    (
+        "relative_gain",
+        "block_efficiency divided by that of plain bpd on the same documents, minus 1: 0.14 is 14 % more.",
+    ),
+    (
+        "relative_gain_ci95",
+        "The 2.5 % and 97.5 % quantiles of relative_gain under the bootstrap of ci95, variant and bpd resampled together.",
+    ),
+    ("share", "Looping documents divided by all documents of the data set."),
+    (
+        "tokens_per_s",
+        "Decoded tokens divided by wall-clock seconds, prefill and drafting included, over the documents decoded live; \
+         for a whole live check, over all its variants together.",
+    ),
+    ("top_k", "k: the candidates kept per head in the lattice."),
+    ("tuning", "Block efficiency on dev at each lm_scale tried; the highest is the lm_scale that test uses."),
+    (
+        "verified_tokens_per_call",
+        "The mean number of draft nodes in a verification forward; a prefix that several drafts share in a tree counts \
+         once.",
+    ),
+    ("verified_tokens_per_call_max", "The largest number of draft nodes in one verification forward."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture;
+    use serde_json::Value;
+
+    /// The names under `value` that lead to a number, a list of numbers or a truth value.
+    fn numbers(value: &Value, into: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, field) in fields {
+                    let plain = |v: &Value| v.is_number() || v.is_boolean();
+                    if plain(field) || field.as_array().is_some_and(|a| !a.is_empty() && a.iter().all(plain)) {
+                        into.push(name.clone());
+                    } else if name != "near_ties_by_kind" {
+                        numbers(field, into);
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| numbers(item, into)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_number_of_the_schema_has_a_definition() {
+        let mut names = Vec::new();
+        numbers(&serde_json::to_value(fixture::report().datasets).unwrap(), &mut names);
+        assert!(names.len() > 40);
+        let written = definitions();
+        for name in names {
+            assert!(written.contains_key(&name), "{name} has no definition");
+        }
+    }
+
+    #[test]
+    fn definitions_are_single_sentences_and_named_once() {
+        assert_eq!(definitions().len(), DEFINITIONS.len());
+        for (name, sentence) in DEFINITIONS {
+            assert!(sentence.ends_with('.') && !sentence.contains("  "), "{name}: {sentence}");
+        }
+    }
+}

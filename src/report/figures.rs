@@ -1,0 +1,138 @@
+//! Which plots a data set gets, and in which colours: a variant keeps its colour from plot to plot.
+
+use super::model::{BASELINE, Dataset};
+use super::svg::{Bar, BarChart, Colour, LineChart, Reference, Series, XAxis};
+
+/// A plot with its words.
+pub struct Figure {
+    pub title: &'static str,
+    pub caption: String,
+    pub svg: String,
+}
+
+/// The plots of a data set, in reading order; those without data are left out.
+pub fn figures(set: &Dataset) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    if !set.variants.is_empty() {
+        figures.push(efficiency(set));
+    }
+    if set.variants.iter().any(|v| v.accept_rate_by_position.len() > 1) {
+        figures.push(acceptance(set));
+    }
+    if !set.oracle.is_empty() {
+        figures.push(oracle(set));
+    }
+    if !set.tuning.is_empty() {
+        figures.push(tuning(set));
+    }
+    figures
+}
+
+/// The baseline's grey, or the colour of the name's place among the variants, then the tuned.
+fn colour(set: &Dataset, name: &str) -> Colour {
+    let variants = set.variants.iter().map(|v| &v.name).filter(|n| *n != BASELINE);
+    let mut names = variants.chain(set.tuning.iter().map(|p| &p.variant));
+    if name == BASELINE { Colour::Baseline } else { Colour::Cycle(names.position(|n| n == name).unwrap_or(0)) }
+}
+
+fn efficiency(set: &Dataset) -> Figure {
+    let title = "Block efficiency by variant";
+    let bar = |v: &super::Variant| Bar {
+        label: v.name.clone(),
+        value: v.block_efficiency,
+        interval: v.ci95,
+        colour: colour(set, &v.name),
+    };
+    let chart = BarChart {
+        title: format!("{title} on {}", set.name),
+        axis: "tokens per backbone call".into(),
+        bars: set.variants.iter().map(bar).collect(),
+        references: vec![Reference { label: "autoregressive".into(), value: 1.0, colour: Colour::Ink }],
+    };
+    let caption = "Whiskers are 95 % bootstrap intervals over groups of documents.".to_owned();
+    Figure { title, caption, svg: chart.svg() }
+}
+
+fn acceptance(set: &Dataset) -> Figure {
+    let title = "Acceptance by position";
+    let series = |v: &super::Variant| Series {
+        label: v.name.clone(),
+        points: v.accept_rate_by_position.iter().enumerate().skip(1).map(|(j, &rate)| [j as f64 + 1.0, rate]).collect(),
+        colour: colour(set, &v.name),
+        chosen: None,
+    };
+    let chart = LineChart {
+        title: format!("{title} on {}", set.name),
+        x: XAxis::Positions,
+        x_label: "position in the block".into(),
+        y_label: "share of blocks that accept this position".into(),
+        shares: true,
+        series: set.variants.iter().map(series).collect(),
+        references: Vec::new(),
+    };
+    let caption = "From position 2 on: position 1 is the backbone's own next token and always accepted.".to_owned();
+    Figure { title, caption, svg: chart.svg() }
+}
+
+fn oracle(set: &Dataset) -> Figure {
+    let title = "Oracle by candidates per head";
+    let series = |label: &str, colour, value: fn(&super::OraclePoint) -> f64| Series {
+        label: label.into(),
+        points: by_x(set.oracle.iter().map(|p| [p.top_k as f64, value(p)])),
+        colour,
+        chosen: None,
+    };
+    let best = set.best().filter(|v| v.name != BASELINE);
+    let references = set.baseline().into_iter().chain(best);
+    let chart = LineChart {
+        title: format!("{title} on {}", set.name),
+        x: XAxis::Log2,
+        x_label: "candidates per head, k".into(),
+        y_label: "tokens per backbone call".into(),
+        shares: false,
+        // Colours that no variant has.
+        series: vec![
+            series("fewest calls (dp)", Colour::Ink, |p| p.block_efficiency_dp),
+            series("longest each step", Colour::Accent, |p| p.block_efficiency),
+        ],
+        references: references
+            .map(|v| Reference { label: v.name.clone(), value: v.block_efficiency, colour: colour(set, &v.name) })
+            .collect(),
+    };
+    let caption =
+        format!("What a perfect choice from the top-k lattice would reach. The variants use k = {}.", set.top_k);
+    Figure { title, caption, svg: chart.svg() }
+}
+
+fn tuning(set: &Dataset) -> Figure {
+    let title = "Rescorer weight on dev";
+    let mut names: Vec<&str> = Vec::new();
+    for point in &set.tuning {
+        if !names.contains(&point.variant.as_str()) {
+            names.push(&point.variant);
+        }
+    }
+    let series = |name: &&str| Series {
+        label: (*name).to_owned(),
+        points: by_x(set.tuning.iter().filter(|p| p.variant == **name).map(|p| [p.lm_scale, p.block_efficiency])),
+        colour: colour(set, name),
+        chosen: set.variants.iter().find(|v| v.name == **name).and_then(|v| v.lm_scale),
+    };
+    let chart = LineChart {
+        title: format!("{title} of {}", set.name),
+        x: XAxis::Linear,
+        x_label: "lm_scale".into(),
+        y_label: "tokens per backbone call, on dev".into(),
+        shares: false,
+        series: names.iter().map(series).collect(),
+        references: Vec::new(),
+    };
+    let caption = "The ringed weight is the one the test uses; test documents had no part in choosing it.".to_owned();
+    Figure { title, caption, svg: chart.svg() }
+}
+
+fn by_x(points: impl Iterator<Item = [f64; 2]>) -> Vec<[f64; 2]> {
+    let mut points: Vec<_> = points.collect();
+    points.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    points
+}

@@ -1,0 +1,99 @@
+//! Small reports for the tests of this folder.
+
+use serde_json::{Value, json};
+
+use super::model::{Dataset, Live, LiveVariant, Looping, OraclePoint, Report, TuningPoint, Variant};
+
+/// Three variants with everything measured.
+pub fn report() -> Report {
+    let mut bpd = variant("bpd", 1.525, [1.489, 1.561], 1.0);
+    let mut local = variant("2-gram", 1.739, [1.692, 1.787], 1.1);
+    let mut global = variant("16-best 3-gram", 2.073, [2.013, 2.135], 1.3);
+    (bpd.verified_tokens_per_call_max, global.drafts) = (9, 16);
+    (local.relative_gain, local.relative_gain_ci95, local.lm_scale) = (0.1403, [0.1202, 0.1609], Some(0.35));
+    (global.relative_gain, global.relative_gain_ci95, global.lm_scale) = (0.3593, [0.3308, 0.3891], Some(0.45));
+    (global.verified_tokens_per_call, global.verified_tokens_per_call_max) = (61.37, 97);
+    let set = Dataset {
+        variants: vec![bpd, local, global],
+        oracle: [(1, 1.525, 1.525), (2, 1.784, 1.79), (4, 2.066, 2.08), (16, 2.8, 2.83)].map(oracle).into(),
+        tuning: [("2-gram", 0.0, 1.51), ("2-gram", 0.35, 1.72), ("16-best 3-gram", 0.45, 2.05)].map(trial).into(),
+        live: Some(live()),
+        ..dataset("tales")
+    };
+    Report::new(vec![set], provenance())
+}
+
+/// One variant, no oracle, no tuning, no live check, no provenance.
+pub fn smallest() -> Report {
+    let set = Dataset { variants: vec![variant("bpd", 1.0, [1.0, 1.0], 1.0)], ..dataset("one") };
+    Report::new(vec![set], Default::default())
+}
+
+fn dataset(name: &str) -> Dataset {
+    Dataset {
+        name: name.into(),
+        split: "test".into(),
+        documents: 200,
+        decoded_tokens: 18_944,
+        block_size: 9,
+        top_k: 16,
+        variants: Vec::new(),
+        oracle: Vec::new(),
+        tuning: Vec::new(),
+        looping: Looping { documents: 12, share: 0.06, bpd_block_efficiency_without: Some(1.462) },
+        live: None,
+    }
+}
+
+fn variant(name: &str, block_efficiency: f64, ci95: [f64; 2], lift: f64) -> Variant {
+    Variant {
+        name: name.into(),
+        block_efficiency,
+        ci95,
+        block_efficiency_document_mean: block_efficiency + 0.02,
+        backbone_calls: 12_422,
+        prefill_calls: 200,
+        verified_tokens_per_call: 8.75,
+        verified_tokens_per_call_max: 9,
+        relative_gain: 0.0,
+        relative_gain_ci95: [0.0, 0.0],
+        lm_scale: None,
+        drafts: 1,
+        accept_rate_by_position: (0..9).map(|j| (0.4 * lift).powi(j)).collect(),
+        lossless: true,
+    }
+}
+
+fn oracle((top_k, block_efficiency, block_efficiency_dp): (u64, f64, f64)) -> OraclePoint {
+    OraclePoint { top_k, block_efficiency, block_efficiency_dp }
+}
+
+fn trial((variant, lm_scale, block_efficiency): (&str, f64, f64)) -> TuningPoint {
+    TuningPoint { variant: variant.into(), lm_scale, block_efficiency }
+}
+
+fn live() -> Live {
+    Live {
+        documents: 50,
+        mismatches: 0,
+        near_ties: 2,
+        near_ties_by_kind: [("top-k".into(), 1), ("verifier".into(), 1)].into(),
+        tokens_per_s: 41.25,
+        autoregressive_tokens_per_s: 30.5,
+        variants: ["bpd", "2-gram"]
+            .map(|name| LiveVariant { name: name.into(), mismatches: 0, near_ties: 1, tokens_per_s: 44.5 })
+            .into(),
+    }
+}
+
+fn provenance() -> serde_json::Map<String, Value> {
+    let value = json!({
+        "version": "0.1.0",
+        "argv": ["draftsmith", "evaluate", "runs/tales"],
+        "seed": 7,
+        "device": "cpu",
+        "started": "2026-01-02T03:04:05Z",
+        "backbone": {"path": "models/SmolLM2-135M-Instruct", "hash": "5f2c", "parameters": 134_515_008},
+    });
+    value.as_object().unwrap().clone()
+}

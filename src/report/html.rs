@@ -1,0 +1,281 @@
+//! `report.html`: one self-contained page from `template.html`, made to be read before the numbers are looked up.
+//!
+//! Everything the page says is prepared here as text; the template only places it and escapes it. The drawings are the
+//! one thing it takes as they are, and [`svg`] has escaped those.
+
+use minijinja::{AutoEscape, Environment, Value};
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use super::columns::COLUMNS;
+use super::figures::{Figure, figures};
+use super::model::{Dataset, Live, Report};
+use super::{format, summary, svg};
+use crate::error::{Error, Result};
+
+/// The page, whole: no network, no other file.
+pub fn html(report: &Report) -> Result<String> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment
+        .render_str(include_str!("template.html"), Page::new(report))
+        .map_err(|e| Error::new(format!("the report's page cannot be made from its template: {e:#}")))
+}
+
+#[derive(Serialize)]
+struct Page {
+    title: String,
+    /// What was measured, where and when, in one line.
+    byline: String,
+    svg_style: Value,
+    datasets: Vec<Section>,
+    definitions: Vec<[String; 2]>,
+    provenance: Vec<[String; 2]>,
+}
+
+#[derive(Serialize)]
+struct Section {
+    name: String,
+    split: String,
+    facts: String,
+    summary: String,
+    table: Table,
+    figures: Vec<Plot>,
+    looping: String,
+    live: Option<LiveSection>,
+}
+
+#[derive(Serialize)]
+struct Plot {
+    title: &'static str,
+    caption: String,
+    svg: Value,
+}
+
+#[derive(Serialize)]
+struct LiveSection {
+    sound: bool,
+    summary: String,
+    table: Table,
+}
+
+#[derive(Serialize)]
+struct Table {
+    headings: Vec<Heading>,
+    rows: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Heading {
+    text: String,
+    /// Shown under the pointer.
+    definition: String,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    best: bool,
+    cells: Vec<Cell>,
+}
+
+#[derive(Serialize)]
+struct Cell {
+    text: String,
+    /// What the column is sorted by; nothing sorts last.
+    order: Option<f64>,
+}
+
+impl Page {
+    fn new(report: &Report) -> Self {
+        let names: Vec<_> = report.datasets.iter().map(|d| d.name.as_str()).collect();
+        Self {
+            title: format!(
+                "Block efficiency: {}",
+                if names.is_empty() { "no data set".into() } else { names.join(", ") }
+            ),
+            byline: byline(report),
+            svg_style: Value::from_safe_string(svg::STYLE.to_owned()),
+            datasets: report.datasets.iter().map(|set| Section::new(set, report)).collect(),
+            definitions: report.definitions.iter().map(|(name, text)| [name.clone(), text.clone()]).collect(),
+            provenance: flatten(&report.provenance),
+        }
+    }
+}
+
+impl Section {
+    fn new(set: &Dataset, report: &Report) -> Self {
+        let facts = [
+            format::counted(set.documents, "document", "documents"),
+            format::counted(set.decoded_tokens, "decoded token", "decoded tokens"),
+            format!("block size {}", set.block_size),
+            format!("top {} of each head", set.top_k),
+        ];
+        Self {
+            name: set.name.clone(),
+            split: set.split.clone(),
+            facts: facts.join(" · "),
+            summary: prose(summary::summary(set)),
+            table: variants(set, report),
+            figures: figures(set).into_iter().map(Plot::from).collect(),
+            looping: prose(summary::looping(set)),
+            live: set.live.as_ref().map(|live| LiveSection::new(live, report)),
+        }
+    }
+}
+
+impl From<Figure> for Plot {
+    fn from(figure: Figure) -> Self {
+        Self { title: figure.title, caption: prose(figure.caption), svg: Value::from_safe_string(figure.svg) }
+    }
+}
+
+impl LiveSection {
+    fn new(live: &Live, report: &Report) -> Self {
+        let columns = [("mismatches", "mismatches"), ("near-ties", "near_ties"), ("tokens/s", "tokens_per_s")];
+        let mut headings = headings(columns.into_iter(), report);
+        headings.push(Heading { text: "speed-up".into(), definition: "tokens/s over autoregressive tokens/s.".into() });
+        let rows = live.variants.iter().map(|v| {
+            let speed_up = v.tokens_per_s / live.autoregressive_tokens_per_s;
+            let cells = vec![
+                Cell::new(format::count(v.mismatches), v.mismatches as f64),
+                Cell::new(format::count(v.near_ties), v.near_ties as f64),
+                Cell::new(format::fixed(v.tokens_per_s, 1), v.tokens_per_s),
+                Cell::new(format!("{}×", format::fixed(speed_up, 2)), speed_up),
+            ];
+            Row { name: v.name.clone(), best: false, cells }
+        });
+        let table = Table { headings, rows: rows.collect() };
+        Self { sound: live.mismatches == 0, summary: prose(summary::live(live)), table }
+    }
+}
+
+impl Cell {
+    fn new(text: String, order: f64) -> Self {
+        Self { text, order: order.is_finite().then_some(order) }
+    }
+}
+
+fn variants(set: &Dataset, report: &Report) -> Table {
+    let best = set.best().map(|v| v.name.as_str());
+    let row = |v: &super::Variant| Row {
+        name: v.name.clone(),
+        best: set.variants.len() > 1 && best == Some(&v.name),
+        cells: COLUMNS.iter().map(|c| Cell::new((c.cell)(v), (c.order)(v))).collect(),
+    };
+    let columns = COLUMNS.iter().map(|c| (c.heading, c.definition));
+    Table { headings: headings(columns, report), rows: set.variants.iter().map(row).collect() }
+}
+
+fn headings<'a>(columns: impl Iterator<Item = (&'a str, &'a str)>, report: &Report) -> Vec<Heading> {
+    let definition = |name: &str| report.definitions.get(name).cloned().unwrap_or_default();
+    columns.map(|(text, name)| Heading { text: prose(text.into()), definition: definition(name) }).collect()
+}
+
+/// Version, backbone, device and start, as far as the provenance has them.
+fn byline(report: &Report) -> String {
+    let text = |name: &str| report.provenance.get(name).and_then(Json::as_str).map(str::to_owned);
+    let backbone = report.provenance.get("backbone").and_then(|b| b.get("path")).and_then(Json::as_str);
+    let backbone = backbone.and_then(|path| path.trim_end_matches('/').rsplit('/').next()).map(str::to_owned);
+    let version = text("version").map(|v| format!("draftsmith {v}"));
+    [backbone, text("device"), text("started"), version].into_iter().flatten().collect::<Vec<_>>().join(" · ")
+}
+
+/// Nested fields as `outer.inner`, lists of plain values on one line.
+fn flatten(fields: &serde_json::Map<String, Json>) -> Vec<[String; 2]> {
+    let plain = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut rows = Vec::new();
+    for (name, value) in fields {
+        match value {
+            Json::Object(inner) => {
+                rows.extend(flatten(inner).into_iter().map(|[key, value]| [format!("{name}.{key}"), value]))
+            }
+            Json::Array(items) => rows.push([name.clone(), items.iter().map(plain).collect::<Vec<_>>().join(" ")]),
+            _ => rows.push([name.clone(), plain(value)]),
+        }
+    }
+    rows
+}
+
+/// Keeps a percent sign on the line of its number.
+fn prose(text: String) -> String {
+    text.replace(" %", "\u{a0}%")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{LiveVariant, fixture};
+
+    fn page(change: impl FnOnce(&mut Report)) -> String {
+        let mut report = fixture::report();
+        change(&mut report);
+        html(&report).unwrap()
+    }
+
+    fn drawings(page: &str) -> Vec<&str> {
+        page.split("<svg ").skip(1).map(|s| s.split("</svg>").next().unwrap()).collect()
+    }
+
+    #[test]
+    fn one_drawing_for_each_plot_with_shapes_in_it() {
+        let page = page(|_| ());
+        let drawings = drawings(&page);
+        assert_eq!(drawings.len(), 4);
+        for drawing in drawings {
+            assert!(drawing.contains("viewBox=") && drawing.contains("role=\"img\"><title>"));
+            assert!(["<rect class=\"bar\"", "<polyline"].iter().any(|shape| drawing.contains(shape)));
+            assert!(!drawing.contains("points=\"\"") && !drawing.contains("NaN"));
+        }
+    }
+
+    #[test]
+    fn plots_without_data_are_left_out() {
+        assert_eq!(drawings(&page(|r| r.datasets[0].oracle.clear())).len(), 3);
+        assert_eq!(drawings(&html(&fixture::smallest()).unwrap()).len(), 2);
+        assert_eq!(drawings(&page(|r| r.datasets[0].variants.truncate(1))).len(), 4);
+        assert_eq!(drawings(&page(|r| r.datasets.clear())).len(), 0);
+    }
+
+    #[test]
+    fn works_without_a_live_check() {
+        assert!(page(|_| ()).contains("Live check"));
+        assert!(!page(|r| r.datasets[0].live = None).contains("Live check"));
+    }
+
+    #[test]
+    fn names_are_escaped_wherever_they_stand() {
+        let page = page(|report| {
+            let evil = "<img src=https://example.org/x onerror=alert(1)>";
+            report.provenance.insert(evil.into(), Json::from(evil));
+            let set = &mut report.datasets[0];
+            (set.name, set.split) = (evil.into(), evil.into());
+            set.variants[2].name = evil.into();
+            set.tuning[0].variant = evil.into();
+            let live = set.live.as_mut().unwrap();
+            live.near_ties_by_kind.insert(evil.into(), 1);
+            live.variants.push(LiveVariant { name: evil.into(), mismatches: 0, near_ties: 0, tokens_per_s: 1.0 });
+        });
+        assert!(page.contains("&lt;img") && !page.contains("<img"));
+    }
+
+    #[test]
+    fn asks_nothing_of_the_network() {
+        let page = page(|_| ()).replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+        for link in ["http:", "https:", "src=", "href=", "url(", "@import"] {
+            assert!(!page.contains(link), "{link}");
+        }
+    }
+
+    #[test]
+    fn opens_with_the_claim_and_ends_with_where_it_comes_from() {
+        let page = page(|_| ());
+        let claim = page.find("35.9\u{a0}% more than the 1.525 of plain bpd").unwrap();
+        assert!(claim < page.find("<table").unwrap());
+        assert!(page.contains("SmolLM2-135M-Instruct · cpu · 2026-01-02T03:04:05Z · draftsmith 0.1.0"));
+        assert!(page.contains("backbone.parameters") && page.contains("draftsmith evaluate runs"));
+        for (name, _) in crate::report::definitions() {
+            assert!(page.contains(&format!("<dt>{name}</dt>")), "{name}");
+        }
+    }
+}

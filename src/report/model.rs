@@ -1,0 +1,185 @@
+//! The [`Report`] value: what `report.json` holds, field for field and in this order.
+//!
+//! The full definition of each number is the sentence of the same name in [`definitions()`](super::definitions()); the
+//! comments here are reminders of it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The version that [`Report::new`] stamps. It rises whenever an older reader would misread a newer file.
+pub const SCHEMA_VERSION: u64 = 1;
+
+/// The variant that every gain is measured against: plain blockwise parallel decoding.
+pub const BASELINE: &str = "bpd";
+
+/// One evaluation: its numbers, their definitions, and where they came from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// See [`SCHEMA_VERSION`].
+    pub schema_version: u64,
+    /// One sentence for each name below, carried in the file so that it explains itself.
+    pub definitions: BTreeMap<String, String>,
+    /// In the order in which they were evaluated.
+    pub datasets: Vec<Dataset>,
+    /// Version, command line, seed, device, start, backbone, and whatever else tells where the numbers come from.
+    pub provenance: Map<String, Value>,
+}
+
+/// Every number about one split of one data set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dataset {
+    /// The data set, for instance `tales`.
+    pub name: String,
+    /// The split the variants were evaluated on; `tuning` is always about dev.
+    pub split: String,
+    /// Documents (prompts) evaluated.
+    pub documents: u64,
+    /// New tokens, end-of-text included, the prompt's excluded; the same for every lossless variant.
+    pub decoded_tokens: u64,
+    /// H: tokens proposed at once, head 1's included.
+    pub block_size: u64,
+    /// k: candidates kept per head.
+    pub top_k: u64,
+    /// In the order in which they should be read; the one named [`BASELINE`] is what gains refer to.
+    pub variants: Vec<Variant>,
+    /// Rising in `top_k`; empty where the oracle was not asked for.
+    pub oracle: Vec<OraclePoint>,
+    /// The search for each variant's `lm_scale` on dev; empty where nothing was tuned.
+    pub tuning: Vec<TuningPoint>,
+    /// How much of the text is loops, which are easy to draft.
+    pub looping: Looping,
+    /// The check by live decoding, where one was made.
+    pub live: Option<Live>,
+}
+
+/// One way of drafting and verifying, measured over a whole data set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// What the tables and legends call it.
+    pub name: String,
+    /// Decoded tokens / backbone calls: a ratio of sums over the whole set.
+    pub block_efficiency: f64,
+    /// 95 % bootstrap interval of `block_efficiency`, low end first.
+    pub ci95: [f64; 2],
+    /// Unweighted mean over documents of each document's own ratio.
+    pub block_efficiency_document_mean: f64,
+    /// Verification forwards; prefills are not among them.
+    pub backbone_calls: u64,
+    /// Forwards over prompts.
+    pub prefill_calls: u64,
+    /// Mean number of draft nodes in a verification forward.
+    pub verified_tokens_per_call: f64,
+    /// The largest number of draft nodes in one forward.
+    pub verified_tokens_per_call_max: u64,
+    /// Block efficiency over the baseline's, minus 1: 0.14 is 14 % more.
+    pub relative_gain: f64,
+    /// 95 % paired bootstrap interval of `relative_gain`, low end first.
+    pub relative_gain_ci95: [f64; 2],
+    /// a: weight of the rescorer, tuned on dev; none without a rescorer.
+    pub lm_scale: Option<f64>,
+    /// p: drafts verified in one call.
+    pub drafts: u64,
+    /// Entry j - 1 is the share of blocks with a slot j whose slot j was accepted; `block_size` entries.
+    pub accept_rate_by_position: Vec<f64>,
+    /// Whether the emitted text is the backbone's own by construction.
+    pub lossless: bool,
+}
+
+/// What the best choice from the top-k lattice would have reached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OraclePoint {
+    /// Candidates kept per head.
+    pub top_k: u64,
+    /// Taking, at each step, the path with the longest accepted prefix.
+    pub block_efficiency: f64,
+    /// Taking the accepted lengths that need the fewest calls over the text: the strict bound.
+    pub block_efficiency_dp: f64,
+}
+
+/// One trial in the search for a variant's `lm_scale`, on dev.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TuningPoint {
+    /// The name of the variant, as in [`Variant::name`].
+    pub variant: String,
+    /// The weight tried.
+    pub lm_scale: f64,
+    /// What it reached on dev.
+    pub block_efficiency: f64,
+}
+
+/// Text in which a short n-gram repeats three times or more in a row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Looping {
+    /// Documents whose decoded text loops.
+    pub documents: u64,
+    /// Those documents as a share of all.
+    pub share: f64,
+    /// The baseline's block efficiency on the other documents; none when there are none.
+    pub bpd_block_efficiency_without: Option<f64>,
+}
+
+/// Documents decoded step by step with the real backbone and compared with replay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Live {
+    /// Documents decoded live, each with every variant listed.
+    pub documents: u64,
+    /// Documents that differ from replay for no good reason, summed over variants. Anything but 0 is a bug.
+    pub mismatches: u64,
+    /// Documents whose first difference is a near-tie, summed over variants.
+    pub near_ties: u64,
+    /// The same, by the kind of decision that was nearly tied.
+    pub near_ties_by_kind: BTreeMap<String, u64>,
+    /// Decoded tokens per second over all variants together.
+    pub tokens_per_s: f64,
+    /// Decoded tokens per second of one-token-a-call decoding of the same documents.
+    pub autoregressive_tokens_per_s: f64,
+    /// In the order of [`Dataset::variants`].
+    pub variants: Vec<LiveVariant>,
+}
+
+/// The live check of one variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveVariant {
+    /// As in [`Variant::name`].
+    pub name: String,
+    /// As in [`Live::mismatches`], of this variant alone.
+    pub mismatches: u64,
+    /// As in [`Live::near_ties`], of this variant alone.
+    pub near_ties: u64,
+    /// Decoded tokens per second of this variant.
+    pub tokens_per_s: f64,
+}
+
+impl Report {
+    /// A report of today's schema with the written definitions.
+    pub fn new(datasets: Vec<Dataset>, provenance: Map<String, Value>) -> Self {
+        Self { schema_version: SCHEMA_VERSION, definitions: super::definitions(), datasets, provenance }
+    }
+}
+
+impl Dataset {
+    /// The variant named [`BASELINE`], if it was evaluated.
+    pub fn baseline(&self) -> Option<&Variant> {
+        self.variants.iter().find(|v| v.name == BASELINE)
+    }
+
+    /// The lossless variant with the highest block efficiency, or of the lossy ones when there are no others.
+    ///
+    /// Of equals the baseline wins, then the first: a tie is no gain.
+    pub fn best(&self) -> Option<&Variant> {
+        let any_lossless = self.variants.iter().any(|v| v.lossless);
+        let mut eligible: Vec<_> = self.variants.iter().filter(|v| v.lossless == any_lossless).collect();
+        eligible.sort_by_key(|v| v.name != BASELINE);
+        eligible.into_iter().reduce(|best, v| if v.block_efficiency > best.block_efficiency { v } else { best })
+    }
+}

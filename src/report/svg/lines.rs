@@ -1,0 +1,190 @@
+//! Lines over one axis of positions, of values or of powers of two.
+
+use super::scale::{Scale, decimals, ticks};
+use super::{Anchor, Canvas, Colour, Key, Reference, WIDTH, text_width};
+use crate::report::format;
+
+/// One line.
+pub struct Series {
+    pub label: String,
+    /// Rising in x; points that are not finite are left out.
+    pub points: Vec<[f64; 2]>,
+    pub colour: Colour,
+    /// The x of a point to ring.
+    pub chosen: Option<f64>,
+}
+
+/// What lies along x.
+pub enum XAxis {
+    /// Whole numbers, each labelled.
+    Positions,
+    /// Powers of two at even distances.
+    Log2,
+    /// Any values.
+    Linear,
+}
+
+/// Lines with markers, a legend below.
+pub struct LineChart {
+    pub title: String,
+    pub x: XAxis,
+    pub x_label: String,
+    pub y_label: String,
+    /// The values are shares: label them as percentages, and let the axis begin at 0.
+    pub shares: bool,
+    pub series: Vec<Series>,
+    pub references: Vec<Reference>,
+}
+
+const TOP: f64 = 26.0;
+const BOTTOM: f64 = 226.0;
+const RIGHT: f64 = WIDTH - 18.0;
+
+impl LineChart {
+    /// The drawing.
+    pub fn svg(&self) -> String {
+        let mut canvas = Canvas::new(&self.title);
+        let y_ticks = self.y_ticks();
+        let labels = self.y_labels(&y_ticks);
+        let left = labels.iter().map(|l| text_width(l)).fold(0.0, f64::max) + 8.0;
+        let y = Scale::linear(ends(&y_ticks), [BOTTOM, TOP]);
+        canvas.text("tick", Anchor::Start, [0.0, 12.0], &self.y_label);
+        for (&tick, label) in y_ticks.iter().zip(&labels) {
+            let place = y.place(tick);
+            canvas.line("grid", [left, place], [RIGHT, place]);
+            canvas.text("tick", Anchor::End, [left - 6.0, place + 4.0], label);
+        }
+        let x = self.x_axis(&mut canvas, left);
+        for r in &self.references {
+            canvas.coloured(r.colour, |c| c.line("reference", [left, y.place(r.value)], [RIGHT, y.place(r.value)]));
+        }
+        for series in &self.series {
+            canvas.coloured(series.colour, |c| self.draw(c, series, &x, &y));
+        }
+        let end = canvas.legend(BOTTOM + 60.0, &self.keys());
+        canvas.finish(end)
+    }
+
+    fn draw(&self, canvas: &mut Canvas, series: &Series, x: &Scale, y: &Scale) {
+        let points: Vec<_> = series.points.iter().filter(|p| finite(p)).collect();
+        let place = |p: &[f64; 2]| [x.place(p[0]), y.place(p[1])];
+        canvas.polyline(&points.iter().map(|p| place(p)).collect::<Vec<_>>());
+        for point in points {
+            let value = if self.shares { format::percent(point[1]) } else { format::efficiency(point[1]) };
+            let tooltip = format!("{}, {} {}: {value}", series.label, self.x_label, super::number(point[0]));
+            if series.chosen == Some(point[0]) {
+                canvas.ring(place(point));
+            }
+            canvas.marker(series.colour, place(point), &tooltip);
+        }
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        let series = self.series.iter().map(|s| Key { label: s.label.clone(), colour: s.colour, dashed: false });
+        let references = self.references.iter().map(|r| Key { label: r.label.clone(), colour: r.colour, dashed: true });
+        series.chain(references).collect()
+    }
+
+    fn x_axis(&self, canvas: &mut Canvas, left: f64) -> Scale {
+        let range = range(self.points().map(|p| p[0]));
+        let ticks = match self.x {
+            XAxis::Positions => (range[0] as u64..=range[1] as u64).map(|j| j as f64).collect(),
+            XAxis::Log2 => powers_of_two(range),
+            XAxis::Linear => ticks(range, 6),
+        };
+        let scale = if matches!(self.x, XAxis::Log2) { Scale::log2 } else { Scale::linear };
+        let scale = scale(ends(&ticks), [left + 10.0, RIGHT - 4.0]);
+        let decimals = decimals(&ticks);
+        let every = ticks.len().div_ceil(16);
+        canvas.line("axis", [left, BOTTOM], [RIGHT, BOTTOM]);
+        for &tick in ticks.iter().step_by(every) {
+            let place = scale.place(tick);
+            canvas.line("axis", [place, BOTTOM], [place, BOTTOM + 4.0]);
+            canvas.text("tick", Anchor::Middle, [place, BOTTOM + 18.0], &format::fixed(tick, decimals));
+        }
+        canvas.text("tick", Anchor::End, [RIGHT, BOTTOM + 36.0], &self.x_label);
+        scale
+    }
+
+    fn y_ticks(&self) -> Vec<f64> {
+        let values = self.points().map(|p| p[1]).chain(self.references.iter().map(|r| r.value));
+        ticks(range(values.chain(self.shares.then_some(0.0))), 5)
+    }
+
+    fn y_labels(&self, ticks: &[f64]) -> Vec<String> {
+        let decimals = decimals(ticks);
+        let percent = |t: f64| format!("{} %", format::fixed(100.0 * t, decimals.saturating_sub(2)));
+        ticks.iter().map(|&t| if self.shares { percent(t) } else { format::fixed(t, decimals) }).collect()
+    }
+
+    fn points(&self) -> impl Iterator<Item = &[f64; 2]> {
+        self.series.iter().flat_map(|s| &s.points).filter(|p| finite(p))
+    }
+}
+
+fn finite(point: &[f64; 2]) -> bool {
+    point.iter().all(|x| x.is_finite())
+}
+
+/// The least and greatest value, `[0, 1]` of none.
+fn range(values: impl Iterator<Item = f64>) -> [f64; 2] {
+    values.filter(|x| x.is_finite()).map(|x| [x, x]).reduce(|[a, b], [x, _]| [a.min(x), b.max(x)]).unwrap_or([0.0, 1.0])
+}
+
+fn ends(ticks: &[f64]) -> [f64; 2] {
+    range(ticks.iter().copied())
+}
+
+fn powers_of_two([low, high]: [f64; 2]) -> Vec<f64> {
+    let [low, high] = [low.max(1.0).log2().floor(), high.max(1.0).log2().ceil()];
+    (low as i32..=high as i32).map(|e| f64::from(e).exp2()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(x: XAxis, points: Vec<[f64; 2]>) -> String {
+        let series = vec![Series {
+            label: "a<b".into(),
+            chosen: points.first().map(|p| p[0]),
+            points,
+            colour: Colour::Cycle(2),
+        }];
+        let label = "x".to_owned();
+        LineChart {
+            title: "t".into(),
+            x,
+            x_label: label.clone(),
+            y_label: label,
+            shares: false,
+            series,
+            references: vec![],
+        }
+        .svg()
+    }
+
+    #[test]
+    fn draws_every_finite_point() {
+        let svg = chart(XAxis::Linear, vec![[0.0, 1.0], [0.5, f64::NAN], [1.0, 2.0]]);
+        assert!(!svg.contains("NaN") && !svg.contains("a<b"));
+        assert_eq!(svg.matches("class=\"marker\"").count(), 2 + 1, "two points and the legend's");
+        assert_eq!(svg.matches("class=\"ring\"").count(), 1);
+    }
+
+    #[test]
+    fn one_point_and_none_still_draw() {
+        for points in [vec![], vec![[1.0, 1.0]]] {
+            for x in [XAxis::Positions, XAxis::Log2, XAxis::Linear] {
+                let svg = chart(x, points.clone());
+                assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+            }
+        }
+    }
+
+    #[test]
+    fn powers_cover_their_range() {
+        assert_eq!(powers_of_two([1.0, 64.0]), [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]);
+        assert_eq!(powers_of_two([3.0, 5.0]), [2.0, 4.0, 8.0]);
+    }
+}

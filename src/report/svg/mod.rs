@@ -1,0 +1,250 @@
+//! Small charts as inline SVG, drawn here so that a report needs no network and no script.
+//!
+//! A drawing is [`WIDTH`] units wide at a type size of about 12 units, so it stays readable when a phone shrinks it.
+//! Colours are CSS variables that the page sets for light and dark; [`STYLE`] is what the drawings expect of the page.
+//! Text is measured with a width no common font exceeds and shortened to its room, so it never overflows.
+
+mod bars;
+mod lines;
+mod scale;
+
+pub use bars::{Bar, BarChart};
+pub use lines::{LineChart, Series, XAxis};
+
+/// The rules that the drawings' classes and variables need, for the page's `<style>`.
+pub const STYLE: &str = include_str!("style.css");
+
+/// The width of every drawing's viewBox.
+pub const WIDTH: f64 = 440.0;
+
+/// A colour of the page, so that light and dark can differ.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Colour {
+    /// The grey of what others are compared with.
+    Baseline,
+    /// The text's own.
+    Ink,
+    /// The one colour of the page that no series of the cycle has.
+    Accent,
+    /// The i-th series; the eight colours come round again, each time with another marker.
+    Cycle(usize),
+}
+
+impl Colour {
+    const CYCLE: usize = 8;
+
+    fn variable(self) -> String {
+        match self {
+            Self::Baseline => "--baseline".into(),
+            Self::Ink => "--ink".into(),
+            Self::Accent => "--accent".into(),
+            Self::Cycle(i) => format!("--series-{}", i % Self::CYCLE + 1),
+        }
+    }
+
+    /// Which of the four markers goes with it.
+    fn shape(self) -> usize {
+        match self {
+            Self::Baseline | Self::Accent => 0,
+            Self::Ink => 2,
+            Self::Cycle(i) => (i + i / Self::CYCLE + 1) % 4,
+        }
+    }
+}
+
+/// A value that the bars or lines are compared with, drawn as a dashed line across the plot.
+pub struct Reference {
+    pub label: String,
+    pub value: f64,
+    pub colour: Colour,
+}
+
+/// A drawing in the making, in viewBox units from the top left.
+struct Canvas {
+    title: String,
+    body: String,
+}
+
+/// How a text stands to its point.
+#[derive(Clone, Copy)]
+enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+impl Canvas {
+    fn new(title: &str) -> Self {
+        Self { title: title.to_owned(), body: String::new() }
+    }
+
+    fn finish(self, height: f64) -> String {
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" role=\"img\"><title>{}</title>{}</svg>",
+            number(WIDTH),
+            number(height),
+            escape(&self.title),
+            self.body
+        )
+    }
+
+    fn line(&mut self, class: &str, [x1, y1]: [f64; 2], [x2, y2]: [f64; 2]) {
+        let [x1, y1, x2, y2] = [x1, y1, x2, y2].map(number);
+        self.body += &format!("<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>");
+    }
+
+    /// A rectangle that shows `tooltip` under the pointer.
+    fn rect(&mut self, class: &str, [x, y]: [f64; 2], [width, height]: [f64; 2], tooltip: &str) {
+        let [x, y, width, height] = [x, y, width, height].map(number);
+        self.body += &format!(
+            "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\"><title>{}</title></rect>",
+            escape(tooltip)
+        );
+    }
+
+    fn polyline(&mut self, points: &[[f64; 2]]) {
+        let points: Vec<_> = points.iter().map(|[x, y]| format!("{},{}", number(*x), number(*y))).collect();
+        self.body += &format!("<polyline class=\"curve\" points=\"{}\"/>", points.join(" "));
+    }
+
+    /// One of four shapes around a point, so that colour is never the only difference between two lines.
+    fn marker(&mut self, colour: Colour, [x, y]: [f64; 2], tooltip: &str) {
+        let path = match colour.shape() {
+            0 => "m-3.2,0a3.2,3.2 0 1,0 6.4,0a3.2,3.2 0 1,0 -6.4,0z",
+            1 => "m-3,-3h6v6h-6z",
+            2 => "m0,-4l4,4l-4,4l-4,-4z",
+            _ => "m0,-4l3.8,6.6h-7.6z",
+        };
+        let tooltip = if tooltip.is_empty() { String::new() } else { format!("<title>{}</title>", escape(tooltip)) };
+        self.body += &format!("<path class=\"marker\" d=\"M{},{}{path}\">{tooltip}</path>", number(x), number(y));
+    }
+
+    fn ring(&mut self, [x, y]: [f64; 2]) {
+        self.body += &format!("<circle class=\"ring\" cx=\"{}\" cy=\"{}\" r=\"7\"/>", number(x), number(y));
+    }
+
+    /// Text on the baseline `y`; class `name` is fixed-width, `tick` is not.
+    fn text(&mut self, class: &str, anchor: Anchor, [x, y]: [f64; 2], text: &str) {
+        let anchor = match anchor {
+            Anchor::Start => "start",
+            Anchor::Middle => "middle",
+            Anchor::End => "end",
+        };
+        self.body += &format!(
+            "<text class=\"{class}\" text-anchor=\"{anchor}\" x=\"{}\" y=\"{}\">{}</text>",
+            number(x),
+            number(y),
+            escape(text)
+        );
+    }
+
+    /// What `draw` draws, in the colour so numbered.
+    fn coloured(&mut self, colour: Colour, draw: impl FnOnce(&mut Self)) {
+        self.body += &format!("<g style=\"--c:var({})\">", colour.variable());
+        draw(self);
+        self.body += "</g>";
+    }
+
+    /// Entries from left to right and on to the next line where one does not fit, first line at `y`; returns the bottom.
+    fn legend(&mut self, y: f64, entries: &[Key]) -> f64 {
+        const SWATCH: f64 = 26.0;
+        const LINE: f64 = 19.0;
+        let [mut x, mut y] = [0.0, y];
+        for entry in entries {
+            let label = fit(&entry.label, WIDTH - SWATCH);
+            let width = SWATCH + text_width(&label);
+            if x > 0.0 && x + width > WIDTH {
+                [x, y] = [0.0, y + LINE];
+            }
+            let (middle, class) = (y - 4.0, if entry.dashed { "reference" } else { "curve" });
+            self.coloured(entry.colour, |c| {
+                c.line(class, [x, middle], [x + 20.0, middle]);
+                if !entry.dashed {
+                    c.marker(entry.colour, [x + 10.0, middle], "");
+                }
+            });
+            self.text("name", Anchor::Start, [x + SWATCH, y], &label);
+            x += width + 16.0;
+        }
+        y + 8.0
+    }
+}
+
+/// A legend's entry: a line with a marker, or, without one, a dashed reference.
+struct Key {
+    label: String,
+    colour: Colour,
+    dashed: bool,
+}
+
+/// At most two decimals, none where they are zero: the same bytes on every machine.
+fn number(x: f64) -> String {
+    let text = format!("{x:.2}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".to_owned() } else { text.to_owned() }
+}
+
+/// The most room `text` takes in the charts' 12-unit type; wide scripts take a full em.
+fn text_width(text: &str) -> f64 {
+    text.chars().map(|c| if c < '\u{2e80}' { 7.4 } else { 12.5 }).sum()
+}
+
+/// `text`, shortened with an ellipsis to at most `room`.
+fn fit(text: &str, room: f64) -> String {
+    if text_width(text) <= room {
+        return text.to_owned();
+    }
+    let mut kept = String::new();
+    for c in text.chars() {
+        if text_width(&kept) + text_width(&format!("{c}…")) > room {
+            break;
+        }
+        kept.push(c);
+    }
+    kept + "…"
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_and_plain() {
+        assert_eq!([0.0, -0.001, 3.0, 2.5, 1.0 / 3.0, 1e6].map(number), ["0", "0", "3", "2.5", "0.33", "1000000"]);
+    }
+
+    #[test]
+    fn text_fits_its_room() {
+        assert_eq!(fit("bpd", 100.0), "bpd");
+        for name in ["a-very-long-variant-name-that-goes-on", "語".repeat(40).as_str()] {
+            let short = fit(name, 150.0);
+            assert!(short.ends_with('…') && text_width(&short) <= 150.0);
+        }
+    }
+
+    #[test]
+    fn the_legend_wraps_inside_the_drawing() {
+        let mut canvas = Canvas::new("t");
+        let key = |i| Key { label: "x".repeat(7 * i), colour: Colour::Cycle(i), dashed: false };
+        let bottom = canvas.legend(20.0, &(1..12).map(key).collect::<Vec<_>>());
+        assert!(bottom > 100.0);
+        for text in canvas.body.split("<text ").skip(1) {
+            let x: f64 = text.split("x=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap();
+            let label = text.split('>').nth(1).unwrap().split('<').next().unwrap();
+            assert!(x + text_width(label) <= WIDTH);
+        }
+    }
+
+    #[test]
+    fn colours_come_round_with_another_marker() {
+        for i in 0..Colour::CYCLE {
+            let [first, again] = [i, i + Colour::CYCLE].map(Colour::Cycle);
+            assert_eq!(first.variable(), again.variable());
+            assert_ne!(first.shape(), again.shape());
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Local rescoring with a small decoder-only language model (arXiv 2404.09221): left to right,
+//! `y_j = argmax over the slot of (1 - a) head score + a rescorer score`.
+//!
+//! The model's keys and values of the committed text are kept; drafts at many starts of one text extend it side by side,
+//! each seeing the text up to its own start and its own draft only. Scores are logits: within a slot they differ from
+//! log-probabilities by a constant.
+
+use super::{Drafter, Drafts, Session};
+use crate::backbone::{Inputs, KvCache, Llama, Visible};
+use crate::error::Result;
+use crate::lattice::{Lattice, choose};
+use crate::nn::to_host;
+
+/// A neural rescorer with its scale.
+pub struct NeuralDrafter<'a> {
+    /// Same tokenizer as the backbone.
+    pub model: &'a Llama,
+    /// a, 0 to 1.
+    pub scale: f64,
+}
+
+impl Drafter for NeuralDrafter<'_> {
+    fn session(&self) -> Box<dyn Session + '_> {
+        Box::new(NeuralSession { drafter: self, committed: Vec::new(), cache: None })
+    }
+
+    fn prefers_all_starts(&self) -> bool {
+        true
+    }
+}
+
+struct NeuralSession<'a> {
+    drafter: &'a NeuralDrafter<'a>,
+    /// The tokens whose keys and values are in the cache.
+    committed: Vec<u32>,
+    cache: Option<KvCache>,
+}
+
+impl NeuralSession<'_> {
+    /// Brings the cache to `text` with room for `more` columns behind it.
+    fn commit(&mut self, text: &[u32], more: usize) -> KvCache {
+        let model = self.drafter.model;
+        let common = self.committed.iter().zip(text).take_while(|(a, b)| a == b).count();
+        let needed = text.len() - common + more;
+        let mut reused = self.cache.take();
+        reused.iter_mut().for_each(|cache| cache.truncate(common));
+        let (mut cache, kept) = match reused {
+            Some(cache) if cache.room() >= needed => (cache, common),
+            // Room for the text to grow, so that a live decode does not start over at every block.
+            _ => (KvCache::new(model.config(), 1, 2 * (text.len() + more), &model.device()), 0),
+        };
+        let new = &text[kept..];
+        if !new.is_empty() {
+            let positions: Vec<u32> = (kept as u32..text.len() as u32).collect();
+            model.hidden(
+                &Inputs { tokens: new, rows: 1, positions: &positions, visible: Visible::Causal },
+                Some(&mut cache),
+            );
+        }
+        self.committed = text.to_vec();
+        cache
+    }
+}
+
+/// One draft in the making.
+struct Growing<'a> {
+    start: usize,
+    lattice: &'a Lattice,
+    tokens: Vec<u32>,
+    margin: f64,
+    /// Columns of the cache behind the text that hold this draft's own tokens.
+    columns: Vec<usize>,
+}
+
+impl Session for NeuralSession<'_> {
+    fn drafts(&mut self, text: &[u32], starts: &[usize], lattices: &[&Lattice]) -> Result<Vec<Drafts>> {
+        let scale = self.drafter.scale;
+        let mut drafts: Vec<Growing> = starts
+            .iter()
+            .zip(lattices)
+            .map(|(&start, lattice)| Growing {
+                start,
+                lattice,
+                tokens: vec![lattice.ids(0)[0]],
+                margin: f64::INFINITY,
+                columns: Vec::new(),
+            })
+            .collect();
+        let slots = lattices.iter().map(|lattice| lattice.slots()).max().unwrap_or(0);
+        // The last start needs the text before it and no more.
+        let base = starts.last().map_or(0, |&last| last.min(text.len()));
+        let mut cache = self.commit(&text[..base], starts.len() * slots);
+        for slot in 1..slots {
+            let mut active: Vec<&mut Growing> = drafts.iter_mut().filter(|d| d.lattice.slots() > slot).collect();
+            let logits = self.extend(&mut cache, base, &mut active);
+            for (draft, logits) in active.iter_mut().zip(logits.chunks(self.drafter.model.config().vocab_size)) {
+                let rescored: Vec<f32> = draft.lattice.ids(slot).iter().map(|&id| logits[id as usize]).collect();
+                let (token, margin) = choose(draft.lattice, slot, scale, &rescored);
+                draft.tokens.push(token);
+                draft.margin = draft.margin.min(margin);
+            }
+        }
+        cache.truncate(base);
+        self.cache = Some(cache);
+        Ok(drafts.into_iter().map(|d| Drafts { paths: vec![d.tokens], margin: d.margin }).collect())
+    }
+}
+
+impl NeuralSession<'_> {
+    /// Feeds every active draft's newest token; gives the logits after it, `[active, V]`.
+    fn extend(&self, cache: &mut KvCache, base: usize, active: &mut [&mut Growing]) -> Vec<f32> {
+        let (past, new) = (cache.len(), active.len());
+        let columns = past + new;
+        let mut visible = vec![false; new * columns];
+        let (mut tokens, mut positions) = (Vec::with_capacity(new), Vec::with_capacity(new));
+        for (i, draft) in active.iter_mut().enumerate() {
+            positions.push((draft.start + draft.columns.len()) as u32);
+            draft.columns.push(past + i);
+            tokens.push(*draft.tokens.last().expect("a draft begins with its pinned token"));
+            let row = &mut visible[i * columns..][..columns];
+            row[..draft.start.min(base)].fill(true);
+            draft.columns.iter().for_each(|&column| row[column] = true);
+        }
+        let model = self.drafter.model;
+        let inputs = Inputs { tokens: &tokens, rows: 1, positions: &positions, visible: Visible::Given(&visible) };
+        let hidden = model.hidden(&inputs, Some(cache));
+        to_host(model.logits(hidden))
+    }
+}

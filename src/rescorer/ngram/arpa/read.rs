@@ -1,0 +1,368 @@
+//! ARPA text to a table, with errors that say what the file really is and where it goes wrong.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use flate2::bufread::MultiGzDecoder;
+
+use super::super::slots::Slots;
+use super::super::table::{Grams, Table};
+use super::super::words::{BOS, EOS, MAX_ORDER, UNK, Vocabulary, marker, of_token, spell};
+use super::{LOG_ZERO, is_gzip_name};
+use crate::error::{Error, Result, bail};
+
+/// A longer line is no ARPA.
+const LONGEST_LINE: u64 = 1 << 16;
+/// The most n-grams for which room is made on the header's word alone.
+const TRUSTED_COUNT: usize = 1 << 20;
+
+/// Reads a model over token ids; `vocabulary` tells which ids stand for `</s>` and `<s>`.
+pub fn read(path: &Path, vocabulary: Vocabulary) -> Result<Table> {
+    parse(&mut *open(path)?, vocabulary).map_err(|error| error.within(path.display()))
+}
+
+/// Reads a model over any words: `table[id]` of the second value is the word that token `id` of the model stands for.
+pub fn read_words(path: &Path) -> Result<(Table, Vec<String>)> {
+    parse_words(&mut *open(path)?).map_err(|error| error.within(path.display()))
+}
+
+/// [`read`] from ARPA text.
+pub fn parse(text: impl BufRead, vocabulary: Vocabulary) -> Result<Table> {
+    Parser { lines: Lines::new(text), words: Words::Ids }.table(vocabulary).map(|(table, _)| table)
+}
+
+/// [`read_words`] from ARPA text.
+pub fn parse_words(text: impl BufRead) -> Result<(Table, Vec<String>)> {
+    let words = Words::Listed { words: Vec::new(), ids: HashMap::new() };
+    Parser { lines: Lines::new(text), words }.table(Vocabulary::default())
+}
+
+/// The text of the file, decompressed if its name says so.
+fn open(path: &Path) -> Result<Box<dyn BufRead>> {
+    let mut file = BufReader::new(File::open(path).map_err(|error| Error::io("read", path, error))?);
+    if !is_gzip_name(path) {
+        return Ok(Box::new(file));
+    }
+    let head = file.fill_buf().map_err(|error| Error::io("read", path, error))?;
+    if !head.starts_with(b"\x1f\x8b") {
+        bail!("{}: the name ends in .gz, but this is not a gzip file. Rename it without .gz.", path.display());
+    }
+    Ok(Box::new(BufReader::new(MultiGzDecoder::new(file))))
+}
+
+/// Lines with their numbers.
+struct Lines<R> {
+    text: R,
+    line: Vec<u8>,
+    number: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    fn new(text: R) -> Self {
+        Self { text, line: Vec::new(), number: 0 }
+    }
+
+    /// Fails if the text begins as some other kind of file does.
+    fn check_kind(&mut self) -> Result<()> {
+        let head = self.text.fill_buf().map_err(unreadable)?;
+        let kinds: [(&[u8], &str); 12] = [
+            (b"\x1f\x8b", "this is gzip-compressed, but its name does not end in .gz. Rename it to end in .gz."),
+            (b"BZh", "this is bzip2-compressed. Decompress it with bunzip2."),
+            (b"\xfd7zXZ", "this is xz-compressed. Decompress it with unxz."),
+            (b"\x28\xb5\x2f\xfd", "this is zstd-compressed. Decompress it with unzstd."),
+            (b"mmap lm http", "this is a KenLM binary file, not ARPA text. Give the ARPA file it was built from."),
+            (b"blmt", "this is an IRSTLM binary file. Convert it with `compile-lm --text=yes`."),
+            (b"Qblmt", "this is an IRSTLM binary file. Convert it with `compile-lm --text=yes`."),
+            (b"iARPA", "this is IRSTLM's iARPA dialect. Convert it with `compile-lm --text=yes`."),
+            (b"qARPA", "this is IRSTLM's quantised qARPA dialect. Convert it with `compile-lm --text=yes`."),
+            (b"\xef\xbb\xbf", "this begins with a UTF-8 byte order mark. Remove its first three bytes."),
+            (b"\xff\xfe", "this is UTF-16 text. Convert it to UTF-8."),
+            (b"\xfe\xff", "this is UTF-16 text. Convert it to UTF-8."),
+        ];
+        match kinds.into_iter().find(|(magic, _)| head.starts_with(magic)) {
+            Some((_, what)) => Err(Error::new(what)),
+            None => Ok(()),
+        }
+    }
+
+    /// The next line without its end; `None` at the end of the text.
+    fn next(&mut self) -> Result<Option<&str>> {
+        self.line.clear();
+        let read = (&mut self.text).take(LONGEST_LINE).read_until(b'\n', &mut self.line).map_err(unreadable)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        if self.line.contains(&0) {
+            bail!("this is a binary file, not ARPA text. Give an ARPA file.");
+        }
+        if read as u64 == LONGEST_LINE {
+            bail!("the line is longer than {LONGEST_LINE} bytes: this is not ARPA text. Give an ARPA file.");
+        }
+        match std::str::from_utf8(&self.line) {
+            Ok(line) => Ok(Some(line.trim_end_matches(['\n', '\r']))),
+            Err(_) => bail!("the line is not UTF-8 text. Convert the file to UTF-8, or give an ARPA file."),
+        }
+    }
+
+    /// The next line that is not blank.
+    fn next_filled(&mut self) -> Result<Option<&str>> {
+        while let Some(line) = self.next()? {
+            if !line.trim().is_empty() {
+                // Borrowed anew: the loop's borrow cannot leave it.
+                return Ok(std::str::from_utf8(&self.line).ok().map(str::trim));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn unreadable(error: std::io::Error) -> Error {
+    Error::new(format!("the text cannot be read: {error}. The file may be damaged or cut; make it again."))
+}
+
+/// What the words of the text are.
+enum Words {
+    /// Decimal token ids.
+    Ids,
+    /// Any words: their ids are their order among the unigrams.
+    Listed { words: Vec<String>, ids: HashMap<String, u32> },
+}
+
+impl Words {
+    /// The word that `text` spells in an n-gram of order `order`.
+    fn word(&mut self, text: &str, order: usize) -> Result<u32> {
+        if let Some(marker) = marker(text) {
+            return Ok(marker);
+        }
+        match self {
+            Self::Ids => match text.parse().ok().and_then(of_token) {
+                Some(word) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(word),
+                _ => bail!(
+                    "the word `{text}` is not a token id. This model is over words, not over the ids of a tokenizer; \
+                     estimate one from token ids."
+                ),
+            },
+            Self::Listed { words, ids } => match ids.get(text) {
+                Some(&word) => Ok(word),
+                None if order > 1 => bail!("the word `{text}` is not among the unigrams. {REMAKE}"),
+                None => {
+                    let Some(word) = u32::try_from(words.len()).ok().and_then(of_token) else {
+                        bail!("there are too many words. {REMAKE}");
+                    };
+                    words.push(text.to_string());
+                    ids.insert(text.to_string(), word);
+                    Ok(word)
+                }
+            },
+        }
+    }
+}
+
+const REMAKE: &str = "The file is damaged or was made by a faulty tool; make it again.";
+
+struct Parser<R> {
+    lines: Lines<R>,
+    words: Words,
+}
+
+impl<R: BufRead> Parser<R> {
+    fn table(mut self, vocabulary: Vocabulary) -> Result<(Table, Vec<String>)> {
+        let grams = self.grams().map_err(|error| match self.lines.number {
+            0 => error,
+            number => error.within(format!("line {number}")),
+        })?;
+        let words = match self.words {
+            Words::Ids => Vec::new(),
+            Words::Listed { words, .. } => words,
+        };
+        Ok((Table { vocabulary, grams }, words))
+    }
+
+    fn grams(&mut self) -> Result<Vec<Grams>> {
+        self.lines.check_kind()?;
+        let counts = self.header()?;
+        // (node of the context, word) to the node of the n-gram; nodes are numbered from 1 over all orders.
+        let mut index = Slots::with_capacity(counts.iter().sum::<usize>().min(TRUSTED_COUNT));
+        let mut grams = Vec::with_capacity(counts.len());
+        let mut base = 0;
+        for (n, &count) in (1..).zip(&counts) {
+            self.section_title(n, counts.len())?;
+            let next_base = grams.iter().map(|grams: &Grams| grams.word.len() as u32).sum::<u32>() + 1;
+            grams.push(self.section(n, count, counts.len(), base, next_base, &mut index)?);
+            base = next_base;
+        }
+        for word in [BOS, EOS] {
+            if index.get(0, word).is_none() {
+                bail!("{} is not among the unigrams. {REMAKE}", spell(word));
+            }
+        }
+        // A model that was made without <unk> gives unknown words probability 0.
+        if index.get(0, UNK).is_none() {
+            let unigrams = &mut grams[0];
+            unigrams.parent.push(0);
+            unigrams.word.push(UNK);
+            unigrams.log10_prob.push(f32::NEG_INFINITY);
+            if counts.len() > 1 {
+                unigrams.log10_backoff.push(0.0);
+            }
+        }
+        match self.lines.next_filled()? {
+            Some("\\end\\") => {}
+            Some(line) => bail!("`{}` stands where \\end\\ should. {REMAKE}", shorten(line)),
+            None => bail!("the text ends without \\end\\: the file was cut. Copy or make it again."),
+        }
+        match self.lines.next_filled()? {
+            Some(line) => bail!("`{}` follows \\end\\, where nothing may. Remove it.", shorten(line)),
+            None => Ok(grams),
+        }
+    }
+
+    /// `\data\` and the number of n-grams of every order.
+    fn header(&mut self) -> Result<Vec<usize>> {
+        match self.lines.next_filled()? {
+            Some("\\data\\") => {}
+            Some(line) => bail!("an ARPA file begins with \\data\\, but this begins with `{}`.", shorten(line)),
+            None => bail!("the file is empty. Give an ARPA file."),
+        }
+        let mut counts = Vec::new();
+        while let Some(line) = self.lines.next()? {
+            if line.trim().is_empty() {
+                break;
+            }
+            let n = counts.len() + 1;
+            let count = line
+                .strip_prefix("ngram ")
+                .and_then(|rest| rest.split_once('='))
+                .filter(|(order, _)| order.trim().parse() == Ok(n))
+                .and_then(|(_, count)| count.trim().parse::<u32>().ok());
+            match count {
+                Some(count) if n <= MAX_ORDER => counts.push(count as usize),
+                Some(_) => bail!("the model's order is more than {MAX_ORDER}, the highest that is read."),
+                None => bail!("`ngram {n}=COUNT` or a blank line should stand here, not `{}`. {REMAKE}", shorten(line)),
+            }
+        }
+        if counts.is_empty() {
+            bail!("no `ngram 1=COUNT` follows \\data\\. {REMAKE}");
+        }
+        if counts.iter().sum::<usize>() >= u32::MAX as usize {
+            bail!("the model has more than {} n-grams, the most that are read.", u32::MAX);
+        }
+        Ok(counts)
+    }
+
+    /// The line `\N-grams:`.
+    fn section_title(&mut self, n: usize, order: usize) -> Result<()> {
+        let title = format!("\\{n}-grams:");
+        match self.lines.next_filled()? {
+            Some(line) if line == title => Ok(()),
+            Some(line) if line.starts_with('\\') => {
+                bail!("the section {title} is missing: `{}` stands in its place. {REMAKE}", shorten(line))
+            }
+            Some(line) if n > 1 => bail!(
+                "`{}` follows a blank line, where {title} should begin. The section before has a blank line inside, or \
+                 more n-grams than it should.",
+                shorten(line)
+            ),
+            Some(line) => bail!("{title} should stand here, not `{}`. {REMAKE}", shorten(line)),
+            None => bail!("the text ends before {title}, of {order} orders: the file was cut. Copy or make it again."),
+        }
+    }
+
+    /// The `count` n-grams of one section. `base` is the first node of the contexts, `next_base` that of the n-grams.
+    fn section(
+        &mut self,
+        n: usize,
+        count: usize,
+        order: usize,
+        base: u32,
+        next_base: u32,
+        index: &mut Slots<u32>,
+    ) -> Result<Grams> {
+        let mut grams = Grams::default();
+        while grams.word.len() < count {
+            let Some(line) = self.lines.next()? else {
+                bail!("the text ends inside \\{n}-grams: the file was cut. Copy or make it again.");
+            };
+            if line.trim().is_empty() || line.starts_with('\\') {
+                bail!("\\{n}-grams: has {} n-grams, but the header says {count}. {REMAKE}", grams.word.len());
+            }
+            let (prob, gram, backoff) = entry(line, n, order)?;
+            let mut context = 0;
+            for text in gram.split(DELIMITERS).filter(|text| !text.is_empty()).take(n - 1) {
+                let word = self.words.word(text, n)?;
+                let Some(node) = index.get(context, word) else {
+                    bail!("the n-gram `{gram}` has a context that is not listed one order below. {REMAKE}");
+                };
+                context = node;
+            }
+            let last = gram.rsplit(DELIMITERS).find(|text| !text.is_empty()).unwrap_or_default();
+            let word = self.words.word(last, n)?;
+            if n > 1 && index.get(0, word).is_none() {
+                bail!("the word `{last}` is not among the unigrams. {REMAKE}");
+            }
+            if !index.insert(context, word, next_base + grams.word.len() as u32) {
+                bail!("the n-gram `{gram}` is listed twice. {REMAKE}");
+            }
+            grams.parent.push(context - base);
+            grams.word.push(word);
+            grams.log10_prob.push(prob);
+            if n < order {
+                grams.log10_backoff.push(backoff);
+            }
+        }
+        match self.lines.next()? {
+            Some(line) if line.starts_with('\\') => {
+                bail!("a blank line should end \\{n}-grams:, before `{}`. {REMAKE}", shorten(line))
+            }
+            Some(line) if !line.trim().is_empty() => {
+                bail!("\\{n}-grams: goes on after the {count} n-grams that the header says. {REMAKE}")
+            }
+            _ => Ok(grams),
+        }
+    }
+}
+
+const DELIMITERS: [char; 2] = ['\t', ' '];
+
+/// The log10 probability, the words and the log10 back-off of one n-gram.
+fn entry(line: &str, n: usize, order: usize) -> Result<(f32, &str, f32)> {
+    let line = line.trim_matches(DELIMITERS);
+    let fields = line.split(DELIMITERS).filter(|field| !field.is_empty()).count();
+    let (prob, rest) = line.split_once(DELIMITERS).unwrap_or((line, ""));
+    let prob = number(prob)?;
+    if prob > 0.0 {
+        bail!("the log10 probability {prob} is positive: the probability would be more than 1. {REMAKE}");
+    }
+    let (gram, backoff) = if fields == n + 1 {
+        (rest, 0.0)
+    } else if fields == n + 2 && n < order {
+        let (gram, backoff) = rest.rsplit_once(DELIMITERS).unwrap_or((rest, ""));
+        (gram, number(backoff)?)
+    } else if fields == n + 2 {
+        bail!("an n-gram of the highest order has a back-off weight, or a word too many. {REMAKE}");
+    } else {
+        bail!(
+            "an n-gram of order {n} has a log10 probability, {n} words and maybe a back-off weight; this line has \
+             {fields} fields. {REMAKE}"
+        );
+    };
+    Ok((prob, gram.trim_matches(DELIMITERS), backoff))
+}
+
+/// A finite log10; -99 is log 0.
+fn number(text: &str) -> Result<f32> {
+    match text.parse::<f32>() {
+        Ok(LOG_ZERO) => Ok(f32::NEG_INFINITY),
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => bail!("`{}` is not a number (with a decimal point). {REMAKE}", shorten(text)),
+    }
+}
+
+/// The start of a line, for a message.
+fn shorten(line: &str) -> String {
+    let start: String = line.chars().take(40).collect();
+    if start.len() < line.len() { format!("{start}...") } else { start }
+}

@@ -1,0 +1,110 @@
+//! Token ids as the words of an n-gram model.
+//!
+//! Inside this folder a *word* is a `u32`: `<unk>` 0, `<s>` 1, `</s>` 2, and token id `t` is word `t + 3`.
+
+/// The highest order that is counted, written or read, as in KenLM's default build.
+pub const MAX_ORDER: usize = 6;
+
+pub(super) const UNK: u32 = 0;
+pub(super) const BOS: u32 = 1;
+pub(super) const EOS: u32 = 2;
+const FIRST_TOKEN: u32 = 3;
+
+/// How a tokenizer's ids become words.
+///
+/// - Every id of `eos` is `</s>`. Text after one is a new document: the context after `</s>` is `<s>`.
+/// - `bos` at the head of a document is its `<s>` and costs nothing. Elsewhere nothing predicts it: it has the
+///   probability of `<unk>`, and the context after it is `<s>`. Where `bos` is also in `eos` (GPT-2's `<|endoftext|>`),
+///   it is `<s>` at the head and `</s>` elsewhere.
+/// - With `size = Some(n)` the model's vocabulary, over which probabilities sum to 1, is the ids `0..n` without `bos`
+///   and `eos`, plus `</s>`. Each id of it that was never counted has the share that is stored as `<unk>`; an id
+///   outside it gets that number too, but is no part of the sum. While an id is unseen, this equals
+///   `lmplz --vocab_pad` with the number of these types.
+/// - With `size = None` the vocabulary is the counted types without `<s>`, plus `</s>` and one `<unk>` for all else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// End-of-text ids; may be empty.
+    pub eos: Vec<u32>,
+    /// Beginning-of-text id, if the tokenizer has one.
+    pub bos: Option<u32>,
+    /// Number of ids of the tokenizer.
+    pub size: Option<usize>,
+}
+
+impl Vocabulary {
+    /// The word of a token that is not at the head of a document.
+    pub(super) fn word(&self, token: u32) -> u32 {
+        if self.eos.contains(&token) {
+            EOS
+        } else if self.bos == Some(token) {
+            BOS
+        } else {
+            token.checked_add(FIRST_TOKEN).unwrap_or(UNK)
+        }
+    }
+
+    /// The document without the `bos` at its head.
+    pub(super) fn strip_bos<'a>(&self, tokens: &'a [u32]) -> &'a [u32] {
+        match tokens.split_first() {
+            Some((&first, rest)) if self.bos == Some(first) => rest,
+            _ => tokens,
+        }
+    }
+
+    /// Number of types that share the probability mass when `size` is given.
+    pub(super) fn padded_types(&self) -> Option<usize> {
+        let size = self.size?;
+        let mut special: Vec<u32> = self.eos.iter().copied().chain(self.bos).collect();
+        special.sort_unstable();
+        special.dedup();
+        Some(size - special.iter().filter(|&&id| (id as usize) < size).count() + 1)
+    }
+}
+
+/// How the text of a document ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// With `</s>`, whether or not an end-of-text id is written there.
+    Complete,
+    /// Cut by a length limit: no `</s>`, unless an end-of-text id is written there.
+    Cut,
+}
+
+/// The word as ARPA text: a decimal token id or a marker.
+pub(super) fn spell(word: u32) -> String {
+    match word {
+        UNK => "<unk>".into(),
+        BOS => "<s>".into(),
+        EOS => "</s>".into(),
+        _ => (word - FIRST_TOKEN).to_string(),
+    }
+}
+
+/// The marker that `text` spells, if it is one.
+pub(super) fn marker(text: &str) -> Option<u32> {
+    match text {
+        "<unk>" | "<UNK>" => Some(UNK),
+        "<s>" => Some(BOS),
+        "</s>" => Some(EOS),
+        _ => None,
+    }
+}
+
+/// The word of token `id`, unless the id is one of the last three of `u32`.
+pub(super) fn of_token(id: u32) -> Option<u32> {
+    id.checked_add(FIRST_TOKEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_ids_become_markers_and_leave_the_padded_types() {
+        let vocabulary = Vocabulary { eos: vec![2, 0, 2, 200], bos: Some(1), size: Some(100) };
+        assert_eq!([0, 1, 2, 3].map(|id| vocabulary.word(id)), [EOS, BOS, EOS, 6]);
+        assert_eq!(vocabulary.padded_types(), Some(98), "100 ids without 0, 1 and 2, with </s>");
+        assert_eq!(vocabulary.strip_bos(&[1, 1, 5]), [1, 5]);
+        assert_eq!(vocabulary.word(u32::MAX), UNK);
+    }
+}

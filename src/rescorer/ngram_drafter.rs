@@ -1,0 +1,67 @@
+//! Global rescoring with an n-gram model (arXiv 2404.09221), and that model on disk as ARPA text.
+
+use std::path::{Path, PathBuf};
+
+use super::ngram::{Model, State, Table, Vocabulary, arpa};
+use super::{Drafter, Drafts, Session};
+use crate::backbone::Backbone;
+use crate::error::Result;
+use crate::lattice::{Lattice, PathScorer, p_best};
+
+impl PathScorer for Model {
+    type State = State;
+
+    fn extend(&self, state: State, token: u32) -> (f64, State) {
+        Model::extend(self, state, token)
+    }
+}
+
+/// An n-gram rescorer with its scale and number of paths.
+#[derive(Clone, Copy)]
+pub struct NgramDrafter<'a> {
+    /// Counted over tokens of the backbone's tokenizer.
+    pub model: &'a Model,
+    /// a, 0 to 1.
+    pub scale: f64,
+    /// p
+    pub paths: usize,
+}
+
+impl Drafter for NgramDrafter<'_> {
+    fn session(&self) -> Box<dyn Session + '_> {
+        Box::new(*self)
+    }
+}
+
+impl Session for NgramDrafter<'_> {
+    fn drafts(&mut self, text: &[u32], starts: &[usize], lattices: &[&Lattice]) -> Result<Vec<Drafts>> {
+        let one = |(&start, lattice): (&usize, &&Lattice)| {
+            let state = self.model.state_of(&text[..start], true);
+            p_best(lattice, self.model, state, self.scale, self.paths).into()
+        };
+        Ok(starts.iter().zip(lattices).map(one).collect())
+    }
+}
+
+/// How the backbone's ids read as words of an n-gram model.
+pub fn ngram_vocabulary(backbone: &Backbone) -> Vocabulary {
+    Vocabulary {
+        eos: backbone.end_of_text.clone(),
+        bos: backbone.tokenizer.bos(),
+        size: Some(backbone.model.config().vocab_size),
+    }
+}
+
+fn file(folder: &Path) -> PathBuf {
+    folder.join("ngram.arpa")
+}
+
+/// Writes a model into `folder`.
+pub fn save_ngram(folder: &Path, table: &Table) -> Result<()> {
+    arpa::save(table, &file(folder))
+}
+
+/// Reads the model in `folder`.
+pub fn load_ngram(folder: &Path, backbone: &Backbone) -> Result<Model> {
+    Model::new(&arpa::read(&file(folder), ngram_vocabulary(backbone))?)
+}

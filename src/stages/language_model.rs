@@ -1,0 +1,129 @@
+//! Training a language model on whole documents: the embedded backbone and the neural rescorer.
+
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde_json::{Map, json};
+
+use crate::backbone::{Inputs, Llama, Visible};
+use crate::error::Result;
+use crate::nn::{IGNORE, unembed};
+use crate::training::{Batch, Evaluated, Task};
+
+/// Next-token prediction on tokenised documents.
+pub struct LanguageModelling {
+    train: Vec<Vec<u32>>,
+    dev: Vec<Vec<u32>>,
+    documents_per_step: usize,
+    seed: u64,
+}
+
+impl LanguageModelling {
+    /// Documents are cut to `context` tokens.
+    pub fn new(train: Vec<Vec<u32>>, dev: Vec<Vec<u32>>, context: usize, documents_per_step: usize, seed: u64) -> Self {
+        let cut = |mut documents: Vec<Vec<u32>>| {
+            documents.iter_mut().for_each(|d| d.truncate(context));
+            documents.retain(|d| d.len() > 1);
+            documents
+        };
+        Self { train: cut(train), dev: cut(dev), documents_per_step, seed }
+    }
+
+    /// The mean negative log-likelihood of a token of `documents`, in nats.
+    pub fn mean_loss(model: &Llama, documents: &[Vec<u32>]) -> f64 {
+        let (mut loss, mut tokens) = (0.0, 0);
+        for batch in documents.chunks(16) {
+            let padded = Padded::new(batch);
+            let hidden = padded.hidden(model);
+            let result = unembed(hidden, model.unembedding(), &padded.targets, 1.0, false);
+            loss += result.loss;
+            tokens += result.rows;
+        }
+        loss / tokens.max(1) as f64
+    }
+}
+
+/// The document at place `index` of an endless sequence that shuffles `count` documents anew for every pass.
+pub(super) fn shuffled(seed: u64, count: usize, index: usize) -> usize {
+    let (pass, place) = (index / count, index % count);
+    let mut order: Vec<usize> = (0..count).collect();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed.wrapping_add(0x9e37_79b9 * (pass as u64 + 1))));
+    order[place]
+}
+
+impl Task<Llama> for LanguageModelling {
+    fn batch(&self, model: &Llama, step: usize) -> Result<Batch> {
+        let places = step * self.documents_per_step..(step + 1) * self.documents_per_step;
+        let documents: Vec<&Vec<u32>> =
+            places.map(|index| &self.train[shuffled(self.seed, self.train.len(), index)]).collect();
+        let padded = Padded::new(&documents);
+        let hidden = padded.hidden(model);
+        let table = model.unembedding();
+        let counted = padded.targets.iter().filter(|&&t| t != IGNORE).count();
+        let result = unembed(
+            hidden.clone().without_autodiff(),
+            table.clone().without_autodiff(),
+            &padded.targets,
+            1.0 / counted as f64,
+            true,
+        );
+        let table_gradient = result.unembedding_gradient.expect("it was asked for");
+        let objective = (hidden * result.hidden_gradient).sum() + (table * table_gradient).sum();
+        let accuracy = result.correct as f64 / counted as f64;
+        let metrics = Map::from_iter([("accuracy".to_owned(), json!(accuracy))]);
+        Ok(Batch { objective, loss: result.loss / counted as f64, tokens: counted, metrics })
+    }
+
+    fn evaluate(&self, model: &Llama) -> Result<Evaluated> {
+        let loss = Self::mean_loss(model, &self.dev);
+        let metrics =
+            Map::from_iter([("dev_loss".to_owned(), json!(loss)), ("dev_perplexity".to_owned(), json!(loss.exp()))]);
+        Ok(Evaluated { score: loss, metrics })
+    }
+}
+
+/// Documents side by side, padded on the right, where causal attention never sees the padding.
+struct Padded {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    targets: Vec<u32>,
+    rows: usize,
+}
+
+impl Padded {
+    fn new(documents: &[impl AsRef<[u32]>]) -> Self {
+        let longest = documents.iter().map(|d| d.as_ref().len()).max().unwrap_or(1) - 1;
+        let mut padded = Self { tokens: Vec::new(), positions: Vec::new(), targets: Vec::new(), rows: documents.len() };
+        for document in documents {
+            let document = document.as_ref();
+            let padding = longest - (document.len() - 1);
+            padded.tokens.extend(document[..document.len() - 1].iter().copied().chain(std::iter::repeat_n(0, padding)));
+            padded.targets.extend(document[1..].iter().copied().chain(std::iter::repeat_n(IGNORE, padding)));
+            padded.positions.extend(0..longest as u32);
+        }
+        padded
+    }
+
+    fn hidden(&self, model: &Llama) -> burn::tensor::Tensor<2> {
+        let (tokens, positions) = (&self.tokens, &self.positions);
+        model.hidden(&Inputs { tokens, rows: self.rows, positions, visible: Visible::Causal }, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shuffled;
+
+    #[test]
+    fn every_pass_visits_every_document_once() {
+        for pass in 0..3 {
+            let mut seen: Vec<usize> = (0..7).map(|i| shuffled(5, 7, pass * 7 + i)).collect();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..7).collect::<Vec<_>>());
+        }
+        assert_ne!(
+            (0..7).map(|i| shuffled(5, 7, i)).collect::<Vec<_>>(),
+            (7..14).map(|i| shuffled(5, 7, i)).collect::<Vec<_>>()
+        );
+    }
+}

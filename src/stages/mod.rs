@@ -1,0 +1,19 @@
+//! The stages of a run, each from configuration and earlier results to files, each skipped when it is finished.
+//!
+//! [`trace`] → [`train_heads`] → [`train_rescorers`] → [`evaluate`]; [`pretrain`] makes a backbone and stands apart. A stage
+//! is known by the hash of everything it depends on, so a changed key of the configuration redoes what follows from it.
+
+mod evaluate;
+mod language_model;
+mod pretrain;
+mod trace;
+mod train_heads;
+mod train_rescorer;
+mod workspace;
+
+pub use evaluate::evaluate;
+pub use pretrain::pretrain;
+pub use trace::{Traces, trace};
+pub use train_heads::{TrainedHeads, train_heads};
+pub use train_rescorer::{Rescorer, train_rescorers};
+pub use workspace::{Corpus, Workspace};

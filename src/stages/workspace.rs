@@ -1,0 +1,196 @@
+//! A run's folder, its inputs, and which stages are finished.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::backbone::Backbone;
+use crate::config::{Config, DataConfig};
+use crate::device::Opened;
+use crate::error::{Error, Result, bail};
+use crate::files;
+use crate::nn::count_parameters;
+use crate::progress;
+use crate::text::{Document, Split, read_corpus};
+
+/// A run: configuration, device, folder, backbone and corpora. One process at a time works on a folder.
+pub struct Workspace {
+    /// The resolved configuration.
+    pub config: Config,
+    /// Where tensors live.
+    pub device: Opened,
+    /// `runs/<name>`
+    pub folder: PathBuf,
+    /// The frozen model.
+    pub backbone: Backbone,
+    /// By the name in the configuration, in its order.
+    pub corpora: Vec<Corpus>,
+    _lock: File,
+}
+
+/// One `[data.NAME]`.
+pub struct Corpus {
+    /// NAME
+    pub name: String,
+    /// Its section.
+    pub config: DataConfig,
+    /// Every document with its split.
+    pub documents: Vec<(Split, Document)>,
+    /// BLAKE3 of the file.
+    pub hash: String,
+}
+
+impl Corpus {
+    fn read(name: &str, config: &DataConfig) -> Result<Self> {
+        let fractions = config.fractions();
+        let documents = read_corpus(config)?.into_iter().map(|d| (fractions.split_of(&d.group), d)).collect();
+        let hash = files::hash_file(Path::new(&config.path))?;
+        Ok(Self { name: name.to_owned(), config: config.clone(), documents, hash })
+    }
+
+    /// The documents of a split, in the file's order.
+    pub fn split(&self, split: Split) -> impl Iterator<Item = &Document> {
+        self.documents.iter().filter(move |(s, _)| *s == split).map(|(_, d)| d)
+    }
+}
+
+/// What marks a stage as finished: `stage.json` in its folder.
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    key: String,
+}
+
+impl Workspace {
+    /// Opens `runs/<name>`, loads the backbone, reads the corpora; writes `run.toml` and `provenance.json`.
+    ///
+    /// # Errors
+    /// Another process on the folder; anything wrong with backbone or corpora; a text of dev or test that also trains.
+    pub fn open(config: Config, device: Opened) -> Result<Self> {
+        let folder = Path::new("runs").join(&config.name);
+        let lock = lock(&folder)?;
+        if let Some(note) = &device.note {
+            progress::say(note);
+        }
+        let backbone =
+            Backbone::load(Path::new(&config.backbone.path), &device.device).map_err(|e| e.within("backbone"))?;
+        let corpora: Vec<Corpus> =
+            config.data.iter().map(|(name, data)| Corpus::read(name, data)).collect::<Result<_>>()?;
+        refuse_leaks(&corpora)?;
+        let workspace = Self { config, device, folder, backbone, corpora, _lock: lock };
+        files::write_atomic(&workspace.folder.join("run.toml"), workspace.config.to_toml().as_bytes())?;
+        let mut provenance = workspace.provenance();
+        provenance.insert("started".into(), json!(jiff::Timestamp::now().to_string()));
+        files::write_json(&workspace.folder.join("provenance.json"), &provenance)?;
+        Ok(workspace)
+    }
+
+    /// Everything a result depends on, without times.
+    pub fn provenance(&self) -> Map<String, Value> {
+        let argv: Vec<String> = std::env::args().collect();
+        let backbone = &self.backbone;
+        let fields = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "argv": argv,
+            "seed": self.config.seed,
+            "device": self.device.choice.to_string(),
+            "backbone": {
+                "path": backbone.path.display().to_string(),
+                "hash": backbone.hash,
+                "parameters": count_parameters(&backbone.model),
+            },
+            "tokenizer": {"hash": backbone.tokenizer.hash(), "vocab_size": backbone.tokenizer.vocab_size()},
+            "data": self.corpora.iter().map(|c| (c.name.clone(), json!({"path": c.config.path, "hash": c.hash})))
+                .collect::<Map<_, _>>(),
+        });
+        match fields {
+            Value::Object(map) => map,
+            _ => unreachable!("an object was written"),
+        }
+    }
+
+    /// Whether the stage in `folder` was finished with the same inputs; says so if it was.
+    pub fn finished(&self, title: &str, folder: &Path, key: &str) -> Result<bool> {
+        let path = folder.join("stage.json");
+        let finished = path.exists() && files::read_json::<Mark>(&path)?.key == key;
+        if finished {
+            progress::say(format!("{title}: finished earlier, skipped"));
+        }
+        Ok(finished)
+    }
+
+    /// Marks the stage in `folder` as finished.
+    pub fn finish(&self, folder: &Path, key: &str) -> Result<()> {
+        files::write_json(&folder.join("stage.json"), &Mark { key: key.to_owned() })
+    }
+}
+
+/// Holds the folder for this process; released when the process ends, however it ends.
+pub(super) fn lock(folder: &Path) -> Result<File> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    let path = folder.join(".lock");
+    let file = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another process is working on {}. Wait for it, or give this run another `name`.", folder.display())
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(Error::io("lock", &path, e)),
+    }
+}
+
+/// No prompt of dev or test may occur among the texts that heads and rescorers are fitted on.
+fn refuse_leaks(corpora: &[Corpus]) -> Result<()> {
+    let trained: HashMap<blake3::Hash, &str> = corpora
+        .iter()
+        .flat_map(|c| c.split(Split::Train))
+        .map(|d| (blake3::hash(d.prompt.as_bytes()), d.id.as_str()))
+        .collect();
+    for corpus in corpora {
+        for (split, document) in corpus.documents.iter().filter(|(s, _)| *s != Split::Train) {
+            if let Some(train) = trained.get(&blake3::hash(document.prompt.as_bytes())) {
+                bail!(
+                    "data.{}: the prompt of `{}` ({}) is also that of `{train}` (train), so results would not be held out. Remove one, or set `group = \"{}\"` so that equal prompts stay in one split.",
+                    corpus.name,
+                    document.id,
+                    split.name(),
+                    corpus.config.prompt
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        assert!(lock(dir.path()).err().unwrap().to_string().contains("another process"));
+        drop(held);
+        lock(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_shared_prompt_is_refused() {
+        let document = |id: &str| Document {
+            id: id.into(),
+            group: id.into(),
+            prompt: "same".into(),
+            completion: String::new(),
+            cut: false,
+        };
+        let corpus =
+            |documents| Corpus { name: "x".into(), config: DataConfig::default(), documents, hash: String::new() };
+        let leak = corpus(vec![(Split::Train, document("a")), (Split::Test, document("b"))]);
+        let error = refuse_leaks(&[leak]).unwrap_err().to_string();
+        assert!(error.contains("`b` (test)") && error.contains("`a` (train)"), "{error}");
+        refuse_leaks(&[corpus(vec![(Split::Dev, document("a")), (Split::Test, document("b"))])]).unwrap();
+    }
+}

@@ -1,0 +1,122 @@
+//! Corpora: JSON lines with named fields.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::config::DataConfig;
+use crate::error::{Error, Result, bail};
+use crate::files;
+
+/// One document: a prompt and the text that follows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Unique within its corpus.
+    pub id: String,
+    /// What splits and the bootstrap keep together.
+    pub group: String,
+    /// What the backbone is given, separator included.
+    pub prompt: String,
+    /// The text that follows the prompt in the corpus; may be empty.
+    pub completion: String,
+    /// The completion was cut by a length limit: no end-of-text follows it.
+    pub cut: bool,
+}
+
+/// Reads a corpus of JSON lines by the field names of `config`. Blank lines are skipped; every error names file and line.
+pub fn read_corpus(config: &DataConfig) -> Result<Vec<Document>> {
+    let path = Path::new(&config.path);
+    let mut documents = Vec::new();
+    let mut ids = std::collections::HashMap::new();
+    files::for_each_line(path, |number, line| {
+        let record: Map<String, Value> = serde_json::from_str(line).map_err(|e| {
+            Error::new(format!("not a JSON object ({e}). Every line must be one object such as {{\"prompt\": \"...\"}}; mend or delete the line."))
+        })?;
+        let document = document(config, &record, number)?;
+        if let Some(first) = ids.insert(document.id.clone(), number) {
+            bail!("the id `{}` was already used on line {first}; ids must be unique.", document.id);
+        }
+        documents.push(document);
+        Ok(())
+    })?;
+    if documents.is_empty() {
+        bail!(
+            "{}: the corpus is empty. It needs at least one JSON line with a `{}` field.",
+            path.display(),
+            config.prompt
+        );
+    }
+    Ok(documents)
+}
+
+fn document(config: &DataConfig, record: &Map<String, Value>, number: usize) -> Result<Document> {
+    let id = match record.get(&config.id) {
+        None => format!("line-{number}"),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    let prompt = text_field(record, &config.prompt)?;
+    let completion = if config.completion.is_empty() { "" } else { text_field(record, &config.completion)? };
+    let group = if config.group == "id" { id.clone() } else { text_field(record, &config.group)?.to_owned() };
+    if prompt.is_empty() {
+        bail!("the field `{}` is empty; a prompt needs at least one character.", config.prompt);
+    }
+    Ok(Document {
+        prompt: format!("{prompt}{}", config.separator),
+        completion: completion.to_owned(),
+        cut: record.get("finish").and_then(Value::as_str) == Some("length"),
+        group,
+        id,
+    })
+}
+
+fn text_field<'a>(record: &'a Map<String, Value>, name: &str) -> Result<&'a str> {
+    match record.get(name) {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => bail!("the field `{name}` is not a string."),
+        None => {
+            let known: Vec<_> = record.keys().map(String::as_str).collect();
+            bail!("no field `{name}`; the line has {}. Name the right field in [data.NAME].", known.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Document>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.jsonl");
+        std::fs::write(&path, text).unwrap();
+        read_corpus(&DataConfig { path: path.display().to_string(), ..DataConfig::default() })
+    }
+
+    #[test]
+    fn reads_fields_and_skips_blank_lines() {
+        let documents = read(
+            "{\"id\": \"a\", \"prompt\": \"P\", \"completion\": \"C\", \"finish\": \"length\"}\n\n{\"prompt\": \"Q\", \"completion\": \"D\"}\n",
+        )
+        .unwrap();
+        assert_eq!(documents.len(), 2);
+        assert_eq!((documents[0].prompt.as_str(), documents[0].cut), ("P\n", true));
+        assert_eq!((documents[1].id.as_str(), documents[1].cut), ("line-3", false));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        for (text, expected) in [
+            ("{\"prompt\": \"a\", \"completion\": \"\"}\n{oops\n", "line 2"),
+            ("{\"prompt\": \"a\"}\n", "no field `completion`"),
+            ("{\"prompt\": 3, \"completion\": \"\"}\n", "not a string"),
+            ("\n\n", "empty"),
+            (
+                "{\"id\":1,\"prompt\":\"a\",\"completion\":\"\"}\n{\"id\":1,\"prompt\":\"a\",\"completion\":\"\"}",
+                "already used on line 1",
+            ),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

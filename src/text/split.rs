@@ -1,0 +1,70 @@
+//! Train, dev and test by the hash of a group, so that the cut depends on neither order nor size of the corpus.
+
+use serde::{Deserialize, Serialize};
+
+/// A part of a corpus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// What heads and rescorers are fitted on.
+    Train,
+    /// What scales and checkpoints are chosen on.
+    Dev,
+    /// What is reported.
+    Test,
+}
+
+impl Split {
+    /// Lower-case name, as in file names and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Dev => "dev",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// Shares of groups that go to dev and test; the rest is train.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SplitFractions {
+    /// Share of dev, 0 to 1.
+    pub dev: f64,
+    /// Share of test, 0 to 1.
+    pub test: f64,
+}
+
+impl SplitFractions {
+    /// The split of a group: test takes the lowest hashes, dev the next.
+    pub fn split_of(&self, group: &str) -> Split {
+        let hash = blake3::hash(group.as_bytes());
+        let first: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
+        let point = u64::from_le_bytes(first) as f64 / u64::MAX as f64;
+        if point < self.test {
+            Split::Test
+        } else if point < self.test + self.dev {
+            Split::Dev
+        } else {
+            Split::Train
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_kept_and_groups_stay_together() {
+        let fractions = SplitFractions { dev: 0.1, test: 0.2 };
+        let mut counts = [0usize; 3];
+        for i in 0..10_000 {
+            counts[fractions.split_of(&format!("group {i}")) as usize] += 1;
+        }
+        // Binomial standard deviations are 46, 30 and 40.
+        assert!((counts[0] as i64 - 7000).abs() < 200, "{counts:?}");
+        assert!((counts[1] as i64 - 1000).abs() < 150, "{counts:?}");
+        assert!((counts[2] as i64 - 2000).abs() < 170, "{counts:?}");
+        assert_eq!(fractions.split_of("x"), fractions.split_of("x"));
+    }
+}

@@ -1,0 +1,144 @@
+//! The tokenizer of a Hugging Face folder, and a byte-level BPE fitted from scratch.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder,
+};
+
+use crate::error::{Error, Result, bail};
+use crate::files;
+
+/// The token that ends a text in tokenizers that this program fits.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// Text to token ids and back.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Prepended to every text where `tokenizer_config.json` asks for it.
+    bos: Option<u32>,
+    hash: String,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a model folder, and `add_bos_token` of `tokenizer_config.json` where there is one.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        let text = files::read_text(&path)?;
+        let inner: tokenizers::Tokenizer =
+            text.parse().map_err(|e| Error::new(format!("{}: not a tokenizer.json ({e}).", path.display())))?;
+        let bos = leading_token(folder, &inner)?;
+        let hash = blake3::hash(format!("{bos:?}{text}").as_bytes()).to_hex().to_string();
+        Ok(Self { inner, bos, hash })
+    }
+
+    /// Fits a byte-level BPE of `vocab_size` types on `texts`, with [`END_OF_TEXT`] as id 0, and writes it to `folder`.
+    pub fn fit<'a>(texts: impl Iterator<Item = &'a str> + Send, vocab_size: usize, folder: &Path) -> Result<Self> {
+        let mut trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .show_progress(false)
+            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        let mut inner =
+            TokenizerBuilder::<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>::new(
+            )
+            .with_model(BPE::default())
+            .with_normalizer(None)
+            .with_pre_tokenizer(Some(ByteLevel::new(false, true, true).into()))
+            .with_post_processor(None)
+            .with_decoder(Some(ByteLevel::default().into()))
+            .build()
+            .map_err(|e| Error::new(format!("cannot make a tokenizer: {e}")))?;
+        inner.train(&mut trainer, texts).map_err(|e| Error::new(format!("cannot fit the tokenizer: {e}")))?;
+        let json = inner.to_string(true).map_err(|e| Error::new(format!("cannot write the tokenizer: {e}")))?;
+        files::write_atomic(&folder.join("tokenizer.json"), json.as_bytes())?;
+        Self::load(folder)
+    }
+
+    /// Token ids of a text, special tokens added as the folder's files say.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding =
+            self.inner.encode_fast(text, true).map_err(|e| Error::new(format!("cannot tokenise a text: {e}")))?;
+        let mut ids = encoding.get_ids().to_vec();
+        if let Some(bos) = self.bos
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// Token ids of a text that goes on from another one: no leading token.
+    pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding =
+            self.inner.encode_fast(text, false).map_err(|e| Error::new(format!("cannot tokenise a text: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of token ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|e| Error::new(format!("cannot decode tokens: {e}")))
+    }
+
+    /// One more than the largest id, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab(true).values().max().map_or(0, |&largest| largest as usize + 1)
+    }
+
+    /// The token prepended to every text, where there is one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// BLAKE3 of the file and of the leading token.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
+fn leading_token(folder: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<Option<u32>> {
+    let path = folder.join("tokenizer_config.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let config: Value = files::read_json(&path)?;
+    if config.get("add_bos_token").and_then(Value::as_bool) != Some(true) {
+        return Ok(None);
+    }
+    let bos = config.get("bos_token");
+    let name = bos.and_then(Value::as_str).or_else(|| bos?.get("content")?.as_str());
+    match name.and_then(|name| tokenizer.token_to_id(name)) {
+        Some(id) => Ok(Some(id)),
+        None => bail!("{}: add_bos_token is true, but bos_token is not in tokenizer.json.", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fitted_tokenizer_round_trips_any_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let texts = ["the cat sat on the mat", "the dog sat on the log"];
+        let tokenizer = Tokenizer::fit(texts.into_iter(), 280, dir.path()).unwrap();
+        assert!(tokenizer.vocab_size() <= 280);
+        for text in ["the cat", "naïve ☃\n", "  two  spaces"] {
+            assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(), text);
+        }
+        assert_eq!(tokenizer.encode(END_OF_TEXT).unwrap(), [0]);
+        assert!(tokenizer.encode("the").unwrap().len() < 3);
+    }
+
+    #[test]
+    fn a_broken_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
+        let error = Tokenizer::load(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("tokenizer.json"), "{error}");
+    }
+}

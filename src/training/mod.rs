@@ -1,0 +1,8 @@
+//! One loop for everything that trains: schedule, clipping, checkpoints, resume, progress. Knows nothing of what it trains.
+
+mod adamw;
+mod checkpoint;
+mod run;
+
+pub use adamw::{AdamW, learning_rate};
+pub use run::{Batch, Evaluated, Place, Task, train};

@@ -1,0 +1,180 @@
+//! The training loop.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use serde_json::{Map, Value, json};
+
+use super::checkpoint::{Best, Checkpoints, State};
+use super::{AdamW, learning_rate};
+use crate::config::OptimizationConfig;
+use crate::error::{Error, Result, bail};
+use crate::progress::{self, Progress};
+
+/// What a training step starts from.
+pub struct Batch {
+    /// A scalar whose gradient is the loss's gradient; its own value means nothing.
+    pub objective: Tensor<1>,
+    /// The loss, in nats per counted target.
+    pub loss: f64,
+    /// Tokens (targets) in the batch, for the speed shown.
+    pub tokens: usize,
+    /// More numbers for `metrics.jsonl`.
+    pub metrics: Map<String, Value>,
+}
+
+/// What an evaluation on dev gives.
+pub struct Evaluated {
+    /// What checkpoints are chosen by; lower is better.
+    pub score: f64,
+    /// Numbers for `metrics.jsonl`.
+    pub metrics: Map<String, Value>,
+}
+
+/// Something to train. Batches must be functions of the step alone: that is what makes resuming exact.
+pub trait Task<M> {
+    /// Loss and objective of one step (from 0).
+    fn batch(&self, model: &M, step: usize) -> Result<Batch>;
+    /// The dev metric, on a model without autodiff.
+    fn evaluate(&self, model: &M) -> Result<Evaluated>;
+}
+
+/// Where a training lives and what identifies it.
+pub struct Place<'a> {
+    /// Holds `checkpoints/`, `metrics.jsonl` and `timings.jsonl`.
+    pub folder: &'a Path,
+    /// Hash of everything the result depends on; a checkpoint of another key is not resumed but replaced.
+    pub key: &'a str,
+    /// What the progress bar calls it.
+    pub title: &'a str,
+}
+
+/// Trains `model` (on an autodiff device), resuming where a checkpoint of the same key exists, and gives the parameters of
+/// the best dev score.
+pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationConfig, place: &Place) -> Result<M> {
+    let checkpoints = Checkpoints::new(place.folder);
+    let mut optimizer = AdamW::new(options);
+    let (mut model, mut state) = match checkpoints.latest(place.key)? {
+        Some(state) => {
+            progress::say(format!("{}: going on from step {}", place.title, state.step));
+            (checkpoints.load(&state, model, &mut optimizer)?, state)
+        }
+        None => {
+            checkpoints.clear()?;
+            (model, State::new(place.key))
+        }
+    };
+    let mut metrics = Log::open(place.folder.join("metrics.jsonl"), state.metrics_bytes)?;
+    let mut timings = Log::open(place.folder.join("timings.jsonl"), u64::MAX)?;
+    let mut bar = Progress::new(place.title, options.steps);
+    let mut dev_words = String::new();
+    let (started, mut tokens) = (Instant::now(), 0);
+    while state.step < options.steps {
+        let rate = learning_rate(options, state.step);
+        let batch = task.batch(&model, state.step)?;
+        if !batch.loss.is_finite() {
+            bail!(
+                "{}: the loss of step {} is {}. The training diverged; lower the learning rate ({rate:.2e} now) or the clip norm. The last checkpoint is kept in {}.",
+                place.title,
+                state.step,
+                batch.loss,
+                place.folder.join("checkpoints").display()
+            );
+        }
+        let mut backward = batch.objective.backward();
+        let gradients = GradientsParams::from_module(&mut backward, &model);
+        let norm;
+        (model, norm) = optimizer.step(model, gradients, rate);
+        state.step += 1;
+        tokens += batch.tokens;
+        let mut line = json!({"step": state.step, "split": "train", "loss": batch.loss, "learning_rate": rate, "gradient_norm": norm});
+        extend(&mut line, batch.metrics);
+        metrics.write(&line)?;
+        let speed = tokens as f64 / started.elapsed().as_secs_f64();
+        bar.update(state.step, || format!("loss {:.3}{dev_words} {speed:.0} tokens/s", batch.loss));
+        let last = state.step == options.steps;
+        let mut is_best = false;
+        if state.step.is_multiple_of(options.dev_every) || last {
+            let evaluated = task.evaluate(&model.valid())?;
+            is_best = state.best.is_none_or(|best| evaluated.score < best.score);
+            if is_best {
+                state.best = Some(Best { step: state.step, score: evaluated.score });
+            }
+            dev_words = words(&evaluated);
+            progress::detail(format!("{} step {}:{dev_words}", place.title, state.step));
+            let mut line = json!({"step": state.step, "split": "dev"});
+            extend(&mut line, evaluated.metrics);
+            metrics.write(&line)?;
+        }
+        let stop = progress::interrupted();
+        if is_best || last || stop || state.step.is_multiple_of(options.checkpoint_every) {
+            state.metrics_bytes = metrics.sync()?;
+            timings.write(
+                &json!({"step": state.step, "seconds": started.elapsed().as_secs_f64(), "tokens_per_s": speed}),
+            )?;
+            checkpoints.save(&model, &optimizer, &state)?;
+        }
+        if stop && !last {
+            return Err(Error::interrupted(format!(
+                "interrupted: {} was saved after step {} of {} in {}. Start the same command again to go on.",
+                place.title,
+                state.step,
+                options.steps,
+                place.folder.display()
+            )));
+        }
+    }
+    let best = state.best.expect("the last step is evaluated");
+    let model = checkpoints.load_model(best.step, model)?;
+    bar.finish(&format!("{} steps, best dev at step {},{dev_words}", options.steps, best.step));
+    Ok(model)
+}
+
+fn extend(line: &mut Value, more: Map<String, Value>) {
+    if let Value::Object(line) = line {
+        line.extend(more);
+    }
+}
+
+/// The evaluation's numbers for the progress line; lists are left to the file.
+fn words(evaluated: &Evaluated) -> String {
+    evaluated.metrics.iter().filter_map(|(name, value)| Some(format!(" {name} {:.3}", value.as_f64()?))).collect()
+}
+
+/// A file of JSON lines that is cut to a checkpoint's length when training resumes.
+struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    fn open(path: PathBuf, keep: u64) -> Result<Self> {
+        let open = || -> std::io::Result<File> {
+            fs::create_dir_all(path.parent().expect("a file in a folder"))?;
+            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+            let length = file.metadata()?.len();
+            file.set_len(length.min(keep))?;
+            file.seek(std::io::SeekFrom::End(0))?;
+            Ok(file)
+        };
+        Ok(Self { file: open().map_err(|e| Error::io("write", &path, e))?, path })
+    }
+
+    fn write(&mut self, line: &Value) -> Result<()> {
+        self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Flushes to disk and gives the length.
+    fn sync(&mut self) -> Result<u64> {
+        let sync = || -> std::io::Result<u64> {
+            self.file.sync_data()?;
+            Ok(self.file.metadata()?.len())
+        };
+        sync().map_err(|e| Error::io("write", &self.path, e))
+    }
+}
