@@ -1,7 +1,19 @@
 //! draftsmith trains prediction heads and draft rescorers for blockwise parallel decoding, and measures what they buy.
 //!
-//! A tour, in the order in which things flow:
-//! [`config`] what a user writes · [`text`] corpora, tokenizer, splits · [`backbone`] the frozen language model ·
+//! A tour, in the order in which things flow; each room imports from those before it:
+//!
+//! - [`config`]: what a user writes, validated once. [`text`]: corpora, tokenizer, splits. [`nn`]: layers, named
+//!   parameters, cross-entropy.
+//! - [`backbone`]: the frozen language model, its cache and its plain greedy text. [`traces`]: that text with its hidden
+//!   states, on disk.
+//! - [`lattice`]: the top-k lattice and the pure algorithms on it. [`training`]: the one loop for everything that trains.
+//! - [`heads`]: draft heads and their training task. [`rescorer`]: n-gram and neural rescorers, and what drafts with them.
+//! - [`decoding`]: the live blockwise loop. [`evaluation`]: replay, tallies, bootstrap, the live check. [`report`]: one
+//!   value, three renderings.
+//! - [`stages`]: what the commands do, with hashes that know what is finished. [`cli`]: the command line.
+//!
+//! [`device`], [`error`], [`files`] and [`progress`] serve all of them.
+
 pub mod backbone;
 pub mod cli;
 pub mod config;

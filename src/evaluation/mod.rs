@@ -10,4 +10,4 @@ mod tally;
 
 pub use live::{LiveOutcome, NEAR_TIE, autoregressive_speed, check_live};
 pub use replay::{ReplayText, Step, oracle_lengths, replay, replay_oracle};
-pub use tally::{Tally, loops};
+pub use tally::{Tally, block_efficiency, loops};

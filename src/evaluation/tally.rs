@@ -32,13 +32,12 @@ impl Tally {
 
     /// All documents together.
     pub fn total(&self) -> Counts {
-        let sum = |f: fn(&Counts) -> u64| self.documents.iter().map(f).sum();
-        Counts { tokens: sum(|c| c.tokens), calls: sum(|c| c.calls) }
+        total(&self.documents)
     }
 
     /// Decoded tokens over calls, a ratio of sums.
     pub fn block_efficiency(&self) -> f64 {
-        ratio(self.total())
+        block_efficiency(&self.documents)
     }
 
     /// The unweighted mean over documents of tokens over calls.
@@ -55,6 +54,16 @@ impl Tally {
     pub fn accept_rates(&self) -> Vec<f64> {
         self.accepted.iter().zip(&self.offered).map(|(&a, &o)| a as f64 / o.max(1) as f64).collect()
     }
+}
+
+/// Decoded tokens over calls, each summed over the documents.
+pub fn block_efficiency(documents: &[Counts]) -> f64 {
+    ratio(total(documents))
+}
+
+fn total(documents: &[Counts]) -> Counts {
+    let sum = |f: fn(&Counts) -> u64| documents.iter().map(f).sum();
+    Counts { tokens: sum(|c| c.tokens), calls: sum(|c| c.calls) }
 }
 
 fn ratio(counts: Counts) -> f64 {

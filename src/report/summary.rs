@@ -74,14 +74,14 @@ fn gain(best: &Variant, base: &Variant) -> String {
 }
 
 fn compared(set: &Dataset) -> String {
-    match set.variants.len() {
+    match set.decoders().count() {
         0..=2 => String::new(),
         n => format!(" It is the best of the {n} variants compared on this same set, which flatters it a little."),
     }
 }
 
 fn no_gain(set: &Dataset) -> String {
-    match set.variants.iter().filter(|v| v.lossless && v.name != BASELINE).count() {
+    match set.decoders().filter(|v| v.lossless && v.name != BASELINE).count() {
         0 => String::new(),
         1 => " The other lossless variant decodes no more.".to_owned(),
         n => format!(" None of the {n} other lossless variants decodes more."),

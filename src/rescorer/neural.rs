@@ -5,7 +5,7 @@
 //! each seeing the text up to its own start and its own draft only. Scores are logits: within a slot they differ from
 //! log-probabilities by a constant.
 
-use super::{Drafter, Drafts, Session};
+use super::{Bpd, Drafter, Drafts, Session};
 use crate::backbone::{Inputs, KvCache, Llama, Visible};
 use crate::error::Result;
 use crate::lattice::{Lattice, choose};
@@ -75,6 +75,10 @@ struct Growing<'a> {
 impl Session for NeuralSession<'_> {
     fn drafts(&mut self, text: &[u32], starts: &[usize], lattices: &[&Lattice]) -> Result<Vec<Drafts>> {
         let scale = self.drafter.scale;
+        if scale == 0.0 {
+            // The model has no say.
+            return Bpd.drafts(text, starts, lattices);
+        }
         let mut drafts: Vec<Growing> = starts
             .iter()
             .zip(lattices)

@@ -8,13 +8,13 @@ use super::{Rescorer, Traces, TrainedHeads, Workspace};
 use crate::error::{Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
-    LiveOutcome, ReplayText, Step, Tally, autoregressive_speed, check_live, loops, oracle_lengths, replay,
-    replay_oracle,
+    LiveOutcome, ReplayText, Step, Tally, autoregressive_speed, block_efficiency, check_live, loops, oracle_lengths,
+    replay, replay_oracle,
 };
 use crate::files;
 use crate::lattice::{Lattice, oracle_dp};
 use crate::progress::{self, Progress};
-use crate::report::{Dataset, Live, LiveVariant, Looping, OraclePoint, Report, TuningPoint, Variant, read};
+use crate::report::{Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, TuningPoint, Variant, read};
 use crate::rescorer::{Bpd, Drafter, NeuralDrafter, NgramDrafter, PBestHeads};
 use crate::traces::{Trace, TraceDocument};
 
@@ -117,17 +117,9 @@ impl Evaluation<'_> {
         let base = base.expect("plain decoding is the first variant");
         let looping: Vec<bool> = test.texts.iter().map(|t| loops(t.continuation())).collect();
         set.looping = looping_text(&looping, &base);
-        for &k in &options.oracle_top_k {
-            let (point, tally) = oracle(&test.texts, k);
-            set.oracle.push(point);
-            if k == options.top_k {
-                set.variants.push(self.variant("oracle", 1, None, &tally, &base, &groups)?);
-            }
-        }
-        if !options.oracle_top_k.contains(&options.top_k) {
-            let (_, tally) = oracle(&test.texts, options.top_k);
-            set.variants.push(self.variant("oracle", 1, None, &tally, &base, &groups)?);
-        }
+        set.oracle = options.oracle_top_k.iter().map(|&k| oracle(&test.texts, k).0).collect();
+        let (_, tally) = oracle(&test.texts, options.top_k);
+        set.variants.push(self.variant(ORACLE, 1, None, &tally, &base, &groups)?);
         set.live = self.live(&test.texts, &walked, &mut set.variants, &mut bar)?;
         bar.finish(&format!("{} test documents, {} variants", set.documents, set.variants.len()));
         Ok(set)
@@ -208,13 +200,6 @@ impl Evaluation<'_> {
         let options = &self.workspace.config;
         let bands = intervals(groups, base, &tally.documents, options.evaluation.bootstrap, options.seed)?;
         let (mean_nodes, most_nodes) = tally.verified();
-        let (sum, of_base) = (
-            |counts: &[Counts]| {
-                let total = |f: fn(&Counts) -> u64| counts.iter().map(f).sum::<u64>() as f64;
-                total(|c| c.tokens) / total(|c| c.calls)
-            },
-            base,
-        );
         Ok(Variant {
             name: name.to_owned(),
             block_efficiency: tally.block_efficiency(),
@@ -224,7 +209,7 @@ impl Evaluation<'_> {
             prefill_calls: tally.documents.len() as u64,
             verified_tokens_per_call: mean_nodes,
             verified_tokens_per_call_max: most_nodes as u64,
-            relative_gain: tally.block_efficiency() / sum(of_base) - 1.0,
+            relative_gain: tally.block_efficiency() / block_efficiency(base) - 1.0,
             relative_gain_ci95: bands.gain,
             lm_scale,
             drafts: drafts as u64,
@@ -336,14 +321,10 @@ fn oracle(texts: &[ReplayText], k: usize) -> (OraclePoint, Tally) {
 
 fn looping_text(looping: &[bool], base: &[Counts]) -> Looping {
     let documents = looping.iter().filter(|&&l| l).count();
-    let mut rest = Counts::default();
-    for (counts, _) in base.iter().zip(looping).filter(|(_, looping)| !**looping) {
-        rest.tokens += counts.tokens;
-        rest.calls += counts.calls;
-    }
+    let rest: Vec<Counts> = base.iter().zip(looping).filter(|(_, looping)| !**looping).map(|(c, _)| *c).collect();
     Looping {
         documents: documents as u64,
         share: documents as f64 / looping.len() as f64,
-        bpd_block_efficiency_without: (rest.calls > 0).then(|| rest.tokens as f64 / rest.calls as f64),
+        bpd_block_efficiency_without: (!rest.is_empty()).then(|| block_efficiency(&rest)),
     }
 }
