@@ -61,13 +61,6 @@ pub struct Opened {
     pub note: Option<String>,
 }
 
-impl Opened {
-    /// Whether tensors are plain memory of this process, so that reading them back costs nothing.
-    pub fn is_cpu(&self) -> bool {
-        self.choice == DeviceChoice::Cpu
-    }
-}
-
 /// Opens what was chosen. An explicit accelerator that is not there is an error; `auto` falls back to the CPU and says why.
 pub fn open(choice: DeviceChoice) -> Result<Opened> {
     match choice {

@@ -5,8 +5,7 @@ use std::path::Path;
 
 /// What went wrong, where, and what to do about it, as one paragraph of plain text.
 ///
-/// The library never prints and never exits; the command line shows the paragraph and turns [`Error::exit_code`] into the
-/// process's exit code.
+/// The command line shows it and turns [`Error::exit_code`] into the process's exit code.
 #[derive(Debug)]
 pub struct Error {
     message: String,

@@ -1,7 +1,7 @@
 //! Files that are either whole or absent: written aside, flushed, renamed.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -10,29 +10,58 @@ use crate::error::{Error, Result, bail};
 
 /// Writes `path` so that a reader, or a crash, sees the old content or the new, never a part of it.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// [`write_atomic`] for content that is produced piece by piece.
+pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
+    let whole = || -> io::Result<()> {
         fs::create_dir_all(folder)?;
         // Dropping the temporary file on any error removes it.
-        let mut aside = tempfile::Builder::new().prefix(".aside-").tempfile_in(folder)?;
-        aside.write_all(bytes)?;
+        let aside = aside(0o666).tempfile_in(folder)?;
+        let mut buffer = BufWriter::new(aside.as_file());
+        write(&mut buffer)?;
+        buffer.flush()?;
+        drop(buffer);
         aside.as_file().sync_all()?;
-        make_readable(aside.as_file())?;
         aside.persist(path).map_err(|e| e.error)?;
         Ok(())
     };
-    write().map_err(|e| Error::io("write", path, e))
+    whole().map_err(|e| Error::io("write", path, e))
 }
 
-/// Temporary files are private by default; results are not.
-fn make_readable(file: &File) -> std::io::Result<()> {
+/// What files and folders are called until they are whole.
+const ASIDE: &str = ".aside-";
+
+/// Makes files and folders aside. Temporary ones are private by default; results are as any others, the umask deciding.
+fn aside(mode: u32) -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(ASIDE);
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    }
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
     #[cfg(not(unix))]
-    let _ = file;
+    let _ = mode;
+    builder
+}
+
+/// Removes what a killed process left aside in `folder` and below. Only for folders that nobody else is writing to.
+pub fn sweep(folder: &Path) -> Result<()> {
+    let Ok(listing) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in listing.flatten() {
+        let path = entry.path();
+        let left_over = entry.file_name().to_string_lossy().starts_with(ASIDE);
+        let done = match (left_over, path.is_dir()) {
+            (true, true) => fs::remove_dir_all(&path),
+            (true, false) => fs::remove_file(&path),
+            (false, true) => {
+                sweep(&path)?;
+                Ok(())
+            }
+            (false, false) => Ok(()),
+        };
+        done.map_err(|e| Error::io("remove", &path, e))?;
+    }
     Ok(())
 }
 
@@ -66,7 +95,7 @@ pub fn for_each_line(path: &Path, mut each: impl FnMut(usize, &str) -> Result<()
         let number = index + 1;
         let line = match line {
             Ok(line) => line,
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                 bail!("{}: line {number} is not UTF-8 text. Convert the file to UTF-8.", path.display())
             }
             Err(e) => return Err(Error::io("read", path, e)),
@@ -88,9 +117,9 @@ impl StagedDir {
     /// Starts a folder that is to become `target`, beside it on the same file system.
     pub fn new(target: &Path) -> Result<Self> {
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let make = || -> std::io::Result<tempfile::TempDir> {
+        let make = || -> io::Result<tempfile::TempDir> {
             fs::create_dir_all(folder)?;
-            tempfile::Builder::new().prefix(".aside-").tempdir_in(folder)
+            aside(0o777).tempdir_in(folder)
         };
         Ok(Self { aside: make().map_err(|e| Error::io("create a folder in", folder, e))?, target: target.into() })
     }
@@ -102,17 +131,14 @@ impl StagedDir {
 
     /// Replaces `target` by what was written.
     pub fn commit(self) -> Result<()> {
-        let replace = || -> std::io::Result<()> {
+        let replace = || -> io::Result<()> {
+            // The old folder goes aside in one step as well, and vanishes from there.
+            let folder = self.aside.path().parent().expect("it was made in a folder");
+            let old = aside(0o777).tempdir_in(folder)?;
             if self.target.exists() {
-                fs::remove_dir_all(&self.target)?;
+                fs::rename(&self.target, old.path().join("old"))?;
             }
-            #[cfg(unix)]
-            {
-                use std::os::unix::fs::PermissionsExt;
-                fs::set_permissions(self.aside.path(), fs::Permissions::from_mode(0o755))?;
-            }
-            fs::rename(self.aside.path(), &self.target)?;
-            Ok(())
+            fs::rename(self.aside.path(), &self.target)
         };
         replace().map_err(|e| Error::io("write", &self.target, e))?;
         let _ = self.aside.keep();

@@ -1,6 +1,6 @@
 //! What a person sees while something long runs: a bar on a terminal, plain lines elsewhere, nothing when quiet.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,16 +18,23 @@ pub fn set_verbosity(level: u8) {
 
 /// One line of normal importance.
 pub fn say(line: impl AsRef<str>) {
-    if VERBOSITY.load(Ordering::Relaxed) >= 1 {
-        eprintln!("{}", line.as_ref());
-    }
+    say_from(1, line.as_ref());
 }
 
 /// One line for those who asked for details (`-v`).
 pub fn detail(line: impl AsRef<str>) {
-    if VERBOSITY.load(Ordering::Relaxed) >= 2 {
-        eprintln!("{}", line.as_ref());
+    say_from(2, line.as_ref());
+}
+
+fn say_from(level: u8, line: &str) {
+    if VERBOSITY.load(Ordering::Relaxed) >= level {
+        complain(line);
     }
+}
+
+/// A line on standard error, whatever the verbosity. A reader that went away is no error.
+pub fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Turns the first Ctrl-C (or SIGTERM) into a request that long work honours at its next step; the second one kills.
@@ -36,7 +43,7 @@ pub fn listen_for_interrupt() -> Result<()> {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("\nfinishing the current step, then stopping; once more to stop at once");
+        complain("\nfinishing the current step, then stopping; once more to stop at once");
     })
     .map_err(|e| Error::new(format!("cannot listen for Ctrl-C: {e}.")))
 }
@@ -59,6 +66,7 @@ pub fn stop_if_interrupted(stage: &str) -> Result<()> {
 /// The progress of one stage.
 pub struct Progress {
     title: String,
+    first: usize,
     total: usize,
     started: Instant,
     bar: Option<ProgressBar>,
@@ -71,14 +79,19 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 impl Progress {
     /// Starts at 0 of `total`.
     pub fn new(title: impl Into<String>, total: usize) -> Self {
+        Self::starting_at(title, 0, total)
+    }
+
+    /// Starts at `first` of `total`, what came before having been done earlier.
+    pub fn starting_at(title: impl Into<String>, first: usize, total: usize) -> Self {
         let title = title.into();
         let bar = (VERBOSITY.load(Ordering::Relaxed) >= 1 && std::io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {eta} left")
                 .expect("the template is well formed");
-            ProgressBar::new(total as u64).with_style(style).with_prefix(title.clone())
+            ProgressBar::new(total as u64).with_style(style).with_prefix(title.clone()).with_position(first as u64)
         });
         let now = Instant::now();
-        Self { title, total, started: now, bar, last_line: now }
+        Self { title, first, total, started: now, bar, last_line: now }
     }
 
     /// `done` of the total, with a few words on how it goes.
@@ -91,7 +104,8 @@ impl Progress {
         if self.last_line.elapsed() >= PLAIN_INTERVAL {
             self.last_line = Instant::now();
             let elapsed = self.started.elapsed().as_secs_f64();
-            let left = elapsed / done.max(1) as f64 * self.total.saturating_sub(done) as f64;
+            let since = done.saturating_sub(self.first).max(1);
+            let left = elapsed / since as f64 * self.total.saturating_sub(done) as f64;
             say(format!("{} {done}/{} {} {left:.0} s left", self.title, self.total, words()));
         }
     }

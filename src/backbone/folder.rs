@@ -21,7 +21,7 @@ pub struct Backbone {
     pub tokenizer: Tokenizer,
     /// Ids that end a text.
     pub end_of_text: Vec<u32>,
-    /// BLAKE3 of weights and configuration.
+    /// BLAKE3 of weights, configuration and end-of-text ids.
     pub hash: String,
     /// Where it came from.
     pub path: PathBuf,
@@ -45,13 +45,9 @@ impl Backbone {
                 config.vocab_size
             );
         }
-        Ok(Self {
-            model,
-            tokenizer,
-            end_of_text: end_of_text(folder)?,
-            hash: hash_folder(folder)?,
-            path: folder.to_owned(),
-        })
+        let end_of_text = end_of_text(folder)?;
+        let hash = hash_folder(folder, &end_of_text)?;
+        Ok(Self { model, tokenizer, end_of_text, hash, path: folder.to_owned() })
     }
 }
 
@@ -70,18 +66,19 @@ pub fn read_model(folder: &Path, device: &Device) -> Result<Llama> {
     load_parameters(model, values).map_err(|e| e.within(weights.display()))
 }
 
-fn hash_folder(folder: &Path) -> Result<String> {
+/// Of everything that decides what the model writes.
+fn hash_folder(folder: &Path, end_of_text: &[u32]) -> Result<String> {
     let parts = [folder.join("model.safetensors"), folder.join("config.json")];
-    Ok(files::hash_json(&[files::hash_file(&parts[0])?, files::hash_file(&parts[1])?]))
+    Ok(files::hash_json(&(files::hash_file(&parts[0])?, files::hash_file(&parts[1])?, end_of_text)))
 }
 
 /// Writes a model (not its tokenizer) as a Hugging Face folder.
 pub fn save_model(folder: &Path, model: &Llama, end_of_text: u32, dtype: StorageType) -> Result<()> {
     let weights = collect_parameters(model);
     parameters_to_safetensors(&folder.join("model.safetensors"), &weights, dtype)?;
-    files::write_json(&folder.join("config.json"), &model.config().to_json(end_of_text, dtype))?;
     files::write_json(
         &folder.join("generation_config.json"),
         &json!({"bos_token_id": end_of_text, "eos_token_id": end_of_text}),
-    )
+    )?;
+    files::write_json(&folder.join("config.json"), &model.config().to_json(end_of_text, dtype))
 }

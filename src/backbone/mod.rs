@@ -12,6 +12,6 @@ mod model_config;
 
 pub use cache::KvCache;
 pub use folder::{Backbone, read_model, save_model};
-pub use generate::{Generated, best_two, generate};
+pub use generate::{best_two, generate};
 pub use llama::{Inputs, Llama, Visible};
 pub use model_config::ModelConfig;

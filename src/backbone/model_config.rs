@@ -79,10 +79,14 @@ impl ModelConfig {
         supported(json, "attention_bias", &json!(false))?;
         supported(json, "mlp_bias", &json!(false))?;
         supported(json, "hidden_act", &json!("silu"))?;
+        // Newer exporters keep the rotary base in a table of its own.
+        let rope = json.get("rope_parameters").and_then(Value::as_object);
+        if let Some(rope) = rope {
+            supported(rope, "rope_type", &json!("default"))?;
+        }
         let (hidden_size, num_attention_heads) = (count(json, "hidden_size")?, count(json, "num_attention_heads")?);
         let optional =
-            |key: &str, otherwise: usize| if json.contains_key(key) { count(json, key) } else { Ok(otherwise) };
-        let number = |key: &str, otherwise: f64| json.get(key).and_then(Value::as_f64).unwrap_or(otherwise);
+            |key: &str, otherwise: usize| if present(json, key).is_some() { count(json, key) } else { Ok(otherwise) };
         let config = Self {
             vocab_size: count(json, "vocab_size")?,
             hidden_size,
@@ -92,11 +96,12 @@ impl ModelConfig {
             num_key_value_heads: optional("num_key_value_heads", num_attention_heads)?,
             head_dim: optional("head_dim", hidden_size / num_attention_heads)?,
             max_position_embeddings: optional("max_position_embeddings", 2048)?,
-            rms_norm_eps: number("rms_norm_eps", 1e-6),
-            rope_theta: number("rope_theta", 10_000.0),
+            rms_norm_eps: number(json, "rms_norm_eps", 1e-6)?,
+            rope_theta: number(rope.unwrap_or(json), "rope_theta", 10_000.0)?,
             tie_word_embeddings: json.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),
         };
-        if config.num_attention_heads % config.num_key_value_heads != 0 || config.head_dim % 2 != 0 {
+        if !config.num_attention_heads.is_multiple_of(config.num_key_value_heads) || !config.head_dim.is_multiple_of(2)
+        {
             bail!("num_key_value_heads must divide num_attention_heads, and head_dim must be even.");
         }
         Ok(config)
@@ -116,6 +121,18 @@ impl ModelConfig {
     }
 }
 
+/// The value of a key, null counting as absent.
+fn present<'a>(json: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    json.get(key).filter(|value| !value.is_null())
+}
+
+fn number(json: &Map<String, Value>, key: &str, otherwise: f64) -> Result<f64> {
+    match present(json, key) {
+        None => Ok(otherwise),
+        Some(value) => value.as_f64().ok_or_else(|| Error::new(format!("`{key}` is {value}; it must be a number."))),
+    }
+}
+
 fn count(json: &Map<String, Value>, key: &str) -> Result<usize> {
     match json.get(key).and_then(Value::as_u64) {
         Some(n) if n > 0 => Ok(n as usize),
@@ -125,8 +142,8 @@ fn count(json: &Map<String, Value>, key: &str) -> Result<usize> {
 
 /// Absent, or the one value that this code computes.
 fn supported(json: &Map<String, Value>, key: &str, only: &Value) -> Result<()> {
-    match json.get(key) {
-        Some(value) if value != only && !value.is_null() => {
+    match present(json, key) {
+        Some(value) if value != only => {
             bail!("`{key}` is {value}; this version supports {only} only.")
         }
         _ => Ok(()),
@@ -168,11 +185,18 @@ mod tests {
             ("attention_bias", json!(true)),
             ("hidden_act", json!("gelu")),
             ("hidden_size", json!("x")),
+            ("rope_theta", json!("x")),
         ] {
             let mut bad = json.clone();
             bad.insert(key.into(), value);
             let error = ModelConfig::from_json(&bad).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
         }
+        let mut newer = json.clone();
+        newer.remove("rope_theta");
+        newer.insert("rope_parameters".into(), json!({"rope_theta": 5e5, "rope_type": "default"}));
+        assert_eq!(ModelConfig::from_json(&newer).unwrap().rope_theta, 5e5);
+        newer.insert("rope_parameters".into(), json!({"rope_theta": 5e5, "rope_type": "yarn"}));
+        assert!(ModelConfig::from_json(&newer).is_err());
     }
 }

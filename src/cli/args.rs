@@ -29,12 +29,6 @@ pub struct Common {
     /// Where to compute: auto, cpu, cuda[:N] or wgpu[:N]; overrides the configuration
     #[arg(long, global = true, value_name = "DEVICE")]
     pub device: Option<String>,
-    /// Seed of every random choice; overrides the configuration
-    #[arg(long, global = true)]
-    pub seed: Option<u64>,
-    /// Override a key of the configuration, for instance --set heads.hidden=256; may be repeated
-    #[arg(long, global = true, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
     /// Form of what is printed on standard output
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     pub format: Format,
@@ -60,6 +54,12 @@ pub struct ConfigFile {
     /// Print the resolved configuration, which runs again as it is, and stop
     #[arg(long)]
     pub print_config: bool,
+    /// Seed of every random choice; overrides the configuration
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Override a key of the configuration, for instance --set heads.hidden=256; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,9 +16,8 @@ pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
     if prompt.is_empty() || prompt.len() >= context {
         bail!("--prompt has {} tokens; it needs at least 1 and fewer than the context's {context}.", prompt.len());
     }
-    let generated = backbone::generate(&backbone, &[&prompt], options.max_new)?;
-    let tokens = &generated[0].tokens;
-    let text = backbone.tokenizer.decode(tokens)?;
+    let tokens = backbone::generate(&backbone, &[&prompt], options.max_new)?.remove(0);
+    let text = backbone.tokenizer.decode(&tokens)?;
     match common.format {
         Format::Json => print_json(&json!({"token_ids": tokens, "text": text})),
         Format::Table => print(&format!("{text}\n")),

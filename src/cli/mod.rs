@@ -20,14 +20,16 @@ use args::{Arguments, Command};
 pub fn main() -> ExitCode {
     // A panic is a bug in this program; say so in one paragraph instead of a stack of frames.
     std::panic::set_hook(Box::new(|panic| {
-        eprintln!("error: this is a bug in draftsmith, please report it with the command you ran: {panic}");
+        progress::complain(&format!(
+            "error: this is a bug in draftsmith, please report it with the command you ran: {panic}"
+        ));
     }));
     let arguments = Arguments::parse();
     let outcome = std::panic::catch_unwind(|| dispatch(&arguments));
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            eprintln!("error: {error}");
+            progress::complain(&format!("error: {error}"));
             ExitCode::from(error.exit_code())
         }
         Err(_) => ExitCode::from(2),
@@ -37,7 +39,6 @@ pub fn main() -> ExitCode {
 fn dispatch(arguments: &Arguments) -> Result<()> {
     let verbosity = if arguments.common.quiet { 0 } else { 1 + u8::from(arguments.common.verbose) };
     progress::set_verbosity(verbosity);
-    progress::listen_for_interrupt()?;
     let common = &arguments.common;
     match &arguments.command {
         Command::Run(config) => stages::run(common, config),

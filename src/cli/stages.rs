@@ -13,12 +13,13 @@ use crate::stages::{self, Workspace};
 
 /// The configuration with the command line's overrides; none when it was only to be printed.
 fn load(common: &Common, file: &ConfigFile) -> Result<Option<Config>> {
-    let overrides = Overrides { set: common.set.clone(), seed: common.seed, device: common.device.clone() };
+    let overrides = Overrides { set: file.set.clone(), seed: file.seed, device: common.device.clone() };
     let config = config::load(&file.config, &overrides)?;
     if file.print_config {
         print(&config.to_toml())?;
         return Ok(None);
     }
+    progress::listen_for_interrupt()?;
     Ok(Some(config))
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, bail};
-use crate::text::SplitFractions;
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,9 +76,11 @@ pub struct DataConfig {
     pub prompt: String,
     /// Field with the text that follows; empty when the corpus has prompts only.
     pub completion: String,
-    /// Field whose equal values stay in one split and are resampled together.
+    /// Field whose equal values stay in one split and are resampled together; empty for the prompt's field.
     pub group: String,
-    /// Put between prompt and completion.
+    /// Field that says how the text ended: where it is "length", the text was cut and no end-of-text follows it.
+    pub finish: String,
+    /// Put between prompt and completion, and so at the end of what the backbone is given.
     pub separator: String,
     /// Share of groups held out to choose scales and checkpoints on.
     pub dev: f64,
@@ -94,18 +95,12 @@ impl Default for DataConfig {
             id: "id".into(),
             prompt: "prompt".into(),
             completion: "completion".into(),
-            group: "prompt".into(),
-            separator: "\n".into(),
+            group: String::new(),
+            finish: "finish".into(),
+            separator: String::new(),
             dev: 0.1,
             test: 0.2,
         }
-    }
-}
-
-impl DataConfig {
-    /// The shares as one value.
-    pub fn fractions(&self) -> SplitFractions {
-        SplitFractions { dev: self.dev, test: self.test }
     }
 }
 
@@ -261,14 +256,13 @@ pub struct NgramConfig {
     pub order: usize,
     /// What is counted.
     pub text: Vec<TextSource>,
-    /// Discounts for an order whose counts of counts are degenerate; without them that is an error.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub discount_fallback: Option<[f64; 3]>,
+    /// Discounts for an order whose counts of counts are degenerate, as those of small texts are.
+    pub discount_fallback: [f64; 3],
 }
 
 impl Default for NgramConfig {
     fn default() -> Self {
-        Self { order: 3, text: vec![TextSource::Gold, TextSource::Traces], discount_fallback: Some([0.5, 1.0, 1.5]) }
+        Self { order: 3, text: vec![TextSource::Gold, TextSource::Traces], discount_fallback: [0.5, 1.0, 1.5] }
     }
 }
 
@@ -390,17 +384,16 @@ impl Default for PretrainConfig {
 impl Config {
     /// Checks what types cannot: ranges, and what must not be empty. Errors name the key.
     pub fn validate(&self) -> Result<()> {
-        if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
-            bail!(
-                "`name` is `{}`; it names a folder under runs/, so it must be non-empty, without slashes and without a leading dot.",
-                self.name
-            );
+        names_a_folder("name", &self.name)?;
+        if i64::try_from(self.seed).is_err() {
+            bail!("`seed` is {}; it must be at most {}.", self.seed, i64::MAX);
         }
         self.device.parse::<crate::device::DeviceChoice>().map_err(|e| e.within("`device`"))?;
         if self.data.is_empty() {
             bail!("no corpus: add a section such as [data.mine] with `path = \"mine.jsonl\"`.");
         }
         for (name, data) in &self.data {
+            names_a_folder(&format!("data.{name}"), name)?;
             if data.path.is_empty() {
                 bail!("`data.{name}.path` is missing; it names the corpus file.");
             }
@@ -411,13 +404,17 @@ impl Config {
         }
         at_least("traces.max_new", self.traces.max_new, 1)?;
         at_least("traces.batch", self.traces.batch, 1)?;
+        at_least("traces.train_documents", self.traces.train_documents, 1)?;
+        at_least("traces.dev_documents", self.traces.dev_documents, 1)?;
+        at_least("traces.test_documents", self.traces.test_documents, 1)?;
         at_least("heads.block_size", self.heads.block_size, 2)?;
         at_least("heads.hidden", self.heads.hidden, 1)?;
         at_least("heads.positions_per_step", self.heads.positions_per_step, 1)?;
         self.heads.training.validate("heads.training")?;
         for (name, rescorer) in &self.rescorer {
             let key = format!("rescorer.{name}");
-            if ["bpd", "oracle", "pbest-0gram"].contains(&name.as_str()) {
+            names_a_folder(&key, name)?;
+            if ["bpd", "oracle", "0gram"].contains(&name.as_str()) || name.starts_with("pbest-") {
                 bail!("`{key}`: this name is taken by a built-in variant; choose another.");
             }
             match rescorer {
@@ -487,13 +484,15 @@ impl OptimizationConfig {
 
 impl LanguageModelConfig {
     fn validate(&self, key: &str) -> Result<()> {
-        for (name, value) in [("layers", self.layers), ("intermediate", self.intermediate), ("context", self.context)] {
-            at_least(&format!("{key}.{name}"), value, 1)?;
+        for (name, value, least) in
+            [("layers", self.layers, 1), ("intermediate", self.intermediate, 1), ("context", self.context, 2)]
+        {
+            at_least(&format!("{key}.{name}"), value, least)?;
         }
         let divides = |small: usize, large: usize| small > 0 && large.is_multiple_of(small);
         if !divides(self.heads, self.hidden)
             || !divides(self.kv_heads, self.heads)
-            || (self.hidden / self.heads) % 2 != 0
+            || !(self.hidden / self.heads).is_multiple_of(2)
         {
             bail!(
                 "`{key}`: heads ({}) must divide hidden ({}) into even widths, and kv_heads ({}) must divide heads.",
@@ -504,6 +503,15 @@ impl LanguageModelConfig {
         }
         Ok(())
     }
+}
+
+fn names_a_folder(key: &str, name: &str) -> Result<()> {
+    if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+        bail!(
+            "`{key}` is named `{name}`; the name becomes a folder, so it must be non-empty, without slashes and without a leading dot."
+        );
+    }
+    Ok(())
 }
 
 fn at_least(key: &str, value: usize, least: usize) -> Result<()> {

@@ -11,39 +11,8 @@ use crate::error::{Result, bail};
 use crate::heads::{FfnHeads, candidates};
 use crate::lattice::{DraftTree, Lattice};
 use crate::nn::{from_host, to_host};
-use crate::rescorer::Session;
+use crate::rescorer::{Closest, Decision, Drafter, Session};
 use crate::traces::round_to;
-
-/// Which decision of a block was closest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Near {
-    /// The backbone's two largest logits.
-    Verifier,
-    /// A head's k-th and (k+1)-th candidate.
-    Candidates,
-    /// The drafter's choice: the p-th and (p+1)-th path, or a rescored argmax.
-    Draft,
-}
-
-impl Near {
-    /// As written in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Verifier => "verifier",
-            Self::Candidates => "candidates",
-            Self::Draft => "draft",
-        }
-    }
-}
-
-/// The closest decision of a block and its margin.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct NearTie {
-    /// Which decision.
-    pub kind: Near,
-    /// By how much it was taken.
-    pub margin: f64,
-}
 
 /// One decoded block.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,13 +22,14 @@ pub struct Block {
     /// Draft nodes verified.
     pub nodes: usize,
     /// The closest decision.
-    pub closest: NearTie,
+    pub closest: Closest,
 }
 
 /// Decodes one document block by block.
 pub struct Decoder<'a> {
     backbone: &'a Backbone,
     heads: &'a FfnHeads,
+    drafter: &'a dyn Drafter,
     session: Box<dyn Session + 'a>,
     top_k: usize,
     dtype: StorageType,
@@ -78,7 +48,7 @@ impl<'a> Decoder<'a> {
     pub fn new(
         backbone: &'a Backbone,
         heads: &'a FfnHeads,
-        session: Box<dyn Session + 'a>,
+        drafter: &'a dyn Drafter,
         top_k: usize,
         dtype: StorageType,
         prompt: &[u32],
@@ -100,7 +70,8 @@ impl<'a> Decoder<'a> {
         Ok(Self {
             backbone,
             heads,
-            session,
+            drafter,
+            session: drafter.session(),
             top_k,
             dtype,
             cache,
@@ -141,18 +112,17 @@ impl<'a> Decoder<'a> {
         let tokens = tokens[..kept].to_vec();
         // The lead after the last accepted node decides where acceptance ended, so it belongs to this block as well.
         let verifier = accepted.iter().map(|&node| after[node].1).fold(self.next.1, f32::min);
-        let margins = [
-            (Near::Verifier, f64::from(verifier)),
-            (Near::Candidates, f64::from(lattice_margin)),
-            (Near::Draft, drafts.margin),
-        ];
-        let closest = margins.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).expect("three margins");
+        let mut closest =
+            Closest::new(Decision::Verifier, f64::from(verifier)).or(Closest::new(Decision::Draft, drafts.margin));
+        if self.drafter.reads_whole_lattice() {
+            closest = closest.or(Closest::new(Decision::Candidates, f64::from(lattice_margin)));
+        }
         let last = *accepted.last().expect("the pinned token is always accepted");
         self.cache.keep(start, &accepted);
         self.text.extend(&tokens);
         self.hidden = hidden.narrow(0, last, 1);
         self.next = after[last];
-        Ok(Block { tokens, nodes: tree.len(), closest: NearTie { kind: closest.0, margin: closest.1 } })
+        Ok(Block { tokens, nodes: tree.len(), closest })
     }
 
     /// Takes back everything after `decoded` tokens of the continuation and commits `tokens` instead, with a plain
@@ -169,10 +139,10 @@ impl<'a> Decoder<'a> {
         round_to(self.dtype, &mut values);
         let (device, width) = (self.hidden.device(), values.len());
         let unembedding = self.backbone.model.unembedding();
-        let found = candidates(self.heads, &unembedding, from_host(values, [1, width], &device), self.top_k);
+        let found = candidates(self.heads, &unembedding, from_host(values, [1, width], &device), self.top_k)?;
         let slots = (self.limit - self.decoded().len()).min(self.heads.count() + 1);
         let lattice = Lattice::pinned(self.next.0, found.k, &found.ids, &found.scores)?.prefix(slots, found.k)?;
-        Ok((lattice, found.margin(0, found.k)))
+        Ok((lattice, found.margin(0, slots - 1, found.k)))
     }
 
     /// Hidden states `[nodes, d]` of a draft tree behind the committed text.

@@ -3,4 +3,4 @@
 
 mod blockwise;
 
-pub use blockwise::{Block, Decoder, Near, NearTie};
+pub use blockwise::{Block, Decoder};

@@ -19,6 +19,8 @@ pub const NEAR_TIE: f64 = 1e-3;
 pub struct LiveOutcome {
     /// Documents that differ from the replay without a near-tie.
     pub mismatches: usize,
+    /// Those of them whose text differs as well, not only the cuts between blocks.
+    pub text_mismatches: usize,
     /// Documents whose first difference is a near-tie.
     pub near_ties: usize,
     /// The near-ties by kind.
@@ -30,7 +32,7 @@ pub struct LiveOutcome {
 }
 
 /// Decodes `texts` live with a drafter and compares text and accepted lengths with `replayed`, block by block. After a
-/// near-tie, decoding goes on from the trace's token; after a mismatch the document is given up.
+/// near-tie, decoding goes on from the trace's token; after a mismatch it goes on by itself.
 pub fn check_live(
     backbone: &Backbone,
     heads: &FfnHeads,
@@ -44,28 +46,32 @@ pub fn check_live(
     for (text, steps) in texts.iter().zip(replayed) {
         let started = Instant::now();
         let prompt = &text.tokens[..text.prompt];
-        let mut decoder = Decoder::new(backbone, heads, drafter.session(), top_k, dtype, prompt, text.limit)?;
-        let mut tie = None;
-        let mut mismatch = false;
+        let mut decoder = Decoder::new(backbone, heads, drafter, top_k, dtype, prompt, text.limit)?;
+        let (mut tie, mut mismatch) = (None, false);
         for step in steps {
             let expected = &text.continuation()[step.start..][..step.accepted];
             let block = decoder.step()?;
             if block.tokens == expected {
                 continue;
             }
-            let margin = block.closest.margin.min(step.margin);
-            if margin >= NEAR_TIE {
+            let closest = block.closest.or(step.closest);
+            if closest.margin >= NEAR_TIE {
                 mismatch = true;
                 break;
             }
-            tie.get_or_insert(block.closest.kind.name());
+            tie.get_or_insert(closest.decision.name());
             decoder.replace(step.start, expected);
         }
-        mismatch |= decoder.decoded() != text.continuation() || !decoder.finished();
+        // After a mismatch the rest is decoded without help: is it at least the same text?
+        while !decoder.finished() {
+            decoder.step()?;
+        }
         outcome.tokens += decoder.decoded().len();
         outcome.seconds += started.elapsed().as_secs_f64();
-        if mismatch {
+        let same_text = decoder.decoded() == text.continuation();
+        if mismatch || !same_text {
             outcome.mismatches += 1;
+            outcome.text_mismatches += usize::from(!same_text);
         } else if let Some(kind) = tie {
             outcome.near_ties += 1;
             *outcome.by_kind.entry(kind).or_default() += 1;
@@ -79,7 +85,7 @@ pub fn autoregressive_speed(backbone: &Backbone, texts: &[&ReplayText]) -> Resul
     let started = Instant::now();
     let mut tokens = 0;
     for text in texts {
-        tokens += generate(backbone, &[&text.tokens[..text.prompt]], text.limit)?[0].tokens.len();
+        tokens += generate(backbone, &[&text.tokens[..text.prompt]], text.limit)?[0].len();
     }
     Ok(tokens as f64 / started.elapsed().as_secs_f64())
 }

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::heads::{FfnHeads, candidates};
 use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length};
 use crate::nn::from_host;
-use crate::rescorer::Drafter;
+use crate::rescorer::{Closest, Decision, Drafter};
 use crate::traces::{Trace, TraceDocument};
 
 /// One traced document, with the lattice of every position at which a block could begin.
@@ -40,8 +40,8 @@ pub struct Step {
     pub slots: usize,
     /// Draft nodes verified.
     pub nodes: usize,
-    /// How clear the draft was (see [`crate::rescorer::Drafts::margin`]), the lattice's own margin included.
-    pub margin: f64,
+    /// The closest decision behind the draft.
+    pub closest: Closest,
 }
 
 impl ReplayText {
@@ -58,13 +58,14 @@ impl ReplayText {
         let (tokens, width) = (trace.tokens(entry).to_vec(), trace.width());
         let rows = entry.prompt - 1..entry.len() - 1;
         let hidden = from_host(trace.hidden(entry, rows.clone()), [rows.len(), width], &unembedding.device());
-        let found = candidates(heads, unembedding, hidden, widest);
+        let found = candidates(heads, unembedding, hidden, widest)?;
         let (mut lattices, mut margins) = (Vec::new(), Vec::new());
         for t in 0..entry.continuation {
             let (ids, scores) = found.at(t);
             let whole = Lattice::pinned(tokens[entry.prompt + t], found.k, ids, scores)?;
-            lattices.push(whole.prefix((entry.limit - t).min(heads.count() + 1), found.k)?);
-            margins.push(found.margin(t, k));
+            let slots = (entry.limit - t).min(heads.count() + 1);
+            lattices.push(whole.prefix(slots, found.k)?);
+            margins.push(found.margin(t, slots - 1, k));
         }
         Ok(Self { prompt: entry.prompt, limit: entry.limit, entry: entry.clone(), tokens, lattices, margins })
     }
@@ -102,12 +103,16 @@ pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) ->
             }
         };
         let accepted = accepted_length(&drafts.paths, &target[start..]).max(1);
+        let mut closest = Closest::new(Decision::Draft, drafts.margin);
+        if drafter.reads_whole_lattice() {
+            closest = closest.or(Closest::new(Decision::Candidates, f64::from(text.margins[start])));
+        }
         steps.push(Step {
             start,
             accepted,
             slots: lattices[start].slots().min(target.len() - start),
             nodes: DraftTree::from_paths(&drafts.paths).len(),
-            margin: drafts.margin.min(f64::from(text.margins[start])),
+            closest,
         });
         start += accepted;
     }
@@ -127,7 +132,13 @@ pub fn replay_oracle(text: &ReplayText, lengths: &[usize]) -> Vec<Step> {
     while start < lengths.len() {
         let slots = text.lattices[start].slots().min(lengths.len() - start);
         let nodes = text.lattices[start].slots();
-        steps.push(Step { start, accepted: lengths[start], slots, nodes, margin: f64::INFINITY });
+        steps.push(Step {
+            start,
+            accepted: lengths[start],
+            slots,
+            nodes,
+            closest: Closest::new(Decision::Draft, f64::INFINITY),
+        });
         start += lengths[start];
     }
     steps

@@ -50,9 +50,11 @@ impl Tally {
         (self.nodes as f64 / self.total().calls.max(1) as f64, self.most_nodes)
     }
 
-    /// For position j = 1, 2, ...: blocks that accepted at least j tokens over blocks that had at least j slots.
-    pub fn accept_rates(&self) -> Vec<f64> {
-        self.accepted.iter().zip(&self.offered).map(|(&a, &o)| a as f64 / o.max(1) as f64).collect()
+    /// For position j = 1 to `block_size`: blocks that accepted at least j tokens over blocks that had at least j slots,
+    /// 0 where no block had.
+    pub fn accept_rates(&self, block_size: usize) -> Vec<f64> {
+        let rates = self.accepted.iter().zip(&self.offered).map(|(&a, &o)| a as f64 / o.max(1) as f64);
+        rates.chain(std::iter::repeat(0.0)).take(block_size).collect()
     }
 }
 
@@ -88,6 +90,7 @@ pub fn loops(tokens: &[u32]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rescorer::{Closest, Decision};
 
     #[test]
     fn loops_are_three_repeats_in_a_row() {
@@ -102,11 +105,17 @@ mod tests {
 
     #[test]
     fn rates_count_only_blocks_that_had_the_position() {
-        let step = |start, accepted, slots| Step { start, accepted, slots, nodes: 3, margin: 1.0 };
+        let step = |start, accepted, slots| Step {
+            start,
+            accepted,
+            slots,
+            nodes: 3,
+            closest: Closest::new(Decision::Draft, 1.0),
+        };
         let mut tally = Tally::default();
         tally.add(&[step(0, 2, 3), step(2, 1, 3), step(3, 1, 1)]);
         tally.add(&[step(0, 1, 1)]);
-        assert_eq!(tally.accept_rates(), [1.0, 0.5, 0.0]);
+        assert_eq!(tally.accept_rates(4), [1.0, 0.5, 0.0, 0.0]);
         assert_eq!(tally.block_efficiency(), 5.0 / 4.0);
         assert_eq!(tally.document_mean(), (4.0 / 3.0 + 1.0) / 2.0);
         assert_eq!(tally.verified(), (3.0, 3));

@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::FfnHeads;
+use crate::error::{Result, bail};
 use crate::lattice::top_k;
 use crate::nn::to_host;
 
@@ -25,7 +26,10 @@ pub struct Candidates {
 const CHUNK: usize = 1 << 24;
 
 /// Candidates from `[n, d]` hidden states through `unembedding` `[V, d]`; k is cut to V.
-pub fn candidates(heads: &FfnHeads, unembedding: &Tensor<2>, hidden: Tensor<2>, k: usize) -> Candidates {
+///
+/// # Errors
+/// Logits that are not numbers.
+pub fn candidates(heads: &FfnHeads, unembedding: &Tensor<2>, hidden: Tensor<2>, k: usize) -> Result<Candidates> {
     let ([n, _], [vocabulary, _], count) = (hidden.dims(), unembedding.dims(), heads.count());
     let k = k.min(vocabulary);
     let mut all = Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new() };
@@ -41,12 +45,17 @@ pub fn candidates(heads: &FfnHeads, unembedding: &Tensor<2>, hidden: Tensor<2>, 
         let logits = to_host(states.matmul(table.clone()));
         let best: Vec<_> = logits.par_chunks(vocabulary).map(|row| best_of(row, k)).collect();
         for (ids, scores, margin) in best {
+            if ids.len() < k {
+                bail!(
+                    "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
+                );
+            }
             all.ids.extend(ids);
             all.scores.extend(scores);
             all.margins.push(margin);
         }
     }
-    all
+    Ok(all)
 }
 
 fn best_of(logits: &[f32], k: usize) -> (Vec<u32>, Vec<f32>, f32) {
@@ -59,14 +68,14 @@ fn best_of(logits: &[f32], k: usize) -> (Vec<u32>, Vec<f32>, f32) {
 }
 
 impl Candidates {
-    /// The smallest lead, at one position, of a head's `k`-th candidate over the next one.
-    pub fn margin(&self, position: usize, k: usize) -> f32 {
+    /// The smallest lead, at one position, of the `k`-th candidate of one of the first `heads` heads over the next one.
+    pub fn margin(&self, position: usize, heads: usize, k: usize) -> f32 {
         let lead = |head: usize| {
             let cell = position * self.heads + head;
             let scores = &self.scores[cell * self.k..][..self.k];
             if k < self.k { scores[k - 1] - scores[k] } else { self.margins[cell] }
         };
-        (0..self.heads).map(lead).fold(f32::INFINITY, f32::min)
+        (0..heads).map(lead).fold(f32::INFINITY, f32::min)
     }
 
     /// Ids and scores `[heads, k]` at one position.

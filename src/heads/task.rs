@@ -128,7 +128,7 @@ impl Task<FfnHeads> for HeadTraining<'_> {
             HeadLoss::OneRandom => vec![rng.random_range(0..model.count())],
         };
         let hidden = self.hidden(self.train, &chosen).autodiff();
-        let (mut objective, mut loss, mut accuracy) = (None, 0.0, Map::new());
+        let (mut objective, mut loss, mut shares) = (None, 0.0, Vec::new());
         for &index in &heads {
             let state = model.state(index, hidden.clone());
             let (result, counted) = self.one_head(self.train, &chosen, index, state.clone().without_autodiff());
@@ -138,13 +138,17 @@ impl Task<FfnHeads> for HeadTraining<'_> {
                 None => part,
             });
             loss += result.loss / counted / heads.len() as f64;
-            accuracy.insert(format!("head {}", index + 2), json!(result.correct as f64 / counted));
+            shares.push(result.correct as f64 / counted);
         }
-        let mean = accuracy.values().filter_map(serde_json::Value::as_f64).sum::<f64>() / heads.len() as f64;
-        let metrics =
-            Map::from_iter([("accuracy".to_owned(), json!(mean)), ("accuracy_by_head".to_owned(), accuracy.into())]);
+        let by_head = heads.iter().zip(&shares).map(|(head, share)| (format!("head {}", head + 2), json!(share)));
+        let metrics = Map::from_iter([
+            ("accuracy".to_owned(), json!(shares.iter().sum::<f64>() / heads.len() as f64)),
+            ("accuracy_by_head".to_owned(), by_head.collect::<Map<_, _>>().into()),
+        ]);
         let objective = objective.expect("at least one head");
-        Ok(Batch { objective, loss, tokens: chosen.len(), metrics })
+        let by_head: Vec<String> = shares.iter().map(|share| format!("{:.0}", 100.0 * share)).collect();
+        let words = format!(" accuracy by head {} %", by_head.join("/"));
+        Ok(Batch { objective, loss, tokens: chosen.len(), metrics, words })
     }
 
     fn evaluate(&self, model: &FfnHeads) -> Result<Evaluated> {

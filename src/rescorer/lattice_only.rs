@@ -12,6 +12,10 @@ impl Drafter for Bpd {
     fn session(&self) -> Box<dyn Session + '_> {
         Box::new(*self)
     }
+
+    fn reads_whole_lattice(&self) -> bool {
+        false
+    }
 }
 
 impl Session for Bpd {

@@ -24,10 +24,58 @@ pub struct Drafts {
     pub margin: f64,
 }
 
+/// A decision that another order of floating-point sums could take otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Decision {
+    /// The backbone's largest logit against the second.
+    Verifier,
+    /// A head's k-th candidate against the next.
+    Candidates,
+    /// The drafter's choice: the p-th path against the next, or an argmax over a slot.
+    Draft,
+}
+
+impl Decision {
+    /// As written in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Verifier => "verifier",
+            Self::Candidates => "candidates",
+            Self::Draft => "draft",
+        }
+    }
+}
+
+/// The closest decision behind a block, and the lead by which it was taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Closest {
+    /// Which decision.
+    pub decision: Decision,
+    /// Its lead, in the units of its scores.
+    pub margin: f64,
+}
+
+impl Closest {
+    /// One decision.
+    pub fn new(decision: Decision, margin: f64) -> Self {
+        Self { decision, margin }
+    }
+
+    /// The closer of two.
+    pub fn or(self, other: Self) -> Self {
+        if other.margin < self.margin { other } else { self }
+    }
+}
+
 /// One way to draft.
 pub trait Drafter: Sync {
     /// Starts on a text.
     fn session(&self) -> Box<dyn Session + '_>;
+
+    /// Whether more than a slot's first candidate can enter a draft, so that it matters which k are in the lattice.
+    fn reads_whole_lattice(&self) -> bool {
+        true
+    }
 
     /// Whether drafting at every position of a text at once costs less than at the visited ones one by one.
     fn prefers_all_starts(&self) -> bool {

@@ -24,6 +24,10 @@ impl Drafter for NeuralDrafter<'_> {
         Box::new(NeuralSession { drafter: self, committed: Vec::new(), cache: None })
     }
 
+    fn reads_whole_lattice(&self) -> bool {
+        self.scale > 0.0
+    }
+
     fn prefers_all_starts(&self) -> bool {
         true
     }

@@ -27,7 +27,7 @@ pub fn evaluate(
 ) -> Result<Report> {
     let folder = workspace.folder.join("report");
     let made_of: Vec<&String> = rescorers.values().map(|(_, key)| key).collect();
-    let names: Vec<&String> = rescorers.keys().collect();
+    let names: Vec<&String> = workspace.corpora.iter().map(|c| &c.name).chain(rescorers.keys()).collect();
     let key = files::hash_json(&(
         &workspace.config.evaluation,
         workspace.config.seed,
@@ -65,6 +65,13 @@ struct Candidate<'a> {
     drafter: Box<dyn Fn(f64) -> Box<dyn Drafter + 'a> + 'a>,
 }
 
+/// A variant with its scale and its walk over every test document.
+struct Walked<'a> {
+    candidate: Candidate<'a>,
+    scale: Option<f64>,
+    steps: Vec<Vec<Step>>,
+}
+
 /// Documents with their lattices cut to the evaluated k.
 struct Texts {
     texts: Vec<ReplayText>,
@@ -93,7 +100,7 @@ impl Evaluation<'_> {
             live: None,
         };
         let mut base = None;
-        let mut walked = Vec::new();
+        let mut walked: Vec<Walked> = Vec::new();
         for candidate in self.candidates() {
             progress::stop_if_interrupted("evaluating")?;
             let scale = if candidate.rescored {
@@ -112,7 +119,7 @@ impl Evaluation<'_> {
             let tally = tally(&steps);
             let base = base.get_or_insert_with(|| tally.documents.clone());
             set.variants.push(self.variant(&candidate.name, candidate.paths, scale, &tally, base, &groups)?);
-            walked.push((candidate, scale, steps));
+            walked.push(Walked { candidate, scale, steps });
         }
         let base = base.expect("plain decoding is the first variant");
         let looping: Vec<bool> = test.texts.iter().map(|t| loops(t.continuation())).collect();
@@ -134,7 +141,8 @@ impl Evaluation<'_> {
         let mut texts = Vec::new();
         for entry in trace.documents().iter().filter(|d: &&TraceDocument| d.continuation > 0) {
             progress::stop_if_interrupted("evaluating")?;
-            texts.push(ReplayText::new(trace, entry, &self.heads.heads, &unembedding, widest, options.top_k)?);
+            let text = ReplayText::new(trace, entry, &self.heads.heads, &unembedding, widest, options.top_k);
+            texts.push(text.map_err(|e| e.within(&entry.id))?);
             bar.update(before + texts.len(), || "lattices".into());
         }
         if texts.is_empty() {
@@ -213,7 +221,7 @@ impl Evaluation<'_> {
             relative_gain_ci95: bands.gain,
             lm_scale,
             drafts: drafts as u64,
-            accept_rate_by_position: tally.accept_rates(),
+            accept_rate_by_position: tally.accept_rates(self.heads.heads.count() + 1),
             // Greedy exact match emits the backbone's own text whatever the draft; the live check can take this back.
             lossless: true,
         })
@@ -222,7 +230,7 @@ impl Evaluation<'_> {
     fn live(
         &self,
         texts: &[ReplayText],
-        walked: &[(Candidate, Option<f64>, Vec<Vec<Step>>)],
+        walked: &[Walked],
         variants: &mut [Variant],
         bar: &mut Progress,
     ) -> Result<Option<Live>> {
@@ -242,7 +250,7 @@ impl Evaluation<'_> {
             variants: Vec::new(),
         };
         let mut sum = LiveOutcome::default();
-        for (candidate, scale, steps) in walked {
+        for Walked { candidate, scale, steps } in walked {
             progress::stop_if_interrupted("evaluating")?;
             bar.update(texts.len(), || format!("live {}", candidate.name));
             let drafter = (candidate.drafter)(scale.unwrap_or(0.0));
@@ -257,7 +265,7 @@ impl Evaluation<'_> {
             }
             sum.tokens += outcome.tokens;
             sum.seconds += outcome.seconds;
-            if outcome.mismatches > 0
+            if outcome.text_mismatches > 0
                 && let Some(variant) = variants.iter_mut().find(|v| v.name == candidate.name)
             {
                 variant.lossless = false;

@@ -6,7 +6,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, json};
 
 use crate::backbone::{Inputs, Llama, Visible};
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::nn::{IGNORE, unembed};
 use crate::training::{Batch, Evaluated, Task};
 
@@ -20,13 +20,30 @@ pub struct LanguageModelling {
 
 impl LanguageModelling {
     /// Documents are cut to `context` tokens.
-    pub fn new(train: Vec<Vec<u32>>, dev: Vec<Vec<u32>>, context: usize, documents_per_step: usize, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// When train or dev has no document of at least two tokens.
+    pub fn new(
+        train: Vec<Vec<u32>>,
+        dev: Vec<Vec<u32>>,
+        context: usize,
+        documents_per_step: usize,
+        seed: u64,
+    ) -> Result<Self> {
         let cut = |mut documents: Vec<Vec<u32>>| {
             documents.iter_mut().for_each(|d| d.truncate(context));
             documents.retain(|d| d.len() > 1);
             documents
         };
-        Self { train: cut(train), dev: cut(dev), documents_per_step, seed }
+        let (train, dev) = (cut(train), cut(dev));
+        if train.is_empty() || dev.is_empty() {
+            bail!(
+                "there are {} train and {} dev texts of at least two tokens; a language model needs both. Check `text`, the corpora and their `dev` shares.",
+                train.len(),
+                dev.len()
+            );
+        }
+        Ok(Self { train, dev, documents_per_step, seed })
     }
 
     /// The mean negative log-likelihood of a token of `documents`, in nats.
@@ -71,7 +88,8 @@ impl Task<Llama> for LanguageModelling {
         let objective = (hidden * result.hidden_gradient).sum() + (table * table_gradient).sum();
         let accuracy = result.correct as f64 / counted as f64;
         let metrics = Map::from_iter([("accuracy".to_owned(), json!(accuracy))]);
-        Ok(Batch { objective, loss: result.loss / counted as f64, tokens: counted, metrics })
+        let words = format!(" accuracy {accuracy:.3}");
+        Ok(Batch { objective, loss: result.loss / counted as f64, tokens: counted, metrics, words })
     }
 
     fn evaluate(&self, model: &Llama) -> Result<Evaluated> {

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::language_model::LanguageModelling;
-use super::workspace::lock;
+use super::workspace::{lock, read_corpora};
 use crate::backbone::{Llama, ModelConfig, save_model};
 use crate::config::{Config, PretrainConfig, StorageType};
 use crate::device::Opened;
-use crate::error::{Result, bail};
+use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{Init, count_parameters};
 use crate::progress;
-use crate::text::{Document, END_OF_TEXT, Split, Tokenizer, read_corpus};
+use crate::text::{Document, END_OF_TEXT, Split, Tokenizer};
 use crate::training::{Place, train};
 
 /// Dev documents that the loss is watched on while training; the final figures use all of them.
@@ -26,51 +26,50 @@ pub fn pretrain(config: &Config, device: &Opened) -> Result<PathBuf> {
     let Some(options) = &config.pretrain else {
         bail!("the configuration has no [pretrain] section; add one with at least `output = \"checkpoints/mine\"`.");
     };
-    let mut splits = [Vec::new(), Vec::new(), Vec::new()];
-    for data in config.data.values() {
-        for document in read_corpus(data)? {
-            splits[data.fractions().split_of(&document.group) as usize].push(document);
-        }
+    if let Some(note) = &device.note {
+        progress::say(note);
     }
-    if splits.iter().any(Vec::is_empty) {
-        bail!(
-            "the corpora give {} train, {} dev and {} test documents; each split needs at least one.",
-            splits[0].len(),
-            splits[1].len(),
-            splits[2].len()
-        );
-    }
-    let output = PathBuf::from(&options.output);
-    let texts = splits[Split::Train as usize].iter().flat_map(|d| [d.prompt.as_str(), d.completion.as_str()]);
-    let tokenizer = Tokenizer::fit(texts, options.vocab_size, &output)?;
+    files::write_atomic(&run.join("run.toml"), config.to_toml().as_bytes())?;
+    let corpora = read_corpora(config)?;
+    let documents = |split: Split| corpora.iter().flat_map(move |corpus| corpus.split(split));
+    let texts = documents(Split::Train).flat_map(|d| [d.prompt.as_str(), d.completion.as_str()]);
+    let tokenizer = Tokenizer::fit(texts, options.vocab_size, run)?;
     let end = tokenizer.encode(END_OF_TEXT)?[0];
     let tokens = |split: Split| -> Result<Vec<Vec<u32>>> {
-        splits[split as usize].iter().map(|d| whole_text(d, &tokenizer, Some(end))).collect()
+        documents(split).map(|d| whole_text(d, &tokenizer, Some(end))).collect()
     };
-    let (train_text, dev, test) = (tokens(Split::Train)?, tokens(Split::Dev)?, tokens(Split::Test)?);
+    let (train_text, dev, mut test) = (tokens(Split::Train)?, tokens(Split::Dev)?, tokens(Split::Test)?);
+    if test.is_empty() {
+        bail!("the corpora have no test documents to state the held-out perplexity on; give a larger `test` share.");
+    }
     let model = fit(config, options, device, run, &tokenizer, train_text, &dev)?;
-    save_model(&output, &model, end, StorageType::Float16)?;
-    let context = options.model.context;
-    let held_out: Vec<_> = test
-        .into_iter()
-        .map(|mut d| {
-            d.truncate(context);
-            d
-        })
-        .collect();
-    let loss = LanguageModelling::mean_loss(&model, &held_out);
+    test.iter_mut().for_each(|text| text.truncate(options.model.context));
+    let loss = LanguageModelling::mean_loss(&model, &test);
     let figures = json!({
-        "parameters": count_parameters(&model), "vocab_size": tokenizer.vocab_size(), "test_documents": held_out.len(),
+        "parameters": count_parameters(&model), "vocab_size": tokenizer.vocab_size(), "test_documents": test.len(),
         "test_loss_nats_per_token": loss, "test_perplexity": loss.exp(),
     });
     files::write_json(&run.join("pretrain.json"), &figures)?;
+    let output = PathBuf::from(&options.output);
+    write_folder(&output, run, &model, end)?;
     progress::say(format!(
         "held-out perplexity {:.2} on {} test documents; wrote {}",
         loss.exp(),
-        held_out.len(),
+        test.len(),
         output.display()
     ));
     Ok(output)
+}
+
+/// Puts tokenizer and model into the output folder, its `config.json` last: a folder that was cut short has none, and
+/// fails to load instead of mixing an old model with a new tokenizer.
+fn write_folder(output: &Path, run: &Path, model: &Llama, end: u32) -> Result<()> {
+    let config = output.join("config.json");
+    if config.exists() {
+        std::fs::remove_file(&config).map_err(|e| Error::io("replace", &config, e))?;
+    }
+    files::write_atomic(&output.join("tokenizer.json"), files::read_text(&run.join("tokenizer.json"))?.as_bytes())?;
+    save_model(output, model, end, StorageType::Float16)
 }
 
 /// Prompt, completion and, where the text was not cut, its end, as tokens.
@@ -101,10 +100,10 @@ fn fit(
         train_text.len(),
         train_text.iter().map(Vec::len).sum::<usize>()
     ));
-    let key = files::hash_json(&(options, config.seed, tokenizer.hash(), &train_text));
     let watched = dev[..dev.len().min(WATCHED)].to_vec();
+    let key = files::hash_json(&(options, config.seed, tokenizer.hash(), &train_text, &watched));
     let task =
-        LanguageModelling::new(train_text, watched, options.model.context, options.documents_per_step, config.seed);
+        LanguageModelling::new(train_text, watched, options.model.context, options.documents_per_step, config.seed)?;
     let place = Place { folder: run, key: &key, title: "pretrain" };
     let model = train(model, &task, &options.training, &place)?;
     Ok(burn::module::Module::valid(&model))

@@ -33,9 +33,8 @@ pub fn trace(workspace: &Workspace) -> Result<Traces> {
             let documents: Vec<&Document> = corpus.split(split).take(most).collect();
             if documents.is_empty() {
                 bail!(
-                    "{title}: the split has no documents. Give a larger corpus, or another `data.{}.{}`.",
-                    corpus.name,
-                    split.name()
+                    "{title}: the split has no documents. Give a larger corpus, or other shares `data.{0}.dev` and `data.{0}.test`.",
+                    corpus.name
                 );
             }
             let identity = workspace.backbone.identity();

@@ -10,7 +10,7 @@ use super::pretrain::whole_text;
 use super::{Traces, Workspace};
 use crate::backbone::{Llama, ModelConfig, read_model, save_model};
 use crate::config::{NeuralConfig, NgramConfig, RescorerConfig, TextSource};
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::files;
 use crate::nn::{Init, count_parameters};
 use crate::progress::{self, Progress};
@@ -25,7 +25,7 @@ pub enum Rescorer {
     /// Global.
     Ngram(Model),
     /// Local.
-    Neural(Llama),
+    Neural(Box<Llama>),
 }
 
 /// Fits every rescorer that is not done (or only the one called `only`), and loads them by name, each with the hash of
@@ -52,7 +52,7 @@ pub fn train_rescorers(
         }
         let rescorer = match config {
             RescorerConfig::Ngram(_) => Rescorer::Ngram(load_ngram(&folder, &workspace.backbone)?),
-            RescorerConfig::Neural(_) => Rescorer::Neural(read_model(&folder, &workspace.device.device)?),
+            RescorerConfig::Neural(_) => Rescorer::Neural(Box::new(read_model(&folder, &workspace.device.device)?)),
         };
         rescorers.insert(name.clone(), (rescorer, key));
     }
@@ -95,7 +95,7 @@ fn count(workspace: &Workspace, traces: &Traces, options: &NgramConfig, folder: 
         counter.add(tokens, if *cut { Ending::Cut } else { Ending::Complete })?;
     }
     let counts = counter.finish()?;
-    let estimated = estimate(&counts, options.discount_fallback).map_err(|e| e.within(title))?;
+    let estimated = estimate(&counts, Some(options.discount_fallback)).map_err(|e| e.within(title))?;
     std::fs::create_dir_all(folder).map_err(|e| crate::Error::io("create", folder, e))?;
     save_ngram(folder, &estimated.table)?;
     let tokens: usize = texts.iter().map(|(t, _)| t.len()).sum();
@@ -119,13 +119,26 @@ fn fit(
     // Dev is what it will rescore: the backbone's own text.
     let dev: Vec<Vec<u32>> =
         traces.dev.iter().flat_map(|t| t.documents().iter().map(|d| t.tokens(d).to_vec())).collect();
+    let block = workspace.config.heads.block_size;
+    let traces_of_all = [&traces.train, &traces.dev, &traces.test];
+    let longest = traces_of_all.into_iter().flatten().flat_map(|t| t.documents()).map(|d| d.prompt + d.limit).max();
+    if let Some(longest) = longest
+        && longest + block > options.model.context
+    {
+        bail!(
+            "{title}: it will have to read texts of up to {} tokens, but `model.context` of this rescorer is {}. Raise it.",
+            longest + block,
+            options.model.context
+        );
+    }
     let task = LanguageModelling::new(
         tokens(&traces.train, Split::Train)?,
         dev,
         options.model.context,
         options.documents_per_step,
         seed,
-    );
+    )
+    .map_err(|e| e.within(title))?;
     let shape = ModelConfig::from_scratch(&options.model, workspace.backbone.model.config().vocab_size);
     let model = Llama::new(&shape, &mut Init::seeded(seed, &workspace.device.device.clone().autodiff()));
     progress::say(format!("{title}: {} parameters", count_parameters(&model)));

@@ -14,7 +14,8 @@ use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::count_parameters;
 use crate::progress;
-use crate::text::{Document, Split, read_corpus};
+use crate::report::SCHEMA_VERSION;
+use crate::text::{Document, Split, SplitFractions, read_corpus};
 
 /// A run: configuration, device, folder, backbone and corpora. One process at a time works on a folder.
 pub struct Workspace {
@@ -44,8 +45,9 @@ pub struct Corpus {
 }
 
 impl Corpus {
+    /// Reads one corpus and splits it.
     fn read(name: &str, config: &DataConfig) -> Result<Self> {
-        let fractions = config.fractions();
+        let fractions = SplitFractions::from(config);
         let documents = read_corpus(config)?.into_iter().map(|d| (fractions.split_of(&d.group), d)).collect();
         let hash = files::hash_file(Path::new(&config.path))?;
         Ok(Self { name: name.to_owned(), config: config.clone(), documents, hash })
@@ -58,10 +60,23 @@ impl Corpus {
 }
 
 /// What marks a stage as finished: `stage.json` in its folder.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 struct Mark {
+    /// Hash of the stage's inputs.
     key: String,
+    /// What another version of the program made is made again.
+    program: String,
 }
+
+impl Mark {
+    fn new(key: &str) -> Self {
+        let program = format!("{} stages {STAGES} report {SCHEMA_VERSION}", env!("CARGO_PKG_VERSION"));
+        Self { key: key.to_owned(), program }
+    }
+}
+
+/// Raised when the same inputs begin to give other results.
+const STAGES: u32 = 1;
 
 impl Workspace {
     /// Opens `runs/<name>`, loads the backbone, reads the corpora; writes `run.toml` and `provenance.json`.
@@ -76,9 +91,7 @@ impl Workspace {
         }
         let backbone =
             Backbone::load(Path::new(&config.backbone.path), &device.device).map_err(|e| e.within("backbone"))?;
-        let corpora: Vec<Corpus> =
-            config.data.iter().map(|(name, data)| Corpus::read(name, data)).collect::<Result<_>>()?;
-        refuse_leaks(&corpora)?;
+        let corpora = read_corpora(&config)?;
         let workspace = Self { config, device, folder, backbone, corpora, _lock: lock };
         files::write_atomic(&workspace.folder.join("run.toml"), workspace.config.to_toml().as_bytes())?;
         let mut provenance = workspace.provenance();
@@ -111,19 +124,26 @@ impl Workspace {
         }
     }
 
-    /// Whether the stage in `folder` was finished with the same inputs; says so if it was.
+    /// Whether the stage in `folder` was finished with the same inputs by the same program; says so if it was. If it was
+    /// not, the mark of any earlier result is taken away before that result is overwritten.
     pub fn finished(&self, title: &str, folder: &Path, key: &str) -> Result<bool> {
         let path = folder.join("stage.json");
-        let finished = path.exists() && files::read_json::<Mark>(&path)?.key == key;
+        if !path.exists() {
+            return Ok(false);
+        }
+        // A mark that cannot be read is another version's, or damaged: the stage is done again.
+        let finished = files::read_json::<Mark>(&path).is_ok_and(|mark| mark == Mark::new(key));
         if finished {
             progress::say(format!("{title}: finished earlier, skipped"));
+        } else {
+            std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
         Ok(finished)
     }
 
     /// Marks the stage in `folder` as finished.
     pub fn finish(&self, folder: &Path, key: &str) -> Result<()> {
-        files::write_json(&folder.join("stage.json"), &Mark { key: key.to_owned() })
+        files::write_json(&folder.join("stage.json"), &Mark::new(key))
     }
 }
 
@@ -133,7 +153,10 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(".lock");
     let file = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            files::sweep(folder)?;
+            Ok(file)
+        }
         Err(std::fs::TryLockError::WouldBlock) => {
             bail!("another process is working on {}. Wait for it, or give this run another `name`.", folder.display())
         }
@@ -141,23 +164,34 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// No prompt of dev or test may occur among the texts that heads and rescorers are fitted on.
+/// Every corpus of the configuration, with no text in two splits.
+pub(super) fn read_corpora(config: &Config) -> Result<Vec<Corpus>> {
+    let corpora: Vec<Corpus> =
+        config.data.iter().map(|(name, data)| Corpus::read(name, data)).collect::<Result<_>>()?;
+    refuse_leaks(&corpora)?;
+    Ok(corpora)
+}
+
+/// No text may lie in two splits: not a prompt, not a completion, in whatever corpus.
 fn refuse_leaks(corpora: &[Corpus]) -> Result<()> {
-    let trained: HashMap<blake3::Hash, &str> = corpora
-        .iter()
-        .flat_map(|c| c.split(Split::Train))
-        .map(|d| (blake3::hash(d.prompt.as_bytes()), d.id.as_str()))
-        .collect();
+    let mut seen: HashMap<blake3::Hash, (Split, &str)> = HashMap::new();
     for corpus in corpora {
-        for (split, document) in corpus.documents.iter().filter(|(s, _)| *s != Split::Train) {
-            if let Some(train) = trained.get(&blake3::hash(document.prompt.as_bytes())) {
-                bail!(
-                    "data.{}: the prompt of `{}` ({}) is also that of `{train}` (train), so results would not be held out. Remove one, or set `group = \"{}\"` so that equal prompts stay in one split.",
-                    corpus.name,
-                    document.id,
-                    split.name(),
-                    corpus.config.prompt
-                );
+        for (split, document) in &corpus.documents {
+            for (what, text) in [("prompt", &document.prompt), ("completion", &document.completion)] {
+                let text = text.trim();
+                if text.is_empty() {
+                    continue;
+                }
+                let (first, id) = *seen.entry(blake3::hash(text.as_bytes())).or_insert((*split, &document.id));
+                if first != *split {
+                    bail!(
+                        "data.{}: the {what} of `{}` ({}) also occurs in `{id}` ({}), so results would not be held out. Remove one of the documents, or name a `group` field whose equal values keep them in one split.",
+                        corpus.name,
+                        document.id,
+                        split.name(),
+                        first.name()
+                    );
+                }
             }
         }
     }
@@ -191,6 +225,8 @@ mod tests {
         let leak = corpus(vec![(Split::Train, document("a")), (Split::Test, document("b"))]);
         let error = refuse_leaks(&[leak]).unwrap_err().to_string();
         assert!(error.contains("`b` (test)") && error.contains("`a` (train)"), "{error}");
-        refuse_leaks(&[corpus(vec![(Split::Dev, document("a")), (Split::Test, document("b"))])]).unwrap();
+        let across = [corpus(vec![(Split::Dev, document("a"))]), corpus(vec![(Split::Test, document("b"))])];
+        assert!(refuse_leaks(&across).is_err());
+        refuse_leaks(&[corpus(vec![(Split::Test, document("a")), (Split::Test, document("b"))])]).unwrap();
     }
 }

@@ -57,14 +57,18 @@ fn document(config: &DataConfig, record: &Map<String, Value>, number: usize) -> 
     };
     let prompt = text_field(record, &config.prompt)?;
     let completion = if config.completion.is_empty() { "" } else { text_field(record, &config.completion)? };
-    let group = if config.group == "id" { id.clone() } else { text_field(record, &config.group)?.to_owned() };
+    let group = match config.group.as_str() {
+        "" => prompt.to_owned(),
+        group if group == config.id => id.clone(),
+        group => text_field(record, group)?.to_owned(),
+    };
     if prompt.is_empty() {
         bail!("the field `{}` is empty; a prompt needs at least one character.", config.prompt);
     }
     Ok(Document {
         prompt: format!("{prompt}{}", config.separator),
         completion: completion.to_owned(),
-        cut: record.get("finish").and_then(Value::as_str) == Some("length"),
+        cut: record.get(&config.finish).and_then(Value::as_str) == Some("length"),
         group,
         id,
     })
@@ -99,7 +103,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(documents.len(), 2);
-        assert_eq!((documents[0].prompt.as_str(), documents[0].cut), ("P\n", true));
+        assert_eq!((documents[0].prompt.as_str(), documents[0].cut), ("P", true));
         assert_eq!((documents[1].id.as_str(), documents[1].cut), ("line-3", false));
     }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::DataConfig;
+
 /// A part of a corpus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -32,6 +34,12 @@ pub struct SplitFractions {
     pub dev: f64,
     /// Share of test, 0 to 1.
     pub test: f64,
+}
+
+impl From<&DataConfig> for SplitFractions {
+    fn from(data: &DataConfig) -> Self {
+        Self { dev: data.dev, test: data.test }
+    }
 }
 
 impl SplitFractions {

@@ -213,6 +213,12 @@ impl TraceWriter {
     /// Adds a document: its tokens and `[tokens, d]` hidden states. `document.first` is set here.
     pub(super) fn add(&mut self, document: TraceDocument, tokens: &[u32], hidden: &[f32]) -> Result<()> {
         let dtype = self.index.dtype;
+        if dtype == StorageType::Float16 && hidden.iter().any(|x| !f16::from_f32(*x).is_finite()) {
+            bail!(
+                "`{}`: a hidden state does not fit float16, whose largest number is 65,504. Set traces.dtype to \"bfloat16\" or \"float32\".",
+                document.id
+            );
+        }
         let write = |tokens_file: &mut BufWriter<File>, hidden_file: &mut BufWriter<File>| -> std::io::Result<()> {
             tokens.iter().try_for_each(|t| tokens_file.write_all(&t.to_le_bytes()))?;
             hidden.iter().try_for_each(|x| match dtype {

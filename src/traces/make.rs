@@ -52,7 +52,7 @@ pub fn make(backbone: &Backbone, plan: &Plan, folder: &Path) -> Result<()> {
         let only_ids: Vec<&[u32]> = prompts.iter().map(|(_, ids)| ids.as_slice()).collect();
         let continuations = if only_ids.is_empty() { Vec::new() } else { generate(backbone, &only_ids, plan.max_new)? };
         let texts: Vec<Vec<u32>> =
-            prompts.iter().zip(&continuations).map(|((_, p), c)| [p.as_slice(), &c.tokens].concat()).collect();
+            prompts.iter().zip(&continuations).map(|((_, p), c)| [p.as_slice(), c].concat()).collect();
         let hidden = if texts.is_empty() { Vec::new() } else { teacher_forced(backbone, &texts) };
         for (((document, prompt), text), hidden) in prompts.iter().zip(&texts).zip(&hidden) {
             let entry = TraceDocument {
@@ -84,14 +84,23 @@ pub fn make(backbone: &Backbone, plan: &Plan, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Hidden states `[tokens, d]` of every text, padded on the right to one batch.
+/// Attention weights held at once by the teacher-forced forward: 256 MB of float32.
+const WEIGHTS: usize = 1 << 26;
+
+/// Hidden states `[tokens, d]` of every text, in batches padded on the right that keep within memory.
 fn teacher_forced(backbone: &Backbone, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
+    let config = backbone.model.config();
+    let longest = texts.iter().map(Vec::len).max().unwrap_or(1);
+    let rows = (WEIGHTS / (longest * longest * config.num_attention_heads)).max(1);
+    texts.chunks(rows).flat_map(|batch| one_forward(backbone, batch)).collect()
+}
+
+fn one_forward(backbone: &Backbone, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
     let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
     let width = backbone.model.config().hidden_size;
-    let tokens: Vec<u32> = texts
-        .iter()
-        .flat_map(|text| text.iter().copied().chain(std::iter::repeat_n(0, longest - text.len())))
-        .collect();
+    let padded =
+        |text: &Vec<u32>| text.iter().copied().chain(std::iter::repeat_n(0, longest - text.len())).collect::<Vec<_>>();
+    let tokens: Vec<u32> = texts.iter().flat_map(padded).collect();
     let positions: Vec<u32> = texts.iter().flat_map(|_| 0..longest as u32).collect();
     let inputs = Inputs { tokens: &tokens, rows: texts.len(), positions: &positions, visible: Visible::Causal };
     let hidden = to_host(backbone.model.hidden(&inputs, None));

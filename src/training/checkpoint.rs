@@ -67,12 +67,7 @@ impl Checkpoints {
         self.folder.join(format!("step-{step:06}"))
     }
 
-    fn pointed(&self, name: &str) -> Result<Option<usize>> {
-        let path = self.folder.join(name);
-        if path.exists() { Ok(Some(files::read_json::<Pointer>(&path)?.step)) } else { Ok(None) }
-    }
-
-    /// Writes a checkpoint, points `latest.json` at it, and `best.json` when the state's best is this step.
+    /// Writes a checkpoint, points `latest.json` at it and `best.json` at the best, and removes all others.
     pub fn save<M: Module>(&self, model: &M, optimizer: &AdamW, state: &State) -> Result<()> {
         let staged = StagedDir::new(&self.of_step(state.step))?;
         let single = StorageType::Float32;
@@ -81,23 +76,17 @@ impl Checkpoints {
         files::write_json(&staged.path().join("state.json"), state)?;
         staged.commit()?;
         files::write_json(&self.folder.join("latest.json"), &Pointer { step: state.step })?;
-        if let Some(best) = state.best
-            && best.step == state.step
-        {
+        if let Some(best) = state.best {
             files::write_json(&self.folder.join("best.json"), &Pointer { step: best.step })?;
         }
-        self.remove_unpointed()
+        // What is kept follows from the state, not from the pointers: one of them may be older after a crash.
+        self.remove_all_but(&[Some(state.step), state.best.map(|best| best.step)])
     }
 
-    fn remove_unpointed(&self) -> Result<()> {
-        let kept: Vec<PathBuf> = [self.pointed("latest.json")?, self.pointed("best.json")?]
-            .into_iter()
-            .flatten()
-            .map(|s| self.of_step(s))
-            .collect();
+    fn remove_all_but(&self, steps: &[Option<usize>]) -> Result<()> {
+        let kept: Vec<PathBuf> = steps.iter().flatten().map(|&step| self.of_step(step)).collect();
         let listing = fs::read_dir(&self.folder).map_err(|e| Error::io("read", &self.folder, e))?;
-        for entry in listing.flatten() {
-            let path = entry.path();
+        for path in listing.flatten().map(|entry| entry.path()) {
             if path.is_dir() && !kept.contains(&path) {
                 fs::remove_dir_all(&path).map_err(|e| Error::io("remove", &path, e))?;
             }
@@ -107,8 +96,11 @@ impl Checkpoints {
 
     /// The latest state of a training with this key; none when there is none, or one of other inputs.
     pub fn latest(&self, key: &str) -> Result<Option<State>> {
-        let Some(step) = self.pointed("latest.json")? else { return Ok(None) };
-        let path = self.of_step(step).join("state.json");
+        let pointer = self.folder.join("latest.json");
+        if !pointer.exists() {
+            return Ok(None);
+        }
+        let path = self.of_step(files::read_json::<Pointer>(&pointer)?.step).join("state.json");
         let state: State = files::read_json(&path)?;
         if state.schema_version > SCHEMA {
             bail!(
@@ -137,11 +129,12 @@ impl Checkpoints {
         load_parameters(model, parameters_from_safetensors(&path)?).map_err(|e| e.within(path.display()))
     }
 
-    /// Removes them all.
-    pub fn clear(&self) -> Result<()> {
-        if self.folder.exists() {
+    /// Removes them all; gives whether there were any.
+    pub fn clear(&self) -> Result<bool> {
+        let any = self.folder.exists();
+        if any {
             fs::remove_dir_all(&self.folder).map_err(|e| Error::io("remove", &self.folder, e))?;
         }
-        Ok(())
+        Ok(any)
     }
 }

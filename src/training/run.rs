@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::checkpoint::{Best, Checkpoints, State};
 use super::{AdamW, learning_rate};
 use crate::config::OptimizationConfig;
-use crate::error::{Error, Result, bail};
+use crate::error::{Error, Result};
 use crate::progress::{self, Progress};
 
 /// What a training step starts from.
@@ -26,6 +26,8 @@ pub struct Batch {
     pub tokens: usize,
     /// More numbers for `metrics.jsonl`.
     pub metrics: Map<String, Value>,
+    /// What the progress line adds to the loss, a blank in front.
+    pub words: String,
 }
 
 /// What an evaluation on dev gives.
@@ -65,42 +67,44 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
             (checkpoints.load(&state, model, &mut optimizer)?, state)
         }
         None => {
-            checkpoints.clear()?;
+            if checkpoints.clear()? {
+                progress::say(format!("{}: inputs have changed, training anew", place.title));
+            }
             (model, State::new(place.key))
         }
     };
     let mut metrics = Log::open(place.folder.join("metrics.jsonl"), state.metrics_bytes)?;
     let mut timings = Log::open(place.folder.join("timings.jsonl"), u64::MAX)?;
-    let mut bar = Progress::new(place.title, options.steps);
+    let mut bar = Progress::starting_at(place.title, state.step, options.steps);
     let mut dev_words = String::new();
     let (started, mut tokens) = (Instant::now(), 0);
     while state.step < options.steps {
         let rate = learning_rate(options, state.step);
         let batch = task.batch(&model, state.step)?;
         if !batch.loss.is_finite() {
-            bail!(
-                "{}: the loss of step {} is {}. The training diverged; lower the learning rate ({rate:.2e} now) or the clip norm. The last checkpoint is kept in {}.",
-                place.title,
-                state.step,
-                batch.loss,
-                place.folder.join("checkpoints").display()
-            );
+            return Err(diverged("loss", batch.loss, state.step, rate, place));
         }
         let mut backward = batch.objective.backward();
         let gradients = GradientsParams::from_module(&mut backward, &model);
         let norm;
         (model, norm) = optimizer.step(model, gradients, rate);
+        if !norm.is_finite() {
+            return Err(diverged("gradient norm", norm, state.step, rate, place));
+        }
         state.step += 1;
         tokens += batch.tokens;
         let mut line = json!({"step": state.step, "split": "train", "loss": batch.loss, "learning_rate": rate, "gradient_norm": norm});
         extend(&mut line, batch.metrics);
         metrics.write(&line)?;
         let speed = tokens as f64 / started.elapsed().as_secs_f64();
-        bar.update(state.step, || format!("loss {:.3}{dev_words} {speed:.0} tokens/s", batch.loss));
+        bar.update(state.step, || format!("loss {:.3}{}{dev_words} {speed:.0} tokens/s", batch.loss, batch.words));
         let last = state.step == options.steps;
         let mut is_best = false;
         if state.step.is_multiple_of(options.dev_every) || last {
             let evaluated = task.evaluate(&model.valid())?;
+            if !evaluated.score.is_finite() {
+                return Err(diverged("dev score", evaluated.score, state.step, rate, place));
+            }
             is_best = state.best.is_none_or(|best| evaluated.score < best.score);
             if is_best {
                 state.best = Some(Best { step: state.step, score: evaluated.score });
@@ -133,6 +137,14 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
     let model = checkpoints.load_model(best.step, model)?;
     bar.finish(&format!("{} steps, best dev at step {},{dev_words}", options.steps, best.step));
     Ok(model)
+}
+
+fn diverged(what: &str, value: f64, step: usize, rate: f64, place: &Place) -> Error {
+    Error::new(format!(
+        "{}: the {what} at step {step} is {value}: the training diverged at learning rate {rate:.2e}. Lower `learning_rate` or `clip_norm`. The last checkpoint is kept in {}.",
+        place.title,
+        place.folder.join("checkpoints").display()
+    ))
 }
 
 fn extend(line: &mut Value, more: Map<String, Value>) {

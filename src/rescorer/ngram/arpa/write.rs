@@ -1,6 +1,5 @@
 //! A table to ARPA text, in the order of the table: the same table gives the same bytes.
 
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -9,29 +8,19 @@ use flate2::{Compression, write::GzEncoder};
 use super::super::table::Table;
 use super::super::words::spell;
 use super::{LOG_ZERO, is_gzip_name};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::files;
 
-/// Writes `table` to `path`: aside first, then renamed, so that `path` is never a part of a file.
+/// Writes `table` to `path`, whole or not at all.
 pub fn save(table: &Table, path: &Path) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".aside-{}", std::process::id()));
-    let aside = path.with_file_name(name);
-    let write_aside = || -> io::Result<()> {
-        let mut out = BufWriter::new(File::create(&aside)?);
-        if is_gzip_name(path) {
-            let mut encoder = BufWriter::new(GzEncoder::new(out, Compression::default()));
-            write(table, &mut encoder)?;
-            out = encoder.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
-        } else {
-            write(table, &mut out)?;
+    files::write_with(path, |out| {
+        if !is_gzip_name(path) {
+            return write(table, out);
         }
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&aside, path)
-    };
-    write_aside().map_err(|error| {
-        // What is left of the file is useless; that it may be absent is no second error.
-        let _ = fs::remove_file(&aside);
-        Error::io("write", path, error)
+        let mut encoder = BufWriter::new(GzEncoder::new(out, Compression::default()));
+        write(table, &mut encoder)?;
+        encoder.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
+        Ok(())
     })
 }
 
