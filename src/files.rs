@@ -51,7 +51,9 @@ pub fn sweep(folder: &Path) -> Result<()> {
     for entry in listing.flatten() {
         let path = entry.path();
         let left_over = entry.file_name().to_string_lossy().starts_with(ASIDE);
-        let done = match (left_over, path.is_dir()) {
+        // Not following links: what they point at is somebody else's.
+        let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let done = match (left_over, folder) {
             (true, true) => fs::remove_dir_all(&path),
             (true, false) => fs::remove_file(&path),
             (false, true) => {

@@ -43,16 +43,18 @@ pub fn load_heads(folder: &Path, width: usize, backbone: &str, device: &Device) 
     }
     if description.width != width {
         bail!(
-            "{}: these heads expect hidden states of width {}, but the backbone's have {width}. Train heads on this backbone with `draftsmith train-heads`.",
+            "{}: these heads expect hidden states of width {}, but the backbone's have {width}. Delete the folder {} and train heads on this backbone with `draftsmith train-heads`.",
             path.display(),
-            description.width
+            description.width,
+            folder.display()
         );
     }
     if description.backbone != backbone {
         bail!(
-            "{}: these heads were trained on another backbone (its hash begins {:.12}, this one's {backbone:.12}). Train heads on this backbone with `draftsmith train-heads`.",
+            "{}: these heads were trained on another backbone (its hash begins {:.12}, this one's {backbone:.12}). Delete the folder {} and train heads on this backbone with `draftsmith train-heads`.",
             path.display(),
-            description.backbone
+            description.backbone,
+            folder.display()
         );
     }
     let empty = FfnHeads::new(description.block_size - 1, width, description.hidden, &mut Init::empty(device));

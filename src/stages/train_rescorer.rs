@@ -94,7 +94,7 @@ fn count(workspace: &Workspace, traces: &Traces, options: &NgramConfig, folder: 
     for (tokens, cut) in &texts {
         counter.add(tokens, if *cut { Ending::Cut } else { Ending::Complete })?;
     }
-    let counts = counter.finish()?;
+    let counts = counter.finish().map_err(|e| e.within(title))?;
     let estimated = estimate(&counts, Some(options.discount_fallback)).map_err(|e| e.within(title))?;
     std::fs::create_dir_all(folder).map_err(|e| crate::Error::io("create", folder, e))?;
     save_ngram(folder, &estimated.table)?;
@@ -119,15 +119,13 @@ fn fit(
     // Dev is what it will rescore: the backbone's own text.
     let dev: Vec<Vec<u32>> =
         traces.dev.iter().flat_map(|t| t.documents().iter().map(|d| t.tokens(d).to_vec())).collect();
-    let block = workspace.config.heads.block_size;
     let traces_of_all = [&traces.train, &traces.dev, &traces.test];
     let longest = traces_of_all.into_iter().flatten().flat_map(|t| t.documents()).map(|d| d.prompt + d.limit).max();
     if let Some(longest) = longest
-        && longest + block > options.model.context
+        && longest > options.model.context
     {
         bail!(
-            "{title}: it will have to read texts of up to {} tokens, but `model.context` of this rescorer is {}. Raise it.",
-            longest + block,
+            "{title}: it will have to read texts of up to {longest} tokens, but `model.context` of this rescorer is {}. Raise it.",
             options.model.context
         );
     }

@@ -172,6 +172,9 @@ pub(super) fn read_corpora(config: &Config) -> Result<Vec<Corpus>> {
     Ok(corpora)
 }
 
+/// A completion of fewer bytes is an answer that may well recur under another prompt; a longer one is a text.
+const SHORT_ANSWER: usize = 200;
+
 /// No text may lie in two splits: not a prompt, not a completion, in whatever corpus.
 fn refuse_leaks(corpora: &[Corpus]) -> Result<()> {
     let mut seen: HashMap<blake3::Hash, (Split, &str)> = HashMap::new();
@@ -179,7 +182,7 @@ fn refuse_leaks(corpora: &[Corpus]) -> Result<()> {
         for (split, document) in &corpus.documents {
             for (what, text) in [("prompt", &document.prompt), ("completion", &document.completion)] {
                 let text = text.trim();
-                if text.is_empty() {
+                if text.is_empty() || (what == "completion" && text.len() < SHORT_ANSWER) {
                     continue;
                 }
                 let (first, id) = *seen.entry(blake3::hash(text.as_bytes())).or_insert((*split, &document.id));

@@ -165,8 +165,9 @@ fn map(path: &Path, size: usize) -> Result<Option<Mmap>> {
     let found = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
     if found != size as u64 {
         bail!(
-            "{}: {found} bytes, but trace.json asks for {size}. The trace is damaged; make it again with `draftsmith trace`.",
-            path.display()
+            "{}: {found} bytes, but trace.json asks for {size}. The trace is damaged; delete the folder {} and make it again with `draftsmith trace`.",
+            path.display(),
+            path.parent().unwrap_or(path).display()
         );
     }
     if size == 0 {

@@ -1,0 +1,328 @@
+//! Every mistake ends with exit code 2 and one paragraph that names the file, and leaves nothing half-written.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::path::Path;
+use std::process::Command;
+
+use common::{Outcome, everything_below, finished, inputs, run, skipped, succeed};
+use draftsmith::config::StorageType;
+use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
+use serde_json::{Value, json};
+
+/// Runs a command that must be refused in one paragraph with all of `words`.
+fn refused(folder: &Path, arguments: &[&str], words: &[&str]) {
+    assert_refused(folder, &run(folder, arguments), words);
+}
+
+fn assert_refused(folder: &Path, outcome: &Outcome, words: &[&str]) {
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    assert_eq!(outcome.stdout, "");
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    assert_eq!(lines.iter().filter(|line| line.starts_with("error:")).count(), 1, "{}", outcome.stderr);
+    let paragraph = *lines.last().unwrap();
+    assert!(paragraph.starts_with("error: "), "{}", outcome.stderr);
+    for panic in ["panicked", "RUST_BACKTRACE", "this is a bug"] {
+        assert!(!outcome.stderr.contains(panic), "{}", outcome.stderr);
+    }
+    for word in words {
+        assert!(paragraph.contains(word), "`{word}` is not in: {paragraph}");
+    }
+    assert_nothing_aside(folder);
+}
+
+fn assert_nothing_aside(folder: &Path) {
+    let aside = |path: &&std::path::PathBuf| path.to_string_lossy().contains(".aside-");
+    let left: Vec<_> = everything_below(folder);
+    assert_eq!(left.iter().find(aside), None);
+}
+
+/// Changes a file in place.
+fn edit(path: &Path, change: impl FnOnce(String) -> String) {
+    fs::write(path, change(fs::read_to_string(path).unwrap())).unwrap();
+}
+
+fn set(path: &Path, key: &str, value: Value) {
+    edit(path, |text| {
+        let mut json: Value = serde_json::from_str(&text).unwrap();
+        json[key] = value;
+        json.to_string()
+    });
+}
+
+fn cut(path: &Path, length: u64) {
+    OpenOptions::new().write(true).open(path).unwrap().set_len(length).unwrap();
+}
+
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+fn rewrite_weights(folder: &Path, change: impl FnOnce(&mut Tensors)) {
+    let path = folder.join("model/model.safetensors");
+    let mut tensors = parameters_from_safetensors(&path).unwrap();
+    change(&mut tensors);
+    parameters_to_safetensors(&path, &tensors, StorageType::Float32).unwrap();
+}
+
+#[test]
+fn configurations() {
+    let folder = inputs();
+    let path = folder.path();
+    refused(path, &["run", "absent.toml"], &["absent.toml"]);
+    refused(path, &["run", "."], &["."]);
+    fs::write(path.join("typo.toml"), "name = \"x\"\n[heads]\nblock_sise = 3\n").unwrap();
+    refused(path, &["run", "typo.toml"], &["typo.toml: line 3", "`block_sise`", "did you mean `block_size`"]);
+    fs::write(path.join("syntax.toml"), "name = \"x\"\n[heads\n").unwrap();
+    refused(path, &["run", "syntax.toml"], &["syntax.toml: line 2"]);
+    refused(path, &["run", "run.toml", "--set", "heads.block_size=1"], &["run.toml", "heads.block_size", "at least 2"]);
+    refused(path, &["run", "run.toml", "--set", "heads.sizes=1"], &["--set", "unknown key `sizes`"]);
+    refused(path, &["run", "run.toml", "--device", "tpu"], &["`tpu` is no device"]);
+    refused(path, &["pretrain", "run.toml"], &["no [pretrain] section"]);
+    refused(path, &["train-rescorer", "run.toml", "--only", "x"], &["[rescorer.x]", "counts, small"]);
+    refused(path, &["report", "runs/absent"], &["runs/absent", "report.json"]);
+    refused(path, &["inspect", "absent"], &["absent"]);
+}
+
+#[test]
+fn model_folders() {
+    let folder = inputs();
+    let path = folder.path();
+    refused(path, &["run", "run.toml", "--set", "backbone.path=absent"], &["absent is no model folder", "config.json"]);
+    for name in ["config.json", "generation_config.json", "tokenizer.json"] {
+        let file = path.join("model").join(name);
+        let before = fs::read(&file).unwrap();
+        fs::write(&file, "{").unwrap();
+        refused(path, &["run", "run.toml"], &[&format!("model/{name}")]);
+        fs::write(&file, before).unwrap();
+    }
+    let config = path.join("model/config.json");
+    let before = fs::read(&config).unwrap();
+    set(&config, "model_type", json!("mamba"));
+    refused(path, &["run", "run.toml"], &["model/config.json", "`mamba`", "supports `llama`"]);
+    fs::write(&config, &before).unwrap();
+    set(&config, "rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}));
+    refused(path, &["run", "run.toml"], &["model/config.json", "rope_scaling"]);
+    fs::write(&config, &before).unwrap();
+    fs::remove_file(path.join("model/tokenizer.json")).unwrap();
+    refused(path, &["run", "run.toml"], &["model/tokenizer.json"]);
+    assert!(!path.join("runs/tiny/run.toml").exists());
+}
+
+#[test]
+fn weight_files() {
+    let folder = inputs();
+    let path = folder.path();
+    let weights = path.join("model/model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    for length in [0, 7, 100, whole.len() as u64 - 1] {
+        cut(&weights, length);
+        refused(path, &["run", "run.toml"], &["model/model.safetensors", "truncated", &format!("{length} bytes")]);
+        fs::write(&weights, &whole).unwrap();
+    }
+    let name = "model.layers.1.self_attn.q_proj.weight";
+    rewrite_weights(path, |tensors| drop(tensors.remove(name)));
+    refused(path, &["run", "run.toml"], &["model/model.safetensors", name, "missing"]);
+    fs::write(&weights, &whole).unwrap();
+    rewrite_weights(path, |tensors| drop(tensors.insert("model.extra.weight".into(), (vec![1], vec![1.0]))));
+    refused(path, &["run", "run.toml"], &["model/model.safetensors", "`model.extra.weight`", "no place"]);
+    fs::write(&weights, &whole).unwrap();
+    rewrite_weights(path, |tensors| tensors.get_mut(name).unwrap().0 = vec![16, 64]);
+    refused(path, &["run", "run.toml"], &["model/model.safetensors", name, "[16, 64]", "[32, 32]"]);
+    fs::write(&weights, &whole).unwrap();
+    rewrite_weights(path, |tensors| {
+        let (shape, numbers) = tensors.get_mut("model.embed_tokens.weight").unwrap();
+        shape[0] -= 10;
+        numbers.truncate(shape[0] * shape[1]);
+    });
+    set(&path.join("model/config.json"), "vocab_size", json!(290));
+    refused(path, &["run", "run.toml"], &["model", "ids up to 299", "290 entries"]);
+    fs::remove_file(&weights).unwrap();
+    refused(path, &["run", "run.toml"], &["model/model.safetensors"]);
+}
+
+#[test]
+fn a_weight_of_an_unknown_type() {
+    let folder = inputs();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::I64, vec![1], &[0; 8]).unwrap();
+    let bytes = safetensors::serialize([("model.norm.weight", view)], None).unwrap();
+    fs::write(folder.path().join("model/model.safetensors"), bytes).unwrap();
+    refused(folder.path(), &["inspect", "model"], &["model/model.safetensors", "`model.norm.weight`", "I64"]);
+}
+
+#[test]
+fn corpora() {
+    let folder = inputs();
+    let path = folder.path();
+    let corpus = path.join("fables.jsonl");
+    let good = fs::read_to_string(&corpus).unwrap();
+    let second = |line: &str| good.replacen('\n', &format!("\n{line}\n"), 1).into_bytes();
+    for (content, words) in [
+        (Vec::new(), &["empty"][..]),
+        (b"\n\n".to_vec(), &["empty"]),
+        (second("{\"prompt\": \"a\""), &["line 2", "not a JSON object"]),
+        (second("[1]"), &["line 2", "not a JSON object"]),
+        (second("{\"prompt\": \"a\"}"), &["line 2", "`completion`"]),
+        ([good.as_bytes(), b"\xff\xfe\n"].concat(), &["line 69", "UTF-8"]),
+        (b"{\"prompt\": \"a\", \"completion\": \"b\"}\n".to_vec(), &["fables", "no documents"]),
+    ] {
+        fs::write(&corpus, content).unwrap();
+        let mut words = words.to_vec();
+        words.push("fables");
+        refused(path, &["run", "run.toml"], &words);
+    }
+    fs::remove_file(&corpus).unwrap();
+    refused(path, &["run", "run.toml"], &["fables.jsonl"]);
+    refused(path, &["pretrain", "pretrain.toml"], &["fables.jsonl"]);
+}
+
+#[test]
+fn rescorers_without_text() {
+    let folder = inputs();
+    let gold = |name: &str| format!("rescorer.{name}.text=[\"gold\"]");
+    for name in ["counts", "small"] {
+        let (gold, run) = (gold(name), ["train-rescorer", "run.toml", "--only", name]);
+        let arguments = [&run[..], &["--set", "data.fables.completion=", "--set", &gold]].concat();
+        refused(folder.path(), &arguments, &[&format!("train-rescorer {name}")]);
+    }
+    let arguments = ["train-rescorer", "run.toml", "--only", "small", "--set", "rescorer.small.model.context=1"];
+    refused(folder.path(), &arguments, &["`rescorer.small.model.context` is 1", "at least 2"]);
+}
+
+#[test]
+fn token_id_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let estimate = ["ngram", "estimate", "--arpa", "x.arpa", "--token-ids"];
+    refused(path, &[&estimate[..], &["absent.ids"]].concat(), &["absent.ids"]);
+    fs::write(path.join("words.ids"), "1 2\n3 four\n").unwrap();
+    refused(path, &[&estimate[..], &["words.ids"]].concat(), &["words.ids: line 2", "`four`"]);
+    fs::write(path.join("empty.ids"), "").unwrap();
+    refused(path, &[&estimate[..], &["empty.ids"]].concat(), &["empty.ids"]);
+    fs::write(path.join("cut.arpa"), "\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<unk>\n").unwrap();
+    refused(path, &["ngram", "score", "--arpa", "cut.arpa", "--token-ids", "words.ids"], &["cut.arpa"]);
+    assert!(!path.join("x.arpa").exists());
+}
+
+#[test]
+fn prompts_that_do_not_fit() {
+    let folder = inputs();
+    let long = "the fox ".repeat(200);
+    refused(folder.path(), &["generate", "--model", "model", "--prompt", &long], &["--prompt has", "context's 96"]);
+    refused(folder.path(), &["generate", "--model", "model", "--prompt", ""], &["--prompt has 0 tokens"]);
+}
+
+#[test]
+fn results_of_another_backbone() {
+    let folder = finished();
+    let path = folder.path();
+    set(&path.join("runs/tiny/heads/heads.json"), "backbone", json!("0123456789abcdef"));
+    refused(path, &["run", "run.toml"], &["heads/heads.json", "another backbone", "0123456789ab"]);
+    set(&path.join("runs/tiny/heads/heads.json"), "width", json!(31));
+    refused(path, &["run", "run.toml"], &["heads/heads.json", "width 31", "32"]);
+}
+
+#[test]
+fn damaged_results() {
+    for (file, damage) in [
+        ("traces/fables-train/hidden.bin", Some(100)),
+        ("traces/fables-test/tokens.bin", Some(101)),
+        ("traces/fables-dev/trace.json", Some(50)),
+        ("traces/fables-dev/hidden.bin", None),
+        ("heads/heads.safetensors", Some(200)),
+        ("heads/heads.json", Some(3)),
+        ("rescorers/counts/ngram.arpa", Some(400)),
+        ("rescorers/small/model.safetensors", None),
+        ("report/report.json", Some(1000)),
+    ] {
+        let folder = finished();
+        let target = folder.path().join("runs/tiny").join(file);
+        match damage {
+            Some(length) => cut(&target, length),
+            None => fs::remove_file(&target).unwrap(),
+        }
+        refused(folder.path(), &["run", "run.toml"], &[file]);
+    }
+}
+
+#[test]
+fn a_stage_whose_mark_is_damaged_is_done_again() {
+    let folder = finished();
+    let run = folder.path().join("runs/tiny");
+    let heads = fs::read(run.join("heads/heads.safetensors")).unwrap();
+    cut(&run.join("heads/stage.json"), 0);
+    let outcome = succeed(folder.path(), &["run", "run.toml"]);
+    assert!(!outcome.stderr.contains("train-heads: finished earlier"), "{}", outcome.stderr);
+    assert_eq!(fs::read(run.join("heads/heads.safetensors")).unwrap(), heads);
+}
+
+#[test]
+fn what_the_message_on_a_damaged_trace_advises_mends_it() {
+    let folder = finished();
+    let hidden = folder.path().join("runs/tiny/traces/fables-test/hidden.bin");
+    let whole = fs::read(&hidden).unwrap();
+    cut(&hidden, 10);
+    let advice = "delete the folder runs/tiny/traces/fables-test and make it again with `draftsmith trace`";
+    refused(folder.path(), &["run", "run.toml"], &["hidden.bin", "damaged", advice]);
+    fs::remove_dir_all(hidden.parent().unwrap()).unwrap();
+    succeed(folder.path(), &["trace", "run.toml"]);
+    assert!(fs::read(&hidden).unwrap() == whole);
+}
+
+#[test]
+fn damaged_checkpoints() {
+    let unfinished = finished();
+    fs::remove_file(unfinished.path().join("runs/tiny/heads/stage.json")).unwrap();
+    let checkpoint = "heads/checkpoints/step-000020";
+    for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+        let file = format!("{checkpoint}/{file}");
+        let path = unfinished.path().join("runs/tiny").join(&file);
+        let before = fs::read(&path).unwrap();
+        cut(&path, before.len() as u64 / 2);
+        refused(unfinished.path(), &["train-heads", "run.toml"], &[&file]);
+        fs::write(&path, before).unwrap();
+    }
+    succeed(unfinished.path(), &["train-heads", "run.toml"]);
+}
+
+#[test]
+fn a_second_process_on_the_same_run() {
+    let folder = finished();
+    let held = File::open(folder.path().join("runs/tiny/.lock")).unwrap();
+    held.lock().unwrap();
+    refused(folder.path(), &["run", "run.toml"], &["another process", "runs/tiny"]);
+    drop(held);
+    succeed(folder.path(), &["run", "run.toml"]);
+}
+
+#[test]
+fn a_learning_rate_that_diverges() {
+    let folder = inputs();
+    let heads = ["train-heads", "run.toml", "--set", "heads.training.warmup_steps=0"];
+    for steps in ["heads.training.steps=20", "heads.training.steps=1"] {
+        let arguments = [&heads[..], &["--set", "heads.training.learning_rate=1e30", "--set", steps]].concat();
+        refused(
+            folder.path(),
+            &arguments,
+            &["train-heads", "diverged at learning rate", "runs/tiny/heads/checkpoints"],
+        );
+        assert!(!folder.path().join("runs/tiny/heads/heads.safetensors").exists());
+    }
+    // Mended, the same run goes through.
+    succeed(folder.path(), &heads);
+}
+
+#[test]
+fn a_full_disk() {
+    let folder = inputs();
+    let runs = folder.path().join("runs");
+    fs::create_dir(&runs).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=200k", "tmpfs"]).arg(&runs).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        return skipped("the right to mount a small file system is absent");
+    }
+    let (outcome, left) = (run(folder.path(), &["run", "run.toml"]), everything_below(&runs));
+    assert!(Command::new("umount").arg(&runs).status().unwrap().success());
+    assert_refused(folder.path(), &outcome, &["runs/tiny", "No space left", "Free some space"]);
+    assert!(!left.iter().any(|path| path.to_string_lossy().contains(".aside-")), "{left:?}");
+}

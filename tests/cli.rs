@@ -1,0 +1,287 @@
+//! The program from outside: what a run leaves behind, and what every command prints.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{finished, inputs, read_json, report, shared, succeed, world};
+use draftsmith::text::Tokenizer;
+use serde_json::Value;
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().unwrap_or_else(|| panic!("{name} is no list: {value}"))
+}
+
+fn number(value: &Value, name: &str) -> f64 {
+    value[name].as_f64().unwrap_or_else(|| panic!("{name} is no number: {value}"))
+}
+
+fn assert_numbers(value: &Value, names: &[&str]) {
+    for name in names {
+        number(value, name);
+    }
+}
+
+#[test]
+fn the_report_holds_every_field_of_the_schema_as_a_number() {
+    let report = report(world());
+    assert_eq!(report["schema_version"], 1);
+    for name in ["version", "argv", "seed", "device", "backbone", "tokenizer", "data"] {
+        assert!(!report["provenance"][name].is_null(), "{name}");
+    }
+    let set = &list(&report, "datasets")[0];
+    assert_eq!((&set["name"], &set["split"]), (&"fables".into(), &"test".into()));
+    assert_numbers(set, &["documents", "decoded_tokens", "block_size", "top_k"]);
+    let names: Vec<_> = list(set, "variants").iter().map(|v| v["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["bpd", "counts", "small", "pbest-0gram", "pbest-counts", "oracle"]);
+    for variant in list(set, "variants") {
+        assert_numbers(
+            variant,
+            &[
+                "block_efficiency",
+                "block_efficiency_document_mean",
+                "backbone_calls",
+                "prefill_calls",
+                "verified_tokens_per_call",
+                "verified_tokens_per_call_max",
+                "relative_gain",
+                "drafts",
+            ],
+        );
+        for (name, length) in [("ci95", 2), ("relative_gain_ci95", 2), ("accept_rate_by_position", 4)] {
+            assert_eq!(list(variant, name).iter().filter(|x| x.is_number()).count(), length, "{name}");
+        }
+        assert_eq!(variant["lossless"], true);
+        let rescored = ["counts", "small", "pbest-counts"].contains(&variant["name"].as_str().unwrap());
+        assert_eq!(variant["lm_scale"].is_number(), rescored, "{variant}");
+    }
+    assert_eq!(list(set, "oracle").len(), 4);
+    for point in list(set, "oracle") {
+        assert_numbers(point, &["top_k", "block_efficiency", "block_efficiency_dp"]);
+    }
+    assert_eq!(list(set, "tuning").len(), 3 * 3, "three variants, scales 0, 0.3 and 0.7");
+    list(set, "tuning").iter().for_each(|point| assert_numbers(point, &["lm_scale", "block_efficiency"]));
+    assert_numbers(&set["looping"], &["documents", "share"]);
+    let live = &set["live"];
+    assert_numbers(live, &["documents", "mismatches", "near_ties", "tokens_per_s", "autoregressive_tokens_per_s"]);
+    assert!(live["near_ties_by_kind"].is_object());
+    assert_eq!(list(live, "variants").len(), 5);
+    list(live, "variants").iter().for_each(|v| assert_numbers(v, &["mismatches", "near_ties", "tokens_per_s"]));
+}
+
+#[test]
+fn the_numbers_of_the_report_agree_with_each_other() {
+    let report = report(world());
+    let set = &report["datasets"][0];
+    let (tokens, block_size) = (number(set, "decoded_tokens"), number(set, "block_size"));
+    assert_eq!(number(&set["live"], "mismatches"), 0.0);
+    for variant in list(set, "variants") {
+        let efficiency = number(variant, "block_efficiency");
+        assert!((1.0..=block_size).contains(&efficiency), "{variant}");
+        assert!((efficiency * number(variant, "backbone_calls") - tokens).abs() < 1e-6, "{variant}");
+        assert!(number(variant, "verified_tokens_per_call") <= number(variant, "verified_tokens_per_call_max"));
+        assert_eq!(variant["prefill_calls"], set["documents"]);
+        let ends: Vec<f64> = list(variant, "ci95").iter().filter_map(Value::as_f64).collect();
+        assert!(ends[0] <= efficiency && efficiency <= ends[1], "{variant}");
+        let rates: Vec<f64> = list(variant, "accept_rate_by_position").iter().filter_map(Value::as_f64).collect();
+        assert!(rates[0] == 1.0 && rates.iter().all(|r| (0.0..=1.0).contains(r)), "{variant}");
+        // The chosen scale is the smallest of those with the highest block efficiency on dev.
+        let tried = list(set, "tuning").iter().filter(|point| point["variant"] == variant["name"]);
+        let curve: Vec<_> = tried.map(|p| (number(p, "lm_scale"), number(p, "block_efficiency"))).collect();
+        let highest = curve.iter().map(|point| point.1).fold(0.0, f64::max);
+        let chosen = curve.iter().filter(|point| point.1 == highest).map(|point| point.0).reduce(f64::min);
+        assert_eq!(variant["lm_scale"].as_f64(), chosen, "{variant}");
+    }
+    let oracle = list(set, "oracle");
+    assert_eq!(oracle[0]["top_k"], 1);
+    assert_eq!(number(&oracle[0], "block_efficiency"), number(&set["variants"][0], "block_efficiency"));
+    for (smaller, larger) in oracle.iter().zip(&oracle[1..]) {
+        assert!(number(smaller, "block_efficiency_dp") <= number(larger, "block_efficiency_dp"), "{oracle:?}");
+    }
+    assert!(oracle.iter().all(|p| number(p, "block_efficiency") <= number(p, "block_efficiency_dp")), "{oracle:?}");
+}
+
+#[test]
+fn a_second_run_skips_every_stage_and_changes_no_byte() {
+    let folder = finished();
+    let report = folder.path().join("runs/tiny/report/report.json");
+    let before = fs::read(&report).unwrap();
+    succeed(folder.path(), &["run", "run.toml"]).assert_all_skipped();
+    assert!(fs::read(&report).unwrap() == before);
+}
+
+#[test]
+fn the_printed_configuration_runs_again_as_it_is() {
+    let folder = finished();
+    let printed = succeed(folder.path(), &["run", "run.toml", "--print-config"]);
+    fs::write(folder.path().join("printed.toml"), &printed.stdout).unwrap();
+    succeed(folder.path(), &["run", "printed.toml"]).assert_all_skipped();
+    assert_eq!(succeed(folder.path(), &["run", "printed.toml", "--print-config"]).stdout, printed.stdout);
+    succeed(folder.path(), &["run", "runs/tiny/run.toml"]).assert_all_skipped();
+}
+
+#[test]
+fn printing_the_configuration_starts_nothing() {
+    let folder = inputs();
+    for command in ["run", "trace", "train-heads", "train-rescorer", "evaluate", "pretrain"] {
+        succeed(folder.path(), &[command, "run.toml", "--print-config"]);
+    }
+    assert!(!folder.path().join("runs").exists());
+}
+
+#[test]
+fn json_is_one_value_and_the_same_as_the_file() {
+    let folder = finished();
+    let expected = report(folder.path());
+    for arguments in
+        [&["run", "run.toml"][..], &["evaluate", "run.toml"], &["report", "runs/tiny"], &["inspect", "runs/tiny"]]
+    {
+        let outcome = succeed(folder.path(), &[arguments, &["--format", "json"]].concat());
+        assert_eq!(outcome.json(), expected, "{arguments:?}");
+        assert_eq!(outcome.stdout.lines().count(), 1, "{arguments:?}");
+    }
+}
+
+#[test]
+fn report_renders_its_files_anew() {
+    let folder = finished();
+    let file = |name: &str| folder.path().join("runs/tiny/report").join(name);
+    let before = ["report.md", "report.html", "report.json"].map(|name| (name, fs::read(file(name)).unwrap()));
+    fs::remove_file(file("report.md")).unwrap();
+    fs::write(file("report.html"), "stale").unwrap();
+    let shown = succeed(folder.path(), &["report", "runs/tiny"]).stdout;
+    for (name, bytes) in before {
+        assert!(fs::read(file(name)).unwrap() == bytes, "{name}");
+    }
+    for name in ["bpd", "counts", "small", "pbest-0gram", "pbest-counts", "oracle"] {
+        assert!(shown.contains(name), "{shown}");
+    }
+}
+
+#[test]
+fn inspect_tells_models_and_traces_apart() {
+    let model = succeed(world(), &["inspect", "model", "--format", "json"]).json();
+    let expected = (&"model".into(), &2.into(), &32.into(), &96.into(), &true.into());
+    let shape = (&model["kind"], &model["layers"], &model["width"], &model["context"], &model["tied_unembedding"]);
+    assert_eq!(shape, expected);
+    assert_eq!(model["end_of_text"], serde_json::json!([0]));
+    let trace = succeed(world(), &["inspect", "runs/tiny/traces/fables-test", "--format", "json"]).json();
+    let set = &report(world())["datasets"][0];
+    assert_eq!((&trace["kind"], &trace["dtype"]), (&"trace".into(), &"float32".into()));
+    assert_eq!((&trace["documents"], &trace["continuation_tokens"]), (&set["documents"], &set["decoded_tokens"]));
+    assert_eq!(trace["backbone_hash"], model["hash"]);
+    assert!(succeed(world(), &["inspect", "model"]).stdout.contains("parameters"));
+}
+
+/// Prompt and continuation, as token ids, of a document of the test trace.
+fn traced(id: &str) -> (Vec<u32>, Vec<u32>) {
+    let folder = world().join("runs/tiny/traces/fables-test");
+    let trace = read_json(&folder.join("trace.json"));
+    let entry = list(&trace, "documents").iter().find(|d| d["id"] == id).unwrap();
+    let bytes = fs::read(folder.join("tokens.bin")).unwrap();
+    let tokens: Vec<u32> = bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
+    let at = |name: &str| number(entry, name) as usize;
+    let (prompt, continuation) = tokens[at("first")..][..at("prompt") + at("continuation")].split_at(at("prompt"));
+    (prompt.to_vec(), continuation.to_vec())
+}
+
+#[test]
+fn generate_writes_the_greedy_text_of_the_trace_every_time() {
+    let trace = read_json(&world().join("runs/tiny/traces/fables-test/trace.json"));
+    let id = trace["documents"][0]["id"].as_str().unwrap();
+    let (prompt, continuation) = traced(id);
+    let tokenizer = Tokenizer::load(&world().join("model")).unwrap();
+    let text = tokenizer.decode(&prompt).unwrap();
+    let arguments =
+        ["generate", "--model", "model", "--prompt", &text, "--max-new", "24", "--device", "cpu", "--format", "json"];
+    let first = succeed(world(), &arguments);
+    let generated = first.json();
+    let ids: Vec<u32> = list(&generated, "token_ids").iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    assert_eq!(ids, continuation);
+    assert_eq!(generated["text"], tokenizer.decode(&ids).unwrap());
+    assert_eq!(succeed(world(), &arguments).stdout, first.stdout);
+}
+
+#[test]
+fn overrides_of_the_command_line_are_honoured() {
+    let folder = inputs();
+    let printed = |arguments: &[&str]| succeed(folder.path(), arguments).stdout;
+    let config = printed(&["run", "run.toml", "--print-config", "--set", "heads.hidden=8", "--seed", "9"]);
+    assert!(config.contains("seed = 9") && config.contains("hidden = 8"), "{config}");
+    let heads = |arguments: &[&str]| {
+        succeed(folder.path(), &[&["train-heads", "run.toml", "--set", "heads.training.steps=3"], arguments].concat());
+        fs::read(folder.path().join("runs/tiny/heads/heads.safetensors")).unwrap()
+    };
+    let first = heads(&[]);
+    let metrics = fs::read_to_string(folder.path().join("runs/tiny/heads/metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().filter(|line| line.contains("\"train\"")).count(), 3);
+    assert!(first != heads(&["--seed", "4"]), "another seed gives other heads");
+    assert!(first == heads(&["--seed", "3"]), "the first seed gives the first heads");
+}
+
+#[test]
+fn completions_know_every_command() {
+    let script = succeed(world(), &["completions", "bash"]).stdout;
+    for command in ["pretrain", "train-heads", "train-rescorer", "evaluate", "report", "generate", "ngram", "inspect"] {
+        assert!(script.contains(command), "{command}");
+    }
+}
+
+fn log10(folder: &Path, arpa: &str, ids: &str) -> Vec<f64> {
+    let scores = succeed(folder, &["ngram", "score", "--arpa", arpa, "--token-ids", ids, "--format", "json"]).json();
+    assert_numbers(&scores, &["perplexity", "perplexity_without_oov", "tokens", "oov"]);
+    list(&scores, "log10").iter().filter_map(Value::as_f64).collect()
+}
+
+#[test]
+fn ngram_estimates_and_scores_a_file_of_token_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("train.ids"), "1 2 3\n1 2 4\n\n2 3 1 2\n").unwrap();
+    fs::write(folder.path().join("test.ids"), "1 2 3\n9\n").unwrap();
+    let estimate = ["ngram", "estimate", "--token-ids", "train.ids", "--order", "2", "--discount-fallback"];
+    for arpa in ["plain.arpa", "zipped.arpa.gz"] {
+        let made = succeed(folder.path(), &[&estimate[..], &["--arpa", arpa, "--format", "json"]].concat()).json();
+        assert_eq!(list(&made, "ngrams").len(), 2);
+        assert!(list(&made, "discounts").iter().all(|d| d.as_array().is_some_and(|d| d.len() == 3)));
+    }
+    let plain = log10(folder.path(), "plain.arpa", "test.ids");
+    assert!(plain.len() == 2 && plain.iter().all(|score| *score < 0.0), "{plain:?}");
+    assert_eq!(plain, log10(folder.path(), "zipped.arpa.gz", "test.ids"));
+}
+
+#[test]
+fn ngram_agrees_with_kenlm() {
+    let Some(shared) = shared() else { return };
+    let vectors = fs::canonicalize(shared.join("vectors/kenlm")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| vectors.join(name).display().to_string();
+    let (ids, theirs) = (file("shakespeare700.ids.gz"), file("shakespeare700.o4.arpa.gz"));
+    let estimate = ["ngram", "estimate", "--order", "4", "--discount-fallback", "--arpa", "ours.arpa", "--token-ids"];
+    let made = succeed(folder.path(), &[&estimate[..], &[&ids, "--format", "json"]].concat()).json();
+    // Lines such as "1 3616 D1=0.65331 D2=1.15092 D3+=1.60558".
+    let log = fs::read_to_string(vectors.join("shakespeare700.discounts.txt")).unwrap();
+    for (order, line) in log.lines().filter(|line| line.contains(" D1=")).enumerate() {
+        let fields: Vec<f64> =
+            line.split(' ').map(|f| f.rsplit('=').next().unwrap()).filter_map(|f| f.parse().ok()).collect();
+        assert_eq!(made["ngrams"][order].as_f64(), Some(fields[1]));
+        for (i, expected) in fields[2..].iter().enumerate() {
+            assert!((made["discounts"][order][i].as_f64().unwrap() - expected).abs() < 1e-3, "{line}");
+        }
+    }
+    let expected = read_json(&vectors.join("shakespeare700.scores.json"));
+    let held_out = list(&expected, "held_out");
+    let line = |case: &Value| list(case, "ids").iter().map(Value::to_string).collect::<Vec<_>>().join(" ") + "\n";
+    fs::write(folder.path().join("held_out.ids"), held_out.iter().map(line).collect::<String>()).unwrap();
+    for arpa in ["ours.arpa", &theirs] {
+        let trained = log10(folder.path(), arpa, &ids);
+        let unseen = log10(folder.path(), arpa, "held_out.ids");
+        assert_eq!((trained.len(), unseen.len()), (700, held_out.len()));
+        let wanted = list(&expected, "train_log10").iter().map(|x| x.as_f64().unwrap());
+        let pairs =
+            trained.into_iter().zip(wanted).chain(unseen.into_iter().zip(held_out.iter().map(|c| number(c, "log10"))));
+        for (found, wanted) in pairs {
+            assert!((found - wanted).abs() < 1e-3, "{arpa}: {found} {wanted}");
+        }
+    }
+}

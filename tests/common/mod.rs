@@ -1,0 +1,274 @@
+//! A tiny world, made by the program itself once per test process: a corpus, a model pretrained on it, a finished run.
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use assert_cmd::Command;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Only a hang takes this long.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Tokens that a document of the tiny world can have.
+pub const CONTEXT: usize = 96;
+
+/// The resolved path of the program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_draftsmith");
+
+const PRETRAIN: &str = r#"
+name = "pretrain"
+device = "cpu"
+[data.fables]
+path = "fables.jsonl"
+separator = "\n"
+dev = 0.2
+test = 0.3
+[pretrain]
+output = "model"
+vocab_size = 300
+documents_per_step = 8
+[pretrain.model]
+hidden = 32
+layers = 2
+heads = 4
+kv_heads = 2
+intermediate = 64
+context = 96
+[pretrain.training]
+steps = 12
+learning_rate = 3e-2
+warmup_steps = 2
+dev_every = 6
+checkpoint_every = 6
+"#;
+
+const RUN: &str = r#"
+name = "tiny"
+device = "cpu"
+seed = 3
+[backbone]
+path = "model"
+[data.fables]
+path = "fables.jsonl"
+separator = "\n"
+dev = 0.2
+test = 0.3
+[traces]
+max_new = 24
+batch = 8
+[heads]
+block_size = 4
+hidden = 16
+positions_per_step = 64
+[heads.training]
+steps = 20
+learning_rate = 1e-2
+warmup_steps = 2
+dev_every = 5
+checkpoint_every = 4
+[rescorer.counts]
+kind = "ngram"
+order = 3
+[rescorer.small]
+kind = "neural"
+documents_per_step = 4
+[rescorer.small.model]
+hidden = 16
+layers = 1
+heads = 2
+kv_heads = 2
+intermediate = 32
+context = 96
+[rescorer.small.training]
+steps = 30
+learning_rate = 1e-2
+warmup_steps = 2
+dev_every = 5
+[evaluation]
+top_k = 6
+paths = 5
+lm_scales = [0.3, 0.7]
+oracle_top_k = [1, 2, 4, 8]
+bootstrap = 200
+live_documents = 4
+"#;
+
+/// Names of the stages of the run above, as the program says them.
+pub const STAGES: [&str; 7] = [
+    "trace fables train",
+    "trace fables dev",
+    "trace fables test",
+    "train-heads",
+    "train-rescorer counts",
+    "train-rescorer small",
+    "evaluate",
+];
+
+/// What a finished process left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// The one JSON value on standard output.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}", self.stdout))
+    }
+
+    /// Panics unless every stage was skipped.
+    pub fn assert_all_skipped(&self) {
+        for stage in STAGES {
+            assert!(self.stderr.contains(&format!("{stage}: finished earlier, skipped")), "{stage}: {}", self.stderr);
+        }
+    }
+}
+
+/// Runs the program in `folder`, whatever comes of it.
+pub fn run(folder: &Path, arguments: &[&str]) -> Outcome {
+    run_with(folder, arguments, &[])
+}
+
+/// As [`run`], with environment variables.
+pub fn run_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
+    let mut command = Command::new(PROGRAM);
+    command.current_dir(folder).args(arguments).envs(variables.iter().copied()).timeout(TIMEOUT);
+    let output = command.output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program writes UTF-8");
+    Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Runs the program in `folder` and panics unless it ends with 0.
+pub fn succeed(folder: &Path, arguments: &[&str]) -> Outcome {
+    let outcome = run(folder, arguments);
+    assert_eq!(outcome.code, Some(0), "{arguments:?}: {}", outcome.stderr);
+    outcome
+}
+
+/// The finished tiny world. Tests read it; those that change something take [`inputs`] or [`finished`].
+pub fn world() -> &'static Path {
+    static WORLD: OnceLock<(PathBuf, File)> = OnceLock::new();
+    let (folder, _lock) = WORLD.get_or_init(|| {
+        // A static is never dropped, so a folder that the next process of the same test file takes over.
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+        fs::create_dir_all(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let lock = File::create(folder.with_extension("lock")).unwrap();
+        lock.lock().unwrap();
+        if folder.exists() {
+            fs::remove_dir_all(&folder).unwrap();
+        }
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("fables.jsonl"), corpus()).unwrap();
+        fs::write(folder.join("pretrain.toml"), PRETRAIN).unwrap();
+        fs::write(folder.join("run.toml"), RUN).unwrap();
+        succeed(&folder, &["pretrain", "pretrain.toml"]);
+        succeed(&folder, &["run", "run.toml"]);
+        (folder, lock)
+    });
+    folder
+}
+
+/// A copy of corpus, configurations and model, without the run.
+pub fn inputs() -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["fables.jsonl", "pretrain.toml", "run.toml"] {
+        fs::copy(world().join(name), copy.path().join(name)).unwrap();
+    }
+    copy_folder(&world().join("model"), &copy.path().join("model"));
+    copy
+}
+
+/// A copy of everything.
+pub fn finished() -> TempDir {
+    let copy = inputs();
+    copy_folder(&world().join("runs"), &copy.path().join("runs"));
+    copy
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() { copy_folder(&entry.path(), &target) } else { drop(fs::copy(entry.path(), target)) }
+    }
+}
+
+/// Every file and folder below `folder`.
+pub fn everything_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(everything_below(&path));
+        }
+        found.push(path);
+    }
+    found.sort();
+    found
+}
+
+/// A JSON file.
+pub fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The report of the run in `folder`.
+pub fn report(folder: &Path) -> Value {
+    read_json(&folder.join("runs/tiny/report/report.json"))
+}
+
+/// The shared folder beside the crate, or a visible line that it is absent.
+pub fn shared() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    if !folder.join("vectors").is_dir() {
+        skipped("../shared is absent");
+        return None;
+    }
+    Some(folder)
+}
+
+/// Says, past the test harness's capture, why a test did nothing.
+pub fn skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = std::io::stderr().write_all(format!("skipped: {why} ({test})\n").as_bytes());
+}
+
+/// Short fables from a few templates: 60 of ordinary length, seven whose prompts nearly fill the context, and one
+/// whose prompt does not fit.
+fn corpus() -> String {
+    let animals = ["fox", "crow", "mouse", "lion", "bear"];
+    let places = ["wood", "barn", "mill", "lake"];
+    let things = ["cheese", "grain", "honey"];
+    let mut lines = String::new();
+    let mut add = |id: String, prompt: String, completion: String, finish: &str| {
+        let line = serde_json::json!({"id": id, "prompt": prompt, "completion": completion, "finish": finish});
+        lines += &format!("{line}\n");
+    };
+    for (a, animal) in animals.iter().enumerate() {
+        for (p, place) in places.iter().enumerate() {
+            for (t, thing) in things.iter().enumerate() {
+                let other = animals[(a + p + t + 1) % animals.len()];
+                let prompt = format!("Tell of the {animal} in the {place} and the {thing}.");
+                let completion = match (a + t) % 3 {
+                    0 => format!("The {animal} went to the {place}. The {other} had the {thing}."),
+                    1 => format!("In the {place} the {animal} met a {other} and ate the {thing}."),
+                    _ => format!("The {thing} was gone. The {animal} and the {other} left the {place}."),
+                };
+                add(format!("{animal}-{place}-{thing}"), prompt, completion, if p == 3 { "length" } else { "stop" });
+            }
+        }
+    }
+    for (n, words) in [36, 37, 38, 39, 40, 41, 42, 200].into_iter().enumerate() {
+        add(format!("long-{n}"), format!("{n} {}", "the fox ".repeat(words)), "It went on.".into(), "stop");
+    }
+    lines
+}

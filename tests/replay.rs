@@ -1,0 +1,89 @@
+//! Replay is exact: every test document of every variant, decoded live, gives the very blocks of the replay.
+
+mod common;
+
+use std::path::Path;
+
+use common::{CONTEXT, inputs, read_json, report, succeed, world};
+use serde_json::Value;
+
+/// Runs everything anew with `sets`, all documents live, and gives the data set's report.
+fn all_live(folder: &Path, sets: &[&str]) -> Value {
+    let sets = ["evaluation.live_documents=1000"].iter().chain(sets).flat_map(|set| ["--set", set]);
+    let arguments: Vec<&str> = ["run", "run.toml"].into_iter().chain(sets).collect();
+    succeed(folder, &arguments);
+    report(folder)["datasets"][0].clone()
+}
+
+fn assert_exact(set: &Value) {
+    let live = &set["live"];
+    assert!(live["documents"].as_u64().unwrap() >= 15, "{live}");
+    assert_eq!(live["documents"], set["documents"]);
+    assert_eq!(live["mismatches"], 0, "{live}");
+    let names = |variants: &Value| -> Vec<String> {
+        variants.as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let decoded = names(&live["variants"]);
+    let replayed: Vec<_> = names(&set["variants"]).into_iter().filter(|name| name != "oracle").collect();
+    assert_eq!(decoded, replayed);
+    assert!(live["variants"].as_array().unwrap().iter().all(|v| v["mismatches"] == 0), "{live}");
+    assert!(set["variants"].as_array().unwrap().iter().all(|v| v["lossless"] == true));
+}
+
+fn without_live(mut set: Value) -> Value {
+    set["live"].take();
+    set
+}
+
+/// Ends of text, of `max_new` and of the context all occur, or the tests here would prove little.
+#[test]
+fn the_tiny_world_has_every_way_a_text_can_end() {
+    let trace = read_json(&world().join("runs/tiny/traces/fables-test/trace.json"));
+    let ends = |wanted: &dyn Fn(u64, u64, u64) -> bool| {
+        let documents = trace["documents"].as_array().unwrap().iter();
+        let field = |d: &Value, name: &str| d[name].as_u64().unwrap();
+        documents.filter(|d| wanted(field(d, "prompt"), field(d, "continuation"), field(d, "limit"))).count()
+    };
+    assert!(ends(&|_, continuation, limit| continuation < limit) > 0, "end-of-text");
+    assert!(ends(&|_, continuation, limit| continuation == limit && limit == 24) > 0, "max_new");
+    assert!(ends(&|prompt, _, limit| prompt + limit == CONTEXT as u64 && limit < 24) > 0, "the context's end");
+}
+
+#[test]
+fn every_document_live_gives_the_blocks_of_the_replay() {
+    let folder = inputs();
+    let set = all_live(folder.path(), &[]);
+    assert_exact(&set);
+    assert_eq!(without_live(set), without_live(report(world())["datasets"][0].clone()), "live changes no other number");
+}
+
+#[test]
+fn so_with_half_precision_traces() {
+    let folder = inputs();
+    assert_exact(&all_live(folder.path(), &["traces.dtype=float16"]));
+}
+
+#[test]
+fn so_with_wide_trees_and_with_blocks_longer_than_texts() {
+    let folder = inputs();
+    let wide = ["evaluation.paths=40", "evaluation.top_k=12", "heads.block_size=7"];
+    assert_exact(&all_live(folder.path(), &wide));
+    let long = ["heads.block_size=30", "heads.training.steps=4", "traces.max_new=9", "evaluation.paths=3"];
+    assert_exact(&all_live(folder.path(), &long));
+}
+
+#[test]
+fn so_when_the_context_ends_the_block() {
+    let folder = inputs();
+    assert_exact(&all_live(folder.path(), &["traces.max_new=200", "heads.block_size=6"]));
+}
+
+#[test]
+fn one_candidate_a_head_makes_every_variant_plain_decoding() {
+    let folder = inputs();
+    let set = all_live(folder.path(), &["evaluation.top_k=1"]);
+    assert_exact(&set);
+    for variant in set["variants"].as_array().unwrap() {
+        assert_eq!(variant["backbone_calls"], set["variants"][0]["backbone_calls"], "{variant}");
+    }
+}

@@ -1,0 +1,236 @@
+//! Stopping at any moment changes nothing: killed and resumed trainings, and two of the same seed, are the same bytes.
+#![cfg(unix)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{
+    Outcome, PROGRAM, copy_folder, everything_below, finished, inputs, read_json, report, run_with, succeed, world,
+};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Long enough to be hit in its middle, with checkpoints at other steps than evaluations.
+const STEPS: usize = 400;
+const TRAIN: [&str; 8] = [
+    "train-heads",
+    "run.toml",
+    "--set",
+    "heads.training.steps=400",
+    "--set",
+    "heads.training.dev_every=15",
+    "--set",
+    "heads.training.checkpoint_every=4",
+];
+
+/// Inputs and finished traces: only the heads are left to train.
+fn traced() -> TempDir {
+    let folder = inputs();
+    copy_folder(&world().join("runs/tiny/traces"), &folder.path().join("runs/tiny/traces"));
+    folder
+}
+
+fn heads(folder: &Path) -> PathBuf {
+    folder.join("runs/tiny/heads")
+}
+
+fn start(folder: &Path) -> Child {
+    let mut command = Command::new(PROGRAM);
+    command.current_dir(folder).args(TRAIN).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().expect("the program starts")
+}
+
+/// Waits until `metrics.jsonl` has grown by `lines` lines or the process has ended.
+fn wait_for_progress(folder: &Path, child: &mut Child, lines: usize) {
+    let count = || fs::read_to_string(heads(folder).join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+    let before = count();
+    // A resumed training first cuts the file.
+    while count().abs_diff(before) < lines && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The step in `latest.json`; none before the first checkpoint.
+fn latest(folder: &Path) -> Option<u64> {
+    let path = heads(folder).join("checkpoints/latest.json");
+    path.exists().then(|| read_json(&path)["step"].as_u64().unwrap())
+}
+
+/// Name and bytes of everything of the heads but the timings.
+fn bytes(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let heads = heads(folder);
+    let files = everything_below(&heads).into_iter().filter(|path| path.is_file() && !path.ends_with("timings.jsonl"));
+    files.map(|path| (path.strip_prefix(&heads).unwrap().to_owned(), fs::read(&path).unwrap())).collect()
+}
+
+/// Panics unless both folders hold the same heads, metrics and checkpoints.
+fn assert_same_heads(found: &Path, expected: &Path) {
+    let (found, expected) = (bytes(found), bytes(expected));
+    let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&expected));
+    for name in ["heads.safetensors", "metrics.jsonl", "checkpoints/latest.json", "checkpoints/best.json"] {
+        assert!(found.iter().any(|(found, _)| found == Path::new(name)), "{name}");
+    }
+    for name in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+        let last = PathBuf::from(format!("checkpoints/step-{STEPS:06}/{name}"));
+        assert!(found.iter().any(|(found, _)| *found == last), "{name}");
+    }
+    for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+        assert!(found == expected, "{}", name.display());
+    }
+}
+
+fn uninterrupted() -> TempDir {
+    let folder = traced();
+    succeed(folder.path(), &TRAIN);
+    folder
+}
+
+#[test]
+fn a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one() {
+    let folder = traced();
+    let mut rng = ChaCha8Rng::seed_from_u64(u64::from(std::process::id()));
+    let mut resumable = 0;
+    for _ in 0..6 {
+        let mut child = start(folder.path());
+        wait_for_progress(folder.path(), &mut child, rng.random_range(3..60));
+        // Anywhere within a few steps, in the midst of a checkpoint as well.
+        std::thread::sleep(Duration::from_micros(u64::from(rng.next_u32() % 5000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        resumable += usize::from(latest(folder.path()).is_some_and(|step| step < STEPS as u64));
+    }
+    let outcome = succeed(folder.path(), &TRAIN);
+    assert!(resumable > 0, "no kill hit the training's middle: {}", outcome.stderr);
+    assert_same_heads(folder.path(), uninterrupted().path());
+}
+
+#[test]
+fn an_interrupt_saves_and_says_how_to_go_on() {
+    let folder = traced();
+    let mut child = start(folder.path());
+    wait_for_progress(folder.path(), &mut child, 6);
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    let step = latest(folder.path()).unwrap();
+    let paragraph = stderr.lines().last().unwrap();
+    assert!(paragraph.starts_with("error: interrupted"), "{stderr}");
+    assert!(paragraph.contains(&format!("saved after step {step} of {STEPS} in runs/tiny/heads")), "{stderr}");
+    assert!(paragraph.contains("Start the same command again to go on"), "{stderr}");
+    assert!(step < STEPS as u64, "the interrupt hit the training's middle");
+    let went_on = succeed(folder.path(), &TRAIN);
+    assert!(went_on.stderr.contains(&format!("going on from step {step}")), "{}", went_on.stderr);
+    assert_same_heads(folder.path(), uninterrupted().path());
+}
+
+/// What an unfinished training of another configuration overwrote must not pass for the earlier one's.
+#[test]
+fn going_back_to_an_earlier_configuration_gives_its_bytes_again() {
+    let folder = finished();
+    let mut child = start(folder.path());
+    wait_for_progress(folder.path(), &mut child, 30);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    succeed(folder.path(), &["run", "run.toml"]);
+    assert!(bytes(folder.path()) == bytes(world()));
+}
+
+#[test]
+fn what_a_killed_process_left_aside_goes() {
+    let folder = finished();
+    let run = folder.path().join("runs/tiny");
+    fs::write(run.join("heads/checkpoints/.aside-abc"), "half").unwrap();
+    fs::create_dir_all(run.join("traces/.aside-def/inner")).unwrap();
+    succeed(folder.path(), &["run", "run.toml"]).assert_all_skipped();
+    let left: Vec<_> = everything_below(&run).into_iter().filter(|p| p.to_string_lossy().contains(".aside-")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A crash after `latest.json` and before `best.json` was written leaves a best checkpoint that only its own state points
+/// at; going on must not remove it.
+#[test]
+fn a_crash_between_the_two_pointers_loses_no_checkpoint() {
+    let (expected, crashed) = (uninterrupted(), traced());
+    copy_folder(&heads(expected.path()), &heads(crashed.path()));
+    let checkpoints = heads(crashed.path()).join("checkpoints");
+    let best = read_json(&checkpoints.join("best.json"));
+    assert!(best["step"].as_u64().unwrap() < STEPS as u64, "a later checkpoint must not be better");
+    fs::write(checkpoints.join("latest.json"), best.to_string()).unwrap();
+    fs::write(checkpoints.join("best.json"), json!({"step": 1}).to_string()).unwrap();
+    fs::remove_file(heads(crashed.path()).join("stage.json")).unwrap();
+    fs::remove_file(heads(crashed.path()).join("heads.safetensors")).unwrap();
+    fs::remove_dir_all(checkpoints.join(format!("step-{STEPS:06}"))).unwrap();
+    succeed(crashed.path(), &TRAIN);
+    assert_same_heads(crashed.path(), expected.path());
+}
+
+/// A report without what the clock decides.
+fn without_speeds(mut report: Value) -> Value {
+    for set in report["datasets"].as_array_mut().unwrap() {
+        let live = &mut set["live"];
+        live["tokens_per_s"].take();
+        live["autoregressive_tokens_per_s"].take();
+        live["variants"].as_array_mut().unwrap().iter_mut().for_each(|v| drop(v["tokens_per_s"].take()));
+    }
+    report
+}
+
+#[test]
+fn two_runs_of_one_seed_are_the_same_bytes() {
+    let folder = inputs();
+    succeed(folder.path(), &["run", "run.toml"]);
+    for file in [
+        "traces/fables-train/hidden.bin",
+        "traces/fables-test/tokens.bin",
+        "heads/heads.safetensors",
+        "heads/metrics.jsonl",
+        "rescorers/small/model.safetensors",
+        "rescorers/small/metrics.jsonl",
+        "rescorers/counts/ngram.arpa",
+    ] {
+        let read = |folder: &Path| fs::read(folder.join("runs/tiny").join(file)).unwrap();
+        assert!(read(folder.path()) == read(world()), "{file}");
+    }
+    assert_eq!(without_speeds(report(folder.path())), without_speeds(report(world())));
+}
+
+#[test]
+fn two_pretrainings_of_one_seed_are_the_same_bytes() {
+    let folder = inputs();
+    fs::remove_dir_all(folder.path().join("model")).unwrap();
+    succeed(folder.path(), &["pretrain", "pretrain.toml"]);
+    for file in ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json"] {
+        let read = |folder: &Path| fs::read(folder.join("model").join(file)).unwrap();
+        assert!(read(folder.path()) == read(world()), "{file}");
+    }
+}
+
+/// Larger matrices than the tiny world's, so that the work is in fact split.
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    let trained = |threads: &str| -> Vec<(PathBuf, Vec<u8>)> {
+        let folder = traced();
+        let sizes = ["heads.hidden=512", "heads.positions_per_step=1024", "heads.training.steps=4"];
+        let sets = sizes.iter().flat_map(|size| ["--set", size]);
+        let arguments: Vec<&str> = ["train-heads", "run.toml"].into_iter().chain(sets).collect();
+        let Outcome { code, stderr, .. } = run_with(folder.path(), &arguments, &[("RAYON_NUM_THREADS", threads)]);
+        assert_eq!(code, Some(0), "{stderr}");
+        bytes(folder.path())
+    };
+    let one = trained("1");
+    assert!(one.iter().any(|(name, _)| name == Path::new("heads.safetensors")));
+    for threads in ["2", "5"] {
+        for ((name, found), (_, expected)) in trained(threads).iter().zip(&one) {
+            assert!(found == expected, "{threads} threads: {}", name.display());
+        }
+    }
+}
