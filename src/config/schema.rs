@@ -345,7 +345,7 @@ impl Default for EvaluationConfig {
         Self {
             top_k: 16,
             paths: 16,
-            lm_scales: vec![0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+            lm_scales: vec![0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
             oracle_top_k: vec![1, 2, 4, 8, 16, 32, 64],
             bootstrap: 10_000,
             live_documents: 8,
