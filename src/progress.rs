@@ -67,6 +67,7 @@ pub fn stop_if_interrupted(stage: &str) -> Result<()> {
 pub struct Progress {
     title: String,
     first: usize,
+    done: usize,
     total: usize,
     started: Instant,
     bar: Option<ProgressBar>,
@@ -91,11 +92,17 @@ impl Progress {
             ProgressBar::new(total as u64).with_style(style).with_prefix(title.clone()).with_position(first as u64)
         });
         let now = Instant::now();
-        Self { title, first, total, started: now, bar, last_line: now }
+        Self { title, first, done: first, total, started: now, bar, last_line: now }
+    }
+
+    /// One more of the total, with a few words on what comes next.
+    pub fn advance(&mut self, words: impl FnOnce() -> String) {
+        self.update(self.done + 1, words);
     }
 
     /// `done` of the total, with a few words on how it goes.
     pub fn update(&mut self, done: usize, words: impl FnOnce() -> String) {
+        self.done = done;
         if let Some(bar) = &self.bar {
             bar.set_position(done as u64);
             bar.set_message(words());

@@ -205,14 +205,11 @@ fn mask(visible: &Visible, new: usize, past: usize, device: &Device) -> Option<T
     Some(from_host(values, [rows, 1, new, columns], device))
 }
 
+/// A layer's place in the cache, where there is one.
+type LayerCache<'a> = Option<(usize, &'a mut KvCache)>;
+
 impl Layer {
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        shared: &Shared,
-        config: &ModelConfig,
-        cache: Option<(usize, &mut KvCache)>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, shared: &Shared, config: &ModelConfig, cache: LayerCache) -> Tensor<2> {
         let normed = self.input_layernorm.forward(x.clone(), config.rms_norm_eps);
         let x = x + self.self_attn.forward(normed, shared, config, cache);
         let normed = self.post_attention_layernorm.forward(x.clone(), config.rms_norm_eps);
@@ -222,13 +219,7 @@ impl Layer {
 }
 
 impl Attention {
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        shared: &Shared,
-        config: &ModelConfig,
-        cache: Option<(usize, &mut KvCache)>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, shared: &Shared, config: &ModelConfig, cache: LayerCache) -> Tensor<2> {
         let (rows, new, width) = (shared.rows, shared.new, config.head_dim);
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let split = |y: Tensor<2>, heads: usize| y.reshape([rows, new, heads, width]).swap_dims(1, 2);

@@ -18,6 +18,7 @@
 mod lattice;
 mod local;
 mod oracle;
+mod path;
 mod pbest;
 mod ranking;
 mod topk;
@@ -26,7 +27,8 @@ mod tree;
 pub use lattice::Lattice;
 pub use local::{LocalDraft, choose, local_greedy};
 pub use oracle::{greedy_calls, oracle_dp, oracle_length};
-pub use pbest::{NoScorer, PBest, Path, PathScorer, p_best};
+pub use path::Path;
+pub use pbest::{NoScorer, PBest, PathScorer, p_best};
 pub use topk::top_k;
 pub use tree::{DraftTree, accepted_length};
 

@@ -14,7 +14,7 @@
 //! Paths are kept as back-pointers in flat arrays and spelled out only at the end.
 
 use super::ranking::{Graph, Ranking};
-use super::{Lattice, gap, interpolate};
+use super::{Lattice, Path, gap, interpolate};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
@@ -38,21 +38,6 @@ impl PathScorer for NoScorer {
 
     fn extend(&self, _: (), _: u32) -> (f64, ()) {
         (0.0, ())
-    }
-}
-
-/// One path through the lattice.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Path {
-    /// One token per slot.
-    pub tokens: Vec<u32>,
-    /// Sum over the slots, left to right in f64, of `(1 - scale) * head score + scale * log-probability`.
-    pub score: f64,
-}
-
-impl AsRef<[u32]> for Path {
-    fn as_ref(&self) -> &[u32] {
-        &self.tokens
     }
 }
 

@@ -2,7 +2,7 @@
 //! algorithm of Jimenez and Marzal 1999): the next best path into a node needs at most one more path into one of its
 //! predecessors.
 
-use super::pbest::Path;
+use super::Path;
 use std::cmp::Ordering;
 use std::ops::Range;
 

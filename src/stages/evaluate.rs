@@ -81,10 +81,13 @@ struct Texts {
 impl Evaluation<'_> {
     fn dataset(&self, name: &str, dev: &Trace, test: &Trace) -> Result<Dataset> {
         let options = &self.workspace.config.evaluation;
-        let mut bar = Progress::new(format!("evaluate {name}"), dev.documents().len() + test.documents().len());
-        let dev = self.texts(dev, &mut bar, 0)?;
-        let before = dev.texts.len();
-        let test = self.texts(test, &mut bar, before)?;
+        let candidates = self.candidates();
+        let rescored = candidates.iter().filter(|c| c.rescored).count();
+        let documents = dev.documents().len() + test.documents().len();
+        // Lattices, points of the tuning curves, walks over test, live checks.
+        let work = documents + rescored * options.scales().len() + 2 * candidates.len();
+        let mut bar = Progress::new(format!("evaluate {name}"), work);
+        let (dev, test) = (self.texts(dev, &mut bar)?, self.texts(test, &mut bar)?);
         let groups = groups(&test.texts);
         let mut set = Dataset {
             name: name.to_owned(),
@@ -101,7 +104,7 @@ impl Evaluation<'_> {
         };
         let mut base = None;
         let mut walked: Vec<Walked> = Vec::new();
-        for candidate in self.candidates() {
+        for candidate in candidates {
             progress::stop_if_interrupted("evaluating")?;
             let scale = if candidate.rescored {
                 let curve = self.tune(&candidate, &dev, &mut bar)?;
@@ -116,6 +119,7 @@ impl Evaluation<'_> {
                 None
             };
             let steps = walk(&test, &*(candidate.drafter)(scale.unwrap_or(0.0)))?;
+            bar.advance(|| format!("{} on test", candidate.name));
             let tally = tally(&steps);
             let base = base.get_or_insert_with(|| tally.documents.clone());
             set.variants.push(self.variant(&candidate.name, candidate.paths, scale, &tally, base, &groups)?);
@@ -133,7 +137,7 @@ impl Evaluation<'_> {
     }
 
     /// Lattices of every document, wide enough for the largest k asked for.
-    fn texts(&self, trace: &Trace, bar: &mut Progress, before: usize) -> Result<Texts> {
+    fn texts(&self, trace: &Trace, bar: &mut Progress) -> Result<Texts> {
         let options = &self.workspace.config.evaluation;
         let vocabulary = self.workspace.backbone.model.config().vocab_size;
         let widest = options.oracle_top_k.iter().copied().chain([options.top_k]).max().unwrap_or(1).min(vocabulary);
@@ -143,7 +147,7 @@ impl Evaluation<'_> {
             progress::stop_if_interrupted("evaluating")?;
             let text = ReplayText::new(trace, entry, &self.heads.heads, &unembedding, widest, options.top_k);
             texts.push(text.map_err(|e| e.within(&entry.id))?);
-            bar.update(before + texts.len(), || "lattices".into());
+            bar.advance(|| "lattices".into());
         }
         if texts.is_empty() {
             bail!("no traced document has a continuation; there is nothing to evaluate.");
@@ -190,7 +194,7 @@ impl Evaluation<'_> {
     fn tune(&self, candidate: &Candidate, dev: &Texts, bar: &mut Progress) -> Result<Vec<(f64, f64)>> {
         let one = |scale: f64| -> Result<(f64, f64)> {
             progress::stop_if_interrupted("evaluating")?;
-            bar.update(dev.texts.len(), || format!("tuning {} at {scale}", candidate.name));
+            bar.advance(|| format!("tuning {} at {scale}", candidate.name));
             Ok((scale, tally(&walk(dev, &*(candidate.drafter)(scale))?).block_efficiency()))
         };
         self.workspace.config.evaluation.scales().into_iter().map(one).collect()
@@ -252,7 +256,7 @@ impl Evaluation<'_> {
         let mut sum = LiveOutcome::default();
         for Walked { candidate, scale, steps } in walked {
             progress::stop_if_interrupted("evaluating")?;
-            bar.update(texts.len(), || format!("live {}", candidate.name));
+            bar.advance(|| format!("live {}", candidate.name));
             let drafter = (candidate.drafter)(scale.unwrap_or(0.0));
             let dtype = self.workspace.config.traces.dtype;
             let heads = &self.heads.heads;
