@@ -1,4 +1,4 @@
-//! Counts of the n-grams of all orders, raw and adjusted, as `lmplz` makes them (METHODS, section 5).
+//! Counts of the n-grams of all orders, raw and adjusted, as `lmplz` makes them.
 //!
 //! An order is counted by one sort of integer keys: an n-gram is the pair (rank of its first n-1 words, last word), so
 //! order n needs only the ranks of order n-1 at every position. The result is a trie in lexicographic order, whatever

@@ -5,7 +5,7 @@
 //! trie of flat arrays: what is estimated, written and read) · [`arpa`] (the table as text) · [`model`] (the table
 //! compiled into an automaton: one 4-byte [`State`], about one probe per order and token).
 //!
-//! The conventions are those of KenLM's `lmplz` (METHODS, section 5), and `kenlm.rs` holds the numbers to its own.
+//! The conventions are those of KenLM's `lmplz`, and `kenlm.rs` holds the numbers to its own.
 //! Probabilities are stored as log10 in `f32`, as ARPA has them; a query answers in natural logarithms, `f64`.
 
 pub mod arpa;
