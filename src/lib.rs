@@ -2,8 +2,8 @@
 //!
 //! A tour, in the order in which things flow; each room imports from those before it:
 //!
-//! - [`config`]: what a user writes, validated once. [`text`]: corpora, tokenizer, splits. [`nn`]: layers, named
-//!   parameters, cross-entropy.
+//! - [`config`]: what a user writes, validated once. [`text`]: corpora, tokenizer, splits. [`kernels`]: the
+//!   CPU's inner loops. [`nn`]: layers, named parameters, cross-entropy.
 //! - [`backbone`]: the frozen language model, its cache and its plain greedy text. [`traces`]: that text with its hidden
 //!   states, on disk.
 //! - [`lattice`]: the top-k lattice and the pure algorithms on it. [`training`]: the one loop for everything that trains.
@@ -23,6 +23,7 @@ pub mod error;
 pub mod evaluation;
 pub mod files;
 pub mod heads;
+pub mod kernels;
 pub mod lattice;
 pub mod nn;
 pub mod progress;

@@ -99,7 +99,7 @@ fn model_folders() {
     let config = path.join("model/config.json");
     let before = fs::read(&config).unwrap();
     set(&config, "model_type", json!("mamba"));
-    refused(path, &["run", "run.toml"], &["model/config.json", "`mamba`", "supports `llama`"]);
+    refused(path, &["run", "run.toml"], &["model/config.json", "`mamba`", "supports llama, mistral"]);
     fs::write(&config, &before).unwrap();
     set(&config, "rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}));
     refused(path, &["run", "run.toml"], &["model/config.json", "rope_scaling"]);
@@ -145,9 +145,9 @@ fn weight_files() {
 fn a_weight_of_an_unknown_type() {
     let folder = inputs();
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::I64, vec![1], &[0; 8]).unwrap();
-    let bytes = safetensors::serialize([("model.norm.weight", view)], None).unwrap();
+    let bytes = safetensors::serialize([("model.embed_tokens.weight", view)], None).unwrap();
     fs::write(folder.path().join("model/model.safetensors"), bytes).unwrap();
-    refused(folder.path(), &["inspect", "model"], &["model/model.safetensors", "`model.norm.weight`", "I64"]);
+    refused(folder.path(), &["inspect", "model"], &["model/model.safetensors", "`model.embed_tokens.weight`", "I64"]);
 }
 
 #[test]

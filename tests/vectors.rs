@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use common::{read_json, shared, skipped};
-use draftsmith::backbone::{Backbone, Inputs, Visible, generate};
+use draftsmith::backbone::{Backbone, Precision, Span, generate};
 use draftsmith::nn::to_host;
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 /// The largest deviation of a logit or hidden number from the vectors; everything else must be equal.
 fn compare(model: &Path, vectors: &Path) -> f32 {
-    let mut backbone = Backbone::load(model, &Device::flex()).unwrap();
+    let mut backbone = Backbone::load(model, Precision::AS_STORED, &Device::flex()).unwrap();
     // The reference writes on after end-of-text.
     let end_of_text = std::mem::take(&mut backbone.end_of_text);
     let mut largest = 0f32;
@@ -33,10 +33,8 @@ fn compare(model: &Path, vectors: &Path) -> f32 {
     for case in read_json(vectors)["cases"].as_array().unwrap() {
         let tokens = backbone.tokenizer.encode(case["prompt"].as_str().unwrap()).unwrap();
         assert_eq!(tokens, ids(&case["token_ids"]), "{}", case["prompt"]);
-        let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-        let inputs = Inputs { tokens: &tokens, rows: 1, positions: &positions, visible: Visible::Causal };
-        let hidden = backbone.model.hidden(&inputs, None);
-        let logits = to_host(backbone.model.logits(hidden.clone()));
+        let hidden = backbone.model.hidden(&[Span::chain(&tokens)], None);
+        let logits = backbone.model.logits(hidden.clone());
         let rows = logits.chunks(backbone.model.config().vocab_size);
         let top5 = case["top5_ids"].as_array().unwrap().iter().zip(case["top5_logits"].as_array().unwrap());
         assert_eq!(rows.len(), top5.len());
@@ -59,7 +57,7 @@ fn compare(model: &Path, vectors: &Path) -> f32 {
             case["last_hidden_final_norm_l2"].as_f64().unwrap() as f32,
         );
         let greedy = ids(&case["greedy_continuation"]);
-        let generated = generate(&backbone, &[&tokens], greedy.len()).unwrap().remove(0);
+        let generated = generate(&backbone, &[&tokens], greedy.len()).remove(0);
         assert_eq!(generated, greedy, "{}", case["prompt"]);
         assert_eq!(backbone.tokenizer.decode(&greedy).unwrap().trim(), case["greedy_text"].as_str().unwrap().trim());
     }
@@ -68,7 +66,7 @@ fn compare(model: &Path, vectors: &Path) -> f32 {
         let (tokens, mut greedy) = (ids(&case["token_ids"]), ids(&case["greedy_continuation"]));
         if let Some(end) = greedy.iter().position(|id| backbone.end_of_text.contains(id)) {
             greedy.truncate(end + 1);
-            assert_eq!(generate(&backbone, &[&tokens], 200).unwrap()[0], greedy, "{}", case["prompt"]);
+            assert_eq!(generate(&backbone, &[&tokens], 200)[0], greedy, "{}", case["prompt"]);
         }
     }
     println!("{}: largest deviation {largest:e}", vectors.display());
@@ -93,12 +91,12 @@ fn smollm2() {
 #[test]
 fn texts_generated_side_by_side_are_those_generated_alone() {
     let Some(shared) = shared() else { return };
-    let backbone = Backbone::load(&shared.join("models/stories260K"), &Device::flex()).unwrap();
+    let backbone = Backbone::load(&shared.join("models/stories260K"), Precision::AS_STORED, &Device::flex()).unwrap();
     let vectors = read_json(&shared.join("vectors/stories260K.json"));
     let cases = vectors["cases"].as_array().unwrap();
     let prompts: Vec<Vec<u32>> = cases.iter().map(|case| ids(&case["token_ids"])).collect();
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let together = generate(&backbone, &prompts, 200).unwrap();
+    let together = generate(&backbone, &prompts, 200);
     for (case, generated) in cases.iter().zip(together) {
         let expected = ids(&case["greedy_continuation"]);
         assert_eq!(generated[..expected.len().min(200)], expected[..expected.len().min(200)]);

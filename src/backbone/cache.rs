@@ -1,81 +1,179 @@
 //! Keys and values of the tokens already seen.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Tensor};
 
-use super::ModelConfig;
+use super::columns::{Columns, Placed, Span};
+use super::model_config::ModelConfig;
+use crate::kernels::LayerCache;
 use crate::nn::indices;
 
-/// Per layer `[rows, kv heads, capacity, head width]` of keys and of values, of which the first [`KvCache::len`] columns
-/// hold tokens. Appending writes in place: the tensors are moved through `slice_assign`, never shared.
+/// Keys and values of some texts side by side, each of its own length. Grows as needed; nothing is copied when tokens are
+/// appended.
 pub struct KvCache {
-    layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
-    len: usize,
-    capacity: usize,
+    pub(super) texts: Vec<Columns>,
+    pub(super) storage: Storage,
+}
+
+/// Where the numbers lie.
+pub(super) enum Storage {
+    /// By text and layer.
+    Host(Vec<Vec<LayerCache>>),
+    /// In tensors of a device.
+    Device(DeviceCache),
 }
 
 impl KvCache {
-    /// An empty cache for `rows` texts of at most `capacity` tokens each.
-    pub fn new(config: &ModelConfig, rows: usize, capacity: usize, device: &Device) -> Self {
-        let shape = [rows, config.num_key_value_heads, capacity, config.head_dim];
-        let empty = || Some((Tensor::zeros(shape, device), Tensor::zeros(shape, device)));
-        Self { layers: (0..config.num_hidden_layers).map(|_| empty()).collect(), len: 0, capacity }
+    pub(super) fn on_host(config: &ModelConfig, texts: usize, tokens: usize) -> Self {
+        let layer = || LayerCache::new(config.num_key_value_heads, config.head_dim, tokens);
+        let text = || (0..config.num_hidden_layers).map(|_| layer()).collect();
+        Self { texts: vec![Columns::default(); texts], storage: Storage::Host((0..texts).map(|_| text()).collect()) }
+    }
+
+    pub(super) fn on_device(config: &ModelConfig, texts: usize, tokens: usize) -> Self {
+        let device = DeviceCache {
+            layers: (0..config.num_hidden_layers).map(|_| None).collect(),
+            used: 0,
+            capacity: tokens.max(1),
+            places: vec![Vec::new(); texts],
+        };
+        Self { texts: vec![Columns::default(); texts], storage: Storage::Device(device) }
+    }
+
+    /// Columns that text `text` uses.
+    pub fn len(&self, text: usize) -> usize {
+        self.texts[text].len()
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// Takes the tokens of one span a text.
+    pub(super) fn place(&mut self, spans: &[Span]) -> Vec<Vec<Placed>> {
+        assert_eq!(spans.len(), self.texts.len(), "one span for each text of the cache");
+        let placed = self.texts.iter_mut().zip(spans).map(|(columns, span)| columns.place(span)).collect();
+        if let Storage::Host(layers) = &mut self.storage {
+            for (layers, columns) in layers.iter_mut().zip(&self.texts) {
+                if layers.first().is_some_and(|layer| layer.capacity() < columns.len()) {
+                    layers.iter_mut().for_each(|layer| layer.grow(2 * columns.len()));
+                }
+            }
+        }
+        placed
+    }
+
+    /// Forgets every column of a text from `len` on.
+    pub fn truncate(&mut self, text: usize, len: usize) {
+        self.texts[text].truncate(len);
+        if let Storage::Device(device) = &mut self.storage {
+            device.places[text].truncate(len);
+            device.forget_tail();
+        }
+    }
+
+    /// Keeps the first `base` columns of a text and then those at `base + offset` for the ascending `offsets`, which must
+    /// follow one another: the accepted nodes of a verified draft tree.
+    pub fn keep(&mut self, text: usize, base: usize, offsets: &[usize]) {
+        self.texts[text].straighten(base + offsets.len());
+        match &mut self.storage {
+            Storage::Host(layers) => {
+                let moved = || offsets.iter().enumerate().filter(|(to, from)| to != *from);
+                for layer in &mut layers[text] {
+                    moved().for_each(|(to, from)| layer.move_column(base + from, base + to));
+                }
+            }
+            Storage::Device(device) => {
+                let places = &mut device.places[text];
+                let kept: Vec<usize> = offsets.iter().map(|offset| places[base + offset]).collect();
+                places.truncate(base);
+                places.extend(kept);
+                device.forget_tail();
+            }
+        }
+    }
+}
+
+/// Tensors of keys and values. All texts write their new tokens into the same columns; which of them hold which token of a
+/// text is kept beside them, so that rolling back and keeping a path of a tree move no numbers.
+pub(super) struct DeviceCache {
+    /// `[texts, heads, capacity, width]`, made when the first token comes.
+    layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
+    /// Columns written.
+    used: usize,
+    capacity: usize,
+    /// By text and token.
+    places: Vec<Vec<usize>>,
+}
+
+impl DeviceCache {
+    /// Takes `new` more columns, of which the first `counts[text]` hold tokens of each text.
+    pub fn take(&mut self, new: usize, counts: impl Iterator<Item = usize>, device: &Device) {
+        if self.used + new > self.capacity {
+            self.compact(new, device);
+        }
+        for (places, count) in self.places.iter_mut().zip(counts) {
+            places.extend(self.used..self.used + count);
+        }
+        self.used += new;
     }
 
     /// Columns in use.
-    pub fn len(&self) -> usize {
-        self.len
+    pub fn columns(&self) -> usize {
+        self.used
     }
 
-    /// Whether nothing is in it.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    /// The columns of a text's tokens.
+    pub fn places(&self, text: usize) -> &[usize] {
+        &self.places[text]
     }
 
-    /// Columns that still fit.
-    pub fn room(&self) -> usize {
-        self.capacity - self.len
-    }
-
-    /// Writes `new` columns of one layer behind the columns in use and gives all of them, the new ones included.
-    /// [`KvCache::advance`] makes them count once every layer has written.
-    pub(super) fn append(&mut self, layer: usize, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let [rows, heads, new, width] = keys.dims();
-        let (all_keys, all_values) = self.layers[layer].take().expect("a layer is put back after each use");
-        let place = [0..rows, 0..heads, self.len..self.len + new, 0..width];
+    /// Writes the newest columns of one layer and gives all that are in use.
+    pub fn append(&mut self, layer: usize, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let [texts, heads, new, width] = keys.dims();
+        // Moved through, never shared: only so does writing happen in place.
+        let (all_keys, all_values) = self.layers[layer].take().unwrap_or_else(|| {
+            let options = (&keys.device(), keys.dtype());
+            let shape = [texts, heads, self.capacity, width];
+            (Tensor::zeros(shape, options), Tensor::zeros(shape, options))
+        });
+        let at = |columns: Range<usize>| [0..texts, 0..heads, columns, 0..width];
+        let place = at(self.used - new..self.used);
         let all_keys = all_keys.slice_assign(place.clone(), keys);
         let all_values = all_values.slice_assign(place, values);
-        let used = [0..rows, 0..heads, 0..self.len + new, 0..width];
-        let views = (all_keys.clone().slice(used.clone()), all_values.clone().slice(used));
+        let views = (all_keys.clone().slice(at(0..self.used)), all_values.clone().slice(at(0..self.used)));
         self.layers[layer] = Some((all_keys, all_values));
         views
     }
 
-    /// Counts `new` more columns as used.
-    pub(super) fn advance(&mut self, new: usize) {
-        self.len += new;
+    /// Columns behind the last one that any text uses can be written again.
+    fn forget_tail(&mut self) {
+        self.used = self.places.iter().flatten().max().map_or(0, |last| last + 1);
     }
 
-    /// Forgets every column from `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
-    /// Keeps the first `base` columns and then those at `base + offset` for the ascending `offsets`: the accepted nodes
-    /// of a verified draft tree.
-    pub fn keep(&mut self, base: usize, offsets: &[usize]) {
-        let contiguous = offsets.iter().enumerate().all(|(i, &offset)| i == offset);
-        if !contiguous {
-            for layer in &mut self.layers {
-                let (keys, values) = layer.take().expect("a layer is put back after each use");
-                *layer = Some((gather(keys, base, offsets), gather(values, base, offsets)));
-            }
+    /// Moves the tokens of every text to the front, into tensors with room for `new` more columns.
+    fn compact(&mut self, new: usize, device: &Device) {
+        let longest = self.places.iter().map(Vec::len).max().unwrap_or(0);
+        let columns = longest.max(1);
+        self.capacity = (2 * (longest + new)).max(self.capacity);
+        // Behind a shorter text's end lies whatever is in its first column; nothing sees it.
+        let padded = self.places.iter().flat_map(|places| {
+            (0..columns).map(|i| places.get(i).or(places.first()).copied().unwrap_or(0)).collect::<Vec<_>>()
+        });
+        let index = indices(padded, device).reshape([self.places.len(), 1, columns, 1]);
+        for layer in &mut self.layers {
+            let Some((keys, values)) = layer.take() else { continue };
+            let grow = |tensor: Tensor<4>| {
+                let [texts, heads, _, width] = tensor.dims();
+                let index = index.clone().expand([texts, heads, columns, width]);
+                let larger = Tensor::zeros([texts, heads, self.capacity, width], (device, tensor.dtype()));
+                larger.slice_assign([0..texts, 0..heads, 0..columns, 0..width], tensor.gather(2, index))
+            };
+            *layer = Some((grow(keys), grow(values)));
         }
-        self.len = base + offsets.len();
+        self.places.iter_mut().for_each(|places| *places = (0..places.len()).collect());
+        self.used = longest;
     }
-}
-
-fn gather(tensor: Tensor<4>, base: usize, offsets: &[usize]) -> Tensor<4> {
-    let [rows, heads, _, width] = tensor.dims();
-    let kept = tensor.clone().select(2, indices(offsets.iter().map(|o| base + o), &tensor.device()));
-    tensor.slice_assign([0..rows, 0..heads, base..base + offsets.len(), 0..width], kept)
 }

@@ -3,25 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::model_config::end_of_text;
-use super::{Llama, ModelConfig};
+use super::architectures::{Architecture, Keys, architecture, config_json};
+use super::weights::{Weights, weight_files};
+use super::{Model, ModelConfig, Precision, Transformer};
 use crate::config::StorageType;
-use crate::error::{Result, bail};
+use crate::error::{Error, Result, bail};
 use crate::files;
-use crate::nn::{Init, collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
+use crate::nn::{collect_parameters, parameters_to_safetensors};
 use crate::text::Tokenizer;
 
 /// A frozen language model with its tokenizer.
 pub struct Backbone {
     /// The network.
-    pub model: Llama,
+    pub model: Model,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// Ids that end a text.
     pub end_of_text: Vec<u32>,
-    /// BLAKE3 of weights, configuration and end-of-text ids.
+    /// BLAKE3 of weights, configuration, end-of-text ids and precision.
     pub hash: String,
     /// Where it came from.
     pub path: PathBuf,
@@ -31,54 +32,119 @@ impl Backbone {
     /// Reads a Hugging Face folder onto `device`.
     ///
     /// # Errors
-    /// A missing or truncated file, another architecture, a tensor missing, left over or of another shape, a tokenizer
+    /// A missing or truncated file, an unknown architecture, a tensor missing, left over or of another shape, a tokenizer
     /// with ids beyond the embedding; each names the file.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let model = read_model(folder, device)?;
+    pub fn load(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let end_of_text = checkpoint.end_of_text()?;
+        let weights = precision.weights.unwrap_or(checkpoint.storage());
+        let precision = Precision { weights: Some(weights), ..precision };
+        let hash = checkpoint.hash(&end_of_text, weights, precision.compute)?;
         let tokenizer = Tokenizer::load(folder)?;
-        let config = model.config();
-        if tokenizer.vocab_size() > config.vocab_size {
+        let vocabulary = checkpoint.config.vocab_size;
+        if tokenizer.vocab_size() > vocabulary {
             bail!(
-                "{}: the tokenizer has ids up to {}, but the model's vocabulary has {} entries. Use the tokenizer.json that belongs to these weights.",
+                "{}: the tokenizer has ids up to {}, but the model's vocabulary has {vocabulary} entries. Use the tokenizer.json that belongs to these weights.",
                 folder.display(),
                 tokenizer.vocab_size() - 1,
-                config.vocab_size
             );
         }
-        let end_of_text = end_of_text(folder)?;
-        let hash = hash_folder(folder, &end_of_text)?;
-        Ok(Self { model, tokenizer, end_of_text, hash, path: folder.to_owned() })
+        Ok(Self { model: checkpoint.load(precision, device)?, tokenizer, end_of_text, hash, path: folder.to_owned() })
     }
 }
 
-/// Reads configuration and weights of a folder, without its tokenizer.
-pub fn read_model(folder: &Path, device: &Device) -> Result<Llama> {
-    let config = ModelConfig::load(folder)?;
-    let weights = folder.join("model.safetensors");
-    let mut values = parameters_from_safetensors(&weights)?;
-    if config.tie_word_embeddings {
-        // Some exporters write the tied unembedding a second time.
-        values.remove("lm_head.weight");
+/// A checkpoint, opened but not read.
+pub struct Checkpoint {
+    folder: PathBuf,
+    architecture: &'static dyn Architecture,
+    /// Its shape.
+    pub config: ModelConfig,
+    weights: Weights,
+}
+
+impl Checkpoint {
+    /// Reads `config.json` and the headers of the weights.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        if !path.exists() {
+            bail!(
+                "{} is no model folder: it has no config.json. Give a Hugging Face folder with config.json, model.safetensors and tokenizer.json.",
+                folder.display()
+            );
+        }
+        let json: Map<String, Value> = files::read_json(&path)?;
+        let keys = Keys(&json);
+        let architecture = architecture(&keys).map_err(|e| e.within(path.display()))?;
+        let config = architecture.config(&keys).map_err(|e| e.within(path.display()))?;
+        Ok(Self { folder: folder.to_owned(), architecture, config, weights: Weights::open(folder)? })
     }
-    // Older exporters store the rotary frequencies, which follow from the configuration.
-    values.retain(|name, _| !name.ends_with("rotary_emb.inv_freq"));
-    let model = Llama::new(&config, &mut Init::empty(device));
-    load_parameters(model, values).map_err(|e| e.within(weights.display()))
+
+    /// `model_type`
+    pub fn model_type(&self) -> &'static str {
+        self.architecture.model_type()
+    }
+
+    /// Name, type and shape of every tensor, sorted by name.
+    pub fn tensors(&self) -> Vec<(String, String, Vec<usize>)> {
+        self.weights.describe()
+    }
+
+    /// The type of most numbers, to keep weights as they are: float32 unless all matrices are of one smaller type.
+    pub fn storage(&self) -> StorageType {
+        let tensors = self.tensors();
+        let all = |kind: &str| tensors.iter().filter(|t| t.2.len() == 2).all(|t| t.1 == kind);
+        match () {
+            () if all("F16") => StorageType::Float16,
+            () if all("BF16") => StorageType::Bfloat16,
+            () => StorageType::Float32,
+        }
+    }
+
+    /// Reads the weights onto `device`.
+    pub fn load(mut self, precision: Precision, device: &Device) -> Result<Model> {
+        let (architecture, config) = (self.architecture, self.config);
+        let model = Model::load(&config, precision, device, &mut |name| self.weights.read(architecture, &config, name))
+            .map_err(|e| e.within(self.weights.place()))?;
+        self.weights.finish(architecture, &config)?;
+        Ok(model)
+    }
+
+    /// The end-of-text ids: those of `generation_config.json`, else of `config.json`.
+    pub fn end_of_text(&self) -> Result<Vec<u32>> {
+        for name in ["generation_config.json", "config.json"] {
+            let path = self.folder.join(name);
+            if !path.exists() {
+                continue;
+            }
+            let json: Map<String, Value> = files::read_json(&path)?;
+            let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+            let ids: Option<Vec<u32>> = match json.get("eos_token_id") {
+                None | Some(Value::Null) => continue,
+                Some(Value::Array(ids)) => ids.iter().map(id).collect(),
+                Some(one) => id(one).map(|id| vec![id]),
+            };
+            let wrong = || Error::new(format!("{}: `eos_token_id` must be an id or a list of ids.", path.display()));
+            return ids.ok_or_else(wrong);
+        }
+        Ok(Vec::new())
+    }
+
+    /// Of everything that decides what the model writes.
+    fn hash(&self, end_of_text: &[u32], weights: StorageType, compute: StorageType) -> Result<String> {
+        let mut parts = weight_files(&self.folder)?;
+        parts.push(self.folder.join("config.json"));
+        let hashes: Vec<String> = parts.iter().map(|path| files::hash_file(path)).collect::<Result<_>>()?;
+        Ok(files::hash_json(&(hashes, end_of_text, weights, compute)))
+    }
 }
 
-/// Of everything that decides what the model writes.
-fn hash_folder(folder: &Path, end_of_text: &[u32]) -> Result<String> {
-    let parts = [folder.join("model.safetensors"), folder.join("config.json")];
-    Ok(files::hash_json(&(files::hash_file(&parts[0])?, files::hash_file(&parts[1])?, end_of_text)))
-}
-
-/// Writes a model (not its tokenizer) as a Hugging Face folder.
-pub fn save_model(folder: &Path, model: &Llama, end_of_text: u32, dtype: StorageType) -> Result<()> {
+/// Writes a Llama that was trained here (not its tokenizer) as a Hugging Face folder.
+pub fn save_model(folder: &Path, model: &Transformer, end_of_text: u32, dtype: StorageType) -> Result<()> {
     let weights = collect_parameters(model);
     parameters_to_safetensors(&folder.join("model.safetensors"), &weights, dtype)?;
     files::write_json(
         &folder.join("generation_config.json"),
         &json!({"bos_token_id": end_of_text, "eos_token_id": end_of_text}),
     )?;
-    files::write_json(&folder.join("config.json"), &model.config().to_json(end_of_text, dtype))
+    files::write_json(&folder.join("config.json"), &config_json(model.config(), end_of_text, dtype))
 }

@@ -1,8 +1,7 @@
-//! Plain greedy decoding, many texts side by side.
+//! Plain decoding, many texts side by side.
 
-use super::{Backbone, Inputs, KvCache, Visible};
-use crate::error::Result;
-use crate::nn::to_host;
+use super::{Backbone, Sampler, Span};
+use crate::nn::indices;
 
 /// The id of the largest logit (the smaller id wins a tie) and its lead over the second.
 pub fn best_two(logits: &[f32]) -> (u32, f32) {
@@ -17,47 +16,52 @@ pub fn best_two(logits: &[f32]) -> (u32, f32) {
     (best as u32, first - second)
 }
 
-/// Greedy continuations of `prompts` (each of at least one token), a final end-of-text included: until then, `max_new` tokens or the context's
-/// end. All prompts are decoded in one batch; choose its size with memory in mind.
-pub fn generate(backbone: &Backbone, prompts: &[&[u32]], max_new: usize) -> Result<Vec<Vec<u32>>> {
+/// Greedy continuations of `prompts` (each of at least one token), a final end-of-text included: until then, `max_new`
+/// tokens or the context's end. All prompts are decoded in one batch; choose its size with memory in mind.
+pub fn generate(backbone: &Backbone, prompts: &[&[u32]], max_new: usize) -> Vec<Vec<u32>> {
+    continuations(backbone, prompts, max_new, |_, logits| best_two(logits).0)
+}
+
+/// As [`generate`], but drawn by one sampler for each prompt.
+pub fn sample(backbone: &Backbone, prompts: &[&[u32]], max_new: usize, samplers: &mut [Sampler]) -> Vec<Vec<u32>> {
+    continuations(backbone, prompts, max_new, |text, logits| samplers[text].draw(logits))
+}
+
+fn continuations(
+    backbone: &Backbone,
+    prompts: &[&[u32]],
+    max_new: usize,
+    mut choose: impl FnMut(usize, &[f32]) -> u32,
+) -> Vec<Vec<u32>> {
     let model = &backbone.model;
-    let context = model.config().max_position_embeddings;
-    let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
-    let padding: Vec<usize> = prompts.iter().map(|p| longest - p.len()).collect();
-    let limits: Vec<usize> = prompts.iter().map(|p| max_new.min(context.saturating_sub(p.len()))).collect();
-    let most = limits.iter().copied().max().unwrap_or(0);
+    let config = model.config();
+    let limit = |prompt: &[u32]| max_new.min(config.max_position_embeddings.saturating_sub(prompt.len()));
+    let longest = prompts.iter().map(|p| p.len() + limit(p)).max().unwrap_or(0);
+    let mut cache = model.cache(prompts.len(), longest);
     let mut results = vec![Vec::new(); prompts.len()];
-    let mut cache = KvCache::new(model.config(), prompts.len(), longest + most, &model.device());
-    let (mut tokens, mut positions) = (Vec::new(), Vec::new());
-    for (prompt, &pad) in prompts.iter().zip(&padding) {
-        tokens.extend(std::iter::repeat_n(0, pad).chain(prompt.iter().copied()));
-        positions.extend(std::iter::repeat_n(0, pad).chain(0..prompt.len() as u32));
-    }
-    let mut new = longest;
-    loop {
-        let visible = Visible::LeftPadded(&padding);
-        let inputs = Inputs { tokens: &tokens, rows: prompts.len(), positions: &positions, visible };
-        let hidden = model.hidden(&inputs, Some(&mut cache));
-        let width = hidden.dims()[1];
-        let last = hidden.reshape([prompts.len(), new, width]).narrow(1, new - 1, 1).reshape([prompts.len(), width]);
-        let logits = to_host(model.logits(last));
-        new = 1;
-        (tokens, positions) = (Vec::new(), Vec::new());
-        let mut running = false;
-        for (row, logits) in logits.chunks(model.config().vocab_size).enumerate() {
-            let (next, _) = best_two(logits);
-            let result: &mut Vec<u32> = &mut results[row];
-            let ended = result.last().is_some_and(|t| backbone.end_of_text.contains(t));
-            if !ended && result.len() < limits[row] {
-                result.push(next);
-                running |= !backbone.end_of_text.contains(&next) && result.len() < limits[row];
+    // What each text is fed next; nothing once it has ended.
+    let mut next: Vec<Vec<u32>> = prompts.iter().map(|p| if limit(p) > 0 { p.to_vec() } else { Vec::new() }).collect();
+    while next.iter().any(|tokens| !tokens.is_empty()) {
+        let spans: Vec<Span> = next.iter().map(|tokens| Span::chain(tokens)).collect();
+        let hidden = model.hidden(&spans, Some(&mut cache));
+        let mut rows = 0;
+        let mut last = Vec::new();
+        for span in spans.iter().filter(|span| !span.tokens.is_empty()) {
+            rows += span.tokens.len();
+            last.push(rows - 1);
+        }
+        let hidden = if last.len() == rows { hidden } else { hidden.select(0, indices(last, model.device())) };
+        let logits = model.logits(hidden);
+        let running = next.iter_mut().enumerate().filter(|(_, tokens)| !tokens.is_empty());
+        for ((text, tokens), logits) in running.zip(logits.chunks(config.vocab_size)) {
+            let token = choose(text, logits);
+            let result: &mut Vec<u32> = &mut results[text];
+            result.push(token);
+            tokens.clear();
+            if !backbone.end_of_text.contains(&token) && result.len() < limit(prompts[text]) {
+                tokens.push(token);
             }
-            tokens.push(next);
-            // Rows that have ended go along unread; their positions stay inside the context.
-            positions.push(((prompts[row].len() + result.len()).saturating_sub(1)).min(context - 1) as u32);
-        }
-        if !running || cache.room() == 0 {
-            return Ok(results);
         }
     }
+    results
 }

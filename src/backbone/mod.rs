@@ -1,17 +1,27 @@
-//! The frozen language model: a Hugging Face folder in, hidden states and logits out. Knows nothing of heads.
+//! The frozen language model: a checkpoint in, hidden states and logits out. Knows nothing of heads.
 //!
-//! [`Backbone::load`] reads `config.json`, `model.safetensors`, `tokenizer.json` and the end-of-text ids;
-//! [`Llama::hidden`] is the forward to the last hidden states (after the final norm), with an optional [`KvCache`];
-//! [`generate`] decodes greedily, many documents side by side.
+//! [`Backbone::load`] reads a Hugging Face folder; `architectures/` holds one file for each family of checkpoints.
+//! [`Model::hidden`] is the forward to the last hidden states (after the final norm), with an optional [`KvCache`]. It has
+//! two engines: `host.rs`, packed weights and the kernels of this crate, for the CPU; and `transformer.rs`, tensor
+//! operations, for accelerators and for training. [`generate`] decodes many documents side by side.
 
+mod architectures;
 mod cache;
+mod columns;
 mod folder;
 mod generate;
-mod llama;
+mod host;
+mod model;
 mod model_config;
+mod sampling;
+mod transformer;
+mod weights;
 
 pub use cache::KvCache;
-pub use folder::{Backbone, read_model, save_model};
-pub use generate::{best_two, generate};
-pub use llama::{Inputs, Llama, Visible};
-pub use model_config::ModelConfig;
+pub use columns::Span;
+pub use folder::{Backbone, Checkpoint, save_model};
+pub use generate::{best_two, generate, sample};
+pub use model::{Model, Precision};
+pub use model_config::{Biases, ModelConfig, NormKind, Positions, RopeScaling, Rotary};
+pub use sampling::Sampler;
+pub use transformer::Transformer;

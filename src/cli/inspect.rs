@@ -6,11 +6,10 @@ use serde_json::{Value, json};
 
 use super::args::{Common, Format};
 use super::{print, print_json};
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, Precision};
 use crate::device;
 use crate::error::{Result, bail};
 use crate::files;
-use crate::nn::count_parameters;
 use crate::report;
 
 pub fn inspect(common: &Common, path: &Path) -> Result<()> {
@@ -37,10 +36,10 @@ fn plain(value: &Value) -> String {
 
 fn model(common: &Common, path: &Path) -> Result<Value> {
     let device = device::open(common.device.as_deref().unwrap_or("cpu").parse()?)?;
-    let backbone = Backbone::load(path, &device.device)?;
+    let backbone = Backbone::load(path, Precision::AS_STORED, &device.device)?;
     let config = backbone.model.config();
     Ok(json!({
-        "kind": "model", "architecture": "llama", "parameters": count_parameters(&backbone.model),
+        "kind": "model", "architecture": "llama", "parameters": backbone.model.parameters(),
         "layers": config.num_hidden_layers, "width": config.hidden_size, "vocab_size": config.vocab_size,
         "context": config.max_position_embeddings, "tied_unembedding": config.tie_word_embeddings,
         "end_of_text": backbone.end_of_text, "hash": backbone.hash, "tokenizer_hash": backbone.tokenizer.hash(),

@@ -5,9 +5,11 @@
 
 mod read;
 mod schema;
+mod storage;
 
 pub use read::{Overrides, load};
 pub use schema::{
     BackboneConfig, Config, DataConfig, EvaluationConfig, HeadLoss, HeadsConfig, LanguageModelConfig, NeuralConfig,
-    NgramConfig, OptimizationConfig, PretrainConfig, RescorerConfig, StorageType, TextSource, TracesConfig,
+    NgramConfig, OptimizationConfig, PretrainConfig, RescorerConfig, TextSource, TracesConfig,
 };
+pub use storage::StorageType;

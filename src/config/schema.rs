@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::StorageType;
 use crate::error::{Result, bail};
 
 /// The whole file.
@@ -56,11 +57,17 @@ impl Default for Config {
 pub struct BackboneConfig {
     /// A Hugging Face folder: `config.json`, `model.safetensors`, `tokenizer.json`. Relative to the working directory.
     pub path: String,
+    /// Type in which the CPU keeps the model's matrices, and to which they are rounded; the checkpoint's own where it is
+    /// not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<StorageType>,
+    /// Type of activations, keys and values (and, on accelerators, of the weights); the CPU computes in float32.
+    pub compute: StorageType,
 }
 
 impl Default for BackboneConfig {
     fn default() -> Self {
-        Self { path: "checkpoints/tales".into() }
+        Self { path: "checkpoints/tales".into(), weights: None, compute: StorageType::Float32 }
     }
 }
 
@@ -102,18 +109,6 @@ impl Default for DataConfig {
             test: 0.2,
         }
     }
-}
-
-/// How hidden states are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StorageType {
-    /// 4 bytes a number.
-    Float32,
-    /// 2 bytes, 11 significant bits, largest value 65,504.
-    Float16,
-    /// 2 bytes, 8 significant bits, the range of float32.
-    Bfloat16,
 }
 
 /// `[traces]`

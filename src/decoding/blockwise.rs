@@ -5,14 +5,13 @@
 
 use burn::tensor::Tensor;
 
-use crate::backbone::{Backbone, Inputs, KvCache, Visible, best_two};
+use crate::backbone::{Backbone, KvCache, Span, best_two};
 use crate::config::StorageType;
 use crate::error::{Result, bail};
 use crate::heads::{FfnHeads, candidates};
 use crate::lattice::{DraftTree, Lattice};
 use crate::nn::{from_host, to_host};
 use crate::rescorer::{Closest, Decision, Drafter, Session};
-use crate::traces::round_to;
 
 /// One decoded block.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,9 +62,8 @@ impl<'a> Decoder<'a> {
             );
         }
         let limit = max_new.min(config.max_position_embeddings - prompt.len());
-        // A draft tree has at most (slots x paths) nodes; the cache grows when a wider one comes.
-        let capacity = prompt.len() + limit + 64 * (heads.count() + 1);
-        let mut cache = KvCache::new(config, 1, capacity, &backbone.model.device());
+        // With room for a draft tree.
+        let mut cache = backbone.model.cache(1, prompt.len() + limit + 16 * (heads.count() + 1));
         let (hidden, next) = advance(backbone, &mut cache, prompt);
         Ok(Self {
             backbone,
@@ -102,7 +100,7 @@ impl<'a> Decoder<'a> {
         let drafts = drafts.pop().expect("one start gives one set of drafts");
         let tree = DraftTree::from_paths(&drafts.paths);
         let hidden = self.verify(&tree);
-        let logits = to_host(self.backbone.model.logits(hidden.clone()));
+        let logits = self.backbone.model.logits(hidden.clone());
         let after: Vec<(u32, f32)> = logits.chunks(self.backbone.model.config().vocab_size).map(best_two).collect();
         let next: Vec<u32> = after.iter().map(|a| a.0).collect();
         let mut accepted = tree.accept(self.next.0, &next);
@@ -118,7 +116,7 @@ impl<'a> Decoder<'a> {
             closest = closest.or(Closest::new(Decision::Candidates, f64::from(lattice_margin)));
         }
         let last = *accepted.last().expect("the pinned token is always accepted");
-        self.cache.keep(start, &accepted);
+        self.cache.keep(0, start, &accepted);
         self.text.extend(&tokens);
         self.hidden = hidden.narrow(0, last, 1);
         self.next = after[last];
@@ -129,17 +127,16 @@ impl<'a> Decoder<'a> {
     /// forward: how a comparison goes on after a near-tie.
     pub fn replace(&mut self, decoded: usize, tokens: &[u32]) {
         self.text.truncate(self.prompt + decoded);
-        self.cache.truncate(self.prompt + decoded);
+        self.cache.truncate(0, self.prompt + decoded);
         self.text.extend(tokens);
         (self.hidden, self.next) = advance(self.backbone, &mut self.cache, tokens);
     }
 
     fn lattice(&self) -> Result<(Lattice, f32)> {
         let mut values = to_host(self.hidden.clone());
-        round_to(self.dtype, &mut values);
+        self.dtype.round(&mut values);
         let (device, width) = (self.hidden.device(), values.len());
-        let unembedding = self.backbone.model.unembedding();
-        let found = candidates(self.heads, &unembedding, from_host(values, [1, width], &device), self.top_k)?;
+        let found = candidates(self.heads, &self.backbone.model, from_host(values, [1, width], &device), self.top_k)?;
         let slots = (self.limit - self.decoded().len()).min(self.heads.count() + 1);
         let lattice = Lattice::pinned(self.next.0, found.k, &found.ids, &found.scores)?.prefix(slots, found.k)?;
         Ok((lattice, found.margin(0, slots - 1, found.k)))
@@ -147,30 +144,18 @@ impl<'a> Decoder<'a> {
 
     /// Hidden states `[nodes, d]` of a draft tree behind the committed text.
     fn verify(&mut self, tree: &DraftTree) -> Tensor<2> {
-        let (past, nodes) = (self.cache.len(), tree.len());
-        if self.cache.room() < nodes {
-            let config = self.backbone.model.config();
-            let mut larger = KvCache::new(config, 1, 2 * (past + nodes), &self.backbone.model.device());
-            advance(self.backbone, &mut larger, &self.text);
-            self.cache = larger;
-        }
-        let mut visible = Vec::with_capacity(nodes * (past + nodes));
-        for row in tree.ancestor_mask().chunks(nodes) {
-            visible.extend(std::iter::repeat_n(true, past).chain(row.iter().copied()));
-        }
-        let positions: Vec<u32> = tree.depths().iter().map(|depth| (past + depth) as u32).collect();
-        let inputs =
-            Inputs { tokens: tree.tokens(), rows: 1, positions: &positions, visible: Visible::Given(&visible) };
-        self.backbone.model.hidden(&inputs, Some(&mut self.cache))
+        let past = self.cache.len(0);
+        // A root follows the last committed token.
+        let after: Vec<Option<usize>> =
+            tree.parents().iter().map(|parent| Some(parent.map_or(past - 1, |parent| past + parent))).collect();
+        let span = Span { tokens: tree.tokens(), after: Some(&after) };
+        self.backbone.model.hidden(&[span], Some(&mut self.cache))
     }
 }
 
 /// Feeds committed tokens; gives hidden state and next token after the last one.
 fn advance(backbone: &Backbone, cache: &mut KvCache, tokens: &[u32]) -> (Tensor<2>, (u32, f32)) {
-    let first = cache.len() as u32;
-    let positions: Vec<u32> = (first..first + tokens.len() as u32).collect();
-    let inputs = Inputs { tokens, rows: 1, positions: &positions, visible: Visible::Causal };
-    let hidden = backbone.model.hidden(&inputs, Some(cache)).narrow(0, tokens.len() - 1, 1);
-    let next = best_two(&to_host(backbone.model.logits(hidden.clone())));
+    let hidden = backbone.model.hidden(&[Span::chain(tokens)], Some(cache)).narrow(0, tokens.len() - 1, 1);
+    let next = best_two(&backbone.model.logits(hidden.clone()));
     (hidden, next)
 }

@@ -4,8 +4,7 @@
 //! accepted length of any draft is a comparison of tokens, and block efficiency is exact without a forward of the
 //! backbone. Slot 1 is the trace's own token, never recomputed.
 
-use burn::tensor::Tensor;
-
+use crate::backbone::Model;
 use crate::error::Result;
 use crate::heads::{FfnHeads, candidates};
 use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length};
@@ -51,14 +50,14 @@ impl ReplayText {
         trace: &Trace,
         entry: &TraceDocument,
         heads: &FfnHeads,
-        unembedding: &Tensor<2>,
+        model: &Model,
         widest: usize,
         k: usize,
     ) -> Result<Self> {
         let (tokens, width) = (trace.tokens(entry).to_vec(), trace.width());
         let rows = entry.prompt - 1..entry.len() - 1;
-        let hidden = from_host(trace.hidden(entry, rows.clone()), [rows.len(), width], &unembedding.device());
-        let found = candidates(heads, unembedding, hidden, widest)?;
+        let hidden = from_host(trace.hidden(entry, rows.clone()), [rows.len(), width], model.device());
+        let found = candidates(heads, model, hidden, widest)?;
         let (mut lattices, mut margins) = (Vec::new(), Vec::new());
         for t in 0..entry.continuation {
             let (ids, scores) = found.at(t);

@@ -4,9 +4,9 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::FfnHeads;
+use crate::backbone::Model;
 use crate::error::{Result, bail};
 use crate::lattice::top_k;
-use crate::nn::to_host;
 
 /// The k best tokens of every head at every position, best first.
 pub struct Candidates {
@@ -25,15 +25,14 @@ pub struct Candidates {
 /// Logits held at once: 64 MB of float32.
 const CHUNK: usize = 1 << 24;
 
-/// Candidates from `[n, d]` hidden states through `unembedding` `[V, d]`; k is cut to V.
+/// Candidates from `[n, d]` hidden states through the unembedding of `model`; k is cut to V.
 ///
 /// # Errors
 /// Logits that are not numbers.
-pub fn candidates(heads: &FfnHeads, unembedding: &Tensor<2>, hidden: Tensor<2>, k: usize) -> Result<Candidates> {
-    let ([n, _], [vocabulary, _], count) = (hidden.dims(), unembedding.dims(), heads.count());
+pub fn candidates(heads: &FfnHeads, model: &Model, hidden: Tensor<2>, k: usize) -> Result<Candidates> {
+    let ([n, _], vocabulary, count) = (hidden.dims(), model.config().vocab_size, heads.count());
     let k = k.min(vocabulary);
     let mut all = Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new() };
-    let table = unembedding.clone().transpose();
     let chunk = (CHUNK / vocabulary / count).max(1);
     for start in (0..n).step_by(chunk) {
         let rows = chunk.min(n - start);
@@ -42,7 +41,7 @@ pub fn candidates(heads: &FfnHeads, unembedding: &Tensor<2>, hidden: Tensor<2>, 
         // [rows, heads, d], so that one product gives all logits of a position.
         let width = part.dims()[1];
         let states = Tensor::stack::<3>(states, 1).reshape([rows * count, width]);
-        let logits = to_host(states.matmul(table.clone()));
+        let logits = model.logits(states);
         let best: Vec<_> = logits.par_chunks(vocabulary).map(|row| best_of(row, k)).collect();
         for (ids, scores, margin) in best {
             if ids.len() < k {

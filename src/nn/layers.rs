@@ -42,6 +42,11 @@ impl Init {
         Param::from_tensor(Tensor::full([length], value, &self.device))
     }
 
+    /// A norm that changes nothing but the moments.
+    pub fn norm(&mut self, width: usize, biased: bool) -> Norm {
+        Norm { weight: self.vector(width, 1.0), bias: biased.then(|| self.vector(width, 0.0)) }
+    }
+
     /// `[outputs, inputs]` of normal numbers of the given deviation, no bias.
     pub fn linear(&mut self, outputs: usize, inputs: usize, deviation: f32) -> Linear {
         Linear { weight: self.matrix(outputs, inputs, deviation), bias: None }
@@ -88,17 +93,28 @@ pub struct Matrix {
     pub weight: Param<Tensor<2>>,
 }
 
-/// Root-mean-square normalisation.
+/// Normalisation of rows: with a bias layer normalisation (Ba et al. 2016), without one by the root mean square.
 #[derive(Module, Debug)]
-pub struct RmsNorm {
+pub struct Norm {
     /// `[width]`
     pub weight: Param<Tensor<1>>,
+    /// `[width]`
+    pub bias: Option<Param<Tensor<1>>>,
 }
 
-impl RmsNorm {
-    /// `x / sqrt(mean(x^2) + epsilon) * w`, over the last dimension of `[n, width]`.
+impl Norm {
+    /// `(x - mean) / sqrt(variance + epsilon) * w + b`, or `x / sqrt(mean(x^2) + epsilon) * w`, over the rows of
+    /// `[n, width]`.
     pub fn forward(&self, x: Tensor<2>, epsilon: f64) -> Tensor<2> {
+        let x = match &self.bias {
+            Some(_) => x.clone() - x.mean_dim(1),
+            None => x,
+        };
         let scale = x.clone().square().mean_dim(1).add_scalar(epsilon).sqrt().recip();
-        x * scale * self.weight.val().unsqueeze()
+        let x = x * scale * self.weight.val().unsqueeze();
+        match &self.bias {
+            Some(bias) => x + bias.val().unsqueeze(),
+            None => x,
+        }
     }
 }

@@ -3,12 +3,12 @@
 mod cross_entropy;
 mod layers;
 mod parameters;
+mod safetensors_file;
 
 pub use cross_entropy::{IGNORE, Unembedded, unembed};
-pub use layers::{Init, Linear, Matrix, RmsNorm};
-pub use parameters::{
-    collect_parameters, count_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors,
-};
+pub use layers::{Init, Linear, Matrix, Norm};
+pub use parameters::{ReadParameter, Values, collect_parameters, count_parameters, load_parameters, read_parameters};
+pub use safetensors_file::{SafetensorsFile, parameters_from_safetensors, parameters_to_safetensors};
 
 use burn::tensor::{Device, ElementConversion, Tensor};
 
@@ -42,5 +42,15 @@ pub fn on_host(device: &Device) -> bool {
     {
         let _ = device;
         false
+    }
+}
+
+impl From<crate::config::StorageType> for burn::tensor::DType {
+    fn from(storage: crate::config::StorageType) -> Self {
+        match storage {
+            crate::config::StorageType::Float32 => Self::F32,
+            crate::config::StorageType::Float16 => Self::F16,
+            crate::config::StorageType::Bfloat16 => Self::BF16,
+        }
     }
 }

@@ -6,15 +6,14 @@
 //! log-probabilities by a constant.
 
 use super::{Bpd, Drafter, Drafts, Session};
-use crate::backbone::{Inputs, KvCache, Llama, Visible};
+use crate::backbone::{KvCache, Model, Span};
 use crate::error::Result;
 use crate::lattice::{Lattice, choose};
-use crate::nn::to_host;
 
 /// A neural rescorer with its scale.
 pub struct NeuralDrafter<'a> {
     /// Same tokenizer as the backbone.
-    pub model: &'a Llama,
+    pub model: &'a Model,
     /// a, 0 to 1.
     pub scale: f64,
 }
@@ -41,25 +40,15 @@ struct NeuralSession<'a> {
 }
 
 impl NeuralSession<'_> {
-    /// Brings the cache to `text` with room for `more` columns behind it.
+    /// Brings the cache to `text`.
     fn commit(&mut self, text: &[u32], more: usize) -> KvCache {
         let model = self.drafter.model;
         let common = self.committed.iter().zip(text).take_while(|(a, b)| a == b).count();
-        let needed = text.len() - common + more;
-        let mut reused = self.cache.take();
-        reused.iter_mut().for_each(|cache| cache.truncate(common));
-        let (mut cache, kept) = match reused {
-            Some(cache) if cache.room() >= needed => (cache, common),
-            // Room for the text to grow, so that a live decode does not start over at every block.
-            _ => (KvCache::new(model.config(), 1, 2 * (text.len() + more), &model.device()), 0),
-        };
-        let new = &text[kept..];
-        if !new.is_empty() {
-            let positions: Vec<u32> = (kept as u32..text.len() as u32).collect();
-            model.hidden(
-                &Inputs { tokens: new, rows: 1, positions: &positions, visible: Visible::Causal },
-                Some(&mut cache),
-            );
+        // Room for the text to grow, so that a live decode rarely copies.
+        let mut cache = self.cache.take().unwrap_or_else(|| model.cache(1, 2 * (text.len() + more)));
+        cache.truncate(0, common);
+        if common < text.len() {
+            model.hidden(&[Span::chain(&text[common..])], Some(&mut cache));
         }
         self.committed = text.to_vec();
         cache
@@ -68,12 +57,11 @@ impl NeuralSession<'_> {
 
 /// One draft in the making.
 struct Growing<'a> {
-    start: usize,
     lattice: &'a Lattice,
     tokens: Vec<u32>,
     margin: f64,
-    /// Columns of the cache behind the text that hold this draft's own tokens.
-    columns: Vec<usize>,
+    /// The column of the cache that the draft's newest token follows; none at the start of a text.
+    after: Option<usize>,
 }
 
 impl Session for NeuralSession<'_> {
@@ -87,11 +75,10 @@ impl Session for NeuralSession<'_> {
             .iter()
             .zip(lattices)
             .map(|(&start, lattice)| Growing {
-                start,
                 lattice,
                 tokens: vec![lattice.ids(0)[0]],
                 margin: f64::INFINITY,
-                columns: Vec::new(),
+                after: start.checked_sub(1),
             })
             .collect();
         let slots = lattices.iter().map(|lattice| lattice.slots()).max().unwrap_or(0);
@@ -100,7 +87,7 @@ impl Session for NeuralSession<'_> {
         let mut cache = self.commit(&text[..base], starts.len() * slots);
         for slot in 1..slots {
             let mut active: Vec<&mut Growing> = drafts.iter_mut().filter(|d| d.lattice.slots() > slot).collect();
-            let logits = self.extend(&mut cache, base, &mut active);
+            let logits = self.extend(&mut cache, &mut active);
             for (draft, logits) in active.iter_mut().zip(logits.chunks(self.drafter.model.config().vocab_size)) {
                 let rescored: Vec<f32> = draft.lattice.ids(slot).iter().map(|&id| logits[id as usize]).collect();
                 let (token, margin) = choose(draft.lattice, slot, scale, &rescored);
@@ -108,7 +95,7 @@ impl Session for NeuralSession<'_> {
                 draft.margin = draft.margin.min(margin);
             }
         }
-        cache.truncate(base);
+        cache.truncate(0, base);
         self.cache = Some(cache);
         Ok(drafts.into_iter().map(|d| Drafts { paths: vec![d.tokens], margin: d.margin }).collect())
     }
@@ -116,22 +103,14 @@ impl Session for NeuralSession<'_> {
 
 impl NeuralSession<'_> {
     /// Feeds every active draft's newest token; gives the logits after it, `[active, V]`.
-    fn extend(&self, cache: &mut KvCache, base: usize, active: &mut [&mut Growing]) -> Vec<f32> {
-        let (past, new) = (cache.len(), active.len());
-        let columns = past + new;
-        let mut visible = vec![false; new * columns];
-        let (mut tokens, mut positions) = (Vec::with_capacity(new), Vec::with_capacity(new));
-        for (i, draft) in active.iter_mut().enumerate() {
-            positions.push((draft.start + draft.columns.len()) as u32);
-            draft.columns.push(past + i);
-            tokens.push(*draft.tokens.last().expect("a draft begins with its pinned token"));
-            let row = &mut visible[i * columns..][..columns];
-            row[..draft.start.min(base)].fill(true);
-            draft.columns.iter().for_each(|&column| row[column] = true);
-        }
+    fn extend(&self, cache: &mut KvCache, active: &mut [&mut Growing]) -> Vec<f32> {
+        let past = cache.len(0);
+        let after: Vec<Option<usize>> = active.iter().map(|draft| draft.after).collect();
+        let newest = |draft: &Growing| *draft.tokens.last().expect("a draft begins with its pinned token");
+        let tokens: Vec<u32> = active.iter().map(|draft| newest(draft)).collect();
+        active.iter_mut().enumerate().for_each(|(i, draft)| draft.after = Some(past + i));
         let model = self.drafter.model;
-        let inputs = Inputs { tokens: &tokens, rows: 1, positions: &positions, visible: Visible::Given(&visible) };
-        let hidden = model.hidden(&inputs, Some(cache));
-        to_host(model.logits(hidden))
+        let hidden = model.hidden(&[Span { tokens: &tokens, after: Some(&after) }], Some(cache));
+        model.logits(hidden)
     }
 }

@@ -141,11 +141,11 @@ impl Evaluation<'_> {
         let options = &self.workspace.config.evaluation;
         let vocabulary = self.workspace.backbone.model.config().vocab_size;
         let widest = options.oracle_top_k.iter().copied().chain([options.top_k]).max().unwrap_or(1).min(vocabulary);
-        let unembedding = self.workspace.backbone.model.unembedding();
+        let model = &self.workspace.backbone.model;
         let mut texts = Vec::new();
         for entry in trace.documents().iter().filter(|d: &&TraceDocument| d.continuation > 0) {
             progress::stop_if_interrupted("evaluating")?;
-            let text = ReplayText::new(trace, entry, &self.heads.heads, &unembedding, widest, options.top_k);
+            let text = ReplayText::new(trace, entry, &self.heads.heads, model, widest, options.top_k);
             texts.push(text.map_err(|e| e.within(&entry.id))?);
             bar.advance(|| "lattices".into());
         }

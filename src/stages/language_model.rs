@@ -5,9 +5,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, json};
 
-use crate::backbone::{Inputs, Llama, Visible};
+use crate::backbone::{Span, Transformer};
 use crate::error::{Result, bail};
-use crate::nn::{IGNORE, unembed};
+use crate::nn::unembed;
 use crate::training::{Batch, Evaluated, Task};
 
 /// Next-token prediction on tokenised documents.
@@ -47,12 +47,12 @@ impl LanguageModelling {
     }
 
     /// The mean negative log-likelihood of a token of `documents`, in nats.
-    pub fn mean_loss(model: &Llama, documents: &[Vec<u32>]) -> f64 {
+    pub fn mean_loss(model: &Transformer, documents: &[Vec<u32>]) -> f64 {
         let (mut loss, mut tokens) = (0.0, 0);
         for batch in documents.chunks(16) {
-            let padded = Padded::new(batch);
-            let hidden = padded.hidden(model);
-            let result = unembed(hidden, model.unembedding(), &padded.targets, 1.0, false);
+            let shifted = Shifted::new(batch);
+            let hidden = shifted.hidden(model);
+            let result = unembed(hidden, model.unembedding(), &shifted.targets, 1.0, false);
             loss += result.loss;
             tokens += result.rows;
         }
@@ -68,19 +68,19 @@ pub(super) fn shuffled(seed: u64, count: usize, index: usize) -> usize {
     order[place]
 }
 
-impl Task<Llama> for LanguageModelling {
-    fn batch(&self, model: &Llama, step: usize) -> Result<Batch> {
+impl Task<Transformer> for LanguageModelling {
+    fn batch(&self, model: &Transformer, step: usize) -> Result<Batch> {
         let places = step * self.documents_per_step..(step + 1) * self.documents_per_step;
         let documents: Vec<&Vec<u32>> =
             places.map(|index| &self.train[shuffled(self.seed, self.train.len(), index)]).collect();
-        let padded = Padded::new(&documents);
-        let hidden = padded.hidden(model);
+        let shifted = Shifted::new(&documents);
+        let hidden = shifted.hidden(model);
         let table = model.unembedding();
-        let counted = padded.targets.iter().filter(|&&t| t != IGNORE).count();
+        let counted = shifted.targets.len();
         let result = unembed(
             hidden.clone().without_autodiff(),
             table.clone().without_autodiff(),
-            &padded.targets,
+            &shifted.targets,
             1.0 / counted as f64,
             true,
         );
@@ -92,7 +92,7 @@ impl Task<Llama> for LanguageModelling {
         Ok(Batch { objective, loss: result.loss / counted as f64, tokens: counted, metrics, words })
     }
 
-    fn evaluate(&self, model: &Llama) -> Result<Evaluated> {
+    fn evaluate(&self, model: &Transformer) -> Result<Evaluated> {
         let loss = Self::mean_loss(model, &self.dev);
         let metrics =
             Map::from_iter([("dev_loss".to_owned(), json!(loss)), ("dev_perplexity".to_owned(), json!(loss.exp()))]);
@@ -100,31 +100,22 @@ impl Task<Llama> for LanguageModelling {
     }
 }
 
-/// Documents side by side, padded on the right, where causal attention never sees the padding.
-struct Padded {
-    tokens: Vec<u32>,
-    positions: Vec<u32>,
+/// Documents without their last token, and each token's successor.
+struct Shifted<'a> {
+    inputs: Vec<&'a [u32]>,
     targets: Vec<u32>,
-    rows: usize,
 }
 
-impl Padded {
-    fn new(documents: &[impl AsRef<[u32]>]) -> Self {
-        let longest = documents.iter().map(|d| d.as_ref().len()).max().unwrap_or(1) - 1;
-        let mut padded = Self { tokens: Vec::new(), positions: Vec::new(), targets: Vec::new(), rows: documents.len() };
-        for document in documents {
-            let document = document.as_ref();
-            let padding = longest - (document.len() - 1);
-            padded.tokens.extend(document[..document.len() - 1].iter().copied().chain(std::iter::repeat_n(0, padding)));
-            padded.targets.extend(document[1..].iter().copied().chain(std::iter::repeat_n(IGNORE, padding)));
-            padded.positions.extend(0..longest as u32);
-        }
-        padded
+impl<'a> Shifted<'a> {
+    fn new<D: AsRef<[u32]>>(documents: &'a [D]) -> Self {
+        let inputs = documents.iter().map(|d| &d.as_ref()[..d.as_ref().len() - 1]).collect();
+        let targets = documents.iter().flat_map(|d| d.as_ref()[1..].iter().copied()).collect();
+        Self { inputs, targets }
     }
 
-    fn hidden(&self, model: &Llama) -> burn::tensor::Tensor<2> {
-        let (tokens, positions) = (&self.tokens, &self.positions);
-        model.hidden(&Inputs { tokens, rows: self.rows, positions, visible: Visible::Causal }, None)
+    fn hidden(&self, model: &Transformer) -> burn::tensor::Tensor<2> {
+        let spans: Vec<Span> = self.inputs.iter().map(|tokens| Span::chain(tokens)).collect();
+        model.hidden(&spans, None)
     }
 }
 

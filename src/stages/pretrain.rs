@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::language_model::LanguageModelling;
 use super::workspace::{lock, read_corpora};
-use crate::backbone::{Llama, ModelConfig, save_model};
+use crate::backbone::{ModelConfig, Transformer, save_model};
 use crate::config::{Config, PretrainConfig, StorageType};
 use crate::device::Opened;
 use crate::error::{Error, Result, bail};
@@ -63,7 +63,7 @@ pub fn pretrain(config: &Config, device: &Opened) -> Result<PathBuf> {
 
 /// Puts tokenizer and model into the output folder, its `config.json` last: a folder that was cut short has none, and
 /// fails to load instead of mixing an old model with a new tokenizer.
-fn write_folder(output: &Path, run: &Path, model: &Llama, end: u32) -> Result<()> {
+fn write_folder(output: &Path, run: &Path, model: &Transformer, end: u32) -> Result<()> {
     let config = output.join("config.json");
     if config.exists() {
         std::fs::remove_file(&config).map_err(|e| Error::io("replace", &config, e))?;
@@ -90,10 +90,10 @@ fn fit(
     tokenizer: &Tokenizer,
     train_text: Vec<Vec<u32>>,
     dev: &[Vec<u32>],
-) -> Result<Llama> {
+) -> Result<Transformer> {
     let shape = ModelConfig::from_scratch(&options.model, tokenizer.vocab_size());
     let trained = device.device.clone().autodiff();
-    let model = Llama::new(&shape, &mut Init::seeded(config.seed, &trained));
+    let model = Transformer::new(&shape, &mut Init::seeded(config.seed, &trained));
     progress::say(format!(
         "{} parameters, {} train documents of {} tokens",
         count_parameters(&model),

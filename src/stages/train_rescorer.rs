@@ -8,13 +8,13 @@ use burn::module::Module;
 use super::language_model::LanguageModelling;
 use super::pretrain::whole_text;
 use super::{Traces, Workspace};
-use crate::backbone::{Llama, ModelConfig, read_model, save_model};
+use crate::backbone::{Checkpoint, Model, ModelConfig, Precision, Transformer, save_model};
 use crate::config::{NeuralConfig, NgramConfig, RescorerConfig, TextSource};
 use crate::error::{Result, bail};
 use crate::files;
 use crate::nn::{Init, count_parameters};
 use crate::progress::{self, Progress};
-use crate::rescorer::ngram::{Counter, Ending, Model, estimate};
+use crate::rescorer::ngram::{self, Counter, Ending, estimate};
 use crate::rescorer::{load_ngram, ngram_vocabulary, save_ngram};
 use crate::text::Split;
 use crate::traces::Trace;
@@ -23,9 +23,9 @@ use crate::training::{Place, train};
 /// A fitted rescorer.
 pub enum Rescorer {
     /// Global.
-    Ngram(Model),
+    Ngram(ngram::Model),
     /// Local.
-    Neural(Box<Llama>),
+    Neural(Box<Model>),
 }
 
 /// Fits every rescorer that is not done (or only the one called `only`), and loads them by name, each with the hash of
@@ -52,7 +52,10 @@ pub fn train_rescorers(
         }
         let rescorer = match config {
             RescorerConfig::Ngram(_) => Rescorer::Ngram(load_ngram(&folder, &workspace.backbone)?),
-            RescorerConfig::Neural(_) => Rescorer::Neural(Box::new(read_model(&folder, &workspace.device.device)?)),
+            RescorerConfig::Neural(_) => {
+                let model = Checkpoint::open(&folder)?.load(Precision::AS_STORED, &workspace.device.device)?;
+                Rescorer::Neural(Box::new(model))
+            }
         };
         rescorers.insert(name.clone(), (rescorer, key));
     }
@@ -138,7 +141,7 @@ fn fit(
     )
     .map_err(|e| e.within(title))?;
     let shape = ModelConfig::from_scratch(&options.model, workspace.backbone.model.config().vocab_size);
-    let model = Llama::new(&shape, &mut Init::seeded(seed, &workspace.device.device.clone().autodiff()));
+    let model = Transformer::new(&shape, &mut Init::seeded(seed, &workspace.device.device.clone().autodiff()));
     progress::say(format!("{title}: {} parameters", count_parameters(&model)));
     let model = train(model, &task, &options.training, &Place { folder, key, title })?;
     let end = workspace.backbone.end_of_text.first().copied().unwrap_or(0);

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, Precision};
 use crate::config::{Config, DataConfig};
 use crate::device::Opened;
 use crate::error::{Error, Result, bail};
 use crate::files;
-use crate::nn::count_parameters;
 use crate::progress;
 use crate::report::SCHEMA_VERSION;
 use crate::text::{Document, Split, SplitFractions, read_corpus};
@@ -76,7 +75,7 @@ impl Mark {
 }
 
 /// Raised when the same inputs begin to give other results.
-const STAGES: u32 = 1;
+const STAGES: u32 = 2;
 
 impl Workspace {
     /// Opens `runs/<name>`, loads the backbone, reads the corpora; writes `run.toml` and `provenance.json`.
@@ -89,8 +88,9 @@ impl Workspace {
         if let Some(note) = &device.note {
             progress::say(note);
         }
-        let backbone =
-            Backbone::load(Path::new(&config.backbone.path), &device.device).map_err(|e| e.within("backbone"))?;
+        let precision = Precision { weights: config.backbone.weights, compute: config.backbone.compute };
+        let backbone = Backbone::load(Path::new(&config.backbone.path), precision, &device.device)
+            .map_err(|e| e.within("backbone"))?;
         let corpora = read_corpora(&config)?;
         let workspace = Self { config, device, folder, backbone, corpora, _lock: lock };
         files::write_atomic(&workspace.folder.join("run.toml"), workspace.config.to_toml().as_bytes())?;
@@ -112,7 +112,7 @@ impl Workspace {
             "backbone": {
                 "path": backbone.path.display().to_string(),
                 "hash": backbone.hash,
-                "parameters": count_parameters(&backbone.model),
+                "parameters": backbone.model.parameters(),
             },
             "tokenizer": {"hash": backbone.tokenizer.hash(), "vocab_size": backbone.tokenizer.vocab_size()},
             "data": self.corpora.iter().map(|c| (c.name.clone(), json!({"path": c.config.path, "hash": c.hash})))

@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
+use half::f16;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +103,7 @@ impl Trace {
         let tokens =
             tokens.iter().flat_map(|t| t.chunks_exact(4)).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let tokens = tokens.collect();
-        let hidden = map(&folder.join("hidden.bin"), rows * index.width * bytes_of(index.dtype))?;
+        let hidden = map(&folder.join("hidden.bin"), rows * index.width * index.dtype.bytes())?;
         Ok(Self { index, tokens, hidden })
     }
 
@@ -135,20 +135,9 @@ impl Trace {
     /// Appends the hidden state after token `row` of the document (from 0, the prompt included) to `out`.
     pub fn hidden_row(&self, document: &TraceDocument, row: usize, out: &mut Vec<f32>) {
         let Some(map) = &self.hidden else { return };
-        let size = self.width() * bytes_of(self.index.dtype);
+        let size = self.width() * self.index.dtype.bytes();
         let start = (document.first + row) * size;
-        let bytes = &map[start..start + size];
-        match self.index.dtype {
-            StorageType::Float32 => {
-                out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-            }
-            StorageType::Float16 => {
-                out.extend(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()))
-            }
-            StorageType::Bfloat16 => {
-                out.extend(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()));
-            }
-        }
+        self.index.dtype.decode(&map[start..start + size], out);
     }
 
     /// The hidden states after tokens `rows` of the document, `[rows, d]`.
@@ -175,19 +164,6 @@ fn map(path: &Path, size: usize) -> Result<Option<Mmap>> {
     }
     // SAFETY: traces are written once, aside, and renamed; nobody changes them in place.
     unsafe { Mmap::map(&file) }.map(Some).map_err(|e| Error::io("map", path, e))
-}
-
-fn bytes_of(dtype: StorageType) -> usize {
-    if dtype == StorageType::Float32 { 4 } else { 2 }
-}
-
-/// Rounds numbers to what `dtype` can hold.
-pub fn round_to(dtype: StorageType, values: &mut [f32]) {
-    match dtype {
-        StorageType::Float32 => {}
-        StorageType::Float16 => values.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
-        StorageType::Bfloat16 => values.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
-    }
 }
 
 /// Writes a trace document by document.
@@ -220,13 +196,11 @@ impl TraceWriter {
                 document.id
             );
         }
+        let mut bytes = Vec::with_capacity(hidden.len() * dtype.bytes());
+        dtype.encode(hidden, &mut bytes);
         let write = |tokens_file: &mut BufWriter<File>, hidden_file: &mut BufWriter<File>| -> std::io::Result<()> {
             tokens.iter().try_for_each(|t| tokens_file.write_all(&t.to_le_bytes()))?;
-            hidden.iter().try_for_each(|x| match dtype {
-                StorageType::Float32 => hidden_file.write_all(&x.to_le_bytes()),
-                StorageType::Float16 => hidden_file.write_all(&f16::from_f32(*x).to_le_bytes()),
-                StorageType::Bfloat16 => hidden_file.write_all(&bf16::from_f32(*x).to_le_bytes()),
-            })
+            hidden_file.write_all(&bytes)
         };
         write(&mut self.tokens, &mut self.hidden).map_err(|e| self.failed(e))?;
         self.index.documents.push(TraceDocument { first: self.rows, ..document });
@@ -287,7 +261,7 @@ mod tests {
             let last = &trace.documents()[1];
             assert_eq!((trace.tokens(last), trace.continuation(last)), (&[9, 8][..], &[8][..]));
             let mut third = [1.0 / 3.0];
-            round_to(dtype, &mut third);
+            dtype.round(&mut third);
             assert_eq!(trace.hidden(last, 1..2), [8.0, third[0]]);
         }
     }

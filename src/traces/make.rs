@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::format::TraceWriter;
 use super::{Identity, TraceDocument};
-use crate::backbone::{Backbone, Inputs, Visible, generate};
+use crate::backbone::{Backbone, Span, generate};
 use crate::config::StorageType;
 use crate::error::{Result, bail};
 use crate::nn::to_host;
@@ -50,7 +50,7 @@ pub fn make(backbone: &Backbone, plan: &Plan, folder: &Path) -> Result<()> {
             }
         }
         let only_ids: Vec<&[u32]> = prompts.iter().map(|(_, ids)| ids.as_slice()).collect();
-        let continuations = if only_ids.is_empty() { Vec::new() } else { generate(backbone, &only_ids, plan.max_new)? };
+        let continuations = if only_ids.is_empty() { Vec::new() } else { generate(backbone, &only_ids, plan.max_new) };
         let texts: Vec<Vec<u32>> =
             prompts.iter().zip(&continuations).map(|((_, p), c)| [p.as_slice(), c].concat()).collect();
         let hidden = if texts.is_empty() { Vec::new() } else { teacher_forced(backbone, &texts) };
@@ -96,13 +96,9 @@ fn teacher_forced(backbone: &Backbone, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
 }
 
 fn one_forward(backbone: &Backbone, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
-    let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
     let width = backbone.model.config().hidden_size;
-    let padded =
-        |text: &Vec<u32>| text.iter().copied().chain(std::iter::repeat_n(0, longest - text.len())).collect::<Vec<_>>();
-    let tokens: Vec<u32> = texts.iter().flat_map(padded).collect();
-    let positions: Vec<u32> = texts.iter().flat_map(|_| 0..longest as u32).collect();
-    let inputs = Inputs { tokens: &tokens, rows: texts.len(), positions: &positions, visible: Visible::Causal };
-    let hidden = to_host(backbone.model.hidden(&inputs, None));
-    texts.iter().enumerate().map(|(i, text)| hidden[i * longest * width..][..text.len() * width].to_vec()).collect()
+    let spans: Vec<Span> = texts.iter().map(|text| Span::chain(text)).collect();
+    let hidden = to_host(backbone.model.hidden(&spans, None));
+    let mut rows = hidden.chunks(width);
+    texts.iter().map(|text| rows.by_ref().take(text.len()).flatten().copied().collect()).collect()
 }

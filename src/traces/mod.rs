@@ -7,5 +7,5 @@
 mod format;
 mod make;
 
-pub use format::{Identity, Trace, TraceDocument, round_to};
+pub use format::{Identity, Trace, TraceDocument};
 pub use make::{Plan, make};

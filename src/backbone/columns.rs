@@ -1,0 +1,142 @@
+//! How the columns of a cache hang together: a text is a chain of tokens, and draft tokens branch off it as a tree.
+
+use crate::kernels::Seen;
+
+/// New tokens of one text, behind what its cache holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Span<'a> {
+    /// Their ids.
+    pub tokens: &'a [u32],
+    /// For each token the column that it follows (none: it begins the text), counted from the start of the text's cache,
+    /// earlier tokens of this span included; where nothing is given, each follows the one before it.
+    ///
+    /// A token sees the column that it follows, all that that one sees, and itself; its position is their number.
+    pub after: Option<&'a [Option<usize>]>,
+}
+
+impl<'a> Span<'a> {
+    /// Tokens one after another.
+    pub fn chain(tokens: &'a [u32]) -> Self {
+        Self { tokens, after: None }
+    }
+}
+
+/// The columns of one text.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Columns {
+    /// The first columns: each follows the one before it.
+    trunk: usize,
+    /// The others.
+    branches: Vec<Branch>,
+}
+
+/// A column that follows another one than that before it: it sees columns of the trunk up to `prefix`, then `ancestors`.
+#[derive(Debug, Clone)]
+struct Branch {
+    prefix: usize,
+    ancestors: Vec<usize>,
+}
+
+/// A new token's place.
+#[derive(Debug, Clone)]
+pub(super) struct Placed {
+    /// Its column.
+    pub column: usize,
+    /// Its place in the text, or in the text that its path through the tree would be.
+    pub position: usize,
+    /// It sees columns up to this one,
+    prefix: usize,
+    /// and these.
+    others: Vec<usize>,
+}
+
+impl Columns {
+    pub fn len(&self) -> usize {
+        self.trunk + self.branches.len()
+    }
+
+    /// Places the tokens of a span.
+    ///
+    /// # Panics
+    /// When a token follows a column that is not there yet.
+    pub fn place(&mut self, span: &Span) -> Vec<Placed> {
+        assert!(span.after.is_none_or(|after| after.len() == span.tokens.len()), "every token follows one column");
+        let after = |i: usize, len: usize| span.after.map_or(len.checked_sub(1), |after| after[i]);
+        (0..span.tokens.len()).map(|i| self.push(after(i, self.len()))).collect()
+    }
+
+    fn push(&mut self, after: Option<usize>) -> Placed {
+        let column = self.len();
+        assert!(after.is_none_or(|after| after < column), "a token follows an earlier column");
+        if self.branches.is_empty() && after == column.checked_sub(1) {
+            self.trunk += 1;
+            return Placed { column, position: column, prefix: column + 1, others: Vec::new() };
+        }
+        let (prefix, ancestors) = match after {
+            None => (0, Vec::new()),
+            Some(parent) if parent < self.trunk => (parent + 1, Vec::new()),
+            Some(parent) => {
+                let Branch { prefix, ancestors } = &self.branches[parent - self.trunk];
+                (*prefix, ancestors.iter().copied().chain([parent]).collect())
+            }
+        };
+        let others = ancestors.iter().copied().chain([column]).collect();
+        let position = prefix + ancestors.len();
+        self.branches.push(Branch { prefix, ancestors });
+        Placed { column, position, prefix, others }
+    }
+
+    /// Forgets every column from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.branches.truncate(len.saturating_sub(self.trunk));
+        self.trunk = self.trunk.min(len);
+    }
+
+    /// After this the columns are one chain of `len`.
+    pub fn straighten(&mut self, len: usize) {
+        *self = Self { trunk: len, branches: Vec::new() };
+    }
+}
+
+impl Placed {
+    /// What the token sees, at most `window` tokens, itself included.
+    pub fn seen(&self, window: Option<usize>) -> Seen {
+        let first = window.map_or(0, |window| (self.position + 1).saturating_sub(window));
+        // Ancestors stand at consecutive positions from the prefix on.
+        let hidden = first.saturating_sub(self.prefix).min(self.others.len());
+        Seen { first, prefix: self.prefix, others: self.others[hidden..].to_vec() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(placed: &Placed, window: Option<usize>) -> Vec<usize> {
+        let seen = placed.seen(window);
+        (seen.first..seen.prefix).chain(seen.others).collect()
+    }
+
+    #[test]
+    fn a_token_sees_its_own_path() {
+        let mut columns = Columns::default();
+        columns.place(&Span::chain(&[1, 2, 3]));
+        // 3 and 4 follow the text; 5 follows 3, 6 follows 4, 7 follows 6, 8 follows column 1.
+        let after = [Some(2), Some(2), Some(3), Some(4), Some(6), Some(1)];
+        let placed = columns.place(&Span { tokens: &[0; 6], after: Some(&after) });
+        let paths: [&[usize]; 6] =
+            [&[0, 1, 2, 3], &[0, 1, 2, 4], &[0, 1, 2, 3, 5], &[0, 1, 2, 4, 6], &[0, 1, 2, 4, 6, 7], &[0, 1, 8]];
+        for (placed, path) in placed.iter().zip(paths) {
+            assert_eq!(seen(placed, None), path);
+            assert_eq!(placed.position, path.len() - 1);
+            for window in 1..7 {
+                assert_eq!(seen(placed, Some(window)), path[path.len().saturating_sub(window)..]);
+            }
+        }
+        columns.truncate(7);
+        let next = columns.place(&Span { tokens: &[0], after: Some(&[Some(6)]) });
+        assert_eq!(seen(&next[0], None), [0, 1, 2, 4, 6, 7]);
+        columns.straighten(5);
+        assert_eq!(seen(&columns.place(&Span::chain(&[0]))[0], None), [0, 1, 2, 3, 4, 5]);
+    }
+}

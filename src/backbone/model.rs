@@ -1,0 +1,202 @@
+//! A frozen decoder, on whatever it computes fastest.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use burn::tensor::{Device, Tensor};
+
+use super::cache::{KvCache, Storage};
+use super::columns::{Columns, Span};
+use super::host::HostDecoder;
+use super::model_config::ModelConfig;
+use super::transformer::Transformer;
+use crate::config::StorageType;
+use crate::error::{Error, Result, bail};
+use crate::kernels::on_pool;
+use crate::nn::{Init, Values, collect_parameters, count_parameters, from_host, on_host, read_parameters, to_host};
+
+/// A frozen decoder.
+pub struct Model {
+    engine: Engine,
+    config: ModelConfig,
+    device: Device,
+    parameters: usize,
+    unembedding: OnceLock<Tensor<2>>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Model").field(&self.config).finish()
+    }
+}
+
+enum Engine {
+    /// Packed weights in this process's memory.
+    Host(Box<HostDecoder>),
+    /// Tensors of any device.
+    Tensors(Box<Transformer>),
+}
+
+/// How a model keeps and computes its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precision {
+    /// What matrices are rounded to; the CPU keeps them in it, an accelerator in `compute`. None for the checkpoint's type.
+    pub weights: Option<StorageType>,
+    /// Activations, keys and values; the CPU computes in float32.
+    pub compute: StorageType,
+}
+
+impl Precision {
+    /// Weights as the checkpoint has them, all else float32.
+    pub const AS_STORED: Self = Self { weights: None, compute: StorageType::Float32 };
+}
+
+impl Model {
+    /// A model whose parameters `read` gives by name: shape and numbers.
+    ///
+    /// # Errors
+    /// Those of `read`; a parameter of another shape than the configuration's, or with numbers that are not finite; another
+    /// `compute` than float32 on the CPU.
+    pub fn load(
+        config: &ModelConfig,
+        precision: Precision,
+        device: &Device,
+        read: &mut dyn FnMut(&str) -> Result<Values>,
+    ) -> Result<Self> {
+        let weights = precision.weights.unwrap_or(StorageType::Float32);
+        let mut parameters = 0;
+        let mut checked = |name: &str, expected: &[usize]| -> Result<Vec<f32>> {
+            let (shape, mut numbers) = read(name)?;
+            if shape != expected {
+                bail!("the tensor `{name}` has shape {shape:?}, but the configuration asks for {expected:?}.");
+            }
+            if shape.len() == 2 {
+                weights.round(&mut numbers);
+            }
+            if numbers.iter().any(|x| !x.is_finite()) {
+                let rounded = if weights == StorageType::Float16 { ", at least in float16" } else { "" };
+                bail!("the tensor `{name}` holds numbers that are not finite{rounded}.");
+            }
+            parameters += numbers.len();
+            Ok(numbers)
+        };
+        let engine = if on_host(device) {
+            if precision.compute != StorageType::Float32 {
+                bail!(
+                    "the CPU computes in float32; set backbone.compute to \"float32\" (backbone.weights may differ)."
+                );
+            }
+            Engine::Host(Box::new(HostDecoder::new(config, weights, &mut checked)?))
+        } else {
+            let empty = Transformer::new(config, &mut Init::empty(device));
+            Engine::Tensors(Box::new(read_parameters(empty, precision.compute.into(), &mut checked)?))
+        };
+        Ok(Self { engine, config: config.clone(), device: device.clone(), parameters, unembedding: OnceLock::new() })
+    }
+
+    /// A trained model, frozen: on the CPU its weights are packed as `weights`.
+    pub fn freeze(trained: &Transformer, weights: StorageType) -> Result<Self> {
+        let mut values = collect_parameters(trained);
+        let precision = Precision { weights: Some(weights), compute: StorageType::Float32 };
+        let device = trained.device().without_autodiff();
+        Self::load(trained.config(), precision, &device, &mut |name| {
+            values.remove(name).ok_or_else(|| Error::new(format!("the model has no parameter `{name}`")))
+        })
+    }
+
+    /// A trained model that computes in tensor operations on every device: the independent second way for tests.
+    pub fn in_tensors(trained: Transformer) -> Self {
+        Self {
+            config: trained.config().clone(),
+            device: trained.device(),
+            parameters: count_parameters(&trained),
+            engine: Engine::Tensors(Box::new(trained)),
+            unembedding: OnceLock::new(),
+        }
+    }
+
+    /// Its shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where hidden states are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Number of its parameters.
+    pub fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    /// Bytes that its matrices take, where they are in this process's memory.
+    pub fn host_bytes(&self) -> Option<usize> {
+        match &self.engine {
+            Engine::Host(decoder) => Some(decoder.bytes()),
+            Engine::Tensors(_) => None,
+        }
+    }
+
+    /// An empty cache for `texts` texts, with room for `tokens` tokens each before it first grows.
+    pub fn cache(&self, texts: usize, tokens: usize) -> KvCache {
+        match &self.engine {
+            Engine::Host(_) => KvCache::on_host(&self.config, texts, tokens),
+            Engine::Tensors(_) => KvCache::on_device(&self.config, texts, tokens),
+        }
+    }
+
+    /// Last hidden states, after the final norm, of the tokens of every span: `[tokens, d]`, span after span.
+    ///
+    /// With a cache, there is one span for each of its texts (some may be empty), earlier columns are attended to, and the
+    /// new tokens are appended. Without one, each span is a text of its own.
+    ///
+    /// # Panics
+    /// When a position of a model with learned positions lies beyond its context.
+    pub fn hidden(&self, spans: &[Span], cache: Option<&mut KvCache>) -> Tensor<2> {
+        match &self.engine {
+            Engine::Tensors(transformer) => transformer.hidden(spans, cache),
+            Engine::Host(decoder) => {
+                let values = match cache {
+                    Some(cache) => {
+                        let placed = cache.place(spans);
+                        let Storage::Host(layers) = &mut cache.storage else { panic!("a cache of another model") };
+                        decoder.hidden(spans, &placed, Some(layers))
+                    }
+                    None => {
+                        let placed: Vec<_> = spans.iter().map(|span| Columns::default().place(span)).collect();
+                        decoder.hidden(spans, &placed, None)
+                    }
+                };
+                let width = self.config.hidden_size;
+                let rows = values.len() / width;
+                from_host(values, [rows, width], &self.device)
+            }
+        }
+    }
+
+    /// `[n, d]` hidden states to `[n, V]` logits, in this process's memory.
+    pub fn logits(&self, hidden: Tensor<2>) -> Vec<f32> {
+        match &self.engine {
+            Engine::Host(decoder) => {
+                let hidden = to_host(hidden);
+                on_pool(|| decoder.unembedding().multiply(&hidden))
+            }
+            Engine::Tensors(transformer) => to_host(hidden.matmul(transformer.unembedding().transpose())),
+        }
+    }
+
+    /// The unembedding `[V, d]`, for what computes with it on the device.
+    pub fn unembedding(&self) -> Tensor<2> {
+        match &self.engine {
+            Engine::Tensors(transformer) => transformer.unembedding(),
+            Engine::Host(decoder) => {
+                let matrix = || {
+                    let packed = decoder.unembedding();
+                    from_host(packed.unpack(), [packed.outputs(), packed.inputs()], &self.device)
+                };
+                self.unembedding.get_or_init(matrix).clone()
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Attention of new tokens to a cache of keys and values.
+//!
+//! Both are kept in panels, as weights are: the keys of a panel of columns lie input by input, so that scores come from the
+//! same inner loop as everything else, and so do the mixed values. Sums run over the visible columns in their order, so a
+//! token's result does not depend on the columns that it does not see.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::rows::exp;
+use super::tile::{Float32, ROWS, Target, next_rows, tile};
+use super::{ARCH, PANEL, Shared};
+
+/// What a new token may attend to, in columns of its text's cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Columns `first..prefix`.
+    pub first: usize,
+    /// One past the last of them.
+    pub prefix: usize,
+    /// More columns, ascending, none below `prefix`; a token in a branch of a draft tree sees its ancestors and itself.
+    pub others: Vec<usize>,
+}
+
+impl Seen {
+    fn end(&self) -> usize {
+        self.others.last().map_or(self.prefix, |last| last + 1)
+    }
+
+    fn start(&self) -> usize {
+        if self.first < self.prefix { self.first } else { self.others.first().copied().unwrap_or(self.first) }
+    }
+}
+
+/// Keys and values of one text in one layer.
+pub struct LayerCache {
+    heads: usize,
+    width: usize,
+    capacity: usize,
+    /// `[heads, panels of columns, width, columns of a panel]`
+    keys: Vec<f32>,
+    /// `[heads, panels of numbers, capacity, numbers of a panel]`
+    values: Vec<f32>,
+}
+
+impl LayerCache {
+    /// Room for `capacity` columns, rounded up to whole panels, of `heads` heads of `width` numbers.
+    pub fn new(heads: usize, width: usize, capacity: usize) -> Self {
+        let capacity = capacity.max(1).next_multiple_of(*PANEL);
+        let keys = vec![0.0; heads * width * capacity];
+        let values = vec![0.0; heads * width.next_multiple_of(*PANEL) * capacity];
+        Self { heads, width, capacity, keys, values }
+    }
+
+    /// Columns that fit.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn key_place(&self, head: usize, column: usize) -> usize {
+        (head * self.capacity + column / *PANEL * *PANEL) * self.width + column % *PANEL
+    }
+
+    /// Where the numbers of panel `panel` of a column's values begin.
+    fn value_place(&self, head: usize, panel: usize, column: usize) -> usize {
+        ((head * self.width.div_ceil(*PANEL) + panel) * self.capacity + column) * *PANEL
+    }
+
+    /// Writes a column: keys and values `[heads, width]`.
+    pub fn write(&mut self, column: usize, keys: &[f32], values: &[f32]) {
+        for head in 0..self.heads {
+            let range = head * self.width..(head + 1) * self.width;
+            let place = self.key_place(head, column);
+            self.keys[place..].iter_mut().step_by(*PANEL).zip(&keys[range.clone()]).for_each(|(to, &from)| *to = from);
+            for (panel, numbers) in values[range].chunks(*PANEL).enumerate() {
+                let place = self.value_place(head, panel, column);
+                self.values[place..place + numbers.len()].copy_from_slice(numbers);
+            }
+        }
+    }
+
+    /// Moves column `from` to column `to`.
+    pub fn move_column(&mut self, from: usize, to: usize) {
+        for head in 0..self.heads {
+            let (old, new) = (self.key_place(head, from), self.key_place(head, to));
+            for input in 0..self.width {
+                self.keys[new + input * *PANEL] = self.keys[old + input * *PANEL];
+            }
+            for panel in 0..self.width.div_ceil(*PANEL) {
+                let (old, new) = (self.value_place(head, panel, from), self.value_place(head, panel, to));
+                self.values.copy_within(old..old + *PANEL, new);
+            }
+        }
+    }
+
+    /// Grows to at least `capacity` columns.
+    pub fn grow(&mut self, capacity: usize) {
+        let mut larger = Self::new(self.heads, self.width, capacity);
+        for head in 0..self.heads {
+            let (old, new) = (self.key_place(head, 0), larger.key_place(head, 0));
+            let size = self.width * self.capacity;
+            larger.keys[new..new + size].copy_from_slice(&self.keys[old..old + size]);
+            for panel in 0..self.width.div_ceil(*PANEL) {
+                let (old, new) = (self.value_place(head, panel, 0), larger.value_place(head, panel, 0));
+                let size = self.capacity * *PANEL;
+                larger.values[new..new + size].copy_from_slice(&self.values[old..old + size]);
+            }
+        }
+        *self = larger;
+    }
+}
+
+/// Attends with `queries` `[tokens, query heads, width]`, already scaled, to what each token sees of `cache`; writes
+/// `[tokens, query heads, width]` to `out`. Query heads share the key heads in equal groups.
+pub fn attend(queries: &[f32], seen: &[Seen], cache: &LayerCache, out: &mut [f32]) {
+    let width = cache.width;
+    let query_heads = queries.len() / seen.len() / width;
+    let group = query_heads / cache.heads;
+    assert!(queries.len() == out.len() && queries.len() == seen.len() * cache.heads * group * width);
+    let rows = seen.len() * group;
+    let mut blocks = Vec::new();
+    let mut first = 0;
+    while first < rows {
+        let count = next_rows(rows - first);
+        blocks.extend((0..cache.heads).map(|head| (head, first, count)));
+        first += count;
+    }
+    let out = Shared::new(out);
+    let block = |scratch: &mut Scratch, (head, first, rows): (usize, usize, usize)| {
+        ARCH.dispatch(BlockOfRows { queries, seen, cache, out, head, group, first, rows, scratch });
+    };
+    blocks.into_par_iter().for_each_init(Scratch::default, block);
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    queries: Vec<f32>,
+    /// `[rows, columns]`
+    scores: Vec<f32>,
+    /// `[columns, rows]`
+    weights: Vec<f32>,
+}
+
+/// Some query rows of one key head; row `r` is query head `r % group` of token `r / group`.
+struct BlockOfRows<'a> {
+    queries: &'a [f32],
+    seen: &'a [Seen],
+    cache: &'a LayerCache,
+    out: Shared,
+    head: usize,
+    group: usize,
+    first: usize,
+    rows: usize,
+    scratch: &'a mut Scratch,
+}
+
+impl BlockOfRows<'_> {
+    /// Where row `row` of the block lies in queries and output.
+    #[inline(always)]
+    fn place(&self, row: usize) -> usize {
+        let (token, query) = ((self.first + row) / self.group, (self.first + row) % self.group);
+        ((token * self.cache.heads + self.head) * self.group + query) * self.cache.width
+    }
+
+    #[inline(always)]
+    fn seen(&self, row: usize) -> &Seen {
+        &self.seen[(self.first + row) / self.group]
+    }
+}
+
+impl WithSimd for BlockOfRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (cache, rows) = (self.cache, self.rows);
+        let (width, panel) = (cache.width, 2 * S::F32_LANES);
+        let start = (0..rows).map(|r| self.seen(r).start()).min().unwrap_or(0) / panel * panel;
+        let end = (0..rows).map(|r| self.seen(r).end()).max().unwrap_or(0);
+        let columns = (end - start).next_multiple_of(panel);
+
+        let mut queries = std::mem::take(&mut self.scratch.queries);
+        queries.resize(ROWS * width, 0.0);
+        for row in 0..rows {
+            let query = &self.queries[self.place(row)..][..width];
+            queries[row..].iter_mut().step_by(rows).zip(query).for_each(|(to, &from)| *to = from);
+        }
+        let mut scores = std::mem::take(&mut self.scratch.scores);
+        scores.resize(scores.len().max(ROWS * columns), 0.0);
+        for column in (0..columns).step_by(panel) {
+            let place = cache.key_place(self.head, start + column);
+            let keys = &cache.keys[place..place + width * panel];
+            let first = scores[column..].as_mut_ptr();
+            let target = Target { first, stride: columns, width: panel, bias: &[], add: false };
+            // SAFETY: scores has room for all rows and columns and is borrowed by nobody else.
+            unsafe { tile(simd, Float32, rows, &queries[..rows * width], keys, target) };
+        }
+
+        let mut weights = std::mem::take(&mut self.scratch.weights);
+        weights.clear();
+        weights.resize(rows * columns, 0.0);
+        for row in 0..rows {
+            softmax(self.seen(row), start, &mut scores[row * columns..][..columns]);
+            let seen = self.seen(row);
+            let visible = (seen.first..seen.prefix).chain(seen.others.iter().copied());
+            visible.for_each(|c| weights[(c - start) * rows + row] = scores[row * columns + c - start]);
+        }
+        let mut sums = [0.0f32; ROWS];
+        for column in weights.chunks_exact(rows) {
+            sums.iter_mut().zip(column).for_each(|(sum, w)| *sum += w);
+        }
+
+        let mut mixed = [0.0f32; ROWS * 64];
+        for number in (0..width).step_by(panel) {
+            let place = cache.value_place(self.head, number / panel, start);
+            let values = &cache.values[place..place + columns.min(end - start) * panel];
+            let target = Target { first: mixed.as_mut_ptr(), stride: panel, width: panel, bias: &[], add: false };
+            // SAFETY: a panel has at most 64 numbers, so mixed has room for all rows; it is borrowed by nobody else.
+            unsafe { tile(simd, Float32, rows, &weights[..(end - start) * rows], values, target) };
+            let count = panel.min(width - number);
+            for row in 0..rows {
+                // SAFETY: no other block has this head's rows.
+                let out = unsafe { std::slice::from_raw_parts_mut(self.out.at(self.place(row) + number), count) };
+                out.iter_mut().zip(&mixed[row * panel..]).for_each(|(out, m)| *out = m / sums[row]);
+            }
+        }
+        *self.scratch = Scratch { queries, scores, weights };
+    }
+}
+
+/// Replaces the scores of the seen columns by `e^(score - largest)`; `scores` begins at column `start`.
+#[inline(always)]
+fn softmax(seen: &Seen, start: usize, scores: &mut [f32]) {
+    let prefix = seen.first.min(seen.prefix)..seen.prefix;
+    let near = if prefix.is_empty() { 0..0 } else { prefix.start - start..prefix.end - start };
+    let others = || seen.others.iter().map(|c| c - start);
+    let mut largest = f32::NEG_INFINITY;
+    // In sixteen strands, which vectors can follow; the largest is the same in any order.
+    let mut strands = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = scores[near.clone()].as_chunks::<16>();
+    for chunk in chunks {
+        strands.iter_mut().zip(chunk).for_each(|(most, &s)| *most = if s > *most { s } else { *most });
+    }
+    strands.iter().chain(rest).for_each(|&s| largest = largest.max(s));
+    others().for_each(|c| largest = largest.max(scores[c]));
+    scores[near].iter_mut().for_each(|s| *s = exp(*s - largest));
+    others().for_each(|c| scores[c] = exp(scores[c] - largest));
+}

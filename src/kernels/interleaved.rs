@@ -1,0 +1,65 @@
+//! Rows side by side, as the inner loop reads them.
+
+use rayon::prelude::*;
+
+use super::tile::next_rows;
+
+/// Rows in blocks of up to twelve; a block holds, input after input, that input of each of its rows.
+pub(super) struct Interleaved {
+    values: Vec<f32>,
+    rows: usize,
+    inputs: usize,
+}
+
+/// One block.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    pub first: usize,
+    pub rows: usize,
+    pub values: &'a [f32],
+}
+
+/// Numbers worth a thread of their own.
+const PARALLEL: usize = 1 << 16;
+
+impl Interleaved {
+    /// From `[rows, inputs]`.
+    pub fn new(x: &[f32], inputs: usize) -> Self {
+        let rows = x.len() / inputs;
+        if rows == 1 {
+            return Self { values: x.to_vec(), rows, inputs };
+        }
+        let mut values = vec![0.0; x.len()];
+        let mut blocks = Vec::new();
+        let mut rest = &mut values[..];
+        let mut first = 0;
+        while first < rows {
+            let count = next_rows(rows - first);
+            let (block, after) = rest.split_at_mut(count * inputs);
+            blocks.push((first, count, block));
+            (rest, first) = (after, first + count);
+        }
+        let fill = |(first, count, block): (usize, usize, &mut [f32])| {
+            for (r, row) in x[first * inputs..][..count * inputs].chunks(inputs).enumerate() {
+                block[r..].iter_mut().step_by(count).zip(row).for_each(|(to, &from)| *to = from);
+            }
+        };
+        if x.len() >= PARALLEL {
+            blocks.into_par_iter().for_each(fill);
+        } else {
+            blocks.into_iter().for_each(fill);
+        }
+        Self { values, rows, inputs }
+    }
+
+    pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
+        let mut first = 0;
+        std::iter::from_fn(move || {
+            let rows = next_rows(self.rows - first);
+            let values = &self.values[first * self.inputs..][..rows * self.inputs];
+            let block = Block { first, rows, values };
+            first += rows;
+            (rows > 0).then_some(block)
+        })
+    }
+}

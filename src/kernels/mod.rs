@@ -1,0 +1,69 @@
+//! The CPU's inner loops: products with packed weights, attention over a panelled cache, norms and activations, all on
+//! plain slices of float32. Knows nothing of models.
+//!
+//! Two properties that everything above relies on:
+//!
+//! - **A row's result depends on that row alone.** Every output is one chain of fused multiply-adds in a fixed order,
+//!   whatever rows are computed beside it and by however many threads; so a token's logits are the same bits in a
+//!   decoding step, in a verified block and in a whole text.
+//! - **Weights are read once.** A panel of weights is streamed from memory for the first twelve rows and found in the
+//!   cache for all others, so that verifying a block costs little more than decoding a token.
+//!
+//! Vector instructions are chosen at run time ([`pulp`]): AVX-512, AVX2, NEON, or none.
+
+mod attention;
+mod interleaved;
+mod packed;
+mod rows;
+mod tile;
+
+pub use attention::{LayerCache, Seen, attend};
+pub use packed::PackedMatrix;
+pub use rows::{Activation, Rotations, activate, gate, layer_norm, rms_norm};
+
+use std::sync::LazyLock;
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// The vector instructions of this machine.
+static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
+
+/// Columns of a panel: two vectors.
+static PANEL: LazyLock<usize> = LazyLock::new(|| {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    2 * ARCH.dispatch(Lanes)
+});
+
+/// A place that several threads write disjoint parts of.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: a pointer is only an address; whoever writes through it answers for the parts being disjoint.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn new(slice: &mut [f32]) -> Self {
+        Self(slice.as_mut_ptr())
+    }
+
+    /// # Safety
+    /// `offset` must lie within the slice this was made from.
+    unsafe fn at(self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// Runs `work` on a thread of the pool, where starting parallel work is cheap; from outside, every start would wait for a
+/// sleeping thread.
+pub fn on_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}

@@ -1,0 +1,254 @@
+//! A matrix of weights in the order in which products read it.
+
+use half::{bf16, f16};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::interleaved::Interleaved;
+use super::tile::{Bfloat16, Float16, Float32, Format, Target, tile};
+use super::{ARCH, PANEL, Shared};
+use crate::config::StorageType;
+
+/// `W` `[outputs, inputs]` and perhaps a bias, for `y = x W^T + b`.
+///
+/// Outputs are cut into panels of two vectors; a panel holds, input after input, the weights of its outputs, so that a
+/// product streams through memory once.
+pub struct PackedMatrix {
+    outputs: usize,
+    inputs: usize,
+    panels: Panels,
+    /// Empty, or one number an output.
+    bias: Vec<f32>,
+}
+
+enum Panels {
+    Float32(Vec<f32>),
+    Float16(Vec<u32>, Float16),
+    Bfloat16(Vec<u32>),
+}
+
+impl PackedMatrix {
+    /// From the rows of `[outputs, inputs]`, rounded to `storage`. `bias` is empty or has one number an output.
+    ///
+    /// # Panics
+    /// When the sizes do not agree.
+    pub fn new(values: &[f32], inputs: usize, bias: Vec<f32>, storage: StorageType) -> Self {
+        let outputs = values.len() / inputs;
+        assert!(values.len() == outputs * inputs && (bias.is_empty() || bias.len() == outputs));
+        let panels = match storage {
+            StorageType::Float32 => Panels::Float32(fill(values, inputs, *PANEL, |row, out| out.copy_from_slice(row))),
+            StorageType::Float16 => {
+                // Away from float16's subnormal numbers, which some processors decode slowly. Powers of two are exact.
+                let largest = values.iter().fold(f32::MIN_POSITIVE, |most, x| most.max(x.abs()));
+                let scale = 2f32.powi((15.0 - largest.log2().ceil()).clamp(0.0, 14.0) as i32);
+                let half = |x: f32| f16::from_f32(f16::from_f32(x).to_f32() * scale).to_bits();
+                Panels::Float16(fill_words(values, inputs, half), Float16 { scale: scale.recip() })
+            }
+            StorageType::Bfloat16 => Panels::Bfloat16(fill_words(values, inputs, |x| bf16::from_f32(x).to_bits())),
+        };
+        Self { outputs, inputs, panels, bias }
+    }
+
+    /// Rows of `W`.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Columns of `W`.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Bytes of weights and bias.
+    pub fn bytes(&self) -> usize {
+        let words = match &self.panels {
+            Panels::Float32(numbers) => numbers.len(),
+            Panels::Float16(words, _) | Panels::Bfloat16(words) => words.len(),
+        };
+        4 * (words + self.bias.len())
+    }
+
+    /// `x` `[n, inputs]` to `[n, outputs]`.
+    pub fn multiply(&self, x: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; x.len() / self.inputs * self.outputs];
+        self.product(x, &mut y, false);
+        y
+    }
+
+    /// Adds `x W^T + b`, `x` `[n, inputs]`, to `y` `[n, outputs]`.
+    pub fn multiply_onto(&self, x: &[f32], y: &mut [f32]) {
+        self.product(x, y, true);
+    }
+
+    fn product(&self, x: &[f32], y: &mut [f32], add: bool) {
+        assert!(x.len().is_multiple_of(self.inputs) && x.len() / self.inputs * self.outputs == y.len());
+        let rows = Interleaved::new(x, self.inputs);
+        match &self.panels {
+            Panels::Float32(numbers) => self.spread(Float32, numbers, &rows, y, add),
+            Panels::Float16(words, format) => self.spread(*format, words, &rows, y, add),
+            Panels::Bfloat16(words) => self.spread(Bfloat16, words, &rows, y, add),
+        }
+    }
+
+    /// Gives every thread an equal share of the panels.
+    fn spread<F: Format>(&self, format: F, numbers: &[F::Number], rows: &Interleaved, y: &mut [f32], add: bool) {
+        let size = F::stored(*PANEL) * self.inputs;
+        let panels = self.outputs.div_ceil(*PANEL);
+        let share = panels.div_ceil(rayon::current_num_threads()).max(1);
+        let y = Shared::new(y);
+        numbers.par_chunks(share * size).enumerate().for_each(|(i, numbers)| {
+            ARCH.dispatch(Share { matrix: self, format, numbers, size, first: i * share * *PANEL, rows, y, add });
+        });
+    }
+
+    /// Row `row` of `W`, as products see it.
+    pub fn row(&self, row: usize) -> Vec<f32> {
+        let (panel, column) = (row / *PANEL, row % *PANEL);
+        let lanes = *PANEL / 2;
+        let word = |words: &[u32], input: usize| {
+            let pair = words[(panel * self.inputs + input) * lanes + column % lanes];
+            (if column < lanes { pair } else { pair >> 16 }) as u16
+        };
+        let number = |input: usize| match &self.panels {
+            Panels::Float32(numbers) => numbers[(panel * self.inputs + input) * *PANEL + column],
+            Panels::Float16(words, format) => f16::from_bits(word(words, input)).to_f32() * format.scale,
+            Panels::Bfloat16(words) => bf16::from_bits(word(words, input)).to_f32(),
+        };
+        (0..self.inputs).map(number).collect()
+    }
+
+    /// `[outputs, inputs]`, as products see it.
+    pub fn unpack(&self) -> Vec<f32> {
+        (0..self.outputs).into_par_iter().flat_map_iter(|row| self.row(row)).collect()
+    }
+}
+
+/// Panels of the rows of `values`: for each panel and input, `write` turns one weight an output (0 beyond the last output)
+/// into `stored` numbers.
+fn fill<T: Copy + Default + Send>(
+    values: &[f32],
+    inputs: usize,
+    stored: usize,
+    write: impl Fn(&[f32], &mut [T]) + Sync,
+) -> Vec<T> {
+    let outputs = values.len() / inputs;
+    let mut all = vec![T::default(); outputs.div_ceil(*PANEL) * inputs * stored];
+    all.par_chunks_mut(inputs * stored).enumerate().for_each(|(panel, all)| {
+        let columns = panel * *PANEL..outputs.min((panel + 1) * *PANEL);
+        let mut row = vec![0.0; *PANEL];
+        for (input, out) in all.chunks_mut(stored).enumerate() {
+            row.iter_mut().zip(columns.clone()).for_each(|(to, column)| *to = values[column * inputs + input]);
+            write(&row, out);
+        }
+    });
+    all
+}
+
+/// Panels of words with two halves each.
+fn fill_words(values: &[f32], inputs: usize, half: impl Fn(f32) -> u16 + Sync) -> Vec<u32> {
+    let lanes = *PANEL / 2;
+    fill(values, inputs, lanes, |row, out: &mut [u32]| {
+        let (low, high) = row.split_at(lanes);
+        for ((word, &low), &high) in out.iter_mut().zip(low).zip(high) {
+            *word = u32::from(half(low)) | u32::from(half(high)) << 16;
+        }
+    })
+}
+
+/// What one thread does of a product.
+struct Share<'a, F: Format> {
+    matrix: &'a PackedMatrix,
+    format: F,
+    numbers: &'a [F::Number],
+    /// Stored numbers of a panel.
+    size: usize,
+    /// First output.
+    first: usize,
+    rows: &'a Interleaved,
+    y: Shared,
+    add: bool,
+}
+
+impl<F: Format> WithSimd for Share<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let stride = self.matrix.outputs;
+        for (i, panel) in self.numbers.chunks_exact(self.size).enumerate() {
+            let column = self.first + i * 2 * S::F32_LANES;
+            let width = (2 * S::F32_LANES).min(stride - column);
+            let bias = self.matrix.bias.get(column..column + width).unwrap_or_default();
+            for block in self.rows.blocks() {
+                // SAFETY: the block's rows and the panel's columns lie within y, and no other share has these columns.
+                unsafe {
+                    let first = self.y.at(block.first * stride + column);
+                    let target = Target { first, stride, width, bias, add: self.add };
+                    tile(simd, self.format, block.rows, block.values, panel, target);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn direct(x: &[f32], w: &[f32], bias: &[f32], inputs: usize) -> Vec<f64> {
+        let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let row = |x| w.chunks(inputs).zip(bias).map(move |(w, b)| dot(x, w) + f64::from(*b));
+        x.chunks(inputs).flat_map(row).collect()
+    }
+
+    #[test]
+    fn products_are_those_of_the_definition_in_every_type_and_size() {
+        for storage in [StorageType::Float32, StorageType::Float16, StorageType::Bfloat16] {
+            for (outputs, inputs) in [(1, 1), (3, 5), (32, 16), (33, 7), (70, 19), (129, 40)] {
+                let mut weights = numbers(outputs * inputs, 7);
+                // A subnormal and a large number of float16 among them.
+                weights[0] = 3e-7;
+                weights[outputs * inputs - 1] = 1000.5;
+                let bias = numbers(outputs, 3);
+                let packed = PackedMatrix::new(&weights, inputs, bias.clone(), storage);
+                storage.round(&mut weights);
+                assert_eq!(packed.unpack(), weights, "{storage:?}");
+                for n in [1, 2, 7, 11, 12, 13, 23, 24, 25, 40] {
+                    let x = numbers(n * inputs, 11);
+                    let expected = direct(&x, &weights, &bias, inputs);
+                    let mut found = packed.multiply(&x);
+                    for (f, e) in found.iter().zip(&expected) {
+                        assert!((f64::from(*f) - e).abs() < 1e-3, "{storage:?} {outputs} {inputs} {n}: {f} {e}");
+                    }
+                    let once = found.clone();
+                    packed.multiply_onto(&x, &mut found);
+                    assert!(found.iter().zip(&once).all(|(twice, once)| *twice == once + once));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_the_same_bits_beside_any_others() {
+        let (outputs, inputs) = (50, 37);
+        let packed =
+            PackedMatrix::new(&numbers(outputs * inputs, 1), inputs, numbers(outputs, 2), StorageType::Float32);
+        let x = numbers(31 * inputs, 5);
+        let all = packed.multiply(&x);
+        for n in 1..31 {
+            let some = packed.multiply(&x[..n * inputs]);
+            assert_eq!(some, all[..n * outputs]);
+            let from = packed.multiply(&x[n * inputs..]);
+            assert_eq!(from, all[n * outputs..]);
+        }
+    }
+}
