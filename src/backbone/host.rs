@@ -6,9 +6,7 @@ use super::columns::{Placed, Span};
 use super::model_config::{ModelConfig, NormKind, Positions};
 use crate::config::StorageType;
 use crate::error::Result;
-use crate::kernels::{
-    LayerCache, PackedMatrix, Rotations, Seen, activate, attend, gate, layer_norm, on_pool, rms_norm,
-};
+use crate::kernels::{LayerCache, NormWeights, PackedMatrix, Rotations, Seen, activate, attend, gate, on_pool};
 use crate::nn::ReadParameter;
 
 /// A decoder with packed weights.
@@ -18,40 +16,23 @@ pub(super) struct HostDecoder {
     /// Learned positions, `[positions, d]`, where there are any.
     positions: Vec<f32>,
     layers: Vec<Layer>,
-    norm: Norm,
+    norm: NormWeights,
     /// None where it is the embedding.
     unembedding: Option<PackedMatrix>,
 }
 
 struct Layer {
-    attention_norm: Norm,
+    attention_norm: NormWeights,
     /// Queries, keys and values in one product.
     query_key_value: PackedMatrix,
     /// By head, where heads are normalised.
-    query_norm: Option<Norm>,
-    key_norm: Option<Norm>,
+    query_norm: Option<NormWeights>,
+    key_norm: Option<NormWeights>,
     attention_output: PackedMatrix,
-    mlp_norm: Norm,
+    mlp_norm: NormWeights,
     /// Gate and up in one product, where there is a gate.
     up: PackedMatrix,
     down: PackedMatrix,
-}
-
-struct Norm {
-    weight: Vec<f32>,
-    /// Empty for root-mean-square norms.
-    bias: Vec<f32>,
-    epsilon: f32,
-}
-
-impl Norm {
-    fn forward(&self, x: &[f32]) -> Vec<f32> {
-        if self.bias.is_empty() {
-            rms_norm(x, &self.weight, self.epsilon)
-        } else {
-            layer_norm(x, &self.weight, &self.bias, self.epsilon)
-        }
-    }
 }
 
 /// Reads parameters and packs them.
@@ -74,16 +55,16 @@ impl Reader<'_> {
         Ok(PackedMatrix::new(&values, inputs, bias, self.storage))
     }
 
-    fn norm(&mut self, name: &str, width: usize, kind: NormKind) -> Result<Norm> {
+    fn norm(&mut self, name: &str, width: usize, kind: NormKind) -> Result<NormWeights> {
         let weight = (self.read)(&format!("{name}.weight"), &[width])?;
         let bias = match kind {
             NormKind::Layer => (self.read)(&format!("{name}.bias"), &[width])?,
             NormKind::RootMeanSquare => Vec::new(),
         };
-        Ok(Norm { weight, bias, epsilon: self.config.norm_epsilon as f32 })
+        Ok(NormWeights { weight, bias, epsilon: self.config.norm_epsilon as f32 })
     }
 
-    fn head_norm(&mut self, name: &str) -> Result<Option<Norm>> {
+    fn head_norm(&mut self, name: &str) -> Result<Option<NormWeights>> {
         let width = self.config.head_dim;
         self.config.query_key_norm.then(|| self.norm(name, width, NormKind::RootMeanSquare)).transpose()
     }
@@ -171,67 +152,77 @@ impl HostDecoder {
         let fresh = |text| vec![LayerCache::new(config.num_key_value_heads, config.head_dim, longest(text))];
         let mut own: Vec<Vec<LayerCache>> =
             if caches.is_none() { placed.iter().map(fresh).collect() } else { Vec::new() };
+        // Written over by layer after layer: fresh memory costs more than the writing.
+        let (mut normed, mut products, mut mixed, mut inner) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, layer) in self.layers.iter().enumerate() {
             let at = if caches.is_some() { index } else { 0 };
             let caches = caches.as_deref_mut().unwrap_or(&mut own);
             let seen = &seen[usize::from(config.window(index).is_some())];
-            let products = layer.query_key_value.multiply(&layer.attention_norm.forward(&x));
-            let mixed = self.attention(layer, products, placed, seen, &rotations, caches, at);
-            let before = config.parallel_residual.then(|| layer.mlp_norm.forward(&x));
+            layer.attention_norm.forward(&x, &mut normed);
+            layer.query_key_value.multiply(&normed, &mut products);
+            let texts = placed.iter().zip(seen).zip(caches.iter_mut().map(|cache| &mut cache[at]));
+            self.attention(layer, &products, texts, &rotations, &mut mixed);
+            if config.parallel_residual {
+                layer.mlp_norm.forward(&x, &mut normed);
+            }
             layer.attention_output.multiply_onto(&mixed, &mut x);
-            let inner = layer.up.multiply(&before.unwrap_or_else(|| layer.mlp_norm.forward(&x)));
-            let inner = if config.gated {
-                gate(config.activation, &inner, config.intermediate_size)
+            if !config.parallel_residual {
+                layer.mlp_norm.forward(&x, &mut normed);
+            }
+            layer.up.multiply(&normed, &mut products);
+            if config.gated {
+                gate(config.activation, &products, config.intermediate_size, &mut inner);
             } else {
-                activate(config.activation, &inner)
-            };
+                activate(config.activation, &products, config.intermediate_size, &mut inner);
+            }
             layer.down.multiply_onto(&inner, &mut x);
         }
-        self.norm.forward(&x)
+        self.norm.forward(&x, &mut normed);
+        normed
     }
 
     /// From `[tokens, query heads + 2 x key heads, width]` to `[tokens, query heads, width]`; text by text.
-    #[allow(clippy::too_many_arguments, reason = "what one layer shares with no other function")]
-    fn attention(
+    fn attention<'a>(
         &self,
         layer: &Layer,
-        products: Vec<f32>,
-        placed: &[Vec<Placed>],
-        seen: &[Vec<Seen>],
+        products: &[f32],
+        texts: impl Iterator<Item = ((&'a Vec<Placed>, &'a Vec<Seen>), &'a mut LayerCache)>,
         rotations: &Rotations,
-        caches: &mut [Vec<LayerCache>],
-        at: usize,
-    ) -> Vec<f32> {
+        mixed: &mut Vec<f32>,
+    ) {
         let config = &self.config;
         let width = config.head_dim;
         let (q, kv) = (config.num_attention_heads * width, config.num_key_value_heads * width);
         let scale = (width as f32).powf(-0.5);
-        let mut mixed = vec![0.0; products.len() / (q + 2 * kv) * q];
-        let mut texts = Vec::new();
-        let (mut rest, mut rows, mut first) = (&mut mixed[..], &products[..], 0);
-        for ((placed, seen), cache) in placed.iter().zip(seen).zip(caches) {
+        mixed.resize(products.len() / (q + 2 * kv) * q, 0.0);
+        let mut parts = Vec::new();
+        let (mut rest, mut rows, mut first) = (&mut mixed[..], products, 0);
+        for ((placed, seen), cache) in texts {
             let count = placed.len();
             let (out, after) = rest.split_at_mut(count * q);
             let (mine, others) = rows.split_at(count * (q + 2 * kv));
-            texts.push((placed, seen, &mut cache[at], out, mine, first));
+            parts.push((placed, seen, cache, out, mine, first));
             (rest, rows, first) = (after, others, first + count);
         }
-        texts.into_par_iter().for_each(|(placed, seen, cache, out, products, first)| {
+        parts.into_par_iter().for_each(|(placed, seen, cache, out, products, first)| {
             if placed.is_empty() {
                 return;
             }
-            let mut queries = Vec::with_capacity(out.len());
+            let (mut queries, mut turned) = (Vec::with_capacity(out.len()), Vec::new());
             for (i, (token, row)) in placed.iter().zip(products.chunks(q + 2 * kv)).enumerate() {
-                let turned = |numbers: &[f32], norm: &Option<Norm>| {
-                    let mut heads = norm.as_ref().map_or_else(|| numbers.to_vec(), |norm| norm.forward(numbers));
-                    heads.chunks_mut(width).for_each(|head| rotations.turn(first + i, head));
-                    heads
+                let turn = |numbers: &[f32], norm: &Option<NormWeights>, turned: &mut Vec<f32>| {
+                    match norm {
+                        Some(norm) => norm.forward(numbers, turned),
+                        None => numbers.clone_into(turned),
+                    }
+                    turned.chunks_mut(width).for_each(|head| rotations.turn(first + i, head));
                 };
-                queries.extend(turned(&row[..q], &layer.query_norm).iter().map(|x| x * scale));
-                cache.write(token.column, &turned(&row[q..q + kv], &layer.key_norm), &row[q + kv..]);
+                turn(&row[..q], &layer.query_norm, &mut turned);
+                queries.extend(turned.iter().map(|x| x * scale));
+                turn(&row[q..q + kv], &layer.key_norm, &mut turned);
+                cache.write(token.column, &turned, &row[q + kv..]);
             }
             attend(&queries, seen, cache, out);
         });
-        mixed
     }
 }

@@ -180,7 +180,9 @@ impl Model {
         match &self.engine {
             Engine::Host(decoder) => {
                 let hidden = to_host(hidden);
-                on_pool(|| decoder.unembedding().multiply(&hidden))
+                let mut logits = Vec::new();
+                on_pool(|| decoder.unembedding().multiply(&hidden, &mut logits));
+                logits
             }
             Engine::Tensors(transformer) => to_host(hidden.matmul(transformer.unembedding().transpose())),
         }

@@ -4,6 +4,8 @@
 //! same inner loop as everything else, and so do the mixed values. Sums run over the visible columns in their order, so a
 //! token's result does not depend on the columns that it does not see.
 
+use std::cell::Cell;
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -126,10 +128,16 @@ pub fn attend(queries: &[f32], seen: &[Seen], cache: &LayerCache, out: &mut [f32
         first += count;
     }
     let out = Shared::new(out);
-    let block = |scratch: &mut Scratch, (head, first, rows): (usize, usize, usize)| {
-        ARCH.dispatch(BlockOfRows { queries, seen, cache, out, head, group, first, rows, scratch });
-    };
-    blocks.into_par_iter().for_each_init(Scratch::default, block);
+    blocks.into_par_iter().for_each(|(head, first, rows)| {
+        let mut scratch = SCRATCH.take();
+        let block = BlockOfRows { queries, seen, cache, out, head, group, first, rows };
+        ARCH.dispatch(Attend(block, &mut scratch));
+        SCRATCH.set(scratch);
+    });
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
 /// Buffers of one thread.
@@ -152,7 +160,6 @@ struct BlockOfRows<'a> {
     group: usize,
     first: usize,
     rows: usize,
-    scratch: &'a mut Scratch,
 }
 
 impl BlockOfRows<'_> {
@@ -169,27 +176,34 @@ impl BlockOfRows<'_> {
     }
 }
 
-impl WithSimd for BlockOfRows<'_> {
+struct Attend<'a>(BlockOfRows<'a>, &'a mut Scratch);
+
+impl WithSimd for Attend<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (cache, rows) = (self.cache, self.rows);
+        let Attend(block, Scratch { queries, scores, weights }) = self;
+        let (cache, rows) = (block.cache, block.rows);
         let (width, panel) = (cache.width, 2 * S::F32_LANES);
-        let start = (0..rows).map(|r| self.seen(r).start()).min().unwrap_or(0) / panel * panel;
-        let end = (0..rows).map(|r| self.seen(r).end()).max().unwrap_or(0);
+        let (mut start, mut end) = (usize::MAX, 0);
+        for row in 0..rows {
+            let seen = block.seen(row);
+            (start, end) = (start.min(seen.start()), end.max(seen.end()));
+        }
+        start = start / panel * panel;
         let columns = (end - start).next_multiple_of(panel);
 
-        let mut queries = std::mem::take(&mut self.scratch.queries);
         queries.resize(ROWS * width, 0.0);
         for row in 0..rows {
-            let query = &self.queries[self.place(row)..][..width];
-            queries[row..].iter_mut().step_by(rows).zip(query).for_each(|(to, &from)| *to = from);
+            let query = &block.queries[block.place(row)..][..width];
+            for (to, &from) in queries[row..].iter_mut().step_by(rows).zip(query) {
+                *to = from;
+            }
         }
-        let mut scores = std::mem::take(&mut self.scratch.scores);
         scores.resize(scores.len().max(ROWS * columns), 0.0);
         for column in (0..columns).step_by(panel) {
-            let place = cache.key_place(self.head, start + column);
+            let place = cache.key_place(block.head, start + column);
             let keys = &cache.keys[place..place + width * panel];
             let first = scores[column..].as_mut_ptr();
             let target = Target { first, stride: columns, width: panel, bias: &[], add: false };
@@ -197,23 +211,29 @@ impl WithSimd for BlockOfRows<'_> {
             unsafe { tile(simd, Float32, rows, &queries[..rows * width], keys, target) };
         }
 
-        let mut weights = std::mem::take(&mut self.scratch.weights);
         weights.clear();
         weights.resize(rows * columns, 0.0);
         for row in 0..rows {
-            softmax(self.seen(row), start, &mut scores[row * columns..][..columns]);
-            let seen = self.seen(row);
-            let visible = (seen.first..seen.prefix).chain(seen.others.iter().copied());
-            visible.for_each(|c| weights[(c - start) * rows + row] = scores[row * columns + c - start]);
+            let seen = block.seen(row);
+            let scores = &mut scores[row * columns..][..columns];
+            softmax(seen, start, scores);
+            for column in seen.first..seen.prefix {
+                weights[(column - start) * rows + row] = scores[column - start];
+            }
+            for column in &seen.others {
+                weights[(column - start) * rows + row] = scores[column - start];
+            }
         }
         let mut sums = [0.0f32; ROWS];
         for column in weights.chunks_exact(rows) {
-            sums.iter_mut().zip(column).for_each(|(sum, w)| *sum += w);
+            for (sum, w) in sums.iter_mut().zip(column) {
+                *sum += w;
+            }
         }
 
         let mut mixed = [0.0f32; ROWS * 64];
         for number in (0..width).step_by(panel) {
-            let place = cache.value_place(self.head, number / panel, start);
+            let place = cache.value_place(block.head, number / panel, start);
             let values = &cache.values[place..place + columns.min(end - start) * panel];
             let target = Target { first: mixed.as_mut_ptr(), stride: panel, width: panel, bias: &[], add: false };
             // SAFETY: a panel has at most 64 numbers, so mixed has room for all rows; it is borrowed by nobody else.
@@ -221,11 +241,12 @@ impl WithSimd for BlockOfRows<'_> {
             let count = panel.min(width - number);
             for row in 0..rows {
                 // SAFETY: no other block has this head's rows.
-                let out = unsafe { std::slice::from_raw_parts_mut(self.out.at(self.place(row) + number), count) };
-                out.iter_mut().zip(&mixed[row * panel..]).for_each(|(out, m)| *out = m / sums[row]);
+                let out = unsafe { std::slice::from_raw_parts_mut(block.out.at(block.place(row) + number), count) };
+                for (out, m) in out.iter_mut().zip(&mixed[row * panel..]) {
+                    *out = m / sums[row];
+                }
             }
         }
-        *self.scratch = Scratch { queries, scores, weights };
     }
 }
 
@@ -234,16 +255,25 @@ impl WithSimd for BlockOfRows<'_> {
 fn softmax(seen: &Seen, start: usize, scores: &mut [f32]) {
     let prefix = seen.first.min(seen.prefix)..seen.prefix;
     let near = if prefix.is_empty() { 0..0 } else { prefix.start - start..prefix.end - start };
-    let others = || seen.others.iter().map(|c| c - start);
-    let mut largest = f32::NEG_INFINITY;
     // In sixteen strands, which vectors can follow; the largest is the same in any order.
     let mut strands = [f32::NEG_INFINITY; 16];
     let (chunks, rest) = scores[near.clone()].as_chunks::<16>();
     for chunk in chunks {
-        strands.iter_mut().zip(chunk).for_each(|(most, &s)| *most = if s > *most { s } else { *most });
+        for (most, &score) in strands.iter_mut().zip(chunk) {
+            *most = if score > *most { score } else { *most };
+        }
     }
-    strands.iter().chain(rest).for_each(|&s| largest = largest.max(s));
-    others().for_each(|c| largest = largest.max(scores[c]));
-    scores[near].iter_mut().for_each(|s| *s = exp(*s - largest));
-    others().for_each(|c| scores[c] = exp(scores[c] - largest));
+    let mut largest = f32::NEG_INFINITY;
+    for &score in strands.iter().chain(rest) {
+        largest = largest.max(score);
+    }
+    for column in &seen.others {
+        largest = largest.max(scores[column - start]);
+    }
+    for score in &mut scores[near] {
+        *score = exp(*score - largest);
+    }
+    for column in &seen.others {
+        scores[column - start] = exp(scores[column - start] - largest);
+    }
 }

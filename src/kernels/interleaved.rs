@@ -1,5 +1,7 @@
 //! Rows side by side, as the inner loop reads them.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use super::tile::next_rows;
@@ -19,6 +21,17 @@ pub(super) struct Block<'a> {
     pub values: &'a [f32],
 }
 
+thread_local! {
+    /// The numbers of the last [`Interleaved`], to be written over: fresh memory costs more than the writing.
+    static SPARE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+impl Drop for Interleaved {
+    fn drop(&mut self) {
+        SPARE.set(std::mem::take(&mut self.values));
+    }
+}
+
 /// Numbers worth a thread of their own.
 const PARALLEL: usize = 1 << 16;
 
@@ -26,10 +39,8 @@ impl Interleaved {
     /// From `[rows, inputs]`.
     pub fn new(x: &[f32], inputs: usize) -> Self {
         let rows = x.len() / inputs;
-        if rows == 1 {
-            return Self { values: x.to_vec(), rows, inputs };
-        }
-        let mut values = vec![0.0; x.len()];
+        let mut values = SPARE.take();
+        values.resize(x.len(), 0.0);
         let mut blocks = Vec::new();
         let mut rest = &mut values[..];
         let mut first = 0;

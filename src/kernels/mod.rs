@@ -19,7 +19,7 @@ mod tile;
 
 pub use attention::{LayerCache, Seen, attend};
 pub use packed::PackedMatrix;
-pub use rows::{Activation, Rotations, activate, gate, layer_norm, rms_norm};
+pub use rows::{Activation, NormWeights, Rotations, activate, gate};
 
 use std::sync::LazyLock;
 

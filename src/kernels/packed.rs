@@ -68,11 +68,10 @@ impl PackedMatrix {
         4 * (words + self.bias.len())
     }
 
-    /// `x` `[n, inputs]` to `[n, outputs]`.
-    pub fn multiply(&self, x: &[f32]) -> Vec<f32> {
-        let mut y = vec![0.0; x.len() / self.inputs * self.outputs];
-        self.product(x, &mut y, false);
-        y
+    /// Fills `y` with `x W^T + b`: `x` `[n, inputs]`, `y` `[n, outputs]`.
+    pub fn multiply(&self, x: &[f32], y: &mut Vec<f32>) {
+        y.resize(x.len() / self.inputs * self.outputs, 0.0);
+        self.product(x, y, false);
     }
 
     /// Adds `x W^T + b`, `x` `[n, inputs]`, to `y` `[n, outputs]`.
@@ -204,6 +203,12 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
+    fn multiply(packed: &PackedMatrix, x: &[f32]) -> Vec<f32> {
+        let mut y = Vec::new();
+        packed.multiply(x, &mut y);
+        y
+    }
+
     fn direct(x: &[f32], w: &[f32], bias: &[f32], inputs: usize) -> Vec<f64> {
         let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let row = |x| w.chunks(inputs).zip(bias).map(move |(w, b)| dot(x, w) + f64::from(*b));
@@ -225,7 +230,7 @@ mod tests {
                 for n in [1, 2, 7, 11, 12, 13, 23, 24, 25, 40] {
                     let x = numbers(n * inputs, 11);
                     let expected = direct(&x, &weights, &bias, inputs);
-                    let mut found = packed.multiply(&x);
+                    let mut found = multiply(&packed, &x);
                     for (f, e) in found.iter().zip(&expected) {
                         assert!((f64::from(*f) - e).abs() < 1e-3, "{storage:?} {outputs} {inputs} {n}: {f} {e}");
                     }
@@ -243,11 +248,11 @@ mod tests {
         let packed =
             PackedMatrix::new(&numbers(outputs * inputs, 1), inputs, numbers(outputs, 2), StorageType::Float32);
         let x = numbers(31 * inputs, 5);
-        let all = packed.multiply(&x);
+        let all = multiply(&packed, &x);
         for n in 1..31 {
-            let some = packed.multiply(&x[..n * inputs]);
+            let some = multiply(&packed, &x[..n * inputs]);
             assert_eq!(some, all[..n * outputs]);
-            let from = packed.multiply(&x[n * inputs..]);
+            let from = multiply(&packed, &x[n * inputs..]);
             assert_eq!(from, all[n * outputs..]);
         }
     }

@@ -1,5 +1,8 @@
 //! What happens to one row at a time: norms, activations, rotary positions.
 
+use std::marker::PhantomData;
+
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -41,109 +44,184 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// `x / (1 + e^-x)`
-#[inline(always)]
-fn silu(x: f32) -> f32 {
-    x / (1.0 + exp(-x))
+/// A function of one number, to be inlined into loops.
+trait Function: Sync {
+    fn at(x: f32) -> f32;
 }
 
-#[inline(always)]
-fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
-}
+struct Silu;
+struct Gelu;
+struct GeluTanh;
 
-#[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
-    // (1 + tanh u) / 2 = 1 / (1 + e^-2u)
-    let u = 0.797_884_6 * (0.044_715 * x * x).mul_add(x, x);
-    x / (1.0 + exp(-2.0 * u))
-}
-
-/// Calls `work(rows of x, rows of y)` with vector instructions, on several threads where there is enough to do. A row has
-/// `x_width` numbers of `x` and `y_width` of `y`.
-fn by_rows(x: &[f32], x_width: usize, y: &mut [f32], y_width: usize, work: impl Fn(&[f32], &mut [f32]) + Sync) {
-    let rows = (PARALLEL / x_width).max(1);
-    if x.len() <= 2 * rows * x_width {
-        return ARCH.dispatch(|| work(x, y));
-    }
-    let parts = x.par_chunks(rows * x_width).zip(y.par_chunks_mut(rows * y_width));
-    parts.for_each(|(x, y)| ARCH.dispatch(|| work(x, y)));
-}
-
-/// Applies `kind` to every number.
-pub fn activate(kind: Activation, x: &[f32]) -> Vec<f32> {
+impl Function for Silu {
     #[inline(always)]
-    fn each(f: impl Fn(f32) -> f32 + Sync) -> impl Fn(&[f32], &mut [f32]) + Sync {
-        move |x, y| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x))
+    fn at(x: f32) -> f32 {
+        x / (1.0 + exp(-x))
     }
-    let mut y = vec![0.0; x.len()];
+}
+
+impl Function for Gelu {
+    #[inline(always)]
+    fn at(x: f32) -> f32 {
+        0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
+    }
+}
+
+impl Function for GeluTanh {
+    #[inline(always)]
+    fn at(x: f32) -> f32 {
+        // (1 + tanh u) / 2 = 1 / (1 + e^-2u)
+        let u = 0.797_884_6 * (0.044_715 * x * x).mul_add(x, x);
+        x / (1.0 + exp(-2.0 * u))
+    }
+}
+
+/// Work on rows. A trait, not closures: only methods can be made to inline, and what is not inlined is not compiled for
+/// this machine's vectors.
+trait RowWork: Sync {
+    /// Numbers of a row of `x` and of `y`.
+    fn widths(&self) -> (usize, usize);
+
+    /// From one row to the other.
+    fn row(&self, x: &[f32], y: &mut [f32]);
+}
+
+/// Some rows of `x` and `y`.
+struct Rows<'a, W>(&'a W, &'a [f32], &'a mut [f32]);
+
+impl<W: RowWork> WithSimd for Rows<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Rows(work, x, y) = self;
+        let (from, to) = work.widths();
+        for (x, y) in x.chunks_exact(from).zip(y.chunks_exact_mut(to)) {
+            work.row(x, y);
+        }
+    }
+}
+
+/// Fills `y` from every row of `x`, on several threads where there is enough to do.
+fn by_rows(work: &impl RowWork, x: &[f32], y: &mut Vec<f32>) {
+    let (from, to) = work.widths();
+    y.resize(x.len() / from * to, 0.0);
+    let rows = (PARALLEL / from).max(1);
+    if x.len() <= 2 * rows * from {
+        return ARCH.dispatch(Rows(work, x, y));
+    }
+    let parts = x.par_chunks(rows * from).zip(y.par_chunks_mut(rows * to));
+    parts.for_each(|(x, y)| ARCH.dispatch(Rows(work, x, y)));
+}
+
+struct Activate<F>(usize, PhantomData<F>);
+
+impl<F: Function> RowWork for Activate<F> {
+    fn widths(&self) -> (usize, usize) {
+        (self.0, self.0)
+    }
+
+    #[inline(always)]
+    fn row(&self, x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = F::at(x);
+        }
+    }
+}
+
+/// Applies `kind` to every number of rows of `width`.
+pub fn activate(kind: Activation, x: &[f32], width: usize, y: &mut Vec<f32>) {
     match kind {
-        Activation::Silu => by_rows(x, 1, &mut y, 1, each(silu)),
-        Activation::Gelu => by_rows(x, 1, &mut y, 1, each(gelu)),
-        Activation::GeluTanh => by_rows(x, 1, &mut y, 1, each(gelu_tanh)),
+        Activation::Silu => by_rows(&Activate(width, PhantomData::<Silu>), x, y),
+        Activation::Gelu => by_rows(&Activate(width, PhantomData::<Gelu>), x, y),
+        Activation::GeluTanh => by_rows(&Activate(width, PhantomData::<GeluTanh>), x, y),
     }
-    y
+}
+
+struct Gate<F>(usize, PhantomData<F>);
+
+impl<F: Function> RowWork for Gate<F> {
+    fn widths(&self) -> (usize, usize) {
+        (2 * self.0, self.0)
+    }
+
+    #[inline(always)]
+    fn row(&self, x: &[f32], y: &mut [f32]) {
+        let (gate, up) = x.split_at(self.0);
+        for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
+            *y = F::at(gate) * up;
+        }
+    }
 }
 
 /// Rows `[gate | up]` of twice `width` numbers to rows `kind(gate) * up`.
-pub fn gate(kind: Activation, x: &[f32], width: usize) -> Vec<f32> {
+pub fn gate(kind: Activation, x: &[f32], width: usize, y: &mut Vec<f32>) {
+    match kind {
+        Activation::Silu => by_rows(&Gate(width, PhantomData::<Silu>), x, y),
+        Activation::Gelu => by_rows(&Gate(width, PhantomData::<Gelu>), x, y),
+        Activation::GeluTanh => by_rows(&Gate(width, PhantomData::<GeluTanh>), x, y),
+    }
+}
+
+/// The sum over a row of `(x - mean)` or, if `squared`, of its square, in sixteen partial sums: a fixed order that vectors
+/// can follow.
+#[inline(always)]
+fn sum(row: &[f32], mean: f32, squared: bool) -> f32 {
+    let (chunks, rest) = row.as_chunks::<16>();
+    let mut sums = [0.0; 16];
+    let mut last = [mean; 16];
+    last[..rest.len()].copy_from_slice(rest);
+    for chunk in chunks.iter().chain([&last]) {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            let x = x - mean;
+            *sum += if squared { x * x } else { x };
+        }
+    }
+    let mut total = 0.0;
+    for sum in sums {
+        total += sum;
+    }
+    total
+}
+
+/// A norm's parameters.
+pub struct NormWeights {
+    /// One number a column.
+    pub weight: Vec<f32>,
+    /// One number a column for layer normalisation (Ba et al. 2016); empty for normalisation by the root mean square.
+    pub bias: Vec<f32>,
+    /// Added to the variance or the mean square.
+    pub epsilon: f32,
+}
+
+impl RowWork for NormWeights {
+    fn widths(&self) -> (usize, usize) {
+        (self.weight.len(), self.weight.len())
+    }
+
     #[inline(always)]
-    fn each(width: usize, f: impl Fn(f32) -> f32 + Sync) -> impl Fn(&[f32], &mut [f32]) + Sync {
-        move |x, y| {
-            for (x, y) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
-                let (gate, up) = x.split_at(width);
-                y.iter_mut().zip(gate).zip(up).for_each(|((y, &gate), &up)| *y = f(gate) * up);
+    fn row(&self, x: &[f32], y: &mut [f32]) {
+        let width = x.len() as f32;
+        if self.bias.is_empty() {
+            let scale = (sum(x, 0.0, true) / width + self.epsilon).sqrt().recip();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(&self.weight) {
+                *y = x * scale * w;
+            }
+        } else {
+            let mean = sum(x, 0.0, false) / width;
+            let scale = (sum(x, mean, true) / width + self.epsilon).sqrt().recip();
+            for (((y, x), w), b) in y.iter_mut().zip(x).zip(&self.weight).zip(&self.bias) {
+                *y = (x - mean) * scale * w + b;
             }
         }
     }
-    let mut y = vec![0.0; x.len() / 2];
-    match kind {
-        Activation::Silu => by_rows(x, 2 * width, &mut y, width, each(width, silu)),
-        Activation::Gelu => by_rows(x, 2 * width, &mut y, width, each(width, gelu)),
-        Activation::GeluTanh => by_rows(x, 2 * width, &mut y, width, each(width, gelu_tanh)),
+}
+
+impl NormWeights {
+    /// `(x - mean) / sqrt(variance + epsilon) * weight + bias`, or `x / sqrt(mean(x^2) + epsilon) * weight`, row by row.
+    pub fn forward(&self, x: &[f32], y: &mut Vec<f32>) {
+        by_rows(self, x, y);
     }
-    y
-}
-
-/// The sum of `f` over a row, in sixteen partial sums: a fixed order that vectors can follow.
-#[inline(always)]
-fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let (chunks, rest) = row.as_chunks::<16>();
-    let mut sums = [0.0; 16];
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(sum, &x)| *sum += f(x));
-    }
-    sums.iter_mut().zip(rest).for_each(|(sum, &x)| *sum += f(x));
-    sums.iter().sum()
-}
-
-/// `x / sqrt(mean(x^2) + epsilon) * weight`, row by row.
-pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
-    let width = weight.len();
-    let mut y = vec![0.0; x.len()];
-    by_rows(x, width, &mut y, width, |x, y| {
-        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-            let scale = (sum(x, |x| x * x) / width as f32 + epsilon).sqrt().recip();
-            y.iter_mut().zip(x).zip(weight).for_each(|((y, x), w)| *y = x * scale * w);
-        }
-    });
-    y
-}
-
-/// `(x - mean) / sqrt(variance + epsilon) * weight + bias`, row by row (Ba et al. 2016).
-pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
-    let width = weight.len();
-    let mut y = vec![0.0; x.len()];
-    by_rows(x, width, &mut y, width, |x, y| {
-        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-            let mean = sum(x, |x| x) / width as f32;
-            let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f32;
-            let scale = (variance + epsilon).sqrt().recip();
-            let rows = y.iter_mut().zip(x).zip(weight.iter().zip(bias));
-            rows.for_each(|((y, x), (w, b))| *y = (x - mean) * scale * w + b);
-        }
-    });
-    y
 }
 
 /// Rotary positions of some tokens: for each, cosine and sine of every angle (Su et al. 2021).
@@ -202,10 +280,12 @@ mod tests {
                 wide(|x| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())),
             ),
         ] {
-            let found = activate(kind, &x);
+            let (mut found, mut gated) = (Vec::new(), Vec::new());
+            activate(kind, &x, 100, &mut found);
             assert!(found.iter().zip(&expected).all(|(f, e)| (f64::from(*f) - e).abs() < 1e-6), "{kind:?}");
             let pairs: Vec<f32> = x.iter().flat_map(|&x| [x, 2.0]).collect();
-            assert!(gate(kind, &pairs, 1).iter().zip(&found).all(|(gated, f)| *gated == 2.0 * f));
+            gate(kind, &pairs, 1, &mut gated);
+            assert!(gated.iter().zip(&found).all(|(gated, f)| *gated == 2.0 * f));
         }
     }
 
@@ -213,8 +293,12 @@ mod tests {
     fn norms_give_rows_of_the_asked_moments_alone_and_side_by_side() {
         let width = 37;
         let x: Vec<f32> = (0..width * 3000).map(|i| ((i * 7919) % 1013) as f32 * 0.01 - 3.0).collect();
-        let (ones, zeros) = (vec![1.0; width], vec![0.0; width]);
-        let (rms, layer) = (rms_norm(&x, &ones, 0.0), layer_norm(&x, &ones, &zeros, 0.0));
+        let norm = |bias: Vec<f32>, x: &[f32]| {
+            let mut y = Vec::new();
+            NormWeights { weight: vec![1.0; width], bias, epsilon: 0.0 }.forward(x, &mut y);
+            y
+        };
+        let (rms, layer) = (norm(Vec::new(), &x), norm(vec![0.0; width], &x));
         for (rms, layer) in rms.chunks(width).zip(layer.chunks(width)) {
             let mean =
                 |row: &[f32], f: fn(f64) -> f64| row.iter().map(|&x| f(f64::from(x))).sum::<f64>() / width as f64;
@@ -222,6 +306,7 @@ mod tests {
             assert!(mean(layer, |x| x).abs() < 1e-5 && (mean(layer, |x| x * x) - 1.0).abs() < 1e-5);
         }
         let row = 2000 * width..2001 * width;
-        assert_eq!(rms_norm(&x[row.clone()], &ones, 0.0), rms[row]);
+        assert_eq!(norm(Vec::new(), &x[row.clone()]), rms[row.clone()]);
+        assert_eq!(norm(vec![0.0; width], &x[row.clone()]), layer[row]);
     }
 }

@@ -172,18 +172,13 @@ unsafe fn fixed<S: Simd, F: Format, const R: usize>(
         let out = unsafe { std::slice::from_raw_parts_mut(target.first.add(r * target.stride), target.width) };
         let sums: &[f32] = &bytemuck::cast_slice(sums)[..target.width];
         if !target.bias.is_empty() {
-            store(out, sums.iter().zip(target.bias).map(|(s, b)| s + b), target.add);
+            for ((out, sum), bias) in out.iter_mut().zip(sums).zip(target.bias) {
+                *out = if target.add { *out + (sum + bias) } else { sum + bias };
+            }
         } else {
-            store(out, sums.iter().copied(), target.add);
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = if target.add { *out + sum } else { *sum };
+            }
         }
-    }
-}
-
-#[inline(always)]
-fn store(out: &mut [f32], values: impl Iterator<Item = f32>, add: bool) {
-    if add {
-        out.iter_mut().zip(values).for_each(|(o, v)| *o += v);
-    } else {
-        out.iter_mut().zip(values).for_each(|(o, v)| *o = v);
     }
 }
