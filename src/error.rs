@@ -9,7 +9,18 @@ use std::path::Path;
 #[derive(Debug)]
 pub struct Error {
     message: String,
-    interrupted: bool,
+    kind: Kind,
+}
+
+/// What the process's exit code tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The command could not be done.
+    Fault,
+    /// It was done, and what it was to check does not hold.
+    Difference,
+    /// The user stopped it.
+    Interruption,
 }
 
 /// The crate's result.
@@ -18,7 +29,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error whose paragraph is `message`.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), interrupted: false }
+        Self { message: message.into(), kind: Kind::Fault }
     }
 
     /// A failed operation on `path`: `doing` completes "cannot ... PATH" (for instance "read", "write").
@@ -34,9 +45,14 @@ impl Error {
         Self::new(format!("cannot {doing} {}: {error}.{advice}", path.as_ref().display()))
     }
 
+    /// A check that was made and failed.
+    pub fn difference(message: impl Into<String>) -> Self {
+        Self { message: message.into(), kind: Kind::Difference }
+    }
+
     /// The user's Ctrl-C, after everything worth keeping was saved; `message` says how to go on.
     pub fn interrupted(message: impl Into<String>) -> Self {
-        Self { message: message.into(), interrupted: true }
+        Self { message: message.into(), kind: Kind::Interruption }
     }
 
     /// The same error with `place` in front: "PLACE: message".
@@ -45,9 +61,13 @@ impl Error {
         self
     }
 
-    /// 130 after Ctrl-C, else 2.
+    /// 1 for a check that failed, 130 after Ctrl-C, else 2.
     pub fn exit_code(&self) -> u8 {
-        if self.interrupted { 130 } else { 2 }
+        match self.kind {
+            Kind::Difference => 1,
+            Kind::Fault => 2,
+            Kind::Interruption => 130,
+        }
     }
 }
 

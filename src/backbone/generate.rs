@@ -1,6 +1,6 @@
 //! Plain decoding, many texts side by side.
 
-use super::{Backbone, Sampler, Span};
+use super::{Backbone, Model, Sampler, Span};
 use crate::nn::indices;
 
 /// The id of the largest logit (the smaller id wins a tie) and its lead over the second.
@@ -19,21 +19,27 @@ pub fn best_two(logits: &[f32]) -> (u32, f32) {
 /// Greedy continuations of `prompts` (each of at least one token), a final end-of-text included: until then, `max_new`
 /// tokens or the context's end. All prompts are decoded in one batch; choose its size with memory in mind.
 pub fn generate(backbone: &Backbone, prompts: &[&[u32]], max_new: usize) -> Vec<Vec<u32>> {
-    continuations(backbone, prompts, max_new, |_, logits| best_two(logits).0)
+    greedy(&backbone.model, &backbone.end_of_text, prompts, max_new)
+}
+
+/// [`generate`] with the given end-of-text ids.
+pub(super) fn greedy(model: &Model, end_of_text: &[u32], prompts: &[&[u32]], max_new: usize) -> Vec<Vec<u32>> {
+    continuations(model, end_of_text, prompts, max_new, |_, logits| best_two(logits).0)
 }
 
 /// As [`generate`], but drawn by one sampler for each prompt.
 pub fn sample(backbone: &Backbone, prompts: &[&[u32]], max_new: usize, samplers: &mut [Sampler]) -> Vec<Vec<u32>> {
-    continuations(backbone, prompts, max_new, |text, logits| samplers[text].draw(logits))
+    let Backbone { model, end_of_text, .. } = backbone;
+    continuations(model, end_of_text, prompts, max_new, |text, logits| samplers[text].draw(logits))
 }
 
 fn continuations(
-    backbone: &Backbone,
+    model: &Model,
+    end_of_text: &[u32],
     prompts: &[&[u32]],
     max_new: usize,
     mut choose: impl FnMut(usize, &[f32]) -> u32,
 ) -> Vec<Vec<u32>> {
-    let model = &backbone.model;
     let config = model.config();
     let limit = |prompt: &[u32]| max_new.min(config.max_position_embeddings.saturating_sub(prompt.len()));
     let longest = prompts.iter().map(|p| p.len() + limit(p)).max().unwrap_or(0);
@@ -58,7 +64,7 @@ fn continuations(
             let result: &mut Vec<u32> = &mut results[text];
             result.push(token);
             tokens.clear();
-            if !backbone.end_of_text.contains(&token) && result.len() < limit(prompts[text]) {
+            if !end_of_text.contains(&token) && result.len() < limit(prompts[text]) {
                 tokens.push(token);
             }
         }

@@ -7,6 +7,7 @@
 
 mod architectures;
 mod cache;
+mod check;
 mod columns;
 mod folder;
 mod generate;
@@ -18,6 +19,7 @@ mod transformer;
 mod weights;
 
 pub use cache::KvCache;
+pub use check::{Check, check};
 pub use columns::Span;
 pub use folder::{Backbone, Checkpoint, save_model};
 pub use generate::{best_two, generate, sample};

@@ -1,5 +1,5 @@
 //! The command line: arguments to configuration to one call into the library. Results go to standard output, progress and
-//! errors to standard error. Exit codes: 0 done, 2 error, 130 interrupted.
+//! errors to standard error. Exit codes: 0 done, 1 a check failed, 2 error, 130 interrupted.
 
 mod args;
 mod generate;

@@ -1,0 +1,47 @@
+//! Tiny random checkpoints of every family against the logits that the reference library computed (`tests/reference/`,
+//! made by its `make.py`).
+#![cfg(feature = "cpu")]
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use draftsmith::backbone::{Check, Checkpoint, Model, Precision, check};
+use draftsmith::config::StorageType;
+
+const TOLERANCE: f32 = 1e-3;
+
+fn folders() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
+    let entries = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<PathBuf> = entries.filter(|path| path.join("config.json").exists()).collect();
+    folders.sort();
+    folders
+}
+
+fn compare(folder: &Path, model: &Model) -> Check {
+    let found = check(model, None, &folder.join("vectors.json"), TOLERANCE).unwrap();
+    println!("{}: largest difference {:e}", folder.display(), found.largest_difference);
+    found
+}
+
+#[test]
+fn every_family_gives_the_reference_s_logits() {
+    assert_eq!(folders().len(), 13);
+    for folder in folders() {
+        let model = Checkpoint::open(&folder).unwrap().load(Precision::AS_STORED, &Device::flex()).unwrap();
+        let found = compare(&folder, &model);
+        assert!(found.differences.is_empty(), "{}: {:#?}", folder.display(), found.differences);
+        assert!(found.numbers > 1000);
+    }
+}
+
+#[test]
+fn half_precision_weights_are_near_and_show() {
+    for weights in [StorageType::Float16, StorageType::Bfloat16] {
+        let precision = Precision { weights: Some(weights), ..Precision::AS_STORED };
+        let folder = &folders()[0];
+        let model = Checkpoint::open(folder).unwrap().load(precision, &Device::flex()).unwrap();
+        let found = compare(folder, &model);
+        assert!(found.largest_difference > TOLERANCE && found.largest_difference < 0.3, "{found:?}");
+    }
+}
