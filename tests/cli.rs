@@ -134,9 +134,7 @@ fn printing_the_configuration_starts_nothing() {
 fn json_is_one_value_and_the_same_as_the_file() {
     let folder = finished();
     let expected = report(folder.path());
-    for arguments in
-        [&["run", "run.toml"][..], &["evaluate", "run.toml"], &["report", "runs/tiny"], &["inspect", "runs/tiny"]]
-    {
+    for arguments in [&["run", "run.toml"][..], &["evaluate", "run.toml"], &["report", "runs/tiny"]] {
         let outcome = succeed(folder.path(), &[arguments, &["--format", "json"]].concat());
         assert_eq!(outcome.json(), expected, "{arguments:?}");
         assert_eq!(outcome.stdout.lines().count(), 1, "{arguments:?}");

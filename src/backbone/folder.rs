@@ -36,10 +36,8 @@ impl Backbone {
     /// with ids beyond the embedding; each names the file.
     pub fn load(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
-        let end_of_text = checkpoint.end_of_text()?;
-        let weights = precision.weights.unwrap_or(checkpoint.storage());
+        let Identity { end_of_text, weights, hash } = checkpoint.identity(precision)?;
         let precision = Precision { weights: Some(weights), ..precision };
-        let hash = checkpoint.hash(&end_of_text, weights, precision.compute)?;
         let tokenizer = Tokenizer::load(folder)?;
         let vocabulary = checkpoint.config.vocab_size;
         if tokenizer.vocab_size() > vocabulary {
@@ -51,6 +49,16 @@ impl Backbone {
         }
         Ok(Self { model: checkpoint.load(precision, device)?, tokenizer, end_of_text, hash, path: folder.to_owned() })
     }
+}
+
+/// What decides what a model writes, besides its architecture.
+pub struct Identity {
+    /// Ids that end a text: those of `generation_config.json`, else of `config.json`.
+    pub end_of_text: Vec<u32>,
+    /// The type that matrices are rounded to.
+    pub weights: StorageType,
+    /// BLAKE3 of weights, configuration, end-of-text ids and precision.
+    pub hash: String,
 }
 
 /// A checkpoint, opened but not read.
@@ -89,8 +97,8 @@ impl Checkpoint {
         self.weights.describe()
     }
 
-    /// The type of most numbers, to keep weights as they are: float32 unless all matrices are of one smaller type.
-    pub fn storage(&self) -> StorageType {
+    /// The type that keeps weights as they are: float32 unless all matrices are of one smaller type.
+    fn storage(&self) -> StorageType {
         let tensors = self.tensors();
         let all = |kind: &str| tensors.iter().filter(|t| t.2.len() == 2).all(|t| t.1 == kind);
         match () {
@@ -109,8 +117,7 @@ impl Checkpoint {
         Ok(model)
     }
 
-    /// The end-of-text ids: those of `generation_config.json`, else of `config.json`.
-    pub fn end_of_text(&self) -> Result<Vec<u32>> {
+    fn end_of_text(&self) -> Result<Vec<u32>> {
         for name in ["generation_config.json", "config.json"] {
             let path = self.folder.join(name);
             if !path.exists() {
@@ -129,12 +136,15 @@ impl Checkpoint {
         Ok(Vec::new())
     }
 
-    /// Of everything that decides what the model writes.
-    fn hash(&self, end_of_text: &[u32], weights: StorageType, compute: StorageType) -> Result<String> {
+    /// End-of-text ids, type of the weights, and the hash of all that decides what the model writes with `precision`.
+    pub fn identity(&self, precision: Precision) -> Result<Identity> {
+        let end_of_text = self.end_of_text()?;
+        let weights = precision.weights.unwrap_or(self.storage());
         let mut parts = weight_files(&self.folder)?;
         parts.push(self.folder.join("config.json"));
         let hashes: Vec<String> = parts.iter().map(|path| files::hash_file(path)).collect::<Result<_>>()?;
-        Ok(files::hash_json(&(hashes, end_of_text, weights, compute)))
+        let hash = files::hash_json(&(hashes, &end_of_text, weights, precision.compute));
+        Ok(Identity { end_of_text, weights, hash })
     }
 }
 

@@ -21,7 +21,7 @@ mod weights;
 pub use cache::KvCache;
 pub use check::{Check, check};
 pub use columns::Span;
-pub use folder::{Backbone, Checkpoint, save_model};
+pub use folder::{Backbone, Checkpoint, Identity, save_model};
 pub use generate::{best_two, generate, sample};
 pub use model::{Model, Precision};
 pub use model_config::{Biases, ModelConfig, NormKind, Positions, RopeScaling, Rotary};

@@ -94,7 +94,7 @@ pub enum Command {
         /// A run's folder, such as runs/quickstart
         run: PathBuf,
     },
-    /// Continue a prompt greedily with the backbone alone
+    /// Continue a prompt with the backbone alone, greedily unless a temperature is given
     #[command(
         after_help = "Example:\n  draftsmith generate --model checkpoints/tales --prompt \"Once upon a time\" --max-new 40 --format json"
     )]
@@ -103,16 +103,27 @@ pub enum Command {
     #[command(subcommand)]
     Ngram(NgramCommand),
     /// Say what a model, trace or run folder is
-    #[command(after_help = "Example:\n  draftsmith inspect checkpoints/tales")]
-    Inspect {
-        /// The folder
-        path: PathBuf,
-    },
+    #[command(
+        after_help = "Examples:\n  draftsmith inspect checkpoints/tales\n  draftsmith inspect checkpoints/tales --check vectors.json"
+    )]
+    Inspect(InspectOptions),
     /// Print a completion script for a shell
     Completions {
         #[arg(value_enum)]
         shell: Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct InspectOptions {
+    /// The folder
+    pub path: PathBuf,
+    /// Compare the model's tokens, logits, hidden states and greedy texts with these vectors; exit code 1 if they differ
+    #[arg(long, value_name = "VECTORS.json")]
+    pub check: Option<PathBuf>,
+    /// The largest difference of a number that --check allows
+    #[arg(long, default_value_t = 1e-3)]
+    pub tolerance: f32,
 }
 
 #[derive(Debug, Args)]
@@ -126,6 +137,15 @@ pub struct GenerateOptions {
     /// Tokens to write, at most
     #[arg(long, default_value_t = 96)]
     pub max_new: usize,
+    /// Draw tokens with the logits divided by this; greedy without it
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Draw from the likeliest tokens that have this much probability together
+    #[arg(long, default_value_t = 1.0, requires = "temperature")]
+    pub top_p: f64,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 1, requires = "temperature")]
+    pub seed: u64,
 }
 
 #[derive(Debug, Subcommand)]

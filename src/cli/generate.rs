@@ -1,14 +1,21 @@
-//! `generate`: the backbone's own greedy text.
+//! `generate`: the backbone's own text.
 
 use serde_json::json;
 
 use super::args::{Common, Format, GenerateOptions};
 use super::{print, print_json};
-use crate::backbone::{self, Backbone, Precision};
+use crate::backbone::{self, Backbone, Precision, Sampler};
 use crate::device;
 use crate::error::{Result, bail};
 
 pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
+    let temperature = options.temperature.unwrap_or(1.0);
+    if !(temperature > 0.0 && temperature.is_finite()) {
+        bail!("--temperature {temperature}: it must be above 0; leave it out for greedy text.");
+    }
+    if !(options.top_p > 0.0 && options.top_p <= 1.0) {
+        bail!("--top-p {}: it must be above 0 and at most 1.", options.top_p);
+    }
     let device = device::open(common.device.as_deref().unwrap_or("auto").parse()?)?;
     let backbone = Backbone::load(&options.model, Precision::AS_STORED, &device.device)?;
     let prompt = backbone.tokenizer.encode(&options.prompt)?;
@@ -16,7 +23,14 @@ pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
     if prompt.is_empty() || prompt.len() >= context {
         bail!("--prompt has {} tokens; it needs at least 1 and fewer than the context's {context}.", prompt.len());
     }
-    let tokens = backbone::generate(&backbone, &[&prompt], options.max_new).remove(0);
+    let tokens = match options.temperature {
+        None => backbone::generate(&backbone, &[&prompt], options.max_new),
+        Some(temperature) => {
+            let sampler = Sampler::new(temperature, options.top_p, options.seed);
+            backbone::sample(&backbone, &[&prompt], options.max_new, &mut [sampler])
+        }
+    }
+    .remove(0);
     let text = backbone.tokenizer.decode(&tokens)?;
     match common.format {
         Format::Json => print_json(&json!({"token_ids": tokens, "text": text})),

@@ -1,74 +1,195 @@
-//! `inspect`: what a folder is.
+//! `inspect`: what a folder is; with `--check`, whether a model computes what reference vectors say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::args::{Common, Format};
+use super::args::{Common, Format, InspectOptions};
 use super::{print, print_json};
-use crate::backbone::{Backbone, Precision};
+use crate::backbone::{Backbone, Checkpoint, Precision, check};
+use crate::config::Config;
 use crate::device;
-use crate::error::{Result, bail};
+use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::report;
+use crate::text::Tokenizer;
 
-pub fn inspect(common: &Common, path: &Path) -> Result<()> {
-    let value = if path.join("config.json").exists() {
-        model(common, path)?
-    } else if path.join("trace.json").exists() {
+pub fn inspect(common: &Common, options: &InspectOptions) -> Result<()> {
+    let path = &options.path;
+    if let Some(vectors) = &options.check {
+        return compare(common, path, vectors, options.tolerance);
+    }
+    let value = if path.join("trace.json").exists() {
         trace(path)?
     } else if path.join("run.toml").exists() {
-        return run(common, path);
-    } else {
+        run(path)?
+    } else if path.exists() && !path.join("config.json").exists() {
         bail!("{} is neither a model (config.json), a trace (trace.json) nor a run (run.toml).", path.display());
+    } else {
+        model(path)?
     };
-    match (common.format, &value) {
+    show(common, &value)
+}
+
+fn show(common: &Common, value: &Value) -> Result<()> {
+    match (common.format, value) {
         (Format::Table, Value::Object(fields)) => {
-            print(&fields.iter().map(|(name, value)| format!("{name:<24} {}\n", plain(value))).collect::<String>())
+            print(&fields.iter().map(|(name, v)| lines(name, v)).collect::<String>())
         }
-        _ => print_json(&value),
+        _ => print_json(value),
+    }
+}
+
+/// `name value`, and a line for each element of a list of records.
+fn lines(name: &str, value: &Value) -> String {
+    match value {
+        Value::Array(records) if records.first().is_some_and(Value::is_object) => {
+            let record = |r: &Value| {
+                let cells = r.as_object().into_iter().flat_map(Map::values).map(plain);
+                format!("  {}\n", cells.collect::<Vec<_>>().join("  "))
+            };
+            format!("{name}\n{}", records.iter().map(record).collect::<String>())
+        }
+        _ => format!("{name:<24} {}\n", plain(value)),
     }
 }
 
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    match value {
+        Value::String(text) => text.replace('\n', " "),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
 }
 
-fn model(common: &Common, path: &Path) -> Result<Value> {
-    let device = device::open(common.device.as_deref().unwrap_or("cpu").parse()?)?;
-    let backbone = Backbone::load(path, Precision::AS_STORED, &device.device)?;
-    let config = backbone.model.config();
+/// Shape, types and hashes of a checkpoint; its weights are not read but for their hash.
+fn model(path: &Path) -> Result<Value> {
+    let checkpoint = Checkpoint::open(path)?;
+    let identity = checkpoint.identity(Precision::AS_STORED)?;
+    let tokenizer = Tokenizer::load(path)?;
+    let config = &checkpoint.config;
+    let tensors = checkpoint.tensors();
+    let parameters: usize = tensors.iter().map(|(_, _, shape)| shape.iter().product::<usize>()).sum();
+    let tensor =
+        |(name, kind, shape): &(String, String, Vec<usize>)| json!({"name": name, "dtype": kind, "shape": shape});
+    let sentence = "Once upon a time, 3 dragons met.";
+    let ids = tokenizer.encode(sentence)?;
+    let pieces: Vec<String> = ids.iter().map(|id| tokenizer.decode(&[*id])).collect::<Result<_>>()?;
     Ok(json!({
-        "kind": "model", "architecture": "llama", "parameters": backbone.model.parameters(),
-        "layers": config.num_hidden_layers, "width": config.hidden_size, "vocab_size": config.vocab_size,
-        "context": config.max_position_embeddings, "tied_unembedding": config.tie_word_embeddings,
-        "end_of_text": backbone.end_of_text, "hash": backbone.hash, "tokenizer_hash": backbone.tokenizer.hash(),
+        "kind": "model", "architecture": checkpoint.model_type(), "parameters": parameters,
+        "layers": config.num_hidden_layers, "width": config.hidden_size, "query_heads": config.num_attention_heads,
+        "key_heads": config.num_key_value_heads, "head_width": config.head_dim, "mlp_width": config.intermediate_size,
+        "vocab_size": config.vocab_size, "context": config.max_position_embeddings,
+        "tied_unembedding": config.tie_word_embeddings, "weights": identity.weights, "bytes": folder_bytes(path)?,
+        "end_of_text": identity.end_of_text, "hash": identity.hash, "tokenizer_hash": tokenizer.hash(),
+        "sample": sentence, "sample_token_ids": ids, "sample_tokens": pieces,
+        "tensors": tensors.iter().map(tensor).collect::<Vec<_>>(),
     }))
+}
+
+fn compare(common: &Common, path: &Path, vectors: &Path, tolerance: f32) -> Result<()> {
+    let device = device::open(common.device.as_deref().unwrap_or("auto").parse()?)?;
+    let result = if path.join("tokenizer.json").exists() || !path.is_dir() {
+        let backbone = Backbone::load(path, Precision::AS_STORED, &device.device)?;
+        check(&backbone.model, Some(&backbone.tokenizer), vectors, tolerance)?
+    } else {
+        check(&Checkpoint::open(path)?.load(Precision::AS_STORED, &device.device)?, None, vectors, tolerance)?
+    };
+    show(common, &serde_json::to_value(&result).expect("a check is JSON"))?;
+    match result.differences.len() {
+        0 => Ok(()),
+        n => Err(Error::difference(format!(
+            "{}: {n} differences from {}; the largest of a number is {:e}, {tolerance:e} is allowed.",
+            path.display(),
+            vectors.display(),
+            result.largest_difference
+        ))),
+    }
 }
 
 fn trace(path: &Path) -> Result<Value> {
     let index: Value = files::read_json(&path.join("trace.json"))?;
     let documents = index["documents"].as_array().map_or(&[][..], Vec::as_slice);
     let sum = |field: &str| documents.iter().filter_map(|d| d[field].as_u64()).sum::<u64>();
-    Ok(json!({
+    let mut value = json!({
         "kind": "trace", "documents": documents.len(), "prompt_tokens": sum("prompt"),
         "continuation_tokens": sum("continuation"), "width": index["width"], "dtype": index["dtype"],
-        "backbone_hash": index["identity"]["backbone"], "tokenizer_hash": index["identity"]["tokenizer"],
+        "bytes": folder_bytes(path)?, "backbone_hash": index["identity"]["backbone"],
+        "tokenizer_hash": index["identity"]["tokenizer"],
+    });
+    if let Some(sample) = sample(path, documents)? {
+        value["sample"] = sample;
+    }
+    Ok(value)
+}
+
+/// The first document of a trace as text, where the run that it lies in still names its tokenizer.
+fn sample(path: &Path, documents: &[Value]) -> Result<Option<Value>> {
+    let run = path.parent().and_then(Path::parent).map(|run| run.join("run.toml")).filter(|file| file.exists());
+    let (Some(run), Some(first)) = (run, documents.first()) else { return Ok(None) };
+    let Ok(config) = toml::from_str::<Config>(&files::read_text(&run)?) else { return Ok(None) };
+    let Ok(tokenizer) = Tokenizer::load(Path::new(&config.backbone.path)) else { return Ok(None) };
+    let tokens = path.join("tokens.bin");
+    let bytes = std::fs::read(&tokens).map_err(|e| Error::io("read", &tokens, e))?;
+    let ids: Vec<u32> = bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+    let number = |field: &str| first[field].as_u64().unwrap_or(0) as usize;
+    let (start, prompt, continuation) = (number("first"), number("prompt"), number("continuation"));
+    let Some(ids) = ids.get(start..start + prompt + continuation) else { return Ok(None) };
+    let (prompt, continuation) = ids.split_at(prompt);
+    Ok(Some(json!([tokenizer.decode(prompt)?, "→", tokenizer.decode(continuation)?])))
+}
+
+/// Which stages of a run are finished and what they take.
+fn run(path: &Path) -> Result<Value> {
+    let provenance: Value = files::read_json(&path.join("provenance.json")).unwrap_or_default();
+    let mut stages = Vec::new();
+    collect_stages(path, path, &mut stages)?;
+    let finished = path.join("report/report.json");
+    let variants: Vec<Value> = if finished.exists() {
+        let result = serde_json::to_value(report::read(&finished)?).expect("a report is JSON");
+        let of_set = |set: &Value| {
+            let name = set["name"].clone();
+            let variants = set["variants"].as_array().cloned().unwrap_or_default();
+            variants.into_iter().map(move |v| {
+                json!({"dataset": name, "variant": v["name"], "block_efficiency": v["block_efficiency"]["value"]})
+            })
+        };
+        result["datasets"].as_array().into_iter().flatten().flat_map(of_set).collect()
+    } else {
+        Vec::new()
+    };
+    Ok(json!({
+        "kind": "run", "name": path.file_name().map(|n| n.to_string_lossy().into_owned()), "bytes": folder_bytes(path)?,
+        "started": provenance["started"], "device": provenance["device"], "seed": provenance["seed"],
+        "backbone": provenance["backbone"]["path"], "backbone_hash": provenance["backbone"]["hash"],
+        "finished": finished.exists(), "stages": stages, "variants": variants,
     }))
 }
 
-fn run(common: &Common, path: &Path) -> Result<()> {
-    let finished = path.join("report/report.json");
-    if !finished.exists() {
-        return print(&format!(
-            "{}: a run without a report yet. Go on with `draftsmith run {}`.\n",
-            path.display(),
-            path.join("run.toml").display()
-        ));
+/// Every folder below with a stage's mark, sorted.
+fn collect_stages(root: &Path, folder: &Path, stages: &mut Vec<Value>) -> Result<()> {
+    for path in listing(folder)?.into_iter().filter(|path| path.is_dir()) {
+        if path.join("stage.json").exists() {
+            let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+            stages.push(json!({"finished": name, "bytes": folder_bytes(&path)?}));
+        } else {
+            collect_stages(root, &path, stages)?;
+        }
     }
-    let result = report::read(&finished)?;
-    match common.format {
-        Format::Table => print(&report::table(&result)),
-        Format::Json => print_json(&serde_json::to_value(&result).expect("a report is JSON")),
+    Ok(())
+}
+
+fn listing(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// Bytes of every file in and below a folder.
+fn folder_bytes(path: &Path) -> Result<u64> {
+    if !path.is_dir() {
+        return path.metadata().map(|m| m.len()).map_err(|e| Error::io("read", path, e));
     }
+    listing(path)?.iter().map(|path| folder_bytes(path)).sum()
 }

@@ -50,7 +50,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Report { run } => stages::report(common, run),
         Command::Generate(options) => generate::generate(common, options),
         Command::Ngram(command) => ngram::ngram(common, command),
-        Command::Inspect { path } => inspect::inspect(common, path),
+        Command::Inspect(options) => inspect::inspect(common, options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "draftsmith", &mut script);
