@@ -37,6 +37,11 @@ pub fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// Whether moving bars are shown: on a terminal, unless quiet.
+pub fn shows_bars() -> bool {
+    VERBOSITY.load(Ordering::Relaxed) > 0 && std::io::stderr().is_terminal()
+}
+
 /// Turns the first Ctrl-C (or SIGTERM) into a request that long work honours at its next step; the second one kills.
 pub fn listen_for_interrupt() -> Result<()> {
     ctrlc::set_handler(|| {

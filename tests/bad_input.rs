@@ -88,7 +88,7 @@ fn configurations() {
 fn model_folders() {
     let folder = inputs();
     let path = folder.path();
-    refused(path, &["run", "run.toml", "--set", "backbone.path=absent"], &["absent is no model folder", "config.json"]);
+    refused(path, &["run", "run.toml", "--set", "backbone.path=absent"], &["`absent` does not exist", "config.json"]);
     for name in ["config.json", "generation_config.json", "tokenizer.json"] {
         let file = path.join("model").join(name);
         let before = fs::read(&file).unwrap();
@@ -147,7 +147,8 @@ fn a_weight_of_an_unknown_type() {
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::I64, vec![1], &[0; 8]).unwrap();
     let bytes = safetensors::serialize([("model.embed_tokens.weight", view)], None).unwrap();
     fs::write(folder.path().join("model/model.safetensors"), bytes).unwrap();
-    refused(folder.path(), &["inspect", "model"], &["model/model.safetensors", "`model.embed_tokens.weight`", "I64"]);
+    let generate = ["generate", "--model", "model", "--prompt", "x"];
+    refused(folder.path(), &generate, &["model/model.safetensors", "`model.embed_tokens.weight`", "I64"]);
 }
 
 #[test]

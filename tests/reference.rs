@@ -8,7 +8,8 @@ use burn::tensor::Device;
 use draftsmith::backbone::{Check, Checkpoint, Model, Precision, check};
 use draftsmith::config::StorageType;
 
-const TOLERANCE: f32 = 1e-3;
+/// Exact and approximated gelu differ by more in every checkpoint that has one.
+const TOLERANCE: f32 = 1e-4;
 
 fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");

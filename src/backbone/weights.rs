@@ -22,8 +22,8 @@ pub(super) struct Weights {
     place: String,
 }
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// The files with the weights of `folder`, sorted: one, or those that the index names.
 ///

@@ -116,7 +116,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct InspectOptions {
-    /// The folder
+    /// The folder; a model may also be one of the hub (org/name)
     pub path: PathBuf,
     /// Compare the model's tokens, logits, hidden states and greedy texts with these vectors; exit code 1 if they differ
     #[arg(long, value_name = "VECTORS.json")]
@@ -128,12 +128,15 @@ pub struct InspectOptions {
 
 #[derive(Debug, Args)]
 pub struct GenerateOptions {
-    /// A Hugging Face folder
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    /// A Hugging Face folder, or a model of the hub: org/name or org/name@revision
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
     /// The text to continue
     #[arg(long)]
     pub prompt: String,
+    /// Put the prompt as the user's message: "model" for the model's own chat template, or a template's path
+    #[arg(long, value_name = "TEMPLATE")]
+    pub chat_template: Option<String>,
     /// Tokens to write, at most
     #[arg(long, default_value_t = 96)]
     pub max_new: usize,

@@ -7,6 +7,7 @@ use super::{print, print_json};
 use crate::backbone::{self, Backbone, Precision, Sampler};
 use crate::device;
 use crate::error::{Result, bail};
+use crate::text::ChatTemplate;
 
 pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
     let temperature = options.temperature.unwrap_or(1.0);
@@ -17,8 +18,15 @@ pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
         bail!("--top-p {}: it must be above 0 and at most 1.", options.top_p);
     }
     let device = device::open(common.device.as_deref().unwrap_or("auto").parse()?)?;
-    let backbone = Backbone::load(&options.model, Precision::AS_STORED, &device.device)?;
-    let prompt = backbone.tokenizer.encode(&options.prompt)?;
+    let path = backbone::resolve(&options.model)?;
+    let mut backbone = Backbone::load(&path, Precision::AS_STORED, &device.device)?;
+    let mut prompt = options.prompt.clone();
+    if let Some(which) = &options.chat_template {
+        let template = ChatTemplate::load(&path, which)?;
+        prompt = template.render(&prompt)?;
+        backbone.tokenizer = backbone.tokenizer.for_chat(&template.key());
+    }
+    let prompt = backbone.tokenizer.encode(&prompt)?;
     let context = backbone.model.config().max_position_embeddings;
     if prompt.is_empty() || prompt.len() >= context {
         bail!("--prompt has {} tokens; it needs at least 1 and fewer than the context's {context}.", prompt.len());

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::args::{Common, Format, InspectOptions};
 use super::{print, print_json};
-use crate::backbone::{Backbone, Checkpoint, Precision, check};
+use crate::backbone::{Backbone, Checkpoint, Precision, check, resolve};
 use crate::config::Config;
 use crate::device;
 use crate::error::{Error, Result, bail};
@@ -15,7 +15,7 @@ use crate::report;
 use crate::text::Tokenizer;
 
 pub fn inspect(common: &Common, options: &InspectOptions) -> Result<()> {
-    let path = &options.path;
+    let path = &resolve(&options.path.to_string_lossy())?;
     if let Some(vectors) = &options.check {
         return compare(common, path, vectors, options.tolerance);
     }
@@ -128,7 +128,7 @@ fn sample(path: &Path, documents: &[Value]) -> Result<Option<Value>> {
     let run = path.parent().and_then(Path::parent).map(|run| run.join("run.toml")).filter(|file| file.exists());
     let (Some(run), Some(first)) = (run, documents.first()) else { return Ok(None) };
     let Ok(config) = toml::from_str::<Config>(&files::read_text(&run)?) else { return Ok(None) };
-    let Ok(tokenizer) = Tokenizer::load(Path::new(&config.backbone.path)) else { return Ok(None) };
+    let Ok(tokenizer) = resolve(&config.backbone.path).and_then(|path| Tokenizer::load(&path)) else { return Ok(None) };
     let tokens = path.join("tokens.bin");
     let bytes = std::fs::read(&tokens).map_err(|e| Error::io("read", &tokens, e))?;
     let ids: Vec<u32> = bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();

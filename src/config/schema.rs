@@ -1,7 +1,10 @@
 //! Every key of the configuration file, with its meaning, unit and default.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::StorageType;
@@ -18,6 +21,7 @@ pub struct Config {
     /// `auto`, `cpu`, `cuda[:N]` or `wgpu[:N]`.
     pub device: String,
     /// The frozen language model.
+    #[serde(deserialize_with = "BackboneConfig::read")]
     pub backbone: BackboneConfig,
     /// Corpora by name.
     pub data: BTreeMap<String, DataConfig>,
@@ -55,7 +59,8 @@ impl Default for Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BackboneConfig {
-    /// A Hugging Face folder: `config.json`, `model.safetensors`, `tokenizer.json`. Relative to the working directory.
+    /// A Hugging Face folder (`config.json`, `model.safetensors`, `tokenizer.json`) relative to the working directory, or a
+    /// model of the hub, `org/name` or `org/name@revision`. `backbone = "..."` is short for this key alone.
     pub path: String,
     /// Type in which the CPU keeps the model's matrices, and to which they are rounded; the checkpoint's own where it is
     /// not given.
@@ -63,11 +68,42 @@ pub struct BackboneConfig {
     pub weights: Option<StorageType>,
     /// Type of activations, keys and values (and, on accelerators, of the weights); the CPU computes in float32.
     pub compute: StorageType,
+    /// How prompts are put to the model: raw where it is empty, "model" for the model's own chat template, else the path of
+    /// a template. The prompt is the user's message; the tokenizer then adds no tokens of its own.
+    pub chat_template: String,
+}
+
+impl BackboneConfig {
+    /// A table, or the path alone.
+    fn read<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = BackboneConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("the path or hub id of a model, or a table")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<BackboneConfig, E> {
+                Ok(BackboneConfig { path: path.into(), ..BackboneConfig::default() })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<BackboneConfig, A::Error> {
+                BackboneConfig::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 impl Default for BackboneConfig {
     fn default() -> Self {
-        Self { path: "checkpoints/tales".into(), weights: None, compute: StorageType::Float32 }
+        Self {
+            path: "checkpoints/tales".into(),
+            weights: None,
+            compute: StorageType::Float32,
+            chat_template: String::new(),
+        }
     }
 }
 

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::backbone::{Backbone, Precision};
+use crate::backbone::{Backbone, Precision, resolve};
 use crate::config::{Config, DataConfig};
 use crate::device::Opened;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::progress;
 use crate::report::SCHEMA_VERSION;
-use crate::text::{Document, Split, SplitFractions, read_corpus};
+use crate::text::{ChatTemplate, Document, Split, SplitFractions, read_corpus};
 
 /// A run: configuration, device, folder, backbone and corpora. One process at a time works on a folder.
 pub struct Workspace {
@@ -89,9 +89,21 @@ impl Workspace {
             progress::say(note);
         }
         let precision = Precision { weights: config.backbone.weights, compute: config.backbone.compute };
-        let backbone = Backbone::load(Path::new(&config.backbone.path), precision, &device.device)
-            .map_err(|e| e.within("backbone"))?;
-        let corpora = read_corpora(&config)?;
+        let load = || {
+            let path = resolve(&config.backbone.path)?;
+            let backbone = Backbone::load(&path, precision, &device.device)?;
+            let which = &config.backbone.chat_template;
+            let template = (!which.is_empty()).then(|| ChatTemplate::load(&path, which)).transpose()?;
+            Ok((backbone, template))
+        };
+        let (mut backbone, template) = load().map_err(|e: Error| e.within("backbone"))?;
+        let mut corpora = read_corpora(&config)?;
+        if let Some(template) = template {
+            backbone.tokenizer = backbone.tokenizer.for_chat(&template.key());
+            for (_, document) in corpora.iter_mut().flat_map(|corpus| &mut corpus.documents) {
+                document.prompt = template.render(&document.prompt)?;
+            }
+        }
         let workspace = Self { config, device, folder, backbone, corpora, _lock: lock };
         files::write_atomic(&workspace.folder.join("run.toml"), workspace.config.to_toml().as_bytes())?;
         let mut provenance = workspace.provenance();

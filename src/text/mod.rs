@@ -1,9 +1,11 @@
 //! Text on its way to tokens: corpora, tokenizer, splits. Knows nothing of models.
 
+mod chat;
 mod corpus;
 mod split;
 mod tokenizer;
 
+pub use chat::ChatTemplate;
 pub use corpus::{Document, read_corpus};
 pub use split::{Split, SplitFractions};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};

@@ -20,6 +20,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Prepended to every text where `tokenizer_config.json` asks for it.
     bos: Option<u32>,
+    /// Whether [`Tokenizer::encode`] adds special tokens.
+    special: bool,
     hash: String,
 }
 
@@ -32,7 +34,7 @@ impl Tokenizer {
             text.parse().map_err(|e| Error::new(format!("{}: not a tokenizer.json ({e}).", path.display())))?;
         let bos = leading_token(folder, &inner)?;
         let hash = blake3::hash(format!("{bos:?}{text}").as_bytes()).to_hex().to_string();
-        Ok(Self { inner, bos, hash })
+        Ok(Self { inner, bos, special: true, hash })
     }
 
     /// Fits a byte-level BPE of `vocab_size` types on `texts`, with [`END_OF_TEXT`] as id 0, and writes it to `folder`.
@@ -59,8 +61,19 @@ impl Tokenizer {
         Self::load(folder)
     }
 
+    /// The same tokenizer for texts that a chat template has made: they hold every special token already. `key` is that of
+    /// the template and becomes part of the hash.
+    pub fn for_chat(mut self, key: &str) -> Self {
+        self.special = false;
+        self.hash = files::hash_json(&(&self.hash, key));
+        self
+    }
+
     /// Token ids of a text, special tokens added as the folder's files say.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if !self.special {
+            return self.encode_continuation(text);
+        }
         let encoding =
             self.inner.encode_fast(text, true).map_err(|e| Error::new(format!("cannot tokenise a text: {e}")))?;
         let mut ids = encoding.get_ids().to_vec();
@@ -91,7 +104,7 @@ impl Tokenizer {
 
     /// The token prepended to every text, where there is one.
     pub fn bos(&self) -> Option<u32> {
-        self.bos
+        self.bos.filter(|_| self.special)
     }
 
     /// BLAKE3 of the file and of the leading token.
