@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use common::{read_json, shared, skipped};
-use draftsmith::backbone::{Backbone, Precision, Span, generate};
+use draftsmith::backbone::{Backbone, Precision, Span, check, generate};
+use draftsmith::config::StorageType;
 use draftsmith::nn::to_host;
 use serde_json::Value;
 
 /// Names the folder of SmolLM2-135M-Instruct.
 const SMOLLM2: &str = "DRAFTSMITH_SMOLLM2";
+/// Names a GGUF file of it.
+const GGUF: &str = "DRAFTSMITH_GGUF";
 const TOLERANCE: f32 = 2e-3;
 
 fn numbers(value: &Value) -> Vec<f32> {
@@ -86,6 +89,21 @@ fn smollm2() {
         return skipped(&format!("{SMOLLM2}, the folder of SmolLM2-135M-Instruct, is absent"));
     };
     assert!(compare(&model, &shared.join("vectors/smollm2-135m-instruct.json")) < TOLERANCE);
+}
+
+/// The same weights in llama.cpp's format, with the tokenizer within the file.
+#[test]
+fn smollm2_as_gguf() {
+    let Some(shared) = shared() else { return };
+    let Some(file) = std::env::var_os(GGUF).map(PathBuf::from) else {
+        return skipped(&format!("{GGUF}, SmolLM2-135M-Instruct as a GGUF file, is absent"));
+    };
+    let precision = Precision { weights: Some(StorageType::Float16), ..Precision::AS_STORED };
+    let backbone = Backbone::load(&file, precision, &Device::flex()).unwrap();
+    let vectors = shared.join("vectors/smollm2-135m-instruct.json");
+    let found = check(&backbone.model, Some(&backbone.tokenizer), &vectors, TOLERANCE).unwrap();
+    assert!(found.differences.is_empty() && found.numbers > 100, "{found:#?}");
+    println!("{}: largest deviation {:e}", file.display(), found.largest_difference);
 }
 
 #[test]

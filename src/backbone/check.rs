@@ -56,8 +56,7 @@ impl Check {
         let difference = (found - expected).abs();
         self.numbers += 1;
         self.largest_difference = self.largest_difference.max(difference);
-        // Written so that a difference that is not a number counts.
-        if !(difference <= self.tolerance) {
+        if difference.is_nan() || difference > self.tolerance {
             self.differences.push(format!("{} is {found}, the vectors say {expected}", what()));
         }
     }

@@ -1,18 +1,20 @@
 //! A model folder: weights, tokenizer and end-of-text ids that belong together.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
 use super::architectures::{Architecture, Keys, architecture, config_json};
+use super::gguf::{GgufFile, Tensor, llama, tokenizer};
 use super::weights::{Weights, weight_files};
 use super::{Model, ModelConfig, Precision, Transformer};
 use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{collect_parameters, parameters_to_safetensors};
-use crate::text::Tokenizer;
+use crate::text::{ChatTemplate, Tokenizer};
 
 /// A frozen language model with its tokenizer.
 pub struct Backbone {
@@ -29,7 +31,7 @@ pub struct Backbone {
 }
 
 impl Backbone {
-    /// Reads a Hugging Face folder onto `device`.
+    /// Reads a Hugging Face folder or a GGUF file onto `device`.
     ///
     /// # Errors
     /// A missing or truncated file, an unknown architecture, a tensor missing, left over or of another shape, a tokenizer
@@ -38,7 +40,7 @@ impl Backbone {
         let checkpoint = Checkpoint::open(folder)?;
         let Identity { end_of_text, weights, hash } = checkpoint.identity(precision)?;
         let precision = Precision { weights: Some(weights), ..precision };
-        let tokenizer = Tokenizer::load(folder)?;
+        let tokenizer = checkpoint.tokenizer()?;
         let vocabulary = checkpoint.config.vocab_size;
         if tokenizer.vocab_size() > vocabulary {
             bail!(
@@ -61,30 +63,43 @@ pub struct Identity {
     pub hash: String,
 }
 
-/// A checkpoint, opened but not read.
+/// A checkpoint, opened but not read: a Hugging Face folder or a GGUF file.
 pub struct Checkpoint {
-    folder: PathBuf,
+    path: PathBuf,
     architecture: &'static dyn Architecture,
+    /// Its `config.json`, or what a GGUF file says in its place.
+    json: Map<String, Value>,
     /// Its shape.
     pub config: ModelConfig,
-    weights: Weights,
+    weights: Source,
+}
+
+enum Source {
+    Folder(Weights),
+    Gguf(GgufFile),
 }
 
 impl Checkpoint {
-    /// Reads `config.json` and the headers of the weights.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        if !path.exists() {
+    /// Reads the configuration and the headers of the weights.
+    ///
+    /// # Errors
+    /// Neither a model's folder nor a GGUF file; an architecture, or a feature of one, that is not supported.
+    pub fn open(path: &Path) -> Result<Self> {
+        let folder = path.join("config.json");
+        let (place, json, weights) = if is_gguf(path) {
+            let file = GgufFile::open(path)?;
+            (path, llama::config_json(&file)?, Source::Gguf(file))
+        } else if folder.exists() {
+            (folder.as_path(), files::read_json(&folder)?, Source::Folder(Weights::open(path)?))
+        } else {
             bail!(
-                "{} is no model folder: it has no config.json. Give a Hugging Face folder with config.json, model.safetensors and tokenizer.json.",
-                folder.display()
+                "{} is no model folder: it has no config.json. Give a Hugging Face folder with config.json, model.safetensors and tokenizer.json, or a .gguf file.",
+                path.display()
             );
-        }
-        let json: Map<String, Value> = files::read_json(&path)?;
-        let keys = Keys(&json);
-        let architecture = architecture(&keys).map_err(|e| e.within(path.display()))?;
-        let config = architecture.config(&keys).map_err(|e| e.within(path.display()))?;
-        Ok(Self { folder: folder.to_owned(), architecture, config, weights: Weights::open(folder)? })
+        };
+        let architecture = architecture(&Keys(&json)).map_err(|e| e.within(place.display()))?;
+        let config = architecture.config(&Keys(&json)).map_err(|e| e.within(place.display()))?;
+        Ok(Self { path: path.to_owned(), architecture, json, config, weights })
     }
 
     /// `model_type`
@@ -94,7 +109,14 @@ impl Checkpoint {
 
     /// Name, type and shape of every tensor, sorted by name.
     pub fn tensors(&self) -> Vec<(String, String, Vec<usize>)> {
-        self.weights.describe()
+        match &self.weights {
+            Source::Folder(weights) => weights.describe(),
+            Source::Gguf(file) => {
+                let describe =
+                    |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.kind.to_string(), tensor.shape.clone());
+                file.tensors().iter().map(describe).collect()
+            }
+        }
     }
 
     /// The type that keeps weights as they are: float32 unless all matrices are of one smaller type.
@@ -108,22 +130,80 @@ impl Checkpoint {
         }
     }
 
-    /// Reads the weights onto `device`.
+    /// Reads the weights onto `device`; every tensor is used, or loading fails.
     pub fn load(mut self, precision: Precision, device: &Device) -> Result<Model> {
-        let (architecture, config) = (self.architecture, self.config);
-        let model = Model::load(&config, precision, device, &mut |name| self.weights.read(architecture, &config, name))
-            .map_err(|e| e.within(self.weights.place()))?;
-        self.weights.finish(architecture, &config)?;
-        Ok(model)
+        let (architecture, config, json) = (self.architecture, &self.config, &self.json);
+        match &mut self.weights {
+            Source::Folder(weights) => {
+                let model =
+                    Model::load(config, precision, device, &mut |name| weights.read(architecture, config, name))
+                        .map_err(|e| e.within(weights.place()))?;
+                weights.finish(architecture, config)?;
+                Ok(model)
+            }
+            Source::Gguf(file) => {
+                let mut unused: BTreeSet<&String> = file.tensors().keys().collect();
+                let model = Model::load(config, precision, device, &mut |name| {
+                    if let Some(own) = llama::gguf_name(name) {
+                        unused.remove(&own);
+                    }
+                    llama::read_parameter(file, json, name)
+                })?;
+                // The factors of the rotary frequencies are part of the configuration.
+                match unused.into_iter().find(|name| *name != "rope_freqs.weight") {
+                    None => Ok(model),
+                    Some(name) => bail!("{}: the tensor `{name}` has no place in a Llama.", self.path.display()),
+                }
+            }
+        }
     }
 
-    fn end_of_text(&self) -> Result<Vec<u32>> {
-        for name in ["generation_config.json", "config.json"] {
-            let path = self.folder.join(name);
-            if !path.exists() {
-                continue;
+    /// The tokenizer that belongs to it: `tokenizer.json` of the folder, or beside a GGUF file, else that within the file.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.weights {
+            Source::Folder(_) => Tokenizer::load(&self.path),
+            Source::Gguf(file) => {
+                let folder = self.path.parent().unwrap_or(Path::new("."));
+                if folder.join("tokenizer.json").exists() {
+                    return Tokenizer::load(folder);
+                }
+                let inner = tokenizer::tokenizer(file)?;
+                let bos = self.special_id("bos_token_id").filter(|_| tokenizer::adds_bos(file));
+                let key = inner.to_string(false).map_err(|e| Error::new(format!("{}: {e}.", self.path.display())))?;
+                Ok(Tokenizer::from_parts(inner, bos, &key))
             }
-            let json: Map<String, Value> = files::read_json(&path)?;
+        }
+    }
+
+    /// The chat template: the model's own where `which` is "model", else the file `which`.
+    pub fn chat_template(&self, which: &str) -> Result<ChatTemplate> {
+        match &self.weights {
+            Source::Gguf(file) if which == "model" => {
+                let Some(source) = tokenizer::chat_template(file) else {
+                    bail!("{}: the file has no chat template; give the path of one.", self.path.display());
+                };
+                let texts = file.texts("tokenizer.ggml.tokens").unwrap_or_default();
+                let text =
+                    |key: &str| self.special_id(key).and_then(|id| texts.get(id as usize)).map(|text| json!(text));
+                let named = [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id")];
+                let tokens = named.into_iter().filter_map(|(name, key)| Some((name.to_owned(), text(key)?))).collect();
+                ChatTemplate::new(source.to_owned(), tokens).map_err(|e| e.within(self.path.display()))
+            }
+            _ => ChatTemplate::load(&self.path, which),
+        }
+    }
+
+    fn special_id(&self, key: &str) -> Option<u32> {
+        let value = self.json.get(key)?;
+        value.as_u64().or_else(|| value.get(0)?.as_u64()).map(|id| id as u32)
+    }
+
+    /// The end-of-text ids: those of `generation_config.json`, else of the configuration.
+    fn end_of_text(&self) -> Result<Vec<u32>> {
+        let generation = self.path.join("generation_config.json");
+        let other: Map<String, Value> = if generation.exists() { files::read_json(&generation)? } else { Map::new() };
+        let own = self.path.join("config.json");
+        for (path, json) in [(&generation, &other), (&own, &self.json)] {
             let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
             let ids: Option<Vec<u32>> = match json.get("eos_token_id") {
                 None | Some(Value::Null) => continue,
@@ -140,12 +220,22 @@ impl Checkpoint {
     pub fn identity(&self, precision: Precision) -> Result<Identity> {
         let end_of_text = self.end_of_text()?;
         let weights = precision.weights.unwrap_or(self.storage());
-        let mut parts = weight_files(&self.folder)?;
-        parts.push(self.folder.join("config.json"));
+        let parts = match &self.weights {
+            Source::Folder(_) => {
+                let mut parts = weight_files(&self.path)?;
+                parts.push(self.path.join("config.json"));
+                parts
+            }
+            Source::Gguf(_) => vec![self.path.clone()],
+        };
         let hashes: Vec<String> = parts.iter().map(|path| files::hash_file(path)).collect::<Result<_>>()?;
         let hash = files::hash_json(&(hashes, &end_of_text, weights, precision.compute));
         Ok(Identity { end_of_text, weights, hash })
     }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
 }
 
 /// Writes a Llama that was trained here (not its tokenizer) as a Hugging Face folder.

@@ -11,6 +11,7 @@ mod check;
 mod columns;
 mod folder;
 mod generate;
+mod gguf;
 mod host;
 mod hub;
 mod model;

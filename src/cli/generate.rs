@@ -4,10 +4,9 @@ use serde_json::json;
 
 use super::args::{Common, Format, GenerateOptions};
 use super::{print, print_json};
-use crate::backbone::{self, Backbone, Precision, Sampler};
+use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
 use crate::device;
 use crate::error::{Result, bail};
-use crate::text::ChatTemplate;
 
 pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
     let temperature = options.temperature.unwrap_or(1.0);
@@ -22,7 +21,7 @@ pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
     let mut backbone = Backbone::load(&path, Precision::AS_STORED, &device.device)?;
     let mut prompt = options.prompt.clone();
     if let Some(which) = &options.chat_template {
-        let template = ChatTemplate::load(&path, which)?;
+        let template = Checkpoint::open(&path)?.chat_template(which)?;
         prompt = template.render(&prompt)?;
         backbone.tokenizer = backbone.tokenizer.for_chat(&template.key());
     }

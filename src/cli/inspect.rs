@@ -12,7 +12,6 @@ use crate::device;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::report;
-use crate::text::Tokenizer;
 
 pub fn inspect(common: &Common, options: &InspectOptions) -> Result<()> {
     let path = &resolve(&options.path.to_string_lossy())?;
@@ -23,7 +22,7 @@ pub fn inspect(common: &Common, options: &InspectOptions) -> Result<()> {
         trace(path)?
     } else if path.join("run.toml").exists() {
         run(path)?
-    } else if path.exists() && !path.join("config.json").exists() {
+    } else if path.is_dir() && !path.join("config.json").exists() {
         bail!("{} is neither a model (config.json), a trace (trace.json) nor a run (run.toml).", path.display());
     } else {
         model(path)?
@@ -66,7 +65,7 @@ fn plain(value: &Value) -> String {
 fn model(path: &Path) -> Result<Value> {
     let checkpoint = Checkpoint::open(path)?;
     let identity = checkpoint.identity(Precision::AS_STORED)?;
-    let tokenizer = Tokenizer::load(path)?;
+    let tokenizer = checkpoint.tokenizer()?;
     let config = &checkpoint.config;
     let tensors = checkpoint.tensors();
     let parameters: usize = tensors.iter().map(|(_, _, shape)| shape.iter().product::<usize>()).sum();
@@ -128,7 +127,9 @@ fn sample(path: &Path, documents: &[Value]) -> Result<Option<Value>> {
     let run = path.parent().and_then(Path::parent).map(|run| run.join("run.toml")).filter(|file| file.exists());
     let (Some(run), Some(first)) = (run, documents.first()) else { return Ok(None) };
     let Ok(config) = toml::from_str::<Config>(&files::read_text(&run)?) else { return Ok(None) };
-    let Ok(tokenizer) = resolve(&config.backbone.path).and_then(|path| Tokenizer::load(&path)) else { return Ok(None) };
+    let Ok(tokenizer) = resolve(&config.backbone.path).and_then(|path| Checkpoint::open(&path)?.tokenizer()) else {
+        return Ok(None);
+    };
     let tokens = path.join("tokens.bin");
     let bytes = std::fs::read(&tokens).map_err(|e| Error::io("read", &tokens, e))?;
     let ids: Vec<u32> = bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::backbone::{Backbone, Precision, resolve};
+use crate::backbone::{Backbone, Checkpoint, Precision, resolve};
 use crate::config::{Config, DataConfig};
 use crate::device::Opened;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::progress;
 use crate::report::SCHEMA_VERSION;
-use crate::text::{ChatTemplate, Document, Split, SplitFractions, read_corpus};
+use crate::text::{Document, Split, SplitFractions, read_corpus};
 
 /// A run: configuration, device, folder, backbone and corpora. One process at a time works on a folder.
 pub struct Workspace {
@@ -93,7 +93,9 @@ impl Workspace {
             let path = resolve(&config.backbone.path)?;
             let backbone = Backbone::load(&path, precision, &device.device)?;
             let which = &config.backbone.chat_template;
-            let template = (!which.is_empty()).then(|| ChatTemplate::load(&path, which)).transpose()?;
+            let template = (!which.is_empty())
+                .then(|| Checkpoint::open(&path).and_then(|c| c.chat_template(which)))
+                .transpose()?;
             Ok((backbone, template))
         };
         let (mut backbone, template) = load().map_err(|e: Error| e.within("backbone"))?;

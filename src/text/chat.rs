@@ -44,7 +44,11 @@ impl ChatTemplate {
         Self::new(source, tokens).map_err(|e| e.within(place))
     }
 
-    fn new(source: String, tokens: Map<String, Value>) -> Result<Self> {
+    /// From its source and the special tokens that it may name (`bos_token` and others).
+    ///
+    /// # Errors
+    /// A source that is not a template; the error names the line.
+    pub fn new(source: String, tokens: Map<String, Value>) -> Result<Self> {
         let mut environment = Environment::new();
         // As the reference library renders them. It also gives templates the day's date; here they get none, and so fall
         // back on a fixed one, since a trace must not depend on the day.

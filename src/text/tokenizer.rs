@@ -37,6 +37,11 @@ impl Tokenizer {
         Ok(Self { inner, bos, special: true, hash })
     }
 
+    /// A tokenizer that came with other files; `bos` is prepended to every text. `key` stands for all of it in the hash.
+    pub fn from_parts(inner: tokenizers::Tokenizer, bos: Option<u32>, key: &str) -> Self {
+        Self { inner, bos, special: true, hash: files::hash_json(&(key, bos)) }
+    }
+
     /// Fits a byte-level BPE of `vocab_size` types on `texts`, with [`END_OF_TEXT`] as id 0, and writes it to `folder`.
     pub fn fit<'a>(texts: impl Iterator<Item = &'a str> + Send, vocab_size: usize, folder: &Path) -> Result<Self> {
         let mut trainer = BpeTrainer::builder()
