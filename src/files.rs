@@ -133,19 +133,24 @@ impl StagedDir {
 
     /// Replaces `target` by what was written.
     pub fn commit(self) -> Result<()> {
-        let replace = || -> io::Result<()> {
-            // The old folder goes aside in one step as well, and vanishes from there.
-            let folder = self.aside.path().parent().expect("it was made in a folder");
-            let old = aside(0o777).tempdir_in(folder)?;
-            if self.target.exists() {
-                fs::rename(&self.target, old.path().join("old"))?;
-            }
-            fs::rename(self.aside.path(), &self.target)
-        };
-        replace().map_err(|e| Error::io("write", &self.target, e))?;
+        replace_folder(self.aside.path(), &self.target)?;
         let _ = self.aside.keep();
         Ok(())
     }
+}
+
+/// Renames the folder `from` to `target`, on the same file system; what was there goes.
+pub fn replace_folder(from: &Path, target: &Path) -> Result<()> {
+    let replace = || -> io::Result<()> {
+        // The old folder goes aside in one step as well, and vanishes from there.
+        let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let old = aside(0o777).tempdir_in(folder)?;
+        if target.exists() {
+            fs::rename(target, old.path().join("old"))?;
+        }
+        fs::rename(from, target)
+    };
+    replace().map_err(|e| Error::io("write", target, e))
 }
 
 /// The BLAKE3 hash of a file's bytes, in hexadecimal.

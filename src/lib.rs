@@ -4,8 +4,8 @@
 //!
 //! - [`config`]: what a user writes, validated once. [`text`]: corpora, tokenizer, splits. [`kernels`]: the
 //!   CPU's inner loops. [`nn`]: layers, named parameters, cross-entropy.
-//! - [`backbone`]: the frozen language model, its cache and its plain greedy text. [`traces`]: that text with its hidden
-//!   states, on disk.
+//! - [`backbone`]: the frozen language model, its cache and its plain text. [`traces`]: text with its hidden states, on
+//!   disk.
 //! - [`lattice`]: the top-k lattice and the pure algorithms on it. [`training`]: the one loop for everything that trains.
 //! - [`heads`]: draft heads and their training task. [`rescorer`]: n-gram and neural rescorers, and what drafts with them.
 //! - [`decoding`]: the live blockwise loop. [`evaluation`]: replay, tallies, bootstrap, the live check. [`report`]: one

@@ -4,10 +4,11 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Outcome, everything_below, finished, inputs, run, skipped, succeed};
+use common::{Outcome, copy_folder, everything_below, finished, inputs, run, skipped, succeed, world};
 use draftsmith::config::StorageType;
 use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
 use serde_json::{Value, json};
@@ -313,17 +314,40 @@ fn a_learning_rate_that_diverges() {
     succeed(folder.path(), &heads);
 }
 
+/// Runs `work` with a file system of so many KiB at `folder`; false where that is not allowed.
+fn on_a_small_disk(folder: &Path, kib: usize, work: impl FnOnce()) -> bool {
+    fs::create_dir_all(folder).unwrap();
+    let size = format!("size={kib}k");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        skipped("the right to mount a small file system is absent");
+        return false;
+    }
+    work();
+    assert!(Command::new("umount").arg(folder).status().unwrap().success());
+    true
+}
+
 #[test]
 fn a_full_disk() {
     let folder = inputs();
-    let runs = folder.path().join("runs");
-    fs::create_dir(&runs).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=200k", "tmpfs"]).arg(&runs).output();
-    if !mounted.is_ok_and(|output| output.status.success()) {
-        return skipped("the right to mount a small file system is absent");
+    let (path, runs) = (folder.path(), folder.path().join("runs"));
+    let mut outcome = None;
+    // Tracing looks ahead; what else is written finds out.
+    if !on_a_small_disk(&runs, 200, || outcome = Some(run(path, &["run", "run.toml"]))) {
+        return;
     }
-    let (outcome, left) = (run(folder.path(), &["run", "run.toml"]), everything_below(&runs));
-    assert!(Command::new("umount").arg(&runs).status().unwrap().success());
-    assert_refused(folder.path(), &outcome, &["runs/tiny", "No space left", "Free some space"]);
+    assert_refused(path, &outcome.take().unwrap(), &["runs/tiny/traces", "nearly full", "Free some space"]);
+    let mut left = Vec::new();
+    on_a_small_disk(&runs, 4000, || {
+        copy_folder(&world().join("runs/tiny/traces"), &runs.join("tiny/traces"));
+        let filled = File::create(runs.join("filler")).unwrap().write_all(&vec![1; 4 << 20]);
+        assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        let filler = OpenOptions::new().write(true).open(runs.join("filler")).unwrap();
+        filler.set_len(filler.metadata().unwrap().len() - 50_000).unwrap();
+        outcome = Some(run(path, &["run", "run.toml"]));
+        left = everything_below(&runs);
+    });
+    assert_refused(path, &outcome.unwrap(), &["runs/tiny", "No space left", "Free some space"]);
     assert!(!left.iter().any(|path| path.to_string_lossy().contains(".aside-")), "{left:?}");
 }

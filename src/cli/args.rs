@@ -70,9 +70,21 @@ pub enum Command {
     /// Fit a tokenizer and a small language model from scratch ([pretrain] of the configuration)
     #[command(after_help = "Example:\n  draftsmith pretrain configs/pretrain-tales.toml")]
     Pretrain(ConfigFile),
-    /// Record the backbone's own greedy text with its hidden states
-    #[command(after_help = "Example:\n  draftsmith trace mine.toml --set traces.dtype=float16")]
-    Trace(ConfigFile),
+    /// Record text with the backbone's hidden states: its own greedy text, samples, or the corpus's text
+    #[command(
+        after_help = "Stopped at any moment, it goes on from the last finished batch when it is started again.\n\nExamples:\n  draftsmith trace mine.toml --set traces.dtype=float16\n  draftsmith trace mine.toml --dry-run"
+    )]
+    Trace {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Say how much disk and time the missing traces will take, and make none
+        ///
+        /// Tokens and bytes are upper bounds: every continuation is taken to reach traces.max_new (or the context's end).
+        /// Of more than a thousand documents an even sample is read, and the numbers carry a `~`. The time is that of the
+        /// documents still to do, from the first tokens of one batch of middling length.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Train the prediction heads on the traces (made first, if they are missing)
     #[command(after_help = "Example:\n  draftsmith train-heads mine.toml --set heads.block_size=5")]
     TrainHeads(ConfigFile),

@@ -112,8 +112,8 @@ fn trace(path: &Path) -> Result<Value> {
     let sum = |field: &str| documents.iter().filter_map(|d| d[field].as_u64()).sum::<u64>();
     let mut value = json!({
         "kind": "trace", "documents": documents.len(), "prompt_tokens": sum("prompt"),
-        "continuation_tokens": sum("continuation"), "width": index["width"], "dtype": index["dtype"],
-        "bytes": folder_bytes(path)?, "backbone_hash": index["identity"]["backbone"],
+        "continuation_tokens": sum("continuation"), "text": index["text"], "width": index["width"],
+        "dtype": index["dtype"], "bytes": folder_bytes(path)?, "backbone_hash": index["identity"]["backbone"],
         "tokenizer_hash": index["identity"]["tokenizer"],
     });
     if let Some(sample) = sample(path, documents)? {

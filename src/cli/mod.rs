@@ -2,6 +2,7 @@
 //! errors to standard error. Exit codes: 0 done, 1 a check failed, 2 error, 130 interrupted.
 
 mod args;
+mod estimate;
 mod generate;
 mod inspect;
 mod ngram;
@@ -43,7 +44,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Run(config) => stages::run(common, config),
         Command::Pretrain(config) => stages::pretrain(common, config),
-        Command::Trace(config) => stages::trace(common, config),
+        Command::Trace { config, dry_run } => stages::trace(common, config, *dry_run),
         Command::TrainHeads(config) => stages::train_heads(common, config),
         Command::TrainRescorer { config, only } => stages::train_rescorer(common, config, only.as_deref()),
         Command::Evaluate(config) => stages::evaluate(common, config),

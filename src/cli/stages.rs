@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::args::{Common, ConfigFile, Format};
-use super::{print, print_json};
+use super::{estimate, print, print_json};
 use crate::config::{self, Config, Overrides};
 use crate::device;
 use crate::error::{Result, bail};
@@ -39,15 +39,19 @@ pub fn pretrain(common: &Common, file: &ConfigFile) -> Result<()> {
     print(&format!("{}\n", folder.display()))
 }
 
-pub fn trace(common: &Common, file: &ConfigFile) -> Result<()> {
+pub fn trace(common: &Common, file: &ConfigFile, dry_run: bool) -> Result<()> {
     let Some(config) = load(common, file)? else { return Ok(()) };
     let workspace = open(config)?;
+    if dry_run {
+        return estimate::show(common, &stages::estimate_traces(&workspace)?);
+    }
     stages::trace(&workspace)?;
     print(&format!("{}\n", workspace.folder.join("traces").display()))
 }
 
 pub fn train_heads(common: &Common, file: &ConfigFile) -> Result<()> {
     let Some(config) = load(common, file)? else { return Ok(()) };
+    config.traces.require_hidden("train-heads")?;
     let workspace = open(config)?;
     let traces = stages::trace(&workspace)?;
     stages::train_heads(&workspace, &traces)?;
@@ -70,6 +74,7 @@ pub fn train_rescorer(common: &Common, file: &ConfigFile, only: Option<&str>) ->
 
 pub fn evaluate(common: &Common, file: &ConfigFile) -> Result<()> {
     let Some(config) = load(common, file)? else { return Ok(()) };
+    config.traces.require_hidden("evaluate")?;
     let workspace = open(config)?;
     let traces = stages::trace(&workspace)?;
     let heads = stages::train_heads(&workspace, &traces)?;

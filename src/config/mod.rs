@@ -6,10 +6,12 @@
 mod read;
 mod schema;
 mod storage;
+mod traces;
 
 pub use read::{Overrides, load};
 pub use schema::{
     BackboneConfig, Config, DataConfig, EvaluationConfig, HeadLoss, HeadsConfig, LanguageModelConfig, NeuralConfig,
-    NgramConfig, OptimizationConfig, PretrainConfig, RescorerConfig, TextSource, TracesConfig,
+    NgramConfig, OptimizationConfig, PretrainConfig, RescorerConfig, TextSource,
 };
 pub use storage::StorageType;
+pub use traces::{TraceText, TracesConfig};

@@ -7,7 +7,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::StorageType;
+use super::{StorageType, TraceText, TracesConfig};
 use crate::error::{Result, bail};
 
 /// The whole file.
@@ -25,7 +25,7 @@ pub struct Config {
     pub backbone: BackboneConfig,
     /// Corpora by name.
     pub data: BTreeMap<String, DataConfig>,
-    /// The backbone's own greedy text with its hidden states.
+    /// Text with the backbone's hidden states.
     pub traces: TracesConfig,
     /// The prediction heads.
     pub heads: HeadsConfig,
@@ -147,37 +147,6 @@ impl Default for DataConfig {
     }
 }
 
-/// `[traces]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TracesConfig {
-    /// Greedy tokens per document, at most.
-    pub max_new: usize,
-    /// Type of the stored hidden states; live decoding rounds to it before the heads.
-    pub dtype: StorageType,
-    /// Documents of the train split to trace, at most, per corpus.
-    pub train_documents: usize,
-    /// Documents of the dev split, at most, per corpus.
-    pub dev_documents: usize,
-    /// Documents of the test split, at most, per corpus.
-    pub test_documents: usize,
-    /// Documents decoded side by side.
-    pub batch: usize,
-}
-
-impl Default for TracesConfig {
-    fn default() -> Self {
-        Self {
-            max_new: 96,
-            dtype: StorageType::Float32,
-            train_documents: 1000,
-            dev_documents: 100,
-            test_documents: 400,
-            batch: 32,
-        }
-    }
-}
-
 /// Which heads a training step covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -269,13 +238,23 @@ pub enum RescorerConfig {
     Neural(NeuralConfig),
 }
 
+impl RescorerConfig {
+    /// What it is fitted on.
+    pub fn text(&self) -> &[TextSource] {
+        match self {
+            Self::Ngram(ngram) => &ngram.text,
+            Self::Neural(neural) => &neural.text,
+        }
+    }
+}
+
 /// Text that a rescorer is fitted on; always of the train split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TextSource {
     /// The corpus's own text.
     Gold,
-    /// The backbone's greedy text.
+    /// The text that the backbone wrote itself: greedy and sampled traces.
     Traces,
 }
 
@@ -433,11 +412,7 @@ impl Config {
                 bail!("`data.{name}.dev` and `data.{name}.test` are shares from 0 to 1 with a sum of at most 1.");
             }
         }
-        at_least("traces.max_new", self.traces.max_new, 1)?;
-        at_least("traces.batch", self.traces.batch, 1)?;
-        at_least("traces.train_documents", self.traces.train_documents, 1)?;
-        at_least("traces.dev_documents", self.traces.dev_documents, 1)?;
-        at_least("traces.test_documents", self.traces.test_documents, 1)?;
+        self.traces.validate()?;
         at_least("heads.block_size", self.heads.block_size, 2)?;
         at_least("heads.hidden", self.heads.hidden, 1)?;
         at_least("heads.positions_per_step", self.heads.positions_per_step, 1)?;
@@ -447,6 +422,11 @@ impl Config {
             names_a_folder(&key, name)?;
             if ["bpd", "oracle", "0gram"].contains(&name.as_str()) || name.starts_with("pbest-") {
                 bail!("`{key}`: this name is taken by a built-in variant; choose another.");
+            }
+            if rescorer.text() == [TextSource::Traces] && self.traces.train_text == [TraceText::Corpus] {
+                bail!(
+                    "`{key}.text` is the backbone's own text alone, but `traces.train_text` has none. Add \"greedy\" or \"sampled\" to the latter, or \"gold\" to the former."
+                );
             }
             match rescorer {
                 RescorerConfig::Ngram(ngram) => {
@@ -545,7 +525,7 @@ fn names_a_folder(key: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
+pub(super) fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
     if value < least {
         bail!("`{key}` is {value}; it must be at least {least}.");
     }

@@ -1,20 +1,24 @@
-//! `trace`: the backbone's greedy text and hidden states for every corpus and split.
+//! `trace`: text with the backbone's hidden states for every corpus and split.
 
 use std::path::PathBuf;
 
-use super::Workspace;
-use crate::error::{Result, bail};
+use serde::Serialize;
+
+use super::{Corpus, Workspace};
+use crate::config::TraceText;
+use crate::error::{Error, Result, bail};
 use crate::files;
+use crate::progress;
 use crate::text::{Document, Split};
-use crate::traces::{Plan, Trace, make};
+use crate::traces::{self, Estimate, Plan, Sampling, Trace};
 
 /// The traces of a run.
 pub struct Traces {
-    /// One per corpus.
+    /// One per corpus and kind of text.
     pub train: Vec<Trace>,
-    /// One per corpus.
+    /// One per corpus, greedy.
     pub dev: Vec<Trace>,
-    /// One per corpus.
+    /// One per corpus, greedy.
     pub test: Vec<Trace>,
     /// Hashes of what made train and dev.
     pub fit_key: String,
@@ -22,56 +26,164 @@ pub struct Traces {
     pub key: String,
 }
 
-/// Makes the traces that are missing and opens them all.
-pub fn trace(workspace: &Workspace) -> Result<Traces> {
-    let options = &workspace.config.traces;
-    let mut keys = Vec::new();
-    let mut open = |split: Split, most: usize| -> Result<Vec<Trace>> {
-        let mut traces = Vec::new();
-        for corpus in &workspace.corpora {
-            let title = format!("trace {} {}", corpus.name, split.name());
-            let documents: Vec<&Document> = corpus.split(split).take(most).collect();
-            if documents.is_empty() {
-                bail!(
-                    "{title}: the split has no documents. Give a larger corpus, or other shares `data.{0}.dev` and `data.{0}.test`.",
-                    corpus.name
-                );
-            }
-            let identity = workspace.backbone.identity();
-            let key = files::hash_json(&(
-                &identity,
-                &corpus.hash,
-                &corpus.config,
-                split,
-                most,
-                options.max_new,
-                options.dtype,
-                options.batch,
-            ));
-            let folder = folder(workspace, &corpus.name, split);
-            if !workspace.finished(&title, &folder, &key)? {
-                let plan = Plan {
-                    title: &title,
-                    documents: &documents,
-                    max_new: options.max_new,
-                    dtype: options.dtype,
-                    batch: options.batch,
-                };
-                make(&workspace.backbone, &plan, &folder)?;
-                workspace.finish(&folder, &key)?;
-            }
-            traces.push(Trace::open(&folder, &identity)?);
-            keys.push(key);
-        }
-        Ok(traces)
-    };
-    let train = open(Split::Train, options.train_documents)?;
-    let dev = open(Split::Dev, options.dev_documents)?;
-    let test = open(Split::Test, options.test_documents)?;
-    let fit_key = files::hash_json(&keys[..2 * workspace.corpora.len()]);
-    Ok(Traces { train, dev, test, fit_key, key: files::hash_json(&keys) })
+/// What making the traces of a run will take.
+#[derive(Debug, Serialize)]
+pub struct TracesEstimate {
+    /// Those that are not finished, in the order in which they are made.
+    pub traces: Vec<NamedEstimate>,
+    /// Names of those that are finished.
+    pub finished: Vec<String>,
+    /// Sum of [`Estimate::bytes_at_most`].
+    pub bytes_at_most: u64,
+    /// Sum of [`Estimate::seconds`].
+    pub seconds: f64,
+    /// Where they go.
+    pub folder: PathBuf,
+    /// Bytes free there.
+    pub bytes_free: u64,
 }
 
-fn folder(workspace: &Workspace, corpus: &str, split: Split) -> PathBuf {
-    workspace.folder.join("traces").join(format!("{corpus}-{}", split.name()))
+/// What making one trace will take.
+#[derive(Debug, Serialize)]
+pub struct NamedEstimate {
+    /// Its folder's name.
+    pub name: String,
+    /// The numbers.
+    #[serde(flatten)]
+    pub estimate: Estimate,
+}
+
+/// One trace of a run.
+struct Job<'a> {
+    split: Split,
+    name: String,
+    title: String,
+    folder: PathBuf,
+    key: String,
+    text: TraceText,
+    documents: Vec<&'a Document>,
+}
+
+/// Makes the traces that are missing and opens them all.
+pub fn trace(workspace: &Workspace) -> Result<Traces> {
+    let mut all = Traces { train: vec![], dev: vec![], test: vec![], fit_key: String::new(), key: String::new() };
+    let (mut keys, mut fit_keys) = (Vec::new(), Vec::new());
+    for job in jobs(workspace)? {
+        if workspace.is_finished(&job.folder, &job.key) {
+            progress::say(format!("{}: finished earlier, skipped", job.title));
+            traces::discard(&job.folder)?;
+        } else {
+            // The mark comes with the folder that it marks, so an earlier trace stays whole until then.
+            job.with_plan(workspace, |plan| {
+                let estimate = Estimate::new(&workspace.backbone, plan, &job.folder, false)?;
+                progress::say(format!("{}: {}", job.title, estimate.words(free(workspace)?)));
+                traces::make(&workspace.backbone, plan, &job.folder, &traces::free_space, |folder| {
+                    workspace.finish(folder, &job.key)
+                })
+            })?;
+        }
+        let trace = Trace::open(&job.folder, &workspace.backbone.identity())?;
+        let list = match job.split {
+            Split::Train => &mut all.train,
+            Split::Dev => &mut all.dev,
+            Split::Test => &mut all.test,
+        };
+        list.push(trace);
+        if job.split != Split::Test {
+            fit_keys.push(job.key.clone());
+        }
+        keys.push(job.key);
+    }
+    Ok(Traces { fit_key: files::hash_json(&fit_keys), key: files::hash_json(&keys), ..all })
+}
+
+/// Says what [`trace`] will take, and makes nothing.
+pub fn estimate_traces(workspace: &Workspace) -> Result<TracesEstimate> {
+    let folder = workspace.folder.join("traces");
+    let (mut traces, mut finished) = (Vec::new(), Vec::new());
+    for job in jobs(workspace)? {
+        if workspace.is_finished(&job.folder, &job.key) {
+            finished.push(job.name);
+        } else {
+            let estimate = |plan: &Plan| Estimate::new(&workspace.backbone, plan, &job.folder, true);
+            traces.push(NamedEstimate { estimate: job.with_plan(workspace, estimate)?, name: job.name });
+        }
+    }
+    Ok(TracesEstimate {
+        bytes_at_most: traces.iter().map(|trace| trace.estimate.bytes_at_most).sum(),
+        seconds: traces.iter().filter_map(|trace| trace.estimate.seconds).sum(),
+        bytes_free: free(workspace)?,
+        traces,
+        finished,
+        folder,
+    })
+}
+
+fn free(workspace: &Workspace) -> Result<u64> {
+    traces::free_space(&workspace.folder).map_err(|e| Error::io("ask for the free space of", &workspace.folder, e))
+}
+
+/// Every trace of the run, train before dev before test.
+fn jobs(workspace: &Workspace) -> Result<Vec<Job<'_>>> {
+    let options = &workspace.config.traces;
+    let mut jobs = Vec::new();
+    for (split, most, texts) in [
+        (Split::Train, options.train_documents, options.train_text.as_slice()),
+        (Split::Dev, options.dev_documents, &[TraceText::Greedy]),
+        (Split::Test, options.test_documents, &[TraceText::Greedy]),
+    ] {
+        for corpus in &workspace.corpora {
+            for &text in texts {
+                jobs.push(Job::new(workspace, corpus, split, most, text)?);
+            }
+        }
+    }
+    Ok(jobs)
+}
+
+impl<'a> Job<'a> {
+    fn new(workspace: &'a Workspace, corpus: &'a Corpus, split: Split, most: usize, text: TraceText) -> Result<Self> {
+        let options = &workspace.config.traces;
+        let kind = if text == TraceText::Greedy { None } else { Some(text.name()) };
+        let words = |joint: &str| {
+            let parts = [Some(corpus.name.as_str()), Some(split.name()), kind];
+            parts.into_iter().flatten().collect::<Vec<_>>().join(joint)
+        };
+        let title = format!("trace {}", words(" "));
+        let documents: Vec<&Document> = corpus.split(split).take(most).collect();
+        if documents.is_empty() {
+            bail!(
+                "{title}: the split has no documents. Give a larger corpus, or other shares `data.{0}.dev` and `data.{0}.test`.",
+                corpus.name
+            );
+        }
+        let sampling =
+            (text == TraceText::Sampled).then_some((options.temperature, options.top_p, workspace.config.seed));
+        let key = files::hash_json(&(
+            &workspace.backbone.identity(),
+            &corpus.hash,
+            &corpus.config,
+            (split, most, text, sampling),
+            options.max_new,
+            options.keep_hidden.then_some(options.dtype),
+            options.batch,
+        ));
+        let name = words("-");
+        Ok(Self { split, title, folder: workspace.folder.join("traces").join(&name), name, key, text, documents })
+    }
+
+    fn with_plan<R>(&self, workspace: &Workspace, work: impl FnOnce(&Plan) -> R) -> R {
+        let options = &workspace.config.traces;
+        work(&Plan {
+            title: &self.title,
+            key: &workspace.stamped(&self.key),
+            documents: self.documents.len(),
+            read: &|index| Ok(self.documents[index].clone()),
+            text: self.text,
+            sampling: Sampling { temperature: options.temperature, top_p: options.top_p, seed: workspace.config.seed },
+            max_new: options.max_new,
+            dtype: options.keep_hidden.then_some(options.dtype),
+            batch: options.batch,
+        })
+    }
 }

@@ -21,6 +21,7 @@ pub struct TrainedHeads {
 /// Trains the heads unless that is done, and loads them.
 pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHeads> {
     let (config, backbone) = (&workspace.config, &workspace.backbone);
+    config.traces.require_hidden("train-heads")?;
     let folder = workspace.folder.join("heads");
     let key = files::hash_json(&(&config.heads, config.seed, &traces.fit_key));
     let (width, title) = (backbone.model.config().hidden_size, "train-heads");

@@ -9,7 +9,7 @@ use super::language_model::LanguageModelling;
 use super::pretrain::whole_text;
 use super::{Traces, Workspace};
 use crate::backbone::{Checkpoint, Model, ModelConfig, Precision, Transformer, save_model};
-use crate::config::{NeuralConfig, NgramConfig, RescorerConfig, TextSource};
+use crate::config::{NeuralConfig, NgramConfig, RescorerConfig, TextSource, TraceText};
 use crate::error::{Result, bail};
 use crate::files;
 use crate::nn::{Init, count_parameters};
@@ -79,7 +79,8 @@ fn texts(
         }
     }
     if sources.contains(&TextSource::Traces) {
-        for trace in traces {
+        // The corpus's own text is another source.
+        for trace in traces.iter().filter(|trace| trace.text() != TraceText::Corpus) {
             for document in trace.documents() {
                 let tokens = trace.tokens(document).to_vec();
                 let ended = tokens.last().is_some_and(|t| workspace.backbone.end_of_text.contains(t));

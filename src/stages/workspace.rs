@@ -75,7 +75,7 @@ impl Mark {
 }
 
 /// Raised when the same inputs begin to give other results.
-const STAGES: u32 = 2;
+const STAGES: u32 = 3;
 
 impl Workspace {
     /// Opens `runs/<name>`, loads the backbone, reads the corpora; writes `run.toml` and `provenance.json`.
@@ -142,17 +142,24 @@ impl Workspace {
     /// not, the mark of any earlier result is taken away before that result is overwritten.
     pub fn finished(&self, title: &str, folder: &Path, key: &str) -> Result<bool> {
         let path = folder.join("stage.json");
-        if !path.exists() {
-            return Ok(false);
-        }
-        // A mark that cannot be read is another version's, or damaged: the stage is done again.
-        let finished = files::read_json::<Mark>(&path).is_ok_and(|mark| mark == Mark::new(key));
+        let finished = self.is_finished(folder, key);
         if finished {
             progress::say(format!("{title}: finished earlier, skipped"));
-        } else {
+        } else if path.exists() {
             std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
         Ok(finished)
+    }
+
+    /// Whether the stage in `folder` was finished with the same inputs by the same program.
+    pub fn is_finished(&self, folder: &Path, key: &str) -> bool {
+        // A mark that cannot be read is another version's, or damaged: the stage is done again.
+        files::read_json::<Mark>(&folder.join("stage.json")).is_ok_and(|mark| mark == Mark::new(key))
+    }
+
+    /// `key` together with the program that works under it, for what is gone on with only by the same one.
+    pub fn stamped(&self, key: &str) -> String {
+        files::hash_json(&Mark::new(key))
     }
 
     /// Marks the stage in `folder` as finished.

@@ -1,21 +1,22 @@
-//! A trace on disk: `trace.json` (what it is, and where every document lies), `tokens.bin` (u32), `hidden.bin` (rows of
-//! hidden states), all little-endian. The folder appears whole.
+//! A trace on disk: `trace.json` (what it is, and where every document lies), `tokens.bin` (u32) and, unless it is tokens
+//! only, `hidden.bin` (rows of hidden states), all little-endian. The folder appears whole.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use half::f16;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use crate::config::StorageType;
+use crate::config::{StorageType, TraceText};
 use crate::error::{Error, Result, bail};
-use crate::files::{self, StagedDir};
+use crate::files;
+
+#[cfg(target_endian = "big")]
+compile_error!("traces are mapped as they lie on the disk, little-endian");
 
 /// Version of the layout.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// What a trace belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,23 +52,51 @@ impl TraceDocument {
 
     /// Never: a prompt has at least one token.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        false
     }
+}
+
+/// What a trace is, its documents apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Header {
+    schema_version: u32,
+    identity: Identity,
+    /// What follows the prompts.
+    text: TraceText,
+    width: usize,
+    /// None for tokens only.
+    pub dtype: Option<StorageType>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Index {
-    schema_version: u32,
-    identity: Identity,
-    width: usize,
-    dtype: StorageType,
+    #[serde(flatten)]
+    header: Header,
+    /// In the corpus's order, which need not be that of the files.
     documents: Vec<TraceDocument>,
+}
+
+impl Header {
+    pub fn new(identity: Identity, text: TraceText, width: usize, dtype: Option<StorageType>) -> Self {
+        Self { schema_version: SCHEMA, identity, text, width, dtype }
+    }
+
+    /// Bytes of the hidden state of a token.
+    pub fn row_bytes(&self) -> usize {
+        self.dtype.map_or(0, |dtype| self.width * dtype.bytes())
+    }
+
+    /// Writes `trace.json`.
+    pub fn write(&self, folder: &Path, documents: Vec<TraceDocument>) -> Result<()> {
+        files::write_json(&folder.join("trace.json"), &Index { header: self.clone(), documents })
+    }
 }
 
 /// A trace, mapped into memory.
 pub struct Trace {
-    index: Index,
-    tokens: Vec<u32>,
+    header: Header,
+    documents: Vec<TraceDocument>,
+    tokens: Option<Mmap>,
     hidden: Option<Mmap>,
 }
 
@@ -77,17 +106,19 @@ impl Trace {
     /// # Errors
     /// A file missing or of the wrong size; another backbone or tokenizer than `expected`; a newer layout.
     pub fn open(folder: &Path, expected: &Identity) -> Result<Self> {
-        let index: Index = files::read_json(&folder.join("trace.json"))?;
-        if index.schema_version != SCHEMA {
+        let path = folder.join("trace.json");
+        let version: Version = files::read_json(&path)?;
+        if version.schema_version != SCHEMA {
             bail!(
                 "{}: the trace has layout {}, this program reads {SCHEMA}. Make it again with `draftsmith trace`.",
                 folder.display(),
-                index.schema_version
+                version.schema_version
             );
         }
+        let Index { header, documents } = files::read_json(&path)?;
         for (what, found, wanted) in [
-            ("backbone", &index.identity.backbone, &expected.backbone),
-            ("tokenizer", &index.identity.tokenizer, &expected.tokenizer),
+            ("backbone", &header.identity.backbone, &expected.backbone),
+            ("tokenizer", &header.identity.tokenizer, &expected.tokenizer),
         ] {
             if found != wanted {
                 bail!(
@@ -98,46 +129,52 @@ impl Trace {
                 );
             }
         }
-        let rows: usize = index.documents.iter().map(TraceDocument::len).sum();
-        let tokens = map(&folder.join("tokens.bin"), rows * 4)?;
-        let tokens =
-            tokens.iter().flat_map(|t| t.chunks_exact(4)).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        let tokens = tokens.collect();
-        let hidden = map(&folder.join("hidden.bin"), rows * index.width * index.dtype.bytes())?;
-        Ok(Self { index, tokens, hidden })
+        let Some(rows) = rows(&documents) else {
+            return Err(damaged(folder, "trace.json: a document lies outside of the files"));
+        };
+        let tokens = map(folder, "tokens.bin", rows.saturating_mul(4))?;
+        let hidden = match header.dtype {
+            Some(_) => map(folder, "hidden.bin", rows.saturating_mul(header.row_bytes() as u64))?,
+            None => None,
+        };
+        Ok(Self { header, documents, tokens, hidden })
     }
 
     /// The documents in the corpus's order.
     pub fn documents(&self) -> &[TraceDocument] {
-        &self.index.documents
+        &self.documents
     }
 
     /// d, the width of a hidden state.
     pub fn width(&self) -> usize {
-        self.index.width
+        self.header.width
     }
 
-    /// The type in which hidden states were stored.
-    pub fn dtype(&self) -> StorageType {
-        self.index.dtype
+    /// What follows the prompts.
+    pub fn text(&self) -> TraceText {
+        self.header.text
     }
 
     /// Prompt and continuation of a document.
     pub fn tokens(&self, document: &TraceDocument) -> &[u32] {
-        &self.tokens[document.first..document.first + document.len()]
+        // A map begins at a page, and its size was checked: it is a slice of whole tokens.
+        let tokens: &[u32] = self.tokens.as_ref().map_or(&[], |map| bytemuck::cast_slice(map));
+        &tokens[document.first..document.first + document.len()]
     }
 
-    /// The continuation of a document: the backbone's own greedy text.
+    /// What follows the prompt of a document.
     pub fn continuation(&self, document: &TraceDocument) -> &[u32] {
         &self.tokens(document)[document.prompt..]
     }
 
     /// Appends the hidden state after token `row` of the document (from 0, the prompt included) to `out`.
     pub fn hidden_row(&self, document: &TraceDocument, row: usize, out: &mut Vec<f32>) {
-        let Some(map) = &self.hidden else { return };
-        let size = self.width() * self.index.dtype.bytes();
+        let (Some(map), Some(dtype)) = (&self.hidden, self.header.dtype) else {
+            panic!("whoever needs hidden states refuses a trace of tokens only")
+        };
+        let size = self.header.row_bytes();
         let start = (document.first + row) * size;
-        self.index.dtype.decode(&map[start..start + size], out);
+        dtype.decode(&map[start..start + size], out);
     }
 
     /// The hidden states after tokens `rows` of the document, `[rows, d]`.
@@ -148,82 +185,41 @@ impl Trace {
     }
 }
 
+#[derive(Deserialize)]
+struct Version {
+    schema_version: u32,
+}
+
+/// Rows that documents take; none when they overlap, leave a gap, or are beyond all numbers.
+fn rows(documents: &[TraceDocument]) -> Option<u64> {
+    let size =
+        |document: &TraceDocument| document.prompt.checked_add(document.continuation).filter(|_| document.prompt > 0);
+    let mut places: Vec<_> = documents.iter().map(|document| (document.first, size(document))).collect();
+    places.sort_unstable();
+    let rows = places.iter().try_fold(0usize, |end, &(first, size)| end.checked_add(size?).filter(|_| first == end));
+    rows.map(|rows| rows as u64)
+}
+
+fn damaged(folder: &Path, what: &str) -> Error {
+    Error::new(format!(
+        "{}/{what}. The trace is damaged; delete the folder {0} and make it again with `draftsmith trace`.",
+        folder.display()
+    ))
+}
+
 /// A file of exactly `size` bytes; none for an empty one, which cannot be mapped.
-fn map(path: &Path, size: usize) -> Result<Option<Mmap>> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let found = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-    if found != size as u64 {
-        bail!(
-            "{}: {found} bytes, but trace.json asks for {size}. The trace is damaged; delete the folder {} and make it again with `draftsmith trace`.",
-            path.display(),
-            path.parent().unwrap_or(path).display()
-        );
+fn map(folder: &Path, name: &str, size: u64) -> Result<Option<Mmap>> {
+    let path = folder.join(name);
+    let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
+    let found = file.metadata().map_err(|e| Error::io("read", &path, e))?.len();
+    if found != size {
+        return Err(damaged(folder, &format!("{name}: {found} bytes, but trace.json asks for {size}")));
     }
     if size == 0 {
         return Ok(None);
     }
     // SAFETY: traces are written once, aside, and renamed; nobody changes them in place.
-    unsafe { Mmap::map(&file) }.map(Some).map_err(|e| Error::io("map", path, e))
-}
-
-/// Writes a trace document by document.
-pub(super) struct TraceWriter {
-    staged: StagedDir,
-    index: Index,
-    tokens: BufWriter<File>,
-    hidden: BufWriter<File>,
-    rows: usize,
-}
-
-impl TraceWriter {
-    pub(super) fn new(folder: &Path, identity: Identity, width: usize, dtype: StorageType) -> Result<Self> {
-        let staged = StagedDir::new(folder)?;
-        let create = |name: &str| -> Result<BufWriter<File>> {
-            let path = staged.path().join(name);
-            File::create(&path).map(BufWriter::new).map_err(|e| Error::io("write", &path, e))
-        };
-        let (tokens, hidden) = (create("tokens.bin")?, create("hidden.bin")?);
-        let index = Index { schema_version: SCHEMA, identity, width, dtype, documents: Vec::new() };
-        Ok(Self { staged, index, tokens, hidden, rows: 0 })
-    }
-
-    /// Adds a document: its tokens and `[tokens, d]` hidden states. `document.first` is set here.
-    pub(super) fn add(&mut self, document: TraceDocument, tokens: &[u32], hidden: &[f32]) -> Result<()> {
-        let dtype = self.index.dtype;
-        if dtype == StorageType::Float16 && hidden.iter().any(|x| !f16::from_f32(*x).is_finite()) {
-            bail!(
-                "`{}`: a hidden state does not fit float16, whose largest number is 65,504. Set traces.dtype to \"bfloat16\" or \"float32\".",
-                document.id
-            );
-        }
-        let mut bytes = Vec::with_capacity(hidden.len() * dtype.bytes());
-        dtype.encode(hidden, &mut bytes);
-        let write = |tokens_file: &mut BufWriter<File>, hidden_file: &mut BufWriter<File>| -> std::io::Result<()> {
-            tokens.iter().try_for_each(|t| tokens_file.write_all(&t.to_le_bytes()))?;
-            hidden_file.write_all(&bytes)
-        };
-        write(&mut self.tokens, &mut self.hidden).map_err(|e| self.failed(e))?;
-        self.index.documents.push(TraceDocument { first: self.rows, ..document });
-        self.rows += tokens.len();
-        Ok(())
-    }
-
-    fn failed(&self, error: std::io::Error) -> Error {
-        Error::io("write a trace in", PathBuf::from(self.staged.path()), error)
-    }
-
-    pub(super) fn commit(mut self) -> Result<()> {
-        let mut flush = || -> std::io::Result<()> {
-            for file in [&mut self.tokens, &mut self.hidden] {
-                file.flush()?;
-                file.get_ref().sync_all()?;
-            }
-            Ok(())
-        };
-        flush().map_err(|e| self.failed(e))?;
-        files::write_json(&self.staged.path().join("trace.json"), &self.index)?;
-        self.staged.commit()
-    }
+    unsafe { Mmap::map(&file) }.map(Some).map_err(|e| Error::io("map", &path, e))
 }
 
 #[cfg(test)]
@@ -234,21 +230,27 @@ mod tests {
         Identity { backbone: backbone.into(), tokenizer: "t".into() }
     }
 
-    fn write(folder: &Path, dtype: StorageType) {
-        let mut writer = TraceWriter::new(folder, identity("b"), 2, dtype).unwrap();
-        for (name, tokens) in [("x", vec![1u32, 2, 3]), ("y", vec![9, 8])] {
-            let document = TraceDocument {
-                id: name.into(),
-                group: name.into(),
-                first: 0,
-                prompt: 1,
-                continuation: tokens.len() - 1,
-                limit: 5,
-            };
-            let hidden: Vec<f32> = tokens.iter().flat_map(|&t| [t as f32, 1.0 / 3.0]).collect();
-            writer.add(document, &tokens, &hidden).unwrap();
+    /// Two documents, the second one first in the files.
+    fn write(folder: &Path, dtype: Option<StorageType>) {
+        let entry = |name: &str, first, continuation| TraceDocument {
+            id: name.into(),
+            group: name.into(),
+            first,
+            prompt: 1,
+            continuation,
+            limit: 5,
+        };
+        let tokens = [9u32, 8, 1, 2, 3];
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("tokens.bin"), tokens.map(u32::to_le_bytes).concat()).unwrap();
+        if let Some(dtype) = dtype {
+            let (hidden, mut bytes) = (tokens.map(|t| [t as f32, 1.0 / 3.0]).concat(), Vec::new());
+            dtype.encode(&hidden, &mut bytes);
+            std::fs::write(folder.join("hidden.bin"), bytes).unwrap();
         }
-        writer.commit().unwrap();
+        Header::new(identity("b"), TraceText::Greedy, 2, dtype)
+            .write(folder, vec![entry("x", 2, 2), entry("y", 0, 1)])
+            .unwrap();
     }
 
     #[test]
@@ -256,9 +258,10 @@ mod tests {
         for dtype in [StorageType::Float32, StorageType::Float16, StorageType::Bfloat16] {
             let dir = tempfile::tempdir().unwrap();
             let folder = dir.path().join("trace");
-            write(&folder, dtype);
+            write(&folder, Some(dtype));
             let trace = Trace::open(&folder, &identity("b")).unwrap();
             let last = &trace.documents()[1];
+            assert_eq!(trace.tokens(&trace.documents()[0]), [1, 2, 3]);
             assert_eq!((trace.tokens(last), trace.continuation(last)), (&[9, 8][..], &[8][..]));
             let mut third = [1.0 / 3.0];
             dtype.round(&mut third);
@@ -270,11 +273,26 @@ mod tests {
     fn another_backbone_and_a_damaged_file_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("trace");
-        write(&folder, StorageType::Float32);
+        write(&folder, Some(StorageType::Float32));
         let error = Trace::open(&folder, &identity("other")).err().unwrap().to_string();
         assert!(error.contains("another backbone"), "{error}");
+        let index = std::fs::read_to_string(folder.join("trace.json")).unwrap();
+        for (from, to) in [("\"first\": 2", "\"first\": 3"), ("\"prompt\": 1", "\"prompt\": 18446744073709551615")] {
+            std::fs::write(folder.join("trace.json"), index.replacen(from, to, 1)).unwrap();
+            let error = Trace::open(&folder, &identity("b")).err().unwrap().to_string();
+            assert!(error.contains("trace.json: a document lies outside"), "{error}");
+        }
+        std::fs::write(folder.join("trace.json"), index).unwrap();
         std::fs::write(folder.join("hidden.bin"), [0; 7]).unwrap();
         let error = Trace::open(&folder, &identity("b")).err().unwrap().to_string();
         assert!(error.contains("damaged"), "{error}");
+    }
+
+    #[test]
+    fn tokens_only_have_no_hidden_states() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), None);
+        let trace = Trace::open(dir.path(), &identity("b")).unwrap();
+        assert_eq!(trace.continuation(&trace.documents()[0]), [2, 3]);
     }
 }

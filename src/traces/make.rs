@@ -1,30 +1,17 @@
-//! Making a trace: greedy continuations in batches, then one teacher-forced forward over prompt and continuation for the
-//! hidden states, so that a row depends on nothing but its own text.
+//! Making a trace: continuations in batches, then one teacher-forced forward over prompt and continuation for the hidden
+//! states, so that a row depends on nothing but its own text.
 
 use std::path::Path;
 
-use super::format::TraceWriter;
-use super::{Identity, TraceDocument};
-use crate::backbone::{Backbone, Span, generate};
-use crate::config::StorageType;
-use crate::error::{Result, bail};
+use super::estimate::FreeSpace;
+use super::partial::{Partial, Traced, discard};
+use super::plan::Item;
+use super::{Identity, Plan};
+use crate::backbone::{Backbone, Span, generate, sample};
+use crate::config::TraceText;
+use crate::error::{Error, Result, bail};
 use crate::nn::to_host;
 use crate::progress::{self, Progress};
-use crate::text::Document;
-
-/// What to trace, and how.
-pub struct Plan<'a> {
-    /// Shown while it runs.
-    pub title: &'a str,
-    /// The documents whose prompts are continued.
-    pub documents: &'a [&'a Document],
-    /// Greedy tokens per document, at most.
-    pub max_new: usize,
-    /// Type of the stored hidden states.
-    pub dtype: StorageType,
-    /// Documents decoded side by side.
-    pub batch: usize,
-}
 
 impl Backbone {
     /// What traces of this backbone are bound to.
@@ -33,62 +20,106 @@ impl Backbone {
     }
 }
 
-/// Writes the trace into `folder`. Documents whose prompt fills the context are left out, and said.
-pub fn make(backbone: &Backbone, plan: &Plan, folder: &Path) -> Result<()> {
-    let context = backbone.model.config().max_position_embeddings;
-    let width = backbone.model.config().hidden_size;
-    let mut writer = TraceWriter::new(folder, backbone.identity(), width, plan.dtype)?;
-    let mut bar = Progress::new(plan.title, plan.documents.len());
-    let (mut done, mut kept, mut tokens) = (0, 0, 0);
-    for chunk in plan.documents.chunks(plan.batch) {
-        progress::stop_if_interrupted("tracing")?;
-        let mut prompts = Vec::new();
-        for document in chunk {
-            let ids = backbone.tokenizer.encode(&document.prompt).map_err(|e| e.within(&document.id))?;
-            if !ids.is_empty() && ids.len() < context {
-                prompts.push((document, ids));
-            }
-        }
-        let only_ids: Vec<&[u32]> = prompts.iter().map(|(_, ids)| ids.as_slice()).collect();
-        let continuations = if only_ids.is_empty() { Vec::new() } else { generate(backbone, &only_ids, plan.max_new) };
-        let texts: Vec<Vec<u32>> =
-            prompts.iter().zip(&continuations).map(|((_, p), c)| [p.as_slice(), c].concat()).collect();
-        let hidden = if texts.is_empty() { Vec::new() } else { teacher_forced(backbone, &texts) };
-        for (((document, prompt), text), hidden) in prompts.iter().zip(&texts).zip(&hidden) {
-            let entry = TraceDocument {
-                id: document.id.clone(),
-                group: document.group.clone(),
-                first: 0,
-                prompt: prompt.len(),
-                continuation: text.len() - prompt.len(),
-                limit: plan.max_new.min(context - prompt.len()),
-            };
-            tokens += entry.continuation;
-            writer.add(entry, text, hidden)?;
-        }
-        done += chunk.len();
-        kept += texts.len();
-        bar.update(done, || format!("documents, {tokens} greedy tokens"));
+/// Writes the trace into `folder`, going on with what an earlier process finished of it. `mark` puts into it, just before
+/// it takes its place, what says that it is whole.
+///
+/// Documents whose prompt fills the context are left out, and said; so are those without a text of their own where that
+/// is what is traced.
+///
+/// # Errors
+/// A disk that will not hold the next batch, which is found before it is computed; Ctrl-C. Both keep what is finished.
+pub fn make(
+    backbone: &Backbone,
+    plan: &Plan,
+    folder: &Path,
+    free: FreeSpace,
+    mark: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let mut partial = Partial::open(folder, plan.key, plan.header(backbone), plan.documents)?;
+    if partial.documents() > 0 {
+        progress::say(format!("{}: going on after {} documents", plan.title, partial.documents()));
     }
+    let mut bar = Progress::starting_at(plan.title, partial.documents(), plan.documents);
+    for window in plan.windows(partial.reached()) {
+        let items = plan.window(backbone, window.clone())?;
+        // Batches come in this very order, so that what is done of a window is its beginning; what is left out counts too.
+        let done = partial.documents_in(&window);
+        let mut behind = window.end - (items.len() - done);
+        for batch in items[done..].chunks(plan.batch) {
+            stop_if_interrupted(&partial)?;
+            partial.require_room(batch.iter().map(|item| item.entry(0, plan.most(item) - item.prompt.len())), free)?;
+            partial.add(compute(backbone, plan, batch))?;
+            behind += batch.len();
+            bar.update(behind, || format!("documents, {} {} tokens", partial.new_tokens(), plan.text.name()));
+        }
+    }
+    let (kept, new_tokens) = (partial.documents(), partial.new_tokens());
+    let context = backbone.model.config().max_position_embeddings;
+    let reason = match plan.text {
+        TraceText::Corpus => format!("no completion, or a prompt that fills the context of {context} tokens"),
+        _ => format!("a prompt that fills the context of {context} tokens"),
+    };
     if kept == 0 {
+        discard(folder)?;
         bail!(
-            "{}: no document can be traced; every prompt is empty or fills the context of {context} tokens.",
+            "{}: no document can be traced; every one has {reason}. Check the corpus and its field names.",
             plan.title
         );
     }
-    writer.commit()?;
-    let left_out = plan.documents.len() - kept;
-    let note =
-        if left_out > 0 { format!(", {left_out} left out: their prompts fill the context") } else { String::new() };
-    bar.finish(&format!("{kept} documents, {tokens} greedy tokens{note}"));
+    partial.commit(mark)?;
+    let left_out = plan.documents - kept;
+    let note = if left_out > 0 { format!(", {left_out} left out: {reason}") } else { String::new() };
+    bar.finish(&format!("{kept} documents, {new_tokens} {} tokens{note}", plan.text.name()));
     Ok(())
+}
+
+fn stop_if_interrupted(partial: &Partial) -> Result<()> {
+    if progress::interrupted() {
+        return Err(Error::interrupted(format!(
+            "interrupted while tracing; {} documents are kept in {}. Start the same command again to go on.",
+            partial.documents(),
+            partial.folder().display()
+        )));
+    }
+    Ok(())
+}
+
+/// What follows the prompts of a batch: `max_new` tokens each, at most.
+pub(super) fn continuations(backbone: &Backbone, plan: &Plan, batch: &[Item], max_new: usize) -> Vec<Vec<u32>> {
+    let prompts: Vec<&[u32]> = batch.iter().map(|item| item.prompt.as_slice()).collect();
+    match plan.text {
+        TraceText::Greedy => generate(backbone, &prompts, max_new),
+        TraceText::Sampled => {
+            let mut samplers: Vec<_> = batch.iter().map(|item| plan.sampling.of(&item.id)).collect();
+            sample(backbone, &prompts, max_new, &mut samplers)
+        }
+        TraceText::Corpus => batch.iter().map(|item| item.given[..item.given.len().min(max_new)].to_vec()).collect(),
+    }
+}
+
+/// The texts of a batch with their hidden states.
+fn compute(backbone: &Backbone, plan: &Plan, batch: &[Item]) -> Vec<Traced> {
+    let continuations = continuations(backbone, plan, batch, plan.max_new);
+    let texts = batch.iter().zip(&continuations).map(|(item, new)| [item.prompt.as_slice(), new].concat());
+    let texts: Vec<Vec<u32>> = texts.collect();
+    let hidden = match plan.dtype {
+        Some(_) => teacher_forced(backbone, &texts),
+        None => vec![Vec::new(); texts.len()],
+    };
+    let traced = batch.iter().zip(texts).zip(hidden).map(|((item, tokens), hidden)| Traced {
+        index: item.index,
+        entry: item.entry(0, tokens.len() - item.prompt.len()),
+        tokens,
+        hidden,
+    });
+    traced.collect()
 }
 
 /// Attention weights held at once by the teacher-forced forward: 256 MB of float32.
 const WEIGHTS: usize = 1 << 26;
 
 /// Hidden states `[tokens, d]` of every text, in batches padded on the right that keep within memory.
-fn teacher_forced(backbone: &Backbone, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
+pub(super) fn teacher_forced(backbone: &Backbone, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
     let config = backbone.model.config();
     let longest = texts.iter().map(Vec::len).max().unwrap_or(1);
     let rows = (WEIGHTS / (longest * longest * config.num_attention_heads)).max(1);

@@ -1,0 +1,127 @@
+//! What a trace will take: disk and time.
+
+use std::path::Path;
+use std::time::Instant;
+
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use super::make::{continuations, teacher_forced};
+use super::plan::{Item, Plan};
+use super::{TraceDocument, documents_done};
+use crate::backbone::{Backbone, generate};
+use crate::error::Result;
+
+/// Tells how many bytes are free where a path lies.
+pub type FreeSpace<'a> = &'a dyn Fn(&Path) -> std::io::Result<u64>;
+
+/// The bytes that this user may still write where `path` lies.
+pub fn free_space(path: &Path) -> std::io::Result<u64> {
+    fs4::available_space(path)
+}
+
+/// Never filled: other programs, and the little files of a run, need some room too.
+pub(super) const RESERVE: u64 = 64 << 20;
+
+/// Documents that an estimate reads, at most.
+const SAMPLE: usize = 1000;
+
+/// Tokens that an estimate of time decodes.
+const TIMED: usize = 8;
+
+/// What a trace will take.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Documents of the plan.
+    pub documents: usize,
+    /// Those finished by an earlier process that was stopped.
+    pub documents_done: usize,
+    /// Tokens of the prompts of all documents that can be traced.
+    pub prompt_tokens: u64,
+    /// The most tokens after them: `max_new` each, or the room in the context; of the corpus's own text, its tokens.
+    pub new_tokens_at_most: u64,
+    /// Whether every document was read for the two; else they are scaled up from an even sample of a thousand.
+    pub exact: bool,
+    /// Disk that the trace then takes while it is made, with its index; once finished it is a little less.
+    pub bytes_at_most: u64,
+    /// Seconds for the documents that are left, from the first steps of one batch; only where that was asked for.
+    pub seconds: Option<f64>,
+}
+
+impl Estimate {
+    /// Of making the trace in `folder`; `timed` computes the beginning of one batch.
+    pub fn new(backbone: &Backbone, plan: &Plan, folder: &Path, timed: bool) -> Result<Self> {
+        let every = plan.documents.div_ceil(SAMPLE).max(1);
+        let read = (0..plan.documents).step_by(every);
+        let share = plan.documents as f64 / read.len().max(1) as f64;
+        let mut items = Vec::new();
+        for index in read {
+            items.extend(plan.item(backbone, index)?);
+        }
+        let scaled = |sum: u64| if every == 1 { sum } else { (sum as f64 * share).ceil() as u64 };
+        let row = (plan.header(backbone).row_bytes() + 4) as u64;
+        let most: u64 = items.iter().map(|item| plan.most(item) as u64).sum();
+        let prompts: u64 = items.iter().map(|item| item.prompt.len() as u64).sum();
+        let index: u64 = items.iter().map(|item| index_bytes(&item.entry(0, item.limit))).sum();
+        let documents_done = documents_done(folder, plan.key);
+        let left = (items.len() as f64 * share - documents_done as f64).max(0.0);
+        Ok(Self {
+            documents: plan.documents,
+            documents_done,
+            prompt_tokens: scaled(prompts),
+            new_tokens_at_most: scaled(most - prompts),
+            exact: every == 1,
+            bytes_at_most: scaled(most * row + index),
+            seconds: timed.then(|| seconds_a_document(backbone, plan, items) * left),
+        })
+    }
+
+    /// In a line.
+    pub fn words(&self, free: u64) -> String {
+        let about = if self.exact { "" } else { "about " };
+        let short =
+            if self.bytes_at_most > free { "; that may not suffice, and it will stop before it is full" } else { "" };
+        format!(
+            "{} documents, {about}{} prompt tokens, {about}{} of disk at most; {} are free{short}",
+            self.documents,
+            self.prompt_tokens,
+            words(self.bytes_at_most),
+            words(free)
+        )
+    }
+}
+
+/// Bytes in a form to read.
+pub(super) fn words(bytes: u64) -> String {
+    HumanBytes(bytes).to_string()
+}
+
+/// The most that a document adds to the journal and to the index.
+pub(super) fn index_bytes(entry: &TraceDocument) -> u64 {
+    // Twice its JSON; then indentation, and the digits of its places in corpus and files.
+    2 * serde_json::to_vec(entry).map_or(0, |text| text.len() as u64) + 160
+}
+
+/// Seconds for each document of a batch of middling length, from its first tokens and a forward of its prompts.
+fn seconds_a_document(backbone: &Backbone, plan: &Plan, mut items: Vec<Item>) -> f64 {
+    items.sort_by_key(|item| plan.most(item));
+    let size = plan.batch.min(items.len());
+    let first = (items.len() - size) / 2;
+    let batch = &items[first..first + size];
+    let Some(steps) = batch.iter().map(|item| plan.most(item) - item.prompt.len()).max() else { return 0.0 };
+    let timed = |work: &dyn Fn()| {
+        let started = Instant::now();
+        work();
+        started.elapsed().as_secs_f64()
+    };
+    // The first forward also wakes threads and compiles kernels.
+    generate(backbone, &[&batch[0].prompt], 1);
+    let one = timed(&|| drop(continuations(backbone, plan, batch, 1)));
+    let some = timed(&|| drop(continuations(backbone, plan, batch, 1 + TIMED)));
+    let decoding = one + (some - one).max(0.0) / TIMED as f64 * steps.saturating_sub(1) as f64;
+    let prompts: Vec<Vec<u32>> = batch.iter().map(|item| item.prompt.clone()).collect();
+    let reading = if plan.dtype.is_some() { timed(&|| drop(teacher_forced(backbone, &prompts))) } else { 0.0 };
+    let (before, after): (usize, usize) =
+        (prompts.iter().map(Vec::len).sum(), batch.iter().map(|item| plan.most(item)).sum());
+    (decoding + reading * after as f64 / before as f64) / size as f64
+}

@@ -1,0 +1,130 @@
+//! The same numbers on an accelerator as on the CPU: forwards, cached forwards, draft trees, and a training step of heads
+//! above the frozen backbone. Guards against faults of fused kernels that the tensor library has had (its issues 4366, 5162
+//! and 5257). Debian's software Vulkan is accelerator enough.
+#![cfg(all(feature = "cpu", feature = "wgpu"))]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use burn::module::{ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+use common::skipped;
+use draftsmith::backbone::{Checkpoint, KvCache, Model, Precision, Span, check};
+use draftsmith::device::{DeviceChoice, open};
+use draftsmith::heads::FfnHeads;
+use draftsmith::nn::{Init, from_host, to_host, unembed};
+
+const TOLERANCE: f32 = 1e-3;
+
+fn accelerator() -> Option<Device> {
+    match open(DeviceChoice::Wgpu(0)) {
+        Ok(opened) => Some(opened.device),
+        Err(error) => {
+            skipped(&format!("no accelerator: {error}"));
+            None
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn load(folder: &Path, device: &Device) -> Model {
+    Checkpoint::open(folder).unwrap().load(Precision::AS_STORED, device).unwrap()
+}
+
+fn assert_near(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("{what}: largest difference {largest:e}");
+    assert!(largest < TOLERANCE, "{what}: {largest}");
+}
+
+#[test]
+fn every_family_gives_the_reference_s_logits() {
+    let Some(device) = accelerator() else { return };
+    for name in ["llama", "llama3-rope", "mistral-window", "qwen2-window", "qwen3", "gpt2", "gpt-neox"] {
+        let folder = root().join("tests/reference").join(name);
+        let found = check(&load(&folder, &device), None, &folder.join("vectors.json"), TOLERANCE).unwrap();
+        assert!(found.differences.is_empty(), "{name}: {:#?}", found.differences);
+    }
+}
+
+#[test]
+fn cached_forwards_and_draft_trees_agree_with_the_cpu() {
+    let Some(device) = accelerator() else { return };
+    let folder = root().join("checkpoints/tales");
+    let (there, here) = (load(&folder, &device), load(&folder, &Device::flex()));
+    let text: Vec<u32> = (0..40).map(|i| (i * 97 + 5) % 2048).collect();
+    let plain = |model: &Model| model.logits(model.hidden(&[Span::chain(&text)], None));
+    let expected = plain(&here);
+    assert_near(&plain(&there), &expected, "plain forward");
+    // Through a cache that grows: pieces, a roll-back, single tokens.
+    let mut cache = there.cache(1, 8);
+    let mut found = Vec::new();
+    let feed = |cache: &mut KvCache, tokens: &[u32]| there.logits(there.hidden(&[Span::chain(tokens)], Some(cache)));
+    found.extend(feed(&mut cache, &text[..11]));
+    feed(&mut cache, &text[3..9]);
+    cache.truncate(0, 11);
+    found.extend(feed(&mut cache, &text[11..30]));
+    (30..40).for_each(|i| found.extend(feed(&mut cache, &text[i..=i])));
+    assert_near(&found, &expected, "cached forward");
+    // A tree of two branches, and what follows the branch that is kept.
+    let after = [Some(39), Some(39), Some(40), Some(41), Some(43)];
+    let span = Span { tokens: &text[..5], after: Some(&after) };
+    let step = |model: &Model| {
+        let mut cache = model.cache(1, 64);
+        model.hidden(&[Span::chain(&text)], Some(&mut cache));
+        let mut found = model.logits(model.hidden(&[span], Some(&mut cache)));
+        cache.keep(0, 40, &[1, 3, 4]);
+        found.extend(model.logits(model.hidden(&[Span::chain(&text[7..9])], Some(&mut cache))));
+        found
+    };
+    assert_near(&step(&there), &step(&here), "draft tree");
+}
+
+struct Flat<'a>(&'a GradientsParams, Vec<f32>);
+
+impl ModuleVisitor for Flat<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.1.extend(to_host(self.0.get::<D>(param.id).expect("every parameter has a gradient")));
+    }
+}
+
+/// Gradients of a head's loss above the frozen backbone.
+fn gradients(device: &Device) -> Vec<f32> {
+    let model = load(&root().join("checkpoints/tales"), device);
+    let text: Vec<u32> = (0..24).map(|i| (i * 131 + 7) % 2048).collect();
+    let hidden = to_host(model.hidden(&[Span::chain(&text)], None));
+    let width = model.config().hidden_size;
+    let hidden: Tensor<2> = from_host(hidden, [text.len(), width], device);
+    let trained = device.clone().autodiff();
+    let heads = FfnHeads::new(2, width, 16, &mut Init::seeded(3, &trained));
+    let mut objective = None;
+    for index in 0..2 {
+        let state = heads.state(index, hidden.clone().autodiff());
+        let plain = state.clone().without_autodiff();
+        let result = unembed(plain, model.unembedding(), &text, 1.0 / 24.0, false);
+        let part = (state * result.hidden_gradient).sum();
+        objective = Some(match objective {
+            None => part,
+            Some(sum) => sum + part,
+        });
+    }
+    let mut backward = objective.unwrap().backward();
+    let gradients = GradientsParams::from_module(&mut backward, &heads);
+    let mut flat = Flat(&gradients, Vec::new());
+    burn::module::Module::visit(&heads, &mut flat);
+    flat.1
+}
+
+#[test]
+fn a_training_step_above_the_frozen_backbone_agrees_with_the_cpu() {
+    let Some(device) = accelerator() else { return };
+    let expected = gradients(&Device::flex());
+    assert!(expected.iter().any(|g| g.abs() > 10.0 * TOLERANCE));
+    assert_near(&gradients(&device), &expected, "gradients");
+}

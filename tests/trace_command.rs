@@ -1,0 +1,193 @@
+//! `trace` from outside: killed and interrupted, its estimate, and what the other commands make of its kinds of text.
+#![cfg(unix)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{PROGRAM, everything_below, inputs, read_json, run, succeed, world};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tempfile::TempDir;
+
+/// Every kind of trace, one document at a time: long enough to be hit in its middle.
+const TRACE: [&str; 6] = [
+    "trace",
+    "run.toml",
+    "--set",
+    "traces.train_text=[\"greedy\", \"sampled\", \"corpus\"]",
+    "--set",
+    "traces.batch=1",
+];
+
+fn start(folder: &Path) -> Child {
+    let mut command = Command::new(PROGRAM);
+    command.current_dir(folder).args(TRACE).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().expect("the program starts")
+}
+
+/// The journals of traces in the making: folder and text.
+fn journals(folder: &Path) -> Vec<(PathBuf, String)> {
+    let listing = fs::read_dir(folder.join("runs/tiny/traces")).into_iter().flatten().flatten();
+    let read = |path: PathBuf| Some((path.clone(), fs::read_to_string(path.join("batches.jsonl")).ok()?));
+    listing.filter_map(|entry| read(entry.path())).collect()
+}
+
+/// Waits until so many batches are finished, or the process has ended.
+fn wait_for_batches(folder: &Path, child: &mut Child, batches: usize) {
+    let (mut seen, mut last) = (0, None);
+    while seen < batches && child.try_wait().unwrap().is_none() {
+        let now = journals(folder);
+        seen += usize::from(last.as_ref() != Some(&now));
+        last = Some(now);
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Names and bytes below a folder.
+fn bytes(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = everything_below(folder).into_iter().filter(|path| path.is_file());
+    files.map(|path| (path.strip_prefix(folder).unwrap().to_owned(), fs::read(&path).unwrap())).collect()
+}
+
+#[test]
+fn a_killed_tracing_keeps_what_is_finished_and_ends_with_the_same_bytes() {
+    let (folder, expected) = (inputs(), inputs());
+    succeed(expected.path(), &TRACE);
+    let mut rng = ChaCha8Rng::seed_from_u64(u64::from(std::process::id()));
+    let mut resumed = 0;
+    for _ in 0..10 {
+        let before = journals(folder.path());
+        let mut child = start(folder.path());
+        wait_for_batches(folder.path(), &mut child, rng.random_range(1..20));
+        std::thread::sleep(Duration::from_micros(u64::from(rng.next_u32() % 3000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let after = journals(folder.path());
+        for (partial, earlier) in &before {
+            let whole = &earlier[..earlier.rfind('\n').map_or(0, |end| end + 1)];
+            let kept = after.iter().find(|(name, _)| name == partial).map(|(_, now)| now.starts_with(whole));
+            assert_ne!(kept, Some(false), "finished documents of {} stay", partial.display());
+            resumed += usize::from(kept == Some(true) && !whole.is_empty());
+        }
+    }
+    let outcome = succeed(folder.path(), &TRACE);
+    assert!(resumed > 0, "no kill hit a trace's middle: {}", outcome.stderr);
+    let traces = |folder: &TempDir| bytes(&folder.path().join("runs/tiny/traces"));
+    let (found, expected) = (traces(&folder), traces(&expected));
+    let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&expected));
+    for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+        assert!(found == expected, "{}", name.display());
+    }
+}
+
+#[test]
+fn an_interrupted_tracing_says_how_to_go_on() {
+    let folder = inputs();
+    let mut child = start(folder.path());
+    wait_for_batches(folder.path(), &mut child, 4);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    let (partial, journal) = journals(folder.path()).pop().expect("the interrupt hit a trace's middle");
+    let name = partial.strip_prefix(folder.path()).unwrap().display();
+    let paragraph = stderr.lines().last().unwrap();
+    let kept =
+        format!("{} documents are kept in {name}. Start the same command again to go on", journal.lines().count());
+    assert!(paragraph.starts_with("error: interrupted") && paragraph.contains(&kept), "{stderr}");
+    let went_on = succeed(folder.path(), &TRACE).stderr;
+    assert!(went_on.contains(&format!("going on after {} documents", journal.lines().count())), "{went_on}");
+}
+
+#[test]
+fn a_dry_run_bounds_what_comes_and_writes_no_trace() {
+    let folder = inputs();
+    let more = ["--set", "traces.train_text=[\"greedy\", \"corpus\"]", "--format", "json"];
+    let dry = [&["trace", "run.toml", "--dry-run"][..], &more].concat();
+    let estimate = succeed(folder.path(), &dry).json();
+    let traces = folder.path().join("runs/tiny/traces");
+    assert!(!traces.exists());
+    assert!(estimate["seconds"].as_f64().unwrap() > 0.0 && estimate["bytes_free"].as_u64().unwrap() > 0);
+    succeed(folder.path(), &[&["trace", "run.toml"][..], &more].concat());
+    let listed = estimate["traces"].as_array().unwrap();
+    assert_eq!(listed.len(), 4);
+    for one in listed {
+        let made = traces.join(one["name"].as_str().unwrap());
+        let size: u64 =
+            bytes(&made).iter().filter(|(name, _)| name != Path::new("stage.json")).map(|f| f.1.len() as u64).sum();
+        let most = one["bytes_at_most"].as_u64().unwrap();
+        assert!(size <= most && most < size * 3 / 2, "{one}: {size}");
+    }
+    let after = succeed(folder.path(), &dry).json();
+    assert_eq!((after["bytes_at_most"].as_u64(), after["finished"].as_array().unwrap().len()), (Some(0), 4));
+    let table = succeed(folder.path(), &["trace", "run.toml", "--dry-run", "--set", "traces.max_new=5"]).stdout;
+    for words in ["fables-train", "disk, at most", "are free in runs/tiny/traces"] {
+        assert!(table.contains(words), "{table}");
+    }
+}
+
+#[test]
+fn heads_train_on_every_kind_of_text_and_the_rescorers_on_the_backbones_own() {
+    let folder = inputs();
+    let kinds = "traces.train_text=[\"corpus\", \"sampled\", \"greedy\"]";
+    let positions = |set: &[&str]| {
+        let stderr = succeed(folder.path(), &[&["train-heads", "run.toml"][..], set].concat()).stderr;
+        let line = stderr.lines().find(|line| line.contains(" positions of ")).unwrap().to_owned();
+        line.split(" positions of ").nth(1).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap()
+    };
+    assert_eq!(positions(&["--set", kinds]), 3 * positions(&[]));
+    let texts = |set: &[&str]| {
+        let arguments =
+            ["train-rescorer", "run.toml", "--only", "counts", "--set", "rescorer.counts.text=[\"traces\"]"];
+        let stderr = succeed(folder.path(), &[&arguments[..], set].concat()).stderr;
+        let line = stderr.lines().find(|line| line.starts_with("train-rescorer counts: ")).unwrap().to_owned();
+        line.split(' ').nth(2).unwrap().parse::<usize>().unwrap()
+    };
+    assert_eq!(texts(&["--set", kinds]), 2 * texts(&[]));
+    let none = ["--set", "traces.train_text=[\"corpus\"]", "--set", "rescorer.counts.text=[\"traces\"]"];
+    let refused = run(folder.path(), &[&["train-rescorer", "run.toml"][..], &none].concat());
+    assert!(refused.stderr.contains("`rescorer.counts.text`") && refused.code == Some(2), "{}", refused.stderr);
+}
+
+#[test]
+fn traces_of_tokens_only_fit_rescorers_and_refuse_heads() {
+    let folder = inputs();
+    let tokens_only = ["--set", "traces.keep_hidden=false"];
+    for command in ["train-heads", "evaluate", "run"] {
+        let outcome = run(folder.path(), &[&[command, "run.toml"][..], &tokens_only].concat());
+        assert_eq!(outcome.code, Some(2));
+        assert!(outcome.stderr.contains("`traces.keep_hidden` is false"), "{}", outcome.stderr);
+    }
+    assert!(!folder.path().join("runs").exists(), "refused before any work");
+    succeed(folder.path(), &[&["trace", "run.toml"][..], &tokens_only].concat());
+    let traces = folder.path().join("runs/tiny/traces");
+    assert!(!everything_below(&traces).iter().any(|path| path.ends_with("hidden.bin")));
+    let index = read_json(&traces.join("fables-test/trace.json"));
+    assert!(index["dtype"].is_null());
+    let rescorers = ["train-rescorer", "run.toml"];
+    succeed(folder.path(), &[&rescorers[..], &tokens_only].concat());
+    for file in ["counts/ngram.arpa", "small/model.safetensors"] {
+        let read = |folder: &Path| fs::read(folder.join("runs/tiny/rescorers").join(file)).unwrap();
+        assert!(read(folder.path()) == read(world()), "{file}: hidden states or not, the text is the same");
+    }
+}
+
+#[test]
+fn wrong_keys_are_named() {
+    let folder = inputs();
+    for (set, words) in [
+        ("traces.train_text=[]", "`traces.train_text` is empty"),
+        ("traces.train_text=[\"greedy\", \"greedy\"]", "names \"greedy\" twice"),
+        ("traces.train_text=[\"gold\"]", "unknown variant `gold`"),
+        ("traces.temperature=0", "`traces.temperature` is 0"),
+        ("traces.top_p=1.5", "`traces.top_p` is 1.5"),
+    ] {
+        let outcome = run(folder.path(), &["trace", "run.toml", "--set", set]);
+        assert!(outcome.code == Some(2) && outcome.stderr.contains(words), "{set}: {}", outcome.stderr);
+    }
+}
