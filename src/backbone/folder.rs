@@ -14,7 +14,7 @@ use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{collect_parameters, parameters_to_safetensors};
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatTemplate, TEMPLATE_DATE, Tokenizer};
 
 /// A frozen language model with its tokenizer.
 pub struct Backbone {
@@ -175,21 +175,21 @@ impl Checkpoint {
         }
     }
 
-    /// The chat template: the model's own where `which` is "model", else the file `which`.
-    pub fn chat_template(&self, which: &str) -> Result<ChatTemplate> {
+    /// The chat template: the model's own where `which` is "model", none where it is empty, else the file `which`.
+    pub fn chat_template(&self, which: &str) -> Result<Option<ChatTemplate>> {
         match &self.weights {
             Source::Gguf(file) if which == "model" => {
+                let place = self.path.display().to_string();
                 let Some(source) = tokenizer::chat_template(file) else {
-                    bail!("{}: the file has no chat template; give the path of one.", self.path.display());
+                    bail!("{place}: the file has no chat template; give the path of one.");
                 };
                 let texts = file.texts("tokenizer.ggml.tokens").unwrap_or_default();
-                let text =
-                    |key: &str| self.special_id(key).and_then(|id| texts.get(id as usize)).map(|text| json!(text));
+                let text = |key: &str| Some((*texts.get(self.special_id(key)? as usize)?).to_owned());
                 let named = [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id")];
-                let tokens = named.into_iter().filter_map(|(name, key)| Some((name.to_owned(), text(key)?))).collect();
-                ChatTemplate::new(source.to_owned(), tokens).map_err(|e| e.within(self.path.display()))
+                let tokens = named.into_iter().filter_map(|(name, key)| Some((name, text(key)?))).collect();
+                ChatTemplate::new(&place, source.to_owned(), tokens, TEMPLATE_DATE).map(Some)
             }
-            _ => ChatTemplate::load(&self.path, which),
+            _ => ChatTemplate::load(&self.path, which, TEMPLATE_DATE),
         }
     }
 

@@ -1,39 +1,54 @@
-//! From a model's name to a local folder: a path, or `org/name` (`org/name@revision`) of the Hugging Face hub, looked up in
-//! the user's own cache and fetched when it is not there.
+//! From a model as people write it to where it lies: a path, or `org/name` of the Hugging Face hub, looked up in the
+//! user's own cache and fetched into it.
 
+mod download;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use serde_json::Value;
 
-use super::weights::{INDEX, SINGLE, weight_files};
 use crate::error::{Error, Result, bail};
-use crate::progress;
+use crate::{files, progress};
+use download::{Fault, Server};
 
 /// What a folder must hold besides weights.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// What it may hold.
 const OPTIONAL: [&str; 3] = ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const ENDPOINT: &str = "https://huggingface.co";
 
-/// The folder (or file) of the model that `reference` names: a path that exists wins; else `org/name` or
-/// `org/name@revision` is looked for in the Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`, `~/.cache/huggingface/hub`), and
-/// downloaded into it unless `HF_HUB_OFFLINE` is set (`HF_TOKEN` and `HF_ENDPOINT` are honoured).
+/// The folder (or .gguf file) of the model that `reference` names. The first rule that fits decides:
+///
+/// 1. A folder or a .gguf file that exists is taken as it is; `~/` is the home folder.
+/// 2. What looks like a path (`/`, `./`, `../` or `~` in front, `.gguf` behind, more than one slash) must exist.
+/// 3. `org/name` and `org/name@revision` (a branch, a tag or a whole commit hash; `main` unless said) is looked for in
+///    the Hugging Face cache: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else `~/.cache/huggingface/hub`. What is there
+///    with all that is needed is taken, without asking the server for anything newer.
+/// 4. Else what is missing is downloaded into that cache, unless `HF_HUB_OFFLINE` is 1. `HF_TOKEN` (or the token that
+///    `hf auth login` keeps) and `HF_ENDPOINT` are honoured.
 ///
 /// # Errors
 /// No such path and no such model; no network; a model that the server does not give away.
 pub fn resolve(reference: &str) -> Result<PathBuf> {
-    Hub::from_env()?.resolve(reference)
+    Hub::from_variables(|name| std::env::var(name).ok(), std::env::home_dir()).resolve(reference)
 }
 
 /// Where models come from.
 struct Hub {
+    home: PathBuf,
     cache: PathBuf,
-    endpoint: Option<String>,
+    endpoint: String,
     token: Option<String>,
     offline: bool,
 }
 
-/// `org/name` and a branch, tag or commit.
+/// `org/name` at a branch, tag or commit.
 #[derive(Debug, PartialEq, Eq)]
 struct Id<'a> {
     name: &'a str,
@@ -44,267 +59,210 @@ impl<'a> Id<'a> {
     fn parse(reference: &'a str) -> Option<Self> {
         let (name, revision) = reference.split_once('@').unwrap_or((reference, "main"));
         let (owner, model) = name.split_once('/')?;
+        let made_of = |text: &str, marks: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c));
         let word = |text: &str| {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') && text.chars().all(plain)
+            let inside = text.trim_matches(['-', '.']);
+            !text.is_empty() && inside == text && made_of(text, "-_.") && !text.contains("--") && !text.contains("..")
         };
-        let safe = !revision.is_empty() && !revision.contains("..") && !revision.starts_with('/');
-        (word(owner) && word(model) && safe && !model.ends_with(".gguf")).then_some(Self { name, revision })
-    }
-
-    fn repo(&self) -> Repo {
-        Repo::with_revision(self.name.into(), RepoType::Model, self.revision.into())
+        // A revision becomes a path below `refs`, and must stay there.
+        let branch = made_of(revision, "-_.+/@") && revision.split('/').all(|part| !["", ".", ".."].contains(&part));
+        (word(owner) && word(model) && branch).then_some(Self { name, revision })
     }
 }
 
+/// Whether a revision is a whole commit hash, which stands for itself.
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.chars().all(|c| c.is_ascii_hexdigit())
+}
+
 impl Hub {
-    fn from_env() -> Result<Self> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let home = || variable("HF_HOME").map(|home| Path::new(&home).join("hub"));
-        let user = || std::env::home_dir().map(|home| home.join(".cache/huggingface/hub"));
-        let Some(cache) = variable("HF_HUB_CACHE").map(PathBuf::from).or_else(home).or_else(user) else {
-            bail!("there is no home folder to keep downloaded models in; set HF_HOME to a folder.");
-        };
-        let offline = variable("HF_HUB_OFFLINE")
-            .is_some_and(|v| !["0", "false", "no", "off"].contains(&v.to_lowercase().as_str()));
-        Ok(Self { cache, endpoint: variable("HF_ENDPOINT"), token: variable("HF_TOKEN"), offline })
+    /// The same variables in the same order as the Python library.
+    fn from_variables(get: impl Fn(&str) -> Option<String>, home: Option<PathBuf>) -> Self {
+        let home = home.unwrap_or_default();
+        let text = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let path = |name: &str| text(name).map(|value| expand(&value, &home));
+        let cache = || path("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
+        let base = path("HF_HOME").unwrap_or_else(|| cache().join("huggingface"));
+        let kept = path("HF_TOKEN_PATH").unwrap_or_else(|| base.join("token"));
+        let kept = || fs::read_to_string(kept).ok().map(|token| token.trim().to_owned()).filter(|t| !t.is_empty());
+        let set = |name: &str| text(name).is_some_and(|v| ["1", "on", "yes", "true"].contains(&&*v.to_lowercase()));
+        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
+        Self {
+            cache: path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| base.join("hub")),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            token: text("HF_TOKEN").or_else(kept),
+            offline: set("HF_HUB_OFFLINE") || set("TRANSFORMERS_OFFLINE"),
+            home,
+        }
     }
 
     fn resolve(&self, reference: &str) -> Result<PathBuf> {
-        let path = Path::new(reference);
+        let path = expand(reference, &self.home);
+        let gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        if path.is_dir() || gguf && path.is_file() {
+            return Ok(path);
+        }
         if path.exists() {
-            return Ok(path.to_owned());
+            bail!(
+                "{reference} is a file. Give the folder of the model (with config.json and weights), or a .gguf file."
+            );
+        }
+        let name = reference.split('@').next().unwrap_or_default();
+        let rooted = ["/", "./", "../", "~"].iter().any(|start| reference.starts_with(start));
+        if rooted || gguf || reference.contains('\\') || name.matches('/').count() > 1 {
+            bail!(
+                "there is no {}. Check the path; a model of the Hugging Face hub is written org/name or org/name@revision.",
+                path.display()
+            );
+        }
+        if !name.contains('/') {
+            bail!(
+                "there is no folder `{reference}` here. A model of the Hugging Face hub is written with its owner, org/name: openai-community/gpt2, for instance."
+            );
         }
         let Some(id) = Id::parse(reference) else {
             bail!(
-                "`{reference}` does not exist, and is no model of the Hugging Face hub either: those are written org/name or org/name@revision (as in openai-community/gpt2). Check the path."
+                "there is no folder `{reference}` here, and it cannot be a model of the Hugging Face hub: those are written org/name or org/name@revision, with letters, digits, `-`, `_` and `.`."
             );
         };
-        if let Some(folder) = self.cached(&id) {
-            return Ok(folder);
+        let found = match self.snapshot(&id) {
+            Some(folder) => Some((missing(&folder)?, folder)),
+            None => None,
+        };
+        match found {
+            Some((missing, folder)) if missing.is_empty() => Ok(folder),
+            found if self.offline => {
+                let missing = found.map_or(Vec::new(), |(missing, _)| missing);
+                Err(self.out_of_reach(&id, &missing, "HF_HUB_OFFLINE is set"))
+            }
+            _ => self.download(&id),
         }
-        if self.offline {
-            return Err(self.absent(&id, "HF_HUB_OFFLINE is set"));
-        }
-        self.download(&id)
     }
 
-    /// The snapshot in the cache, if it is there with all that is needed.
-    fn cached(&self, id: &Id) -> Option<PathBuf> {
-        let repo = self.cache.join(id.repo().folder_name());
-        // A revision is a name that stands for a commit, or the commit itself.
-        let named = std::fs::read_to_string(repo.join("refs").join(id.revision)).ok();
-        let commit = named.as_deref().map_or(id.revision, str::trim);
-        let folder = repo.join("snapshots").join(commit);
-        let weights = weight_files(&folder).ok()?;
-        let needed = NEEDED.map(|name| folder.join(name));
-        weights.iter().chain(&needed).all(|file| file.exists()).then_some(folder)
+    /// The cache's folder for all revisions of a model.
+    fn repository(&self, id: &Id) -> PathBuf {
+        self.cache.join(format!("models--{}", id.name.replace('/', "--")))
     }
 
+    /// The folder of the commit that the revision stands for, if the cache knows it.
+    fn snapshot(&self, id: &Id) -> Option<PathBuf> {
+        let repository = self.repository(id);
+        let named = || fs::read_to_string(repository.join("refs").join(id.revision)).ok();
+        let commit = if is_commit(id.revision) { Some(id.revision.to_owned()) } else { named() }?;
+        is_commit(commit.trim()).then(|| repository.join("snapshots").join(commit.trim()))
+    }
+
+    /// Fetches what is missing. All files are those of one commit, even if the branch moves meanwhile, and the branch's
+    /// name is written down last: whoever looks it up finds a whole model.
     fn download(&self, id: &Id) -> Result<PathBuf> {
-        let mut builder = ApiBuilder::from_cache(Cache::new(self.cache.clone())).with_progress(progress::shows_bars());
-        if let Some(endpoint) = &self.endpoint {
-            builder = builder.with_endpoint(endpoint.clone());
-        }
-        if let Some(token) = &self.token {
-            builder = builder.with_token(Some(token.clone()));
-        }
-        let api = builder.build().map_err(|e| Error::new(format!("cannot set up downloads: {e}.")))?;
+        let server = Server::new(&self.endpoint, self.token.as_deref());
+        let commit = server
+            .commit(id.name, id.revision, NEEDED[0])
+            .and_then(|commit| if is_commit(&commit) { Ok(commit) } else { Err(Fault::Strange("no commit".into())) })
+            .map_err(|fault| self.explain(id, NEEDED[0], fault))?;
+        let repository = self.repository(id);
+        let folder = repository.join("snapshots").join(&commit);
         progress::say(format!("{}@{}: downloading into {}", id.name, id.revision, self.cache.display()));
-        let repo = api.repo(id.repo());
-        let mut folder = PathBuf::new();
+        // Whether the model has the file.
+        let get = |name: &str| match server.fetch(id.name, &commit, name, &repository) {
+            Ok(()) => Ok(true),
+            Err(Fault::Status(404)) => Ok(false),
+            Err(fault) => Err(self.explain(id, name, fault)),
+        };
+        let need = |name: &str| if get(name)? { Ok(()) } else { Err(self.explain(id, name, Fault::Status(404))) };
         for name in NEEDED {
-            folder = self.fetch(&repo, id, name)?.parent().expect("a file in a snapshot").to_owned();
+            need(name)?;
         }
         for name in OPTIONAL {
-            self.fetch_if_there(&repo, id, name)?;
+            get(name)?;
         }
-        if self.fetch_if_there(&repo, id, SINGLE)?.is_none() {
-            self.fetch(&repo, id, INDEX)?;
-            for file in weight_files(&folder)? {
-                self.fetch(&repo, id, &file.file_name().expect("a file has a name").to_string_lossy())?;
+        if !get(SINGLE)? {
+            if !get(INDEX)? {
+                bail!(
+                    "`{}` at `{}` has neither {SINGLE} nor {INDEX}. Choose a model with safetensors weights, or download it and convert it with save_pretrained(..., safe_serialization=True).",
+                    id.name,
+                    id.revision
+                );
             }
+            for name in shards(&folder.join(INDEX))? {
+                need(&name)?;
+            }
+        }
+        if id.revision != commit {
+            files::write_atomic(&repository.join("refs").join(id.revision), commit.as_bytes())?;
         }
         Ok(folder)
     }
 
-    fn fetch(&self, repo: &ApiRepo, id: &Id, name: &str) -> Result<PathBuf> {
-        match self.fetch_if_there(repo, id, name)? {
-            Some(path) => Ok(path),
-            None => bail!(
-                "the hub has no {name} for `{}` at `{}`. Check the spelling of model and revision; a model without {name} cannot be used.",
-                id.name,
-                id.revision
-            ),
+    fn explain(&self, id: &Id, file: &str, fault: Fault) -> Error {
+        let (name, revision, endpoint) = (id.name, id.revision, &self.endpoint);
+        let folder = format!("There is no folder `{name}` here either.");
+        match fault {
+            Fault::Here(error) => error,
+            Fault::Network(reason) => self.out_of_reach(id, &[file.to_owned()], &reason),
+            Fault::Status(404) => Error::new(format!(
+                "{endpoint} has no {file} of `{name}` at `{revision}`. Check the spelling of the model and of the revision; a model without {file} (one of .gguf files only, for instance) cannot be taken from the hub. {folder}"
+            )),
+            Fault::Status(code @ (401 | 403)) => {
+                let token = if self.token.is_some() { "the token in use may not read it" } else { "no token is set" };
+                Error::new(format!(
+                    "{endpoint} does not give {file} of `{name}` away (status {code}; {token}). Check the spelling: a model that does not exist looks the same. For a gated or private one accept its terms on {endpoint}/{name} and set HF_TOKEN to a token of yours. {folder}"
+                ))
+            }
+            Fault::Status(code) => Error::new(format!(
+                "{endpoint} failed to give {file} of `{name}` at `{revision}` (status {code}). Try again later; whatever came is kept."
+            )),
+            Fault::Strange(reason) => Error::new(format!(
+                "{endpoint} does not answer as a Hugging Face hub does ({reason} for {file} of `{name}`). Check HF_ENDPOINT, and whether a proxy or a login page is in between."
+            )),
         }
     }
 
-    /// None where the server says that there is no such file. The file appears under its name only when it is whole.
-    fn fetch_if_there(&self, repo: &ApiRepo, id: &Id, name: &str) -> Result<Option<PathBuf>> {
-        match repo.get(name) {
-            Ok(path) => Ok(Some(path)),
-            Err(error) => match status(&error) {
-                Some(404) => Ok(None),
-                Some(401 | 403) => bail!(
-                    "the hub does not give `{}` away ({error}). Check the spelling; for a gated or private model accept its terms on its page and set HF_TOKEN to a token of yours.",
-                    id.name
-                ),
-                Some(_) => bail!("the hub failed to give {name} of `{}` ({error}). Try again later.", id.name),
-                None => Err(self.absent(id, &error.to_string())),
-            },
-        }
-    }
-
-    fn absent(&self, id: &Id, reason: &str) -> Error {
+    /// Not in the cache, and no way to get it.
+    fn out_of_reach(&self, id: &Id, missing: &[String], reason: &str) -> Error {
+        let (name, revision, cache) = (id.name, id.revision, self.cache.display());
+        let lacking = if missing.is_empty() { String::new() } else { format!(" (missing: {})", missing.join(", ")) };
+        let at = if revision == "main" { String::new() } else { format!(" --revision {revision}") };
         Error::new(format!(
-            "the model `{}` at `{}` is not (or not wholly) in the cache {}, and it cannot be downloaded: {reason}. Download it where there is a network (`hf download {} --revision {}`) and copy that folder, or give a folder with the model.",
-            id.name,
-            id.revision,
-            self.cache.display(),
-            id.name,
-            id.revision
+            "the model `{name}` at `{revision}` is not, or not wholly, in the cache {cache}{lacking}, and it cannot be downloaded: {reason}. Run `hf download {name}{at}` where there is a network and copy {} into that cache; or give a folder with the model (there is no folder `{name}` here).",
+            self.repository(id).file_name().unwrap_or_default().to_string_lossy(),
         ))
     }
 }
 
-/// The answer of the server, where there was one.
-fn status(error: &ApiError) -> Option<u16> {
-    match error {
-        ApiError::RequestError(error) => match **error {
-            ureq::Error::StatusCode(code) => Some(code),
-            _ => None,
-        },
-        ApiError::TooManyRetries(inner) => status(inner),
-        _ => None,
-    }
+/// A leading `~/` is the home folder.
+fn expand(text: &str, home: &Path) -> PathBuf {
+    text.strip_prefix("~/").map_or_else(|| text.into(), |rest| home.join(rest))
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::io::{BufRead, BufReader, Write};
-    use std::net::TcpListener;
-
-    use super::*;
-
-    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-
-    fn hub(cache: &Path) -> Hub {
-        Hub { cache: cache.to_owned(), endpoint: None, token: None, offline: true }
+/// What a snapshot lacks.
+fn missing(folder: &Path) -> Result<Vec<String>> {
+    let mut needed = NEEDED.map(str::to_owned).to_vec();
+    let index = folder.join(INDEX);
+    if index.exists() && !folder.join(SINGLE).exists() {
+        needed.extend(shards(&index)?);
+    } else {
+        needed.push(SINGLE.to_owned());
     }
+    needed.retain(|name| !folder.join(name).exists());
+    Ok(needed)
+}
 
-    /// A snapshot in the layout of the cache, with empty files.
-    fn snapshot(cache: &Path, files: &[(&str, &str)]) -> PathBuf {
-        let folder = cache.join("models--org--name/snapshots").join(COMMIT);
-        std::fs::create_dir_all(&folder).unwrap();
-        for (name, text) in files {
-            std::fs::write(folder.join(name), text).unwrap();
+/// The files that an index names.
+fn shards(index: &Path) -> Result<BTreeSet<String>> {
+    let value: Value = files::read_json(index)?;
+    let map = value.get("weight_map").and_then(Value::as_object);
+    let names: Option<BTreeSet<_>> = map.and_then(|m| m.values().map(|n| Some(n.as_str()?.to_owned())).collect());
+    match names {
+        // A name with a folder in it would be written outside the snapshot.
+        Some(names)
+            if !names.is_empty() && names.iter().all(|n| Path::new(n).components().count() == 1 && n != "..") =>
+        {
+            Ok(names)
         }
-        let refs = cache.join("models--org--name/refs/pr");
-        std::fs::create_dir_all(&refs).unwrap();
-        std::fs::write(refs.parent().unwrap().join("main"), COMMIT).unwrap();
-        std::fs::write(refs.join("1"), format!("{COMMIT}\n")).unwrap();
-        folder
-    }
-
-    const SHARDS: &str = r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#;
-
-    #[test]
-    fn branches_and_commits_lead_to_the_snapshot() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = snapshot(dir.path(), &[("config.json", ""), ("tokenizer.json", ""), (SINGLE, "")]);
-        for reference in ["org/name", "org/name@main", "org/name@pr/1", &format!("org/name@{COMMIT}")] {
-            assert_eq!(hub(dir.path()).resolve(reference).unwrap(), folder, "{reference}");
-        }
-        let error = hub(dir.path()).resolve("org/name@v2").unwrap_err().to_string();
-        assert!(error.contains("`v2`") && error.contains("HF_HUB_OFFLINE"), "{error}");
-    }
-
-    #[test]
-    fn a_snapshot_with_a_missing_shard_is_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let files = [("config.json", ""), ("tokenizer.json", ""), (INDEX, SHARDS), ("model-1.safetensors", "")];
-        let folder = snapshot(dir.path(), &files);
-        assert!(hub(dir.path()).resolve("org/name").unwrap_err().to_string().contains("not wholly"));
-        std::fs::write(folder.join("model-2.safetensors"), "").unwrap();
-        assert_eq!(hub(dir.path()).resolve("org/name").unwrap(), folder);
-        std::fs::remove_file(folder.join("tokenizer.json")).unwrap();
-        assert!(hub(dir.path()).resolve("org/name").is_err());
-    }
-
-    #[test]
-    fn a_path_wins_and_other_words_are_explained() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().to_string_lossy().into_owned();
-        assert_eq!(hub(dir.path()).resolve(&path).unwrap(), dir.path());
-        for reference in ["gpt2", "./absent", "a/b/c", "../x/y", "/no/where", "x/y.gguf", "a/b@../c", "a/b@"] {
-            let error = hub(dir.path()).resolve(reference).unwrap_err().to_string();
-            assert!(error.contains("org/name"), "{error}");
-        }
-    }
-
-    /// A server with files of `org/name` at `main`; every other path gets `otherwise`.
-    fn serve(files: BTreeMap<&'static str, &'static str>, otherwise: u16) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { return };
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-                let request = lines.next().unwrap().unwrap();
-                let range = lines.map_while(|line| line.ok().filter(|line| !line.is_empty()));
-                let ranged = range.filter(|line| line.to_lowercase().starts_with("range: bytes=0-0")).count() > 0;
-                let path = request.split(' ').nth(1).unwrap();
-                let name = path.strip_prefix("/org/name/resolve/main/").unwrap_or("");
-                let answer = match files.get(name) {
-                    Some(text) => {
-                        let total = text.len();
-                        let text = if ranged { &text[..1] } else { text };
-                        format!(
-                            "HTTP/1.1 206 Partial Content\r\nx-repo-commit: {COMMIT}\r\netag: \"{name}\"\r\ncontent-range: bytes 0-0/{total}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
-                            text.len()
-                        )
-                    }
-                    None => format!("HTTP/1.1 {otherwise} No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
-                };
-                let _ = stream.write_all(answer.as_bytes());
-            }
-        });
-        address
-    }
-
-    fn online(cache: &Path, endpoint: String) -> Hub {
-        Hub { endpoint: Some(endpoint), offline: false, ..hub(cache) }
-    }
-
-    #[test]
-    fn what_is_missing_is_downloaded_once() {
-        let files = BTreeMap::from([
-            ("config.json", "{\"a\": 1}"),
-            ("tokenizer.json", "{\"b\": 2}"),
-            ("generation_config.json", "{}"),
-            (INDEX, SHARDS),
-            ("model-1.safetensors", "one"),
-            ("model-2.safetensors", "two"),
-        ]);
-        let dir = tempfile::tempdir().unwrap();
-        let folder = online(dir.path(), serve(files.clone(), 404)).resolve("org/name").unwrap();
-        for (name, text) in files {
-            assert_eq!(std::fs::read_to_string(folder.join(name)).unwrap(), text);
-        }
-        assert!(!folder.join("tokenizer_config.json").exists());
-        assert_eq!(hub(dir.path()).resolve("org/name").unwrap(), folder);
-    }
-
-    #[test]
-    fn what_the_server_refuses_is_explained() {
-        let dir = tempfile::tempdir().unwrap();
-        for (code, words) in [(404, "has no config.json"), (401, "HF_TOKEN"), (403, "HF_TOKEN"), (500, "Try again")] {
-            let endpoint = serve(BTreeMap::new(), code);
-            let error = online(dir.path(), endpoint).resolve("org/name").unwrap_err().to_string();
-            assert!(error.contains(words), "{code}: {error}");
-        }
-        let error = online(dir.path(), "http://127.0.0.1:1".into()).resolve("org/name").unwrap_err().to_string();
-        assert!(error.contains("cannot be downloaded") && error.contains("hf download org/name"), "{error}");
+        _ => bail!(
+            "{}: `weight_map` must give the file of every tensor. Delete the file to fetch it again.",
+            index.display()
+        ),
     }
 }

@@ -20,8 +20,8 @@ pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
     let path = backbone::resolve(&options.model)?;
     let mut backbone = Backbone::load(&path, Precision::AS_STORED, &device.device)?;
     let mut prompt = options.prompt.clone();
-    if let Some(which) = &options.chat_template {
-        let template = Checkpoint::open(&path)?.chat_template(which)?;
+    let template = Checkpoint::open(&path)?.chat_template(options.chat_template.as_deref().unwrap_or_default())?;
+    if let Some(template) = template {
         prompt = template.render(&prompt)?;
         backbone.tokenizer = backbone.tokenizer.for_chat(&template.key());
     }

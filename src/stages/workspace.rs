@@ -92,10 +92,7 @@ impl Workspace {
         let load = || {
             let path = resolve(&config.backbone.path)?;
             let backbone = Backbone::load(&path, precision, &device.device)?;
-            let which = &config.backbone.chat_template;
-            let template = (!which.is_empty())
-                .then(|| Checkpoint::open(&path).and_then(|c| c.chat_template(which)))
-                .transpose()?;
+            let template = Checkpoint::open(&path)?.chat_template(&config.backbone.chat_template)?;
             Ok((backbone, template))
         };
         let (mut backbone, template) = load().map_err(|e: Error| e.within("backbone"))?;

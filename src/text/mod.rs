@@ -5,7 +5,7 @@ mod corpus;
 mod split;
 mod tokenizer;
 
-pub use chat::ChatTemplate;
+pub use chat::{ChatTemplate, TEMPLATE_DATE};
 pub use corpus::{Document, read_corpus};
 pub use split::{Split, SplitFractions};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};

@@ -98,6 +98,9 @@ fn config(file: &GgufFile) -> Result<Map<String, Value>> {
         if factors.len() != head_dim / 2 || !factors.iter().all(|&f| f > 0.0 && f.is_finite()) {
             bail!("the tensor `{ROPE_FACTORS}` must have {} numbers above 0. {TAKE}.", head_dim / 2);
         }
+        // Where frequencies are also divided by one number, the factors take it in.
+        let all = config["rope_scaling"]["factor"].as_f64().unwrap_or(1.0);
+        let factors: Vec<f64> = factors.iter().map(|&factor| f64::from(factor) * all).collect();
         config["rope_scaling"] = json!({"rope_type": "factors", "factors": factors});
     }
     let Value::Object(config) = config else { unreachable!("it was written as a table") };

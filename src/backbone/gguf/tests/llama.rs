@@ -41,8 +41,8 @@ fn a_llama_has_its_configuration_and_parameters() {
         .floats("rope_freqs.weight", &[2], &[1.0, 8.0])
         .floats("output.weight", &[5, 12], &[0.0; 60]);
     let config = llama::config_json(&varied.open().unwrap()).unwrap();
-    assert_eq!(config["rope_scaling"], json!({"rope_type": "linear", "factor": 2.0}));
-    assert_eq!((&config["head_dim"], &config["rope_scaling"]["factors"]), (&json!(4), &json!([1.0, 8.0])));
+    assert_eq!(config["rope_scaling"], json!({"rope_type": "factors", "factors": [2.0, 16.0]}));
+    assert_eq!(config["head_dim"], json!(4));
     assert_eq!((&config["eos_token_id"], &config["tie_word_embeddings"]), (&json!([2, 4]), &json!(false)));
 }
 

@@ -1,0 +1,253 @@
+//! Files of a hub's server into the cache: content under `blobs`, by its hash; a link to it under `snapshots`, by its
+//! name. What is not whole yet is called `.incomplete`, and a later attempt goes on from there.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use ureq::config::RedirectAuthHeaders;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+use crate::error::{Error, Result};
+use crate::progress;
+
+/// How often a transfer that breaks off is taken up again.
+const TRIES: usize = 5;
+
+/// Why a file did not come.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The server's refusal.
+    Status(u16),
+    /// No answer, or one that broke off.
+    Network(String),
+    /// An answer that no hub gives.
+    Strange(String),
+    /// A trouble on this machine, or Ctrl-C.
+    Here(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Here(error)
+    }
+}
+
+/// A hub's server, and who asks.
+pub(super) struct Server {
+    agent: Agent,
+    endpoint: String,
+    token: Option<String>,
+}
+
+/// What the server says about a file before it sends it.
+struct Head {
+    commit: String,
+    /// The hash of the content.
+    tag: String,
+    size: Option<u64>,
+}
+
+impl Server {
+    pub(super) fn new(endpoint: &str, token: Option<&str>) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            // Large files come from another host, by an address that is signed: the token is none of its business.
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // Compressed, an answer can neither be resumed nor measured.
+            .accept_encoding("identity")
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(Duration::from_secs(20)))
+            .timeout_recv_response(Some(Duration::from_secs(60)))
+            .timeout_per_read(Some(Duration::from_secs(60)));
+        Self { agent: config.build().into(), endpoint: endpoint.into(), token: token.map(str::to_owned) }
+    }
+
+    /// The commit that a revision stands for now, told by way of a file that every model has.
+    pub(super) fn commit(&self, model: &str, revision: &str, file: &str) -> Result<String, Fault> {
+        Ok(self.head(&self.address(model, revision, file))?.commit)
+    }
+
+    /// Makes sure that `file` of a commit is in the snapshot below `repository`, asking for it only if it is not.
+    pub(super) fn fetch(&self, model: &str, commit: &str, file: &str, repository: &Path) -> Result<(), Fault> {
+        let (blobs, folder) = (repository.join("blobs"), repository.join("snapshots").join(commit));
+        let link = folder.join(file);
+        if link.exists() {
+            return Ok(());
+        }
+        let address = self.address(model, commit, file);
+        let head = self.head(&address)?;
+        for needed in [&blobs, &folder] {
+            fs::create_dir_all(needed).map_err(|e| Error::io("create", needed, e))?;
+        }
+        let blob = blobs.join(&head.tag);
+        if !blob.exists() {
+            self.fill(&address, &head, &blob, file)?;
+        }
+        // A link to nothing may be left of a cache that was tidied by hand.
+        let _ = fs::remove_file(&link);
+        #[cfg(unix)]
+        let linked = std::os::unix::fs::symlink(Path::new("../../blobs").join(&head.tag), &link);
+        #[cfg(not(unix))]
+        let linked = fs::rename(&blob, &link);
+        match linked {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::io("write", &link, e).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Downloads a content: aside, then under its name, with only one process at it at a time.
+    fn fill(&self, address: &str, head: &Head, blob: &Path, name: &str) -> Result<(), Fault> {
+        let part = blob.with_file_name(format!("{}.incomplete", head.tag));
+        let at = |e| Error::io("write", &part, e);
+        let mut file = OpenOptions::new().create(true).append(true).open(&part).map_err(at)?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            progress::say(format!("{name}: another process is downloading it; waiting"));
+            file.lock().map_err(at)?;
+        }
+        if blob.exists() {
+            // That process has finished.
+            let _ = fs::remove_file(&part);
+            return Ok(());
+        }
+        let bar = progress::shows_bars().then(|| {
+            let style = ProgressStyle::with_template(
+                "{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left",
+            );
+            ProgressBar::no_length()
+                .with_prefix(name.to_owned())
+                .with_style(style.expect("the template is well formed"))
+        });
+        let mut outcome = Ok(());
+        for _ in 0..TRIES {
+            outcome = self.pour(address, head, &mut file, bar.as_ref().unwrap_or(&ProgressBar::hidden()), name);
+            if !matches!(outcome, Err(Fault::Network(_))) {
+                break;
+            }
+        }
+        if let Some(bar) = &bar {
+            bar.finish_and_clear();
+        }
+        outcome?;
+        file.sync_all().and_then(|()| fs::rename(&part, blob)).map_err(at)?;
+        if bar.is_none() {
+            progress::say(format!("{name}: {}", HumanBytes(file.metadata().map_err(at)?.len())));
+        }
+        Ok(())
+    }
+
+    /// One transfer, from where the last one ended, to the end.
+    fn pour(&self, address: &str, head: &Head, file: &mut File, bar: &ProgressBar, name: &str) -> Result<(), Fault> {
+        let local = |e| Fault::Here(Error::io("write", name, e));
+        let mut have = file.metadata().map_err(local)?.len();
+        // Without a size nobody can tell whether the rest still fits.
+        if head.size.is_none_or(|size| have > size) {
+            file.set_len(0).map_err(local)?;
+            have = 0;
+        }
+        if head.size == Some(have) {
+            return Ok(());
+        }
+        let mut request = self.authorised(self.agent.get(address), address);
+        if have > 0 {
+            request = request.header("range", format!("bytes={have}-"));
+        }
+        let answer = request.call().map_err(|e| Fault::Network(e.to_string()))?;
+        match answer.status().as_u16() {
+            206 if have > 0 => {}
+            // The server sends all of it again (or none, having nothing there): what came before is void.
+            status @ (200 | 416) => {
+                file.set_len(0).map_err(local)?;
+                have = 0;
+                if status == 416 {
+                    return Err(Fault::Network("the server has no such part of the file".into()));
+                }
+            }
+            status => return Err(Fault::Status(status)),
+        }
+        bar.set_length(head.size.unwrap_or_default());
+        bar.set_position(have);
+        bar.reset_eta();
+        let mut reader = answer.into_body().into_reader();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            if progress::interrupted() {
+                return Err(Fault::Here(Error::interrupted(format!(
+                    "interrupted while downloading {name}. What came is kept; start the same command again to go on."
+                ))));
+            }
+            let count = reader.read(&mut buffer).map_err(|e| Fault::Network(format!("{name} broke off ({e})")))?;
+            if count == 0 {
+                break;
+            }
+            file.write_all(&buffer[..count]).map_err(local)?;
+            have += count as u64;
+            bar.set_position(have);
+        }
+        match head.size {
+            Some(size) if size != have => Err(Fault::Network(format!("{name} has {size} bytes, and {have} came"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks about a file. Redirections within the server are followed; one to where large files lie is as good as an
+    /// answer.
+    fn head(&self, address: &str) -> Result<Head, Fault> {
+        let mut address = address.to_owned();
+        for _ in 0..10 {
+            let request = self.authorised(self.agent.head(&address), &address).config().max_redirects(0).build();
+            let answer = request.call().map_err(|e| Fault::Network(e.to_string()))?;
+            let target = header(&answer, "location").filter(|_| answer.status().is_redirection());
+            match target {
+                Some(path) if path.starts_with('/') => address = format!("{}{path}", origin(&address)),
+                Some(other) if origin(other) == origin(&address) => address = other.to_owned(),
+                _ if answer.status().is_success() || target.is_some() => return Head::read(&answer),
+                _ => return Err(Fault::Status(answer.status().as_u16())),
+            }
+        }
+        Err(Fault::Strange("it redirects for ever".into()))
+    }
+
+    fn authorised<T>(&self, request: ureq::RequestBuilder<T>, address: &str) -> ureq::RequestBuilder<T> {
+        match &self.token {
+            Some(token) if origin(address) == origin(&self.endpoint) => {
+                request.header("authorization", format!("Bearer {token}"))
+            }
+            _ => request,
+        }
+    }
+
+    fn address(&self, model: &str, revision: &str, file: &str) -> String {
+        format!("{}/{model}/resolve/{}/{file}", self.endpoint, revision.replace('/', "%2F"))
+    }
+}
+
+impl Head {
+    fn read(answer: &Response<Body>) -> Result<Self, Fault> {
+        let found = |names: &[&str]| names.iter().find_map(|name| header(answer, name)).map(str::to_owned);
+        let lacking = |name: &str| Fault::Strange(format!("no {name}"));
+        let tag = found(&["x-linked-etag", "etag"]).ok_or_else(|| lacking("etag"))?;
+        let tag = tag.trim_start_matches("W/").trim_matches('"').to_owned();
+        // It becomes the name of a file.
+        if tag.is_empty() || !tag.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
+            return Err(Fault::Strange(format!("the etag {tag:?}")));
+        }
+        // The length of a redirection is not that of the file.
+        let length = if answer.status().is_redirection() { "x-linked-size" } else { "content-length" };
+        let size = found(&["x-linked-size", length]).and_then(|size| size.parse().ok());
+        Ok(Self { commit: found(&["x-repo-commit"]).ok_or_else(|| lacking("x-repo-commit"))?, tag, size })
+    }
+}
+
+fn header<'a>(answer: &'a Response<Body>, name: &str) -> Option<&'a str> {
+    answer.headers().get(name)?.to_str().ok()
+}
+
+/// `https://host:port` of an address.
+fn origin(address: &str) -> &str {
+    let host = address.find("://").map_or(0, |at| at + 3);
+    address[host..].find('/').map_or(address, |length| &address[..host + length])
+}

@@ -1,0 +1,212 @@
+//! Downloads from a server that answers as the hub does.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+
+/// A request: method, path, and headers by their names in small letters.
+struct Request {
+    method: String,
+    path: String,
+    headers: BTreeMap<String, String>,
+}
+
+/// Answers every request, each on a connection of its own, with what `answer` makes of it.
+fn serve(mut answer: impl FnMut(&Request) -> String + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(|line| line.ok());
+            let Some(first) = lines.next() else { continue };
+            let mut words = first.split(' ').map(str::to_owned);
+            let (method, path) = (words.next().unwrap(), words.next().unwrap());
+            let headers = lines.take_while(|line| !line.is_empty());
+            let headers = headers.filter_map(|h| h.split_once(": ").map(|(n, v)| (n.to_lowercase(), v.to_owned())));
+            let request = Request { method, path, headers: headers.collect() };
+            let _ = stream.write_all(answer(&request).as_bytes());
+        }
+    });
+    address
+}
+
+/// An answer; to HEAD without its body.
+fn reply(request: &Request, status: u16, headers: &str, body: &str) -> String {
+    let length = body.len();
+    let body = if request.method == "HEAD" { "" } else { body };
+    format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}")
+}
+
+/// The hub's answers for org/name, at any revision.
+fn answer(files: &BTreeMap<&str, &str>, request: &Request) -> String {
+    let name = request.path.rsplit('/').next().unwrap_or_default();
+    let known = request.path.starts_with("/org/name/resolve/");
+    let Some(text) = files.get(name).filter(|_| known) else { return reply(request, 404, "", "Entry not found") };
+    let headers = format!("x-repo-commit: {COMMIT}\r\netag: \"{}-tag\"\r\n", name.replace('.', "_"));
+    let from = request.headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    match from {
+        Some(from) if from < text.len() => reply(request, 206, &headers, &text[from..]),
+        Some(_) => reply(request, 416, &headers, ""),
+        None => reply(request, 200, &headers, text),
+    }
+}
+
+fn online(cache: &Path, endpoint: String) -> Hub {
+    Hub { endpoint, offline: false, ..hub(cache) }
+}
+
+#[test]
+fn what_is_not_there_is_downloaded_once() {
+    let (dir, requests) = (tempfile::tempdir().unwrap(), Arc::new(Mutex::new(0)));
+    let mut files = BTreeMap::from(SHARDED);
+    files.insert("generation_config.json", "{}");
+    let (served, count) = (files.clone(), requests.clone());
+    let hub = online(
+        dir.path(),
+        serve(move |request| {
+            *count.lock().unwrap() += 1;
+            answer(&served, request)
+        }),
+    );
+    let folder = hub.resolve("org/name@refs/pr/2").unwrap();
+    assert_eq!(folder, dir.path().join("models--org--name/snapshots").join(COMMIT));
+    for (name, text) in files {
+        assert_eq!(fs::read_to_string(folder.join(name)).unwrap(), text);
+    }
+    assert!(!folder.join("tokenizer_config.json").exists());
+    let repository = dir.path().join("models--org--name");
+    assert_eq!(fs::read_to_string(repository.join("refs/refs/pr/2")).unwrap(), COMMIT);
+    assert!(fs::read_dir(repository.join("blobs")).unwrap().all(|f| f.unwrap().path().extension().is_none()));
+    let before = *requests.lock().unwrap();
+    assert_eq!(hub.resolve("org/name@refs/pr/2").unwrap(), folder);
+    assert_eq!(*requests.lock().unwrap(), before);
+}
+
+#[test]
+fn a_missing_shard_is_fetched() {
+    let (dir, asked) = (tempfile::tempdir().unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let folder = snapshot(dir.path(), &SHARDED[..4]);
+    let log = asked.clone();
+    let hub = online(
+        dir.path(),
+        serve(move |request| {
+            if request.method == "GET" {
+                log.lock().unwrap().push(request.path.clone());
+            }
+            answer(&BTreeMap::from(SHARDED), request)
+        }),
+    );
+    assert_eq!(hub.resolve("org/name").unwrap(), folder);
+    assert_eq!(fs::read_to_string(folder.join("model-2.safetensors")).unwrap(), "second one");
+    assert_eq!(*asked.lock().unwrap(), [format!("/org/name/resolve/{COMMIT}/model-2.safetensors")]);
+}
+
+#[test]
+fn a_transfer_that_breaks_off_goes_on_from_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let ranges = Arc::new(Mutex::new(Vec::new()));
+    let log = ranges.clone();
+    let endpoint = serve(move |request| {
+        let whole = answer(&BTreeMap::from(WHOLE), request);
+        if request.method == "HEAD" || !request.path.ends_with(SINGLE) {
+            return whole;
+        }
+        let mut log = log.lock().unwrap();
+        log.push(request.headers.get("range").cloned().unwrap_or_default());
+        if log.len() < 3 { whole[..whole.len() - 3].to_owned() } else { whole }
+    });
+    let folder = online(dir.path(), endpoint).resolve("org/name").unwrap();
+    assert_eq!(fs::read_to_string(folder.join(SINGLE)).unwrap(), "weights");
+    assert_eq!(*ranges.lock().unwrap(), ["", "bytes=4-", "bytes=4-"]);
+}
+
+#[test]
+fn a_download_given_up_leaves_no_file_under_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = serve(|request| {
+        let whole = answer(&BTreeMap::from(WHOLE), request);
+        let cut = request.method == "GET" && request.path.ends_with(SINGLE) && !request.headers.contains_key("range");
+        if cut {
+            whole[..whole.len() - 2].to_owned()
+        } else if request.headers.contains_key("range") {
+            String::new()
+        } else {
+            whole
+        }
+    });
+    let hub = online(dir.path(), endpoint);
+    assert!(error(&hub, "org/name").contains("cannot be downloaded"));
+    let repository = dir.path().join("models--org--name");
+    assert!(!repository.join("snapshots").join(COMMIT).join(SINGLE).exists() && !repository.join("refs").exists());
+    let part = repository.join("blobs/model_safetensors-tag.incomplete");
+    assert_eq!(fs::read_to_string(&part).unwrap(), "weigh");
+    // A later attempt, at a server that knows no ranges, and at one where the part is too long.
+    for rest in ["weigh", "something longer"] {
+        fs::write(&part, rest).unwrap();
+        let endpoint = serve(|request| {
+            let headers = BTreeMap::new();
+            answer(
+                &BTreeMap::from(WHOLE),
+                &Request { method: request.method.clone(), path: request.path.clone(), headers },
+            )
+        });
+        let folder = online(dir.path(), endpoint).resolve("org/name").unwrap();
+        assert_eq!(fs::read_to_string(folder.join(SINGLE)).unwrap(), "weights");
+        for gone in [repository.join("blobs/model_safetensors-tag"), repository.join("refs/main")] {
+            fs::remove_file(gone).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_token_stays_with_the_hub_when_files_lie_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = serve(|request| {
+        assert!(!request.headers.contains_key("authorization"));
+        reply(request, 200, "etag: \"another\"\r\n", "weights")
+    })
+    .replace("127.0.0.1", "localhost");
+    let endpoint = serve(move |request| {
+        assert_eq!(request.headers["authorization"], "Bearer secret");
+        assert_eq!(request.headers["accept-encoding"], "identity");
+        if request.path.ends_with(SINGLE) {
+            let headers = format!(
+                "x-repo-commit: {COMMIT}\r\nx-linked-etag: \"abc\"\r\nx-linked-size: 7\r\nlocation: {elsewhere}/signed\r\n"
+            );
+            return reply(request, 302, &headers, "Found");
+        }
+        // Small files: another path of the same server.
+        match request.path.strip_prefix("/cache") {
+            None => reply(request, 307, &format!("location: /cache{}\r\n", request.path), "Moved"),
+            Some(path) => {
+                let (method, headers) = (request.method.clone(), BTreeMap::new());
+                answer(&BTreeMap::from(WHOLE), &Request { method, path: path.to_owned(), headers })
+            }
+        }
+    });
+    let hub = Hub { token: Some("secret".into()), ..online(dir.path(), endpoint) };
+    let folder = hub.resolve("org/name").unwrap();
+    assert_eq!(fs::read_to_string(folder.join(SINGLE)).unwrap(), "weights");
+    assert!(dir.path().join("models--org--name/blobs/abc").exists());
+}
+
+#[test]
+fn what_the_server_refuses_is_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let refusals =
+        [(404, "spelling"), (401, "set HF_TOKEN"), (403, "set HF_TOKEN"), (500, "Try again"), (200, "HF_ENDPOINT")];
+    for (status, words) in refusals {
+        let hub = online(dir.path(), serve(move |request| reply(request, status, "", "")));
+        let error = error(&hub, "org/name@v2");
+        assert!(error.contains(words) && error.contains("`org/name`"), "{status}: {error}");
+    }
+    let no_weights = serve(|request| {
+        answer(&BTreeMap::from(WHOLE).into_iter().take(1).chain([("tokenizer.json", "{}")]).collect(), request)
+    });
+    assert!(error(&online(dir.path(), no_weights), "org/name").contains("safetensors weights"));
+    let error = error(&online(dir.path(), "http://127.0.0.1:1".into()), "org/name");
+    assert!(error.contains("cannot be downloaded") && error.contains("hf download org/name"), "{error}");
+}

@@ -1,0 +1,114 @@
+use serde_json::{Value as Json, json};
+
+use super::*;
+
+fn template(text: &str) -> Result<ChatTemplate> {
+    let tokens =
+        vec![("bos_token", "<s>".to_owned()), ("eos_token", "</s>".to_owned()), ("unk_token", "<unk>".to_owned())];
+    ChatTemplate::new("t.jinja", text.to_owned(), tokens, TEMPLATE_DATE)
+}
+
+fn render(text: &str) -> Result<String> {
+    template(text)?.render("Hi")
+}
+
+/// Templates in the manner of those in use, and what Jinja2 makes of them (templates/expect.py).
+#[test]
+fn templates_render_as_the_python_library_renders_them() {
+    let reference: Json = serde_json::from_str(include_str!("templates/expected.json")).unwrap();
+    let templates = [
+        ("chatml", include_str!("templates/chatml.jinja")),
+        ("gemma", include_str!("templates/gemma.jinja")),
+        ("kinds", include_str!("templates/kinds.jinja")),
+        ("llama3", include_str!("templates/llama3.jinja")),
+        ("mistral", include_str!("templates/mistral.jinja")),
+        ("odds", include_str!("templates/odds.jinja")),
+        ("qwen3", include_str!("templates/qwen3.jinja")),
+        ("zephyr", include_str!("templates/zephyr.jinja")),
+    ];
+    let prompt = reference["prompt"].as_str().unwrap();
+    for (name, text) in templates {
+        let rendered = template(text).unwrap().render(prompt).unwrap();
+        assert_eq!(rendered, reference["expected"][name].as_str().unwrap(), "{name}");
+    }
+    assert_eq!(reference["expected"].as_object().unwrap().len(), templates.len());
+}
+
+#[test]
+fn line_ends_of_any_kind_are_the_same() {
+    assert_eq!(render("a\r\n{% if true %}\r\n b\r{% endif %}\r\n{{ 'c\r\n' }}").unwrap(), "a\n b\nc\n");
+}
+
+#[test]
+fn a_template_that_cannot_be_read_is_an_error_with_its_line() {
+    let error = template("{{ messages }}\n{% if %}").err().unwrap().to_string();
+    assert!(error.starts_with("t.jinja: line 2: not a chat template"), "{error}");
+    assert!(template("{% generation %}\n{{ bos_token").is_err());
+}
+
+#[test]
+fn a_refusal_is_told_in_the_template_s_words() {
+    let error = render("{% for m in messages %}\n{{ raise_exception('Only tools speak here.') }}{% endfor %}")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("t.jinja: line 2: the chat template refuses") && error.contains("Only tools speak here. "),
+        "{error}"
+    );
+    let error =
+        render("{% macro no() %}{{ raise_exception('Deep') }}{% endmacro %}{{ no() }}").unwrap_err().to_string();
+    assert!(error.contains("refuses") && error.contains("Deep"), "{error}");
+}
+
+#[test]
+fn other_failures_are_told_as_well() {
+    for broken in [
+        "{{ messages.x.y }}",
+        "{{ strftime_now('%Q') }}",
+        "{{ 1 | tojson(sort=true) }}",
+        "{{ 'a'.nothing() }}",
+        "{% include 'x' %}",
+    ] {
+        let error = render(broken).unwrap_err().to_string();
+        assert!(error.starts_with("t.jinja: line 1: the chat template failed ("), "{broken}: {error}");
+    }
+}
+
+#[test]
+fn the_date_is_the_one_given() {
+    let date = jiff::civil::date(2026, 11, 4);
+    let told = |date| ChatTemplate::new("t", "{{ strftime_now('%d %b %Y') }}".into(), vec![], date).unwrap();
+    assert_eq!(told(date).render("").unwrap(), "04 Nov 2026");
+    assert_ne!(told(date).key(), told(TEMPLATE_DATE).key());
+}
+
+#[test]
+fn the_file_wins_over_the_configuration_and_default_among_several() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = |source: &str| ChatTemplate::load(dir.path(), source, TEMPLATE_DATE);
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let failure = |source: &str| load(source).err().unwrap().to_string();
+    assert!(load("").unwrap().is_none());
+    assert!(failure("model").contains("the model has no chat template"));
+    assert!(failure("/no/such.jinja").contains("/no/such.jinja"));
+    let config = |template: Json| {
+        let tokens =
+            json!({"bos_token": {"content": "<b>"}, "eos_token": "<e>", "pad_token": null, "chat_template": template});
+        write("tokenizer_config.json", &tokens.to_string());
+    };
+    config(json!([{"name": "tool_use", "template": "x"}]));
+    assert!(failure("model").contains("\"default\""));
+    config(
+        json!([{"name": "tool_use", "template": "x"}, {"name": "default", "template": "{{ bos_token }}{{ messages[0].content }}"}]),
+    );
+    assert_eq!(load("model").unwrap().unwrap().render("q").unwrap(), "<b>q");
+    config(json!("{{ messages[0].content }}{{ eos_token }}{{ pad_token }}{{ pad_token is defined }}"));
+    assert_eq!(load("model").unwrap().unwrap().render("q").unwrap(), "q<e>False");
+    config(json!("{% if %}"));
+    assert!(failure("model").contains("tokenizer_config.json: line 1"));
+    write("chat_template.jinja", "own {{ messages[0].content }}\n");
+    let own = load("model").unwrap().unwrap();
+    assert_eq!(own.render("q").unwrap(), "own q");
+    let file = dir.path().join("chat_template.jinja").to_string_lossy().into_owned();
+    assert_eq!(load(&file).unwrap().unwrap().key(), own.key());
+}
