@@ -69,9 +69,10 @@ pub fn sweep(folder: &Path) -> Result<()> {
 
 /// Writes `value` as indented JSON with a final newline, atomically.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::new(e.to_string()).within(path.display()))?;
-    text.push('\n');
-    write_atomic(path, text.as_bytes())
+    write_with(path, |mut file| {
+        serde_json::to_writer_pretty(&mut file, value)?;
+        file.write_all(b"\n")
+    })
 }
 
 /// Reads a JSON file; the error names the file, line and column.

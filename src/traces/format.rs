@@ -68,11 +68,17 @@ pub(super) struct Header {
     pub dtype: Option<StorageType>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// `trace.json` as it is written. It is read in parts, as serde would hold a second copy of what is beside a flattened one.
+#[derive(Serialize)]
 struct Index {
     #[serde(flatten)]
     header: Header,
     /// In the corpus's order, which need not be that of the files.
+    documents: Vec<TraceDocument>,
+}
+
+#[derive(Deserialize)]
+struct Documents {
     documents: Vec<TraceDocument>,
 }
 
@@ -107,15 +113,15 @@ impl Trace {
     /// A file missing or of the wrong size; another backbone or tokenizer than `expected`; a newer layout.
     pub fn open(folder: &Path, expected: &Identity) -> Result<Self> {
         let path = folder.join("trace.json");
-        let version: Version = files::read_json(&path)?;
-        if version.schema_version != SCHEMA {
+        let header: Header = files::read_json(&path)?;
+        if header.schema_version != SCHEMA {
             bail!(
                 "{}: the trace has layout {}, this program reads {SCHEMA}. Make it again with `draftsmith trace`.",
                 folder.display(),
-                version.schema_version
+                header.schema_version
             );
         }
-        let Index { header, documents } = files::read_json(&path)?;
+        let Documents { documents } = files::read_json(&path)?;
         for (what, found, wanted) in [
             ("backbone", &header.identity.backbone, &expected.backbone),
             ("tokenizer", &header.identity.tokenizer, &expected.tokenizer),
@@ -183,11 +189,6 @@ impl Trace {
         rows.for_each(|row| self.hidden_row(document, row, &mut out));
         out
     }
-}
-
-#[derive(Deserialize)]
-struct Version {
-    schema_version: u32,
 }
 
 /// Rows that documents take; none when they overlap, leave a gap, or are beyond all numbers.
