@@ -89,7 +89,7 @@ fn configurations() {
 fn model_folders() {
     let folder = inputs();
     let path = folder.path();
-    refused(path, &["run", "run.toml", "--set", "backbone.path=absent"], &["`absent` does not exist", "org/name"]);
+    refused(path, &["run", "run.toml", "--set", "backbone.path=absent"], &["there is no folder `absent`", "org/name"]);
     for name in ["config.json", "generation_config.json", "tokenizer.json"] {
         let file = path.join("model").join(name);
         let before = fs::read(&file).unwrap();
