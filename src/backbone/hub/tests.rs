@@ -101,7 +101,7 @@ fn paths_win_and_other_words_are_explained() {
     assert_eq!(hub.resolve(&path("model.gguf")).unwrap(), dir.path().join("model.gguf"));
     assert!(error(&hub, &path("notes.txt")).contains("is a file"));
     // A folder of this crate that could be org/name as well.
-    assert_eq!(hub.resolve("src/backbone").unwrap(), Path::new("src/hub"));
+    assert_eq!(hub.resolve("src/backbone").unwrap(), Path::new("src/backbone"));
     for reference in
         ["./absent", "../absent", "/no/where", "~/none", "~", "no/such/folder", "no/such.gguf", "none.GGUF", r"no\such"]
     {
