@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use draftsmith::lattice::{Lattice, NoScorer, p_best, top_k};
-use draftsmith::rescorer::ngram::{Counter, Ending, Model, Vocabulary, estimate};
+use draftsmith::rescorer::ngram::{Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, Vocabulary, estimate};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -53,11 +53,12 @@ fn paths(c: &mut Criterion) {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let words = text(&mut rng, 200_000);
     let vocabulary = Vocabulary { size: Some(2048), ..Vocabulary::default() };
-    let mut counter = Counter::new(3, vocabulary).expect("order 3");
+    let mut counter = Counter::new(3, vocabulary, &Memory::usual()).expect("order 3");
     counter.add(&words, Ending::Complete).expect("ids below 2048");
     let counts = counter.finish().expect("text");
-    let table = estimate(&counts, Some([0.5, 1.0, 1.5])).expect("a fallback").table;
-    let model = Model::new(&table).expect("a small model");
+    let options = Options { discount_fallback: Some(DEFAULT_FALLBACK), ..Options::default() };
+    let estimated = estimate(&counts, &options, &Memory::usual()).expect("a fallback");
+    let model = Model::compile(&estimated.listing).expect("a small model");
     let mut ids: Vec<u32> = Vec::new();
     let mut scores: Vec<f32> = Vec::new();
     for _ in 0..HEADS {

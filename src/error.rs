@@ -33,7 +33,13 @@ impl Error {
     }
 
     /// A failed operation on `path`: `doing` completes "cannot ... PATH" (for instance "read", "write").
+    ///
+    /// An error of this crate that passed through `std::io` comes out as it was.
     pub fn io(doing: &str, path: impl AsRef<Path>, error: std::io::Error) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(own) => return own,
+            Err(error) => error,
+        };
         let advice = match error.kind() {
             std::io::ErrorKind::NotFound => " Check the path.",
             std::io::ErrorKind::PermissionDenied => " Check the permissions of the file and its folder.",
@@ -78,6 +84,13 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// For code that writes with `std::io` while it reads with this crate; [`Error::io`] takes the error out again.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        Self::other(error)
+    }
+}
 
 /// Returns early with an [`Error`] made from a format string.
 macro_rules! bail {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use flate2::bufread::MultiGzDecoder;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, Result, bail};
@@ -67,6 +68,23 @@ pub fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Holds the folder, made if need be, for this process; released when the process ends, however it ends.
+pub fn lock(folder: &Path) -> Result<File> {
+    fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    let path = folder.join(".lock");
+    let file = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
+    match file.try_lock() {
+        Ok(()) => {
+            sweep(folder)?;
+            Ok(file)
+        }
+        Err(fs::TryLockError::WouldBlock) => {
+            bail!("another process is working on {}. Wait for it, or choose another one.", folder.display())
+        }
+        Err(fs::TryLockError::Error(e)) => Err(Error::io("lock", &path, e)),
+    }
+}
+
 /// Writes `value` as indented JSON with a final newline, atomically.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_with(path, |mut file| {
@@ -89,6 +107,24 @@ pub fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
     String::from_utf8(bytes)
         .map_err(|e| Error::new(format!("{}: not UTF-8 text ({e}). Convert it to UTF-8.", path.display())))
+}
+
+/// The bytes of a file, decompressed where its name ends in .gz.
+pub fn open_text(path: &Path) -> Result<Box<dyn BufRead>> {
+    let mut file = BufReader::with_capacity(1 << 18, File::open(path).map_err(|e| Error::io("read", path, e))?);
+    if !is_gzip_name(path) {
+        return Ok(Box::new(file));
+    }
+    let head = file.fill_buf().map_err(|e| Error::io("read", path, e))?;
+    if !head.starts_with(b"\x1f\x8b") {
+        bail!("{}: the name ends in .gz, but this is not a gzip file. Rename it without .gz.", path.display());
+    }
+    Ok(Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file))))
+}
+
+/// Whether a file of this name is gzip.
+pub fn is_gzip_name(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"))
 }
 
 /// Calls `each(line number from 1, line)` for every non-blank line of a UTF-8 file.
@@ -198,5 +234,14 @@ mod tests {
         staged.commit().unwrap();
         assert_eq!(fs::read_to_string(target.join("x")).unwrap(), "2");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        assert!(lock(dir.path()).err().unwrap().to_string().contains("another process"));
+        drop(held);
+        lock(dir.path()).unwrap();
     }
 }

@@ -68,6 +68,13 @@ pub fn stop_if_interrupted(stage: &str) -> Result<()> {
     Ok(())
 }
 
+/// The most memory that this process has held so far, in bytes, where the system tells (Linux).
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
 /// The progress of one stage.
 pub struct Progress {
     title: String,

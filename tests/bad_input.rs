@@ -233,7 +233,7 @@ fn damaged_results() {
         ("traces/fables-dev/hidden.bin", None),
         ("heads/heads.safetensors", Some(200)),
         ("heads/heads.json", Some(3)),
-        ("rescorers/counts/ngram.arpa", Some(400)),
+        ("rescorers/counts/model.ngram", Some(400)),
         ("rescorers/small/model.safetensors", None),
         ("report/report.json", Some(1000)),
     ] {

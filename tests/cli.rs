@@ -3,9 +3,8 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 
-use common::{finished, inputs, read_json, report, shared, succeed, world};
+use common::{finished, inputs, read_json, report, succeed, world};
 use draftsmith::text::Tokenizer;
 use serde_json::Value;
 
@@ -223,63 +222,5 @@ fn completions_know_every_command() {
     let script = succeed(world(), &["completions", "bash"]).stdout;
     for command in ["pretrain", "train-heads", "train-rescorer", "evaluate", "report", "generate", "ngram", "inspect"] {
         assert!(script.contains(command), "{command}");
-    }
-}
-
-fn log10(folder: &Path, arpa: &str, ids: &str) -> Vec<f64> {
-    let scores = succeed(folder, &["ngram", "score", "--arpa", arpa, "--token-ids", ids, "--format", "json"]).json();
-    assert_numbers(&scores, &["perplexity", "perplexity_without_oov", "tokens", "oov"]);
-    list(&scores, "log10").iter().filter_map(Value::as_f64).collect()
-}
-
-#[test]
-fn ngram_estimates_and_scores_a_file_of_token_ids() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("train.ids"), "1 2 3\n1 2 4\n\n2 3 1 2\n").unwrap();
-    fs::write(folder.path().join("test.ids"), "1 2 3\n9\n").unwrap();
-    let estimate = ["ngram", "estimate", "--token-ids", "train.ids", "--order", "2", "--discount-fallback"];
-    for arpa in ["plain.arpa", "zipped.arpa.gz"] {
-        let made = succeed(folder.path(), &[&estimate[..], &["--arpa", arpa, "--format", "json"]].concat()).json();
-        assert_eq!(list(&made, "ngrams").len(), 2);
-        assert!(list(&made, "discounts").iter().all(|d| d.as_array().is_some_and(|d| d.len() == 3)));
-    }
-    let plain = log10(folder.path(), "plain.arpa", "test.ids");
-    assert!(plain.len() == 2 && plain.iter().all(|score| *score < 0.0), "{plain:?}");
-    assert_eq!(plain, log10(folder.path(), "zipped.arpa.gz", "test.ids"));
-}
-
-#[test]
-fn ngram_agrees_with_kenlm() {
-    let Some(shared) = shared() else { return };
-    let vectors = fs::canonicalize(shared.join("vectors/kenlm")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| vectors.join(name).display().to_string();
-    let (ids, theirs) = (file("shakespeare700.ids.gz"), file("shakespeare700.o4.arpa.gz"));
-    let estimate = ["ngram", "estimate", "--order", "4", "--discount-fallback", "--arpa", "ours.arpa", "--token-ids"];
-    let made = succeed(folder.path(), &[&estimate[..], &[&ids, "--format", "json"]].concat()).json();
-    // Lines such as "1 3616 D1=0.65331 D2=1.15092 D3+=1.60558".
-    let log = fs::read_to_string(vectors.join("shakespeare700.discounts.txt")).unwrap();
-    for (order, line) in log.lines().filter(|line| line.contains(" D1=")).enumerate() {
-        let fields: Vec<f64> =
-            line.split(' ').map(|f| f.rsplit('=').next().unwrap()).filter_map(|f| f.parse().ok()).collect();
-        assert_eq!(made["ngrams"][order].as_f64(), Some(fields[1]));
-        for (i, expected) in fields[2..].iter().enumerate() {
-            assert!((made["discounts"][order][i].as_f64().unwrap() - expected).abs() < 1e-3, "{line}");
-        }
-    }
-    let expected = read_json(&vectors.join("shakespeare700.scores.json"));
-    let held_out = list(&expected, "held_out");
-    let line = |case: &Value| list(case, "ids").iter().map(Value::to_string).collect::<Vec<_>>().join(" ") + "\n";
-    fs::write(folder.path().join("held_out.ids"), held_out.iter().map(line).collect::<String>()).unwrap();
-    for arpa in ["ours.arpa", &theirs] {
-        let trained = log10(folder.path(), arpa, &ids);
-        let unseen = log10(folder.path(), arpa, "held_out.ids");
-        assert_eq!((trained.len(), unseen.len()), (700, held_out.len()));
-        let wanted = list(&expected, "train_log10").iter().map(|x| x.as_f64().unwrap());
-        let pairs =
-            trained.into_iter().zip(wanted).chain(unseen.into_iter().zip(held_out.iter().map(|c| number(c, "log10"))));
-        for (found, wanted) in pairs {
-            assert!((found - wanted).abs() < 1e-3, "{arpa}: {found} {wanted}");
-        }
     }
 }

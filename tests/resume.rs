@@ -195,7 +195,7 @@ fn two_runs_of_one_seed_are_the_same_bytes() {
         "heads/metrics.jsonl",
         "rescorers/small/model.safetensors",
         "rescorers/small/metrics.jsonl",
-        "rescorers/counts/ngram.arpa",
+        "rescorers/counts/model.ngram",
     ] {
         let read = |folder: &Path| fs::read(folder.join("runs/tiny").join(file)).unwrap();
         assert!(read(folder.path()) == read(world()), "{file}");

@@ -171,7 +171,7 @@ fn traces_of_tokens_only_fit_rescorers_and_refuse_heads() {
     assert!(index["dtype"].is_null());
     let rescorers = ["train-rescorer", "run.toml"];
     succeed(folder.path(), &[&rescorers[..], &tokens_only].concat());
-    for file in ["counts/ngram.arpa", "small/model.safetensors"] {
+    for file in ["counts/model.ngram", "small/model.safetensors"] {
         let read = |folder: &Path| fs::read(folder.join("runs/tiny/rescorers").join(file)).unwrap();
         assert!(read(folder.path()) == read(world()), "{file}: hidden states or not, the text is the same");
     }

@@ -199,7 +199,7 @@ impl Checkpoint {
     }
 
     /// The end-of-text ids: those of `generation_config.json`, else of the configuration.
-    fn end_of_text(&self) -> Result<Vec<u32>> {
+    pub fn end_of_text(&self) -> Result<Vec<u32>> {
         let generation = self.path.join("generation_config.json");
         let other: Map<String, Value> = if generation.exists() { files::read_json(&generation)? } else { Map::new() };
         let own = self.path.join("config.json");

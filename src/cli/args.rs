@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::ngram::NgramCommand;
+
 /// Trains prediction heads and draft rescorers for blockwise parallel decoding, and measures what they buy.
 #[derive(Debug, Parser)]
 #[command(
@@ -111,7 +113,7 @@ pub enum Command {
         after_help = "Example:\n  draftsmith generate --model checkpoints/tales --prompt \"Once upon a time\" --max-new 40 --format json"
     )]
     Generate(GenerateOptions),
-    /// Estimate and query n-gram language models over token ids
+    /// Count, estimate, prune, convert and query n-gram language models over token ids
     #[command(subcommand)]
     Ngram(NgramCommand),
     /// Say what a model, trace or run folder is
@@ -161,36 +163,4 @@ pub struct GenerateOptions {
     /// Seed of the draws
     #[arg(long, default_value_t = 1, requires = "temperature")]
     pub seed: u64,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum NgramCommand {
-    /// Estimate an interpolated modified Kneser-Ney model and write it as ARPA text
-    #[command(
-        after_help = "Example:\n  draftsmith ngram estimate --order 4 --discount-fallback --token-ids train.ids.gz --arpa model.arpa"
-    )]
-    Estimate {
-        /// Lines of token ids separated by blanks, one document a line; .gz is read too
-        #[arg(long, value_name = "FILE")]
-        token_ids: PathBuf,
-        /// Where to write the model; .gz is written too
-        #[arg(long, value_name = "FILE")]
-        arpa: PathBuf,
-        /// Longest n-gram, 1 to 6
-        #[arg(long, default_value_t = 4)]
-        order: usize,
-        /// Discounts for an order whose counts of counts are degenerate (0.5 1 1.5 when no numbers follow)
-        #[arg(long, num_args = 0..=3, value_names = ["D1", "D2", "D3"])]
-        discount_fallback: Option<Vec<f64>>,
-    },
-    /// Score lines of token ids with an ARPA model
-    #[command(after_help = "Example:\n  draftsmith ngram score --arpa model.arpa --token-ids test.ids --format json")]
-    Score {
-        /// The model
-        #[arg(long, value_name = "FILE")]
-        arpa: PathBuf,
-        /// Lines of token ids, one document a line
-        #[arg(long, value_name = "FILE")]
-        token_ids: PathBuf,
-    },
 }

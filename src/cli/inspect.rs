@@ -1,4 +1,4 @@
-//! `inspect`: what a folder is; with `--check`, whether a model computes what reference vectors say.
+//! `inspect`: what a folder or a model file is; with `--check`, whether a model computes what reference vectors say.
 
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,12 @@ use crate::device;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::report;
+use crate::rescorer::ngram;
 
 pub fn inspect(common: &Common, options: &InspectOptions) -> Result<()> {
+    if options.path.extension().is_some_and(|extension| extension == "ngram") {
+        return show(common, &ngram(&options.path)?);
+    }
     let path = &resolve(&options.path.to_string_lossy())?;
     if let Some(vectors) = &options.check {
         return compare(common, path, vectors, options.tolerance);
@@ -104,6 +108,18 @@ fn compare(common: &Common, path: &Path, vectors: &Path, tolerance: f32) -> Resu
             result.largest_difference
         ))),
     }
+}
+
+/// What an n-gram model holds, its checksums compared.
+fn ngram(path: &Path) -> Result<Value> {
+    let model = ngram::Model::open(path)?;
+    model.verify().map_err(|e| e.within(path.display()))?;
+    let vocabulary = model.vocabulary();
+    Ok(json!({
+        "kind": "n-gram model", "order": model.order(), "ngrams": model.sizes(), "bytes": model.bytes(),
+        "quantised": model.quantised(), "end_of_text": vocabulary.eos, "beginning_of_text": vocabulary.bos,
+        "vocab_size": vocabulary.size, "tokenizer_hash": vocabulary.tokenizer,
+    }))
 }
 
 fn trace(path: &Path) -> Result<Value> {

@@ -11,7 +11,7 @@ mod traces;
 pub use read::{Overrides, load};
 pub use schema::{
     BackboneConfig, Config, DataConfig, EvaluationConfig, HeadLoss, HeadsConfig, LanguageModelConfig, NeuralConfig,
-    NgramConfig, OptimizationConfig, PretrainConfig, RescorerConfig, TextSource,
+    NgramConfig, OptimizationConfig, PretrainConfig, RescorerConfig, Smoothing, TextSource,
 };
 pub use storage::StorageType;
 pub use traces::{TraceText, TracesConfig};

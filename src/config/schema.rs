@@ -258,6 +258,17 @@ pub enum TextSource {
     Traces,
 }
 
+/// How an n-gram model sets probability aside for what was not seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Smoothing {
+    /// Interpolated modified Kneser-Ney (Chen and Goodman 1998).
+    #[default]
+    KneserNey,
+    /// Katz back-off with Good-Turing discounts of counts up to 5 (Katz 1987).
+    Katz,
+}
+
 /// `kind = "ngram"`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -266,13 +277,26 @@ pub struct NgramConfig {
     pub order: usize,
     /// What is counted.
     pub text: Vec<TextSource>,
+    /// "kneser-ney" or "katz".
+    pub smoothing: Smoothing,
     /// Discounts for an order whose counts of counts are degenerate, as those of small texts are.
     pub discount_fallback: [f64; 3],
+    /// n-grams that occur at most so often are left out: a number per order, unigrams first; the last stands for the rest.
+    pub prune: Vec<u64>,
+    /// Megabytes for sorting; what does not fit goes to temporary files in the run.
+    pub memory_mb: usize,
 }
 
 impl Default for NgramConfig {
     fn default() -> Self {
-        Self { order: 3, text: vec![TextSource::Gold, TextSource::Traces], discount_fallback: [0.5, 1.0, 1.5] }
+        Self {
+            order: 3,
+            text: vec![TextSource::Gold, TextSource::Traces],
+            smoothing: Smoothing::default(),
+            discount_fallback: [0.5, 1.0, 1.5],
+            prune: Vec::new(),
+            memory_mb: 1024,
+        }
     }
 }
 
@@ -433,6 +457,13 @@ impl Config {
                     if !(1..=6).contains(&ngram.order) {
                         bail!("`{key}.order` is {}; orders 1 to 6 are supported.", ngram.order);
                     }
+                    if !ngram.prune.is_sorted() || ngram.prune.len() > ngram.order {
+                        bail!(
+                            "`{key}.prune` is {:?}; it takes at most one number per order, none smaller than the one before.",
+                            ngram.prune
+                        );
+                    }
+                    at_least(&format!("{key}.memory_mb"), ngram.memory_mb, 16)?;
                     not_empty(&format!("{key}.text"), ngram.text.is_empty())?;
                 }
                 RescorerConfig::Neural(neural) => {

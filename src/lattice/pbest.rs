@@ -27,6 +27,11 @@ pub trait PathScorer {
     /// The normalised natural-log probability of `token` in `state`, so never above 0 (the search relies on it to drop
     /// hopeless prefixes), and the state after it.
     fn extend(&self, state: Self::State, token: u32) -> (f64, Self::State);
+
+    /// [`PathScorer::extend`] by each of `tokens`, appended to `out`; for scorers that do all at once for less.
+    fn extend_all(&self, state: Self::State, tokens: &[u32], out: &mut Vec<(f64, Self::State)>) {
+        out.extend(tokens.iter().map(|&token| self.extend(state, token)));
+    }
 }
 
 /// No language model at all: with scale 0, [`p_best`] gives the p-best 0-gram, the paths that are best by head scores.
@@ -90,17 +95,19 @@ impl<'a, S: PathScorer> Search<'a, S> {
         Self { lattice, scorer, scale, most_after }
     }
 
-    /// What the candidate adds to the score of a path in `state`, and the state after it.
-    fn step(&self, state: S::State, token: u32, score: f32) -> (f64, S::State) {
+    /// What each of the first `number` candidates of a slot adds to the score of a path in `state`, and the state after
+    /// it, in `steps`.
+    fn steps(&self, state: S::State, slot: usize, number: usize, steps: &mut Vec<(f64, S::State)>) {
+        let scores = &self.lattice.scores(slot)[..number];
+        steps.clear();
         if self.scale == 0.0 {
-            return (interpolate(0.0, score, 0.0), state);
+            steps.extend(scores.iter().map(|&score| (interpolate(0.0, score, 0.0), state)));
+            return;
         }
-        let (log_probability, next) = self.scorer.extend(state, token);
-        (interpolate(self.scale, score, log_probability), next)
-    }
-
-    fn candidates(&self, slot: usize) -> impl Iterator<Item = (u32, f32)> + use<'a, S> {
-        self.lattice.ids(slot).iter().copied().zip(self.lattice.scores(slot).iter().copied())
+        self.scorer.extend_all(state, &self.lattice.ids(slot)[..number], steps);
+        for ((weight, _), &score) in steps.iter_mut().zip(scores) {
+            *weight = interpolate(self.scale, score, *weight);
+        }
     }
 
     /// A score that the `p`-th best path reaches: that of the p-th path of a beam search; minus infinity when there are
@@ -110,14 +117,14 @@ impl<'a, S: PathScorer> Search<'a, S> {
             return f64::NEG_INFINITY;
         }
         let mut beam = vec![(0.0, start)];
+        let mut steps = Vec::new();
         for slot in 0..self.lattice.slots() {
-            let longer = |&(sum, state): &(f64, S::State)| {
-                self.candidates(slot).map(move |(token, score)| {
-                    let (weight, next) = self.step(state, token, score);
-                    (sum + weight, next)
-                })
-            };
-            beam = beam.iter().flat_map(longer).collect();
+            let mut longer = Vec::with_capacity(beam.len() * self.lattice.ids(slot).len());
+            for (sum, state) in beam {
+                self.steps(state, slot, self.lattice.ids(slot).len(), &mut steps);
+                longer.extend(steps.iter().map(|&(weight, next)| (sum + weight, next)));
+            }
+            beam = longer;
             if beam.len() > p {
                 beam.select_nth_unstable_by(p - 1, |a, b| b.0.total_cmp(&a.0));
                 beam.truncate(p);
@@ -135,6 +142,7 @@ impl<'a, S: PathScorer> Search<'a, S> {
     fn graph(&self, start: S::State, floor: f64) -> Graph {
         let mut graph = Graph::new();
         let mut states = vec![start];
+        let mut steps = Vec::new();
         let mut node_of: HashMap<S::State, u32, BuildHasherDefault<StateHasher>> = HashMap::default();
         for slot in 0..self.lattice.slots() {
             let layer = graph.last_nodes(states.len());
@@ -143,11 +151,11 @@ impl<'a, S: PathScorer> Search<'a, S> {
             node_of.clear();
             for (from, state) in layer.zip(states) {
                 let sum = graph.best(from);
-                for (token, score) in self.candidates(slot) {
-                    if sum + interpolate(self.scale, score, 0.0) + most_after < floor {
-                        break; // the slot's further candidates score no better
-                    }
-                    let (weight, next) = self.step(state, token, score);
+                // The slot's further candidates score no better.
+                let hopeful = |&score: &f32| sum + interpolate(self.scale, score, 0.0) + most_after >= floor;
+                let number = self.lattice.scores(slot).iter().take_while(|score| hopeful(score)).count();
+                self.steps(state, slot, number, &mut steps);
+                for (&(weight, next), &token) in steps.iter().zip(self.lattice.ids(slot)) {
                     if sum + weight + most_after < floor {
                         continue;
                     }

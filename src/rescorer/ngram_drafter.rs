@@ -1,8 +1,8 @@
-//! Global rescoring with an n-gram model (arXiv 2404.09221), and that model on disk as ARPA text.
+//! Global rescoring with an n-gram model (arXiv 2404.09221), and that model in a run.
 
 use std::path::{Path, PathBuf};
 
-use super::ngram::{Model, State, Table, Vocabulary, arpa};
+use super::ngram::{Listing, Model, State, Vocabulary};
 use super::{Drafter, Drafts, Session};
 use crate::backbone::Backbone;
 use crate::error::Result;
@@ -13,6 +13,10 @@ impl PathScorer for Model {
 
     fn extend(&self, state: State, token: u32) -> (f64, State) {
         Model::extend(self, state, token)
+    }
+
+    fn extend_all(&self, state: State, tokens: &[u32], out: &mut Vec<(f64, State)>) {
+        Model::extend_all(self, state, tokens, out);
     }
 }
 
@@ -49,19 +53,23 @@ pub fn ngram_vocabulary(backbone: &Backbone) -> Vocabulary {
         eos: backbone.end_of_text.clone(),
         bos: backbone.tokenizer.bos(),
         size: Some(backbone.model.config().vocab_size),
+        tokenizer: Some(backbone.tokenizer.hash().to_owned()),
     }
 }
 
 fn file(folder: &Path) -> PathBuf {
-    folder.join("ngram.arpa")
+    folder.join("model.ngram")
 }
 
 /// Writes a model into `folder`.
-pub fn save_ngram(folder: &Path, table: &Table) -> Result<()> {
-    arpa::save(table, &file(folder))
+pub fn save_ngram(folder: &Path, listing: &Listing) -> Result<()> {
+    Model::write(listing, &file(folder))
 }
 
-/// Reads the model in `folder`.
+/// Maps the model in `folder`; fails if it is over the words of another tokenizer.
 pub fn load_ngram(folder: &Path, backbone: &Backbone) -> Result<Model> {
-    Model::new(&arpa::read(&file(folder), ngram_vocabulary(backbone))?)
+    let path = file(folder);
+    let model = Model::open(&path)?;
+    model.verify().and_then(|()| model.require(&ngram_vocabulary(backbone))).map_err(|e| e.within(path.display()))?;
+    Ok(model)
 }

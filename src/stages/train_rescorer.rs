@@ -14,7 +14,7 @@ use crate::error::{Result, bail};
 use crate::files;
 use crate::nn::{Init, count_parameters};
 use crate::progress::{self, Progress};
-use crate::rescorer::ngram::{self, Counter, Ending, estimate};
+use crate::rescorer::ngram::{self, Counter, Ending, Memory, estimate};
 use crate::rescorer::{load_ngram, ngram_vocabulary, save_ngram};
 use crate::text::Split;
 use crate::traces::Trace;
@@ -23,7 +23,7 @@ use crate::training::{Place, train};
 /// A fitted rescorer.
 pub enum Rescorer {
     /// Global.
-    Ngram(ngram::Model),
+    Ngram(Box<ngram::Model>),
     /// Local.
     Neural(Box<Model>),
 }
@@ -51,7 +51,7 @@ pub fn train_rescorers(
             workspace.finish(&folder, &key)?;
         }
         let rescorer = match config {
-            RescorerConfig::Ngram(_) => Rescorer::Ngram(load_ngram(&folder, &workspace.backbone)?),
+            RescorerConfig::Ngram(_) => Rescorer::Ngram(Box::new(load_ngram(&folder, &workspace.backbone)?)),
             RescorerConfig::Neural(_) => {
                 let model = Checkpoint::open(&folder)?.load(Precision::AS_STORED, &workspace.device.device)?;
                 Rescorer::Neural(Box::new(model))
@@ -94,16 +94,22 @@ fn texts(
 fn count(workspace: &Workspace, traces: &Traces, options: &NgramConfig, folder: &Path, title: &str) -> Result<()> {
     let bar = Progress::new(title, 1);
     let texts = texts(workspace, &traces.train, Split::Train, &options.text)?;
-    let mut counter = Counter::new(options.order, ngram_vocabulary(&workspace.backbone))?;
+    std::fs::create_dir_all(folder).map_err(|e| crate::Error::io("create", folder, e))?;
+    let memory = Memory::new(options.memory_mb << 20, folder);
+    let mut counter = Counter::new(options.order, ngram_vocabulary(&workspace.backbone), &memory)?;
     for (tokens, cut) in &texts {
         counter.add(tokens, if *cut { Ending::Cut } else { Ending::Complete })?;
     }
     let counts = counter.finish().map_err(|e| e.within(title))?;
-    let estimated = estimate(&counts, Some(options.discount_fallback)).map_err(|e| e.within(title))?;
-    std::fs::create_dir_all(folder).map_err(|e| crate::Error::io("create", folder, e))?;
-    save_ngram(folder, &estimated.table)?;
+    let settings = ngram::Options {
+        smoothing: options.smoothing,
+        discount_fallback: Some(options.discount_fallback),
+        prune: options.prune.clone(),
+    };
+    let estimated = estimate(&counts, &settings, &memory).map_err(|e| e.within(title))?;
+    save_ngram(folder, &estimated.listing)?;
     let tokens: usize = texts.iter().map(|(t, _)| t.len()).sum();
-    let sizes: Vec<String> = counts.sizes().iter().map(ToString::to_string).collect();
+    let sizes: Vec<String> = estimated.listing.sizes().iter().map(ToString::to_string).collect();
     bar.finish(&format!("{} texts, {tokens} tokens, n-grams by order {}", texts.len(), sizes.join(" ")));
     Ok(())
 }

@@ -75,7 +75,7 @@ impl Mark {
 }
 
 /// Raised when the same inputs begin to give other results.
-const STAGES: u32 = 3;
+const STAGES: u32 = 4;
 
 impl Workspace {
     /// Opens `runs/<name>`, loads the backbone, reads the corpora; writes `run.toml` and `provenance.json`.
@@ -84,7 +84,7 @@ impl Workspace {
     /// Another process on the folder; anything wrong with backbone or corpora; a text of dev or test that also trains.
     pub fn open(config: Config, device: Opened) -> Result<Self> {
         let folder = Path::new("runs").join(&config.name);
-        let lock = lock(&folder)?;
+        let lock = files::lock(&folder)?;
         if let Some(note) = &device.note {
             progress::say(note);
         }
@@ -165,23 +165,6 @@ impl Workspace {
     }
 }
 
-/// Holds the folder for this process; released when the process ends, however it ends.
-pub(super) fn lock(folder: &Path) -> Result<File> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-    let path = folder.join(".lock");
-    let file = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
-    match file.try_lock() {
-        Ok(()) => {
-            files::sweep(folder)?;
-            Ok(file)
-        }
-        Err(std::fs::TryLockError::WouldBlock) => {
-            bail!("another process is working on {}. Wait for it, or give this run another `name`.", folder.display())
-        }
-        Err(std::fs::TryLockError::Error(e)) => Err(Error::io("lock", &path, e)),
-    }
-}
-
 /// Every corpus of the configuration, with no text in two splits.
 pub(super) fn read_corpora(config: &Config) -> Result<Vec<Corpus>> {
     let corpora: Vec<Corpus> =
@@ -222,15 +205,6 @@ fn refuse_leaks(corpora: &[Corpus]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_process_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let held = lock(dir.path()).unwrap();
-        assert!(lock(dir.path()).err().unwrap().to_string().contains("another process"));
-        drop(held);
-        lock(dir.path()).unwrap();
-    }
 
     #[test]
     fn a_shared_prompt_is_refused() {

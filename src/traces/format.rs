@@ -112,6 +112,31 @@ impl Trace {
     /// # Errors
     /// A file missing or of the wrong size; another backbone or tokenizer than `expected`; a newer layout.
     pub fn open(folder: &Path, expected: &Identity) -> Result<Self> {
+        let trace = Self::open_any(folder)?;
+        let found = &trace.header.identity;
+        trace.require(folder, "tokenizer", &found.tokenizer, &expected.tokenizer)?;
+        trace.require(folder, "backbone", &found.backbone, &expected.backbone)?;
+        Ok(trace)
+    }
+
+    /// Opens the trace in `folder`, whatever backbone made it with the tokenizer of this hash: for its tokens.
+    pub fn open_tokens(folder: &Path, tokenizer: &str) -> Result<Self> {
+        let trace = Self::open_any(folder)?;
+        trace.require(folder, "tokenizer", &trace.header.identity.tokenizer, tokenizer)?;
+        Ok(trace)
+    }
+
+    fn require(&self, folder: &Path, what: &str, found: &str, wanted: &str) -> Result<()> {
+        if found != wanted {
+            bail!(
+                "{}: this trace was made with another {what} (its hash begins {found:.12}, the given one's {wanted:.12}). Make it again with `draftsmith trace`, or name the model that made it.",
+                folder.display()
+            );
+        }
+        Ok(())
+    }
+
+    fn open_any(folder: &Path) -> Result<Self> {
         let path = folder.join("trace.json");
         let header: Header = files::read_json(&path)?;
         if header.schema_version != SCHEMA {
@@ -122,19 +147,6 @@ impl Trace {
             );
         }
         let Documents { documents } = files::read_json(&path)?;
-        for (what, found, wanted) in [
-            ("backbone", &header.identity.backbone, &expected.backbone),
-            ("tokenizer", &header.identity.tokenizer, &expected.tokenizer),
-        ] {
-            if found != wanted {
-                bail!(
-                    "{}: this trace was made with another {what} (its hash begins {:.12}, the configured one's {:.12}). Make it again with `draftsmith trace`, or set backbone.path to the model that made it.",
-                    folder.display(),
-                    found,
-                    wanted
-                );
-            }
-        }
         let Some(rows) = rows(&documents) else {
             return Err(damaged(folder, "trace.json: a document lies outside of the files"));
         };

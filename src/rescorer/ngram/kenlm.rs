@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
-use super::{Counter, Ending, Estimate, Model, Table, Vocabulary, arpa, estimate, words};
+use super::{Counter, Ending, Estimate, Listing, Memory, Model, Options, Vocabulary, arpa, estimate, words};
 
 /// The folder of the vectors; says so when it is absent.
 fn vectors() -> Option<PathBuf> {
@@ -33,31 +33,26 @@ fn shakespeare(folder: &std::path::Path) -> (Vec<Vec<u32>>, Estimate) {
     GzDecoder::new(File::open(folder.join("shakespeare700.ids.gz")).unwrap()).read_to_string(&mut text).unwrap();
     let documents: Vec<Vec<u32>> =
         text.lines().map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect()).collect();
-    let mut counter = Counter::new(4, Vocabulary::default()).unwrap();
+    let mut counter = Counter::new(4, Vocabulary::default(), &Memory::usual()).unwrap();
     documents.iter().for_each(|tokens| counter.add(tokens, Ending::Complete).unwrap());
-    (documents, estimate(&counter.finish().unwrap(), None).unwrap())
+    (documents, estimate(&counter.finish().unwrap(), &Options::default(), &Memory::usual()).unwrap())
 }
 
 /// Every n-gram with its log10 probability and back-off weight.
-fn listing(table: &Table) -> HashMap<Vec<u32>, (f32, f32)> {
-    let mut listing = HashMap::new();
-    for (n, grams) in (1..).zip(&table.grams) {
-        for (i, &prob) in grams.log10_prob.iter().enumerate() {
-            listing.insert(table.words(n, i), (prob, grams.log10_backoff.get(i).copied().unwrap_or(0.0)));
-        }
-    }
-    listing
+fn by_words(listing: &Listing) -> HashMap<Vec<u32>, (f32, f32)> {
+    listing.entries().into_iter().map(|(words, prob, backoff)| (words, (prob, backoff))).collect()
 }
 
 #[test]
 fn estimates_equal_those_of_lmplz() {
     let Some(folder) = vectors() else { return };
     let (_, estimate) = shakespeare(&folder);
-    let expected = arpa::read(&folder.join("shakespeare700.o4.arpa.gz"), Vocabulary::default()).unwrap();
-    assert_eq!(estimate.table.sizes(), expected.sizes());
-    let ours = listing(&estimate.table);
+    let expected =
+        arpa::read(&folder.join("shakespeare700.o4.arpa.gz"), Vocabulary::default(), &Memory::usual()).unwrap();
+    assert_eq!(estimate.listing.sizes(), expected.sizes());
+    let ours = by_words(&estimate.listing);
     let mut worst = (0f32, 0f32);
-    for (gram, (prob, backoff)) in listing(&expected) {
+    for (gram, (prob, backoff)) in by_words(&expected) {
         let (our_prob, our_backoff) = ours[&gram];
         worst = (worst.0.max((our_prob - prob).abs()), worst.1.max((our_backoff - backoff).abs()));
     }
@@ -75,8 +70,8 @@ fn discounts_equal_those_of_lmplz() {
     for line in log.lines().filter(|line| line.contains("D3+=")) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let order: usize = fields[0].parse().unwrap();
-        assert_eq!(estimate.table.sizes()[order - 1], fields[1].parse::<usize>().unwrap());
-        for (field, ours) in fields[2..].iter().zip(estimate.discounts[order - 1].amounts) {
+        assert_eq!(estimate.listing.sizes()[order - 1], fields[1].parse::<u64>().unwrap());
+        for (field, ours) in fields[2..].iter().zip(&estimate.discounts[order - 1].amounts) {
             let expected: f64 = field.split_once('=').unwrap().1.parse().unwrap();
             assert!((ours - expected).abs() < 1e-5, "order {order}: {ours} {expected}");
         }
@@ -89,7 +84,7 @@ fn discounts_equal_those_of_lmplz() {
 fn scores_equal_those_of_kenlm() {
     let Some(folder) = vectors() else { return };
     let (documents, estimate) = shakespeare(&folder);
-    let model = Model::new(&estimate.table).unwrap();
+    let model = Model::compile(&estimate.listing).unwrap();
     let expected = json(folder.join("shakespeare700.scores.json"));
     let train = expected["train_log10"].as_array().unwrap().iter().zip(&documents);
     let mut cases: Vec<(Vec<u32>, f64)> =
@@ -109,8 +104,8 @@ fn scores_equal_those_of_kenlm() {
 #[test]
 fn a_foreign_model_over_words_is_scored_as_kenlm_does() {
     let Some(folder) = vectors() else { return };
-    let (table, vocabulary) = arpa::read_words(&folder.join("test.arpa")).unwrap();
-    let model = Model::new(&table).unwrap();
+    let (listing, vocabulary) = arpa::read_words(&folder.join("test.arpa"), &Memory::usual()).unwrap();
+    let model = Model::compile(&listing).unwrap();
     let ids: HashMap<&str, u32> = vocabulary.iter().map(String::as_str).zip(0..).collect();
     let mut worst = 0f64;
     for case in json(folder.join("test.scores.json"))["cases"].as_array().unwrap() {

@@ -1,25 +1,27 @@
-//! n-gram language models over token ids: the cheap rescorer of a lattice.
+//! n-gram language models over token ids: the cheap rescorer of a lattice, and a toolkit of its own.
 //!
-//! Read in this order: `words.rs` (token ids as words, `<s>`, `</s>`, `<unk>`) · [`count`] (documents to counts) ·
-//! [`estimate`](mod@estimate) (counts to interpolated modified Kneser-Ney probabilities) · `table.rs` (the n-grams as a
-//! trie of flat arrays: what is estimated, written and read) · [`arpa`] (the table as text) · [`model`] (the table
-//! compiled into an automaton: one 4-byte [`State`], about one probe per order and token).
+//! Read in this order: `words.rs` (token ids as words, `<s>`, `</s>`, `<unk>`) · `key.rs` (n-grams as integers) · `sort.rs`
+//! (sorting in bounded memory) · [`counts`] (documents to counts, on disk and back) · [`estimate`](mod@estimate) (counts to
+//! Kneser-Ney or Katz probabilities) · `listing.rs` (a model as sorted lists) · [`arpa`] (as text) · [`model`] (as an
+//! automaton in a mapped file: one 4-byte [`State`], `state -> (log-probability, next state)`).
 //!
 //! The conventions are those of KenLM's `lmplz`, and `kenlm.rs` holds the numbers to its own.
 //! Probabilities are stored as log10 in `f32`, as ARPA has them; a query answers in natural logarithms, `f64`.
 
 pub mod arpa;
-pub mod count;
+pub mod counts;
 pub mod estimate;
 #[cfg(test)]
 mod kenlm;
+mod key;
+mod listing;
 pub mod model;
-mod slots;
-mod table;
+mod sort;
 mod words;
 
-pub use count::{Counter, Counts};
-pub use estimate::{DEFAULT_FALLBACK, Discounts, Estimate, estimate};
-pub use model::{Model, Score, State};
-pub use table::Table;
+pub use counts::{Collector, Counter, Counts, PartialCount};
+pub use estimate::{DEFAULT_FALLBACK, Discounts, Estimate, Options, Smoothing, estimate};
+pub use listing::Listing;
+pub use model::{Model, Quantisation, Score, State};
+pub use sort::Memory;
 pub use words::{Ending, MAX_ORDER, Vocabulary};

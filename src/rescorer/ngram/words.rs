@@ -2,6 +2,8 @@
 //!
 //! Inside this folder a *word* is a `u32`: `<unk>` 0, `<s>` 1, `</s>` 2, and token id `t` is word `t + 3`.
 
+use serde::{Deserialize, Serialize};
+
 /// The highest order that is counted, written or read, as in KenLM's default build.
 pub const MAX_ORDER: usize = 6;
 
@@ -21,7 +23,8 @@ const FIRST_TOKEN: u32 = 3;
 ///   outside it gets that number too, but is no part of the sum. While an id is unseen, this equals
 ///   `lmplz --vocab_pad` with the number of these types.
 /// - With `size = None` the vocabulary is the counted types without `<s>`, plus `</s>` and one `<unk>` for all else.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Vocabulary {
     /// End-of-text ids; may be empty.
     pub eos: Vec<u32>,
@@ -29,6 +32,9 @@ pub struct Vocabulary {
     pub bos: Option<u32>,
     /// Number of ids of the tokenizer.
     pub size: Option<usize>,
+    /// The tokenizer's hash, where one made the ids: counts and models of another are refused.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
 }
 
 impl Vocabulary {
@@ -95,13 +101,35 @@ pub(super) fn of_token(id: u32) -> Option<u32> {
     id.checked_add(FIRST_TOKEN)
 }
 
+/// `<s>` and `</s>` among the ids of a table of counts.
+pub(super) const BOS_ID: i64 = -1;
+pub(super) const EOS_ID: i64 = -2;
+
+/// The id of a counted word in a table of counts.
+pub(super) fn to_id(word: u32) -> i64 {
+    match word {
+        BOS => BOS_ID,
+        EOS => EOS_ID,
+        _ => i64::from(word) - i64::from(FIRST_TOKEN),
+    }
+}
+
+/// The word of an id in a table of counts.
+pub(super) fn of_id(id: i64) -> Option<u32> {
+    match id {
+        BOS_ID => Some(BOS),
+        EOS_ID => Some(EOS),
+        _ => u32::try_from(id).ok().and_then(of_token),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn special_ids_become_markers_and_leave_the_padded_types() {
-        let vocabulary = Vocabulary { eos: vec![2, 0, 2, 200], bos: Some(1), size: Some(100) };
+        let vocabulary = Vocabulary { eos: vec![2, 0, 2, 200], bos: Some(1), size: Some(100), tokenizer: None };
         assert_eq!([0, 1, 2, 3].map(|id| vocabulary.word(id)), [EOS, BOS, EOS, 6]);
         assert_eq!(vocabulary.padded_types(), Some(98), "100 ids without 0, 1 and 2, with </s>");
         assert_eq!(vocabulary.strip_bos(&[1, 1, 5]), [1, 5]);

@@ -13,11 +13,5 @@ mod write;
 pub use read::{parse, parse_words, read, read_words};
 pub use write::{save, write};
 
-use std::path::Path;
-
 /// How log 0 is written.
 const LOG_ZERO: f32 = -99.0;
-
-fn is_gzip_name(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"))
-}

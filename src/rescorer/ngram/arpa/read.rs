@@ -1,55 +1,41 @@
-//! ARPA text to a table, with errors that say what the file really is and where it goes wrong.
+//! ARPA text to a listing, with errors that say what the file really is and where it goes wrong.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::collections::{HashMap, HashSet};
+use std::io::{BufRead, Read};
 use std::path::Path;
 
-use flate2::bufread::MultiGzDecoder;
+use bytemuck::{Pod, Zeroable};
 
-use super::super::slots::Slots;
-use super::super::table::{Grams, Table};
+use super::super::key::{Key, Packing};
+use super::super::listing::{Entry, List, Listing};
+use super::super::sort::{Memory, Record, Sorter};
 use super::super::words::{BOS, EOS, MAX_ORDER, UNK, Vocabulary, marker, of_token, spell};
-use super::{LOG_ZERO, is_gzip_name};
+use super::LOG_ZERO;
 use crate::error::{Error, Result, bail};
+use crate::files;
 
 /// A longer line is no ARPA.
 const LONGEST_LINE: u64 = 1 << 16;
-/// The most n-grams for which room is made on the header's word alone.
-const TRUSTED_COUNT: usize = 1 << 20;
 
 /// Reads a model over token ids; `vocabulary` tells which ids stand for `</s>` and `<s>`.
-pub fn read(path: &Path, vocabulary: Vocabulary) -> Result<Table> {
-    parse(&mut *open(path)?, vocabulary).map_err(|error| error.within(path.display()))
+pub fn read(path: &Path, vocabulary: Vocabulary, memory: &Memory) -> Result<Listing> {
+    parse(&mut *files::open_text(path)?, vocabulary, memory).map_err(|error| error.within(path.display()))
 }
 
 /// Reads a model over any words: `table[id]` of the second value is the word that token `id` of the model stands for.
-pub fn read_words(path: &Path) -> Result<(Table, Vec<String>)> {
-    parse_words(&mut *open(path)?).map_err(|error| error.within(path.display()))
+pub fn read_words(path: &Path, memory: &Memory) -> Result<(Listing, Vec<String>)> {
+    parse_words(&mut *files::open_text(path)?, memory).map_err(|error| error.within(path.display()))
 }
 
 /// [`read`] from ARPA text.
-pub fn parse(text: impl BufRead, vocabulary: Vocabulary) -> Result<Table> {
-    Parser { lines: Lines::new(text), words: Words::Ids }.table(vocabulary).map(|(table, _)| table)
+pub fn parse(text: impl BufRead, vocabulary: Vocabulary, memory: &Memory) -> Result<Listing> {
+    Ok(Parser { lines: Lines::new(text), words: Words::Ids, memory }.listing(vocabulary)?.0)
 }
 
 /// [`read_words`] from ARPA text.
-pub fn parse_words(text: impl BufRead) -> Result<(Table, Vec<String>)> {
+pub fn parse_words(text: impl BufRead, memory: &Memory) -> Result<(Listing, Vec<String>)> {
     let words = Words::Listed { words: Vec::new(), ids: HashMap::new() };
-    Parser { lines: Lines::new(text), words }.table(Vocabulary::default())
-}
-
-/// The text of the file, decompressed if its name says so.
-fn open(path: &Path) -> Result<Box<dyn BufRead>> {
-    let mut file = BufReader::new(File::open(path).map_err(|error| Error::io("read", path, error))?);
-    if !is_gzip_name(path) {
-        return Ok(Box::new(file));
-    }
-    let head = file.fill_buf().map_err(|error| Error::io("read", path, error))?;
-    if !head.starts_with(b"\x1f\x8b") {
-        bail!("{}: the name ends in .gz, but this is not a gzip file. Rename it without .gz.", path.display());
-    }
-    Ok(Box::new(BufReader::new(MultiGzDecoder::new(file))))
+    Parser { lines: Lines::new(text), words, memory }.listing(Vocabulary::default())
 }
 
 /// Lines with their numbers.
@@ -161,16 +147,44 @@ impl Words {
     }
 }
 
-const REMAKE: &str = "The file is damaged or was made by a faulty tool; make it again.";
-
-struct Parser<R> {
-    lines: Lines<R>,
-    words: Words,
+impl Words {
+    /// The word as the text has it.
+    fn spell(&self, word: u32) -> String {
+        match self {
+            Self::Listed { words, .. } if word > EOS => words[(word - EOS - 1) as usize].clone(),
+            _ => spell(word),
+        }
+    }
 }
 
-impl<R: BufRead> Parser<R> {
-    fn table(mut self, vocabulary: Vocabulary) -> Result<(Table, Vec<String>)> {
-        let grams = self.grams().map_err(|error| match self.lines.number {
+/// Parts of the memory: what every order lists, and two sorters of one order.
+const PARTS: usize = MAX_ORDER + 2;
+
+const REMAKE: &str = "The file is damaged or was made by a faulty tool; make it again.";
+
+/// An n-gram and the line it stands on.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Numbered {
+    entry: Entry,
+    line: u64,
+}
+
+impl Record for Numbered {
+    fn key(&self) -> Key {
+        self.entry.key
+    }
+}
+
+struct Parser<'a, R> {
+    lines: Lines<R>,
+    words: Words,
+    memory: &'a Memory,
+}
+
+impl<R: BufRead> Parser<'_, R> {
+    fn listing(mut self, vocabulary: Vocabulary) -> Result<(Listing, Vec<String>)> {
+        let (packing, orders) = self.orders().map_err(|error| match self.lines.number {
             0 => error,
             number => error.within(format!("line {number}")),
         })?;
@@ -178,36 +192,27 @@ impl<R: BufRead> Parser<R> {
             Words::Ids => Vec::new(),
             Words::Listed { words, .. } => words,
         };
-        Ok((Table { vocabulary, grams }, words))
+        Ok((Listing { vocabulary, packing, memory: self.memory.clone(), orders }, words))
     }
 
-    fn grams(&mut self) -> Result<Vec<Grams>> {
+    fn orders(&mut self) -> Result<(Packing, Vec<List>)> {
         self.lines.check_kind()?;
         let counts = self.header()?;
-        // (node of the context, word) to the node of the n-gram; nodes are numbered from 1 over all orders.
-        let mut index = Slots::with_capacity(counts.iter().sum::<usize>().min(TRUSTED_COUNT));
-        let mut grams = Vec::with_capacity(counts.len());
-        let mut base = 0;
+        let packing = Packing::new(counts.len());
+        let mut unigrams = HashSet::new();
+        let mut orders: Vec<List> = Vec::with_capacity(counts.len());
         for (n, &count) in (1..).zip(&counts) {
             self.section_title(n, counts.len())?;
-            let next_base = grams.iter().map(|grams: &Grams| grams.word.len() as u32).sum::<u32>() + 1;
-            grams.push(self.section(n, count, counts.len(), base, next_base, &mut index)?);
-            base = next_base;
-        }
-        for word in [BOS, EOS] {
-            if index.get(0, word).is_none() {
-                bail!("{} is not among the unigrams. {REMAKE}", spell(word));
+            let section = self.section(n, count, counts.len(), packing, &mut unigrams)?;
+            let list = self.check(n, section, orders.last(), packing)?;
+            if n == 1 {
+                for word in [BOS, EOS] {
+                    if !unigrams.contains(&word) {
+                        bail!("{} is not among the unigrams. {REMAKE}", spell(word));
+                    }
+                }
             }
-        }
-        // A model that was made without <unk> gives unknown words probability 0.
-        if index.get(0, UNK).is_none() {
-            let unigrams = &mut grams[0];
-            unigrams.parent.push(0);
-            unigrams.word.push(UNK);
-            unigrams.log10_prob.push(f32::NEG_INFINITY);
-            if counts.len() > 1 {
-                unigrams.log10_backoff.push(0.0);
-            }
+            orders.push(list);
         }
         match self.lines.next_filled()? {
             Some("\\end\\") => {}
@@ -216,12 +221,55 @@ impl<R: BufRead> Parser<R> {
         }
         match self.lines.next_filled()? {
             Some(line) => bail!("`{}` follows \\end\\, where nothing may. Remove it.", shorten(line)),
-            None => Ok(grams),
+            None => Ok((packing, orders)),
         }
     }
 
+    /// The sorted n-grams of order `n`, none twice and each with its context among `contexts`.
+    fn check(
+        &mut self,
+        n: usize,
+        section: Sorter<Numbered>,
+        contexts: Option<&List>,
+        packing: Packing,
+    ) -> Result<List> {
+        let section = section.finish()?;
+        let (mut numbered, mut sorter) = (section.read()?, self.memory.sorter(PARTS));
+        let mut contexts = contexts.map(|list| list.entries.read()).transpose()?;
+        let (mut size, mut before) = (0, None);
+        while let Some(Numbered { entry, line }) = numbered.next()? {
+            let mut refuse = |what: &str| {
+                let gram: Vec<String> = packing.words(entry.key, n).map(|word| self.words.spell(word)).collect();
+                self.lines.number = line;
+                Error::new(format!("the n-gram `{}` {what}. {REMAKE}", gram.join(" ")))
+            };
+            if before == Some(entry.key) {
+                return Err(refuse("is listed twice"));
+            }
+            before = Some(entry.key);
+            if let Some(contexts) = &mut contexts {
+                let context = packing.prefix(entry.key, n - 1);
+                while contexts.peek().is_some_and(|listed| listed.key < context) {
+                    contexts.advance()?;
+                }
+                if contexts.peek().is_none_or(|listed| listed.key != context) {
+                    return Err(refuse("has a context that is not listed one order below"));
+                }
+            }
+            // A model that was made without <unk> gives unknown words probability 0; <unk> is the first of all words.
+            if n == 1 && size == 0 && packing.word(entry.key, 0) != UNK {
+                let unknown = packing.pack([UNK]);
+                sorter.push(Entry { key: unknown, log10_prob: f32::NEG_INFINITY, log10_backoff: 0.0 })?;
+                size += 1;
+            }
+            sorter.push(entry)?;
+            size += 1;
+        }
+        Ok(List { entries: sorter.finish()?, size })
+    }
+
     /// `\data\` and the number of n-grams of every order.
-    fn header(&mut self) -> Result<Vec<usize>> {
+    fn header(&mut self) -> Result<Vec<u64>> {
         match self.lines.next_filled()? {
             Some("\\data\\") => {}
             Some(line) => bail!("an ARPA file begins with \\data\\, but this begins with `{}`.", shorten(line)),
@@ -239,7 +287,7 @@ impl<R: BufRead> Parser<R> {
                 .filter(|(order, _)| order.trim().parse() == Ok(n))
                 .and_then(|(_, count)| count.trim().parse::<u32>().ok());
             match count {
-                Some(count) if n <= MAX_ORDER => counts.push(count as usize),
+                Some(count) if n <= MAX_ORDER => counts.push(u64::from(count)),
                 Some(_) => bail!("the model's order is more than {MAX_ORDER}, the highest that is read."),
                 None => bail!("`ngram {n}=COUNT` or a blank line should stand here, not `{}`. {REMAKE}", shorten(line)),
             }
@@ -247,7 +295,7 @@ impl<R: BufRead> Parser<R> {
         if counts.is_empty() {
             bail!("no `ngram 1=COUNT` follows \\data\\. {REMAKE}");
         }
-        if counts.iter().sum::<usize>() >= u32::MAX as usize {
+        if counts.iter().sum::<u64>() >= u64::from(u32::MAX) {
             bail!("the model has more than {} n-grams, the most that are read.", u32::MAX);
         }
         Ok(counts)
@@ -271,47 +319,41 @@ impl<R: BufRead> Parser<R> {
         }
     }
 
-    /// The `count` n-grams of one section. `base` is the first node of the contexts, `next_base` that of the n-grams.
+    /// The `count` n-grams of one section. Those of the first give `unigrams`.
     fn section(
         &mut self,
         n: usize,
-        count: usize,
+        count: u64,
         order: usize,
-        base: u32,
-        next_base: u32,
-        index: &mut Slots<u32>,
-    ) -> Result<Grams> {
-        let mut grams = Grams::default();
-        while grams.word.len() < count {
+        packing: Packing,
+        unigrams: &mut HashSet<u32>,
+    ) -> Result<Sorter<Numbered>> {
+        let mut sorter = self.memory.sorter(PARTS);
+        for read in 0..count {
             let Some(line) = self.lines.next()? else {
                 bail!("the text ends inside \\{n}-grams: the file was cut. Copy or make it again.");
             };
             if line.trim().is_empty() || line.starts_with('\\') {
-                bail!("\\{n}-grams: has {} n-grams, but the header says {count}. {REMAKE}", grams.word.len());
+                bail!("\\{n}-grams: has {read} n-grams, but the header says {count}. {REMAKE}");
             }
-            let (prob, gram, backoff) = entry(line, n, order)?;
-            let mut context = 0;
-            for text in gram.split(DELIMITERS).filter(|text| !text.is_empty()).take(n - 1) {
-                let word = self.words.word(text, n)?;
-                let Some(node) = index.get(context, word) else {
-                    bail!("the n-gram `{gram}` has a context that is not listed one order below. {REMAKE}");
-                };
-                context = node;
+            let (log10_prob, gram, log10_backoff) = entry(line, n, order)?;
+            let mut words = [UNK; MAX_ORDER];
+            for (word, text) in words.iter_mut().zip(gram.split(DELIMITERS).filter(|text| !text.is_empty())) {
+                *word = self.words.word(text, n)?;
+                if *word > packing.largest() {
+                    bail!(
+                        "the token id {text} is too large: at order {order} ids up to {} are read.",
+                        packing.largest() - 3
+                    );
+                }
+                if n == 1 {
+                    unigrams.insert(*word);
+                } else if !unigrams.contains(word) {
+                    bail!("the word `{text}` is not among the unigrams. {REMAKE}");
+                }
             }
-            let last = gram.rsplit(DELIMITERS).find(|text| !text.is_empty()).unwrap_or_default();
-            let word = self.words.word(last, n)?;
-            if n > 1 && index.get(0, word).is_none() {
-                bail!("the word `{last}` is not among the unigrams. {REMAKE}");
-            }
-            if !index.insert(context, word, next_base + grams.word.len() as u32) {
-                bail!("the n-gram `{gram}` is listed twice. {REMAKE}");
-            }
-            grams.parent.push(context - base);
-            grams.word.push(word);
-            grams.log10_prob.push(prob);
-            if n < order {
-                grams.log10_backoff.push(backoff);
-            }
+            let entry = Entry { key: packing.pack(words[..n].iter().copied()), log10_prob, log10_backoff };
+            sorter.push(Numbered { entry, line: self.lines.number })?;
         }
         match self.lines.next()? {
             Some(line) if line.starts_with('\\') => {
@@ -320,7 +362,7 @@ impl<R: BufRead> Parser<R> {
             Some(line) if !line.trim().is_empty() => {
                 bail!("\\{n}-grams: goes on after the {count} n-grams that the header says. {REMAKE}")
             }
-            _ => Ok(grams),
+            _ => Ok(sorter),
         }
     }
 }

@@ -1,45 +1,48 @@
-//! A table to ARPA text, in the order of the table: the same table gives the same bytes.
+//! A listing to ARPA text, sorted by words: the same n-grams give the same bytes.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use flate2::{Compression, write::GzEncoder};
 
-use super::super::table::Table;
+use super::super::listing::Listing;
 use super::super::words::spell;
-use super::{LOG_ZERO, is_gzip_name};
+use super::LOG_ZERO;
 use crate::error::Result;
 use crate::files;
 
-/// Writes `table` to `path`, whole or not at all.
-pub fn save(table: &Table, path: &Path) -> Result<()> {
+/// Writes `listing` to `path`, whole or not at all.
+pub fn save(listing: &Listing, path: &Path) -> Result<()> {
     files::write_with(path, |out| {
-        if !is_gzip_name(path) {
-            return write(table, out);
+        if !files::is_gzip_name(path) {
+            return write(listing, out);
         }
         let mut encoder = BufWriter::new(GzEncoder::new(out, Compression::default()));
-        write(table, &mut encoder)?;
+        write(listing, &mut encoder)?;
         encoder.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
         Ok(())
     })
 }
 
-/// Writes `table` as ARPA text. `out` should be buffered.
-pub fn write(table: &Table, mut out: impl Write) -> io::Result<()> {
+/// Writes `listing` as ARPA text. `out` should be buffered.
+pub fn write(listing: &Listing, mut out: impl Write) -> io::Result<()> {
     writeln!(out, "\\data\\")?;
-    for (n, size) in (1..).zip(table.sizes()) {
+    let order = listing.order();
+    for (n, size) in (1..).zip(listing.sizes()) {
         writeln!(out, "ngram {n}={size}")?;
     }
-    for (n, grams) in (1..).zip(&table.grams) {
+    for n in 1..=order {
         writeln!(out, "\n\\{n}-grams:")?;
-        for (index, &prob) in grams.log10_prob.iter().enumerate() {
-            number(&mut out, prob)?;
-            for (i, word) in table.words(n, index).into_iter().enumerate() {
-                write!(out, "{}{}", if i == 0 { '\t' } else { ' ' }, spell(word))?;
+        let mut entries = listing.read(n)?;
+        while let Some(entry) = entries.next()? {
+            number(&mut out, entry.log10_prob)?;
+            for (i, word) in listing.packing.words(entry.key, n).enumerate() {
+                out.write_all(if i == 0 { b"\t" } else { b" " })?;
+                out.write_all(spell(word).as_bytes())?;
             }
-            if let Some(&backoff) = grams.log10_backoff.get(index) {
+            if n < order {
                 out.write_all(b"\t")?;
-                number(&mut out, backoff)?;
+                number(&mut out, entry.log10_backoff)?;
             }
             out.write_all(b"\n")?;
         }
@@ -49,5 +52,6 @@ pub fn write(table: &Table, mut out: impl Write) -> io::Result<()> {
 }
 
 fn number(out: &mut impl Write, log10: f32) -> io::Result<()> {
-    write!(out, "{}", if log10 == f32::NEG_INFINITY { LOG_ZERO } else { log10 })
+    // Adding 0 takes the sign from a zero.
+    write!(out, "{}", if log10 == f32::NEG_INFINITY { LOG_ZERO } else { log10 + 0.0 })
 }

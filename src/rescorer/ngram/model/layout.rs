@@ -1,0 +1,372 @@
+//! The model file: a header and eight columns, little-endian, each column at a multiple of 64 bytes.
+//!
+//! ```text
+//! "dsngrams"            8 bytes
+//! version               u32
+//! length of the header  u32
+//! header                JSON
+//! BLAKE3 of all above   32 bytes
+//! backoffs   f32 or u8 a node                       log10
+//! probs      f32 or u8 an arc                       log10
+//! words      u16 or u32 an arc
+//! leaves     u32 an arc of the highest order        the state after it
+//! roots      u32 a word                             its arc at the empty context, or 0
+//! codebooks  2 x 256 f32                            of probs and backoffs, where these are u8
+//! links      [u32; 2] a node, one more at the end   number of its first arc; its suffix (at the end: the state after <s>)
+//! ```
+//!
+//! A probability has its sign bit set, being at most 1; one without is that of an n-gram below the highest order that is
+//! not worth a state, so that a query need not look further to know.
+//!
+//! Nodes and arcs are numbered together: node 0 is the empty context, then come the n-grams order by order, in the
+//! order of their words. An n-gram below the highest order is both the arc that leads to it and the node it is as a
+//! context, so the arcs of a node are those from its first to the first of the next node.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::Path;
+
+use bytemuck::Pod;
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+
+use super::super::words::{MAX_ORDER, Vocabulary};
+use crate::error::{Error, Result, bail};
+
+const MAGIC: &[u8; 8] = b"dsngrams";
+const VERSION: u32 = 1;
+const ALIGN: u64 = 64;
+/// Bytes before the header.
+const BEFORE: usize = 16;
+
+/// The columns' names, in file order.
+pub(super) const NAMES: [&str; 7] = ["backoffs", "probs", "words", "leaves", "roots", "codebooks", "links"];
+
+/// What the file says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Header {
+    pub(super) vocabulary: Vocabulary,
+    /// n-grams of every order, unigrams first.
+    pub(super) sizes: Vec<u64>,
+    /// Whether probabilities and weights are codes of one byte.
+    pub(super) quantised: bool,
+    /// Whether words have 32 bits instead of 16.
+    pub(super) wide: bool,
+    /// Length of `roots`.
+    pub(super) roots: u64,
+    /// BLAKE3 of every column.
+    pub(super) hashes: Vec<String>,
+}
+
+impl Header {
+    /// Nodes, the empty context among them.
+    pub(super) fn nodes(&self) -> u64 {
+        1 + self.sizes[..self.sizes.len() - 1].iter().sum::<u64>()
+    }
+
+    /// The numbers of nodes and arcs.
+    pub(super) fn arcs(&self) -> u64 {
+        1 + self.sizes.iter().sum::<u64>()
+    }
+
+    /// The number of the first n-gram of every order.
+    pub(super) fn bases(&self) -> Vec<u32> {
+        self.sizes.iter().scan(1, |next, &size| Some(std::mem::replace(next, *next + size as u32))).collect()
+    }
+
+    /// Bytes of every column.
+    fn lengths(&self) -> [u64; 7] {
+        let value = if self.quantised { 1 } else { 4 };
+        [
+            value * self.nodes(),
+            value * self.arcs(),
+            self.arcs() * if self.wide { 4 } else { 2 },
+            4 * self.sizes.last().copied().unwrap_or(0),
+            4 * self.roots,
+            if self.quantised { 2048 } else { 0 },
+            // Last, as it is never empty: so the file ends where the last column does.
+            8 * (self.nodes() + 1),
+        ]
+    }
+
+    fn text(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a header serialises")
+    }
+
+    /// Where every column lies, and the length of the file. The header's length does not depend on the hashes.
+    pub(super) fn layout(&self) -> ([Range<u64>; 7], u64) {
+        let mut at = (BEFORE + self.text().len() + 32) as u64;
+        let ranges = self.lengths().map(|length| {
+            let start = at.next_multiple_of(ALIGN);
+            at = start + length;
+            start..at
+        });
+        (ranges, at)
+    }
+
+    /// Writes everything before the columns, their hashes being known.
+    pub(super) fn write(&self, out: &mut (impl Write + Seek)) -> io::Result<()> {
+        let text = self.text();
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend((text.len() as u32).to_le_bytes());
+        bytes.extend(text);
+        let hash = blake3::hash(&bytes);
+        bytes.extend(hash.as_bytes());
+        out.seek(SeekFrom::Start(0))?;
+        out.write_all(&bytes)
+    }
+
+    /// Hashes of the right length for a layout.
+    pub(super) fn no_hashes() -> Vec<String> {
+        vec!["0".repeat(64); NAMES.len()]
+    }
+
+    fn check(&self) -> bool {
+        (1..=MAX_ORDER).contains(&self.sizes.len())
+            && self.sizes.iter().try_fold(1u64, |sum, &size| sum.checked_add(size)).is_some_and(fits)
+            && self.roots <= u64::from(u32::MAX)
+            && self.hashes.len() == NAMES.len()
+    }
+}
+
+/// Whether so many nodes and arcs can be numbered.
+pub(super) fn fits(arcs: u64) -> bool {
+    arcs < u64::from(u32::MAX)
+}
+
+/// Writes one column piece by piece into its place in a file that others are writing to as well.
+pub(super) struct ColumnWriter {
+    at: u64,
+    end: u64,
+    buffer: Vec<u8>,
+    hasher: blake3::Hasher,
+}
+
+impl ColumnWriter {
+    pub(super) fn new(range: &Range<u64>) -> Self {
+        Self { at: range.start, end: range.end, buffer: Vec::new(), hasher: blake3::Hasher::new() }
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, value: impl Pod, out: &mut (impl Write + Seek)) -> io::Result<()> {
+        self.buffer.extend_from_slice(bytemuck::bytes_of(&value));
+        if self.buffer.len() >= 1 << 17 { self.flush(out) } else { Ok(()) }
+    }
+
+    fn flush(&mut self, out: &mut (impl Write + Seek)) -> io::Result<()> {
+        out.seek(SeekFrom::Start(self.at))?;
+        out.write_all(&self.buffer)?;
+        self.hasher.update(&self.buffer);
+        self.at += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Ends the column, which must be full, and tells its hash.
+    pub(super) fn finish(mut self, out: &mut (impl Write + Seek)) -> io::Result<String> {
+        self.flush(out)?;
+        assert_eq!(self.at, self.end, "a column of a model is filled");
+        Ok(self.hasher.finalize().to_hex().to_string())
+    }
+}
+
+/// Maps a model file.
+pub(super) fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    // SAFETY: the file is only read. Another process that shortens it meanwhile would end this one, as with any map; the
+    // program itself replaces files by renaming.
+    unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))
+}
+
+/// The header and columns of a mapped file.
+pub(super) fn read(map: Mmap) -> Result<(Header, Columns)> {
+    const OTHER: &str = "this is not an n-gram model file of this program. ARPA text is read where the name ends in .arpa or \
+                         .arpa.gz; `ngram convert` makes one from the other.";
+    const DAMAGED: &str = "the model file is damaged or was cut. Make it again.";
+    if cfg!(target_endian = "big") {
+        bail!("model files are little-endian, and this machine is not. Use ARPA text.");
+    }
+    if map.len() < BEFORE || map[..8] != *MAGIC {
+        bail!("{OTHER}");
+    }
+    let number = |at: usize| u32::from_le_bytes([map[at], map[at + 1], map[at + 2], map[at + 3]]);
+    if number(8) != VERSION {
+        bail!(
+            "the model file has version {}; this program reads {VERSION}. Make it again from counts or ARPA.",
+            number(8)
+        );
+    }
+    let end = BEFORE + number(12) as usize;
+    let Some(stored) = map.get(end..end + 32) else { bail!("{DAMAGED}") };
+    if blake3::hash(&map[..end]).as_bytes() != stored {
+        bail!("{DAMAGED}");
+    }
+    let header: Header = serde_json::from_slice(&map[BEFORE..end]).map_err(|_| Error::new(DAMAGED))?;
+    if !header.check() || header.layout().1 != map.len() as u64 {
+        bail!("{DAMAGED}");
+    }
+    let columns = Columns::new(&header, map);
+    Ok((header, columns))
+}
+
+/// Compares every column with its hash.
+pub(super) fn verify(header: &Header, columns: &Columns) -> Result<()> {
+    for ((name, range), hash) in NAMES.iter().zip(header.layout().0).zip(&header.hashes) {
+        let bytes = &columns.bytes()[range.start as usize..range.end as usize];
+        if blake3::hash(bytes).to_hex().as_str() != hash {
+            bail!("the column `{name}` of the model file is damaged. Make the file again.");
+        }
+    }
+    Ok(())
+}
+
+/// The columns of a file, and the map that holds them.
+pub(super) struct Columns {
+    pub(super) links: &'static [[u32; 2]],
+    pub(super) backoffs: Values,
+    pub(super) probs: Values,
+    pub(super) words: Words,
+    pub(super) leaves: &'static [u32],
+    pub(super) roots: &'static [u32],
+    map: Mmap,
+}
+
+impl Columns {
+    fn new(header: &Header, map: Mmap) -> Self {
+        let ranges = header.layout().0;
+        // SAFETY: the slices live in the map, whose memory neither moves nor changes, and which is dropped with them; they
+        // leave this struct only by reference to it.
+        let bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(map.as_ptr(), map.len()) };
+        let column = |index: usize| &bytes[ranges[index].start as usize..ranges[index].end as usize];
+        let values = |index: usize, book: usize| {
+            if header.quantised {
+                let books: &'static [f32] = bytemuck::cast_slice(column(5));
+                Values::Codes(column(index), &books[256 * book..256 * (book + 1)])
+            } else {
+                Values::Floats(bytemuck::cast_slice(column(index)))
+            }
+        };
+        Self {
+            links: bytemuck::cast_slice(column(6)),
+            backoffs: values(0, 1),
+            probs: values(1, 0),
+            words: if header.wide {
+                Words::Wide(bytemuck::cast_slice(column(2)))
+            } else {
+                Words::Narrow(bytemuck::cast_slice(column(2)))
+            },
+            leaves: bytemuck::cast_slice(column(3)),
+            roots: bytemuck::cast_slice(column(4)),
+            map,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Number of nodes.
+    #[inline]
+    pub(super) fn nodes(&self) -> u32 {
+        self.links.len() as u32 - 1
+    }
+
+    /// The state after `<s>`.
+    pub(super) fn begin(&self) -> u32 {
+        self.links.last().map_or(0, |last| last[1])
+    }
+
+    /// The arcs of a node.
+    #[inline]
+    pub(super) fn arcs(&self, node: u32) -> Range<u32> {
+        let node = node as usize;
+        self.links[node][0]..self.links[node + 1][0]
+    }
+
+    /// The longest proper suffix of a node that is worth a state.
+    #[inline]
+    pub(super) fn suffix(&self, node: u32) -> u32 {
+        self.links[node as usize][1]
+    }
+}
+
+/// A column of log10 values.
+pub(super) enum Values {
+    Floats(&'static [f32]),
+    Codes(&'static [u8], &'static [f32]),
+}
+
+impl Values {
+    #[inline]
+    pub(super) fn get(&self, index: usize) -> f32 {
+        match self {
+            Self::Floats(values) => values[index],
+            Self::Codes(codes, book) => book[usize::from(codes[index])],
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Floats(values) => values.len(),
+            Self::Codes(codes, _) => codes.len(),
+        }
+    }
+}
+
+/// A column of words, ascending among the arcs of a node.
+pub(super) enum Words {
+    Narrow(&'static [u16]),
+    Wide(&'static [u32]),
+}
+
+impl Words {
+    #[inline]
+    pub(super) fn get(&self, index: usize) -> u32 {
+        match self {
+            Self::Narrow(words) => u32::from(words[index]),
+            Self::Wide(words) => words[index],
+        }
+    }
+
+    /// The arc with `word`.
+    #[inline]
+    pub(super) fn find(&self, arcs: Range<u32>, word: u32) -> Option<u32> {
+        let mut found = [0];
+        self.find_all(arcs, &[word], &mut found);
+        (found != [0]).then_some(found[0])
+    }
+
+    /// The arcs with each of `sought`; 0 where there is none.
+    #[inline]
+    pub(super) fn find_all(&self, arcs: Range<u32>, sought: &[u32], found: &mut [u32]) {
+        let range = arcs.start as usize..arcs.end as usize;
+        match self {
+            Self::Narrow(words) => search(&words[range], arcs.start, sought, found),
+            Self::Wide(words) => search(&words[range], arcs.start, sought, found),
+        }
+    }
+}
+
+/// Binary searches for all of `sought` among the sorted `words` in step, so that the processor has many to wait for at
+/// once. `found` gets the places, `first` being that of `words[0]`, or 0.
+#[inline]
+fn search<W: Copy + Into<u32>>(words: &[W], first: u32, sought: &[u32], found: &mut [u32]) {
+    found.fill(0);
+    let mut size = words.len();
+    if size == 0 {
+        return;
+    }
+    while size > 1 {
+        let half = size / 2;
+        for (place, &word) in found.iter_mut().zip(sought) {
+            let middle = *place as usize + half;
+            *place = if words[middle].into() <= word { middle as u32 } else { *place };
+        }
+        size -= half;
+    }
+    for (place, &word) in found.iter_mut().zip(sought) {
+        *place = if words[*place as usize].into() == word { first + *place } else { 0 };
+    }
+}

@@ -1,0 +1,312 @@
+//! The model compiled for queries: a back-off automaton in flat columns, in a file that is mapped as it is.
+//!
+//! Its nodes are the contexts, node 0 the empty one. An n-gram is an arc (node of its context, last word) to its
+//! probability and to the context that follows it. A query looks for the word among the arcs of its node and, while it
+//! is not there, adds the node's back-off weight and goes on from the longest proper suffix that is a context. The arcs
+//! of a node lie together, sorted by word; deep contexts have few, so that most misses cost one cache line.
+//!
+//! A context is worth a state only if something follows it in the model or its back-off weight is not 1; from any
+//! other, every query continues as from its suffix. All states are reduced so (KenLM's state minimisation, to the
+//! right), which makes equal states meet in dynamic programming.
+//!
+//! `layout.rs` is the file, `compile.rs` makes it from a listing and `list.rs` a listing from it, `quantise.rs` makes it
+//! smaller, `prune.rs` leaves n-grams out.
+
+mod compile;
+mod layout;
+mod list;
+mod prune;
+mod quantise;
+mod score;
+#[cfg(test)]
+mod tests;
+
+use std::f64::consts::LN_10;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+pub use quantise::Quantisation;
+pub use score::Score;
+
+use super::listing::Listing;
+use super::words::{BOS, EOS, Ending, UNK, Vocabulary};
+use crate::error::{Result, bail};
+use layout::{Columns, Header};
+
+/// The empty context.
+const ROOT: u32 = 0;
+
+/// What the model remembers of a context. Two contexts with equal states have equal continuations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct State(u32);
+
+/// An n-gram model, mapped from its file or in memory: 10 bytes an n-gram of the highest order and 18 for each of the
+/// others, 2 more where an id is above 65,532.
+pub struct Model {
+    header: Header,
+    columns: Columns,
+    begin: State,
+}
+
+impl Model {
+    /// Compiles `listing` in memory.
+    pub fn compile(listing: &Listing) -> Result<Self> {
+        Self::of_map(compile::in_memory(listing)?)
+    }
+
+    /// Compiles `listing` to a file, whole or not at all, without holding it in memory.
+    pub fn write(listing: &Listing, path: &Path) -> Result<()> {
+        compile::to_file(listing, path)
+    }
+
+    /// Maps the file at `path`: at once, whatever its size.
+    ///
+    /// # Errors
+    /// What is no whole model file of this version. The columns themselves are not read; [`Model::verify`] does that.
+    pub fn open(path: &Path) -> Result<Self> {
+        layout::map(path).and_then(Self::of_map).map_err(|e| e.within(path.display()))
+    }
+
+    fn of_map(map: Mmap) -> Result<Self> {
+        let (header, columns) = layout::read(map)?;
+        let begin = State(columns.begin());
+        Ok(Self { header, columns, begin })
+    }
+
+    /// Compares the columns with their checksums.
+    pub fn verify(&self) -> Result<()> {
+        layout::verify(&self.header, &self.columns)
+    }
+
+    /// Fails if the model's words are not those of `expected`: another tokenizer, or other special ids.
+    pub fn require(&self, expected: &Vocabulary) -> Result<()> {
+        if self.header.vocabulary != *expected {
+            bail!(
+                "the n-gram model was made with another tokenizer, or with other end-of-text ids ({:?} here, {:?} in the \
+                 model). Estimate it again from text of this tokenizer.",
+                expected.eos,
+                self.header.vocabulary.eos
+            );
+        }
+        Ok(())
+    }
+
+    /// The highest order.
+    pub fn order(&self) -> usize {
+        self.header.sizes.len()
+    }
+
+    /// Number of n-grams of every order, unigrams first.
+    pub fn sizes(&self) -> &[u64] {
+        &self.header.sizes
+    }
+
+    /// Whose words the model is over.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.header.vocabulary
+    }
+
+    /// Whether probabilities and weights are codes of one byte.
+    pub fn quantised(&self) -> bool {
+        self.header.quantised
+    }
+
+    /// Size of the file, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.columns.bytes().len()
+    }
+
+    /// The state after `<s>`.
+    pub fn begin(&self) -> State {
+        self.begin
+    }
+
+    /// The state of no context.
+    pub fn empty(&self) -> State {
+        State(ROOT)
+    }
+
+    /// The natural log-probability of `token` after `state`, and the state after both. After an end-of-text id or a
+    /// beginning-of-text id that is [`Model::begin`].
+    #[inline]
+    pub fn extend(&self, state: State, token: u32) -> (f64, State) {
+        let (log10, next, _) = self.step(state, token);
+        (log10 * LN_10, next)
+    }
+
+    /// [`Model::extend`] by each of `tokens`, appended to `out`: the contexts are walked once for all.
+    pub fn extend_all(&self, state: State, tokens: &[u32], out: &mut Vec<(f64, State)>) {
+        for part in tokens.chunks(Self::AT_ONCE) {
+            self.extend_some(state, part, out);
+        }
+    }
+
+    /// Candidates that a walk serves.
+    const AT_ONCE: usize = 64;
+
+    fn extend_some(&self, state: State, tokens: &[u32], out: &mut Vec<(f64, State)>) {
+        let columns = &self.columns;
+        let base = out.len();
+        out.resize(base + tokens.len(), (0.0, state));
+        let found = &mut out[base..];
+        // The candidates still to be found: their words, and their places in `tokens`.
+        let (mut words, mut places, mut left) = ([UNK; Self::AT_ONCE], [0u8; Self::AT_ONCE], 0);
+        for (place, &token) in (0..).zip(tokens) {
+            let word = self.header.vocabulary.word(token);
+            // Nothing predicts a beginning-of-text id.
+            if word == BOS {
+                found[usize::from(place)] = self.extend(state, token);
+            } else {
+                (words[left], places[left]) = (word, place);
+                left += 1;
+            }
+        }
+        let (mut at, mut log10) = (state.0, 0.0);
+        let mut arcs = [ROOT; Self::AT_ONCE];
+        while left > 0 {
+            self.find_all(at, &words[..left], &mut arcs[..left]);
+            let mut still = 0;
+            for index in 0..left {
+                let (word, place, arc) = (words[index], places[index], arcs[index]);
+                if arc == ROOT {
+                    (words[still], places[still]) = (word, place);
+                    still += 1;
+                } else {
+                    let (prob, next) = self.follow_arc(arc);
+                    let next = if word == EOS { self.begin } else { next };
+                    found[usize::from(place)] = ((log10 + prob) * LN_10, next);
+                }
+            }
+            left = still;
+            if at == ROOT {
+                break;
+            }
+            log10 += f64::from(columns.backoffs.get(at as usize));
+            at = columns.suffix(at);
+        }
+        for &place in &places[..left] {
+            found[usize::from(place)] = self.extend(state, tokens[usize::from(place)]);
+        }
+    }
+
+    /// The natural log-probability of `</s>` after `state`.
+    #[inline]
+    pub fn end(&self, state: State) -> f64 {
+        self.follow(state, EOS).0 * LN_10
+    }
+
+    /// The state after a committed context, of which the last n - 1 tokens matter. `starts_document` tells whether
+    /// `context[0]` is the first token of its document, so that `<s>` stands before it.
+    pub fn state_of(&self, context: &[u32], starts_document: bool) -> State {
+        let mut tokens = context;
+        let mut state = self.empty();
+        if starts_document {
+            tokens = self.header.vocabulary.strip_bos(tokens);
+            state = self.begin;
+        }
+        let reach = self.order() - 1;
+        if tokens.len() >= reach {
+            tokens = &tokens[tokens.len() - reach..];
+            state = self.empty();
+        }
+        tokens.iter().fold(state, |state, &token| self.step(state, token).1)
+    }
+
+    /// The log10 probability of a whole document, `</s>` included.
+    pub fn score_document(&self, tokens: &[u32]) -> f64 {
+        self.score(tokens, Ending::Complete).log10
+    }
+
+    /// The score of one document.
+    pub fn score(&self, tokens: &[u32], ending: Ending) -> Score {
+        let mut score = Score::default();
+        let mut state = self.begin;
+        let vocabulary = &self.header.vocabulary;
+        let tokens = vocabulary.strip_bos(tokens);
+        for &token in tokens {
+            let (log10, next, known) = self.step(state, token);
+            score.add(log10, known);
+            state = next;
+        }
+        let ended = tokens.last().is_some_and(|&token| vocabulary.word(token) == EOS);
+        if ending == Ending::Complete && !ended {
+            score.add(self.follow(state, EOS).0, true);
+        }
+        score
+    }
+
+    /// The log10 probability of `token` after `state`, the state after both, and whether the token is known.
+    #[inline]
+    fn step(&self, state: State, token: u32) -> (f64, State, bool) {
+        match self.header.vocabulary.word(token) {
+            BOS => (self.follow(state, UNK).0, self.begin, false),
+            EOS => (self.follow(state, EOS).0, self.begin, true),
+            word => self.follow(state, word),
+        }
+    }
+
+    /// [`Model::step`] for a word.
+    #[inline]
+    fn follow(&self, state: State, mut word: u32) -> (f64, State, bool) {
+        let mut at = state.0;
+        let mut log10 = 0.0;
+        loop {
+            if let Some(arc) = self.find(at, word) {
+                let (prob, next) = self.follow_arc(arc);
+                return (log10 + prob, next, word != UNK);
+            }
+            if at == ROOT {
+                // No unigram, hence in no n-gram either. Every model has `<unk>`, so this happens once.
+                (word, at, log10) = (UNK, state.0, 0.0);
+            } else {
+                log10 += f64::from(self.columns.backoffs.get(at as usize));
+                at = self.columns.suffix(at);
+            }
+        }
+    }
+
+    /// The arc of `node` by `word`.
+    #[inline]
+    fn find(&self, node: u32, word: u32) -> Option<u32> {
+        if node == ROOT
+            && let Some(&arc) = self.columns.roots.get(word as usize)
+        {
+            return (arc != ROOT).then_some(arc);
+        }
+        self.columns.words.find(self.columns.arcs(node), word)
+    }
+
+    /// The arcs of `node` by every one of `words`; [`ROOT`] where there is none.
+    #[inline]
+    fn find_all(&self, node: u32, words: &[u32], arcs: &mut [u32]) {
+        let roots = self.columns.roots;
+        if node == ROOT && !roots.is_empty() {
+            for (arc, &word) in arcs.iter_mut().zip(words) {
+                *arc = roots.get(word as usize).copied().unwrap_or(ROOT);
+            }
+        } else {
+            self.columns.words.find_all(self.columns.arcs(node), words, arcs);
+        }
+    }
+
+    /// The log10 probability on an arc.
+    #[inline]
+    fn log10_prob(&self, arc: u32) -> f64 {
+        -f64::from(self.columns.probs.get(arc as usize).abs())
+    }
+
+    /// The log10 probability on an arc, and the state after it.
+    #[inline]
+    fn follow_arc(&self, arc: u32) -> (f64, State) {
+        let columns = &self.columns;
+        let stored = columns.probs.get(arc as usize);
+        let next = match arc.checked_sub(columns.nodes()) {
+            Some(leaf) => columns.leaves[leaf as usize],
+            // Not worth a state of its own.
+            None if stored.is_sign_positive() => columns.suffix(arc),
+            None => arc,
+        };
+        (-f64::from(stored.abs()), State(next))
+    }
+}
