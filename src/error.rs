@@ -1,6 +1,8 @@
 //! The one error type: a paragraph for the person who has to mend it.
 
+use std::cell::Cell;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// What went wrong, where, and what to do about it, as one paragraph of plain text.
@@ -90,6 +92,23 @@ impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
         Self::other(error)
     }
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs code that, through a library, may panic on damaged input; none if it did. Nothing is said of that panic.
+pub fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
+    let before = GUARDED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    GUARDED.set(before);
+    outcome.ok()
+}
+
+/// Whether this thread is in [`guarded`] code, whose panics are no bugs.
+pub fn in_guarded_code() -> bool {
+    GUARDED.get()
 }
 
 /// Returns early with an [`Error`] made from a format string.

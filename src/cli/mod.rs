@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::progress;
 use args::{Arguments, Command};
 
@@ -21,6 +21,9 @@ use args::{Arguments, Command};
 pub fn main() -> ExitCode {
     // A panic is a bug in this program; say so in one paragraph instead of a stack of frames.
     std::panic::set_hook(Box::new(|panic| {
+        if error::in_guarded_code() {
+            return;
+        }
         progress::complain(&format!(
             "error: this is a bug in draftsmith, please report it with the command you ran: {panic}"
         ));
