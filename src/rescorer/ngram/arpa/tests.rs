@@ -131,6 +131,18 @@ fn reads_words_log_zero_and_loose_layout() {
     assert_eq!(model.score_document(&[9]), f64::NEG_INFINITY);
 }
 
+/// SRILM begins with a blank line and gives `<s>` -99; OpenGrm does the latter and knows no `<unk>`.
+#[test]
+fn other_toolkits_text_is_read() {
+    let srilm = TEXT.replace("0\t<s>", "-99\t<s>").replace("-0.8\t8", "-99\t8");
+    let opengrm = srilm.replace("-0.9\t<unk>\n", "").replace("1=5", "1=4");
+    for text in [format!("\n{srilm}"), opengrm] {
+        let model = Model::compile(&parse(text.as_bytes(), Vocabulary::default(), &Memory::usual()).unwrap()).unwrap();
+        assert!((model.score_document(&[7, 8]) - (-0.2 - 0.1 - 0.7)).abs() < 1e-6);
+        assert_eq!(model.score_document(&[8]), f64::NEG_INFINITY);
+    }
+}
+
 #[test]
 fn errors_name_the_mistake_and_the_line() {
     assert!(parse(TEXT.as_bytes(), Vocabulary::default(), &Memory::usual()).is_ok());

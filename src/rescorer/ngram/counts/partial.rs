@@ -21,7 +21,22 @@ pub struct PartialCount {
     memory: Memory,
     /// Documents given so far, those of earlier parts included.
     documents: u64,
+    _held: Held,
+}
+
+/// The folder of the parts, this process's while it lasts. Without a part in it, it goes.
+struct Held {
+    folder: PathBuf,
     _lock: File,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let empty = fs::read_dir(&self.folder).is_ok_and(|entries| entries.count() == 1);
+        if empty {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
 }
 
 /// `progress.json`: replaced after every part.
@@ -44,7 +59,7 @@ impl PartialCount {
         let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(".parts");
         let folder = target.with_file_name(name);
-        let lock = files::lock(&folder)?;
+        let held = Held { _lock: files::lock(&folder)?, folder: folder.clone() };
         let key = files::hash_json(&(text, order, &vocabulary, memory.part(1)));
         let path = folder.join("progress.json");
         let progress = match files::read_json::<Saved>(&path) {
@@ -53,7 +68,7 @@ impl PartialCount {
         };
         let counter = Counter::new(order, vocabulary, memory)?;
         let memory = memory.clone();
-        Ok(Self { target: target.to_owned(), folder, progress, counter, memory, documents: 0, _lock: lock })
+        Ok(Self { target: target.to_owned(), folder, progress, counter, memory, documents: 0, _held: held })
     }
 
     /// Documents that finished parts hold: they need not be read again, but given to [`PartialCount::add`] they are passed
@@ -152,6 +167,15 @@ mod tests {
         count.finish().unwrap();
         assert_eq!(fs::read(&whole).unwrap(), fs::read(&resumed).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no parts are left");
+    }
+
+    #[test]
+    fn a_count_that_fails_at_once_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut count = open(&dir.path().join("counts"), "text");
+        assert!(count.add(&[u32::MAX], Ending::Complete).is_err());
+        drop(count);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

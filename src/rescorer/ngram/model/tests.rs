@@ -1,6 +1,6 @@
 //! Queries against the rule they stand for.
 
-use super::super::{Counter, DEFAULT_FALLBACK, Memory, Options, arpa, estimate};
+use super::super::{Counter, DEFAULT_FALLBACK, Memory, Options, Smoothing, arpa, estimate};
 use super::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -11,13 +11,17 @@ fn vocabulary(size: Option<usize>) -> Vocabulary {
 }
 
 pub(super) fn listing(order: usize, size: Option<usize>, documents: &[Vec<u32>]) -> Listing {
+    listing_by(order, size, documents, Options::default())
+}
+
+fn listing_by(order: usize, size: Option<usize>, documents: &[Vec<u32>], options: Options) -> Listing {
     let mut counter = Counter::new(order, vocabulary(size), &Memory::usual()).unwrap();
     counter.add(&[2], Ending::Complete).unwrap();
     for (i, tokens) in documents.iter().enumerate() {
         let ending = if i % 3 == 0 { Ending::Cut } else { Ending::Complete };
         counter.add(tokens, ending).unwrap();
     }
-    let options = Options { discount_fallback: Some(DEFAULT_FALLBACK), ..Options::default() };
+    let options = Options { discount_fallback: Some(DEFAULT_FALLBACK), ..options };
     estimate(&counter.finish().unwrap(), &options, &Memory::usual()).unwrap().listing
 }
 
@@ -45,8 +49,11 @@ proptest! {
     fn probabilities_sum_to_one(
         order in 1usize..=4, padded in any::<bool>(), documents in documents(),
         context in prop::collection::vec(0u32..14, 0..6), starts in any::<bool>(),
+        katz in any::<bool>(), prune in prop_oneof![Just(vec![]), Just(vec![0, 0, 1]), Just(vec![1])],
     ) {
-        let listing = listing(order, padded.then_some(14), &documents);
+        let smoothing = if katz { Smoothing::Katz } else { Smoothing::KneserNey };
+        let options = Options { smoothing, prune, ..Options::default() };
+        let listing = listing_by(order, padded.then_some(14), &documents, options);
         let model = Model::compile(&listing).unwrap();
         let state = model.state_of(&context, starts);
         let mut sum = model.end(state).exp();
