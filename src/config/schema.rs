@@ -210,6 +210,10 @@ pub struct OptimizationConfig {
     pub dev_every: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: usize,
+    /// Batches whose gradients make one step: as many times the batch without more memory.
+    pub accumulate: usize,
+    /// Training ends when so many evaluations on dev in a row have not been better than the best; 0 for never.
+    pub patience: usize,
 }
 
 impl Default for OptimizationConfig {
@@ -224,6 +228,8 @@ impl Default for OptimizationConfig {
             betas: [0.9, 0.98],
             dev_every: 50,
             checkpoint_every: 50,
+            accumulate: 1,
+            patience: 0,
         }
     }
 }
@@ -512,6 +518,7 @@ impl OptimizationConfig {
         at_least(&format!("{key}.steps"), self.steps, 1)?;
         at_least(&format!("{key}.dev_every"), self.dev_every, 1)?;
         at_least(&format!("{key}.checkpoint_every"), self.checkpoint_every, 1)?;
+        at_least(&format!("{key}.accumulate"), self.accumulate, 1)?;
         for (name, value) in [("learning_rate", self.learning_rate), ("clip_norm", self.clip_norm)] {
             if !(value > 0.0 && value.is_finite()) {
                 bail!("`{key}.{name}` is {value}; it must be above 0.");

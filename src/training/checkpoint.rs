@@ -8,7 +8,7 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
 use super::AdamW;
-use crate::config::StorageType;
+use crate::config::{OptimizationConfig, StorageType};
 use crate::error::{Error, Result, bail};
 use crate::files::{self, StagedDir};
 use crate::nn::{collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
@@ -41,6 +41,12 @@ pub struct Best {
 }
 
 impl State {
+    /// Whether dev has been no better for as long as `patience` allows.
+    pub fn gave_up(&self, options: &OptimizationConfig) -> bool {
+        let since = self.best.map_or(0, |best| self.step - best.step);
+        options.patience > 0 && since >= options.patience * options.dev_every
+    }
+
     /// Before the first step.
     pub fn new(key: &str) -> Self {
         Self { schema_version: SCHEMA, key: key.to_owned(), step: 0, metrics_bytes: 0, best: None }

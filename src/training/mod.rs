@@ -3,6 +3,8 @@
 mod adamw;
 mod checkpoint;
 mod run;
+#[cfg(all(test, feature = "cpu"))]
+mod tests;
 
 pub use adamw::{AdamW, learning_rate};
 pub use run::{Batch, Evaluated, Place, Task, train};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use serde_json::{Map, Value, json};
 
@@ -38,10 +38,10 @@ pub struct Evaluated {
     pub metrics: Map<String, Value>,
 }
 
-/// Something to train. Batches must be functions of the step alone: that is what makes resuming exact.
+/// Something to train. Batches must be functions of their number alone: that is what makes resuming exact.
 pub trait Task<M> {
-    /// Loss and objective of one step (from 0).
-    fn batch(&self, model: &M, step: usize) -> Result<Batch>;
+    /// Loss and objective of batch `number` (from 0); a step takes one, or several one after the other.
+    fn batch(&self, model: &M, number: usize) -> Result<Batch>;
     /// The dev metric, on a model without autodiff.
     fn evaluate(&self, model: &M) -> Result<Evaluated>;
 }
@@ -78,14 +78,12 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
     let mut bar = Progress::starting_at(place.title, state.step, options.steps);
     let mut dev_words = String::new();
     let (started, mut tokens) = (Instant::now(), 0);
-    while state.step < options.steps {
+    while state.step < options.steps && !state.gave_up(options) {
         let rate = learning_rate(options, state.step);
-        let batch = task.batch(&model, state.step)?;
+        let (gradients, batch) = gather(&model, task, state.step, options.accumulate)?;
         if !batch.loss.is_finite() {
             return Err(diverged("loss", batch.loss, state.step, rate, place));
         }
-        let mut backward = batch.objective.backward();
-        let gradients = GradientsParams::from_module(&mut backward, &model);
         let norm;
         (model, norm) = optimizer.step(model, gradients, rate);
         if !norm.is_finite() {
@@ -98,7 +96,7 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
         metrics.write(&line)?;
         let speed = tokens as f64 / started.elapsed().as_secs_f64();
         bar.update(state.step, || format!("loss {:.3}{}{dev_words} {speed:.0} tokens/s", batch.loss, batch.words));
-        let last = state.step == options.steps;
+        let mut last = state.step == options.steps;
         let mut is_best = false;
         if state.step.is_multiple_of(options.dev_every) || last {
             let evaluated = task.evaluate(&model.valid())?;
@@ -114,6 +112,7 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
             let mut line = json!({"step": state.step, "split": "dev"});
             extend(&mut line, evaluated.metrics);
             metrics.write(&line)?;
+            last |= state.gave_up(options);
         }
         let stop = progress::interrupted();
         if is_best || last || stop || state.step.is_multiple_of(options.checkpoint_every) {
@@ -135,8 +134,30 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
     }
     let best = state.best.expect("the last step is evaluated");
     let model = checkpoints.load_model(best.step, model)?;
-    bar.finish(&format!("{} steps, best dev at step {},{dev_words}", options.steps, best.step));
+    bar.finish(&format!("{} steps, best dev at step {},{dev_words}", state.step, best.step));
     Ok(model)
+}
+
+/// The numbers of a step: the mean loss and all tokens of its batches, the other metrics of the last one.
+struct Summary {
+    loss: f64,
+    tokens: usize,
+    metrics: Map<String, Value>,
+    words: String,
+}
+
+/// The mean gradient of the batches of step `step`, `number` of them.
+fn gather<M: Module>(model: &M, task: &impl Task<M>, step: usize, number: usize) -> Result<(GradientsParams, Summary)> {
+    let mut sum = GradientsAccumulator::new();
+    let mut summary = Summary { loss: 0.0, tokens: 0, metrics: Map::new(), words: String::new() };
+    for index in 0..number {
+        let Batch { objective, loss, tokens, metrics, words } = task.batch(model, step * number + index)?;
+        let mut backward = objective.div_scalar(number as f64).backward();
+        sum.accumulate(model, GradientsParams::from_module(&mut backward, model));
+        let (loss, tokens) = (summary.loss + loss / number as f64, summary.tokens + tokens);
+        summary = Summary { loss, tokens, metrics, words };
+    }
+    Ok((sum.grads(), summary))
 }
 
 fn diverged(what: &str, value: f64, step: usize, rate: f64, place: &Place) -> Error {

@@ -1,0 +1,71 @@
+//! The loop on a toy.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde_json::Map;
+
+use super::*;
+use crate::config::OptimizationConfig;
+use crate::error::Result;
+use crate::nn::{Init, Linear, collect_parameters, from_host};
+
+/// Least squares on rows drawn by their number; `rows` of them a batch. Dev gets worse after step `best`.
+struct Toy {
+    rows: usize,
+    best: f64,
+    evaluations: std::cell::Cell<usize>,
+}
+
+impl Toy {
+    fn new(rows: usize, best: f64) -> Self {
+        Self { rows, best, evaluations: 0.into() }
+    }
+}
+
+impl Task<Linear> for Toy {
+    fn batch(&self, model: &Linear, number: usize) -> Result<Batch> {
+        let device = Device::flex();
+        let value = |i: usize| ((number * self.rows * 3 + i) as f32 * 0.7).sin();
+        let x: Tensor<2> = from_host((0..self.rows * 3).map(value).collect(), [self.rows, 3], &device);
+        let error = model.forward(x.autodiff()) - 1.0;
+        let objective = (error.clone() * error).mean();
+        let loss = f64::from(objective.clone().into_scalar::<f32>());
+        Ok(Batch { objective, loss, tokens: self.rows, metrics: Map::new(), words: String::new() })
+    }
+
+    fn evaluate(&self, _: &Linear) -> Result<Evaluated> {
+        self.evaluations.set(self.evaluations.get() + 1);
+        let score = (self.evaluations.get() as f64 - self.best).abs();
+        Ok(Evaluated { score, metrics: Map::new() })
+    }
+}
+
+/// The parameters after training, and how many evaluations there were.
+fn trained(task: &Toy, options: &OptimizationConfig) -> (Vec<f32>, usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Init::seeded(1, &Device::flex().autodiff()).linear(2, 3, 0.5);
+    let place = Place { folder: folder.path(), key: "toy", title: "toy" };
+    let model = train(model, task, options, &place).unwrap();
+    let values = collect_parameters(&model.valid()).into_values().flat_map(|(_, values)| values);
+    (values.collect(), task.evaluations.get())
+}
+
+#[test]
+fn accumulated_batches_are_one_large_batch() {
+    let options =
+        |accumulate| OptimizationConfig { steps: 12, dev_every: 12, accumulate, ..OptimizationConfig::default() };
+    let (whole, _) = trained(&Toy::new(8, 1.0), &options(1));
+    let (parts, _) = trained(&Toy::new(2, 1.0), &options(4));
+    for (a, b) in whole.iter().zip(&parts) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+    let (other, _) = trained(&Toy::new(2, 1.0), &options(1));
+    assert!(whole.iter().zip(&other).any(|(a, b)| (a - b).abs() > 1e-4), "a quarter of the rows is not the same");
+}
+
+#[test]
+fn patience_ends_a_training_that_gets_no_better() {
+    let options = OptimizationConfig { steps: 100, dev_every: 5, patience: 3, ..OptimizationConfig::default() };
+    assert_eq!(trained(&Toy::new(2, 4.0), &options).1, 7, "the fourth evaluation was the best");
+    assert_eq!(trained(&Toy::new(2, 4.0), &OptimizationConfig { patience: 0, ..options }).1, 20);
+}
