@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 /// Long enough to be hit in its middle, with checkpoints at other steps than evaluations.
 const STEPS: usize = 400;
-const TRAIN: [&str; 8] = [
+const TRAIN: [&str; 12] = [
     "train-heads",
     "run.toml",
     "--set",
@@ -27,6 +27,10 @@ const TRAIN: [&str; 8] = [
     "heads.training.dev_every=15",
     "--set",
     "heads.training.checkpoint_every=4",
+    "--set",
+    "heads.training.accumulate=2",
+    "--set",
+    "heads.training.average=0.9",
 ];
 
 /// Inputs and finished traces: only the heads are left to train.
@@ -77,7 +81,7 @@ fn assert_same_heads(found: &Path, expected: &Path) {
     for name in ["heads.safetensors", "metrics.jsonl", "checkpoints/latest.json", "checkpoints/best.json"] {
         assert!(found.iter().any(|(found, _)| found == Path::new(name)), "{name}");
     }
-    for name in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+    for name in ["model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"] {
         let last = PathBuf::from(format!("checkpoints/step-{STEPS:06}/{name}"));
         assert!(found.iter().any(|(found, _)| *found == last), "{name}");
     }

@@ -212,6 +212,8 @@ pub struct OptimizationConfig {
     pub checkpoint_every: usize,
     /// Batches whose gradients make one step: as many times the batch without more memory.
     pub accumulate: usize,
+    /// Decay of the moving average of the weights, which is then what dev evaluates and what is kept: 0 for none, 0.99 or so.
+    pub average: f64,
     /// Training ends when so many evaluations on dev in a row have not been better than the best; 0 for never.
     pub patience: usize,
 }
@@ -229,6 +231,7 @@ impl Default for OptimizationConfig {
             dev_every: 50,
             checkpoint_every: 50,
             accumulate: 1,
+            average: 0.0,
             patience: 0,
         }
     }
@@ -523,6 +526,9 @@ impl OptimizationConfig {
             if !(value > 0.0 && value.is_finite()) {
                 bail!("`{key}.{name}` is {value}; it must be above 0.");
             }
+        }
+        if !(0.0..1.0).contains(&self.average) {
+            bail!("`{key}.average` is {}; it must be at least 0 and below 1.", self.average);
         }
         if self.betas.iter().any(|b| !(0.0..1.0).contains(b)) {
             bail!("`{key}.betas` must be at least 0 and below 1.");

@@ -1,5 +1,5 @@
-//! Checkpoints on disk: `checkpoints/step-000500/{model.safetensors, optimizer.safetensors, state.json}`, `latest.json`,
-//! `best.json`. Each folder appears whole; older ones are removed once nothing points at them.
+//! Checkpoints on disk: `checkpoints/step-000500/{model.safetensors, optimizer.safetensors, state.json}` (and
+//! `average.safetensors`), `latest.json`, `best.json`. Each folder appears whole; older ones are removed once nothing points at them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use super::AdamW;
+use super::{AdamW, Average};
 use crate::config::{OptimizationConfig, StorageType};
 use crate::error::{Error, Result, bail};
 use crate::files::{self, StagedDir};
 use crate::nn::{collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
+
+/// The averaged weights, where they are kept.
+const AVERAGE: &str = "average.safetensors";
 
 /// Version of the layout.
 const SCHEMA: u32 = 1;
@@ -74,11 +77,20 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint, points `latest.json` at it and `best.json` at the best, and removes all others.
-    pub fn save<M: Module>(&self, model: &M, optimizer: &AdamW, state: &State) -> Result<()> {
+    pub fn save<M: Module>(
+        &self,
+        model: &M,
+        optimizer: &AdamW,
+        average: Option<&Average>,
+        state: &State,
+    ) -> Result<()> {
         let staged = StagedDir::new(&self.of_step(state.step))?;
         let single = StorageType::Float32;
         parameters_to_safetensors(&staged.path().join("model.safetensors"), &collect_parameters(model), single)?;
         parameters_to_safetensors(&staged.path().join("optimizer.safetensors"), &optimizer.state(), single)?;
+        if let Some(average) = average {
+            parameters_to_safetensors(&staged.path().join(AVERAGE), average.values(), single)?;
+        }
         files::write_json(&staged.path().join("state.json"), state)?;
         staged.commit()?;
         files::write_json(&self.folder.join("latest.json"), &Pointer { step: state.step })?;
@@ -118,20 +130,29 @@ impl Checkpoints {
         Ok((state.key == key).then_some(state))
     }
 
-    /// Model and optimizer as they were at `state`.
-    pub fn load<M: Module>(&self, state: &State, model: M, optimizer: &mut AdamW) -> Result<M> {
+    /// Model, optimizer and average as they were at `state`.
+    pub fn load<M: Module>(
+        &self,
+        state: &State,
+        model: M,
+        optimizer: &mut AdamW,
+        average: Option<&mut Average>,
+    ) -> Result<M> {
         let path = self.of_step(state.step).join("optimizer.safetensors");
         let device = model.devices().first().cloned().map(|d| d.without_autodiff());
         let Some(device) = device else { bail!("a model without parameters cannot be trained.") };
         optimizer
             .restore(state.step, parameters_from_safetensors(&path)?, &device)
             .map_err(|e| e.within(path.display()))?;
-        self.load_model(state.step, model)
+        if let Some(average) = average {
+            average.restore(state.step, parameters_from_safetensors(&self.of_step(state.step).join(AVERAGE))?);
+        }
+        self.load_model(state.step, model, false)
     }
 
-    /// The model alone, of any kept step.
-    pub fn load_model<M: Module>(&self, step: usize, model: M) -> Result<M> {
-        let path = self.of_step(step).join("model.safetensors");
+    /// The model alone, or with averaged weights, of any kept step.
+    pub fn load_model<M: Module>(&self, step: usize, model: M, averaged: bool) -> Result<M> {
+        let path = self.of_step(step).join(if averaged { AVERAGE } else { "model.safetensors" });
         load_parameters(model, parameters_from_safetensors(&path)?).map_err(|e| e.within(path.display()))
     }
 

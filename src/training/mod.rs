@@ -1,10 +1,12 @@
 //! One loop for everything that trains: schedule, clipping, checkpoints, resume, progress. Knows nothing of what it trains.
 
 mod adamw;
+mod average;
 mod checkpoint;
 mod run;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
 pub use adamw::{AdamW, learning_rate};
+pub use average::Average;
 pub use run::{Batch, Evaluated, Place, Task, train};

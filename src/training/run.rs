@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{Best, Checkpoints, State};
-use super::{AdamW, learning_rate};
+use super::{AdamW, Average, learning_rate};
 use crate::config::OptimizationConfig;
 use crate::error::{Error, Result};
 use crate::progress::{self, Progress};
@@ -61,10 +61,11 @@ pub struct Place<'a> {
 pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationConfig, place: &Place) -> Result<M> {
     let checkpoints = Checkpoints::new(place.folder);
     let mut optimizer = AdamW::new(options);
+    let mut average = (options.average > 0.0).then(|| Average::new(options.average));
     let (mut model, mut state) = match checkpoints.latest(place.key)? {
         Some(state) => {
             progress::say(format!("{}: going on from step {}", place.title, state.step));
-            (checkpoints.load(&state, model, &mut optimizer)?, state)
+            (checkpoints.load(&state, model, &mut optimizer, average.as_mut())?, state)
         }
         None => {
             if checkpoints.clear()? {
@@ -89,6 +90,9 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
         if !norm.is_finite() {
             return Err(diverged("gradient norm", norm, state.step, rate, place));
         }
+        if let Some(average) = &mut average {
+            average.add(&model);
+        }
         state.step += 1;
         tokens += batch.tokens;
         let mut line = json!({"step": state.step, "split": "train", "loss": batch.loss, "learning_rate": rate, "gradient_norm": norm});
@@ -99,7 +103,10 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
         let mut last = state.step == options.steps;
         let mut is_best = false;
         if state.step.is_multiple_of(options.dev_every) || last {
-            let evaluated = task.evaluate(&model.valid())?;
+            let evaluated = match &average {
+                None => task.evaluate(&model.valid())?,
+                Some(average) => task.evaluate(&average.model(model.valid())?)?,
+            };
             if !evaluated.score.is_finite() {
                 return Err(diverged("dev score", evaluated.score, state.step, rate, place));
             }
@@ -120,7 +127,7 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
             timings.write(
                 &json!({"step": state.step, "seconds": started.elapsed().as_secs_f64(), "tokens_per_s": speed}),
             )?;
-            checkpoints.save(&model, &optimizer, &state)?;
+            checkpoints.save(&model, &optimizer, average.as_ref(), &state)?;
         }
         if stop && !last {
             return Err(Error::interrupted(format!(
@@ -133,7 +140,7 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
         }
     }
     let best = state.best.expect("the last step is evaluated");
-    let model = checkpoints.load_model(best.step, model)?;
+    let model = checkpoints.load_model(best.step, model, average.is_some())?;
     bar.finish(&format!("{} steps, best dev at step {},{dev_words}", state.step, best.step));
     Ok(model)
 }

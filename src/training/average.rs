@@ -1,0 +1,71 @@
+//! The moving average of a model's weights (Polyak and Juditsky 1992; exponential, with the start corrected for).
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+
+use crate::error::Result;
+use crate::nn::{Values, collect_parameters, load_parameters};
+
+/// `sum over steps t of decay^(now - t) x weights at t`, over the sum of the same powers.
+pub struct Average {
+    decay: f64,
+    steps: usize,
+    /// By parameter path; the weights of no step yet where it is empty.
+    values: BTreeMap<String, Values>,
+}
+
+impl Average {
+    /// Of no step.
+    pub fn new(decay: f64) -> Self {
+        Self { decay, steps: 0, values: BTreeMap::new() }
+    }
+
+    /// The average after `steps` steps, as [`Average::values`] gave it.
+    pub fn restore(&mut self, steps: usize, values: BTreeMap<String, Values>) {
+        (self.steps, self.values) = (steps, values);
+    }
+
+    /// The averaged weights.
+    pub fn values(&self) -> &BTreeMap<String, Values> {
+        &self.values
+    }
+
+    /// Takes in the weights after one more step.
+    pub fn add<M: Module>(&mut self, model: &M) {
+        self.steps += 1;
+        let share = ((1.0 - self.decay) / (1.0 - self.decay.powi(self.steps as i32))) as f32;
+        let now = collect_parameters(model);
+        if self.values.is_empty() {
+            self.values = now;
+            return;
+        }
+        for ((_, average), (_, now)) in self.values.values_mut().zip(now.into_values()) {
+            average.iter_mut().zip(now).for_each(|(average, now)| *average += share * (now - *average));
+        }
+    }
+
+    /// `model` with the averaged weights.
+    pub fn model<M: Module>(&self, model: M) -> Result<M> {
+        load_parameters(model, self.values.clone())
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+    use crate::nn::Init;
+    use burn::tensor::Device;
+
+    #[test]
+    fn it_is_the_weighted_mean_of_all_steps() {
+        let mut average = Average::new(0.75);
+        let models: Vec<_> = (0..5).map(|seed| Init::seeded(seed, &Device::flex()).linear(2, 3, 0.5)).collect();
+        models.iter().for_each(|model| average.add(model));
+        let first = |model| collect_parameters(model).into_values().next().unwrap().1[0];
+        let powers: Vec<f32> = (0..5).rev().map(|age| 0.75f32.powi(age)).collect();
+        let sum: f32 = models.iter().zip(&powers).map(|(model, power)| power * first(model)).sum();
+        let expected = sum / powers.iter().sum::<f32>();
+        assert!((first(&average.model(models[0].clone()).unwrap()) - expected).abs() < 1e-6);
+    }
+}
