@@ -7,7 +7,9 @@ mod safetensors_file;
 
 pub use cross_entropy::{IGNORE, Unembedded, unembed};
 pub use layers::{Init, Linear, Matrix, Norm};
-pub use parameters::{ReadParameter, Values, collect_parameters, count_parameters, load_parameters, read_parameters};
+pub use parameters::{
+    ParameterPath, ReadParameter, Values, collect_parameters, count_parameters, load_parameters, read_parameters,
+};
 pub use safetensors_file::{SafetensorsFile, parameters_from_safetensors, parameters_to_safetensors};
 
 use burn::tensor::{Device, ElementConversion, Tensor};

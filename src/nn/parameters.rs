@@ -25,24 +25,54 @@ pub fn count_parameters<M: Module>(model: &M) -> usize {
     model.num_params()
 }
 
+/// Where a walk through a model is. Which member of a family a model is, is no part of its parameters' names.
+#[derive(Default)]
+pub struct ParameterPath(Vec<String>);
+
+impl ParameterPath {
+    /// To be called by `enter_module`, with its arguments.
+    pub fn enter(&mut self, name: &str, container: &str) {
+        if !is_family(container) {
+            self.0.push(name.to_owned());
+        }
+    }
+
+    /// To be called by `exit_module`.
+    pub fn exit(&mut self, container: &str) {
+        if !is_family(container) {
+            self.0.pop();
+        }
+    }
+
+    /// The name of the parameter here: fields and indices, joined by dots.
+    pub fn name(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+/// Whether a container is an enum of models, as burn's derive of `Module` reports it.
+fn is_family(container: &str) -> bool {
+    container.starts_with("Enum:")
+}
+
 #[derive(Default)]
 struct Collector {
-    path: Vec<String>,
+    path: ParameterPath,
     found: BTreeMap<String, Values>,
 }
 
 impl ModuleVisitor for Collector {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let value = param.val().without_autodiff();
-        self.found.insert(self.path.join("."), (value.dims().to_vec(), to_host(value)));
+        self.found.insert(self.path.name(), (value.dims().to_vec(), to_host(value)));
     }
 }
 
@@ -71,25 +101,25 @@ pub fn load_parameters<M: Module>(model: M, mut values: BTreeMap<String, Values>
 /// # Errors
 /// The first error of `read`.
 pub fn read_parameters<M: Module>(model: M, dtype: DType, read: &mut ReadParameter) -> Result<M> {
-    let mut loader = Loader { path: Vec::new(), dtype, read, problem: None };
+    let mut loader = Loader { path: ParameterPath::default(), dtype, read, problem: None };
     let model = model.map(&mut loader);
     loader.problem.map_or(Ok(model), Err)
 }
 
 struct Loader<'a> {
-    path: Vec<String>,
+    path: ParameterPath,
     dtype: DType,
     read: &'a mut ReadParameter<'a>,
     problem: Option<Error>,
 }
 
 impl ModuleMapper for Loader<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -97,7 +127,7 @@ impl ModuleMapper for Loader<'_> {
             return param;
         }
         let shape = param.val().dims();
-        match (self.read)(&self.path.join("."), &shape) {
+        match (self.read)(&self.path.name(), &shape) {
             Ok(numbers) => param.map(|old| {
                 let new = Tensor::from_data(TensorData::new(numbers, shape), (&old.device(), self.dtype));
                 new.set_require_grad(old.is_require_grad())

@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::config::OptimizationConfig;
 use crate::error::{Result, bail};
-use crate::nn::{from_host, squared_norm, to_host};
+use crate::nn::{ParameterPath, from_host, squared_norm, to_host};
 
 /// The learning rate of step `step` (from 0): linear warm-up, then a cosine from the highest to the final rate.
 pub fn learning_rate(options: &OptimizationConfig, step: usize) -> f64 {
@@ -60,7 +60,7 @@ impl AdamW {
         let norm = norm.sum.sqrt();
         let clip = if norm > self.clip_norm { self.clip_norm / norm } else { 1.0 };
         self.steps += 1;
-        let model = model.map(&mut Update { optimizer: self, gradients, rate, clip, path: Vec::new() });
+        let model = model.map(&mut Update { optimizer: self, gradients, rate, clip, path: ParameterPath::default() });
         (model, norm)
     }
 
@@ -120,23 +120,23 @@ struct Update<'a> {
     gradients: GradientsParams,
     rate: f64,
     clip: f64,
-    path: Vec<String>,
+    path: ParameterPath,
 }
 
 impl ModuleMapper for Update<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(gradient) = self.gradients.remove::<D>(param.id) else {
             return param;
         };
-        let name = self.path.join(".");
+        let name = self.path.name();
         let size: usize = gradient.dims().iter().product();
         let gradient = gradient.reshape([size]).mul_scalar(self.clip);
         let optimizer = &mut *self.optimizer;
