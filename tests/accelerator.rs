@@ -12,8 +12,9 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use common::skipped;
 use draftsmith::backbone::{Checkpoint, KvCache, Model, Precision, Span, check};
+use draftsmith::config::{FfnConfig, HeadArchitecture};
 use draftsmith::device::{DeviceChoice, open};
-use draftsmith::heads::FfnHeads;
+use draftsmith::heads::{DraftHeads, HeadInput, Heads};
 use draftsmith::nn::{Init, from_host, to_host, unembed};
 
 const TOLERANCE: f32 = 1e-3;
@@ -102,10 +103,10 @@ fn gradients(device: &Device) -> Vec<f32> {
     let width = model.config().hidden_size;
     let hidden: Tensor<2> = from_host(hidden, [text.len(), width], device);
     let trained = device.clone().autodiff();
-    let heads = FfnHeads::new(2, width, 16, &mut Init::seeded(3, &trained));
+    let ffn = HeadArchitecture::Ffn(FfnConfig { hidden: 16, ..FfnConfig::default() });
+    let heads = Heads::new(&ffn, 2, width, &mut Init::seeded(3, &trained));
     let mut objective = None;
-    for index in 0..2 {
-        let state = heads.state(index, hidden.clone().autodiff());
+    for state in heads.states(HeadInput { hidden: hidden.autodiff() }, &[0, 1]) {
         let plain = state.clone().without_autodiff();
         let result = unembed(plain, model.unembedding(), &text, 1.0 / 24.0, false);
         let part = (state * result.hidden_gradient).sum();

@@ -78,6 +78,17 @@ fn configurations() {
     refused(path, &["run", "syntax.toml"], &["syntax.toml: line 2"]);
     refused(path, &["run", "run.toml", "--set", "heads.block_size=1"], &["run.toml", "heads.block_size", "at least 2"]);
     refused(path, &["run", "run.toml", "--set", "heads.sizes=1"], &["--set", "unknown key `sizes`"]);
+    for (set, words) in [
+        ("heads.architecture.kind=hydra", &["unknown variant `hydra`", "`ffn`, `medusa`, `linear`"][..]),
+        ("heads.architecture.hiden=8", &["unknown key `hiden`", "did you mean `hidden`"]),
+        ("heads.architecture.first_layer=none", &["`none`", "`separate` or `shared`"]),
+        ("heads.architecture={kind=\"medusa\",blocks=0}", &["run.toml", "heads.architecture.blocks", "at least 1"]),
+        ("heads.loss_weights=[1, 2]", &["run.toml", "heads.loss_weights", "2 numbers", "3 heads", "heads 2 to 4"]),
+        ("heads.loss_weights=[1, 0, 1]", &["run.toml", "heads.loss_weights", "above 0"]),
+        ("heads.loss_weights=even", &["--set", "loss_weights", "\"constant\", { decay = 0.8 }"]),
+    ] {
+        refused(path, &["run", "run.toml", "--set", set], words);
+    }
     refused(path, &["run", "run.toml", "--device", "tpu"], &["`tpu` is no device"]);
     refused(path, &["pretrain", "run.toml"], &["no [pretrain] section"]);
     refused(path, &["train-rescorer", "run.toml", "--only", "x"], &["[rescorer.x]", "counts, small"]);
@@ -222,6 +233,25 @@ fn results_of_another_backbone() {
     refused(path, &["run", "run.toml"], &["heads/heads.json", "another backbone", "0123456789ab"]);
     set(&path.join("runs/tiny/heads/heads.json"), "width", json!(31));
     refused(path, &["run", "run.toml"], &["heads/heads.json", "width 31", "32"]);
+}
+
+#[test]
+fn heads_of_other_versions() {
+    let folder = finished();
+    let (path, description) = (folder.path(), folder.path().join("runs/tiny/heads/heads.json"));
+    // Schema 1 held no architecture but the one there was.
+    edit(&description, |text| {
+        let mut json: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["architecture"], json!({"kind": "ffn", "hidden": 16, "first_layer": "separate"}));
+        let fields = json.as_object_mut().unwrap();
+        fields.remove("architecture");
+        fields.extend([("schema_version".to_owned(), json!(1)), ("hidden".to_owned(), json!(16))]);
+        json.to_string()
+    });
+    // Other scales, so that the heads are read and used again.
+    succeed(path, &["run", "run.toml", "--set", "evaluation.lm_scales=[0.4]"]);
+    set(&description, "schema_version", json!(3));
+    refused(path, &["run", "run.toml"], &["heads/heads.json", "newer version"]);
 }
 
 #[test]

@@ -204,7 +204,7 @@ fn generate_writes_the_greedy_text_of_the_trace_every_time() {
 fn overrides_of_the_command_line_are_honoured() {
     let folder = inputs();
     let printed = |arguments: &[&str]| succeed(folder.path(), arguments).stdout;
-    let config = printed(&["run", "run.toml", "--print-config", "--set", "heads.hidden=8", "--seed", "9"]);
+    let config = printed(&["run", "run.toml", "--print-config", "--set", "heads.architecture.hidden=8", "--seed", "9"]);
     assert!(config.contains("seed = 9") && config.contains("hidden = 8"), "{config}");
     let heads = |arguments: &[&str]| {
         succeed(folder.path(), &[&["train-heads", "run.toml", "--set", "heads.training.steps=3"], arguments].concat());

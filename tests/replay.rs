@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
 
 use common::{CONTEXT, inputs, read_json, report, succeed, world};
@@ -70,6 +71,29 @@ fn so_with_wide_trees_and_with_blocks_longer_than_texts() {
     assert_exact(&all_live(folder.path(), &wide));
     let long = ["heads.block_size=30", "heads.training.steps=4", "traces.max_new=9", "evaluation.paths=3"];
     assert_exact(&all_live(folder.path(), &long));
+}
+
+#[test]
+fn so_with_every_architecture_of_heads() {
+    let folder = inputs();
+    let architectures = [
+        ("{kind=\"ffn\",hidden=8,first_layer=\"shared\"}", "{decay=0.8}", "all"),
+        ("{kind=\"medusa\",blocks=2}", "[3, 2, 1]", "all"),
+        ("{kind=\"linear\"}", "[0.5, 2, 1]", "one-random"),
+    ];
+    for (architecture, weights, loss) in architectures {
+        let sets = [
+            format!("heads.architecture={architecture}"),
+            format!("heads.loss_weights={weights}"),
+            format!("heads.loss={loss}"),
+        ];
+        let set = all_live(folder.path(), &sets.each_ref().map(String::as_str));
+        assert_exact(&set);
+        let metrics = fs::read_to_string(folder.path().join("runs/tiny/heads/metrics.jsonl")).unwrap();
+        let dev_loss = |line: &str| serde_json::from_str::<Value>(line).unwrap()["dev_loss"].as_f64();
+        let dev: Vec<f64> = metrics.lines().filter_map(dev_loss).collect();
+        assert!(dev.last() < dev.first(), "{architecture}: {dev:?}");
+    }
 }
 
 #[test]

@@ -44,9 +44,9 @@ fn heads(folder: &Path) -> PathBuf {
     folder.join("runs/tiny/heads")
 }
 
-fn start(folder: &Path) -> Child {
+fn start(folder: &Path, sets: &[&str]) -> Child {
     let mut command = Command::new(PROGRAM);
-    command.current_dir(folder).args(TRAIN).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.current_dir(folder).args(TRAIN).args(sets).stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().expect("the program starts")
 }
 
@@ -102,7 +102,7 @@ fn a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one() {
     let mut rng = ChaCha8Rng::seed_from_u64(u64::from(std::process::id()));
     let mut resumable = 0;
     for _ in 0..6 {
-        let mut child = start(folder.path());
+        let mut child = start(folder.path(), &[]);
         wait_for_progress(folder.path(), &mut child, rng.random_range(3..60));
         // Anywhere within a few steps, in the midst of a checkpoint as well.
         std::thread::sleep(Duration::from_micros(u64::from(rng.next_u32() % 5000)));
@@ -115,10 +115,29 @@ fn a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one() {
     assert_same_heads(folder.path(), uninterrupted().path());
 }
 
+/// Several heads' gradients meet in a shared first layer, and blocks follow one another: neither may depend on the run.
+#[test]
+fn so_do_heads_of_other_architectures() {
+    for architecture in ["{kind=\"ffn\",hidden=8,first_layer=\"shared\"}", "{kind=\"medusa\",blocks=2}"] {
+        let set = format!("heads.architecture={architecture}");
+        let sets = ["--set", &set, "--set", "heads.loss_weights={decay=0.8}"];
+        let (killed, whole) = (traced(), traced());
+        let mut child = start(killed.path(), &sets);
+        wait_for_progress(killed.path(), &mut child, 30);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(latest(killed.path()).is_some_and(|step| step < STEPS as u64), "the kill hit the training's middle");
+        for folder in [&killed, &whole] {
+            succeed(folder.path(), &[&TRAIN[..], &sets].concat());
+        }
+        assert_same_heads(killed.path(), whole.path());
+    }
+}
+
 #[test]
 fn an_interrupt_saves_and_says_how_to_go_on() {
     let folder = traced();
-    let mut child = start(folder.path());
+    let mut child = start(folder.path(), &[]);
     wait_for_progress(folder.path(), &mut child, 6);
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
@@ -140,7 +159,7 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
 #[test]
 fn going_back_to_an_earlier_configuration_gives_its_bytes_again() {
     let folder = finished();
-    let mut child = start(folder.path());
+    let mut child = start(folder.path(), &[]);
     wait_for_progress(folder.path(), &mut child, 30);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -223,7 +242,7 @@ fn two_pretrainings_of_one_seed_are_the_same_bytes() {
 fn the_number_of_threads_changes_no_byte() {
     let trained = |threads: &str| -> Vec<(PathBuf, Vec<u8>)> {
         let folder = traced();
-        let sizes = ["heads.hidden=512", "heads.positions_per_step=1024", "heads.training.steps=4"];
+        let sizes = ["heads.architecture.hidden=512", "heads.positions_per_step=1024", "heads.training.steps=4"];
         let sets = sizes.iter().flat_map(|size| ["--set", size]);
         let arguments: Vec<&str> = ["train-heads", "run.toml"].into_iter().chain(sets).collect();
         let Outcome { code, stderr, .. } = run_with(folder.path(), &arguments, &[("RAYON_NUM_THREADS", threads)]);

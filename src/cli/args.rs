@@ -59,7 +59,7 @@ pub struct ConfigFile {
     /// Seed of every random choice; overrides the configuration
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Override a key of the configuration, for instance --set heads.hidden=256; may be repeated
+    /// Override a key of the configuration, for instance --set heads.block_size=5; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }

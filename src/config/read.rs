@@ -51,7 +51,7 @@ impl Config {
 
 fn apply(table: &mut Table, assignment: &str) -> Result<()> {
     let Some((key, value)) = assignment.split_once('=') else {
-        bail!("--set {assignment}: write it as key=value, for instance --set heads.hidden=256.");
+        bail!("--set {assignment}: write it as key=value, for instance --set heads.block_size=5.");
     };
     // A bare word is a string: nobody wants to quote for TOML inside quotes for the shell.
     let value = toml::from_str::<Table>(&format!("v = {value}"))
@@ -79,6 +79,11 @@ fn explain(error: &toml::de::Error, text: &str) -> Error {
     let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten();
     let Some(key) = unknown else {
         let at = error.span().map_or(String::new(), |span| format!("line {}: ", line_of(text, span.start)));
+        if message == "missing field `kind`" {
+            return Error::new(format!(
+                "{at}`kind` is missing; it says which architecture or rescorer the section is."
+            ));
+        }
         return Error::new(format!("{at}{}", message.trim_end_matches('.')) + ".");
     };
     let known: Vec<&str> = quoted.collect();
@@ -121,10 +126,18 @@ mod tests {
     #[test]
     fn the_resolved_file_reads_back_as_itself() {
         let text = format!("{MINIMAL}[rescorer.a]\nkind = \"ngram\"\n[rescorer.b]\nkind = \"neural\"\n[pretrain]\n");
-        let config = read(&text, &["heads.hidden=7", "evaluation.lm_scales=[0.5]", "name=other"]).unwrap();
-        assert_eq!((config.heads.hidden, config.name.as_str()), (7, "other"));
+        let config = read(&text, &["heads.block_size=7", "evaluation.lm_scales=[0.5]", "name=other"]).unwrap();
+        assert_eq!((config.heads.block_size, config.name.as_str()), (7, "other"));
         assert_eq!(config.evaluation.scales(), [0.0, 0.5]);
         assert_eq!(read(&config.to_toml(), &[]).unwrap(), config);
+        for set in [
+            ["heads.architecture={kind=\"ffn\",hidden=7,first_layer=\"shared\"}", "heads.loss_weights={decay=0.8}"],
+            ["heads.architecture={kind=\"medusa\"}", "heads.loss_weights=[1, 0.5, 2, 1, 1, 1, 1, 1]"],
+            ["heads.architecture={kind=\"linear\"}", "heads.loss_weights=constant"],
+        ] {
+            let config = read(MINIMAL, &set).unwrap();
+            assert_eq!(read(&config.to_toml(), &[]).unwrap(), config);
+        }
     }
 
     #[test]
@@ -135,6 +148,8 @@ mod tests {
             ("name = \"a\"\n\n[trace]\nmax_new = 3\n", 3, "trace", "traces"),
             ("[rescorer.n]\nkind = \"ngram\"\n\nordr = 2\n", 4, "ordr", "order"),
             ("[heads.training]\nstep = 2\n", 2, "step", "steps"),
+            ("[heads.architecture]\nkind = \"ffn\"\nhiden = 2\n", 3, "hiden", "hidden"),
+            ("[heads.architecture]\nkind = \"medusa\"\nblock = 2\n", 3, "block", "blocks"),
         ] {
             let error = read(text, &[]).unwrap_err().to_string();
             let expected = format!("c.toml: line {line}: unknown key `{key}`; did you mean `{nearest}`?");
@@ -147,6 +162,20 @@ mod tests {
         for (text, set, expected) in [
             ("name = 3\n", vec![], "line 1"),
             (MINIMAL, vec!["heads.block_size=1"], "at least 2"),
+            (
+                MINIMAL,
+                vec!["heads.architecture.kind=hydra"],
+                "unknown variant `hydra`, expected one of `ffn`, `medusa`",
+            ),
+            (MINIMAL, vec!["heads.architecture.hidden=8"], "`kind` is missing"),
+            (MINIMAL, vec!["heads.architecture={kind=\"linear\",hidden=8}"], "unknown key `hidden`"),
+            (MINIMAL, vec!["heads.architecture={kind=\"medusa\",blocks=0}"], "`heads.architecture.blocks` is 0"),
+            (MINIMAL, vec!["heads.architecture={kind=\"ffn\",hidden=0}"], "`heads.architecture.hidden` is 0"),
+            (MINIMAL, vec!["heads.hidden=8"], "unknown key `hidden`"),
+            (MINIMAL, vec!["heads.loss_weights=[1.0, 2.0]"], "2 numbers, but `heads.block_size` = 9 trains 8 heads"),
+            (MINIMAL, vec!["heads.block_size=3", "heads.loss_weights=[1.0, -2.0]"], "above 0"),
+            (MINIMAL, vec!["heads.loss_weights={decay=0.0}"], "above 0 and at most 1"),
+            (MINIMAL, vec!["heads.loss_weights=linear"], "`loss_weights` is \"constant\", { decay = 0.8 }, or a list"),
             (MINIMAL, vec!["data.x.test=2"], "shares"),
             (MINIMAL, vec!["heads"], "key=value"),
             (MINIMAL, vec!["device=gpu"], "no device"),

@@ -7,7 +7,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{StorageType, TraceText, TracesConfig};
+use super::{HeadsConfig, StorageType, TraceText, TracesConfig};
 use crate::error::{Result, bail};
 
 /// The whole file.
@@ -143,47 +143,6 @@ impl Default for DataConfig {
             separator: String::new(),
             dev: 0.1,
             test: 0.2,
-        }
-    }
-}
-
-/// Which heads a training step covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum HeadLoss {
-    /// The mean cross-entropy of all heads.
-    All,
-    /// One head drawn uniformly (an unbiased estimate of the mean; Stern et al. 2018).
-    OneRandom,
-}
-
-/// `[heads]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HeadsConfig {
-    /// H: tokens proposed at once. Head 1 is the backbone's own prediction, H - 1 heads are trained.
-    pub block_size: usize,
-    /// Width of each head's hidden layer.
-    pub hidden: usize,
-    /// Heads per training step.
-    pub loss: HeadLoss,
-    /// Positions per training step.
-    pub positions_per_step: usize,
-    /// Whether positions whose target lies in the prompt are trained on as well.
-    pub prompt_positions: bool,
-    /// Steps, learning rate and the rest.
-    pub training: OptimizationConfig,
-}
-
-impl Default for HeadsConfig {
-    fn default() -> Self {
-        Self {
-            block_size: 9,
-            hidden: 512,
-            loss: HeadLoss::All,
-            positions_per_step: 1024,
-            prompt_positions: false,
-            training: OptimizationConfig { steps: 200, learning_rate: 2e-3, ..OptimizationConfig::default() },
         }
     }
 }
@@ -446,10 +405,7 @@ impl Config {
             }
         }
         self.traces.validate()?;
-        at_least("heads.block_size", self.heads.block_size, 2)?;
-        at_least("heads.hidden", self.heads.hidden, 1)?;
-        at_least("heads.positions_per_step", self.heads.positions_per_step, 1)?;
-        self.heads.training.validate("heads.training")?;
+        self.heads.validate()?;
         for (name, rescorer) in &self.rescorer {
             let key = format!("rescorer.{name}");
             names_a_folder(&key, name)?;
@@ -517,7 +473,7 @@ impl EvaluationConfig {
 }
 
 impl OptimizationConfig {
-    fn validate(&self, key: &str) -> Result<()> {
+    pub(super) fn validate(&self, key: &str) -> Result<()> {
         at_least(&format!("{key}.steps"), self.steps, 1)?;
         at_least(&format!("{key}.dev_every"), self.dev_every, 1)?;
         at_least(&format!("{key}.checkpoint_every"), self.checkpoint_every, 1)?;

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use crate::backbone::{Backbone, KvCache, Span, best_two};
 use crate::config::StorageType;
 use crate::error::{Result, bail};
-use crate::heads::{FfnHeads, candidates};
+use crate::heads::{DraftHeads, Heads, candidates};
 use crate::lattice::{DraftTree, Lattice};
 use crate::nn::{from_host, to_host};
 use crate::rescorer::{Closest, Decision, Drafter, Session};
@@ -27,7 +27,7 @@ pub struct Block {
 /// Decodes one document block by block.
 pub struct Decoder<'a> {
     backbone: &'a Backbone,
-    heads: &'a FfnHeads,
+    heads: &'a Heads,
     drafter: &'a dyn Drafter,
     session: Box<dyn Session + 'a>,
     top_k: usize,
@@ -46,7 +46,7 @@ impl<'a> Decoder<'a> {
     /// rounded to `dtype` before the heads, as the trace's are.
     pub fn new(
         backbone: &'a Backbone,
-        heads: &'a FfnHeads,
+        heads: &'a Heads,
         drafter: &'a dyn Drafter,
         top_k: usize,
         dtype: StorageType,

@@ -6,7 +6,7 @@
 
 use crate::backbone::Model;
 use crate::error::Result;
-use crate::heads::{FfnHeads, candidates};
+use crate::heads::{DraftHeads, Heads, candidates};
 use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length};
 use crate::nn::from_host;
 use crate::rescorer::{Closest, Decision, Drafter};
@@ -49,7 +49,7 @@ impl ReplayText {
     pub fn new(
         trace: &Trace,
         entry: &TraceDocument,
-        heads: &FfnHeads,
+        heads: &Heads,
         model: &Model,
         widest: usize,
         k: usize,

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::FfnHeads;
+use super::{DraftHeads, HeadInput, Heads};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
 use crate::lattice::top_k;
@@ -29,17 +29,17 @@ const CHUNK: usize = 1 << 24;
 ///
 /// # Errors
 /// Logits that are not numbers.
-pub fn candidates(heads: &FfnHeads, model: &Model, hidden: Tensor<2>, k: usize) -> Result<Candidates> {
-    let ([n, _], vocabulary, count) = (hidden.dims(), model.config().vocab_size, heads.count());
+pub fn candidates(heads: &Heads, model: &Model, hidden: Tensor<2>, k: usize) -> Result<Candidates> {
+    let ([n, width], vocabulary, count) = (hidden.dims(), model.config().vocab_size, heads.count());
     let k = k.min(vocabulary);
     let mut all = Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new() };
+    let all_heads: Vec<usize> = (0..count).collect();
     let chunk = (CHUNK / vocabulary / count).max(1);
     for start in (0..n).step_by(chunk) {
         let rows = chunk.min(n - start);
-        let part = hidden.clone().narrow(0, start, rows);
-        let states: Vec<Tensor<2>> = (0..count).map(|head| heads.state(head, part.clone())).collect();
+        let input = HeadInput { hidden: hidden.clone().narrow(0, start, rows) };
+        let states: Vec<Tensor<2>> = heads.states(input, &all_heads).collect();
         // [rows, heads, d], so that one product gives all logits of a position.
-        let width = part.dims()[1];
         let states = Tensor::stack::<3>(states, 1).reshape([rows * count, width]);
         let logits = model.logits(states);
         let best: Vec<_> = logits.par_chunks(vocabulary).map(|row| best_of(row, k)).collect();

@@ -12,6 +12,7 @@ use crate::evaluation::{
     replay, replay_oracle,
 };
 use crate::files;
+use crate::heads::DraftHeads;
 use crate::lattice::{Lattice, oracle_dp};
 use crate::progress::{self, Progress};
 use crate::report::{Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, TuningPoint, Variant, read};

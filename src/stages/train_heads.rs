@@ -5,7 +5,7 @@ use burn::module::Module;
 use super::{Traces, Workspace};
 use crate::error::Result;
 use crate::files;
-use crate::heads::{FfnHeads, HeadTraining, load_heads, save_heads};
+use crate::heads::{HeadTraining, Heads, load_heads, save_heads};
 use crate::nn::{Init, count_parameters};
 use crate::progress;
 use crate::training::{Place, train};
@@ -13,7 +13,7 @@ use crate::training::{Place, train};
 /// Trained heads and the hash of what made them.
 pub struct TrainedHeads {
     /// On the run's device, without autodiff.
-    pub heads: FfnHeads,
+    pub heads: Heads,
     /// For the stages that depend on them.
     pub key: String,
 }
@@ -27,8 +27,8 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
     let (width, title) = (backbone.model.config().hidden_size, "train-heads");
     if !workspace.finished(title, &folder, &key)? {
         let trained = workspace.device.device.clone().autodiff();
-        let count = config.heads.block_size - 1;
-        let heads = FfnHeads::new(count, width, config.heads.hidden, &mut Init::seeded(config.seed, &trained));
+        let (count, architecture) = (config.heads.block_size - 1, &config.heads.architecture);
+        let heads = Heads::new(architecture, count, width, &mut Init::seeded(config.seed, &trained));
         let task =
             HeadTraining::new(&traces.train, &traces.dev, backbone.model.unembedding(), &config.heads, config.seed)?;
         progress::say(format!(
@@ -39,7 +39,7 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
         ));
         let place = Place { folder: &folder, key: &key, title };
         let heads = train(heads, &task, &config.heads.training, &place)?;
-        save_heads(&folder, &heads.valid(), width, config.heads.hidden, &backbone.hash)?;
+        save_heads(&folder, &heads.valid(), width, architecture, &backbone.hash)?;
         workspace.finish(&folder, &key)?;
     }
     Ok(TrainedHeads { heads: load_heads(&folder, width, &backbone.hash, &workspace.device.device)?, key })

@@ -63,8 +63,10 @@ max_new = 24
 batch = 8
 [heads]
 block_size = 4
-hidden = 16
 positions_per_step = 64
+[heads.architecture]
+kind = "ffn"
+hidden = 16
 [heads.training]
 steps = 20
 learning_rate = 1e-2
