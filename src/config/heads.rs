@@ -110,11 +110,13 @@ pub struct LinearConfig {}
 pub enum HeadLoss {
     /// The weighted mean cross-entropy of all heads.
     All,
-    /// One head drawn uniformly (an unbiased estimate of that mean; Stern et al. 2018).
+    /// One head drawn uniformly, its loss times its weight over the mean weight: an unbiased estimate of that mean (Stern
+    /// et al. 2018).
     OneRandom,
 }
 
-/// How much each head counts: with mean cross-entropies L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`.
+/// How much each head counts: with mean cross-entropies L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in
+/// training and on dev.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
     rename_all = "lowercase",
