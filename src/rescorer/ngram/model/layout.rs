@@ -333,9 +333,12 @@ impl Words {
     /// The arc with `word`.
     #[inline]
     pub(super) fn find(&self, arcs: Range<u32>, word: u32) -> Option<u32> {
-        let mut found = [0];
-        self.find_all(arcs, &[word], &mut found);
-        (found != [0]).then_some(found[0])
+        let range = arcs.start as usize..arcs.end as usize;
+        let place = match self {
+            Self::Narrow(words) => position(&words[range], word),
+            Self::Wide(words) => position(&words[range], word),
+        };
+        place.map(|place| arcs.start + place as u32)
     }
 
     /// The arcs with each of `sought`; 0 where there is none.
@@ -347,6 +350,20 @@ impl Words {
             Self::Wide(words) => search(&words[range], arcs.start, sought, found),
         }
     }
+}
+
+/// Where `word` is among the sorted `words`. A few are compared one by one, at which nothing is guessed wrong.
+#[inline]
+fn position<W: Copy + Into<u32>>(words: &[W], word: u32) -> Option<usize> {
+    let (mut rest, mut first) = (words, 0);
+    while rest.len() > 8 {
+        let half = rest.len() / 2;
+        // Both halves are as likely: a choice of values, not of ways.
+        let right = rest[half].into() <= word;
+        first += if right { half } else { 0 };
+        rest = if right { &rest[half..] } else { &rest[..half] };
+    }
+    rest.iter().position(|&other| other.into() == word).map(|place| first + place)
 }
 
 /// Binary searches for all of `sought` among the sorted `words` in step, so that the processor has many to wait for at

@@ -137,11 +137,17 @@ impl Model {
 
     /// [`Model::extend`] by each of `tokens`, appended to `out`: the contexts are walked once for all.
     pub fn extend_all(&self, state: State, tokens: &[u32], out: &mut Vec<(f64, State)>) {
+        if tokens.len() < Self::FEW {
+            out.extend(tokens.iter().map(|&token| self.extend(state, token)));
+            return;
+        }
         for part in tokens.chunks(Self::AT_ONCE) {
             self.extend_some(state, part, out);
         }
     }
 
+    /// Fewer candidates are not worth a walk together.
+    const FEW: usize = 6;
     /// Candidates that a walk serves.
     const AT_ONCE: usize = 64;
 
