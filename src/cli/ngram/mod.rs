@@ -149,7 +149,11 @@ fn estimate_model(options: &EstimateOptions) -> Result<Fields> {
             let whole = estimate(&counts, &Options { prune: Vec::new(), ..settings }, &memory)?;
             fields.perplexity("perplexity_without_pruning", score_lines(&Model::compile(&whole.listing)?, path)?);
         }
-        fields.perplexity("perplexity_held_out", score_lines(&Model::compile(&estimated.listing)?, path)?);
+        let model = match &options.model {
+            Some(written) => Model::open(written)?,
+            None => Model::compile(&estimated.listing)?,
+        };
+        fields.perplexity("perplexity_held_out", score_lines(&model, path)?);
     }
     Ok(fields)
 }

@@ -1,4 +1,4 @@
-//! The model file: a header and eight columns, little-endian, each column at a multiple of 64 bytes.
+//! The model file: a header and seven columns, little-endian, each column at a multiple of 64 bytes.
 //!
 //! ```text
 //! "dsngrams"            8 bytes
