@@ -107,7 +107,7 @@ impl Default for BackboneConfig {
     }
 }
 
-/// `[data.NAME]`: a corpus of JSON lines.
+/// `[data.NAME]`: a corpus of JSON lines, or of plain text where the file's name ends in `.txt`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
@@ -121,13 +121,21 @@ pub struct DataConfig {
     pub completion: String,
     /// Field whose equal values stay in one split and are resampled together; empty for the prompt's field.
     pub group: String,
+    /// Groups end before the first occurrence of this text: where one passage is asked several questions, its prompts are then
+    /// one group. Empty for the whole field.
+    pub group_until: String,
+    /// Ids of documents to leave out, such as those that another corpus has as well.
+    pub exclude: Vec<String>,
     /// Field that says how the text ended: where it is "length", the text was cut and no end-of-text follows it.
     pub finish: String,
     /// Put between prompt and completion, and so at the end of what the backbone is given.
     pub separator: String,
-    /// Share of groups held out to choose scales and checkpoints on.
+    /// Plain text: paragraphs of a document, the first of which is the prompt. Blank lines are between paragraphs.
+    pub paragraphs: usize,
+    /// Share of groups held out to choose scales and checkpoints on. With a `dev` and a `test` of 0.25 and 0.75, nothing is
+    /// trained on.
     pub dev: f64,
-    /// Share of groups held out to report on.
+    /// Share of groups held out to report on; a corpus without is not reported on.
     pub test: f64,
 }
 
@@ -139,8 +147,11 @@ impl Default for DataConfig {
             prompt: "prompt".into(),
             completion: "completion".into(),
             group: String::new(),
+            group_until: String::new(),
+            exclude: Vec::new(),
             finish: "finish".into(),
             separator: String::new(),
+            paragraphs: 8,
             dev: 0.1,
             test: 0.2,
         }
@@ -399,10 +410,24 @@ impl Config {
             if data.path.is_empty() {
                 bail!("`data.{name}.path` is missing; it names the corpus file.");
             }
+            at_least(&format!("data.{name}.paragraphs"), data.paragraphs, 1)?;
             let shares = [data.dev, data.test];
             if shares.iter().any(|s| !(0.0..=1.0).contains(s)) || data.dev + data.test > 1.0 {
                 bail!("`data.{name}.dev` and `data.{name}.test` are shares from 0 to 1 with a sum of at most 1.");
             }
+            if data.test > 0.0 && data.dev <= 0.0 {
+                bail!(
+                    "`data.{name}` has a `test` share and no `dev` share; what is tested is tuned on dev. Give it one, or set `test` to 0."
+                );
+            }
+        }
+        if !self.data.values().any(|data| data.dev + data.test < 1.0) {
+            bail!(
+                "every corpus is all dev and test; at least one needs documents to train on, so `dev` + `test` below 1."
+            );
+        }
+        if !self.data.values().any(|data| data.dev > 0.0) {
+            bail!("no corpus has a `dev` share; checkpoints are chosen on dev.");
         }
         self.traces.validate()?;
         self.heads.validate()?;

@@ -15,7 +15,7 @@ pub(super) struct Position {
 }
 
 /// Every token whose next-but-one token exists and lies in the continuation, or anywhere if the prompt counts as well.
-pub(super) fn positions(traces: &[Trace], prompt: bool) -> Vec<Position> {
+pub(super) fn positions(traces: &[&Trace], prompt: bool) -> Vec<Position> {
     let of_document = |(document, entry): (usize, &TraceDocument), trace: usize| {
         let first = if prompt { 0 } else { entry.prompt - 1 };
         let last = entry.len().saturating_sub(2);
@@ -25,27 +25,27 @@ pub(super) fn positions(traces: &[Trace], prompt: bool) -> Vec<Position> {
             row: row as u32,
         })
     };
-    let of_trace = |(trace, entries): (usize, &Trace)| {
+    let of_trace = |(trace, entries): (usize, &&Trace)| {
         entries.documents().iter().enumerate().flat_map(move |d| of_document(d, trace)).collect::<Vec<_>>()
     };
     traces.iter().enumerate().flat_map(of_trace).collect()
 }
 
 /// What heads read at positions.
-pub(super) fn input(traces: &[Trace], positions: &[Position], device: &Device) -> HeadInput {
+pub(super) fn input(traces: &[&Trace], positions: &[Position], device: &Device) -> HeadInput {
     let width = traces[0].width();
     let mut values = Vec::with_capacity(positions.len() * width);
     for position in positions {
-        let trace = &traces[position.trace as usize];
+        let trace = traces[position.trace as usize];
         trace.hidden_row(&trace.documents()[position.document as usize], position.row as usize, &mut values);
     }
     HeadInput { hidden: from_host(values, [positions.len(), width], device) }
 }
 
 /// The tokens that head `index` (0 is head 2) is to predict from positions; none past the document's end.
-pub(super) fn targets(traces: &[Trace], positions: &[Position], index: usize) -> Vec<u32> {
+pub(super) fn targets(traces: &[&Trace], positions: &[Position], index: usize) -> Vec<u32> {
     let target = |position: &Position| {
-        let trace = &traces[position.trace as usize];
+        let trace = traces[position.trace as usize];
         let tokens = trace.tokens(&trace.documents()[position.document as usize]);
         tokens.get(position.row as usize + 2 + index).copied().unwrap_or(IGNORE)
     };

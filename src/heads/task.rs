@@ -23,8 +23,8 @@ const DEV_POSITIONS: usize = 4096;
 
 /// Heads, learning from the backbone's own greedy text.
 pub struct HeadTraining<'a> {
-    train: &'a [Trace],
-    dev: &'a [Trace],
+    train: Vec<&'a Trace>,
+    dev: Vec<&'a Trace>,
     /// `[V, d]`, without autodiff.
     unembedding: Tensor<2>,
     options: &'a HeadsConfig,
@@ -40,14 +40,14 @@ impl<'a> HeadTraining<'a> {
     /// # Errors
     /// When the train or the dev traces hold no position with a target.
     pub fn new(
-        train: &'a [Trace],
-        dev: &'a [Trace],
+        train: Vec<&'a Trace>,
+        dev: Vec<&'a Trace>,
         unembedding: Tensor<2>,
         options: &'a HeadsConfig,
         seed: u64,
     ) -> Result<Self> {
-        let train_positions = positions(train, options.prompt_positions);
-        let mut dev_positions = positions(dev, options.prompt_positions);
+        let train_positions = positions(&train, options.prompt_positions);
+        let mut dev_positions = positions(&dev, options.prompt_positions);
         if train_positions.is_empty() || dev_positions.is_empty() {
             bail!(
                 "the traces give {} train and {} dev positions; heads need both. Give more documents, or larger dev shares.",
@@ -74,7 +74,7 @@ impl<'a> HeadTraining<'a> {
         covered as f64 / self.weights[index]
     }
 
-    fn one_head(&self, traces: &[Trace], positions: &[Position], index: usize, state: Tensor<2>) -> (Unembedded, f64) {
+    fn one_head(&self, traces: &[&Trace], positions: &[Position], index: usize, state: Tensor<2>) -> (Unembedded, f64) {
         let targets = targets(traces, positions, index);
         let counted = targets.iter().filter(|&&t| t != IGNORE).count().max(1) as f64;
         (unembed(state, self.unembedding.clone(), &targets, 1.0 / counted, false), counted)
@@ -92,11 +92,11 @@ impl Task<Heads> for HeadTraining<'_> {
             HeadLoss::All => (0..model.count()).collect(),
             HeadLoss::OneRandom => vec![rng.random_range(0..model.count())],
         };
-        let seen = input(self.train, &chosen, &self.device).autodiff();
+        let seen = input(&self.train, &chosen, &self.device).autodiff();
         let (mut objective, mut loss, mut shares) = (None, 0.0, Vec::new());
         for (&index, state) in heads.iter().zip(model.states(seen, &heads)) {
             let divisor = self.divisor(index, heads.len());
-            let (result, counted) = self.one_head(self.train, &chosen, index, state.clone().without_autodiff());
+            let (result, counted) = self.one_head(&self.train, &chosen, index, state.clone().without_autodiff());
             let part = (state * result.hidden_gradient.div_scalar(divisor)).sum();
             objective = Some(match objective {
                 Some(sum) => sum + part,
@@ -117,11 +117,11 @@ impl Task<Heads> for HeadTraining<'_> {
     }
 
     fn evaluate(&self, model: &Heads) -> Result<Evaluated> {
-        let seen = input(self.dev, &self.dev_positions, &self.device);
+        let seen = input(&self.dev, &self.dev_positions, &self.device);
         let heads: Vec<usize> = (0..model.count()).collect();
         let (mut loss, mut accuracy) = (0.0, Vec::new());
         for (&index, state) in heads.iter().zip(model.states(seen, &heads)) {
-            let (result, counted) = self.one_head(self.dev, &self.dev_positions, index, state);
+            let (result, counted) = self.one_head(&self.dev, &self.dev_positions, index, state);
             loss += result.loss / counted / self.divisor(index, heads.len());
             accuracy.push(result.correct as f64 / counted);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::{Rescorer, Traces, TrainedHeads, Workspace};
+use super::{CorpusTrace, Rescorer, Traces, TrainedHeads, Workspace};
 use crate::error::{Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
@@ -41,9 +41,10 @@ pub fn evaluate(
         return read(&folder.join("report.json"));
     }
     let mut datasets = Vec::new();
-    for (index, corpus) in workspace.corpora.iter().enumerate() {
+    for CorpusTrace { corpus, trace: test } in &traces.test {
+        let dev = traces.dev.iter().find(|dev| dev.corpus == *corpus).expect("a configuration with test has dev");
         let evaluation = Evaluation { workspace, heads, rescorers };
-        datasets.push(evaluation.dataset(&corpus.name, &traces.dev[index], &traces.test[index])?);
+        datasets.push(evaluation.dataset(corpus, &dev.trace, test)?);
     }
     let report = Report::new(datasets, workspace.provenance());
     crate::report::write(&report, &folder)?;

@@ -13,7 +13,7 @@ mod workspace;
 
 pub use evaluate::evaluate;
 pub use pretrain::pretrain;
-pub use trace::{NamedEstimate, Traces, TracesEstimate, estimate_traces, trace};
+pub use trace::{CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_traces, trace};
 pub use train_heads::{TrainedHeads, train_heads};
 pub use train_rescorer::{Rescorer, train_rescorers};
 pub use workspace::{Corpus, Workspace};

@@ -14,16 +14,24 @@ use crate::traces::{self, Estimate, Plan, Sampling, Trace};
 
 /// The traces of a run.
 pub struct Traces {
-    /// One per corpus and kind of text.
-    pub train: Vec<Trace>,
-    /// One per corpus, greedy.
-    pub dev: Vec<Trace>,
-    /// One per corpus, greedy.
-    pub test: Vec<Trace>,
+    /// One per kind of text and corpus with a train split.
+    pub train: Vec<CorpusTrace>,
+    /// One per corpus with a dev split, greedy.
+    pub dev: Vec<CorpusTrace>,
+    /// One per corpus with a test split, greedy.
+    pub test: Vec<CorpusTrace>,
     /// Hashes of what made train and dev.
     pub fit_key: String,
     /// Hash of what made all of them.
     pub key: String,
+}
+
+/// A trace and the corpus, by name, that it is of.
+pub struct CorpusTrace {
+    /// As in `[data.NAME]`.
+    pub corpus: String,
+    /// The trace.
+    pub trace: Trace,
 }
 
 /// What making the traces of a run will take.
@@ -55,6 +63,7 @@ pub struct NamedEstimate {
 
 /// One trace of a run.
 struct Job<'a> {
+    corpus: &'a str,
     split: Split,
     name: String,
     title: String,
@@ -88,7 +97,7 @@ pub fn trace(workspace: &Workspace) -> Result<Traces> {
             Split::Dev => &mut all.dev,
             Split::Test => &mut all.test,
         };
-        list.push(trace);
+        list.push(CorpusTrace { corpus: job.corpus.to_owned(), trace });
         if job.split != Split::Test {
             fit_keys.push(job.key.clone());
         }
@@ -132,7 +141,7 @@ fn jobs(workspace: &Workspace) -> Result<Vec<Job<'_>>> {
         (Split::Dev, options.dev_documents, &[TraceText::Greedy]),
         (Split::Test, options.test_documents, &[TraceText::Greedy]),
     ] {
-        for corpus in &workspace.corpora {
+        for corpus in workspace.corpora.iter().filter(|corpus| corpus.has(split)) {
             for &text in texts {
                 jobs.push(Job::new(workspace, corpus, split, most, text)?);
             }
@@ -169,7 +178,17 @@ impl<'a> Job<'a> {
             options.batch,
         ));
         let name = words("-");
-        Ok(Self { split, title, folder: workspace.folder.join("traces").join(&name), name, key, text, documents })
+        let corpus = corpus.name.as_str();
+        Ok(Self {
+            corpus,
+            split,
+            title,
+            folder: workspace.folder.join("traces").join(&name),
+            name,
+            key,
+            text,
+            documents,
+        })
     }
 
     fn with_plan<R>(&self, workspace: &Workspace, work: impl FnOnce(&Plan) -> R) -> R {

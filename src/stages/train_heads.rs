@@ -29,13 +29,18 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
         let trained = workspace.device.device.clone().autodiff();
         let (count, architecture) = (config.heads.block_size - 1, &config.heads.architecture);
         let heads = Heads::new(architecture, count, width, &mut Init::seeded(config.seed, &trained));
-        let task =
-            HeadTraining::new(&traces.train, &traces.dev, backbone.model.unembedding(), &config.heads, config.seed)?;
+        let task = HeadTraining::new(
+            traces.train.iter().map(|t| &t.trace).collect(),
+            traces.dev.iter().map(|t| &t.trace).collect(),
+            backbone.model.unembedding(),
+            &config.heads,
+            config.seed,
+        )?;
         progress::say(format!(
             "{title}: {count} heads, {} parameters, {} positions of {} documents",
             count_parameters(&heads),
             task.train_positions(),
-            traces.train.iter().map(|t| t.documents().len()).sum::<usize>()
+            traces.train.iter().map(|t| t.trace.documents().len()).sum::<usize>()
         ));
         let place = Place { folder: &folder, key: &key, title };
         let heads = train(heads, &task, &config.heads.training, &place)?;

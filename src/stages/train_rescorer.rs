@@ -7,7 +7,7 @@ use burn::module::Module;
 
 use super::language_model::LanguageModelling;
 use super::pretrain::whole_text;
-use super::{Traces, Workspace};
+use super::{CorpusTrace, Traces, Workspace};
 use crate::backbone::{Checkpoint, Model, ModelConfig, Precision, Transformer, save_model};
 use crate::config::{NeuralConfig, NgramConfig, RescorerConfig, TextSource, TraceText};
 use crate::error::{Result, bail};
@@ -17,7 +17,6 @@ use crate::progress::{self, Progress};
 use crate::rescorer::ngram::{self, Counter, Ending, Memory, estimate};
 use crate::rescorer::{load_ngram, ngram_vocabulary, save_ngram};
 use crate::text::Split;
-use crate::traces::Trace;
 use crate::training::{Place, train};
 
 /// A fitted rescorer.
@@ -65,7 +64,7 @@ pub fn train_rescorers(
 /// Tokenised text of a split from the chosen sources, and whether each text was cut by a length limit.
 fn texts(
     workspace: &Workspace,
-    traces: &[Trace],
+    traces: &[CorpusTrace],
     split: Split,
     sources: &[TextSource],
 ) -> Result<Vec<(Vec<u32>, bool)>> {
@@ -80,7 +79,7 @@ fn texts(
     }
     if sources.contains(&TextSource::Traces) {
         // The corpus's own text is another source.
-        for trace in traces.iter().filter(|trace| trace.text() != TraceText::Corpus) {
+        for trace in traces.iter().map(|t| &t.trace).filter(|trace| trace.text() != TraceText::Corpus) {
             for document in trace.documents() {
                 let tokens = trace.tokens(document).to_vec();
                 let ended = tokens.last().is_some_and(|t| workspace.backbone.end_of_text.contains(t));
@@ -123,14 +122,15 @@ fn fit(
     key: &str,
 ) -> Result<()> {
     let seed = workspace.config.seed;
-    let tokens = |traces: &[Trace], split| -> Result<Vec<Vec<u32>>> {
+    let tokens = |traces: &[CorpusTrace], split| -> Result<Vec<Vec<u32>>> {
         Ok(texts(workspace, traces, split, &options.text)?.into_iter().map(|(tokens, _)| tokens).collect())
     };
     // Dev is what it will rescore: the backbone's own text.
     let dev: Vec<Vec<u32>> =
-        traces.dev.iter().flat_map(|t| t.documents().iter().map(|d| t.tokens(d).to_vec())).collect();
+        traces.dev.iter().flat_map(|t| t.trace.documents().iter().map(|d| t.trace.tokens(d).to_vec())).collect();
     let traces_of_all = [&traces.train, &traces.dev, &traces.test];
-    let longest = traces_of_all.into_iter().flatten().flat_map(|t| t.documents()).map(|d| d.prompt + d.limit).max();
+    let longest =
+        traces_of_all.into_iter().flatten().flat_map(|t| t.trace.documents()).map(|d| d.prompt + d.limit).max();
     if let Some(longest) = longest
         && longest > options.model.context
     {

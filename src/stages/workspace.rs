@@ -52,6 +52,11 @@ impl Corpus {
         Ok(Self { name: name.to_owned(), config: config.clone(), documents, hash })
     }
 
+    /// Whether the configuration gives the split a share.
+    pub fn has(&self, split: Split) -> bool {
+        SplitFractions::from(&self.config).share(split) > 0.0
+    }
+
     /// The documents of a split, in the file's order.
     pub fn split(&self, split: Split) -> impl Iterator<Item = &Document> {
         self.documents.iter().filter(move |(s, _)| *s == split).map(|(_, d)| d)
@@ -189,7 +194,7 @@ fn refuse_leaks(corpora: &[Corpus]) -> Result<()> {
                 let (first, id) = *seen.entry(blake3::hash(text.as_bytes())).or_insert((*split, &document.id));
                 if first != *split {
                     bail!(
-                        "data.{}: the {what} of `{}` ({}) also occurs in `{id}` ({}), so results would not be held out. Remove one of the documents, or name a `group` field whose equal values keep them in one split.",
+                        "data.{}: the {what} of `{}` ({}) also occurs in `{id}` ({}), so results would not be held out. Name one of them in `exclude` of its corpus, or name a `group` field whose equal values keep them in one split.",
                         corpus.name,
                         document.id,
                         split.name(),

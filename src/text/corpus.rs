@@ -1,4 +1,4 @@
-//! Corpora: JSON lines with named fields.
+//! Corpora: JSON lines with named fields, or plain text in paragraphs.
 
 use std::path::Path;
 
@@ -23,9 +23,26 @@ pub struct Document {
     pub cut: bool,
 }
 
-/// Reads a corpus of JSON lines by the field names of `config`. Blank lines are skipped; every error names file and line.
+/// Reads a corpus: a `.txt` file in paragraphs, any other as JSON lines by the field names of `config`. Every error names
+/// file and, where there is one, line.
 pub fn read_corpus(config: &DataConfig) -> Result<Vec<Document>> {
     let path = Path::new(&config.path);
+    let plain = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
+    let mut documents = if plain { read_paragraphs(path, config)? } else { read_records(path, config)? };
+    for id in &config.exclude {
+        let Some(at) = documents.iter().position(|document| document.id == *id) else {
+            bail!("{}: `exclude` names `{id}`, but no document has that id.", path.display());
+        };
+        documents.remove(at);
+    }
+    if documents.is_empty() {
+        bail!("{}: every document is excluded.", path.display());
+    }
+    Ok(documents)
+}
+
+/// Documents from JSON lines; blank ones are skipped.
+fn read_records(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
     let mut ids = std::collections::HashMap::new();
     files::for_each_line(path, |number, line| {
@@ -49,6 +66,30 @@ pub fn read_corpus(config: &DataConfig) -> Result<Vec<Document>> {
     Ok(documents)
 }
 
+/// Documents of `config.paragraphs` paragraphs, what lies between blank lines: the first one is the prompt, the others are
+/// what follows it. The text goes on behind a document, so it is cut there.
+fn read_paragraphs(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
+    const GAP: &str = "\n\n";
+    let text = files::read_text(path)?.replace("\r\n", "\n");
+    let lines: Vec<&str> = text.lines().collect();
+    let paragraphs: Vec<String> = lines
+        .split(|line| line.trim().is_empty())
+        .filter(|lines| !lines.is_empty())
+        .map(|lines| lines.join("\n"))
+        .collect();
+    if paragraphs.is_empty() {
+        bail!("{}: the corpus is empty. It needs at least one line of text.", path.display());
+    }
+    let document = |(index, paragraphs): (usize, &[String])| Document {
+        id: format!("paragraph-{}", index * config.paragraphs + 1),
+        group: paragraphs[0].clone(),
+        prompt: format!("{}{GAP}", paragraphs[0]),
+        completion: paragraphs[1..].join(GAP),
+        cut: true,
+    };
+    Ok(paragraphs.chunks(config.paragraphs).enumerate().map(document).collect())
+}
+
 fn document(config: &DataConfig, record: &Map<String, Value>, number: usize) -> Result<Document> {
     let id = match record.get(&config.id) {
         None => format!("line-{number}"),
@@ -58,10 +99,13 @@ fn document(config: &DataConfig, record: &Map<String, Value>, number: usize) -> 
     let prompt = text_field(record, &config.prompt)?;
     let completion = if config.completion.is_empty() { "" } else { text_field(record, &config.completion)? };
     let group = match config.group.as_str() {
-        "" => prompt.to_owned(),
-        group if group == config.id => id.clone(),
-        group => text_field(record, group)?.to_owned(),
+        // Prompts that differ in blanks around them are the same text to whoever looks for leaks.
+        "" => prompt.trim(),
+        group if group == config.id => &id,
+        group => text_field(record, group)?,
     };
+    let end = if config.group_until.is_empty() { None } else { group.find(&config.group_until) };
+    let group = group[..end.unwrap_or(group.len())].to_owned();
     if prompt.is_empty() {
         bail!("the field `{}` is empty; a prompt needs at least one character.", config.prompt);
     }
@@ -105,6 +149,40 @@ mod tests {
         assert_eq!(documents.len(), 2);
         assert_eq!((documents[0].prompt.as_str(), documents[0].cut), ("P", true));
         assert_eq!((documents[1].id.as_str(), documents[1].cut), ("line-3", false));
+    }
+
+    #[test]
+    fn a_group_ends_where_it_is_told_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.jsonl");
+        std::fs::write(&path, "{\"prompt\": \"text Q: a\"}\n{\"prompt\": \"text Q: b\"}\n{\"prompt\": \"c\"}\n")
+            .unwrap();
+        let config = DataConfig {
+            path: path.display().to_string(),
+            completion: String::new(),
+            group_until: " Q:".into(),
+            ..DataConfig::default()
+        };
+        let groups =
+            |config| read_corpus(config).map(|d| d.into_iter().map(|document| document.group).collect::<Vec<_>>());
+        assert_eq!(groups(&config).unwrap(), ["text", "text", "c"]);
+        let config = DataConfig { exclude: vec!["line-2".into()], ..config };
+        assert_eq!(groups(&config).unwrap(), ["text", "c"]);
+        let config = DataConfig { exclude: vec!["line-9".into()], ..config };
+        assert!(groups(&config).unwrap_err().to_string().contains("names `line-9`"));
+    }
+
+    #[test]
+    fn plain_text_is_read_in_paragraphs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.txt");
+        let config = DataConfig { path: path.display().to_string(), paragraphs: 2, ..DataConfig::default() };
+        std::fs::write(&path, "\na\nb\r\n\n \nc\n\nd\n").unwrap();
+        let documents = read_corpus(&config).unwrap();
+        assert_eq!((documents[0].prompt.as_str(), documents[0].completion.as_str()), ("a\nb\n\n", "c"));
+        assert_eq!((documents[1].id.as_str(), documents[1].completion.as_str()), ("paragraph-3", ""));
+        std::fs::write(&path, " \n").unwrap();
+        assert!(read_corpus(&config).unwrap_err().to_string().contains("empty"));
     }
 
     #[test]

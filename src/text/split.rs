@@ -43,6 +43,15 @@ impl From<&DataConfig> for SplitFractions {
 }
 
 impl SplitFractions {
+    /// The share of a split.
+    pub fn share(&self, split: Split) -> f64 {
+        match split {
+            Split::Train => 1.0 - self.dev - self.test,
+            Split::Dev => self.dev,
+            Split::Test => self.test,
+        }
+    }
+
     /// The split of a group: test takes the lowest hashes, dev the next.
     pub fn split_of(&self, group: &str) -> Split {
         let hash = blake3::hash(group.as_bytes());
@@ -50,7 +59,7 @@ impl SplitFractions {
         let point = u64::from_le_bytes(first) as f64 / u64::MAX as f64;
         if point < self.test {
             Split::Test
-        } else if point < self.test + self.dev {
+        } else if point < self.test + self.dev || self.share(Split::Train) <= 0.0 {
             Split::Dev
         } else {
             Split::Train
