@@ -5,7 +5,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use draftsmith::lattice::{Lattice, NoScorer, p_best, top_k};
+use draftsmith::kernels::top_k;
+use draftsmith::lattice::{Lattice, NoScorer, p_best};
 use draftsmith::rescorer::ngram::{Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, Vocabulary, estimate};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -14,8 +14,8 @@ use common::skipped;
 use draftsmith::backbone::{Checkpoint, KvCache, Model, Precision, Span, check};
 use draftsmith::config::{FfnConfig, HeadArchitecture};
 use draftsmith::device::{DeviceChoice, open};
-use draftsmith::heads::{DraftHeads, HeadInput, Heads};
-use draftsmith::nn::{Init, from_host, to_host, unembed};
+use draftsmith::heads::{DraftHeads, Heads};
+use draftsmith::nn::{FrozenUnembedding, Init, Targets, from_host, to_host};
 
 const TOLERANCE: f32 = 1e-3;
 
@@ -104,12 +104,14 @@ fn gradients(device: &Device) -> Vec<f32> {
     let hidden: Tensor<2> = from_host(hidden, [text.len(), width], device);
     let trained = device.clone().autodiff();
     let ffn = HeadArchitecture::Ffn(FfnConfig { hidden: 16, ..FfnConfig::default() });
-    let heads = Heads::new(&ffn, 2, width, &mut Init::seeded(3, &trained));
+    let heads = Heads::new(&ffn, 2, [2048, width], &mut Init::seeded(3, &trained));
+    let unembedding = FrozenUnembedding::new(model.unembedding());
+    let drafted = |_| unreachable!("these heads read no tokens");
     let mut objective = None;
-    for state in heads.states(HeadInput { hidden: hidden.autodiff() }, &[0, 1]) {
+    for state in [0, 1].map(heads.begin(hidden.autodiff(), &drafted)) {
         let plain = state.clone().without_autodiff();
-        let result = unembed(plain, model.unembedding(), &text, 1.0 / 24.0, false);
-        let part = (state * result.hidden_gradient).sum();
+        let result = unembedding.cross_entropy(plain, &Targets::of_tokens(&text), Some(1.0 / 24.0));
+        let part = (state * result.gradient.unwrap()).sum();
         objective = Some(match objective {
             None => part,
             Some(sum) => sum + part,

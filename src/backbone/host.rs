@@ -118,6 +118,11 @@ impl HostDecoder {
         self.unembedding.as_ref().unwrap_or(&self.embedding)
     }
 
+    /// The embedding of a token.
+    pub fn embedding(&self, token: u32) -> Vec<f32> {
+        self.embedding.row(token as usize)
+    }
+
     /// Bytes of all matrices.
     pub fn bytes(&self) -> usize {
         let layer = |l: &Layer| l.query_key_value.bytes() + l.attention_output.bytes() + l.up.bytes() + l.down.bytes();

@@ -1,9 +1,9 @@
 //! A frozen decoder, on whatever it computes fastest.
 
 use std::fmt;
-use std::sync::OnceLock;
 
 use burn::tensor::{Device, Tensor};
+use rayon::prelude::*;
 
 use super::cache::{KvCache, Storage};
 use super::columns::{Columns, Span};
@@ -21,7 +21,6 @@ pub struct Model {
     config: ModelConfig,
     device: Device,
     parameters: usize,
-    unembedding: OnceLock<Tensor<2>>,
 }
 
 impl fmt::Debug for Model {
@@ -91,7 +90,7 @@ impl Model {
             let empty = Transformer::new(config, &mut Init::empty(device));
             Engine::Tensors(Box::new(read_parameters(empty, precision.compute.into(), &mut checked)?))
         };
-        Ok(Self { engine, config: config.clone(), device: device.clone(), parameters, unembedding: OnceLock::new() })
+        Ok(Self { engine, config: config.clone(), device: device.clone(), parameters })
     }
 
     /// A trained model, frozen: on the CPU its weights are packed as `weights`.
@@ -111,7 +110,6 @@ impl Model {
             device: trained.device(),
             parameters: count_parameters(&trained),
             engine: Engine::Tensors(Box::new(trained)),
-            unembedding: OnceLock::new(),
         }
     }
 
@@ -188,16 +186,24 @@ impl Model {
         }
     }
 
-    /// The unembedding `[V, d]`, for what computes with it on the device.
+    /// The embeddings `[n, d]` of tokens, without learned positions.
+    pub fn embed(&self, tokens: &[u32]) -> Tensor<2> {
+        match &self.engine {
+            Engine::Tensors(transformer) => transformer.embed(tokens),
+            Engine::Host(decoder) => {
+                let values = tokens.par_iter().flat_map_iter(|&token| decoder.embedding(token)).collect();
+                from_host(values, [tokens.len(), self.config.hidden_size], &self.device)
+            }
+        }
+    }
+
+    /// The unembedding `[V, d]`, for what computes with it on the device; on the CPU it is unpacked anew for every call.
     pub fn unembedding(&self) -> Tensor<2> {
         match &self.engine {
             Engine::Tensors(transformer) => transformer.unembedding(),
             Engine::Host(decoder) => {
-                let matrix = || {
-                    let packed = decoder.unembedding();
-                    from_host(packed.unpack(), [packed.outputs(), packed.inputs()], &self.device)
-                };
-                self.unembedding.get_or_init(matrix).clone()
+                let packed = decoder.unembedding();
+                from_host(packed.unpack(), [packed.outputs(), packed.inputs()], &self.device)
             }
         }
     }

@@ -125,6 +125,12 @@ impl Transformer {
         self.model.norm.weight.val().device()
     }
 
+    /// The embeddings `[n, d]` of tokens, without learned positions.
+    pub fn embed(&self, tokens: &[u32]) -> Tensor<2> {
+        let ids = crate::nn::indices(tokens.iter().map(|&token| token as usize), &self.device());
+        self.model.embed_tokens.weight.val().select(0, ids)
+    }
+
     /// The unembedding `[V, d]`.
     pub fn unembedding(&self) -> Tensor<2> {
         match &self.lm_head {

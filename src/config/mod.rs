@@ -3,15 +3,17 @@
 //! A configuration is read, overridden (`--set key=value`) and validated once; everything after works on the typed value.
 //! [`Config::to_toml`] gives the resolved file, which runs again as it is.
 
+mod architecture;
 mod heads;
 mod read;
 mod schema;
 mod storage;
 mod traces;
 
-pub use heads::{
-    FfnConfig, FirstLayer, HeadArchitecture, HeadLoss, HeadsConfig, LinearConfig, LossWeights, MedusaConfig,
+pub use architecture::{
+    FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
 };
+pub use heads::{ChooseBy, HeadLoss, HeadStage, HeadsConfig, LossWeights, VocabularyConfig};
 pub use read::{Overrides, load};
 pub use schema::{
     BackboneConfig, Config, DataConfig, EvaluationConfig, LanguageModelConfig, NeuralConfig, NgramConfig,

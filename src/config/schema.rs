@@ -430,7 +430,7 @@ impl Config {
             bail!("no corpus has a `dev` share; checkpoints are chosen on dev.");
         }
         self.traces.validate()?;
-        self.heads.validate()?;
+        self.heads.validate(self)?;
         for (name, rescorer) in &self.rescorer {
             let key = format!("rescorer.{name}");
             names_a_folder(&key, name)?;

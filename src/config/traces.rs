@@ -24,6 +24,9 @@ pub struct TracesConfig {
     pub keep_hidden: bool,
     /// Type of the stored hidden states; live decoding rounds to it before the heads.
     pub dtype: StorageType,
+    /// Tokens of the backbone's distribution that the traces of the train split keep for every position, the likeliest; 0 for
+    /// none. `heads.soft_targets` needs them: 8 bytes each.
+    pub probabilities: usize,
     /// Documents of the train split to trace, at most, per corpus.
     pub train_documents: usize,
     /// Documents of the dev split, at most, per corpus.
@@ -43,6 +46,7 @@ impl Default for TracesConfig {
             max_new: 96,
             keep_hidden: true,
             dtype: StorageType::Float32,
+            probabilities: 0,
             train_documents: 1000,
             dev_documents: 100,
             test_documents: 400,
@@ -52,7 +56,7 @@ impl Default for TracesConfig {
 }
 
 /// What follows a prompt in a trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TraceText {
     /// The backbone's greedy continuation.
@@ -90,6 +94,9 @@ impl TracesConfig {
         }
         if let Some(text) = (1..).zip(&self.train_text).find(|(n, text)| self.train_text[*n..].contains(text)) {
             bail!("`traces.train_text` names \"{}\" twice; name it once.", text.1.name());
+        }
+        if self.probabilities > 0 && !self.keep_hidden {
+            bail!("`traces.probabilities` are computed from hidden states; set `traces.keep_hidden` to true.");
         }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             bail!("`traces.temperature` is {}; it must be above 0.", self.temperature);

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use crate::backbone::{Backbone, KvCache, Span, best_two};
 use crate::config::StorageType;
 use crate::error::{Result, bail};
-use crate::heads::{DraftHeads, Heads, candidates};
+use crate::heads::FrozenHeads;
 use crate::lattice::{DraftTree, Lattice};
 use crate::nn::{from_host, to_host};
 use crate::rescorer::{Closest, Decision, Drafter, Session};
@@ -27,7 +27,7 @@ pub struct Block {
 /// Decodes one document block by block.
 pub struct Decoder<'a> {
     backbone: &'a Backbone,
-    heads: &'a Heads,
+    heads: &'a FrozenHeads,
     drafter: &'a dyn Drafter,
     session: Box<dyn Session + 'a>,
     top_k: usize,
@@ -46,7 +46,7 @@ impl<'a> Decoder<'a> {
     /// rounded to `dtype` before the heads, as the trace's are.
     pub fn new(
         backbone: &'a Backbone,
-        heads: &'a Heads,
+        heads: &'a FrozenHeads,
         drafter: &'a dyn Drafter,
         top_k: usize,
         dtype: StorageType,
@@ -136,7 +136,8 @@ impl<'a> Decoder<'a> {
         let mut values = to_host(self.hidden.clone());
         self.dtype.round(&mut values);
         let (device, width) = (self.hidden.device(), values.len());
-        let found = candidates(self.heads, &self.backbone.model, from_host(values, [1, width], &device), self.top_k)?;
+        let hidden = from_host(values, [1, width], &device);
+        let found = self.heads.candidates(&self.backbone.model, hidden, &[self.next.0], self.top_k)?;
         let slots = (self.limit - self.decoded().len()).min(self.heads.count() + 1);
         let lattice = Lattice::pinned(self.next.0, found.k, &found.ids, &found.scores)?.prefix(slots, found.k)?;
         Ok((lattice, found.margin(0, slots - 1, found.k)))

@@ -8,7 +8,7 @@ use crate::backbone::{Backbone, generate};
 use crate::config::StorageType;
 use crate::decoding::Decoder;
 use crate::error::Result;
-use crate::heads::Heads;
+use crate::heads::FrozenHeads;
 use crate::rescorer::Drafter;
 
 /// The bound under which a decision is a floating-point near-tie in float32.
@@ -35,7 +35,7 @@ pub struct LiveOutcome {
 /// near-tie, decoding goes on from the trace's token; after a mismatch it goes on by itself.
 pub fn check_live(
     backbone: &Backbone,
-    heads: &Heads,
+    heads: &FrozenHeads,
     drafter: &dyn Drafter,
     top_k: usize,
     dtype: StorageType,

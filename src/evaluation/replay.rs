@@ -6,7 +6,7 @@
 
 use crate::backbone::Model;
 use crate::error::Result;
-use crate::heads::{DraftHeads, Heads, candidates};
+use crate::heads::FrozenHeads;
 use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length};
 use crate::nn::from_host;
 use crate::rescorer::{Closest, Decision, Drafter};
@@ -49,7 +49,7 @@ impl ReplayText {
     pub fn new(
         trace: &Trace,
         entry: &TraceDocument,
-        heads: &Heads,
+        heads: &FrozenHeads,
         model: &Model,
         widest: usize,
         k: usize,
@@ -57,7 +57,7 @@ impl ReplayText {
         let (tokens, width) = (trace.tokens(entry).to_vec(), trace.width());
         let rows = entry.prompt - 1..entry.len() - 1;
         let hidden = from_host(trace.hidden(entry, rows.clone()), [rows.len(), width], model.device());
-        let found = candidates(heads, model, hidden, widest)?;
+        let found = heads.candidates(model, hidden, &tokens[entry.prompt..], widest)?;
         let (mut lattices, mut margins) = (Vec::new(), Vec::new());
         for t in 0..entry.continuation {
             let (ids, scores) = found.at(t);

@@ -1,12 +1,24 @@
-//! The top-k of every head at many positions; only ids and scores leave the device's logits.
+//! Heads that draft: the top-k of every head at many positions; only ids and scores leave the device's logits.
+
+use std::cell::RefCell;
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::{DraftHeads, HeadInput, Heads};
+use super::{DraftHeads, Heads};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
-use crate::lattice::top_k;
+use crate::kernels::top_k;
+use crate::nn::{Projection, indices};
+
+/// Trained heads, ready to draft.
+pub struct FrozenHeads {
+    heads: Heads,
+    /// What turns states into logits: nothing where it is the backbone's own, one for all heads, or one a head.
+    tables: Vec<Projection>,
+    /// The ids that the tables' rows stand for, ascending; none where they are all of the vocabulary.
+    ids: Option<Vec<u32>>,
+}
 
 /// The k best tokens of every head at every position, best first.
 pub struct Candidates {
@@ -25,45 +37,107 @@ pub struct Candidates {
 /// Logits held at once: 64 MB of float32.
 const CHUNK: usize = 1 << 24;
 
-/// Candidates from `[n, d]` hidden states through the unembedding of `model`; k is cut to V.
-///
-/// # Errors
-/// Logits that are not numbers.
-pub fn candidates(heads: &Heads, model: &Model, hidden: Tensor<2>, k: usize) -> Result<Candidates> {
-    let ([n, width], vocabulary, count) = (hidden.dims(), model.config().vocab_size, heads.count());
-    let k = k.min(vocabulary);
-    let mut all = Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new() };
-    let all_heads: Vec<usize> = (0..count).collect();
-    let chunk = (CHUNK / vocabulary / count).max(1);
-    for start in (0..n).step_by(chunk) {
-        let rows = chunk.min(n - start);
-        let input = HeadInput { hidden: hidden.clone().narrow(0, start, rows) };
-        let states: Vec<Tensor<2>> = heads.states(input, &all_heads).collect();
-        // [rows, heads, d], so that one product gives all logits of a position.
-        let states = Tensor::stack::<3>(states, 1).reshape([rows * count, width]);
-        let logits = model.logits(states);
-        let best: Vec<_> = logits.par_chunks(vocabulary).map(|row| best_of(row, k)).collect();
-        for (ids, scores, margin) in best {
-            if ids.len() < k {
-                bail!(
-                    "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
-                );
+impl FrozenHeads {
+    /// Heads above `model`, drafting from the tokens `ids` (ascending) or from all.
+    pub fn new(heads: Heads, model: &Model, ids: Option<Vec<u32>>) -> Self {
+        let own: Vec<Projection> =
+            (0..heads.count()).filter_map(|head| heads.unembedding(head).map(Projection::new)).collect();
+        let tables = match &ids {
+            Some(ids) => {
+                let rows = indices(ids.iter().map(|&id| id as usize), model.device());
+                vec![Projection::new(model.unembedding().select(0, rows))]
             }
-            all.ids.extend(ids);
-            all.scores.extend(scores);
-            all.margins.push(margin);
+            None => own,
+        };
+        Self { heads, tables, ids }
+    }
+
+    /// H - 1
+    pub fn count(&self) -> usize {
+        self.heads.count()
+    }
+
+    /// How many tokens are drafted from.
+    pub fn vocabulary(&self, model: &Model) -> usize {
+        self.ids.as_ref().map_or(model.config().vocab_size, Vec::len)
+    }
+
+    fn logits(&self, model: &Model, head: usize, states: Tensor<2>) -> Vec<f32> {
+        match &self.tables[..] {
+            [] => model.logits(states),
+            [one] => one.logits(states),
+            own => own[head].logits(states),
         }
     }
-    Ok(all)
+
+    /// Heads that can be computed together: all where none reads what another drafted and one table serves them.
+    fn together(&self) -> usize {
+        if self.heads.reads_drafted() || self.tables.len() > 1 { 1 } else { self.count() }
+    }
+
+    /// Candidates from `[n, d]` hidden states, after each of which the backbone's own next token is that of `first`; k is cut
+    /// to the number of tokens that are drafted from.
+    ///
+    /// # Errors
+    /// Logits that are not numbers.
+    pub fn candidates(&self, model: &Model, hidden: Tensor<2>, first: &[u32], k: usize) -> Result<Candidates> {
+        let ([n, width], vocabulary, count) = (hidden.dims(), self.vocabulary(model), self.count());
+        let k = k.min(vocabulary);
+        let mut all = Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new() };
+        let chunk = (CHUNK / vocabulary / count).max(1);
+        for start in (0..n).step_by(chunk) {
+            let rows = chunk.min(n - start);
+            let drafted = RefCell::new(vec![first[start..start + rows].to_vec()]);
+            let embedded = |slot: usize| model.embed(&drafted.borrow()[slot]);
+            let mut states = self.heads.begin(hidden.clone().narrow(0, start, rows), &embedded);
+            // By head, then by row.
+            let mut found = Vec::with_capacity(count * rows);
+            for head in (0..count).step_by(self.together()) {
+                let group: Vec<Tensor<2>> = (head..head + self.together()).map(&mut states).collect();
+                let heads = group.len();
+                let logits = self.logits(model, head, Tensor::stack::<3>(group, 0).reshape([heads * rows, width]));
+                let best: Vec<Best> =
+                    logits.par_chunks(vocabulary).map(|row| Best::of(row, k, self.ids.as_deref())).collect();
+                if best.iter().any(|best| best.ids.len() < k) {
+                    bail!(
+                        "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
+                    );
+                }
+                for best in best.chunks(rows) {
+                    drafted.borrow_mut().push(best.iter().map(|best| best.ids[0]).collect());
+                }
+                found.extend(best);
+            }
+            for (row, head) in (0..rows).flat_map(|row| (0..count).map(move |head| (row, head))) {
+                let Best { ids, scores, margin } = &found[head * rows + row];
+                all.ids.extend(ids);
+                all.scores.extend(scores);
+                all.margins.push(*margin);
+            }
+        }
+        Ok(all)
+    }
 }
 
-fn best_of(logits: &[f32], k: usize) -> (Vec<u32>, Vec<f32>, f32) {
-    let (mut ids, mut scores) = (Vec::with_capacity(k + 1), Vec::with_capacity(k + 1));
-    top_k(logits, k + 1, &mut ids, &mut scores);
-    let margin = if scores.len() > k { scores[k - 1] - scores[k] } else { f32::INFINITY };
-    ids.truncate(k);
-    scores.truncate(k);
-    (ids, scores, margin)
+/// The k best of a row.
+struct Best {
+    ids: Vec<u32>,
+    scores: Vec<f32>,
+    margin: f32,
+}
+
+impl Best {
+    fn of(logits: &[f32], k: usize, names: Option<&[u32]>) -> Self {
+        let (mut ids, mut scores) = (Vec::with_capacity(k + 1), Vec::with_capacity(k + 1));
+        top_k(logits, k + 1, &mut ids, &mut scores);
+        let margin = if scores.len() > k { scores[k - 1] - scores[k] } else { f32::INFINITY };
+        ids.truncate(k);
+        scores.truncate(k);
+        if let Some(names) = names {
+            ids.iter_mut().for_each(|id| *id = names[*id as usize]);
+        }
+        Self { ids, scores, margin }
+    }
 }
 
 impl Candidates {

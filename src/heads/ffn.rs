@@ -1,9 +1,10 @@
 //! One hidden layer per head with a residual: `y_j = h + W_j silu(U_j h + a_j) + b_j`.
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
-use super::{DraftHeads, HeadInput, States};
+use super::{DraftHeads, Drafted, States};
 use crate::nn::{Init, Linear};
 
 /// Heads 2 to H of blockwise parallel decoding (Stern et al. 2018, arXiv 1811.03115, section 6), each with a first layer of
@@ -36,11 +37,10 @@ impl DraftHeads for FfnHeads {
         self.heads.len()
     }
 
-    fn states<'a>(&'a self, input: HeadInput, heads: &'a [usize]) -> States<'a> {
-        let hidden = input.hidden;
-        Box::new(heads.iter().map(move |&index| {
-            let head = &self.heads[index];
+    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
+        Box::new(move |head| {
+            let head = &self.heads[head];
             hidden.clone() + head.down.forward(silu(head.up.forward(hidden.clone())))
-        }))
+        })
     }
 }

@@ -1,8 +1,9 @@
 //! A linear map per head: `y_j = h + W_j h + b_j`. What it predicts is what h says of later tokens to a linear reader.
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 
-use super::{DraftHeads, HeadInput, States};
+use super::{DraftHeads, Drafted, States};
 use crate::nn::{Init, Linear};
 
 /// Linear probes, the baseline of what a head's non-linearity buys. They start at zero.
@@ -23,8 +24,7 @@ impl DraftHeads for LinearHeads {
         self.heads.len()
     }
 
-    fn states<'a>(&'a self, input: HeadInput, heads: &'a [usize]) -> States<'a> {
-        let hidden = input.hidden;
-        Box::new(heads.iter().map(move |&index| hidden.clone() + self.heads[index].forward(hidden.clone())))
+    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
+        Box::new(move |head| hidden.clone() + self.heads[head].forward(hidden.clone()))
     }
 }

@@ -1,9 +1,10 @@
 //! Draft heads on the frozen last hidden state: head j predicts the token j places on, head 1 being the backbone itself.
 //!
 //! [`DraftHeads`] is what a head architecture offers, [`Heads`] is any of them; [`HeadTraining`] is what the training loop
-//! needs; [`candidates`] turns hidden states into the top-k of every head, the stuff of lattices. Knows nothing of decoding.
+//! needs; [`FrozenHeads`] turn hidden states into the top-k of every head, the stuff of lattices. Knows nothing of decoding.
 
 mod candidates;
+mod dev;
 mod family;
 mod ffn;
 mod linear;
@@ -11,15 +12,18 @@ mod medusa;
 mod positions;
 mod saved;
 mod shared_ffn;
+mod speculator;
 mod task;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
+mod vocabulary;
 
-pub use candidates::{Candidates, candidates};
-pub use family::{DraftHeads, HeadInput, Heads, States};
+pub use candidates::{Candidates, FrozenHeads};
+pub use family::{DraftHeads, Drafted, Heads, States};
 pub use ffn::FfnHeads;
 pub use linear::LinearHeads;
 pub use medusa::MedusaHeads;
-pub use saved::{load_heads, save_heads};
+pub use saved::{load_heads, load_heads_to_train, save_heads};
 pub use shared_ffn::SharedFfnHeads;
-pub use task::HeadTraining;
+pub use speculator::SpeculatorHeads;
+pub use task::{HeadTraining, TrainingText};

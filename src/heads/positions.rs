@@ -1,53 +1,105 @@
 //! The positions that heads learn from: what they read there and what they are to predict.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
-use super::HeadInput;
-use crate::nn::{IGNORE, from_host};
+use super::vocabulary::Vocabulary;
+use crate::nn::{IGNORE, Targets, from_host};
 use crate::traces::{Trace, TraceDocument};
 
 /// A hidden state that heads predict from: trace, document, token.
 #[derive(Clone, Copy)]
 pub(super) struct Position {
-    trace: u32,
-    document: u32,
-    row: u32,
+    pub trace: u32,
+    pub document: u32,
+    pub row: u32,
 }
 
-/// Every token whose next-but-one token exists and lies in the continuation, or anywhere if the prompt counts as well.
-pub(super) fn positions(traces: &[&Trace], prompt: bool) -> Vec<Position> {
-    let of_document = |(document, entry): (usize, &TraceDocument), trace: usize| {
-        let first = if prompt { 0 } else { entry.prompt - 1 };
-        let last = entry.len().saturating_sub(2);
-        (first..last.max(first)).map(move |row| Position {
-            trace: trace as u32,
-            document: document as u32,
-            row: row as u32,
-        })
-    };
-    let of_trace = |(trace, entries): (usize, &&Trace)| {
-        entries.documents().iter().enumerate().flat_map(move |d| of_document(d, trace)).collect::<Vec<_>>()
-    };
-    traces.iter().enumerate().flat_map(of_trace).collect()
+/// Every position of a document whose next-but-one token exists and lies in the continuation, or anywhere if the prompt
+/// counts as well.
+pub(super) fn of_document(trace: usize, document: usize, entry: &TraceDocument, prompt: bool) -> Vec<Position> {
+    let first = if prompt { 0 } else { entry.prompt - 1 };
+    let last = entry.len().saturating_sub(2).max(first);
+    (first..last).map(|row| Position { trace: trace as u32, document: document as u32, row: row as u32 }).collect()
 }
 
-/// What heads read at positions.
-pub(super) fn input(traces: &[&Trace], positions: &[Position], device: &Device) -> HeadInput {
+/// Those of all documents of a trace.
+pub(super) fn of_trace(number: usize, trace: &Trace, prompt: bool) -> impl Iterator<Item = Position> {
+    trace.documents().iter().enumerate().flat_map(move |(document, entry)| of_document(number, document, entry, prompt))
+}
+
+impl Position {
+    fn of<'a>(&self, traces: &[&'a Trace]) -> (&'a Trace, &'a TraceDocument) {
+        let trace = traces[self.trace as usize];
+        (trace, &trace.documents()[self.document as usize])
+    }
+
+    /// The token `ahead` places behind the position's own; none past the document's end.
+    fn token(&self, traces: &[&Trace], ahead: usize) -> Option<u32> {
+        let (trace, document) = self.of(traces);
+        trace.tokens(document).get(self.row as usize + ahead).copied()
+    }
+
+    /// The document's id.
+    pub fn id<'a>(&self, traces: &[&'a Trace]) -> &'a str {
+        &self.of(traces).1.id
+    }
+}
+
+/// The hidden states at positions, `[positions, d]`.
+pub(super) fn hidden(traces: &[&Trace], positions: &[Position], device: &Device) -> Tensor<2> {
     let width = traces[0].width();
     let mut values = Vec::with_capacity(positions.len() * width);
     for position in positions {
-        let trace = traces[position.trace as usize];
-        trace.hidden_row(&trace.documents()[position.document as usize], position.row as usize, &mut values);
+        let (trace, document) = position.of(traces);
+        trace.hidden_row(document, position.row as usize, &mut values);
     }
-    HeadInput { hidden: from_host(values, [positions.len(), width], device) }
+    from_host(values, [positions.len(), width], device)
 }
 
-/// The tokens that head `index` (0 is head 2) is to predict from positions; none past the document's end.
-pub(super) fn targets(traces: &[&Trace], positions: &[Position], index: usize) -> Vec<u32> {
-    let target = |position: &Position| {
-        let trace = traces[position.trace as usize];
-        let tokens = trace.tokens(&trace.documents()[position.document as usize]);
-        tokens.get(position.row as usize + 2 + index).copied().unwrap_or(IGNORE)
+/// The text's tokens in slot `slot` (0 is slot 1) of the block that begins at each position; past the document's end the
+/// last one's repetition, which nobody is asked to predict from.
+pub(super) fn drafted(traces: &[&Trace], positions: &[Position], slot: usize) -> Vec<u32> {
+    let token = |position: &Position| {
+        let ahead = (0..=slot + 1).rev().find_map(|ahead| position.token(traces, ahead));
+        ahead.expect("a position has a token")
     };
-    positions.iter().map(target).collect()
+    positions.iter().map(token).collect()
+}
+
+/// What head `index` (0 is head 2) is to predict from positions, in the numbering of `vocabulary`: the text's token with the
+/// share 1 - `soft`, the backbone's distribution with the share `soft`. Shares of tokens outside of the vocabulary go to
+/// the others; without others, and past the document's end, there is nothing to predict.
+pub(super) fn targets(
+    traces: &[&Trace],
+    positions: &[Position],
+    index: usize,
+    soft: f64,
+    vocabulary: Option<&Vocabulary>,
+) -> Targets {
+    let number = |token: u32| vocabulary.map_or(Some(token), |vocabulary| vocabulary.number(token));
+    let mut targets = Targets::default();
+    for position in positions {
+        let Some(token) = position.token(traces, 2 + index) else {
+            targets.push(IGNORE, []);
+            continue;
+        };
+        let mut shares: Vec<(u32, f32)> = Vec::new();
+        if soft < 1.0 {
+            shares.extend(number(token).map(|token| (token, (1.0 - soft) as f32)));
+        }
+        if soft > 0.0 {
+            let (trace, document) = position.of(traces);
+            let likely = trace.likely(document, position.row as usize + 1 + index);
+            let sum: f32 = likely.iter().map(|entry| entry.probability).sum();
+            let share = |probability: f32| soft as f32 * probability / sum;
+            shares.extend(likely.iter().filter_map(|entry| Some((number(entry.token)?, share(entry.probability)))));
+        }
+        let sum: f32 = shares.iter().map(|share| share.1).sum();
+        // Exactly 1 where nothing was left out and nothing rounded.
+        if sum != 1.0 {
+            shares.iter_mut().for_each(|share| share.1 /= sum);
+        }
+        targets.push(number(token).unwrap_or(IGNORE), shares);
+    }
+    targets
 }

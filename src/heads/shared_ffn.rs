@@ -1,9 +1,10 @@
 //! One hidden layer that all heads read, with a residual: `z = silu(U h + a)`, `y_j = h + W_j z + b_j`.
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
-use super::{DraftHeads, HeadInput, States};
+use super::{DraftHeads, Drafted, States};
 use crate::nn::{Init, Linear};
 
 /// Heads 2 to H of blockwise parallel decoding as the paper has them (Stern et al. 2018, arXiv 1811.03115, section 6): the
@@ -30,9 +31,8 @@ impl DraftHeads for SharedFfnHeads {
         self.down.len()
     }
 
-    fn states<'a>(&'a self, input: HeadInput, heads: &'a [usize]) -> States<'a> {
-        let hidden = input.hidden;
+    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
         let activations = silu(self.up.forward(hidden.clone()));
-        Box::new(heads.iter().map(move |&index| hidden.clone() + self.down[index].forward(activations.clone())))
+        Box::new(move |head| hidden.clone() + self.down[head].forward(activations.clone()))
     }
 }

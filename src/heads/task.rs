@@ -1,109 +1,262 @@
-//! Training heads on traces: the weighted mean cross-entropy of all heads, or of one drawn head, through the frozen
-//! unembedding.
+//! Training heads on traces: the weighted mean cross-entropy of all heads, or of one drawn head.
 //!
-//! The unembedding has no gradient, so loss and gradient with respect to each head's output are computed outside autodiff
-//! in chunks of positions, and the graph holds the heads alone.
+//! The unembedding has no gradient, so loss and gradient with respect to each head's output are computed outside autodiff,
+//! and the graph holds the heads alone. An unembedding that a head trains itself takes part in the graph by its gradient.
 
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
-use super::positions::{Position, input, positions, targets};
+use super::dev::DevSet;
+use super::positions::{Position, drafted, hidden, of_trace, targets};
+use super::vocabulary::Vocabulary;
 use super::{DraftHeads, Heads};
-use crate::config::{HeadLoss, HeadsConfig};
+use crate::backbone::Model;
+use crate::config::{ChooseBy, HeadLoss, HeadStage, HeadsConfig, OptimizationConfig};
 use crate::error::{Result, bail};
-use crate::nn::{IGNORE, Unembedded, unembed};
+use crate::nn::{FrozenUnembedding, Targets, indices, unembed};
 use crate::traces::Trace;
-use crate::training::{Batch, Evaluated, Task};
+use crate::training::{Batch, Evaluated, Schedule, Stage, Task};
 
-/// Positions that dev evaluation uses, at most.
-const DEV_POSITIONS: usize = 4096;
+/// A trace and the corpus, by name, that it is of.
+#[derive(Clone, Copy)]
+pub struct TrainingText<'a> {
+    /// As in `[data.NAME]`.
+    pub corpus: &'a str,
+    /// The trace.
+    pub trace: &'a Trace,
+}
 
-/// Heads, learning from the backbone's own greedy text.
+/// Heads, learning from traces.
 pub struct HeadTraining<'a> {
     train: Vec<&'a Trace>,
     dev: Vec<&'a Trace>,
-    /// `[V, d]`, without autodiff.
-    unembedding: Tensor<2>,
+    model: &'a Model,
     options: &'a HeadsConfig,
+    stages: Vec<Prepared>,
     /// By head; their mean is 1.
     weights: Vec<f64>,
     seed: u64,
-    train_positions: Vec<Position>,
-    dev_positions: Vec<Position>,
+    /// What is trained on; none for all of it.
+    vocabulary: Option<Vocabulary>,
+    dev_set: DevSet,
+    /// Of the trained vocabulary; none where every head has its own.
+    unembedding: Option<FrozenUnembedding>,
+    /// What drafts come from, where that is more than what is trained on.
+    whole_unembedding: Option<FrozenUnembedding>,
     device: Device,
 }
 
+/// A stage with its positions.
+struct Prepared {
+    config: HeadStage,
+    /// Groups of positions with the probability of drawing from each.
+    groups: Vec<(f64, Vec<Position>)>,
+}
+
+/// What a batch is made of.
+struct Drawn<'a> {
+    stage: &'a Prepared,
+    positions: Vec<Position>,
+    heads: Vec<usize>,
+}
+
 impl<'a> HeadTraining<'a> {
+    /// `train` and `dev` are on the device of `model`.
+    ///
     /// # Errors
-    /// When the train or the dev traces hold no position with a target.
+    /// When a stage's train traces, or the dev traces, hold no position with a target; a vocabulary as large as the whole.
     pub fn new(
-        train: Vec<&'a Trace>,
-        dev: Vec<&'a Trace>,
-        unembedding: Tensor<2>,
+        train: &[TrainingText<'a>],
+        dev: &[TrainingText<'a>],
+        model: &'a Model,
         options: &'a HeadsConfig,
         seed: u64,
     ) -> Result<Self> {
-        let train_positions = positions(&train, options.prompt_positions);
-        let mut dev_positions = positions(&dev, options.prompt_positions);
-        if train_positions.is_empty() || dev_positions.is_empty() {
-            bail!(
-                "the traces give {} train and {} dev positions; heads need both. Give more documents, or larger dev shares.",
-                train_positions.len(),
-                dev_positions.len()
-            );
+        let stages: Vec<Prepared> = options
+            .stages()
+            .into_iter()
+            .map(|stage| prepare(train, stage, options.prompt_positions))
+            .collect::<Result<_>>()?;
+        let traces = |texts: &[TrainingText<'a>]| texts.iter().map(|text| text.trace).collect::<Vec<_>>();
+        let (train, dev) = (traces(train), traces(dev));
+        let dev_set = DevSet::new(&dev);
+        if dev_set.positions.is_empty() {
+            bail!("the traces give no dev positions; heads need some. Give more documents, or larger dev shares.");
         }
-        // Evenly over the dev documents rather than the first ones.
-        let every = dev_positions.len().div_ceil(DEV_POSITIONS);
-        dev_positions = dev_positions.into_iter().step_by(every).collect();
-        let device = unembedding.device();
-        let weights = options.loss_weights.with_mean_one(options.block_size - 1);
-        Ok(Self { train, dev, unembedding, options, weights, seed, train_positions, dev_positions, device })
+        let whole = model.config().vocab_size;
+        let vocabulary = match &options.vocabulary {
+            None => None,
+            Some(part) if part.size >= whole => bail!(
+                "`heads.vocabulary.size` is {}, but the backbone's whole vocabulary has {whole} tokens. Make it smaller, or leave `heads.vocabulary` out.",
+                part.size
+            ),
+            Some(part) => Some(Vocabulary::most_frequent(&train, part.size, whole)),
+        };
+        let device = model.device().clone();
+        let own = matches!(&options.architecture, crate::config::HeadArchitecture::Medusa(medusa)
+            if medusa.unembedding == crate::config::HeadUnembedding::Own);
+        let frozen = |ids: Option<&[u32]>| {
+            let table = model.unembedding();
+            FrozenUnembedding::new(match ids {
+                Some(ids) => table.select(0, indices(ids.iter().map(|&id| id as usize), &device)),
+                None => table,
+            })
+        };
+        let drafts_from_all = options.vocabulary.as_ref().is_some_and(|part| !part.drafting);
+        Ok(Self {
+            unembedding: (!own).then(|| frozen(vocabulary.as_ref().map(Vocabulary::ids))),
+            whole_unembedding: drafts_from_all.then(|| frozen(None)),
+            weights: options.loss_weights.with_mean_one(options.block_size - 1),
+            train,
+            dev,
+            model,
+            options,
+            stages,
+            seed,
+            vocabulary,
+            dev_set,
+            device,
+        })
     }
 
-    /// Positions in one pass over the train traces.
-    pub fn train_positions(&self) -> usize {
-        self.train_positions.len()
+    /// What there is to train on, in a line.
+    pub fn words(&self) -> String {
+        let positions: usize = self.stages.iter().flat_map(|stage| &stage.groups).map(|(_, group)| group.len()).sum();
+        let documents: usize = self.train.iter().map(|trace| trace.documents().len()).sum();
+        let stages = if self.stages.len() > 1 { format!(" in {} stages", self.stages.len()) } else { String::new() };
+        let part = self.vocabulary.as_ref().map_or_else(String::new, |vocabulary| {
+            format!(
+                "; the {} most frequent tokens are {:.2} % of the train and {:.2} % of the dev continuations",
+                vocabulary.ids().len(),
+                100.0 * vocabulary.coverage(&self.train),
+                100.0 * vocabulary.coverage(&self.dev)
+            )
+        });
+        format!("{positions} positions of {documents} documents{stages}{part}")
+    }
+
+    /// The ids that the heads are to draft from, ascending; none for all.
+    pub fn draft_vocabulary(&self) -> Option<Vec<u32>> {
+        let drafting = self.options.vocabulary.as_ref().is_some_and(|part| part.drafting);
+        self.vocabulary.as_ref().filter(|_| drafting).map(|vocabulary| vocabulary.ids().to_vec())
+    }
+
+    /// Batch `number`: drawn with replacement from a generator of the number alone, so that resuming needs no cursor.
+    fn draw(&self, number: usize) -> Drawn<'_> {
+        let step = number / self.options.training.accumulate;
+        let stage = &self.stages[self.schedule(&self.options.training).stage(step).0];
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(number as u64 + 1);
+        let mut draw = |_| {
+            let group = match &stage.groups[..] {
+                [(_, only)] => only,
+                groups => {
+                    let mut point = rng.random::<f64>();
+                    let place = groups.iter().position(|(share, _)| {
+                        point -= share;
+                        point < 0.0
+                    });
+                    &groups[place.unwrap_or(groups.len() - 1)].1
+                }
+            };
+            group[rng.random_range(0..group.len())]
+        };
+        let positions = (0..self.options.positions_per_step).map(&mut draw).collect();
+        let count = self.weights.len();
+        let all = match self.options.loss {
+            HeadLoss::All => true,
+            HeadLoss::OneRandom => false,
+            HeadLoss::Annealed(steps) => rng.random::<f64>() < step as f64 / steps.max(1) as f64,
+        };
+        let heads = if all { (0..count).collect() } else { vec![rng.random_range(0..count)] };
+        Drawn { stage, positions, heads }
     }
 
     /// What the mean cross-entropy of one of `covered` heads is divided by before it is added to the loss. One drawn head
     /// stands for all, so that its expectation is theirs.
-    fn divisor(&self, index: usize, covered: usize) -> f64 {
-        covered as f64 / self.weights[index]
+    fn divisor(&self, head: usize, covered: usize) -> f64 {
+        covered as f64 / self.weights[head]
     }
 
-    fn one_head(&self, traces: &[&Trace], positions: &[Position], index: usize, state: Tensor<2>) -> (Unembedded, f64) {
-        let targets = targets(traces, positions, index);
-        let counted = targets.iter().filter(|&&t| t != IGNORE).count().max(1) as f64;
-        (unembed(state, self.unembedding.clone(), &targets, 1.0 / counted, false), counted)
+    /// Sum of the losses of one head, which of its first choices are right, and an objective whose gradient is `weight` times
+    /// the loss's.
+    fn one_head(
+        &self,
+        unembedding: Option<&FrozenUnembedding>,
+        own: Option<Tensor<2>>,
+        state: Tensor<2>,
+        targets: &Targets,
+        weight: Option<f64>,
+    ) -> (f64, Vec<bool>, Option<Tensor<1>>) {
+        match (own, unembedding) {
+            (Some(table), _) => {
+                let plain = |tensor: &Tensor<2>| tensor.clone().without_autodiff();
+                let result = unembed(plain(&state), plain(&table), targets, weight);
+                let objective =
+                    result.gradients.map(|[of_state, of_table]| (state * of_state).sum() + (table * of_table).sum());
+                (result.loss, result.correct, objective)
+            }
+            (None, Some(frozen)) => {
+                let result = frozen.cross_entropy(state.clone().without_autodiff(), targets, weight);
+                (result.loss, result.correct, result.gradient.map(|gradient| (state * gradient).sum()))
+            }
+            (None, None) => unreachable!("heads without an unembedding of their own share the backbone's"),
+        }
     }
 }
 
+/// Finds a stage's positions.
+fn prepare(train: &[TrainingText], config: HeadStage, prompt: bool) -> Result<Prepared> {
+    let chosen =
+        |text: &TrainingText| config.data.as_ref().is_none_or(|names| names.iter().any(|name| name == text.corpus));
+    let positions = |wanted: &dyn Fn(&TrainingText) -> bool| -> Vec<Position> {
+        let texts = train.iter().enumerate().filter(|(_, text)| chosen(text) && wanted(text));
+        texts.flat_map(|(number, text)| of_trace(number, text.trace, prompt)).collect()
+    };
+    let weights = config.text.clone().unwrap_or_default();
+    let sum: f64 = weights.values().sum();
+    let groups: Vec<(f64, Vec<Position>)> = if weights.is_empty() {
+        vec![(1.0, positions(&|_| true))]
+    } else {
+        let of_text = |(&kind, weight): (_, &f64)| (weight / sum, positions(&|text| text.trace.text() == kind));
+        weights.iter().map(of_text).collect()
+    };
+    if groups.iter().any(|(_, positions)| positions.is_empty()) {
+        bail!(
+            "the traces give no train positions{}; heads need some. Give more documents, or a larger train share.",
+            config.data.as_ref().map_or_else(String::new, |names| format!(" of {}", names.join(", ")))
+        );
+    }
+    Ok(Prepared { config, groups })
+}
+
+fn share(correct: &[bool], targets: f64) -> f64 {
+    correct.iter().filter(|&&correct| correct).count() as f64 / targets.max(1.0)
+}
+
 impl Task<Heads> for HeadTraining<'_> {
-    fn batch(&self, model: &Heads, step: usize) -> Result<Batch> {
-        // Drawn with replacement from a generator of the step alone: resuming needs no cursor.
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(step as u64 + 1);
-        let draw = |_| self.train_positions[rng.random_range(0..self.train_positions.len())];
-        let chosen: Vec<Position> = (0..self.options.positions_per_step).map(draw).collect();
-        let heads: Vec<usize> = match self.options.loss {
-            HeadLoss::All => (0..model.count()).collect(),
-            HeadLoss::OneRandom => vec![rng.random_range(0..model.count())],
-        };
-        let seen = input(&self.train, &chosen, &self.device).autodiff();
+    fn batch(&self, model: &Heads, number: usize) -> Result<Batch> {
+        let Drawn { stage, positions, heads } = self.draw(number);
+        let soft = stage.config.soft_targets.unwrap_or(0.0);
+        let embedded = |slot| self.model.embed(&drafted(&self.train, &positions, slot)).autodiff();
+        let mut states = model.begin(hidden(&self.train, &positions, &self.device).autodiff(), &embedded);
         let (mut objective, mut loss, mut shares) = (None, 0.0, Vec::new());
-        for (&index, state) in heads.iter().zip(model.states(seen, &heads)) {
-            let divisor = self.divisor(index, heads.len());
-            let (result, counted) = self.one_head(&self.train, &chosen, index, state.clone().without_autodiff());
-            let part = (state * result.hidden_gradient.div_scalar(divisor)).sum();
-            objective = Some(match objective {
-                Some(sum) => sum + part,
-                None => part,
+        for &head in &heads {
+            let targets = targets(&self.train, &positions, head, soft, self.vocabulary.as_ref());
+            let counted = targets.counted().max(1) as f64;
+            let divisor = self.divisor(head, heads.len());
+            let weight = Some(1.0 / counted / divisor);
+            let (sum, correct, part) =
+                self.one_head(self.unembedding.as_ref(), model.unembedding(head), states(head), &targets, weight);
+            objective = Some(match (objective, part.expect("a weight was given")) {
+                (Some(sum), part) => sum + part,
+                (None, part) => part,
             });
-            loss += result.loss / counted / divisor;
-            shares.push(result.correct as f64 / counted);
+            loss += sum / counted / divisor;
+            shares.push(share(&correct, counted));
         }
         let by_head = heads.iter().zip(&shares).map(|(head, share)| (format!("head {}", head + 2), json!(share)));
         let metrics = Map::from_iter([
@@ -113,23 +266,70 @@ impl Task<Heads> for HeadTraining<'_> {
         let objective = objective.expect("at least one head");
         let by_head: Vec<String> = shares.iter().map(|share| format!("{:.0}", 100.0 * share)).collect();
         let words = format!(" accuracy by head {} %", by_head.join("/"));
-        Ok(Batch { objective, loss, tokens: chosen.len(), metrics, words })
+        Ok(Batch { objective, loss, tokens: positions.len(), metrics, words })
     }
 
+    /// Loss and accuracies against the text's tokens, and block efficiency, on dev documents. Accuracies and block efficiency
+    /// are those of what drafts come from, and count tokens outside of it as misses; the loss leaves them out.
     fn evaluate(&self, model: &Heads) -> Result<Evaluated> {
-        let seen = input(&self.dev, &self.dev_positions, &self.device);
-        let heads: Vec<usize> = (0..model.count()).collect();
-        let (mut loss, mut accuracy) = (0.0, Vec::new());
-        for (&index, state) in heads.iter().zip(model.states(seen, &heads)) {
-            let (result, counted) = self.one_head(&self.dev, &self.dev_positions, index, state);
-            loss += result.loss / counted / self.divisor(index, heads.len());
-            accuracy.push(result.correct as f64 / counted);
+        let positions = &self.dev_set.positions;
+        let embedded = |slot| self.model.embed(&drafted(&self.dev, positions, slot));
+        let mut states = model.begin(hidden(&self.dev, positions, &self.device), &embedded);
+        let vocabulary = self.vocabulary.as_ref().filter(|_| self.whole_unembedding.is_none());
+        let unembedding = self.whole_unembedding.as_ref().or(self.unembedding.as_ref());
+        let (mut loss, mut accuracy, mut hits) = (0.0, Vec::new(), Vec::new());
+        for head in 0..model.count() {
+            let inside = targets(&self.dev, positions, head, 0.0, vocabulary);
+            let all = targets(&self.dev, positions, head, 0.0, None).counted() as f64;
+            let (sum, correct, _) = self.one_head(unembedding, model.unembedding(head), states(head), &inside, None);
+            loss += sum / inside.counted().max(1) as f64 / self.divisor(head, model.count());
+            accuracy.push(share(&correct, all));
+            hits.push(correct);
         }
+        let block_efficiency = self.dev_set.block_efficiency(&hits);
         let metrics = Map::from_iter([
             ("dev_loss".to_owned(), json!(loss)),
             ("dev_accuracy_head_2".to_owned(), json!(accuracy.first())),
             ("dev_accuracy_by_head".to_owned(), json!(accuracy)),
+            ("dev_block_efficiency".to_owned(), json!(block_efficiency)),
         ]);
-        Ok(Evaluated { score: loss, metrics })
+        let score = match self.options.choose_by {
+            ChooseBy::DevLoss => loss,
+            // A loss that is no number is caught whatever is chosen by.
+            ChooseBy::DevBlockEfficiency => {
+                if loss.is_finite() {
+                    -block_efficiency
+                } else {
+                    loss
+                }
+            }
+        };
+        Ok(Evaluated { score, metrics })
+    }
+
+    fn describe(&self, number: usize) -> Value {
+        let Drawn { positions, heads, .. } = self.draw(number);
+        let finite = |position: &Position| {
+            let row = hidden(&self.train, std::slice::from_ref(position), &self.device);
+            crate::nn::to_host(row).iter().all(|x| x.is_finite())
+        };
+        let one = |position: &Position| {
+            json!({
+                "document": position.id(&self.train),
+                "token": position.row,
+                "hidden_is_finite": finite(position),
+                "slots": (0..=self.weights.len()).map(|slot| drafted(&self.train, std::slice::from_ref(position), slot)[0]).collect::<Vec<_>>(),
+            })
+        };
+        json!({"heads": heads.iter().map(|head| head + 2).collect::<Vec<_>>(), "positions": positions.iter().map(one).collect::<Vec<_>>()})
+    }
+
+    fn schedule(&self, options: &OptimizationConfig) -> Schedule {
+        let stage = |stage: &Prepared| Stage {
+            steps: stage.config.steps,
+            learning_rate: stage.config.learning_rate.unwrap_or(options.learning_rate),
+            warmup_steps: stage.config.warmup_steps.unwrap_or(options.warmup_steps),
+        };
+        Schedule::of_stages(self.stages.iter().map(stage).collect(), options.final_rate)
     }
 }

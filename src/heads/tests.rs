@@ -7,26 +7,30 @@ use burn::optim::GradientsParams;
 use burn::tensor::activation::silu;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::{DraftHeads, HeadInput, Heads};
-use crate::config::{FfnConfig, FirstLayer, HeadArchitecture, LinearConfig, MedusaConfig};
-use crate::nn::{IGNORE, Init, collect_parameters, from_host, load_parameters, unembed};
+use super::{DraftHeads, Heads};
+use crate::config::{
+    FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
+};
+use crate::nn::{FrozenUnembedding, IGNORE, Init, Targets, collect_parameters, from_host, load_parameters, unembed};
 
 const WIDTH: usize = 4;
 const COUNT: usize = 2;
-const BOTH: [usize; COUNT] = [0, 1];
+const VOCABULARY: usize = 6;
 
-fn architectures() -> [HeadArchitecture; 4] {
+fn architectures() -> [HeadArchitecture; 6] {
     let ffn = |first_layer| HeadArchitecture::Ffn(FfnConfig { hidden: 3, first_layer });
     [
         ffn(FirstLayer::Separate),
         ffn(FirstLayer::Shared),
-        HeadArchitecture::Medusa(MedusaConfig { blocks: 2 }),
+        HeadArchitecture::Medusa(MedusaConfig { blocks: 2, unembedding: HeadUnembedding::Frozen }),
         HeadArchitecture::Linear(LinearConfig {}),
+        HeadArchitecture::Medusa(MedusaConfig { blocks: 1, unembedding: HeadUnembedding::Own }),
+        HeadArchitecture::Speculator(SpeculatorConfig { inner: 3 }),
     ]
 }
 
 fn untrained(architecture: &HeadArchitecture, device: &Device) -> Heads {
-    Heads::new(architecture, COUNT, WIDTH, &mut Init::seeded(9, device))
+    Heads::new(architecture, COUNT, [VOCABULARY, WIDTH], &mut Init::seeded(9, device))
 }
 
 /// Casts every parameter to float64 and adds `step` to the `index`-th number of all of them.
@@ -77,8 +81,17 @@ fn tensor(rows: usize, columns: usize, shift: f64) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [rows, columns]), (&Device::flex(), DType::F64))
 }
 
+/// The states of the named heads, what was drafted being some embeddings of each slot.
+fn states_of(heads: &Heads, hidden: &Tensor<2>, named: &[usize]) -> Vec<Tensor<2>> {
+    let drafted = |slot: usize| {
+        let embeddings = tensor(hidden.dims()[0], WIDTH, slot as f64 + 5.0).cast(hidden.dtype());
+        if hidden.device().is_autodiff() { embeddings.autodiff() } else { embeddings }
+    };
+    named.iter().copied().map(heads.begin(hidden.clone(), &drafted)).collect()
+}
+
 fn states(heads: &Heads, hidden: &Tensor<2>) -> Vec<Tensor<2>> {
-    heads.states(HeadInput { hidden: hidden.clone() }, &BOTH).collect()
+    states_of(heads, hidden, &[0, 1])
 }
 
 fn distance(a: Tensor<2>, b: Tensor<2>) -> f64 {
@@ -88,33 +101,42 @@ fn distance(a: Tensor<2>, b: Tensor<2>) -> f64 {
 /// What each head is to predict at three positions, some of them ignored.
 const TARGETS: [[u32; 3]; COUNT] = [[4, IGNORE, 0], [IGNORE, 2, 5]];
 
-/// The sum of both heads' mean losses.
-fn loss(heads: &Heads, hidden: &Tensor<2>, table: &Tensor<2>) -> f64 {
-    let one = |(state, targets): (Tensor<2>, &[u32; 3])| {
-        unembed(state.without_autodiff(), table.clone(), targets, 0.5, false).loss * 0.5
+/// The sum of both heads' mean losses, and an objective with its gradient.
+fn loss(heads: &Heads, hidden: &Tensor<2>, table: &Tensor<2>) -> (f64, Tensor<1>) {
+    let frozen = FrozenUnembedding::new(table.clone());
+    let one = |(head, state): (usize, Tensor<2>)| {
+        let (plain, targets) = (state.clone().without_autodiff(), Targets::of_tokens(&TARGETS[head]));
+        match heads.unembedding(head) {
+            None => {
+                let result = frozen.cross_entropy(plain, &targets, Some(0.5));
+                (result.loss * 0.5, (state * result.gradient.unwrap()).sum())
+            }
+            Some(own) => {
+                let result = unembed(plain, own.clone().without_autodiff(), &targets, Some(0.5));
+                let [of_state, of_own] = result.gradients.unwrap();
+                (result.loss * 0.5, (state * of_state).sum() + (own * of_own).sum())
+            }
+        }
     };
-    states(heads, hidden).into_iter().zip(&TARGETS).map(one).sum()
+    let both = states(heads, hidden).into_iter().enumerate().map(one);
+    both.reduce(|(loss, objective), (more, part)| (loss + more, objective + part)).unwrap()
 }
 
 #[test]
 fn gradients_of_the_loss_agree_with_finite_differences_in_float64() {
     for architecture in architectures() {
         let heads = shaken(&architecture, &Device::flex().autodiff());
-        let (hidden, table) = (tensor(3, WIDTH, 0.3), tensor(6, WIDTH, 1.1));
-        let parts = states(&heads, &hidden.clone().autodiff()).into_iter().zip(&TARGETS).map(|(state, targets)| {
-            let result = unembed(state.clone().without_autodiff(), table.clone(), targets, 0.5, false);
-            (state * result.hidden_gradient).sum()
-        });
-        let mut backward = parts.reduce(|sum, part| sum + part).unwrap().backward();
+        let (hidden, table) = (tensor(3, WIDTH, 0.3).autodiff(), tensor(VOCABULARY, WIDTH, 1.1));
+        let mut backward = loss(&heads, &hidden, &table).1.backward();
         let gradients = GradientsParams::from_module(&mut backward, &heads);
         let mut flat = Flat { gradients: &gradients, values: Vec::new() };
         heads.visit(&mut flat);
         assert_eq!(flat.values.len(), heads.num_params());
         let step = 1e-6;
         for (i, gradient) in flat.values.iter().enumerate() {
-            let difference = loss(&nudged(&heads, Some(i), step), &hidden, &table)
-                - loss(&nudged(&heads, Some(i), -step), &hidden, &table);
-            assert!((difference / (2.0 * step) - gradient).abs() < 1e-8, "{architecture:?} {i}: {gradient}");
+            let at = |step| loss(&nudged(&heads, Some(i), step), &hidden, &table).0;
+            let difference = (at(step) - at(-step)) / (2.0 * step);
+            assert!((difference - gradient).abs() < 1e-8, "{architecture:?} {i}: {gradient} {difference}");
         }
     }
 }
@@ -139,10 +161,64 @@ fn a_head_gives_the_same_alone_as_among_the_others() {
         let together = states(&heads, &hidden);
         assert!(distance(together[0].clone(), together[1].clone()) > 0.0, "{architecture:?}");
         for (index, expected) in together.into_iter().enumerate() {
-            let alone = heads.states(HeadInput { hidden: hidden.clone() }, &[index]).next().unwrap();
+            let alone = states_of(&heads, &hidden, &[index]).remove(0);
             assert_eq!(distance(alone, expected), 0.0, "{architecture:?}");
         }
     }
+}
+
+#[test]
+fn an_unembedding_of_its_own_begins_as_the_backbones() {
+    let table = tensor(VOCABULARY, WIDTH, 1.1).cast(DType::F32);
+    for architecture in architectures() {
+        let heads = untrained(&architecture, &Device::flex().autodiff()).copy_unembedding(|| table.clone());
+        for own in (0..COUNT).filter_map(|head| heads.unembedding(head)) {
+            assert_eq!(distance(own.clone().without_autodiff(), table.clone()), 0.0);
+            assert!(own.is_require_grad());
+        }
+    }
+}
+
+/// Against the formula, written out for one position in plain numbers.
+#[test]
+fn a_speculator_takes_in_one_token_a_head() {
+    let heads = shaken(&architectures()[5], &Device::flex().autodiff()).valid();
+    let hidden = tensor(1, WIDTH, 0.3);
+    let values = |tensor: Tensor<2>| tensor.into_data().try_into_vec::<f64>().unwrap();
+    let parameters = collect_f64(&heads);
+    let matrix = |name: &str, x: &[f64]| -> Vec<f64> {
+        parameters[name].chunks(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
+    };
+    let scaled = |x: &[f64]| -> Vec<f64> {
+        let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        x.iter().map(|x| x / (mean + 1e-5).sqrt()).collect()
+    };
+    let carried = 0.5f64.powf(0.5 / COUNT as f64);
+    let share = (1.0 - carried * carried).sqrt() / carried;
+    let h = values(hidden.clone());
+    let mut state = scaled(&h);
+    for (head, found) in states(&heads, &hidden).into_iter().enumerate() {
+        let stage = |part: &str| format!("stages.{head}.{part}");
+        let token = matrix(&stage("embed.weight"), &scaled(&values(tensor(1, WIDTH, head as f64 + 5.0))));
+        let mixed: Vec<f64> =
+            matrix(&stage("carry.weight"), &state).iter().zip(token).map(|(s, t)| s + share * t).collect();
+        let mean = mixed.iter().sum::<f64>() / 3.0;
+        let variance = mixed.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 3.0;
+        let (weight, bias) = (&parameters[&stage("norm.weight")], &parameters[&stage("norm.bias")]);
+        let normed =
+            mixed.iter().zip(weight).zip(bias).map(|((x, w), b)| (x - mean) / (variance + 1e-5).sqrt() * w + b);
+        state = normed.map(|x| 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt()))).collect();
+        let down = matrix(&stage("down.weight"), &state);
+        for (((found, h), down), bias) in values(found).iter().zip(&h).zip(&down).zip(&parameters[&stage("down.bias")])
+        {
+            assert!((found - (h + down + bias)).abs() < 1e-6, "head {head}: {found}");
+        }
+    }
+}
+
+fn collect_f64(heads: &Heads) -> std::collections::BTreeMap<String, Vec<f64>> {
+    let found = collect_parameters(heads);
+    found.into_iter().map(|(name, (_, values))| (name, values.into_iter().map(f64::from).collect())).collect()
 }
 
 /// Which member it is stands in `heads.json`, not in the names: files of schema 1 have these.
@@ -151,12 +227,15 @@ fn parameters_are_named_by_field_and_index() {
     let names = |architecture| -> Vec<String> {
         collect_parameters(&untrained(&architecture, &Device::flex())).into_keys().collect()
     };
-    let [separate, shared, medusa, linear] = architectures().map(names);
+    let [separate, shared, medusa, linear, own, speculator] = architectures().map(names);
     let up_and_down = ["down.bias", "down.weight", "up.bias", "up.weight"];
     assert_eq!(separate[..4], up_and_down.map(|name| format!("heads.0.{name}")));
     assert_eq!(shared, ["down.0.bias", "down.0.weight", "down.1.bias", "down.1.weight", "up.bias", "up.weight"]);
     assert_eq!(medusa[..3], ["heads.0.blocks.0.bias", "heads.0.blocks.0.weight", "heads.0.blocks.1.bias"]);
     assert_eq!(linear, ["heads.0.bias", "heads.0.weight", "heads.1.bias", "heads.1.weight"]);
+    assert_eq!(own[..3], ["heads.0.blocks.0.bias", "heads.0.blocks.0.weight", "heads.0.unembedding.weight"]);
+    let stage = ["carry.weight", "down.bias", "down.weight", "embed.weight", "norm.bias", "norm.weight"];
+    assert_eq!(speculator[..6], stage.map(|name| format!("stages.0.{name}")));
 }
 
 #[test]

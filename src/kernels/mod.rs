@@ -1,5 +1,5 @@
-//! The CPU's inner loops: products with packed weights, attention over a panelled cache, norms and activations, all on
-//! plain slices of float32. Knows nothing of models.
+//! The CPU's inner loops: products with packed weights, attention over a panelled cache, norms, activations, softmax and
+//! the k best of a row, all on plain slices of float32. Knows nothing of models.
 //!
 //! Two properties that everything above relies on:
 //!
@@ -15,11 +15,15 @@ mod attention;
 mod interleaved;
 mod packed;
 mod rows;
+mod softmax;
 mod tile;
+mod topk;
 
 pub use attention::{LayerCache, Seen, attend};
 pub use packed::PackedMatrix;
 pub use rows::{Activation, NormWeights, Rotations, activate, gate};
+pub use softmax::{exponentiate, largest};
+pub use topk::top_k;
 
 use std::sync::LazyLock;
 

@@ -100,20 +100,31 @@ impl PackedMatrix {
         });
     }
 
-    /// Row `row` of `W`, as products see it.
-    pub fn row(&self, row: usize) -> Vec<f32> {
-        let (panel, column) = (row / *PANEL, row % *PANEL);
+    /// `W[output][input]`, as products see it.
+    fn number(&self, output: usize, input: usize) -> f32 {
+        let (panel, column) = (output / *PANEL, output % *PANEL);
         let lanes = *PANEL / 2;
-        let word = |words: &[u32], input: usize| {
+        let word = |words: &[u32]| {
             let pair = words[(panel * self.inputs + input) * lanes + column % lanes];
             (if column < lanes { pair } else { pair >> 16 }) as u16
         };
-        let number = |input: usize| match &self.panels {
+        match &self.panels {
             Panels::Float32(numbers) => numbers[(panel * self.inputs + input) * *PANEL + column],
-            Panels::Float16(words, format) => f16::from_bits(word(words, input)).to_f32() * format.scale,
-            Panels::Bfloat16(words) => bf16::from_bits(word(words, input)).to_f32(),
-        };
-        (0..self.inputs).map(number).collect()
+            Panels::Float16(words, format) => f16::from_bits(word(words)).to_f32() * format.scale,
+            Panels::Bfloat16(words) => bf16::from_bits(word(words)).to_f32(),
+        }
+    }
+
+    /// Row `row` of `W`, as products see it.
+    pub fn row(&self, row: usize) -> Vec<f32> {
+        (0..self.inputs).map(|input| self.number(row, input)).collect()
+    }
+
+    /// Adds `factor` times column `input` of `W` to `to` `[outputs]`.
+    pub fn add_column(&self, input: usize, factor: f32, to: &mut [f32]) {
+        for (output, to) in to.iter_mut().enumerate() {
+            *to += factor * self.number(output, input);
+        }
     }
 
     /// `[outputs, inputs]`, as products see it.
@@ -227,6 +238,9 @@ mod tests {
                 let packed = PackedMatrix::new(&weights, inputs, bias.clone(), storage);
                 storage.round(&mut weights);
                 assert_eq!(packed.unpack(), weights, "{storage:?}");
+                let mut column = vec![1.0; outputs];
+                packed.add_column(inputs / 2, 2.0, &mut column);
+                assert!(column.iter().enumerate().all(|(o, &c)| c == 1.0 + 2.0 * weights[o * inputs + inputs / 2]));
                 for n in [1, 2, 7, 11, 12, 13, 23, 24, 25, 40] {
                     let x = numbers(n * inputs, 11);
                     let expected = direct(&x, &weights, &bias, inputs);

@@ -3,13 +3,12 @@
 //! The heads propose, for each of the H slots of a block, their k best tokens. Everything here works on those token ids
 //! and scores alone: no tensors, no files, no models. A tour in the order the data flows:
 //!
-//! 1. [`top_k`] cuts a row of V scores down to the k best.
-//! 2. [`Lattice`] holds the candidates of all slots; its first candidates are the plain draft of blockwise parallel
+//! 1. [`Lattice`] holds the candidates of all slots; its first candidates are the plain draft of blockwise parallel
 //!    decoding, its first k candidates the lattice of a smaller k.
-//! 3. [`p_best`] finds the p best paths under head scores plus a [`PathScorer`] (an n-gram model, for instance);
+//! 2. [`p_best`] finds the p best paths under head scores plus a [`PathScorer`] (an n-gram model, for instance);
 //!    [`local_greedy`] walks left to right with a rescorer that reads the whole prefix (a small language model).
-//! 4. [`DraftTree`] shares the prefixes of several drafts, so that one tree-masked forward verifies them all.
-//! 5. [`oracle_length`], [`oracle_dp`] and [`greedy_calls`] say how good any draft from the lattice could have been.
+//! 3. [`DraftTree`] shares the prefixes of several drafts, so that one tree-masked forward verifies them all.
+//! 4. [`oracle_length`], [`oracle_dp`] and [`greedy_calls`] say how good any draft from the lattice could have been.
 //!
 //! Two rules hold throughout. Slot 0 is pinned: its one candidate is the backbone's own next token, as any other token
 //! there is a sure rejection. Ties go to the smaller token id, so that the same scores always give the same draft.
@@ -21,7 +20,6 @@ mod oracle;
 mod path;
 mod pbest;
 mod ranking;
-mod topk;
 mod tree;
 
 pub use lattice::Lattice;
@@ -29,7 +27,6 @@ pub use local::{LocalDraft, choose, local_greedy};
 pub use oracle::{greedy_calls, oracle_dp, oracle_length};
 pub use path::Path;
 pub use pbest::{NoScorer, PBest, PathScorer, p_best};
-pub use topk::top_k;
 pub use tree::{DraftTree, accepted_length};
 
 /// Score of one candidate: `(1 - scale) * head + scale * rescorer`, in f64.

@@ -1,34 +1,33 @@
-//! Cross-entropy and its gradient in one pass, outside autodiff.
+//! Cross-entropy through an unembedding that learns, with both gradients, outside autodiff.
 //!
-//! [`unembed`] goes from hidden states to loss and gradients in chunks of rows. Whoever trains on it multiplies the
+//! [`unembed`] goes from hidden states to loss and gradients in chunks of rows; an unembedding that does not learn has a
+//! shorter way, [`FrozenUnembedding`](super::FrozenUnembedding). Whoever trains on it multiplies the
 //! gradient into its own graph (`(hidden * gradient).sum()`), so no graph ever holds the vocabulary. On the CPU the softmax
 //! is one pass over raw rows, since the general one is several times slower there.
+
+use std::ops::Range;
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Element, ElementConversion, IndexingUpdateOp, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::on_host;
-
-/// A target that takes no part.
-pub const IGNORE: u32 = u32::MAX;
+use super::{Targets, on_host};
 
 /// What one pass over rows of logits gives.
 struct CrossEntropy {
     loss: f64,
-    rows: usize,
-    /// Rows whose largest logit is the target's (the smaller id wins a tie).
-    correct: usize,
+    /// By row, whether the largest logit is that of the text's token (the smaller id wins a tie).
+    correct: Vec<bool>,
     /// d(`weight` x loss)/d logits, `[n, V]`, without autodiff.
     gradient: Tensor<2>,
 }
 
-/// Cross-entropy of `logits` `[n, V]` (without autodiff) against `n` target ids, [`IGNORE`] among them.
-fn cross_entropy(logits: Tensor<2>, targets: &[u32], weight: f64) -> CrossEntropy {
+/// Cross-entropy of `logits` `[n, V]` (without autodiff) against the targets of `rows`.
+fn cross_entropy(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weight: f64) -> CrossEntropy {
     match logits.dtype() {
-        DType::F32 if on_host(&logits.device()) => on_rows::<f32>(logits, targets, weight),
-        DType::F64 if on_host(&logits.device()) => on_rows::<f64>(logits, targets, weight),
-        _ => on_device(logits, targets, weight),
+        DType::F32 if on_host(&logits.device()) => on_rows::<f32>(logits, targets, rows, weight),
+        DType::F64 if on_host(&logits.device()) => on_rows::<f64>(logits, targets, rows, weight),
+        _ => on_device(logits, targets, rows, weight),
     }
 }
 
@@ -63,80 +62,73 @@ const CHUNK: usize = 1 << 22;
 pub struct Unembedded {
     /// Sum over the rows that count, in nats.
     pub loss: f64,
-    /// Rows that count.
-    pub rows: usize,
-    /// Rows that count whose most likely token is the target.
-    pub correct: usize,
-    /// d(`weight` x loss)/d hidden, `[n, d]`.
-    pub hidden_gradient: Tensor<2>,
-    /// d(`weight` x loss)/d unembedding, `[V, d]`, where it was asked for.
-    pub unembedding_gradient: Option<Tensor<2>>,
+    /// By row, whether its most likely token is the text's.
+    pub correct: Vec<bool>,
+    /// d(`weight` x loss)/d hidden, `[n, d]`, and d(`weight` x loss)/d unembedding, `[V, d]`, where a weight was given.
+    pub gradients: Option<[Tensor<2>; 2]>,
 }
 
-/// Cross-entropy of `hidden` `[n, d]` through `unembedding` `[V, d]` against `n` targets, both without autodiff.
-pub fn unembed(
-    hidden: Tensor<2>,
-    unembedding: Tensor<2>,
-    targets: &[u32],
-    weight: f64,
-    train_unembedding: bool,
-) -> Unembedded {
+/// Cross-entropy of `hidden` `[n, d]` through `unembedding` `[V, d]` against `n` targets, both without autodiff; with a
+/// `weight`, also its gradients.
+pub fn unembed(hidden: Tensor<2>, unembedding: Tensor<2>, targets: &Targets, weight: Option<f64>) -> Unembedded {
     let [vocabulary, _] = unembedding.dims();
     let chunk = (CHUNK / vocabulary).max(16);
-    let mut result =
-        Unembedded { loss: 0.0, rows: 0, correct: 0, hidden_gradient: hidden.clone(), unembedding_gradient: None };
-    let mut gradients = Vec::new();
-    for (i, targets) in targets.chunks(chunk).enumerate() {
-        let part = hidden.clone().narrow(0, i * chunk, targets.len());
-        let one = cross_entropy(part.clone().matmul(unembedding.clone().transpose()), targets, weight);
+    let mut result = Unembedded { loss: 0.0, correct: Vec::new(), gradients: None };
+    let (mut of_hidden, mut of_unembedding) = (Vec::new(), None);
+    for first in (0..targets.len()).step_by(chunk) {
+        let rows = first..targets.len().min(first + chunk);
+        let part = hidden.clone().narrow(0, first, rows.len());
+        let logits = part.clone().matmul(unembedding.clone().transpose());
+        let one = cross_entropy(logits, targets, rows, weight.unwrap_or(0.0));
         result.loss += one.loss;
-        result.rows += one.rows;
-        result.correct += one.correct;
-        if train_unembedding {
+        result.correct.extend(one.correct);
+        if weight.is_some() {
             let more = one.gradient.clone().transpose().matmul(part);
-            result.unembedding_gradient = Some(match result.unembedding_gradient.take() {
+            of_unembedding = Some(match of_unembedding {
                 Some(sum) => sum + more,
                 None => more,
             });
+            of_hidden.push(one.gradient.matmul(unembedding.clone()));
         }
-        gradients.push(one.gradient.matmul(unembedding.clone()));
     }
-    if !gradients.is_empty() {
-        result.hidden_gradient = Tensor::cat(gradients, 0);
+    if weight.is_some() {
+        let of_unembedding = of_unembedding.unwrap_or_else(|| unembedding.zeros_like());
+        let of_hidden = if of_hidden.is_empty() { hidden } else { Tensor::cat(of_hidden, 0) };
+        result.gradients = Some([of_hidden, of_unembedding]);
     }
     result
 }
 
-fn on_rows<T: Real>(logits: Tensor<2>, targets: &[u32], weight: f64) -> CrossEntropy {
+fn on_rows<T: Real>(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weight: f64) -> CrossEntropy {
     let (device, [n, width]) = (logits.device(), logits.dims());
     let mut values = logits.into_data().try_into_vec::<T>().expect("the type was matched");
     // Rows are independent and their results are summed in order: the same bytes for any number of threads.
-    let results: Vec<Option<(f64, bool)>> =
-        values.par_chunks_mut(width).zip(targets).map(|(row, &target)| one_row(row, target, weight)).collect();
-    let counted = results.iter().flatten();
+    let results: Vec<(f64, usize)> = values
+        .par_chunks_mut(width)
+        .zip(rows.clone())
+        .map(|(logits, row)| one_row(logits, targets.distribution(row), weight))
+        .collect();
     CrossEntropy {
-        loss: counted.clone().map(|r| r.0).sum(),
-        rows: counted.clone().count(),
-        correct: counted.filter(|r| r.1).count(),
+        loss: results.iter().map(|r| r.0).sum(),
+        correct: results.iter().zip(rows).map(|(r, row)| r.1 == targets.token(row) as usize).collect(),
         gradient: Tensor::from_data(TensorData::new(values, [n, width]), (&device, T::dtype())),
     }
 }
 
-/// Turns a row of logits into its gradient; gives the loss and whether the target won.
-fn one_row<T: Real>(row: &mut [T], target: u32, weight: f64) -> Option<(f64, bool)> {
-    let zero = T::from_f64(0.0);
-    if target == IGNORE {
-        row.fill(zero);
-        return None;
-    }
-    let target = target as usize;
+/// Turns a row of logits into its gradient; gives the loss and the largest logit's place.
+fn one_row<T: Real>(row: &mut [T], distribution: &[(u32, f32)], weight: f64) -> (f64, usize) {
     let mut best = 0;
     for (i, x) in row.iter().enumerate() {
         if *x > row[best] {
             best = i;
         }
     }
-    let (shift, at_target) = (row[best], row[target]);
+    if distribution.is_empty() {
+        row.fill(T::from_f64(0.0));
+        return (0.0, best);
+    }
+    let shift = row[best];
+    let logit: f64 = distribution.iter().map(|&(token, share)| f64::from(share) * row[token as usize].into()).sum();
     let mut sum = 0.0f64;
     for x in row.iter_mut() {
         *x = x.exp_minus(shift);
@@ -146,27 +138,35 @@ fn one_row<T: Real>(row: &mut [T], target: u32, weight: f64) -> Option<(f64, boo
     for x in row.iter_mut() {
         *x = T::from_f64((*x).into() * scale);
     }
-    row[target] = T::from_f64(row[target].into() - weight);
-    Some((sum.ln() + shift.into() - at_target.into(), best == target))
+    for &(token, share) in distribution {
+        let x = &mut row[token as usize];
+        *x = T::from_f64((*x).into() - weight * f64::from(share));
+    }
+    (sum.ln() + shift.into() - logit, best)
 }
 
-fn on_device(logits: Tensor<2>, targets: &[u32], weight: f64) -> CrossEntropy {
-    let (device, n) = (logits.device(), targets.len());
-    let column = |f: &dyn Fn(u32) -> i64| -> Tensor<2, Int> {
-        Tensor::from_data(TensorData::new(targets.iter().map(|&t| f(t)).collect::<Vec<_>>(), [n, 1]), &device)
-    };
-    let target = column(&|t| if t == IGNORE { 0 } else { i64::from(t) });
-    let counts = column(&|t| i64::from(t != IGNORE));
-    let correct = logits.clone().argmax(1).equal(target.clone()).int() * counts.clone();
-    let counts = counts.float();
+fn on_device(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weight: f64) -> CrossEntropy {
+    let (device, n, width) = (logits.device(), rows.len(), targets.width(rows.clone()));
+    let entries: Vec<(u32, f32)> = rows
+        .clone()
+        .flat_map(|row| {
+            let of_row = targets.distribution(row).iter().copied();
+            of_row.chain(std::iter::repeat((0, 0.0))).take(width)
+        })
+        .collect();
+    let ids: Vec<i64> = entries.iter().map(|entry| i64::from(entry.0)).collect();
+    let ids: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [n, width]), &device);
+    let shares: Vec<f32> = entries.iter().map(|entry| entry.1).collect();
+    let shares: Tensor<2> = Tensor::from_data(TensorData::new(shares, [n, width]), &device);
+    let best: Vec<i64> =
+        logits.clone().argmax(1).into_data().convert::<i64>().try_into_vec().expect("converted to i64");
+    let counts = shares.clone().sum_dim(1);
     let log_probs = log_softmax(logits, 1);
-    let loss = (log_probs.clone().gather(1, target.clone()) * counts.clone()).sum().neg();
-    let minus_one = Tensor::full([n, 1], -1.0, &device);
-    let gradient = log_probs.exp().scatter(1, target, minus_one, IndexingUpdateOp::Add) * counts.mul_scalar(weight);
+    let loss = (log_probs.clone().gather(1, ids.clone()) * shares.clone()).sum().neg();
+    let gradient = (log_probs.exp() * counts).scatter(1, ids, shares.neg(), IndexingUpdateOp::Add).mul_scalar(weight);
     CrossEntropy {
         loss: loss.into_scalar::<f32>().elem(),
-        rows: targets.iter().filter(|&&t| t != IGNORE).count(),
-        correct: correct.sum().into_scalar::<i64>() as usize,
+        correct: rows.zip(best).map(|(row, best)| i64::from(targets.token(row)) == best).collect(),
         gradient,
     }
 }
@@ -174,44 +174,51 @@ fn on_device(logits: Tensor<2>, targets: &[u32], weight: f64) -> CrossEntropy {
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
     use super::*;
+    use crate::nn::IGNORE;
     use burn::tensor::Device;
 
-    const LOGITS: [f64; 12] = [0.3, -1.2, 2.0, 0.1, 5.0, 5.0, -3.0, 0.0, 1.0, 1.5, -0.5, 0.25];
-    const TARGETS: [u32; 3] = [2, 1, IGNORE];
+    const LOGITS: [f64; 16] = [0.3, -1.2, 2.0, 0.1, 5.0, 5.0, -3.0, 0.0, 1.0, 1.5, -0.5, 0.25, 0.7, 0.1, -0.2, 1.1];
+
+    /// A token, a token that ties with a smaller id, nothing, a distribution.
+    fn targets() -> Targets {
+        let mut targets = Targets::of_tokens(&[2, 1, IGNORE]);
+        targets.push(3, [(3, 0.75), (0, 0.25)]);
+        targets
+    }
 
     fn tensor(values: &[f64]) -> Tensor<2> {
-        Tensor::from_data(TensorData::new(values.to_vec(), [3, 4]), (&Device::flex(), DType::F64))
+        Tensor::from_data(TensorData::new(values.to_vec(), [4, 4]), (&Device::flex(), DType::F64))
     }
 
     #[test]
     fn the_gradient_agrees_with_finite_differences() {
-        let result = cross_entropy(tensor(&LOGITS), &TARGETS, 0.5);
+        let result = cross_entropy(tensor(&LOGITS), &targets(), 0..4, 0.5);
         let gradient = result.gradient.into_data().try_into_vec::<f64>().unwrap();
         let step = 1e-5;
         for i in 0..LOGITS.len() {
             let mut moved = LOGITS;
             moved[i] += step;
-            let above = cross_entropy(tensor(&moved), &TARGETS, 0.5).loss;
+            let above = cross_entropy(tensor(&moved), &targets(), 0..4, 0.5).loss;
             moved[i] -= 2.0 * step;
-            let below = cross_entropy(tensor(&moved), &TARGETS, 0.5).loss;
+            let below = cross_entropy(tensor(&moved), &targets(), 0..4, 0.5).loss;
             assert!((0.5 * (above - below) / (2.0 * step) - gradient[i]).abs() < 1e-9, "{i}");
         }
     }
 
     #[test]
     fn ties_and_ignored_rows_are_counted_as_documented() {
-        let result = cross_entropy(tensor(&LOGITS), &TARGETS, 1.0);
-        // Row 1's target ties with a smaller id and loses.
-        assert_eq!((result.rows, result.correct), (2, 1));
+        let result = cross_entropy(tensor(&LOGITS), &targets(), 0..4, 1.0);
+        assert_eq!(result.correct, [true, false, false, true]);
+        assert_eq!(targets().counted(), 3);
     }
 
     #[test]
     fn the_device_path_gives_the_same() {
         let device = Device::flex();
-        let logits: Tensor<2> = Tensor::from_data(TensorData::new(LOGITS.map(|x| x as f32).to_vec(), [3, 4]), &device);
-        let (a, b) = (cross_entropy(logits.clone(), &TARGETS, 0.5), on_device(logits, &TARGETS, 0.5));
+        let logits: Tensor<2> = Tensor::from_data(TensorData::new(LOGITS.map(|x| x as f32).to_vec(), [4, 4]), &device);
+        let (a, b) = (cross_entropy(logits.clone(), &targets(), 0..4, 0.5), on_device(logits, &targets(), 0..4, 0.5));
         assert!((a.loss - b.loss).abs() < 1e-5);
-        assert_eq!((a.rows, a.correct), (b.rows, b.correct));
+        assert_eq!(a.correct, b.correct);
         let difference = (a.gradient - b.gradient).abs().max().into_scalar::<f32>();
         assert!(difference < 1e-6, "{difference}");
     }

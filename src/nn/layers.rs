@@ -52,6 +52,11 @@ impl Init {
         Linear { weight: self.matrix(outputs, inputs, deviation), bias: None }
     }
 
+    /// A table of zeros.
+    pub fn zero_matrix(&mut self, types: usize, width: usize) -> Matrix {
+        Matrix { weight: Param::from_tensor(Tensor::zeros([types, width], &self.device)) }
+    }
+
     /// A linear layer whose output is zero until it is trained.
     pub fn zero_linear(&mut self, outputs: usize, inputs: usize) -> Linear {
         let weight = Param::from_tensor(Tensor::zeros([outputs, inputs], &self.device));

@@ -1,16 +1,22 @@
 //! The numeric parts that every model here is made of: layers, named parameters, cross-entropy with its gradient.
 
 mod cross_entropy;
+mod frozen;
 mod layers;
 mod parameters;
+mod projection;
 mod safetensors_file;
+mod targets;
 
-pub use cross_entropy::{IGNORE, Unembedded, unembed};
+pub use cross_entropy::{Unembedded, unembed};
+pub use frozen::{FrozenLoss, FrozenUnembedding};
 pub use layers::{Init, Linear, Matrix, Norm};
 pub use parameters::{
     ParameterPath, ReadParameter, Values, collect_parameters, count_parameters, load_parameters, read_parameters,
 };
+pub use projection::Projection;
 pub use safetensors_file::{SafetensorsFile, parameters_from_safetensors, parameters_to_safetensors};
+pub use targets::{IGNORE, Targets};
 
 use burn::tensor::{Device, ElementConversion, Tensor};
 

@@ -3,11 +3,11 @@
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::backbone::{Span, Transformer};
 use crate::error::{Result, bail};
-use crate::nn::unembed;
+use crate::nn::{Targets, unembed};
 use crate::training::{Batch, Evaluated, Task};
 
 /// Next-token prediction on tokenised documents.
@@ -46,15 +46,21 @@ impl LanguageModelling {
         Ok(Self { train, dev, documents_per_step, seed })
     }
 
+    /// The texts of batch `number`.
+    fn documents(&self, number: usize) -> Vec<&Vec<u32>> {
+        let places = number * self.documents_per_step..(number + 1) * self.documents_per_step;
+        places.map(|index| &self.train[shuffled(self.seed, self.train.len(), index)]).collect()
+    }
+
     /// The mean negative log-likelihood of a token of `documents`, in nats.
     pub fn mean_loss(model: &Transformer, documents: &[Vec<u32>]) -> f64 {
         let (mut loss, mut tokens) = (0.0, 0);
         for batch in documents.chunks(16) {
             let shifted = Shifted::new(batch);
             let hidden = shifted.hidden(model);
-            let result = unembed(hidden, model.unembedding(), &shifted.targets, 1.0, false);
+            let result = unembed(hidden, model.unembedding(), &shifted.targets, None);
             loss += result.loss;
-            tokens += result.rows;
+            tokens += shifted.targets.len();
         }
         loss / tokens.max(1) as f64
     }
@@ -70,9 +76,7 @@ pub(super) fn shuffled(seed: u64, count: usize, index: usize) -> usize {
 
 impl Task<Transformer> for LanguageModelling {
     fn batch(&self, model: &Transformer, step: usize) -> Result<Batch> {
-        let places = step * self.documents_per_step..(step + 1) * self.documents_per_step;
-        let documents: Vec<&Vec<u32>> =
-            places.map(|index| &self.train[shuffled(self.seed, self.train.len(), index)]).collect();
+        let documents = self.documents(step);
         let shifted = Shifted::new(&documents);
         let hidden = shifted.hidden(model);
         let table = model.unembedding();
@@ -81,15 +85,18 @@ impl Task<Transformer> for LanguageModelling {
             hidden.clone().without_autodiff(),
             table.clone().without_autodiff(),
             &shifted.targets,
-            1.0 / counted as f64,
-            true,
+            Some(1.0 / counted as f64),
         );
-        let table_gradient = result.unembedding_gradient.expect("it was asked for");
-        let objective = (hidden * result.hidden_gradient).sum() + (table * table_gradient).sum();
-        let accuracy = result.correct as f64 / counted as f64;
+        let [of_hidden, of_table] = result.gradients.expect("a weight was given");
+        let objective = (hidden * of_hidden).sum() + (table * of_table).sum();
+        let accuracy = result.correct.iter().filter(|&&correct| correct).count() as f64 / counted as f64;
         let metrics = Map::from_iter([("accuracy".to_owned(), json!(accuracy))]);
         let words = format!(" accuracy {accuracy:.3}");
         Ok(Batch { objective, loss: result.loss / counted as f64, tokens: counted, metrics, words })
+    }
+
+    fn describe(&self, number: usize) -> Value {
+        json!({"texts": self.documents(number)})
     }
 
     fn evaluate(&self, model: &Transformer) -> Result<Evaluated> {
@@ -103,14 +110,14 @@ impl Task<Transformer> for LanguageModelling {
 /// Documents without their last token, and each token's successor.
 struct Shifted<'a> {
     inputs: Vec<&'a [u32]>,
-    targets: Vec<u32>,
+    targets: Targets,
 }
 
 impl<'a> Shifted<'a> {
     fn new<D: AsRef<[u32]>>(documents: &'a [D]) -> Self {
         let inputs = documents.iter().map(|d| &d.as_ref()[..d.as_ref().len() - 1]).collect();
-        let targets = documents.iter().flat_map(|d| d.as_ref()[1..].iter().copied()).collect();
-        Self { inputs, targets }
+        let targets: Vec<u32> = documents.iter().flat_map(|d| d.as_ref()[1..].iter().copied()).collect();
+        Self { inputs, targets: Targets::of_tokens(&targets) }
     }
 
     fn hidden(&self, model: &Transformer) -> burn::tensor::Tensor<2> {

@@ -91,7 +91,11 @@ pub fn trace(workspace: &Workspace) -> Result<Traces> {
                 })
             })?;
         }
-        let trace = Trace::open(&job.folder, &workspace.backbone.identity())?;
+        let mut trace = Trace::open(&job.folder, &workspace.backbone.identity())?;
+        let likely = workspace.config.traces.probabilities;
+        if job.split == Split::Train && likely > 0 {
+            trace = traces::with_likely(trace, &workspace.backbone.model, &job.folder, likely, &job.title)?;
+        }
         let list = match job.split {
             Split::Train => &mut all.train,
             Split::Dev => &mut all.dev,

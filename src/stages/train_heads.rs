@@ -1,11 +1,13 @@
 //! `train-heads`: heads 2 to H on the train traces, chosen on dev.
 
+use std::path::Path;
+
 use burn::module::Module;
 
-use super::{Traces, Workspace};
+use super::{CorpusTrace, Traces, Workspace};
 use crate::error::Result;
 use crate::files;
-use crate::heads::{HeadTraining, Heads, load_heads, save_heads};
+use crate::heads::{FrozenHeads, HeadTraining, Heads, TrainingText, load_heads, load_heads_to_train, save_heads};
 use crate::nn::{Init, count_parameters};
 use crate::progress;
 use crate::training::{Place, train};
@@ -13,7 +15,7 @@ use crate::training::{Place, train};
 /// Trained heads and the hash of what made them.
 pub struct TrainedHeads {
     /// On the run's device, without autodiff.
-    pub heads: Heads,
+    pub heads: FrozenHeads,
     /// For the stages that depend on them.
     pub key: String,
 }
@@ -23,29 +25,34 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
     let (config, backbone) = (&workspace.config, &workspace.backbone);
     config.traces.require_hidden("train-heads")?;
     let folder = workspace.folder.join("heads");
-    let key = files::hash_json(&(&config.heads, config.seed, &traces.fit_key));
-    let (width, title) = (backbone.model.config().hidden_size, "train-heads");
+    let from = Path::new(&config.heads.init_from);
+    let given = (!config.heads.init_from.is_empty()).then(|| files::hash_file(&from.join("heads.safetensors")));
+    // The path of what is started from says nothing, its bytes do.
+    let options = crate::config::HeadsConfig { init_from: String::new(), ..config.heads.clone() };
+    let soft =
+        options.stages().iter().any(|stage| stage.soft_targets > Some(0.0)).then_some(config.traces.probabilities);
+    let key = files::hash_json(&(&options, given.transpose()?, soft, config.seed, &traces.fit_key));
+    let title = "train-heads";
     if !workspace.finished(title, &folder, &key)? {
         let trained = workspace.device.device.clone().autodiff();
-        let (count, architecture) = (config.heads.block_size - 1, &config.heads.architecture);
-        let heads = Heads::new(architecture, count, width, &mut Init::seeded(config.seed, &trained));
-        let task = HeadTraining::new(
-            traces.train.iter().map(|t| &t.trace).collect(),
-            traces.dev.iter().map(|t| &t.trace).collect(),
-            backbone.model.unembedding(),
-            &config.heads,
-            config.seed,
-        )?;
-        progress::say(format!(
-            "{title}: {count} heads, {} parameters, {} positions of {} documents",
-            count_parameters(&heads),
-            task.train_positions(),
-            traces.train.iter().map(|t| t.trace.documents().len()).sum::<usize>()
-        ));
+        let (count, architecture, model) = (options.block_size - 1, &options.architecture, &backbone.model);
+        let size = [model.config().vocab_size, model.config().hidden_size];
+        let heads = if config.heads.init_from.is_empty() {
+            let heads = Heads::new(architecture, count, size, &mut Init::seeded(config.seed, &trained));
+            heads.copy_unembedding(|| model.unembedding())
+        } else {
+            load_heads_to_train(from, model, &backbone.hash, (architecture, count), &trained)?
+        };
+        let task = HeadTraining::new(&texts(&traces.train), &texts(&traces.dev), model, &options, config.seed)?;
+        progress::say(format!("{title}: {count} heads, {} parameters, {}", count_parameters(&heads), task.words()));
         let place = Place { folder: &folder, key: &key, title };
-        let heads = train(heads, &task, &config.heads.training, &place)?;
-        save_heads(&folder, &heads.valid(), width, architecture, &backbone.hash)?;
+        let heads = train(heads, &task, &options.training, &place)?;
+        save_heads(&folder, &heads.valid(), size[1], architecture, task.draft_vocabulary(), &backbone.hash)?;
         workspace.finish(&folder, &key)?;
     }
-    Ok(TrainedHeads { heads: load_heads(&folder, width, &backbone.hash, &workspace.device.device)?, key })
+    Ok(TrainedHeads { heads: load_heads(&folder, &backbone.model, &backbone.hash)?, key })
+}
+
+fn texts(traces: &[CorpusTrace]) -> Vec<TrainingText<'_>> {
+    traces.iter().map(|CorpusTrace { corpus, trace }| TrainingText { corpus, trace }).collect()
 }

@@ -163,8 +163,9 @@ mod tests {
             group_until: " Q:".into(),
             ..DataConfig::default()
         };
-        let groups =
-            |config| read_corpus(config).map(|d| d.into_iter().map(|document| document.group).collect::<Vec<_>>());
+        let groups = |config: &DataConfig| {
+            read_corpus(config).map(|d| d.into_iter().map(|document| document.group).collect::<Vec<_>>())
+        };
         assert_eq!(groups(&config).unwrap(), ["text", "text", "c"]);
         let config = DataConfig { exclude: vec!["line-2".into()], ..config };
         assert_eq!(groups(&config).unwrap(), ["text", "c"]);

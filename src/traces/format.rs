@@ -8,6 +8,7 @@ use std::path::Path;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
+use super::likely::{Likely, LikelyTokens};
 use crate::config::{StorageType, TraceText};
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -104,6 +105,7 @@ pub struct Trace {
     documents: Vec<TraceDocument>,
     tokens: Option<Mmap>,
     hidden: Option<Mmap>,
+    likely: Option<LikelyTokens>,
 }
 
 impl Trace {
@@ -155,7 +157,7 @@ impl Trace {
             Some(_) => map(folder, "hidden.bin", rows.saturating_mul(header.row_bytes() as u64))?,
             None => None,
         };
-        Ok(Self { header, documents, tokens, hidden })
+        Ok(Self { header, documents, tokens, hidden, likely: None })
     }
 
     /// The documents in the corpus's order.
@@ -187,19 +189,50 @@ impl Trace {
 
     /// Appends the hidden state after token `row` of the document (from 0, the prompt included) to `out`.
     pub fn hidden_row(&self, document: &TraceDocument, row: usize, out: &mut Vec<f32>) {
+        let row = document.first + row;
+        self.decode(row..row + 1, out);
+    }
+
+    /// Tokens of all documents.
+    pub(super) fn rows(&self) -> usize {
+        self.documents.iter().map(TraceDocument::len).sum()
+    }
+
+    /// The hidden states of rows of the file, `[rows, d]`.
+    pub(super) fn hidden_rows(&self, rows: Range<usize>) -> Vec<f32> {
+        let mut out = Vec::with_capacity(rows.len() * self.width());
+        self.decode(rows, &mut out);
+        out
+    }
+
+    fn decode(&self, rows: Range<usize>, out: &mut Vec<f32>) {
         let (Some(map), Some(dtype)) = (&self.hidden, self.header.dtype) else {
             panic!("whoever needs hidden states refuses a trace of tokens only")
         };
         let size = self.header.row_bytes();
-        let start = (document.first + row) * size;
-        dtype.decode(&map[start..start + size], out);
+        dtype.decode(&map[rows.start * size..rows.end * size], out);
+    }
+
+    /// The same trace with what `with_likely` mapped.
+    pub(super) fn and_likely(self, likely: LikelyTokens) -> Self {
+        Self { likely: Some(likely), ..self }
+    }
+
+    /// The backbone's likeliest tokens after token `row` of the document, as [`with_likely`](super::with_likely) computed
+    /// them.
+    ///
+    /// # Panics
+    /// On a trace without them.
+    pub fn likely(&self, document: &TraceDocument, row: usize) -> &[Likely] {
+        self.likely
+            .as_ref()
+            .expect("whoever needs probabilities opens the trace with them")
+            .of_row(document.first + row)
     }
 
     /// The hidden states after tokens `rows` of the document, `[rows, d]`.
     pub fn hidden(&self, document: &TraceDocument, rows: Range<usize>) -> Vec<f32> {
-        let mut out = Vec::with_capacity(rows.len() * self.width());
-        rows.for_each(|row| self.hidden_row(document, row, &mut out));
-        out
+        self.hidden_rows(document.first + rows.start..document.first + rows.end)
     }
 }
 
@@ -221,7 +254,7 @@ fn damaged(folder: &Path, what: &str) -> Error {
 }
 
 /// A file of exactly `size` bytes; none for an empty one, which cannot be mapped.
-fn map(folder: &Path, name: &str, size: u64) -> Result<Option<Mmap>> {
+pub(super) fn map(folder: &Path, name: &str, size: u64) -> Result<Option<Mmap>> {
     let path = folder.join(name);
     let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
     let found = file.metadata().map_err(|e| Error::io("read", &path, e))?.len();

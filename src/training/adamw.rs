@@ -13,18 +13,6 @@ use crate::config::OptimizationConfig;
 use crate::error::{Result, bail};
 use crate::nn::{ParameterPath, from_host, squared_norm, to_host};
 
-/// The learning rate of step `step` (from 0): linear warm-up, then a cosine from the highest to the final rate.
-pub fn learning_rate(options: &OptimizationConfig, step: usize) -> f64 {
-    if step < options.warmup_steps {
-        return options.learning_rate * (step + 1) as f64 / options.warmup_steps as f64;
-    }
-    let span = options.steps.saturating_sub(options.warmup_steps).max(1);
-    let done = (step - options.warmup_steps) as f64 / span as f64;
-    let floor = options.final_rate;
-    let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos());
-    options.learning_rate * (floor + (1.0 - floor) * cosine)
-}
-
 /// First and second moment of one parameter, flat.
 type Moments = [Tensor<1>; 2];
 
@@ -52,16 +40,12 @@ impl AdamW {
         }
     }
 
-    /// One update of every parameter that has a gradient; matrices decay, vectors (biases, norms) do not. Gives the model
-    /// and the gradient's global norm before clipping.
-    pub fn step<M: Module>(&mut self, model: M, gradients: GradientsParams, rate: f64) -> (M, f64) {
-        let mut norm = Norm { gradients: &gradients, sum: 0.0 };
-        model.visit(&mut norm);
-        let norm = norm.sum.sqrt();
+    /// One update of every parameter that has a gradient, of global norm `norm`; matrices decay, vectors (biases, norms) do
+    /// not.
+    pub fn step<M: Module>(&mut self, model: M, gradients: GradientsParams, norm: f64, rate: f64) -> M {
         let clip = if norm > self.clip_norm { self.clip_norm / norm } else { 1.0 };
         self.steps += 1;
-        let model = model.map(&mut Update { optimizer: self, gradients, rate, clip, path: ParameterPath::default() });
-        (model, norm)
+        model.map(&mut Update { optimizer: self, gradients, rate, clip, path: ParameterPath::default() })
     }
 
     /// Moments by name (`m.PATH`, `v.PATH`), for a checkpoint.
@@ -100,6 +84,13 @@ impl AdamW {
         }
         Ok(())
     }
+}
+
+/// The global L2 norm of a model's gradients.
+pub(super) fn norm<M: Module>(model: &M, gradients: &GradientsParams) -> f64 {
+    let mut norm = Norm { gradients, sum: 0.0 };
+    model.visit(&mut norm);
+    norm.sum.sqrt()
 }
 
 struct Norm<'a> {
@@ -202,29 +193,14 @@ mod tests {
                     *value = (f64::from(*value) * decay - 0.01 * direction) as f32;
                 }
             }
-            let stepped = optimizer.step(model, gradients, 0.01);
-            model = stepped.0;
-            assert!((stepped.1 - norm).abs() < 1e-5);
+            let found = super::norm(&model, &gradients);
+            assert!((found - norm).abs() < 1e-5);
+            model = optimizer.step(model, gradients, found, 0.01);
         }
         for (name, (_, values)) in collect_parameters(&model) {
             for (a, b) in values.iter().zip(&expected[&name].1) {
                 assert!((a - b).abs() < 1e-5, "{name}: {a} {b}");
             }
         }
-    }
-
-    #[test]
-    fn the_schedule_rises_then_falls_to_its_floor() {
-        let options = OptimizationConfig {
-            steps: 110,
-            warmup_steps: 10,
-            learning_rate: 1.0,
-            final_rate: 0.2,
-            ..OptimizationConfig::default()
-        };
-        assert!((learning_rate(&options, 0) - 0.1).abs() < 1e-12);
-        assert!((learning_rate(&options, 9) - 1.0).abs() < 1e-12);
-        assert!((learning_rate(&options, 60) - 0.6).abs() < 1e-12);
-        assert!((learning_rate(&options, 110) - 0.2).abs() < 1e-12);
     }
 }

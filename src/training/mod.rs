@@ -4,9 +4,11 @@ mod adamw;
 mod average;
 mod checkpoint;
 mod run;
+mod schedule;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
-pub use adamw::{AdamW, learning_rate};
+pub use adamw::AdamW;
 pub use average::Average;
 pub use run::{Batch, Evaluated, Place, Task, train};
+pub use schedule::{Schedule, Stage};

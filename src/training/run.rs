@@ -10,10 +10,13 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use serde_json::{Map, Value, json};
 
+use super::adamw::norm;
 use super::checkpoint::{Best, Checkpoints, State};
-use super::{AdamW, Average, learning_rate};
-use crate::config::OptimizationConfig;
+use super::{AdamW, Average, Schedule};
+use crate::config::{OptimizationConfig, StorageType};
 use crate::error::{Error, Result};
+use crate::files;
+use crate::nn::{collect_parameters, parameters_to_safetensors};
 use crate::progress::{self, Progress};
 
 /// What a training step starts from.
@@ -44,6 +47,12 @@ pub trait Task<M> {
     fn batch(&self, model: &M, number: usize) -> Result<Batch>;
     /// The dev metric, on a model without autodiff.
     fn evaluate(&self, model: &M) -> Result<Evaluated>;
+    /// What batch `number` is made of, for the file that is left behind when its loss is no number.
+    fn describe(&self, number: usize) -> Value;
+    /// The learning rate by step.
+    fn schedule(&self, options: &OptimizationConfig) -> Schedule {
+        Schedule::new(options)
+    }
 }
 
 /// Where a training lives and what identifies it.
@@ -74,22 +83,29 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
             (model, State::new(place.key))
         }
     };
+    let schedule = task.schedule(options);
     let mut metrics = Log::open(place.folder.join("metrics.jsonl"), state.metrics_bytes)?;
     let mut timings = Log::open(place.folder.join("timings.jsonl"), u64::MAX)?;
     let mut bar = Progress::starting_at(place.title, state.step, options.steps);
     let mut dev_words = String::new();
     let (started, mut tokens) = (Instant::now(), 0);
     while state.step < options.steps && !state.gave_up(options) {
-        let rate = learning_rate(options, state.step);
+        let rate = schedule.rate(state.step);
         let (gradients, batch) = gather(&model, task, state.step, options.accumulate)?;
+        let batches = state.step * options.accumulate..(state.step + 1) * options.accumulate;
+        let stopped_at = |what: &str, value: f64| -> Result<Error> {
+            let batches: Vec<Value> = batches.clone().map(|number| task.describe(number)).collect();
+            let culprit = json!({"step": state.step, "what": what, "value": value.to_string(), "learning_rate": rate, "batches": batches});
+            diverged(&culprit, &model, place)
+        };
         if !batch.loss.is_finite() {
-            return Err(diverged("loss", batch.loss, state.step, rate, place));
+            return Err(stopped_at("loss", batch.loss)?);
         }
-        let norm;
-        (model, norm) = optimizer.step(model, gradients, rate);
+        let norm = norm(&model, &gradients);
         if !norm.is_finite() {
-            return Err(diverged("gradient norm", norm, state.step, rate, place));
+            return Err(stopped_at("gradient norm", norm)?);
         }
+        model = optimizer.step(model, gradients, norm, rate);
         if let Some(average) = &mut average {
             average.add(&model);
         }
@@ -108,7 +124,8 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
                 Some(average) => task.evaluate(&average.model(model.valid())?)?,
             };
             if !evaluated.score.is_finite() {
-                return Err(diverged("dev score", evaluated.score, state.step, rate, place));
+                let culprit = json!({"step": state.step, "what": "dev score", "value": evaluated.score.to_string(), "learning_rate": rate});
+                return Err(diverged(&culprit, &model, place)?);
             }
             is_best = state.best.is_none_or(|best| evaluated.score < best.score);
             if is_best {
@@ -167,12 +184,23 @@ fn gather<M: Module>(model: &M, task: &impl Task<M>, step: usize, number: usize)
     Ok((sum.grads(), summary))
 }
 
-fn diverged(what: &str, value: f64, step: usize, rate: f64, place: &Place) -> Error {
-    Error::new(format!(
-        "{}: the {what} at step {step} is {value}: the training diverged at learning rate {rate:.2e}. Lower `learning_rate` or `clip_norm`. The last checkpoint is kept in {}.",
+/// Leaves step, batch and model behind for whoever looks for the cause, and says so.
+fn diverged<M: Module>(culprit: &Value, model: &M, place: &Place) -> Result<Error> {
+    let (file, parameters) = (place.folder.join("diverged.json"), place.folder.join("diverged.safetensors"));
+    files::write_json(&file, culprit)?;
+    parameters_to_safetensors(&parameters, &collect_parameters(model), StorageType::Float32)?;
+    let text = |key: &str| culprit[key].as_str().unwrap_or_default();
+    Ok(Error::new(format!(
+        "{}: the {} at step {} is {}: the training diverged at learning rate {:.2e}. Lower `learning_rate` or `clip_norm`. {} says what the step was made of, {} holds the weights before it, and the last checkpoint is kept in {}.",
         place.title,
+        text("what"),
+        culprit["step"],
+        text("value"),
+        culprit["learning_rate"].as_f64().unwrap_or_default(),
+        file.display(),
+        parameters.display(),
         place.folder.join("checkpoints").display()
-    ))
+    )))
 }
 
 fn extend(line: &mut Value, more: Map<String, Value>) {

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::config::OptimizationConfig;
@@ -31,6 +31,10 @@ impl Task<Linear> for Toy {
         let objective = (error.clone() * error).mean();
         let loss = f64::from(objective.clone().into_scalar::<f32>());
         Ok(Batch { objective, loss, tokens: self.rows, metrics: Map::new(), words: String::new() })
+    }
+
+    fn describe(&self, number: usize) -> Value {
+        json!({"number": number})
     }
 
     fn evaluate(&self, _: &Linear) -> Result<Evaluated> {
@@ -68,4 +72,32 @@ fn patience_ends_a_training_that_gets_no_better() {
     let options = OptimizationConfig { steps: 100, dev_every: 5, patience: 3, ..OptimizationConfig::default() };
     assert_eq!(trained(&Toy::new(2, 4.0), &options).1, 7, "the fourth evaluation was the best");
     assert_eq!(trained(&Toy::new(2, 4.0), &OptimizationConfig { patience: 0, ..options }).1, 20);
+}
+
+/// A batch with a number that is none: the step is not taken, and what it was made of is left behind.
+#[test]
+fn a_loss_that_is_no_number_stops_with_the_batch_saved() {
+    struct Broken(Toy);
+    impl Task<Linear> for Broken {
+        fn batch(&self, model: &Linear, number: usize) -> Result<Batch> {
+            let batch = self.0.batch(model, number)?;
+            Ok(if number == 5 { Batch { loss: f64::NAN, ..batch } } else { batch })
+        }
+        fn evaluate(&self, model: &Linear) -> Result<Evaluated> {
+            self.0.evaluate(model)
+        }
+        fn describe(&self, number: usize) -> Value {
+            self.0.describe(number)
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let model = Init::seeded(1, &Device::flex().autodiff()).linear(2, 3, 0.5);
+    let place = Place { folder: folder.path(), key: "toy", title: "toy" };
+    let options = OptimizationConfig { steps: 9, accumulate: 2, ..OptimizationConfig::default() };
+    let error = train(model, &Broken(Toy::new(2, 1.0)), &options, &place).unwrap_err().to_string();
+    assert!(error.contains("the loss at step 2 is NaN") && error.contains("diverged.json"), "{error}");
+    let left: Value = crate::files::read_json(&folder.path().join("diverged.json")).unwrap();
+    assert_eq!((&left["step"], &left["batches"]), (&json!(2), &json!([{"number": 4}, {"number": 5}])));
+    let weights = crate::nn::parameters_from_safetensors(&folder.path().join("diverged.safetensors")).unwrap();
+    assert!(weights.values().flat_map(|(_, values)| values).all(|x| x.is_finite()));
 }

@@ -1,0 +1,61 @@
+//! The dev documents that checkpoints are chosen on, and block efficiency on them.
+
+use super::positions::{Position, of_document};
+use crate::traces::Trace;
+
+/// Positions that an evaluation uses, about.
+const POSITIONS: usize = 4096;
+
+/// Whole documents, evenly taken from all of dev.
+pub(super) struct DevSet {
+    /// Document after document, each without a gap.
+    pub positions: Vec<Position>,
+    /// Positions of each document: one fewer than its continuation has tokens.
+    documents: Vec<usize>,
+}
+
+impl DevSet {
+    pub fn new(traces: &[&Trace]) -> Self {
+        let of_trace = |(number, trace): (usize, &&Trace)| -> Vec<Vec<Position>> {
+            let documents = trace.documents().iter().enumerate().filter(|(_, entry)| entry.continuation > 0);
+            documents.map(|(document, entry)| of_document(number, document, entry, false)).collect()
+        };
+        let documents: Vec<Vec<Position>> = traces.iter().enumerate().flat_map(of_trace).collect();
+        let every = documents.iter().map(Vec::len).sum::<usize>().div_ceil(POSITIONS).max(1);
+        let taken: Vec<Vec<Position>> = documents.into_iter().step_by(every).collect();
+        Self { documents: taken.iter().map(Vec::len).collect(), positions: taken.concat() }
+    }
+
+    /// Block efficiency of plain blockwise decoding, by replay: decoded tokens / calls, both summed over the documents.
+    /// `correct` says, by head and position, whether the head's first choice is the text's token.
+    pub fn block_efficiency(&self, correct: &[Vec<bool>]) -> f64 {
+        let (mut tokens, mut calls, mut first) = (0, 0, 0);
+        for &positions in &self.documents {
+            let mut start = 0;
+            // The last token of a text has no position: only slot 1 can hold it.
+            while start <= positions {
+                let hits = correct.iter().take_while(|head| start < positions && head[first + start]).count();
+                start += 1 + hits;
+                calls += 1;
+            }
+            tokens += positions + 1;
+            first += positions;
+        }
+        f64::from(tokens as u32) / f64::from(calls.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_end_at_the_first_miss_and_at_the_documents_end() {
+        let dev = DevSet { positions: Vec::new(), documents: vec![4, 0, 2] };
+        // Document 1: 5 tokens; document 2: 1 token; document 3: 3 tokens.
+        let correct = [vec![true, false, false, true, true, false], vec![true, true, true, false, false, true]];
+        // Starts 0 (3 accepted), 3 (2 accepted); 0; 0 (2 accepted), 2.
+        assert_eq!(dev.block_efficiency(&correct), 9.0 / 5.0);
+        assert_eq!(dev.block_efficiency(&[]), 1.0);
+    }
+}

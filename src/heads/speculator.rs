@@ -1,0 +1,84 @@
+//! Heads that read what was drafted before them: a state goes from head to head and takes in one token at each.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::activation::gelu;
+
+use super::{DraftHeads, Drafted, States};
+use crate::nn::{Init, Linear, Norm};
+
+/// The token/embedding speculator (Wertheimer et al. 2024, arXiv 2404.19124, section 2): for head j, with the token x that
+/// was drafted just before,
+///
+/// `s <- P_j s + (w_e / w_s) E_j e(x)`, `s <- gelu(LN_j s)`, state `h + O_j s`
+///
+/// from `s = h`, with `w_s = 0.5^(0.5/n)` for n heads and `w_e = sqrt(1 - w_s^2)`. The original trains an embedding and an
+/// unembedding per head; here `e` is the backbone's embedding and the backbone's unembedding follows, both frozen, and `h` and
+/// `e(x)` are scaled to a mean square of 1 before they are read. `O` starts at zero.
+#[derive(Module, Debug)]
+pub struct SpeculatorHeads {
+    stages: Vec<SpeculatorStage>,
+}
+
+#[derive(Module, Debug)]
+struct SpeculatorStage {
+    /// P: `[inner, d]` for the first head, `[inner, inner]` for the others.
+    carry: Linear,
+    /// E: `[inner, d]`
+    embed: Linear,
+    norm: Norm,
+    /// O: `[d, inner]`
+    down: Linear,
+}
+
+/// Added to the variance in the norms.
+const EPSILON: f64 = 1e-5;
+
+impl SpeculatorHeads {
+    /// `count` heads on hidden states of width `d`, with a state of width `inner`.
+    pub fn new(count: usize, d: usize, inner: usize, init: &mut Init) -> Self {
+        let deviation = |inputs: usize| (inputs as f32).powf(-0.5);
+        let stage = |index: usize| {
+            let inputs = if index == 0 { d } else { inner };
+            SpeculatorStage {
+                carry: init.linear(inner, inputs, deviation(inputs)),
+                embed: init.linear(inner, d, deviation(d)),
+                norm: init.norm(inner, true),
+                down: init.zero_linear(d, inner),
+            }
+        };
+        Self { stages: (0..count).map(stage).collect() }
+    }
+}
+
+/// Rows scaled to a mean square of 1.
+fn scaled(x: Tensor<2>) -> Tensor<2> {
+    let scale = x.clone().square().mean_dim(1).add_scalar(EPSILON).sqrt().recip();
+    x * scale
+}
+
+impl DraftHeads for SpeculatorHeads {
+    fn count(&self) -> usize {
+        self.stages.len()
+    }
+
+    fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a Drafted) -> States<'a> {
+        let carried = 0.5f64.powf(0.5 / self.count() as f64);
+        let share = (1.0 - carried * carried).sqrt() / carried;
+        let (mut state, mut done) = (scaled(hidden.clone()), 0);
+        Box::new(move |head| {
+            // A head that is left out still takes its token in.
+            for (slot, stage) in self.stages.iter().enumerate().take(head + 1).skip(done) {
+                let token = stage.embed.forward(scaled(drafted(slot)));
+                let mixed = stage.carry.forward(state.clone()) + token.mul_scalar(share);
+                state = gelu(stage.norm.forward(mixed, EPSILON));
+            }
+            done = head + 1;
+            hidden.clone() + self.stages[head].down.forward(state.clone())
+        })
+    }
+
+    fn reads_drafted(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,293 @@
+//! Cross-entropy through an unembedding that does not learn, without ever holding a row of logits.
+//!
+//! The vocabulary is walked through in blocks. For each row the largest logit so far, the sum of exponentials below it and
+//! the same sum of the unembedding's rows are kept and rescaled when the largest one rises (the running softmax of
+//! Milakov and Gimelshein 2018, arXiv 1805.02867); at the end, their quotient less the target's row is the gradient. So one
+//! walk gives the loss and its gradient, in memory that does not depend on the vocabulary.
+
+use std::ops::Range;
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use rayon::prelude::*;
+
+use super::{Targets, from_host, on_host, to_host};
+use crate::config::StorageType;
+use crate::kernels::{PackedMatrix, exponentiate, largest, on_pool};
+
+/// Tokens of a block.
+const BLOCK: usize = 2048;
+/// Rows that walk the vocabulary together: logits held at once are `BLOCK x ROWS`, 4 MB of float32.
+const ROWS: usize = 512;
+
+/// An unembedding `[V, d]`, as it serves training.
+pub struct FrozenUnembedding {
+    width: usize,
+    blocks: Blocks,
+}
+
+enum Blocks {
+    Host(Vec<HostBlock>),
+    /// All of them, `[V, d]`.
+    Tensors(Tensor<2>),
+}
+
+/// A block twice, for both of its products.
+struct HostBlock {
+    /// `[tokens, d]`
+    forward: PackedMatrix,
+    /// `[d, tokens]`
+    backward: PackedMatrix,
+}
+
+/// What [`FrozenUnembedding::cross_entropy`] gives.
+pub struct FrozenLoss {
+    /// Sum over the rows that count, in nats: `sum of shares x (log-sum-exp - logit)`. Where the targets are distributions,
+    /// their Kullback-Leibler divergence from the prediction is this less their own entropy.
+    pub loss: f64,
+    /// By row, whether its most likely token (the smallest of equals) is the text's.
+    pub correct: Vec<bool>,
+    /// d(`weight` x loss)/d hidden, `[n, d]`, without autodiff, where a weight was given.
+    pub gradient: Option<Tensor<2>>,
+}
+
+/// What a walk keeps of one row.
+#[derive(Clone, Copy)]
+struct Running {
+    largest: f32,
+    best: usize,
+    sum: f64,
+}
+
+impl FrozenUnembedding {
+    /// Of `[V, d]`, on the tensor's device; the tensor itself is not kept.
+    pub fn new(unembedding: Tensor<2>) -> Self {
+        let [vocabulary, width] = unembedding.dims();
+        let blocks = if on_host(&unembedding.device()) && unembedding.dtype() == DType::F32 {
+            let values = to_host(unembedding);
+            let pack = |(first, tokens): (usize, usize)| {
+                let rows = &values[first * width..][..tokens * width];
+                let columns: Vec<f32> =
+                    (0..width).flat_map(|input| rows.iter().skip(input).step_by(width).copied()).collect();
+                let packed =
+                    |values: &[f32], inputs| PackedMatrix::new(values, inputs, Vec::new(), StorageType::Float32);
+                HostBlock { forward: packed(rows, width), backward: packed(&columns, tokens) }
+            };
+            Blocks::Host(parts(vocabulary).map(pack).collect())
+        } else {
+            Blocks::Tensors(unembedding)
+        };
+        Self { width, blocks }
+    }
+
+    /// Cross-entropy of `hidden` `[n, d]` (without autodiff) against `n` targets; with a `weight`, also its gradient.
+    pub fn cross_entropy(&self, hidden: Tensor<2>, targets: &Targets, weight: Option<f64>) -> FrozenLoss {
+        let mut all = FrozenLoss { loss: 0.0, correct: Vec::new(), gradient: None };
+        let mut gradients = Vec::new();
+        for first in (0..targets.len()).step_by(ROWS) {
+            let rows = first..targets.len().min(first + ROWS);
+            let part = hidden.clone().narrow(0, first, rows.len());
+            let (loss, gradient) = match &self.blocks {
+                Blocks::Host(blocks) => self.on_host(blocks, part, targets, rows, weight, &mut all.correct),
+                Blocks::Tensors(table) => on_device(table, part, targets, rows, weight, &mut all.correct),
+            };
+            all.loss += loss;
+            gradients.extend(gradient);
+        }
+        if weight.is_some() {
+            all.gradient = Some(if gradients.is_empty() { hidden } else { Tensor::cat(gradients, 0) });
+        }
+        all
+    }
+
+    fn on_host(
+        &self,
+        blocks: &[HostBlock],
+        hidden: Tensor<2>,
+        targets: &Targets,
+        rows: Range<usize>,
+        weight: Option<f64>,
+        correct: &mut Vec<bool>,
+    ) -> (f64, Option<Tensor<2>>) {
+        let (device, width, n) = (hidden.device(), self.width, rows.len());
+        let hidden = to_host(hidden);
+        let start = Running { largest: f32::NEG_INFINITY, best: 0, sum: 0.0 };
+        let (mut running, mut sums, mut logits) = (vec![start; n], vec![0.0f32; n * width], Vec::new());
+        on_pool(|| {
+            for (index, block) in blocks.iter().enumerate() {
+                block.forward.multiply(&hidden, &mut logits);
+                let rows = logits.par_chunks_mut(block.forward.outputs()).zip(&mut running);
+                rows.zip(sums.par_chunks_mut(width)).for_each(|((logits, running), sums)| {
+                    let (place, most) = largest(logits);
+                    if most > running.largest {
+                        let shrink = (running.largest - most).exp();
+                        running.sum *= f64::from(shrink);
+                        sums.iter_mut().for_each(|sum| *sum *= shrink);
+                        (running.largest, running.best) = (most, index * BLOCK + place);
+                    }
+                    running.sum += f64::from(exponentiate(logits, running.largest));
+                });
+                if weight.is_some() {
+                    block.backward.multiply_onto(&logits, &mut sums);
+                }
+            }
+        });
+        correct.extend(rows.clone().zip(&running).map(|(row, running)| targets.token(row) as usize == running.best));
+        // The rows of the unembedding that the targets ask for, mixed by their shares: its product with the hidden state is
+        // the targets' mean logit.
+        let finish = |(((row, running), sums), hidden): (((usize, &Running), &mut [f32]), &[f32])| -> f64 {
+            let distribution = targets.distribution(row);
+            if distribution.is_empty() {
+                sums.fill(0.0);
+                return 0.0;
+            }
+            let mut wanted = vec![0.0; width];
+            for &(token, share) in distribution {
+                let token = token as usize;
+                blocks[token / BLOCK].backward.add_column(token % BLOCK, share, &mut wanted);
+            }
+            if let Some(weight) = weight {
+                let (scale, weight) = ((weight / running.sum) as f32, weight as f32);
+                sums.iter_mut().zip(&wanted).for_each(|(sum, wanted)| *sum = *sum * scale - weight * wanted);
+            }
+            let logit: f64 = hidden.iter().zip(&wanted).map(|(h, w)| f64::from(*h) * f64::from(*w)).sum();
+            running.sum.ln() + f64::from(running.largest) - logit
+        };
+        let parts = rows.clone().into_par_iter().zip(&running).zip(sums.par_chunks_mut(width));
+        // Collected before they are summed: the same bytes for any number of threads.
+        let losses: Vec<f64> = parts.zip(hidden.par_chunks(width)).map(finish).collect();
+        (losses.iter().sum(), weight.map(|_| from_host(sums, [n, width], &device)))
+    }
+}
+
+/// First token and number of tokens of every block.
+fn parts(vocabulary: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..vocabulary).step_by(BLOCK).map(move |first| (first, BLOCK.min(vocabulary - first)))
+}
+
+/// The same walk in tensor operations.
+fn on_device(
+    table: &Tensor<2>,
+    hidden: Tensor<2>,
+    targets: &Targets,
+    rows: Range<usize>,
+    weight: Option<f64>,
+    correct: &mut Vec<bool>,
+) -> (f64, Option<Tensor<2>>) {
+    let (device, dtype, n) = (hidden.device(), hidden.dtype(), rows.len());
+    let column =
+        |values: Vec<f32>| -> Tensor<2> { Tensor::from_data(TensorData::new(values, [n, 1]), (&device, dtype)) };
+    let mut largest = column(vec![f32::MIN; n]);
+    let mut best: Tensor<2, Int> = Tensor::zeros([n, 1], &device);
+    let (mut sum, mut sums) = (largest.zeros_like(), hidden.zeros_like());
+    for (first, tokens) in parts(table.dims()[0]) {
+        let block = table.clone().narrow(0, first, tokens);
+        let logits = hidden.clone().matmul(block.clone().transpose());
+        let most = logits.clone().max_dim(1);
+        let rises = most.clone().greater(largest.clone());
+        best = best.mask_where(rises.clone(), logits.clone().argmax(1).add_scalar(first as i64));
+        let risen = largest.clone().mask_where(rises, most);
+        let shrink = (largest - risen.clone()).exp();
+        let exponentials = (logits - risen.clone()).exp();
+        sum = sum * shrink.clone() + exponentials.clone().sum_dim(1);
+        if weight.is_some() {
+            sums = sums * shrink + exponentials.matmul(block);
+        }
+        largest = risen;
+    }
+    let best: Vec<i64> = best.into_data().convert::<i64>().try_into_vec().expect("converted to i64");
+    correct.extend(rows.clone().zip(best).map(|(row, best)| i64::from(targets.token(row)) == best));
+    let mut wanted = hidden.zeros_like();
+    for place in 0..targets.width(rows.clone()) {
+        let entry = |row| targets.distribution(row).get(place).copied().unwrap_or((0, 0.0));
+        let (tokens, shares): (Vec<u32>, Vec<f32>) = rows.clone().map(entry).unzip();
+        let tokens = super::indices(tokens.into_iter().map(|token| token as usize), &device);
+        wanted = wanted + table.clone().select(0, tokens) * column(shares);
+    }
+    let counts = column(rows.map(|row| f32::from(u8::from(!targets.distribution(row).is_empty()))).collect());
+    let logit = (hidden * wanted.clone()).sum_dim(1);
+    let loss = ((sum.clone().log() + largest - logit) * counts.clone()).sum();
+    let gradient = weight.map(|weight| (sums / sum - wanted) * counts.mul_scalar(weight));
+    (loss.into_data().convert::<f64>().try_into_vec::<f64>().expect("converted to f64")[0], gradient)
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    const WIDTH: usize = 6;
+    /// Three blocks, the last one short.
+    const VOCABULARY: usize = 2 * BLOCK + 37;
+    /// Two walks, the second one short.
+    const N: usize = ROWS + 5;
+
+    fn numbers(rows: usize, shift: f64, dtype: DType) -> Tensor<2> {
+        let values: Vec<f64> = (0..rows * WIDTH).map(|i| 2.0 * (i as f64 * 0.7 + shift).sin()).collect();
+        Tensor::from_data(TensorData::new(values, [rows, WIDTH]), (&Device::flex(), dtype))
+    }
+
+    /// Hard targets, mixed ones, and rows that take no part.
+    fn targets() -> Targets {
+        let mut targets = Targets::default();
+        for row in 0..N as u32 {
+            let token = row * 7919 % VOCABULARY as u32;
+            match row % 3 {
+                0 => targets.push(token, [(token, 1.0)]),
+                1 => targets.push(token, [(token, 0.5), (3, 0.25), (VOCABULARY as u32 - 1, 0.25)]),
+                _ => targets.push(token, []),
+            }
+        }
+        targets
+    }
+
+    fn distance(a: Tensor<2>, b: Tensor<2>) -> f64 {
+        (a.cast(DType::F64) - b.cast(DType::F64)).abs().max().into_scalar::<f64>()
+    }
+
+    /// From the definition: all logits at once.
+    #[test]
+    fn it_is_the_softmax_of_all_logits() {
+        let (table, hidden) = (numbers(VOCABULARY, 0.2, DType::F64), numbers(N, 1.3, DType::F64));
+        let targets = targets();
+        let logits = hidden.clone().matmul(table.clone().transpose());
+        let rows: Vec<f64> = logits.into_data().try_into_vec().unwrap();
+        let (mut loss, mut correct, mut gradients) = (0.0, Vec::new(), Vec::new());
+        for (row, logits) in rows.chunks(VOCABULARY).enumerate() {
+            let sum: f64 = logits.iter().map(|l| l.exp()).sum();
+            let best = (0..VOCABULARY).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+            correct.push(best == targets.token(row) as usize);
+            let mut p: Vec<f64> = logits.iter().map(|l| l.exp() / sum).collect();
+            for &(token, share) in targets.distribution(row) {
+                loss += f64::from(share) * (sum.ln() - logits[token as usize]);
+                p[token as usize] -= f64::from(share);
+            }
+            let part = !targets.distribution(row).is_empty();
+            gradients.extend(p.into_iter().map(|p| if part { 0.5 * p } else { 0.0 }));
+        }
+        let gradients: Tensor<2> =
+            Tensor::from_data(TensorData::new(gradients, [N, VOCABULARY]), (&Device::flex(), DType::F64));
+        let expected = gradients.matmul(table.clone());
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
+            let frozen = FrozenUnembedding::new(table.clone().cast(dtype));
+            assert_eq!(matches!(frozen.blocks, Blocks::Host(_)), dtype == DType::F32, "both ways are tested");
+            let found = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(0.5));
+            assert!((found.loss / loss - 1.0).abs() < tolerance, "{} {loss}", found.loss);
+            assert_eq!(found.correct, correct);
+            assert!(distance(found.gradient.unwrap(), expected.clone()) < tolerance);
+            let plain = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, None);
+            assert!(plain.gradient.is_none() && (plain.loss / loss - 1.0).abs() < tolerance);
+        }
+    }
+
+    #[test]
+    fn of_equal_logits_the_smallest_id_wins_across_blocks() {
+        let table: Tensor<2> = Tensor::zeros([VOCABULARY, WIDTH], &Device::flex());
+        let found = FrozenUnembedding::new(table).cross_entropy(
+            numbers(2, 0.0, DType::F32),
+            &Targets::of_tokens(&[0, BLOCK as u32]),
+            None,
+        );
+        assert_eq!(found.correct, [true, false]);
+        assert!((found.loss - 2.0 * (VOCABULARY as f64).ln()).abs() < 1e-5);
+    }
+}

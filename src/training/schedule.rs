@@ -1,0 +1,87 @@
+//! The learning rate by step.
+
+use crate::config::OptimizationConfig;
+
+/// One stage of a training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stage {
+    /// Its steps.
+    pub steps: usize,
+    /// Its highest rate.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: usize,
+}
+
+/// Stages one after the other; in each a linear warm-up, then a cosine from the highest to the final rate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    stages: Vec<Stage>,
+    /// The last rate of a stage as a share of its highest.
+    final_rate: f64,
+}
+
+impl Schedule {
+    /// One stage.
+    pub fn new(options: &OptimizationConfig) -> Self {
+        let &OptimizationConfig { steps, learning_rate, warmup_steps, .. } = options;
+        Self::of_stages(vec![Stage { steps, learning_rate, warmup_steps }], options.final_rate)
+    }
+
+    /// Several, at least one.
+    pub fn of_stages(stages: Vec<Stage>, final_rate: f64) -> Self {
+        assert!(!stages.is_empty());
+        Self { stages, final_rate }
+    }
+
+    /// The stage of step `step` (from 0), and the step within it. The last stage goes on for ever.
+    pub fn stage(&self, step: usize) -> (usize, usize) {
+        let mut within = step;
+        for (index, stage) in self.stages.iter().enumerate() {
+            if within < stage.steps || index + 1 == self.stages.len() {
+                return (index, within);
+            }
+            within -= stage.steps;
+        }
+        unreachable!("the last stage takes every step")
+    }
+
+    /// The learning rate of step `step` (from 0).
+    pub fn rate(&self, step: usize) -> f64 {
+        let (index, step) = self.stage(step);
+        let Stage { steps, learning_rate, warmup_steps } = self.stages[index];
+        if step < warmup_steps {
+            return learning_rate * (step + 1) as f64 / warmup_steps as f64;
+        }
+        let span = steps.saturating_sub(warmup_steps).max(1);
+        let done = (step - warmup_steps) as f64 / span as f64;
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos());
+        learning_rate * (self.final_rate + (1.0 - self.final_rate) * cosine)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(steps: usize, learning_rate: f64, warmup_steps: usize) -> Stage {
+        Stage { steps, learning_rate, warmup_steps }
+    }
+
+    #[test]
+    fn the_rate_rises_then_falls_to_its_floor() {
+        let schedule = Schedule::of_stages(vec![stage(110, 1.0, 10)], 0.2);
+        for (step, expected) in [(0, 0.1), (9, 1.0), (60, 0.6), (110, 0.2)] {
+            assert!((schedule.rate(step) - expected).abs() < 1e-12, "{step}");
+        }
+    }
+
+    #[test]
+    fn every_stage_has_a_rise_and_a_fall_of_its_own() {
+        let schedule = Schedule::of_stages(vec![stage(110, 1.0, 10), stage(20, 0.5, 0)], 0.2);
+        assert_eq!((schedule.stage(109), schedule.stage(110), schedule.stage(200)), ((0, 109), (1, 0), (1, 90)));
+        for (step, expected) in [(60, 0.6), (110, 0.5), (120, 0.3), (130, 0.1)] {
+            assert!((schedule.rate(step) - expected).abs() < 1e-12, "{step}");
+        }
+    }
+}
