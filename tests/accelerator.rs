@@ -105,7 +105,7 @@ fn gradients(device: &Device) -> Vec<f32> {
     let trained = device.clone().autodiff();
     let ffn = HeadArchitecture::Ffn(FfnConfig { hidden: 16, ..FfnConfig::default() });
     let heads = Heads::new(&ffn, 2, [2048, width], &mut Init::seeded(3, &trained));
-    let unembedding = FrozenUnembedding::new(model.unembedding());
+    let unembedding = FrozenUnembedding::new(model.projection());
     let drafted = |_| unreachable!("these heads read no tokens");
     let mut objective = None;
     for state in [0, 1].map(heads.begin(hidden.autodiff(), &drafted)) {

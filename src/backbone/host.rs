@@ -1,5 +1,7 @@
 //! The decoder's forward on the CPU, without training: packed weights, plain slices, float32 throughout.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::columns::{Placed, Span};
@@ -12,13 +14,13 @@ use crate::nn::ReadParameter;
 /// A decoder with packed weights.
 pub(super) struct HostDecoder {
     config: ModelConfig,
-    embedding: PackedMatrix,
+    embedding: Arc<PackedMatrix>,
     /// Learned positions, `[positions, d]`, where there are any.
     positions: Vec<f32>,
     layers: Vec<Layer>,
     norm: NormWeights,
     /// None where it is the embedding.
-    unembedding: Option<PackedMatrix>,
+    unembedding: Option<Arc<PackedMatrix>>,
 }
 
 struct Layer {
@@ -98,7 +100,7 @@ impl HostDecoder {
         let (d, vocabulary) = (config.hidden_size, config.vocab_size);
         Ok(Self {
             config: config.clone(),
-            embedding: reader.stacked(&[("model.embed_tokens".into(), vocabulary)], d, false)?,
+            embedding: Arc::new(reader.stacked(&[("model.embed_tokens".into(), vocabulary)], d, false)?),
             positions: match config.positions {
                 Positions::Learned => {
                     (reader.read)("model.embed_positions.weight", &[config.max_position_embeddings, d])?
@@ -109,12 +111,13 @@ impl HostDecoder {
             norm: reader.norm("model.norm", d, config.norm)?,
             unembedding: (!config.tie_word_embeddings)
                 .then(|| reader.stacked(&[("lm_head".into(), vocabulary)], d, false))
-                .transpose()?,
+                .transpose()?
+                .map(Arc::new),
         })
     }
 
     /// The unembedding `[V, d]`.
-    pub fn unembedding(&self) -> &PackedMatrix {
+    pub fn unembedding(&self) -> &Arc<PackedMatrix> {
         self.unembedding.as_ref().unwrap_or(&self.embedding)
     }
 
@@ -126,7 +129,7 @@ impl HostDecoder {
     /// Bytes of all matrices.
     pub fn bytes(&self) -> usize {
         let layer = |l: &Layer| l.query_key_value.bytes() + l.attention_output.bytes() + l.up.bytes() + l.down.bytes();
-        let unembedding = self.unembedding.as_ref().map_or(0, PackedMatrix::bytes);
+        let unembedding = self.unembedding.as_ref().map_or(0, |matrix| matrix.bytes());
         self.embedding.bytes() + unembedding + self.layers.iter().map(layer).sum::<usize>()
     }
 

@@ -12,8 +12,7 @@ use super::model_config::ModelConfig;
 use super::transformer::Transformer;
 use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
-use crate::kernels::on_pool;
-use crate::nn::{Init, Values, collect_parameters, count_parameters, from_host, on_host, read_parameters, to_host};
+use crate::nn::{Init, Projection, Values, collect_parameters, count_parameters, from_host, on_host, read_parameters};
 
 /// A frozen decoder.
 pub struct Model {
@@ -173,17 +172,17 @@ impl Model {
         }
     }
 
+    /// The unembedding, where hidden states are turned into logits fastest; it is shared, not copied.
+    pub fn projection(&self) -> Projection {
+        match &self.engine {
+            Engine::Host(decoder) => Projection::Packed(decoder.unembedding().clone()),
+            Engine::Tensors(transformer) => Projection::Tensor(transformer.unembedding()),
+        }
+    }
+
     /// `[n, d]` hidden states to `[n, V]` logits, in this process's memory.
     pub fn logits(&self, hidden: Tensor<2>) -> Vec<f32> {
-        match &self.engine {
-            Engine::Host(decoder) => {
-                let hidden = to_host(hidden);
-                let mut logits = Vec::new();
-                on_pool(|| decoder.unembedding().multiply(&hidden, &mut logits));
-                logits
-            }
-            Engine::Tensors(transformer) => to_host(hidden.matmul(transformer.unembedding().transpose())),
-        }
+        self.projection().logits(hidden)
     }
 
     /// The embeddings `[n, d]` of tokens, without learned positions.

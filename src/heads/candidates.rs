@@ -9,12 +9,12 @@ use super::{DraftHeads, Heads};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
 use crate::kernels::top_k;
-use crate::nn::{Projection, indices};
+use crate::nn::Projection;
 
 /// Trained heads, ready to draft.
 pub struct FrozenHeads {
     heads: Heads,
-    /// What turns states into logits: nothing where it is the backbone's own, one for all heads, or one a head.
+    /// What turns states into logits: one for all heads, or one a head.
     tables: Vec<Projection>,
     /// The ids that the tables' rows stand for, ascending; none where they are all of the vocabulary.
     ids: Option<Vec<u32>>,
@@ -43,10 +43,8 @@ impl FrozenHeads {
         let own: Vec<Projection> =
             (0..heads.count()).filter_map(|head| heads.unembedding(head).map(Projection::new)).collect();
         let tables = match &ids {
-            Some(ids) => {
-                let rows = indices(ids.iter().map(|&id| id as usize), model.device());
-                vec![Projection::new(model.unembedding().select(0, rows))]
-            }
+            Some(ids) => vec![model.projection().select(ids)],
+            None if own.is_empty() => vec![model.projection()],
             None => own,
         };
         Self { heads, tables, ids }
@@ -58,16 +56,8 @@ impl FrozenHeads {
     }
 
     /// How many tokens are drafted from.
-    pub fn vocabulary(&self, model: &Model) -> usize {
-        self.ids.as_ref().map_or(model.config().vocab_size, Vec::len)
-    }
-
-    fn logits(&self, model: &Model, head: usize, states: Tensor<2>) -> Vec<f32> {
-        match &self.tables[..] {
-            [] => model.logits(states),
-            [one] => one.logits(states),
-            own => own[head].logits(states),
-        }
+    pub fn vocabulary(&self) -> usize {
+        self.tables[0].dims()[0]
     }
 
     /// Heads that can be computed together: all where none reads what another drafted and one table serves them.
@@ -81,7 +71,7 @@ impl FrozenHeads {
     /// # Errors
     /// Logits that are not numbers.
     pub fn candidates(&self, model: &Model, hidden: Tensor<2>, first: &[u32], k: usize) -> Result<Candidates> {
-        let ([n, width], vocabulary, count) = (hidden.dims(), self.vocabulary(model), self.count());
+        let ([n, width], vocabulary, count) = (hidden.dims(), self.vocabulary(), self.count());
         let k = k.min(vocabulary);
         let mut all = Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new() };
         let chunk = (CHUNK / vocabulary / count).max(1);
@@ -95,7 +85,8 @@ impl FrozenHeads {
             for head in (0..count).step_by(self.together()) {
                 let group: Vec<Tensor<2>> = (head..head + self.together()).map(&mut states).collect();
                 let heads = group.len();
-                let logits = self.logits(model, head, Tensor::stack::<3>(group, 0).reshape([heads * rows, width]));
+                let table = &self.tables[head.min(self.tables.len() - 1)];
+                let logits = table.logits(Tensor::stack::<3>(group, 0).reshape([heads * rows, width]));
                 let best: Vec<Best> =
                     logits.par_chunks(vocabulary).map(|row| Best::of(row, k, self.ids.as_deref())).collect();
                 if best.iter().any(|best| best.ids.len() < k) {

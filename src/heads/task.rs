@@ -14,9 +14,11 @@ use super::positions::{Position, drafted, hidden, of_trace, targets};
 use super::vocabulary::Vocabulary;
 use super::{DraftHeads, Heads};
 use crate::backbone::Model;
-use crate::config::{ChooseBy, HeadLoss, HeadStage, HeadsConfig, OptimizationConfig};
+use crate::config::{
+    ChooseBy, HeadArchitecture, HeadLoss, HeadStage, HeadUnembedding, HeadsConfig, OptimizationConfig,
+};
 use crate::error::{Result, bail};
-use crate::nn::{FrozenUnembedding, Targets, indices, unembed};
+use crate::nn::{FrozenUnembedding, Targets, unembed};
 use crate::traces::Trace;
 use crate::training::{Batch, Evaluated, Schedule, Stage, Task};
 
@@ -96,14 +98,10 @@ impl<'a> HeadTraining<'a> {
             Some(part) => Some(Vocabulary::most_frequent(&train, part.size, whole)),
         };
         let device = model.device().clone();
-        let own = matches!(&options.architecture, crate::config::HeadArchitecture::Medusa(medusa)
-            if medusa.unembedding == crate::config::HeadUnembedding::Own);
+        let own = matches!(&options.architecture, HeadArchitecture::Medusa(medusa) if medusa.unembedding == HeadUnembedding::Own);
         let frozen = |ids: Option<&[u32]>| {
-            let table = model.unembedding();
-            FrozenUnembedding::new(match ids {
-                Some(ids) => table.select(0, indices(ids.iter().map(|&id| id as usize), &device)),
-                None => table,
-            })
+            let table = model.projection();
+            FrozenUnembedding::new(ids.map_or(table.clone(), |ids| table.select(ids)))
         };
         let drafts_from_all = options.vocabulary.as_ref().is_some_and(|part| !part.drafting);
         Ok(Self {

@@ -11,7 +11,9 @@ use super::{DraftHeads, Heads};
 use crate::config::{
     FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
 };
-use crate::nn::{FrozenUnembedding, IGNORE, Init, Targets, collect_parameters, from_host, load_parameters, unembed};
+use crate::nn::{
+    FrozenUnembedding, IGNORE, Init, Projection, Targets, collect_parameters, from_host, load_parameters, unembed,
+};
 
 const WIDTH: usize = 4;
 const COUNT: usize = 2;
@@ -103,7 +105,7 @@ const TARGETS: [[u32; 3]; COUNT] = [[4, IGNORE, 0], [IGNORE, 2, 5]];
 
 /// The sum of both heads' mean losses, and an objective with its gradient.
 fn loss(heads: &Heads, hidden: &Tensor<2>, table: &Tensor<2>) -> (f64, Tensor<1>) {
-    let frozen = FrozenUnembedding::new(table.clone());
+    let frozen = FrozenUnembedding::new(Projection::new(table.clone()));
     let one = |(head, state): (usize, Tensor<2>)| {
         let (plain, targets) = (state.clone().without_autodiff(), Targets::of_tokens(&TARGETS[head]));
         match heads.unembedding(head) {

@@ -1,5 +1,7 @@
 //! A matrix of weights in the order in which products read it.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -70,34 +72,77 @@ impl PackedMatrix {
 
     /// Fills `y` with `x W^T + b`: `x` `[n, inputs]`, `y` `[n, outputs]`.
     pub fn multiply(&self, x: &[f32], y: &mut Vec<f32>) {
-        y.resize(x.len() / self.inputs * self.outputs, 0.0);
-        self.product(x, y, false);
+        self.multiply_part(0..self.outputs, x, y);
+    }
+
+    /// [`PackedMatrix::multiply`] with some of the outputs alone, the first of which is a multiple of 64.
+    pub fn multiply_part(&self, outputs: Range<usize>, x: &[f32], y: &mut Vec<f32>) {
+        y.resize(x.len() / self.inputs * outputs.len(), 0.0);
+        self.product(outputs, x, y, false);
     }
 
     /// Adds `x W^T + b`, `x` `[n, inputs]`, to `y` `[n, outputs]`.
     pub fn multiply_onto(&self, x: &[f32], y: &mut [f32]) {
-        self.product(x, y, true);
+        self.product(0..self.outputs, x, y, true);
     }
 
-    fn product(&self, x: &[f32], y: &mut [f32], add: bool) {
-        assert!(x.len().is_multiple_of(self.inputs) && x.len() / self.inputs * self.outputs == y.len());
+    fn product(&self, outputs: Range<usize>, x: &[f32], y: &mut [f32], add: bool) {
+        assert!(x.len().is_multiple_of(self.inputs) && x.len() / self.inputs * outputs.len() == y.len());
+        assert!(outputs.start.is_multiple_of(64) && outputs.end <= self.outputs, "{outputs:?}");
         let rows = Interleaved::new(x, self.inputs);
         match &self.panels {
-            Panels::Float32(numbers) => self.spread(Float32, numbers, &rows, y, add),
-            Panels::Float16(words, format) => self.spread(*format, words, &rows, y, add),
-            Panels::Bfloat16(words) => self.spread(Bfloat16, words, &rows, y, add),
+            Panels::Float32(numbers) => self.spread(Float32, numbers, outputs, &rows, y, add),
+            Panels::Float16(words, format) => self.spread(*format, words, outputs, &rows, y, add),
+            Panels::Bfloat16(words) => self.spread(Bfloat16, words, outputs, &rows, y, add),
         }
     }
 
     /// Gives every thread an equal share of the panels.
-    fn spread<F: Format>(&self, format: F, numbers: &[F::Number], rows: &Interleaved, y: &mut [f32], add: bool) {
+    fn spread<F: Format>(
+        &self,
+        format: F,
+        numbers: &[F::Number],
+        outputs: Range<usize>,
+        rows: &Interleaved,
+        y: &mut [f32],
+        add: bool,
+    ) {
         let size = F::stored(*PANEL) * self.inputs;
-        let panels = self.outputs.div_ceil(*PANEL);
-        let share = panels.div_ceil(rayon::current_num_threads()).max(1);
+        let panels = outputs.start / *PANEL..outputs.end.div_ceil(*PANEL);
+        let share = panels.len().div_ceil(rayon::current_num_threads()).max(1);
         let y = Shared::new(y);
+        let numbers = &numbers[panels.start * size..panels.end * size];
+        let bias = self.bias.get(outputs.clone()).unwrap_or_default();
         numbers.par_chunks(share * size).enumerate().for_each(|(i, numbers)| {
-            ARCH.dispatch(Share { matrix: self, format, numbers, size, first: i * share * *PANEL, rows, y, add });
+            let first = i * share * *PANEL;
+            ARCH.dispatch(Share { format, numbers, size, first, stride: outputs.len(), bias, rows, y, add });
         });
+    }
+
+    /// The matrix of some rows, in the same type.
+    pub fn select(&self, rows: &[u32]) -> Self {
+        let values: Vec<f32> = rows.par_iter().flat_map_iter(|&row| self.row(row as usize)).collect();
+        let bias = rows.iter().filter_map(|&row| self.bias.get(row as usize).copied()).collect();
+        Self::new(&values, self.inputs, bias, self.storage())
+    }
+
+    /// `W^T` `[inputs, outputs]` of some of the outputs, in the same type and without a bias.
+    pub fn transposed_part(&self, outputs: Range<usize>) -> Self {
+        let (count, mut values) = (outputs.len(), vec![0.0; outputs.len() * self.inputs]);
+        for (place, output) in outputs.enumerate() {
+            let row = self.row(output);
+            values.iter_mut().skip(place).step_by(count).zip(row).for_each(|(to, from)| *to = from);
+        }
+        Self::new(&values, count, Vec::new(), self.storage())
+    }
+
+    /// The type of its numbers.
+    pub fn storage(&self) -> StorageType {
+        match &self.panels {
+            Panels::Float32(_) => StorageType::Float32,
+            Panels::Float16(..) => StorageType::Float16,
+            Panels::Bfloat16(_) => StorageType::Bfloat16,
+        }
     }
 
     /// `W[output][input]`, as products see it.
@@ -167,13 +212,16 @@ fn fill_words(values: &[f32], inputs: usize, half: impl Fn(f32) -> u16 + Sync) -
 
 /// What one thread does of a product.
 struct Share<'a, F: Format> {
-    matrix: &'a PackedMatrix,
     format: F,
     numbers: &'a [F::Number],
     /// Stored numbers of a panel.
     size: usize,
-    /// First output.
+    /// First of the outputs that are computed.
     first: usize,
+    /// All outputs that are computed: numbers of a row of `y`.
+    stride: usize,
+    /// Empty, or theirs.
+    bias: &'a [f32],
     rows: &'a Interleaved,
     y: Shared,
     add: bool,
@@ -184,11 +232,11 @@ impl<F: Format> WithSimd for Share<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let stride = self.matrix.outputs;
+        let stride = self.stride;
         for (i, panel) in self.numbers.chunks_exact(self.size).enumerate() {
             let column = self.first + i * 2 * S::F32_LANES;
             let width = (2 * S::F32_LANES).min(stride - column);
-            let bias = self.matrix.bias.get(column..column + width).unwrap_or_default();
+            let bias = self.bias.get(column..column + width).unwrap_or_default();
             for block in self.rows.blocks() {
                 // SAFETY: the block's rows and the panel's columns lie within y, and no other share has these columns.
                 unsafe {
@@ -248,11 +296,32 @@ mod tests {
                     for (f, e) in found.iter().zip(&expected) {
                         assert!((f64::from(*f) - e).abs() < 1e-3, "{storage:?} {outputs} {inputs} {n}: {f} {e}");
                     }
+                    if outputs > 64 {
+                        let mut part = Vec::new();
+                        packed.multiply_part(64..outputs - 1, &x, &mut part);
+                        let whole = found.chunks(outputs).flat_map(|row| &row[64..outputs - 1]);
+                        assert!(part.iter().eq(whole), "{storage:?} {outputs} {n}");
+                    }
                     let once = found.clone();
                     packed.multiply_onto(&x, &mut found);
                     assert!(found.iter().zip(&once).all(|(twice, once)| *twice == once + once));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn parts_hold_the_same_numbers() {
+        for storage in [StorageType::Float32, StorageType::Float16, StorageType::Bfloat16] {
+            let packed = PackedMatrix::new(&numbers(70 * 5, 1), 5, numbers(70, 2), storage);
+            let some = packed.select(&[69, 3]);
+            assert_eq!([some.row(0), some.row(1)], [packed.row(69), packed.row(3)]);
+            assert_eq!((some.bias[0], some.storage()), (packed.bias[69], storage));
+            let turned = packed.transposed_part(64..70);
+            assert_eq!((turned.outputs(), turned.inputs()), (5, 6));
+            assert!(
+                (0..5).all(|input| turned.row(input) == (64..70).map(|o| packed.row(o)[input]).collect::<Vec<_>>())
+            );
         }
     }
 

@@ -7,11 +7,10 @@
 
 use std::ops::Range;
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::{Targets, from_host, on_host, to_host};
-use crate::config::StorageType;
+use super::{Projection, Targets, from_host, to_host};
 use crate::kernels::{PackedMatrix, exponentiate, largest, on_pool};
 
 /// Tokens of a block.
@@ -21,22 +20,9 @@ const ROWS: usize = 512;
 
 /// An unembedding `[V, d]`, as it serves training.
 pub struct FrozenUnembedding {
-    width: usize,
-    blocks: Blocks,
-}
-
-enum Blocks {
-    Host(Vec<HostBlock>),
-    /// All of them, `[V, d]`.
-    Tensors(Tensor<2>),
-}
-
-/// A block twice, for both of its products.
-struct HostBlock {
-    /// `[tokens, d]`
-    forward: PackedMatrix,
-    /// `[d, tokens]`
-    backward: PackedMatrix,
+    table: Projection,
+    /// Where the table is packed: `[d, tokens]` of every block, for the gradient.
+    turned: Vec<PackedMatrix>,
 }
 
 /// What [`FrozenUnembedding::cross_entropy`] gives.
@@ -59,24 +45,16 @@ struct Running {
 }
 
 impl FrozenUnembedding {
-    /// Of `[V, d]`, on the tensor's device; the tensor itself is not kept.
-    pub fn new(unembedding: Tensor<2>) -> Self {
-        let [vocabulary, width] = unembedding.dims();
-        let blocks = if on_host(&unembedding.device()) && unembedding.dtype() == DType::F32 {
-            let values = to_host(unembedding);
-            let pack = |(first, tokens): (usize, usize)| {
-                let rows = &values[first * width..][..tokens * width];
-                let columns: Vec<f32> =
-                    (0..width).flat_map(|input| rows.iter().skip(input).step_by(width).copied()).collect();
-                let packed =
-                    |values: &[f32], inputs| PackedMatrix::new(values, inputs, Vec::new(), StorageType::Float32);
-                HostBlock { forward: packed(rows, width), backward: packed(&columns, tokens) }
-            };
-            Blocks::Host(parts(vocabulary).map(pack).collect())
-        } else {
-            Blocks::Tensors(unembedding)
+    /// Of a projection, which is shared; on the CPU it takes as much memory again as that, for the gradient.
+    pub fn new(table: Projection) -> Self {
+        let turned = match &table {
+            Projection::Tensor(_) => Vec::new(),
+            Projection::Packed(matrix) => {
+                let blocks: Vec<Range<usize>> = blocks(matrix.outputs()).collect();
+                blocks.into_par_iter().map(|block| matrix.transposed_part(block)).collect()
+            }
         };
-        Self { width, blocks }
+        Self { table, turned }
     }
 
     /// Cross-entropy of `hidden` `[n, d]` (without autodiff) against `n` targets; with a `weight`, also its gradient.
@@ -86,9 +64,9 @@ impl FrozenUnembedding {
         for first in (0..targets.len()).step_by(ROWS) {
             let rows = first..targets.len().min(first + ROWS);
             let part = hidden.clone().narrow(0, first, rows.len());
-            let (loss, gradient) = match &self.blocks {
-                Blocks::Host(blocks) => self.on_host(blocks, part, targets, rows, weight, &mut all.correct),
-                Blocks::Tensors(table) => on_device(table, part, targets, rows, weight, &mut all.correct),
+            let (loss, gradient) = match &self.table {
+                Projection::Packed(matrix) => self.on_host(matrix, part, targets, rows, weight, &mut all.correct),
+                Projection::Tensor(table) => on_device(table, part, targets, rows, weight, &mut all.correct),
             };
             all.loss += loss;
             gradients.extend(gradient);
@@ -101,33 +79,33 @@ impl FrozenUnembedding {
 
     fn on_host(
         &self,
-        blocks: &[HostBlock],
+        matrix: &PackedMatrix,
         hidden: Tensor<2>,
         targets: &Targets,
         rows: Range<usize>,
         weight: Option<f64>,
         correct: &mut Vec<bool>,
     ) -> (f64, Option<Tensor<2>>) {
-        let (device, width, n) = (hidden.device(), self.width, rows.len());
+        let (device, width, n) = (hidden.device(), matrix.inputs(), rows.len());
         let hidden = to_host(hidden);
         let start = Running { largest: f32::NEG_INFINITY, best: 0, sum: 0.0 };
         let (mut running, mut sums, mut logits) = (vec![start; n], vec![0.0f32; n * width], Vec::new());
         on_pool(|| {
-            for (index, block) in blocks.iter().enumerate() {
-                block.forward.multiply(&hidden, &mut logits);
-                let rows = logits.par_chunks_mut(block.forward.outputs()).zip(&mut running);
+            for (block, turned) in blocks(matrix.outputs()).zip(&self.turned) {
+                matrix.multiply_part(block.clone(), &hidden, &mut logits);
+                let rows = logits.par_chunks_mut(block.len()).zip(&mut running);
                 rows.zip(sums.par_chunks_mut(width)).for_each(|((logits, running), sums)| {
                     let (place, most) = largest(logits);
                     if most > running.largest {
                         let shrink = (running.largest - most).exp();
                         running.sum *= f64::from(shrink);
                         sums.iter_mut().for_each(|sum| *sum *= shrink);
-                        (running.largest, running.best) = (most, index * BLOCK + place);
+                        (running.largest, running.best) = (most, block.start + place);
                     }
                     running.sum += f64::from(exponentiate(logits, running.largest));
                 });
                 if weight.is_some() {
-                    block.backward.multiply_onto(&logits, &mut sums);
+                    turned.multiply_onto(&logits, &mut sums);
                 }
             }
         });
@@ -143,7 +121,7 @@ impl FrozenUnembedding {
             let mut wanted = vec![0.0; width];
             for &(token, share) in distribution {
                 let token = token as usize;
-                blocks[token / BLOCK].backward.add_column(token % BLOCK, share, &mut wanted);
+                self.turned[token / BLOCK].add_column(token % BLOCK, share, &mut wanted);
             }
             if let Some(weight) = weight {
                 let (scale, weight) = ((weight / running.sum) as f32, weight as f32);
@@ -159,9 +137,9 @@ impl FrozenUnembedding {
     }
 }
 
-/// First token and number of tokens of every block.
-fn parts(vocabulary: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..vocabulary).step_by(BLOCK).map(move |first| (first, BLOCK.min(vocabulary - first)))
+/// The tokens of every block.
+fn blocks(vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..vocabulary).step_by(BLOCK).map(move |first| first..vocabulary.min(first + BLOCK))
 }
 
 /// The same walk in tensor operations.
@@ -179,12 +157,12 @@ fn on_device(
     let mut largest = column(vec![f32::MIN; n]);
     let mut best: Tensor<2, Int> = Tensor::zeros([n, 1], &device);
     let (mut sum, mut sums) = (largest.zeros_like(), hidden.zeros_like());
-    for (first, tokens) in parts(table.dims()[0]) {
-        let block = table.clone().narrow(0, first, tokens);
+    for tokens in blocks(table.dims()[0]) {
+        let block = table.clone().narrow(0, tokens.start, tokens.len());
         let logits = hidden.clone().matmul(block.clone().transpose());
         let most = logits.clone().max_dim(1);
         let rises = most.clone().greater(largest.clone());
-        best = best.mask_where(rises.clone(), logits.clone().argmax(1).add_scalar(first as i64));
+        best = best.mask_where(rises.clone(), logits.clone().argmax(1).add_scalar(tokens.start as i64));
         let risen = largest.clone().mask_where(rises, most);
         let shrink = (largest - risen.clone()).exp();
         let exponentials = (logits - risen.clone()).exp();
@@ -213,7 +191,7 @@ fn on_device(
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use burn::tensor::{DType, Device};
 
     const WIDTH: usize = 6;
     /// Three blocks, the last one short.
@@ -268,8 +246,8 @@ mod tests {
             Tensor::from_data(TensorData::new(gradients, [N, VOCABULARY]), (&Device::flex(), DType::F64));
         let expected = gradients.matmul(table.clone());
         for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
-            let frozen = FrozenUnembedding::new(table.clone().cast(dtype));
-            assert_eq!(matches!(frozen.blocks, Blocks::Host(_)), dtype == DType::F32, "both ways are tested");
+            let frozen = FrozenUnembedding::new(Projection::new(table.clone().cast(dtype)));
+            assert_eq!(frozen.turned.is_empty(), dtype == DType::F64, "both ways are tested");
             let found = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(0.5));
             assert!((found.loss / loss - 1.0).abs() < tolerance, "{} {loss}", found.loss);
             assert_eq!(found.correct, correct);
@@ -282,7 +260,7 @@ mod tests {
     #[test]
     fn of_equal_logits_the_smallest_id_wins_across_blocks() {
         let table: Tensor<2> = Tensor::zeros([VOCABULARY, WIDTH], &Device::flex());
-        let found = FrozenUnembedding::new(table).cross_entropy(
+        let found = FrozenUnembedding::new(Projection::new(table)).cross_entropy(
             numbers(2, 0.0, DType::F32),
             &Targets::of_tokens(&[0, BLOCK as u32]),
             None,

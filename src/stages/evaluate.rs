@@ -140,7 +140,7 @@ impl Evaluation<'_> {
     /// Lattices of every document, wide enough for the largest k asked for.
     fn texts(&self, trace: &Trace, bar: &mut Progress) -> Result<Texts> {
         let options = &self.workspace.config.evaluation;
-        let vocabulary = self.heads.heads.vocabulary(&self.workspace.backbone.model);
+        let vocabulary = self.heads.heads.vocabulary();
         let widest = options.oracle_top_k.iter().copied().chain([options.top_k]).max().unwrap_or(1).min(vocabulary);
         let model = &self.workspace.backbone.model;
         let mut texts = Vec::new();
