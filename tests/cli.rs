@@ -147,10 +147,16 @@ fn report_renders_its_files_anew() {
     let before = ["report.md", "report.html", "report.json"].map(|name| (name, fs::read(file(name)).unwrap()));
     fs::remove_file(file("report.md")).unwrap();
     fs::write(file("report.html"), "stale").unwrap();
+    let training = |name: &str| folder.path().join("runs/tiny").join(name).join("report.html");
+    fs::write(training("heads"), "stale").unwrap();
     let shown = succeed(folder.path(), &["report", "runs/tiny"]).stdout;
     for (name, bytes) in before {
         assert!(fs::read(file(name)).unwrap() == bytes, "{name}");
     }
+    for (name, title) in [("heads", "Training of the heads"), ("rescorers/small", "Training of rescorer small")] {
+        assert!(fs::read_to_string(training(name)).unwrap().contains(title), "{name}");
+    }
+    assert!(!training("rescorers/counts").exists());
     for name in ["bpd", "counts", "small", "pbest-0gram", "pbest-counts", "oracle"] {
         assert!(shown.contains(name), "{shown}");
     }

@@ -95,7 +95,22 @@ pub fn report(common: &Common, run: &Path) -> Result<()> {
     }
     let report = report::read(&path)?;
     report::write(&report, &folder)?;
-    show(common, &report, &folder)
+    show(common, &report, &folder)?;
+    write_trainings(run)
+}
+
+/// The pages of the trainings in `run` that left a log; n-gram models have none.
+fn write_trainings(run: &Path) -> Result<()> {
+    let mut trainings = vec![(run.join("heads"), "Training of the heads".to_owned())];
+    for entry in std::fs::read_dir(run.join("rescorers")).into_iter().flatten().flatten() {
+        trainings.push((entry.path(), format!("Training of rescorer {}", entry.file_name().display())));
+    }
+    for (folder, title) in trainings {
+        if folder.join("metrics.jsonl").exists() {
+            report::write_training(&folder, &title)?;
+        }
+    }
+    Ok(())
 }
 
 fn show(common: &Common, result: &Report, folder: &Path) -> Result<()> {

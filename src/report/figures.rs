@@ -1,7 +1,7 @@
 //! Which plots a data set gets, and in which colours: a variant keeps its colour from plot to plot.
 
 use super::model::{BASELINE, Dataset};
-use super::svg::{Bar, BarChart, Colour, LineChart, Reference, Series, XAxis};
+use super::svg::{Bar, BarChart, Colour, LineChart, Reference, Series, XAxis, YAxis};
 
 /// A plot with its words.
 pub struct Figure {
@@ -65,8 +65,8 @@ fn acceptance(set: &Dataset) -> Figure {
         title: format!("{title} on {}", set.name),
         x: XAxis::Positions,
         x_label: "position in the block".into(),
+        y: YAxis::Shares,
         y_label: "share of blocks that accept this position".into(),
-        shares: true,
         series: set.variants.iter().map(series).collect(),
         references: Vec::new(),
     };
@@ -88,8 +88,8 @@ fn oracle(set: &Dataset) -> Figure {
         title: format!("{title} on {}", set.name),
         x: XAxis::Log2,
         x_label: "candidates per head, k".into(),
+        y: YAxis::Linear,
         y_label: "tokens per backbone call".into(),
-        shares: false,
         // Colours that no variant has.
         series: vec![
             series("fewest calls (dp)", Colour::Ink, |p| p.block_efficiency_dp),
@@ -122,8 +122,8 @@ fn tuning(set: &Dataset) -> Figure {
         title: format!("{title} of {}", set.name),
         x: XAxis::Linear,
         x_label: "lm_scale".into(),
+        y: YAxis::Linear,
         y_label: "tokens per backbone call, on dev".into(),
-        shares: false,
         series: names.iter().map(series).collect(),
         references: Vec::new(),
     };

@@ -1,25 +1,18 @@
-//! `report.html`: one self-contained page from `template.html`, made to be read before the numbers are looked up.
-//!
-//! Everything the page says is prepared here as text; the template only places it and escapes it. The drawings are the
-//! one thing it takes as they are, and [`svg`] has escaped those.
+//! `report.html`: one self-contained page from `evaluation.html`, made to be read before the numbers are looked up.
 
-use minijinja::{AutoEscape, Environment, Value};
 use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::columns::COLUMNS;
-use super::figures::{Figure, figures};
+use super::figures::figures;
 use super::model::{Dataset, Live, Report};
-use super::{format, summary, svg};
-use crate::error::{Error, Result};
+use super::page::{self, Plot, prose};
+use super::{format, summary};
+use crate::error::Result;
 
 /// The page, whole: no network, no other file.
 pub fn html(report: &Report) -> Result<String> {
-    let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment
-        .render_str(include_str!("template.html"), Page::new(report))
-        .map_err(|e| Error::new(format!("the report's page cannot be made from its template: {e:#}")))
+    page::render(include_str!("evaluation.html"), Page::new(report))
 }
 
 #[derive(Serialize)]
@@ -27,7 +20,7 @@ struct Page {
     title: String,
     /// What was measured, where and when, in one line.
     byline: String,
-    svg_style: Value,
+    claims: Vec<String>,
     datasets: Vec<Section>,
     definitions: Vec<[String; 2]>,
     provenance: Vec<[String; 2]>,
@@ -38,18 +31,10 @@ struct Section {
     name: String,
     split: String,
     facts: String,
-    summary: String,
     table: Table,
     figures: Vec<Plot>,
     looping: String,
     live: Option<LiveSection>,
-}
-
-#[derive(Serialize)]
-struct Plot {
-    title: &'static str,
-    caption: String,
-    svg: Value,
 }
 
 #[derive(Serialize)]
@@ -95,7 +80,7 @@ impl Page {
                 if names.is_empty() { "no data set".into() } else { names.join(", ") }
             ),
             byline: byline(report),
-            svg_style: Value::from_safe_string(svg::STYLE.to_owned()),
+            claims: report.datasets.iter().map(|set| prose(summary::summary(set))).collect(),
             datasets: report.datasets.iter().map(|set| Section::new(set, report)).collect(),
             definitions: report.definitions.iter().map(|(name, text)| [name.clone(), text.clone()]).collect(),
             provenance: flatten(&report.provenance),
@@ -115,18 +100,11 @@ impl Section {
             name: set.name.clone(),
             split: set.split.clone(),
             facts: facts.join(" · "),
-            summary: prose(summary::summary(set)),
             table: variants(set, report),
             figures: figures(set).into_iter().map(Plot::from).collect(),
             looping: prose(summary::looping(set)),
             live: set.live.as_ref().map(|live| LiveSection::new(live, report)),
         }
-    }
-}
-
-impl From<Figure> for Plot {
-    fn from(figure: Figure) -> Self {
-        Self { title: figure.title, caption: prose(figure.caption), svg: Value::from_safe_string(figure.svg) }
     }
 }
 
@@ -195,11 +173,6 @@ fn flatten(fields: &serde_json::Map<String, Json>) -> Vec<[String; 2]> {
         }
     }
     rows
-}
-
-/// Keeps a percent sign on the line of its number.
-fn prose(text: String) -> String {
-    text.replace(" %", "\u{a0}%")
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@
 //! - [`markdown()`] makes the tables for a pull request, [`table`] the aligned ones for the terminal;
 //! - [`html()`] makes the self-contained page a researcher opens first, with plots drawn as inline SVG.
 //!
+//! [`write_training`] makes a page of the same frame from the log of a training.
+//!
 //! A number without a written definition invites two readings, so [`definitions()`] holds one sentence for each name in
 //! the schema; every report carries them and every rendering prints them from there. [`summary()`] words the claims, and is
 //! the one place where "best" and "gain" turn into prose.
@@ -21,8 +23,10 @@ mod html;
 mod json;
 mod markdown;
 mod model;
+mod page;
 mod summary;
 mod svg;
+mod training;
 
 use std::path::Path;
 
@@ -34,6 +38,7 @@ pub use model::{
     BASELINE, Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, TuningPoint, Variant,
 };
 pub use summary::summary;
+pub use training::write_training;
 
 use crate::error::{Error, Result};
 use crate::files::write_atomic;

@@ -24,14 +24,23 @@ pub enum XAxis {
     Linear,
 }
 
+/// What lies along y.
+pub enum YAxis {
+    /// Any values.
+    Linear,
+    /// Values whose distance from 0 counts, so the axis begins there.
+    FromZero,
+    /// Shares: labelled as percentages, from 0.
+    Shares,
+}
+
 /// Lines with markers, a legend below.
 pub struct LineChart {
     pub title: String,
     pub x: XAxis,
     pub x_label: String,
+    pub y: YAxis,
     pub y_label: String,
-    /// The values are shares: label them as percentages, and let the axis begin at 0.
-    pub shares: bool,
     pub series: Vec<Series>,
     pub references: Vec<Reference>,
 }
@@ -39,6 +48,8 @@ pub struct LineChart {
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 226.0;
 const RIGHT: f64 = WIDTH - 18.0;
+/// The most markers a line has besides a ringed one; more would hide it.
+const MARKERS: usize = 40;
 
 impl LineChart {
     /// The drawing.
@@ -59,20 +70,29 @@ impl LineChart {
             canvas.coloured(r.colour, |c| c.line("reference", [left, y.place(r.value)], [RIGHT, y.place(r.value)]));
         }
         for series in &self.series {
-            canvas.coloured(series.colour, |c| self.draw(c, series, &x, &y));
+            canvas.coloured(series.colour, |c| self.draw(c, series, &x, &y, decimals(&y_ticks)));
         }
         let end = canvas.legend(BOTTOM + 60.0, &self.keys());
         canvas.finish(end)
     }
 
-    fn draw(&self, canvas: &mut Canvas, series: &Series, x: &Scale, y: &Scale) {
+    fn draw(&self, canvas: &mut Canvas, series: &Series, x: &Scale, y: &Scale, decimals: usize) {
         let points: Vec<_> = series.points.iter().filter(|p| finite(p)).collect();
         let place = |p: &[f64; 2]| [x.place(p[0]), y.place(p[1])];
         canvas.polyline(&points.iter().map(|p| place(p)).collect::<Vec<_>>());
-        for point in points {
-            let value = if self.shares { format::percent(point[1]) } else { format::efficiency(point[1]) };
+        let every = points.len().div_ceil(MARKERS);
+        for (i, point) in points.iter().enumerate() {
+            let chosen = series.chosen == Some(point[0]);
+            // Counted from the end, so that the last value always shows under the pointer.
+            if !chosen && !(points.len() - 1 - i).is_multiple_of(every) {
+                continue;
+            }
+            let value = match self.y {
+                YAxis::Shares => format::percent(point[1]),
+                YAxis::Linear | YAxis::FromZero => format::fixed(point[1], (decimals + 1).max(3)),
+            };
             let tooltip = format!("{}, {} {}: {value}", series.label, self.x_label, super::number(point[0]));
-            if series.chosen == Some(point[0]) {
+            if chosen {
                 canvas.ring(place(point));
             }
             canvas.marker(series.colour, place(point), &tooltip);
@@ -108,13 +128,17 @@ impl LineChart {
 
     fn y_ticks(&self) -> Vec<f64> {
         let values = self.points().map(|p| p[1]).chain(self.references.iter().map(|r| r.value));
-        ticks(range(values.chain(self.shares.then_some(0.0))), 5)
+        let zero = (!matches!(self.y, YAxis::Linear)).then_some(0.0);
+        ticks(range(values.chain(zero)), 5)
     }
 
     fn y_labels(&self, ticks: &[f64]) -> Vec<String> {
         let decimals = decimals(ticks);
-        let percent = |t: f64| format!("{} %", format::fixed(100.0 * t, decimals.saturating_sub(2)));
-        ticks.iter().map(|&t| if self.shares { percent(t) } else { format::fixed(t, decimals) }).collect()
+        let label = |&tick: &f64| match self.y {
+            YAxis::Shares => format!("{} %", format::fixed(100.0 * tick, decimals.saturating_sub(2))),
+            YAxis::Linear | YAxis::FromZero => format::fixed(tick, decimals),
+        };
+        ticks.iter().map(label).collect()
     }
 
     fn points(&self) -> impl Iterator<Item = &[f64; 2]> {
@@ -156,8 +180,8 @@ mod tests {
             title: "t".into(),
             x,
             x_label: label.clone(),
+            y: YAxis::Linear,
             y_label: label,
-            shares: false,
             series,
             references: vec![],
         }
@@ -170,6 +194,20 @@ mod tests {
         assert!(!svg.contains("NaN") && !svg.contains("a<b"));
         assert_eq!(svg.matches("class=\"marker\"").count(), 2 + 1, "two points and the legend's");
         assert_eq!(svg.matches("class=\"ring\"").count(), 1);
+    }
+
+    #[test]
+    fn a_long_line_keeps_every_point_but_not_every_marker() {
+        let svg = chart(XAxis::Linear, (0..1000).map(|i| [f64::from(i), 2.0]).collect());
+        let points = svg.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
+        assert_eq!(points.split(' ').count(), 1000);
+        assert_eq!(svg.matches("class=\"marker\"").count(), MARKERS + 2, "with the ringed one and the legend's");
+        assert!(svg.contains("x 0: 2.000") && svg.contains("x 999: 2.000"));
+    }
+
+    #[test]
+    fn small_values_keep_their_digits() {
+        assert!(chart(XAxis::Linear, vec![[1.0, 1e-4], [2.0, 3e-4]]).contains("x 2: 0.000300<"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod lines;
 mod scale;
 
 pub use bars::{Bar, BarChart};
-pub use lines::{LineChart, Series, XAxis};
+pub use lines::{LineChart, Series, XAxis, YAxis};
 
 /// The rules that the drawings' classes and variables need, for the page's `<style>`.
 pub const STYLE: &str = include_str!("style.css");

@@ -1,0 +1,43 @@
+//! The frame that every page has in common: `page.html` with the style, and `figures.html` for the plots.
+//!
+//! Everything a page says is prepared in Rust as text; the templates only place it and escape it. The drawings are the
+//! one thing they take as they are, and [`svg`] has escaped those.
+
+use minijinja::{AutoEscape, Environment, Value};
+use serde::Serialize;
+
+use super::figures::Figure;
+use super::svg;
+use crate::error::{Error, Result};
+
+/// `template`, which extends `page.html`, filled from `page`; the frame takes `title`, `byline` and `claims` from it.
+pub fn render(template: &str, page: impl Serialize) -> Result<String> {
+    let fill = || {
+        let mut environment = Environment::new();
+        environment.set_auto_escape_callback(|_| AutoEscape::Html);
+        environment.add_global("svg_style", Value::from_safe_string(svg::STYLE.to_owned()));
+        environment.add_template("page.html", include_str!("page.html"))?;
+        environment.add_template("figures.html", include_str!("figures.html"))?;
+        environment.render_str(template, page)
+    };
+    fill().map_err(|e| Error::new(format!("the report's page cannot be made from its template: {e:#}")))
+}
+
+/// A plot as `figures.html` takes it.
+#[derive(Serialize)]
+pub struct Plot {
+    title: &'static str,
+    caption: String,
+    svg: Value,
+}
+
+impl From<Figure> for Plot {
+    fn from(figure: Figure) -> Self {
+        Self { title: figure.title, caption: prose(figure.caption), svg: Value::from_safe_string(figure.svg) }
+    }
+}
+
+/// Keeps a percent sign on the line of its number.
+pub fn prose(text: String) -> String {
+    text.replace(" %", "\u{a0}%")
+}
