@@ -85,10 +85,25 @@ fn configurations() {
         ("heads.architecture={kind=\"medusa\",blocks=0}", &["run.toml", "heads.architecture.blocks", "at least 1"]),
         ("heads.loss_weights=[1, 2]", &["run.toml", "heads.loss_weights", "2 numbers", "3 heads", "heads 2 to 4"]),
         ("heads.loss_weights=[1, 0, 1]", &["run.toml", "heads.loss_weights", "above 0"]),
+        ("heads.architecture={kind=\"speculator\",inner=0}", &["heads.architecture.inner", "at least 1"]),
+        ("heads.soft_targets=0.5", &["`heads`", "soft_targets", "traces.probabilities"]),
+        ("heads.soft_targets=2", &["soft_targets", "from 0 to 1"]),
+        ("heads.text={sampled=1}", &["`text` names \"sampled\"", "traces.train_text"]),
+        ("heads.text={greedy=0}", &["text.greedy", "above 0"]),
+        ("heads.loss={annealled=3}", &["--set", "annealed"]),
+        ("heads.vocabulary={size=1,drafting=true}", &["heads.vocabulary.size", "at least 2"]),
+        ("heads.vocabulary={size=8}", &["--set", "missing field `drafting`"]),
+        ("heads.stage=[{steps=3}]", &["heads.training.steps", "20", "3 together"]),
+        ("heads.stage=[{steps=20,data=[\"x\"]}]", &["heads.stage 1", "[data.x]"]),
+        ("heads.stage=[{steps=20,rate=1}]", &["--set", "unknown key `rate`", "learning_rate"]),
+        ("traces.keep_hidden=false", &["traces.keep_hidden"]),
+        ("data.fables.dev=0", &["`data.fables`", "no `dev` share"]),
         ("heads.loss_weights=even", &["--set", "loss_weights", "\"constant\", { decay = 0.8 }"]),
     ] {
         refused(path, &["run", "run.toml", "--set", set], words);
     }
+    let own = ["heads.architecture={kind=\"medusa\",unembedding=\"own\"}", "heads.vocabulary={size=8,drafting=true}"];
+    refused(path, &["run", "run.toml", "--set", own[0], "--set", own[1]], &["heads.vocabulary", "\"own\""]);
     refused(path, &["run", "run.toml", "--device", "tpu"], &["`tpu` is no device"]);
     refused(path, &["pretrain", "run.toml"], &["no [pretrain] section"]);
     refused(path, &["train-rescorer", "run.toml", "--only", "x"], &["[rescorer.x]", "counts, small"]);
@@ -250,7 +265,7 @@ fn heads_of_other_versions() {
     });
     // Other scales, so that the heads are read and used again.
     succeed(path, &["run", "run.toml", "--set", "evaluation.lm_scales=[0.4]"]);
-    set(&description, "schema_version", json!(3));
+    set(&description, "schema_version", json!(4));
     refused(path, &["run", "run.toml"], &["heads/heads.json", "newer version"]);
 }
 
@@ -328,6 +343,29 @@ fn a_second_process_on_the_same_run() {
 }
 
 #[test]
+fn what_heads_cannot_be_trained_from() {
+    let folder = finished();
+    let (path, trained) = (folder.path(), "runs/tiny/heads");
+    let from = |sets: &[&str], words: &[&str]| {
+        let arguments = ["train-heads", "run.toml", "--init-from", trained, "--set", "name=second"];
+        refused(path, &[&arguments[..], sets].concat(), words);
+    };
+    from(&["--set", "heads.block_size=3"], &["heads.init_from", "runs/tiny/heads holds 3 heads", "asks for 2"]);
+    from(&["--set", "heads.architecture={kind=\"linear\"}"], &["heads.init_from", "Ffn", "Linear"]);
+    refused(path, &["train-heads", "run.toml", "--init-from", "absent"], &["absent/heads.safetensors"]);
+    let large = ["train-heads", "run.toml", "--set", "heads.vocabulary={size=1000000,drafting=false}"];
+    refused(path, &large, &["heads.vocabulary.size", "1000000"]);
+    let many = ["train-heads", "run.toml", "--set", "traces.probabilities=1000000"];
+    refused(path, &many, &["traces.probabilities", "1000000"]);
+    // Distributions of a trace that were cut.
+    let soft = ["train-heads", "run.toml", "--set", "traces.probabilities=3", "--set", "heads.soft_targets=1"];
+    succeed(path, &soft);
+    cut(&path.join("runs/tiny/traces/fables-train/likely-3.bin"), 100);
+    fs::remove_file(path.join("runs/tiny/heads/stage.json")).unwrap();
+    refused(path, &soft, &["likely-3.bin", "100 bytes", "damaged"]);
+}
+
+#[test]
 fn a_learning_rate_that_diverges() {
     let folder = inputs();
     let heads = ["train-heads", "run.toml", "--set", "heads.training.warmup_steps=0"];
@@ -339,6 +377,9 @@ fn a_learning_rate_that_diverges() {
             &["train-heads", "diverged at learning rate", "runs/tiny/heads/checkpoints"],
         );
         assert!(!folder.path().join("runs/tiny/heads/heads.safetensors").exists());
+        let left: Value =
+            serde_json::from_slice(&fs::read(folder.path().join("runs/tiny/heads/diverged.json")).unwrap()).unwrap();
+        assert!(left["learning_rate"].as_f64().unwrap() > 1e28, "{left}");
     }
     // Mended, the same run goes through.
     succeed(folder.path(), &heads);

@@ -3,29 +3,46 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
-use common::{copy_folder, inputs, succeed, world};
+use common::{copy_folder, finished, inputs, read_json, report, succeed, world};
 use serde_json::Value;
+use tempfile::TempDir;
+
+/// Inputs and finished traces: only the heads are left to train.
+fn traced() -> TempDir {
+    let folder = inputs();
+    copy_folder(&world().join("runs/tiny/traces"), &folder.path().join("runs/tiny/traces"));
+    folder
+}
+
+/// Trains heads with `sets`; gives the lines of `metrics.jsonl` and what was said.
+fn trained(folder: &Path, sets: &[&str]) -> (Vec<Value>, String) {
+    let sets = sets.iter().flat_map(|set| ["--set", set]);
+    let outcome = succeed(folder, &["train-heads", "run.toml"].into_iter().chain(sets).collect::<Vec<_>>());
+    let metrics = fs::read_to_string(folder.join("runs/tiny/heads/metrics.jsonl")).unwrap();
+    (metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), outcome.stderr)
+}
+
+fn numbers(metrics: &[Value], name: &str) -> Vec<f64> {
+    metrics.iter().filter_map(|line| line[name].as_f64()).collect()
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    fs::read(folder.join("runs/tiny/heads/heads.safetensors")).unwrap()
+}
 
 /// The loss is linear in the weights, once they are scaled to a sum of 1: three lists that favour one head each have the
 /// constant weights' loss as their mean, for all heads as for one drawn head.
 #[test]
 fn weights_say_how_much_each_head_counts() {
-    let folder = inputs();
-    copy_folder(&world().join("runs/tiny/traces"), &folder.path().join("runs/tiny/traces"));
+    let folder = traced();
     for loss in ["all", "one-random"] {
         // On the first batch, before any update.
         let first_loss = |weights: &str| {
-            let sets = [
-                format!("heads.loss={loss}"),
-                format!("heads.loss_weights={weights}"),
-                "heads.training.steps=1".into(),
-            ];
-            let sets = sets.iter().flat_map(|set| ["--set", set]);
-            succeed(folder.path(), &["train-heads", "run.toml"].into_iter().chain(sets).collect::<Vec<_>>());
-            let metrics = fs::read_to_string(folder.path().join("runs/tiny/heads/metrics.jsonl")).unwrap();
-            let line: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
-            line["loss"].as_f64().unwrap()
+            let sets = [format!("heads.loss={loss}"), format!("heads.loss_weights={weights}")];
+            let (metrics, _) = trained(folder.path(), &[&sets[0], &sets[1], "heads.training.steps=1"]);
+            numbers(&metrics, "loss")[0]
         };
         let constant = first_loss("constant");
         let favoured = ["[2, 1, 1]", "[1, 2, 1]", "[1, 1, 2]"].map(first_loss);
@@ -35,4 +52,117 @@ fn weights_say_how_much_each_head_counts() {
         assert!((first_loss("[10, 20, 10]") - favoured[1]).abs() < 1e-12, "only ratios count");
         assert!((first_loss("{decay=0.5}") - first_loss("[4, 2, 1]")).abs() < 1e-12);
     }
+}
+
+/// Dev block efficiency is what `evaluate` finds with the same heads on the same documents: at scale 0 the best path is the
+/// plain draft.
+#[test]
+fn dev_block_efficiency_is_that_of_the_evaluation() {
+    let metrics = fs::read_to_string(world().join("runs/tiny/heads/metrics.jsonl")).unwrap();
+    let best = read_json(&world().join("runs/tiny/heads/checkpoints/best.json"))["step"].clone();
+    let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let dev = lines.into_iter().find(|line| line["step"] == best && line["split"] == "dev").unwrap();
+    let report = report(world());
+    let tuning = report["datasets"][0]["tuning"].as_array().unwrap().clone();
+    let plain = tuning.iter().find(|point| point["variant"] == "counts" && point["lm_scale"] == 0.0).unwrap();
+    assert_eq!(dev["dev_block_efficiency"], plain["block_efficiency"]);
+    assert!(dev["dev_block_efficiency"].as_f64().unwrap() > 1.0, "{dev}");
+}
+
+/// The loss is linear in the targets.
+#[test]
+fn soft_targets_are_mixed_by_their_share() {
+    let folder = traced();
+    let first_loss = |soft: &str, kept: &str| {
+        let sets = [format!("heads.soft_targets={soft}"), format!("traces.probabilities={kept}")];
+        numbers(&trained(folder.path(), &[&sets[0], &sets[1], "heads.training.steps=1"]).0, "loss")[0]
+    };
+    let [text, half, soft] = ["0", "0.5", "1"].map(|share| first_loss(share, "5"));
+    assert!((text - soft).abs() > 1e-3 && (half - (text + soft) / 2.0).abs() < 1e-5, "{text} {half} {soft}");
+    // The backbone's text is its likeliest token, so one token of the distribution is the text itself.
+    assert!((first_loss("1", "1") - text).abs() < 1e-6);
+}
+
+#[test]
+fn stages_follow_one_another_with_rates_and_targets_of_their_own() {
+    let folder = traced();
+    let (whole, _) = trained(folder.path(), &[]);
+    let alone = weights(folder.path());
+    trained(folder.path(), &["heads.stage=[{steps=20}]"]);
+    assert_eq!(weights(folder.path()), alone, "one stage of all steps is no stage");
+    let stages =
+        "heads.stage=[{steps=8,warmup_steps=0,learning_rate=0.02},{steps=12,text={greedy=1},data=[\"fables\"]}]";
+    let (parts, _) = trained(folder.path(), &[stages]);
+    let (rates, whole) = (numbers(&parts, "learning_rate"), numbers(&whole, "learning_rate"));
+    assert_eq!((rates[0], rates[8], rates[9]), (0.02, whole[0], whole[1]));
+    assert_ne!(weights(folder.path()), alone);
+}
+
+#[test]
+fn a_part_of_the_vocabulary_is_counted_and_says_what_it_covers() {
+    let folder = traced();
+    let (whole, _) = trained(folder.path(), &[]);
+    let (part, said) = trained(folder.path(), &["heads.vocabulary={size=40,drafting=false}"]);
+    assert!(
+        said.contains("the 40 most frequent tokens are ") && said.contains(" % of the dev continuations"),
+        "{said}"
+    );
+    // Before the first update, a softmax over fewer tokens is less of a choice; dev is over all of them.
+    assert!(numbers(&part, "loss")[0] < numbers(&whole, "loss")[0] - 0.01);
+    assert!(read_json(&folder.path().join("runs/tiny/heads/heads.json"))["vocabulary"].is_null());
+}
+
+#[test]
+fn the_best_checkpoint_is_chosen_by_what_the_configuration_says() {
+    let folder = traced();
+    let sets = ["heads.training.dev_every=1", "heads.training.learning_rate=0.05"];
+    for (choice, name, sign) in [("dev-loss", "dev_loss", 1.0), ("dev-block-efficiency", "dev_block_efficiency", -1.0)]
+    {
+        let choose = format!("heads.choose_by={choice}");
+        let (metrics, _) = trained(folder.path(), &[sets[0], sets[1], &choose]);
+        let scores: Vec<f64> = numbers(&metrics, name).iter().map(|score| sign * score).collect();
+        let least = scores.iter().copied().fold(f64::INFINITY, f64::min);
+        let first = 1 + scores.iter().position(|&score| score == least).unwrap();
+        assert_eq!(read_json(&folder.path().join("runs/tiny/heads/checkpoints/best.json"))["step"], first, "{choice}");
+    }
+}
+
+#[test]
+fn heads_start_where_others_ended() {
+    let folder = finished();
+    let last = |folder: &Path| {
+        let metrics = fs::read_to_string(folder.join("heads/metrics.jsonl")).unwrap();
+        let lines: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        numbers(&lines, "dev_loss").into_iter().fold(f64::INFINITY, f64::min)
+    };
+    let tiny = last(&folder.path().join("runs/tiny"));
+    let arguments = ["train-heads", "run.toml", "--init-from", "runs/tiny/heads", "--set", "name=second"];
+    let still = ["--set", "heads.training.steps=1", "--set", "heads.training.learning_rate=1e-12"];
+    succeed(folder.path(), &[&arguments[..], &still].concat());
+    assert!((last(&folder.path().join("runs/second")) - tiny).abs() < 1e-6);
+    assert!(folder.path().join("runs/second/heads/report.html").exists());
+}
+
+/// Corpora in other splits than the training's: one to train on, one to report on.
+#[test]
+fn a_corpus_can_be_reported_on_and_not_trained_on() {
+    let folder = inputs();
+    let text = fs::read_to_string(folder.path().join("fables.jsonl")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let (own, other) = lines.split_at(lines.len() / 2);
+    fs::write(folder.path().join("fables.jsonl"), own.join("\n")).unwrap();
+    fs::write(folder.path().join("others.jsonl"), other.join("\n")).unwrap();
+    let sets = ["data.fables.test=0", "data.others.path=others.jsonl", "data.others.dev=0.4", "data.others.test=0.6"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    succeed(folder.path(), &[&["run", "run.toml"], &sets[..]].concat());
+    let traces = folder.path().join("runs/tiny/traces");
+    let made: Vec<bool> = ["fables-train", "fables-dev", "fables-test", "others-train", "others-dev", "others-test"]
+        .map(|name| traces.join(name).exists())
+        .into();
+    assert_eq!(made, [true, true, false, false, true, true]);
+    let report = report(folder.path());
+    assert_eq!(
+        report["datasets"].as_array().unwrap().iter().map(|d| d["name"].clone()).collect::<Vec<_>>(),
+        ["others"]
+    );
 }

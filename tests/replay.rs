@@ -80,6 +80,8 @@ fn so_with_every_architecture_of_heads() {
         ("{kind=\"ffn\",hidden=8,first_layer=\"shared\"}", "{decay=0.8}", "all"),
         ("{kind=\"medusa\",blocks=2}", "[3, 2, 1]", "all"),
         ("{kind=\"linear\"}", "[0.5, 2, 1]", "one-random"),
+        ("{kind=\"medusa\",unembedding=\"own\"}", "constant", "{annealed=15}"),
+        ("{kind=\"speculator\",inner=12}", "constant", "all"),
     ];
     for (architecture, weights, loss) in architectures {
         let sets = [
@@ -94,6 +96,21 @@ fn so_with_every_architecture_of_heads() {
         let dev: Vec<f64> = metrics.lines().filter_map(dev_loss).collect();
         assert!(dev.last() < dev.first(), "{architecture}: {dev:?}");
     }
+}
+
+#[test]
+fn so_when_heads_draft_from_a_part_of_the_vocabulary() {
+    let folder = inputs();
+    let sets = ["heads.vocabulary={size=60,drafting=true}", "heads.architecture={kind=\"speculator\",inner=12}"];
+    for sets in [&sets[..1], &sets] {
+        let whole = all_live(folder.path(), &sets[1..]);
+        let part = all_live(folder.path(), sets);
+        assert_exact(&part);
+        assert_ne!(without_live(part), without_live(whole));
+    }
+    let heads = read_json(&folder.path().join("runs/tiny/heads/heads.json"));
+    let ids: Vec<u64> = heads["vocabulary"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+    assert!(ids.len() == 60 && ids.is_sorted(), "{ids:?}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 /// Long enough to be hit in its middle, with checkpoints at other steps than evaluations.
 const STEPS: usize = 400;
-const TRAIN: [&str; 12] = [
+const TRAIN: [&str; 20] = [
     "train-heads",
     "run.toml",
     "--set",
@@ -31,6 +31,14 @@ const TRAIN: [&str; 12] = [
     "heads.training.accumulate=2",
     "--set",
     "heads.training.average=0.9",
+    "--set",
+    "traces.probabilities=4",
+    "--set",
+    "heads.loss={annealed=300}",
+    "--set",
+    "heads.choose_by=dev-block-efficiency",
+    "--set",
+    "heads.stage=[{steps=150,soft_targets=0.5,learning_rate=0.02},{steps=250}]",
 ];
 
 /// Inputs and finished traces: only the heads are left to train.

@@ -49,7 +49,7 @@ pub enum Format {
 }
 
 /// A configuration file.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ConfigFile {
     /// The configuration, a TOML file
     pub config: PathBuf,
@@ -88,8 +88,16 @@ pub enum Command {
         dry_run: bool,
     },
     /// Train the prediction heads on the traces (made first, if they are missing)
-    #[command(after_help = "Example:\n  draftsmith train-heads mine.toml --set heads.block_size=5")]
-    TrainHeads(ConfigFile),
+    #[command(
+        after_help = "Stopped at any moment, it goes on from the last checkpoint when it is started again.\n\nExamples:\n  draftsmith train-heads mine.toml --set heads.block_size=5\n  draftsmith train-heads mine.toml --set name=second --init-from runs/mine/heads"
+    )]
+    TrainHeads {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Start from these trained heads instead of new ones: sets heads.init_from
+        #[arg(long, value_name = "FOLDER")]
+        init_from: Option<PathBuf>,
+    },
     /// Fit the rescorers on text of the train split
     #[command(after_help = "Example:\n  draftsmith train-rescorer mine.toml --only ngram")]
     TrainRescorer {

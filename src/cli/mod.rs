@@ -48,7 +48,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Run(config) => stages::run(common, config),
         Command::Pretrain(config) => stages::pretrain(common, config),
         Command::Trace { config, dry_run } => stages::trace(common, config, *dry_run),
-        Command::TrainHeads(config) => stages::train_heads(common, config),
+        Command::TrainHeads { config, init_from } => stages::train_heads(common, config, init_from.as_deref()),
         Command::TrainRescorer { config, only } => stages::train_rescorer(common, config, only.as_deref()),
         Command::Evaluate(config) => stages::evaluate(common, config),
         Command::Report { run } => stages::report(common, run),

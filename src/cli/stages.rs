@@ -49,8 +49,10 @@ pub fn trace(common: &Common, file: &ConfigFile, dry_run: bool) -> Result<()> {
     print(&format!("{}\n", workspace.folder.join("traces").display()))
 }
 
-pub fn train_heads(common: &Common, file: &ConfigFile) -> Result<()> {
-    let Some(config) = load(common, file)? else { return Ok(()) };
+pub fn train_heads(common: &Common, file: &ConfigFile, init_from: Option<&Path>) -> Result<()> {
+    let mut file = file.clone();
+    file.set.extend(init_from.map(|folder| format!("heads.init_from={:?}", folder.display().to_string())));
+    let Some(config) = load(common, &file)? else { return Ok(()) };
     config.traces.require_hidden("train-heads")?;
     let workspace = open(config)?;
     let traces = stages::trace(&workspace)?;

@@ -10,7 +10,11 @@ use crate::files;
 use crate::heads::{FrozenHeads, HeadTraining, Heads, TrainingText, load_heads, load_heads_to_train, save_heads};
 use crate::nn::{Init, count_parameters};
 use crate::progress;
+use crate::report::write_training;
 use crate::training::{Place, train};
+
+/// What the page of their training is called.
+const TITLE: &str = "Training of the heads";
 
 /// Trained heads and the hash of what made them.
 pub struct TrainedHeads {
@@ -46,7 +50,12 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
         let task = HeadTraining::new(&texts(&traces.train), &texts(&traces.dev), model, &options, config.seed)?;
         progress::say(format!("{title}: {count} heads, {} parameters, {}", count_parameters(&heads), task.words()));
         let place = Place { folder: &folder, key: &key, title };
-        let heads = train(heads, &task, &options.training, &place)?;
+        let trained = train(heads, &task, &options.training, &place);
+        // What an interrupted training learnt so far can be looked at as well.
+        if folder.join("metrics.jsonl").exists() {
+            write_training(&folder, TITLE)?;
+        }
+        let heads = trained?;
         save_heads(&folder, &heads.valid(), size[1], architecture, task.draft_vocabulary(), &backbone.hash)?;
         workspace.finish(&folder, &key)?;
     }
