@@ -6,8 +6,8 @@
 //! - **A row's result depends on that row alone.** Every output is one chain of fused multiply-adds in a fixed order,
 //!   whatever rows are computed beside it and by however many threads; so a token's logits are the same bits in a
 //!   decoding step, in a verified block and in a whole text.
-//! - **Weights are read once.** A panel of weights is streamed from memory for the first twelve rows and found in the
-//!   cache for all others, so that verifying a block costs little more than decoding a token.
+//! - **Weights are read once.** A panel of weights is streamed from memory for the first rows (twelve, or what the
+//!   registers hold) and found in the cache for all others, so that verifying a block costs little more than decoding a token.
 //!
 //! Vector instructions are chosen at run time ([`pulp`]): AVX-512, AVX2, NEON, or none.
 

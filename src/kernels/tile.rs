@@ -1,17 +1,35 @@
 //! The one inner loop: a few rows times one panel of weights, accumulated in registers.
 
-use bytemuck::Pod;
-use pulp::Simd;
+use std::sync::LazyLock;
 
-/// Rows of a tile, at most: with two vectors a row and the weights beside them, what 32 registers hold.
+use bytemuck::Pod;
+use pulp::{Simd, WithSimd};
+
+use super::ARCH;
+
+/// Rows of a tile, at most.
 pub(super) const ROWS: usize = 12;
+
+/// Rows of a tile on this machine: with two sums a row, two vectors of weights and some to spare, what the registers hold.
+/// More would keep sums in memory, at half the speed.
+static FITTING: LazyLock<usize> = LazyLock::new(|| {
+    struct Fitting;
+    impl WithSimd for Fitting {
+        type Output = usize;
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            ((S::REGISTER_COUNT - 4) / 2).min(ROWS)
+        }
+    }
+    ARCH.dispatch(Fitting)
+});
 
 /// Rows of the next tile when `left` are left: nearly equal tiles instead of a full one and a rest of one row.
 pub(super) fn next_rows(left: usize) -> usize {
+    let most = *FITTING;
     match left {
-        0..=ROWS => left,
-        _ if left < 2 * ROWS => left.div_ceil(2),
-        _ => ROWS,
+        _ if left <= most => left,
+        _ if left < 2 * most => left.div_ceil(2),
+        _ => most,
     }
 }
 
