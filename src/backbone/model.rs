@@ -176,7 +176,7 @@ impl Model {
     pub fn projection(&self) -> Projection {
         match &self.engine {
             Engine::Host(decoder) => Projection::Packed(decoder.unembedding().clone()),
-            Engine::Tensors(transformer) => Projection::Tensor(transformer.unembedding()),
+            Engine::Tensors(transformer) => Projection::Tensor(Box::new(transformer.unembedding())),
         }
     }
 

@@ -112,8 +112,8 @@ impl FrozenUnembedding {
         correct.extend(rows.clone().zip(&running).map(|(row, running)| targets.token(row) as usize == running.best));
         // The rows of the unembedding that the targets ask for, mixed by their shares: its product with the hidden state is
         // the targets' mean logit.
-        let finish = |(((row, running), sums), hidden): (((usize, &Running), &mut [f32]), &[f32])| -> f64 {
-            let distribution = targets.distribution(row);
+        let finish = |(place, sums): (usize, &mut [f32])| -> f64 {
+            let (distribution, running) = (targets.distribution(rows.start + place), &running[place]);
             if distribution.is_empty() {
                 sums.fill(0.0);
                 return 0.0;
@@ -127,12 +127,12 @@ impl FrozenUnembedding {
                 let (scale, weight) = ((weight / running.sum) as f32, weight as f32);
                 sums.iter_mut().zip(&wanted).for_each(|(sum, wanted)| *sum = *sum * scale - weight * wanted);
             }
+            let hidden = &hidden[place * width..][..width];
             let logit: f64 = hidden.iter().zip(&wanted).map(|(h, w)| f64::from(*h) * f64::from(*w)).sum();
             running.sum.ln() + f64::from(running.largest) - logit
         };
-        let parts = rows.clone().into_par_iter().zip(&running).zip(sums.par_chunks_mut(width));
         // Collected before they are summed: the same bytes for any number of threads.
-        let losses: Vec<f64> = parts.zip(hidden.par_chunks(width)).map(finish).collect();
+        let losses: Vec<f64> = sums.par_chunks_mut(width).enumerate().map(finish).collect();
         (losses.iter().sum(), weight.map(|_| from_host(sums, [n, width], &device)))
     }
 }

@@ -14,14 +14,14 @@ pub enum Projection {
     /// In this process's memory.
     Packed(Arc<PackedMatrix>),
     /// On any device.
-    Tensor(Tensor<2>),
+    Tensor(Box<Tensor<2>>),
 }
 
 impl Projection {
     /// Of `[V, d]`, on the tensor's device.
     pub fn new(matrix: Tensor<2>) -> Self {
         if !on_host(&matrix.device()) || matrix.dtype() != DType::F32 {
-            return Self::Tensor(matrix);
+            return Self::Tensor(Box::new(matrix));
         }
         let inputs = matrix.dims()[1];
         Self::Packed(Arc::new(PackedMatrix::new(&to_host(matrix), inputs, Vec::new(), StorageType::Float32)))
@@ -41,7 +41,7 @@ impl Projection {
             Self::Packed(matrix) => Self::Packed(Arc::new(matrix.select(rows))),
             Self::Tensor(matrix) => {
                 let rows = indices(rows.iter().map(|&row| row as usize), &matrix.device());
-                Self::Tensor(matrix.clone().select(0, rows))
+                Self::Tensor(Box::new(matrix.as_ref().clone().select(0, rows)))
             }
         }
     }
@@ -49,7 +49,7 @@ impl Projection {
     /// States `[n, d]` to logits `[n, V]`, in this process's memory.
     pub fn logits(&self, states: Tensor<2>) -> Vec<f32> {
         match self {
-            Self::Tensor(matrix) => to_host(states.matmul(matrix.clone().transpose())),
+            Self::Tensor(matrix) => to_host(states.matmul(matrix.as_ref().clone().transpose())),
             Self::Packed(matrix) => {
                 let (states, mut logits) = (to_host(states), Vec::new());
                 on_pool(|| matrix.multiply(&states, &mut logits));

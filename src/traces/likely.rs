@@ -122,6 +122,6 @@ mod tests {
             assert!((f64::from(logits[likely.token as usize]) - logit).abs() < 1e-6);
             assert!((f64::from(likely.probability) - logit.exp() / sum).abs() < 1e-6);
         }
-        assert!(likeliest(&mut vec![f32::NAN; 50], 3).len() < 3);
+        assert!(likeliest(&mut [f32::NAN; 50], 3).len() < 3);
     }
 }
