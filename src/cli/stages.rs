@@ -70,7 +70,13 @@ pub fn train_rescorer(common: &Common, file: &ConfigFile, only: Option<&str>) ->
     }
     let workspace = open(config)?;
     let traces = stages::trace(&workspace)?;
-    stages::train_rescorers(&workspace, &traces, only)?;
+    let heads = if stages::rescorers_need_heads(&workspace.config, only) {
+        workspace.config.traces.require_hidden("train-rescorer")?;
+        Some(stages::train_heads(&workspace, &traces)?)
+    } else {
+        None
+    };
+    stages::train_rescorers(&workspace, &traces, heads.as_ref(), only)?;
     print(&format!("{}\n", workspace.folder.join("rescorers").display()))
 }
 
@@ -80,7 +86,7 @@ pub fn evaluate(common: &Common, file: &ConfigFile) -> Result<()> {
     let workspace = open(config)?;
     let traces = stages::trace(&workspace)?;
     let heads = stages::train_heads(&workspace, &traces)?;
-    let rescorers = stages::train_rescorers(&workspace, &traces, None)?;
+    let rescorers = stages::train_rescorers(&workspace, &traces, Some(&heads), None)?;
     let result = stages::evaluate(&workspace, &traces, &heads, &rescorers)?;
     show(common, &result, &workspace.folder.join("report"))
 }

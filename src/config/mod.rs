@@ -4,8 +4,10 @@
 //! [`Config::to_toml`] gives the resolved file, which runs again as it is.
 
 mod architecture;
+mod evaluation;
 mod heads;
 mod read;
+mod rescorers;
 mod schema;
 mod storage;
 mod traces;
@@ -13,11 +15,13 @@ mod traces;
 pub use architecture::{
     FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
 };
+pub use evaluation::EvaluationConfig;
 pub use heads::{ChooseBy, HeadLoss, HeadStage, HeadsConfig, LossWeights, VocabularyConfig};
 pub use read::{Overrides, load};
-pub use schema::{
-    BackboneConfig, Config, DataConfig, EvaluationConfig, LanguageModelConfig, NeuralConfig, NgramConfig,
-    OptimizationConfig, PretrainConfig, RescorerConfig, Smoothing, TextSource,
+pub use rescorers::{
+    LatticeRescorerConfig, MOST_NGRAMS, NeuralConfig, NgramConfig, Normalisation, RescorerConfig, Smoothing, SumConfig,
+    TextSource,
 };
+pub use schema::{BackboneConfig, Config, DataConfig, LanguageModelConfig, OptimizationConfig, PretrainConfig};
 pub use storage::StorageType;
 pub use traces::{TraceText, TracesConfig};

@@ -19,19 +19,17 @@ pub struct Overrides {
     pub device: Option<String>,
 }
 
-/// Reads, overrides and validates a configuration.
+/// Reads, overrides and validates a configuration. A file that begins with `extends = "other.toml"` (a path relative to its
+/// own folder) says only what it changes in that one: sections are merged key by key, anything else is replaced.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config> {
-    let text = files::read_text(path)?;
-    // The file alone first: its errors have lines, errors after overriding do not.
-    let mut config: Config = toml::from_str(&text).map_err(|e| explain(&e, &text).within(path.display()))?;
-    if !overrides.set.is_empty() {
-        let mut table: Table = toml::from_str(&text).map_err(|e| explain(&e, &text).within(path.display()))?;
-        for assignment in &overrides.set {
-            apply(&mut table, assignment)?;
-        }
-        let changed = table.to_string();
-        config = toml::from_str(&changed).map_err(|e| explain(&e, &changed).within("after --set"))?;
+    let mut table = read_table(path, 0)?;
+    for assignment in &overrides.set {
+        apply(&mut table, assignment)?;
     }
+    let resolved = table.to_string();
+    let changed = if overrides.set.is_empty() { "as a whole" } else { "after --set" };
+    let mut config: Config =
+        toml::from_str(&resolved).map_err(|e| explain(&e, &resolved).within(changed).within(path.display()))?;
     if let Some(seed) = overrides.seed {
         config.seed = seed;
     }
@@ -46,6 +44,50 @@ impl Config {
     /// The resolved file: every key with its value.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration has string keys only")
+    }
+}
+
+/// Files that extend each other, at most.
+const DEPTH: usize = 8;
+
+/// A file together with what it extends. Its own errors have lines; those of the whole have none that anyone could look up.
+fn read_table(path: &Path, depth: usize) -> Result<Table> {
+    if depth > DEPTH {
+        bail!("{}: `extends` goes on for more than {DEPTH} files; do two of them extend each other?", path.display());
+    }
+    let text = files::read_text(path)?;
+    let here = |error: toml::de::Error, text: &str| explain(&error, text).within(path.display());
+    let mut table: Table = toml::from_str(&text).map_err(|e| here(e, &text))?;
+    let Some(extended) = table.remove("extends") else {
+        toml::from_str::<Config>(&text).map_err(|e| here(e, &text))?;
+        return Ok(table);
+    };
+    let Value::String(extended) = extended else {
+        bail!("{}: `extends` must be the path of another configuration, in quotes.", path.display());
+    };
+    // A part of a section may not stand by itself; a key that nobody knows is wrong in any case.
+    let rest: Vec<&str> = text.lines().map(|line| if assigns(line, "extends") { "" } else { line }).collect();
+    let rest = rest.join("\n");
+    if let Err(error) = toml::from_str::<Config>(&rest)
+        && error.message().starts_with("unknown field")
+    {
+        return Err(here(error, &rest));
+    }
+    let base = path.parent().unwrap_or(Path::new("")).join(extended);
+    let mut whole = read_table(&base, depth + 1).map_err(|e| e.within(path.display()))?;
+    merge(&mut whole, table);
+    Ok(whole)
+}
+
+/// Puts the values of `changes` over those of `base`.
+fn merge(base: &mut Table, changes: Table) {
+    for (key, value) in changes {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(changes)) => merge(inner, changes),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
     }
 }
 
@@ -138,6 +180,31 @@ mod tests {
             let config = read(MINIMAL, &set).unwrap();
             assert_eq!(read(&config.to_toml(), &[]).unwrap(), config);
         }
+    }
+
+    #[test]
+    fn a_file_that_extends_another_says_only_what_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let load = |name: &str| load(&dir.path().join(name), &Overrides::default());
+        write("base.toml", &format!("{MINIMAL}[heads]\nblock_size = 5\n[rescorer.a]\nkind = \"ngram\"\norder = 2\n"));
+        write(
+            "more.toml",
+            "extends = \"base.toml\"\nname = \"more\"\n[rescorer.a]\norder = 4\n[rescorer.b]\nkind = \"lava\"\n",
+        );
+        let (base, more) = (load("base.toml").unwrap(), load("more.toml").unwrap());
+        assert_eq!((more.heads.block_size, more.name.as_str(), more.rescorer.len()), (5, "more", 2));
+        assert_ne!(more.rescorer["a"], base.rescorer["a"]);
+        assert_eq!(more.data, base.data);
+        write("wrong.toml", "extends = \"base.toml\"\n\n[heads]\nblock_sise = 5\n");
+        let error = load("wrong.toml").unwrap_err().to_string();
+        assert!(error.ends_with("wrong.toml: line 4: unknown key `block_sise`; did you mean `block_size`?"), "{error}");
+        write("loop.toml", "extends = \"loop.toml\"\n");
+        assert!(load("loop.toml").unwrap_err().to_string().contains("extend each other"));
+        write("none.toml", "extends = \"absent.toml\"\n");
+        assert!(load("none.toml").unwrap_err().to_string().contains("absent.toml"));
+        write("number.toml", "extends = 3\n");
+        assert!(load("number.toml").unwrap_err().to_string().contains("in quotes"));
     }
 
     #[test]

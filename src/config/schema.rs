@@ -7,10 +7,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{HeadsConfig, StorageType, TraceText, TracesConfig};
+use super::{EvaluationConfig, HeadsConfig, RescorerConfig, StorageType, TracesConfig};
 use crate::error::{Result, bail};
 
-/// The whole file.
+/// The whole file; `extends = "other.toml"` at its top makes it a change of another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -207,110 +207,6 @@ impl Default for OptimizationConfig {
     }
 }
 
-/// `[rescorer.NAME]`, by its `kind`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum RescorerConfig {
-    /// An n-gram language model: global rescoring.
-    Ngram(NgramConfig),
-    /// A small decoder-only language model: local rescoring.
-    Neural(NeuralConfig),
-}
-
-impl RescorerConfig {
-    /// What it is fitted on.
-    pub fn text(&self) -> &[TextSource] {
-        match self {
-            Self::Ngram(ngram) => &ngram.text,
-            Self::Neural(neural) => &neural.text,
-        }
-    }
-}
-
-/// Text that a rescorer is fitted on; always of the train split.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TextSource {
-    /// The corpus's own text.
-    Gold,
-    /// The text that the backbone wrote itself: greedy and sampled traces.
-    Traces,
-}
-
-/// How an n-gram model sets probability aside for what was not seen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Smoothing {
-    /// Interpolated modified Kneser-Ney (Chen and Goodman 1998).
-    #[default]
-    KneserNey,
-    /// Katz back-off with Good-Turing discounts of counts up to 5 (Katz 1987).
-    Katz,
-}
-
-/// `kind = "ngram"`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NgramConfig {
-    /// Longest n-gram, 1 to 6.
-    pub order: usize,
-    /// What is counted.
-    pub text: Vec<TextSource>,
-    /// "kneser-ney" or "katz".
-    pub smoothing: Smoothing,
-    /// Discounts for an order whose counts of counts are degenerate, as those of small texts are.
-    pub discount_fallback: [f64; 3],
-    /// n-grams that occur at most so often are left out: a number per order, unigrams first; the last stands for the rest.
-    pub prune: Vec<u64>,
-    /// Megabytes for sorting; what does not fit goes to temporary files in the run.
-    pub memory_mb: usize,
-}
-
-impl Default for NgramConfig {
-    fn default() -> Self {
-        Self {
-            order: 3,
-            text: vec![TextSource::Gold, TextSource::Traces],
-            smoothing: Smoothing::default(),
-            discount_fallback: [0.5, 1.0, 1.5],
-            prune: Vec::new(),
-            memory_mb: 1024,
-        }
-    }
-}
-
-/// `kind = "neural"`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NeuralConfig {
-    /// What it is trained on.
-    pub text: Vec<TextSource>,
-    /// Its size.
-    pub model: LanguageModelConfig,
-    /// Documents per training step.
-    pub documents_per_step: usize,
-    /// Steps, learning rate and the rest.
-    pub training: OptimizationConfig,
-}
-
-impl Default for NeuralConfig {
-    fn default() -> Self {
-        Self {
-            text: vec![TextSource::Gold, TextSource::Traces],
-            model: LanguageModelConfig {
-                hidden: 128,
-                layers: 2,
-                heads: 4,
-                kv_heads: 4,
-                intermediate: 352,
-                context: 512,
-            },
-            documents_per_step: 16,
-            training: OptimizationConfig { steps: 200, learning_rate: 3e-3, ..OptimizationConfig::default() },
-        }
-    }
-}
-
 /// Size of a Llama-architecture language model trained from scratch; unembedding tied to the embedding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -332,37 +228,6 @@ pub struct LanguageModelConfig {
 impl Default for LanguageModelConfig {
     fn default() -> Self {
         Self { hidden: 256, layers: 4, heads: 4, kv_heads: 2, intermediate: 704, context: 512 }
-    }
-}
-
-/// `[evaluation]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EvaluationConfig {
-    /// k: candidates per head in the lattice.
-    pub top_k: usize,
-    /// p: drafts verified together by the p-best variants.
-    pub paths: usize,
-    /// Weights of a rescorer tried on dev, 0 to 1; 0 is always tried.
-    pub lm_scales: Vec<f64>,
-    /// The k for which the oracle is reported.
-    pub oracle_top_k: Vec<usize>,
-    /// Bootstrap resamples.
-    pub bootstrap: usize,
-    /// Test documents per corpus that are also decoded live, for every variant.
-    pub live_documents: usize,
-}
-
-impl Default for EvaluationConfig {
-    fn default() -> Self {
-        Self {
-            top_k: 16,
-            paths: 16,
-            lm_scales: vec![0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
-            oracle_top_k: vec![1, 2, 4, 8, 16, 32, 64],
-            bootstrap: 10_000,
-            live_documents: 8,
-        }
     }
 }
 
@@ -434,35 +299,11 @@ impl Config {
         for (name, rescorer) in &self.rescorer {
             let key = format!("rescorer.{name}");
             names_a_folder(&key, name)?;
-            if ["bpd", "oracle", "0gram"].contains(&name.as_str()) || name.starts_with("pbest-") {
+            let prefixes = ["pbest-", "tree-", "path-", "beam-"];
+            if ["bpd", "oracle", "0gram"].contains(&name.as_str()) || prefixes.iter().any(|p| name.starts_with(p)) {
                 bail!("`{key}`: this name is taken by a built-in variant; choose another.");
             }
-            if rescorer.text() == [TextSource::Traces] && self.traces.train_text == [TraceText::Corpus] {
-                bail!(
-                    "`{key}.text` is the backbone's own text alone, but `traces.train_text` has none. Add \"greedy\" or \"sampled\" to the latter, or \"gold\" to the former."
-                );
-            }
-            match rescorer {
-                RescorerConfig::Ngram(ngram) => {
-                    if !(1..=6).contains(&ngram.order) {
-                        bail!("`{key}.order` is {}; orders 1 to 6 are supported.", ngram.order);
-                    }
-                    if !ngram.prune.is_sorted() || ngram.prune.len() > ngram.order {
-                        bail!(
-                            "`{key}.prune` is {:?}; it takes at most one number per order, none smaller than the one before.",
-                            ngram.prune
-                        );
-                    }
-                    at_least(&format!("{key}.memory_mb"), ngram.memory_mb, 16)?;
-                    not_empty(&format!("{key}.text"), ngram.text.is_empty())?;
-                }
-                RescorerConfig::Neural(neural) => {
-                    not_empty(&format!("{key}.text"), neural.text.is_empty())?;
-                    neural.model.validate(&format!("{key}.model"))?;
-                    at_least(&format!("{key}.documents_per_step"), neural.documents_per_step, 1)?;
-                    neural.training.validate(&format!("{key}.training"))?;
-                }
-            }
+            rescorer.validate(&key, self)?;
         }
         if let Some(pretrain) = &self.pretrain {
             at_least("pretrain.vocab_size", pretrain.vocab_size, 257)?;
@@ -471,29 +312,6 @@ impl Config {
             pretrain.training.validate("pretrain.training")?;
         }
         self.evaluation.validate()
-    }
-}
-
-impl EvaluationConfig {
-    fn validate(&self) -> Result<()> {
-        at_least("evaluation.top_k", self.top_k, 1)?;
-        at_least("evaluation.paths", self.paths, 1)?;
-        if self.lm_scales.iter().any(|s| !(0.0..=1.0).contains(s)) {
-            bail!("`evaluation.lm_scales` must lie between 0 and 1.");
-        }
-        if self.oracle_top_k.contains(&0) {
-            bail!("`evaluation.oracle_top_k` must hold numbers of at least 1.");
-        }
-        at_least("evaluation.bootstrap", self.bootstrap, 100)
-    }
-
-    /// The scales to try, 0 among them, ascending and without repeats.
-    pub fn scales(&self) -> Vec<f64> {
-        let mut scales = self.lm_scales.clone();
-        scales.push(0.0);
-        scales.sort_by(f64::total_cmp);
-        scales.dedup();
-        scales
     }
 }
 
@@ -519,7 +337,7 @@ impl OptimizationConfig {
 }
 
 impl LanguageModelConfig {
-    fn validate(&self, key: &str) -> Result<()> {
+    pub(super) fn validate(&self, key: &str) -> Result<()> {
         for (name, value, least) in
             [("layers", self.layers, 1), ("intermediate", self.intermediate, 1), ("context", self.context, 2)]
         {
@@ -553,13 +371,6 @@ fn names_a_folder(key: &str, name: &str) -> Result<()> {
 pub(super) fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
     if value < least {
         bail!("`{key}` is {value}; it must be at least {least}.");
-    }
-    Ok(())
-}
-
-fn not_empty(key: &str, empty: bool) -> Result<()> {
-    if empty {
-        bail!("`{key}` is empty; name at least one source: \"gold\" or \"traces\".");
     }
     Ok(())
 }

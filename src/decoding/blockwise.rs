@@ -11,7 +11,7 @@ use crate::error::{Result, bail};
 use crate::heads::FrozenHeads;
 use crate::lattice::{DraftTree, Lattice};
 use crate::nn::{from_host, to_host};
-use crate::rescorer::{Closest, Decision, Drafter, Session};
+use crate::rescorer::{Closest, Decision, Drafter, Opening, Session};
 
 /// One decoded block.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,9 +94,11 @@ impl<'a> Decoder<'a> {
 
     /// One block: heads, lattice, drafts, one verification forward.
     pub fn step(&mut self) -> Result<Block> {
-        let (lattice, lattice_margin) = self.lattice()?;
+        let mut hidden = to_host(self.hidden.clone());
+        self.dtype.round(&mut hidden);
+        let (lattice, lattice_margin) = self.lattice(&hidden)?;
         let start = self.text.len();
-        let mut drafts = self.session.drafts(&self.text, &[start], &[&lattice])?;
+        let mut drafts = self.session.drafts(&self.text, &[Opening { start, lattice: &lattice, hidden: &hidden }])?;
         let drafts = drafts.pop().expect("one start gives one set of drafts");
         let tree = DraftTree::from_paths(&drafts.paths);
         let hidden = self.verify(&tree);
@@ -132,15 +134,12 @@ impl<'a> Decoder<'a> {
         (self.hidden, self.next) = advance(self.backbone, &mut self.cache, tokens);
     }
 
-    fn lattice(&self) -> Result<(Lattice, f32)> {
-        let mut values = to_host(self.hidden.clone());
-        self.dtype.round(&mut values);
-        let (device, width) = (self.hidden.device(), values.len());
-        let hidden = from_host(values, [1, width], &device);
+    fn lattice(&self, hidden: &[f32]) -> Result<(Lattice, f32)> {
+        let hidden = from_host(hidden.to_vec(), [1, hidden.len()], &self.hidden.device());
         let found = self.heads.candidates(&self.backbone.model, hidden, &[self.next.0], self.top_k)?;
         let slots = (self.limit - self.decoded().len()).min(self.heads.count() + 1);
         let lattice = Lattice::pinned(self.next.0, found.k, &found.ids, &found.scores)?.prefix(slots, found.k)?;
-        Ok((lattice, found.margin(0, slots - 1, found.k)))
+        Ok((lattice, found.at(0).margin(slots - 1, found.k)))
     }
 
     /// Hidden states `[nodes, d]` of a draft tree behind the committed text.

@@ -6,8 +6,12 @@
 pub mod bootstrap;
 mod live;
 mod replay;
+mod same_starts;
 mod tally;
+mod tuning;
 
 pub use live::{LiveOutcome, NEAR_TIE, autoregressive_speed, check_live};
-pub use replay::{ReplayText, Step, oracle_lengths, replay, replay_oracle};
+pub use replay::{ReplayText, Step, coverage, oracle_lengths, replay, replay_oracle};
+pub use same_starts::SameStarts;
 pub use tally::{Tally, block_efficiency, loops};
+pub use tuning::{Axis, Coordinate, Trial, Tuned, search};

@@ -4,12 +4,10 @@
 //! accepted length of any draft is a comparison of tokens, and block efficiency is exact without a forward of the
 //! backbone. Slot 1 is the trace's own token, never recomputed.
 
-use crate::backbone::Model;
 use crate::error::Result;
-use crate::heads::FrozenHeads;
+use crate::heads::StoredCandidates;
 use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length};
-use crate::nn::from_host;
-use crate::rescorer::{Closest, Decision, Drafter};
+use crate::rescorer::{Closest, Decision, Drafter, Opening};
 use crate::traces::{Trace, TraceDocument};
 
 /// One traced document, with the lattice of every position at which a block could begin.
@@ -22,9 +20,11 @@ pub struct ReplayText {
     pub limit: usize,
     /// Document and group, for the report.
     pub entry: TraceDocument,
-    /// For `t` committed tokens of the continuation: the lattice of the next block.
+    /// For `t` committed tokens of the continuation: the hidden state `[d]` that the next block is drafted from.
+    pub hidden: Vec<f32>,
+    /// For the same `t`: the lattice of that block.
     pub lattices: Vec<Lattice>,
-    /// For the same `t`: the smallest lead of a head's k-th candidate over the first left out.
+    /// And the smallest lead of a head's k-th candidate over the first left out.
     pub margins: Vec<f32>,
 }
 
@@ -44,29 +44,25 @@ pub struct Step {
 }
 
 impl ReplayText {
-    /// Builds the lattices of one document: the top `widest` of every head at every start; margins are those of the top
-    /// `k`, at most `widest`, that will be drafted from.
-    pub fn new(
-        trace: &Trace,
-        entry: &TraceDocument,
-        heads: &FrozenHeads,
-        model: &Model,
-        widest: usize,
-        k: usize,
-    ) -> Result<Self> {
-        let (tokens, width) = (trace.tokens(entry).to_vec(), trace.width());
-        let rows = entry.prompt - 1..entry.len() - 1;
-        let hidden = from_host(trace.hidden(entry, rows.clone()), [rows.len(), width], model.device());
-        let found = heads.candidates(model, hidden, &tokens[entry.prompt..], widest)?;
+    /// One document of `trace` with the candidates of the heads on it; margins are those of the top `k` that will be drafted
+    /// from.
+    pub fn new(trace: &Trace, document: usize, candidates: &StoredCandidates, k: usize) -> Result<Self> {
+        let entry = &trace.documents()[document];
+        let tokens = trace.tokens(entry).to_vec();
+        let hidden = trace.hidden(entry, entry.prompt - 1..entry.len() - 1);
         let (mut lattices, mut margins) = (Vec::new(), Vec::new());
         for t in 0..entry.continuation {
-            let (ids, scores) = found.at(t);
-            let whole = Lattice::pinned(tokens[entry.prompt + t], found.k, ids, scores)?;
-            let slots = (entry.limit - t).min(heads.count() + 1);
-            lattices.push(whole.prefix(slots, found.k)?);
-            margins.push(found.margin(t, slots - 1, k));
+            let lattice = candidates.lattice(document, t, tokens[entry.prompt + t], candidates.k())?;
+            margins.push(candidates.at(document, t).margin(lattice.slots() - 1, k.min(candidates.k())));
+            lattices.push(lattice);
         }
-        Ok(Self { prompt: entry.prompt, limit: entry.limit, entry: entry.clone(), tokens, lattices, margins })
+        Ok(Self { prompt: entry.prompt, limit: entry.limit, entry: entry.clone(), tokens, hidden, lattices, margins })
+    }
+
+    /// The block behind `t` tokens of the continuation, with the given candidates.
+    pub fn opening<'a>(&'a self, t: usize, lattice: &'a Lattice) -> Opening<'a> {
+        let width = self.hidden.len() / self.lattices.len();
+        Opening { start: self.prompt + t, lattice, hidden: &self.hidden[t * width..(t + 1) * width] }
     }
 
     /// The continuation.
@@ -85,8 +81,8 @@ pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) ->
     let target = text.continuation();
     let mut session = drafter.session();
     let all = if drafter.prefers_all_starts() {
-        let starts: Vec<usize> = (0..target.len()).map(|t| text.prompt + t).collect();
-        session.drafts(&text.tokens, &starts, &lattices.iter().collect::<Vec<_>>())?
+        let openings: Vec<Opening> = lattices.iter().enumerate().map(|(t, lattice)| text.opening(t, lattice)).collect();
+        session.drafts(&text.tokens, &openings)?
     } else {
         Vec::new()
     };
@@ -97,7 +93,7 @@ pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) ->
         let drafts = match all.get(start) {
             Some(drafts) => drafts,
             None => {
-                one = session.drafts(&text.tokens, &[text.prompt + start], &[&lattices[start]])?;
+                one = session.drafts(&text.tokens, &[text.opening(start, &lattices[start])])?;
                 &one[0]
             }
         };
@@ -116,6 +112,26 @@ pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) ->
         start += accepted;
     }
     Ok(steps)
+}
+
+/// By slot, over all starts of `texts`: of the starts whose target was among the top `k` of every slot before, the share where
+/// it is so in this slot as well; 1 where there was none.
+pub fn coverage(texts: &[ReplayText], k: usize) -> Vec<f64> {
+    let slots = texts.iter().flat_map(|text| &text.lattices).map(Lattice::slots).max().unwrap_or(0);
+    let (mut offered, mut covered) = (vec![0u64; slots], vec![0u64; slots]);
+    for text in texts {
+        let target = text.continuation();
+        for (t, length) in oracle_lengths(text, k).into_iter().enumerate() {
+            let possible = text.lattices[t].slots().min(target.len() - t);
+            offered[..possible.min(length + 1)].iter_mut().for_each(|n| *n += 1);
+            covered[..length].iter_mut().for_each(|n| *n += 1);
+        }
+    }
+    offered
+        .iter()
+        .zip(covered)
+        .map(|(&offered, covered)| if offered == 0 { 1.0 } else { covered as f64 / offered as f64 })
+        .collect()
 }
 
 /// What the best draft of the lattice would be accepted for, at every start, with the top `k` of every head.

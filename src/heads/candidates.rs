@@ -132,19 +132,39 @@ impl Best {
 }
 
 impl Candidates {
-    /// The smallest lead, at one position, of the `k`-th candidate of one of the first `heads` heads over the next one.
-    pub fn margin(&self, position: usize, heads: usize, k: usize) -> f32 {
+    /// Those of one position.
+    pub fn at(&self, position: usize) -> CandidatesAt<'_> {
+        let size = self.heads * self.k;
+        let cells = position * size..(position + 1) * size;
+        CandidatesAt {
+            k: self.k,
+            ids: &self.ids[cells.clone()],
+            scores: &self.scores[cells],
+            margins: &self.margins[position * self.heads..][..self.heads],
+        }
+    }
+}
+
+/// The k best tokens of every head at one position.
+#[derive(Clone, Copy)]
+pub struct CandidatesAt<'a> {
+    /// k
+    pub k: usize,
+    /// `[heads, k]`
+    pub ids: &'a [u32],
+    /// `[heads, k]` logits.
+    pub scores: &'a [f32],
+    /// `[heads]`: the k-th logit's lead over the first one left out.
+    pub margins: &'a [f32],
+}
+
+impl CandidatesAt<'_> {
+    /// The smallest lead of the `k`-th candidate of one of the first `heads` heads over the next one.
+    pub fn margin(&self, heads: usize, k: usize) -> f32 {
         let lead = |head: usize| {
-            let cell = position * self.heads + head;
-            let scores = &self.scores[cell * self.k..][..self.k];
-            if k < self.k { scores[k - 1] - scores[k] } else { self.margins[cell] }
+            let scores = &self.scores[head * self.k..][..self.k];
+            if k < self.k { scores[k - 1] - scores[k] } else { self.margins[head] }
         };
         (0..heads).map(lead).fold(f32::INFINITY, f32::min)
-    }
-
-    /// Ids and scores `[heads, k]` at one position.
-    pub fn at(&self, position: usize) -> (&[u32], &[f32]) {
-        let size = self.heads * self.k;
-        (&self.ids[position * size..][..size], &self.scores[position * size..][..size])
     }
 }

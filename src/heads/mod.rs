@@ -13,12 +13,13 @@ mod positions;
 mod saved;
 mod shared_ffn;
 mod speculator;
+mod stored;
 mod task;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 mod vocabulary;
 
-pub use candidates::{Candidates, FrozenHeads};
+pub use candidates::{Candidates, CandidatesAt, FrozenHeads};
 pub use family::{DraftHeads, Drafted, Heads, States};
 pub use ffn::FfnHeads;
 pub use linear::LinearHeads;
@@ -26,4 +27,5 @@ pub use medusa::MedusaHeads;
 pub use saved::{load_heads, load_heads_to_train, save_heads};
 pub use shared_ffn::SharedFfnHeads;
 pub use speculator::SpeculatorHeads;
+pub use stored::{StoredCandidates, block_starts};
 pub use task::{HeadTraining, TrainingText};

@@ -1,5 +1,5 @@
-//! The CPU's inner loops: products with packed weights, attention over a panelled cache, norms, activations, softmax and
-//! the k best of a row, all on plain slices of float32. Knows nothing of models.
+//! The CPU's inner loops: products with packed weights, attention over a panelled cache, norms, activations, softmax, inner
+//! products and the k best of a row, all on plain slices of float32. Knows nothing of models.
 //!
 //! Two properties that everything above relies on:
 //!
@@ -14,6 +14,7 @@
 mod attention;
 mod interleaved;
 mod packed;
+mod products;
 mod rows;
 mod softmax;
 mod tile;
@@ -21,6 +22,7 @@ mod topk;
 
 pub use attention::{LayerCache, Seen, attend};
 pub use packed::PackedMatrix;
+pub use products::products;
 pub use rows::{Activation, NormWeights, Rotations, activate, gate};
 pub use softmax::{exponentiate, largest};
 pub use topk::top_k;

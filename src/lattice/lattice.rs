@@ -104,6 +104,27 @@ impl Lattice {
         Ok(prefix)
     }
 
+    /// A copy with the `k` best candidates of each slot, and of these only the ones whose score is at most `gate` behind
+    /// the slot's first.
+    ///
+    /// # Errors
+    /// When `k` is 0 or `gate` negative.
+    pub fn narrowed(&self, k: usize, gate: f64) -> Result<Self> {
+        if k == 0 || gate.is_nan() || gate < 0.0 {
+            bail!("a lattice needs at least one candidate a slot and a gate of at least 0, not k = {k} and {gate}");
+        }
+        let mut narrowed = Self { starts: vec![0], ids: Vec::new(), scores: Vec::new() };
+        for slot in 0..self.slots() {
+            let scores = self.scores(slot);
+            let near = |&&score: &&f32| f64::from(scores[0]) - f64::from(score) <= gate;
+            let width = scores.iter().take(k).take_while(near).count();
+            narrowed.ids.extend(&self.ids(slot)[..width]);
+            narrowed.scores.extend(&scores[..width]);
+            narrowed.starts.push(narrowed.ids.len());
+        }
+        Ok(narrowed)
+    }
+
     fn range(&self, slot: usize) -> Range<usize> {
         self.starts[slot]..self.starts[slot + 1]
     }
@@ -180,6 +201,16 @@ mod tests {
                 prop_assert_eq!(prefix.scores(slot), &lattice.scores(slot)[..width]);
             }
         }
+    }
+
+    #[test]
+    fn a_gate_leaves_what_is_near_the_first() {
+        let lattice = Lattice::pinned(7, 3, &[1, 2, 3, 4, 5, 6], &[3.0, 1.0, 0.0, 5.0, 4.5, -9.0]).unwrap();
+        let gated = lattice.narrowed(3, 2.0).unwrap();
+        assert_eq!((gated.ids(0), gated.ids(1), gated.ids(2)), (&[7][..], &[1, 2][..], &[4, 5][..]));
+        assert_eq!(lattice.narrowed(3, f64::INFINITY).unwrap(), lattice);
+        assert_eq!(lattice.narrowed(9, 0.0).unwrap(), lattice.prefix(3, 1).unwrap());
+        assert!(lattice.narrowed(0, 1.0).is_err() && lattice.narrowed(1, -1.0).is_err());
     }
 
     #[test]

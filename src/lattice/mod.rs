@@ -6,36 +6,30 @@
 //! 1. [`Lattice`] holds the candidates of all slots; its first candidates are the plain draft of blockwise parallel
 //!    decoding, its first k candidates the lattice of a smaller k.
 //! 2. [`p_best`] finds the p best paths under head scores plus a [`PathScorer`] (an n-gram model, for instance);
-//!    [`local_greedy`] walks left to right with a rescorer that reads the whole prefix (a small language model).
+//!    [`expected_tree`] and [`expected_path`] find the drafts with the longest expected accepted length.
 //! 3. [`DraftTree`] shares the prefixes of several drafts, so that one tree-masked forward verifies them all.
 //! 4. [`oracle_length`], [`oracle_dp`] and [`greedy_calls`] say how good any draft from the lattice could have been.
 //!
 //! Two rules hold throughout. Slot 0 is pinned: its one candidate is the backbone's own next token, as any other token
 //! there is a sure rejection. Ties go to the smaller token id, so that the same scores always give the same draft.
 
+mod expected;
 #[expect(clippy::module_inception, reason = "the room is named after the type it is built around")]
 mod lattice;
-mod local;
 mod oracle;
 mod path;
 mod pbest;
 mod ranking;
 mod tree;
+mod weighting;
 
+pub use expected::{Belief, Expected, expected_path, expected_tree};
 pub use lattice::Lattice;
-pub use local::{LocalDraft, choose, local_greedy};
 pub use oracle::{greedy_calls, oracle_dp, oracle_length};
 pub use path::Path;
 pub use pbest::{NoScorer, PBest, PathScorer, p_best};
 pub use tree::{DraftTree, accepted_length};
-
-/// Score of one candidate: `(1 - scale) * head + scale * rescorer`, in f64.
-///
-/// At scale 0 the rescorer does not count at all, not even as `0 * -inf`.
-fn interpolate(scale: f64, head: f32, rescorer: f64) -> f64 {
-    let head = (1.0 - scale) * f64::from(head);
-    if scale == 0.0 { head } else { head + scale * rescorer }
-}
+pub use weighting::Weighting;
 
 /// How far `best` is ahead of `next`; 0 when both are minus infinity.
 fn gap(best: f64, next: f64) -> f64 {
@@ -44,8 +38,9 @@ fn gap(best: f64, next: f64) -> f64 {
 
 #[cfg(test)]
 mod testing {
-    use super::Lattice;
+    use super::{Lattice, PathScorer, Weighting};
     use proptest::prelude::*;
+    use std::cell::Cell;
 
     /// Tokens of a small lattice are below this.
     pub const VOCABULARY: u32 = 6;
@@ -73,5 +68,55 @@ mod testing {
             let longer = |prefix: Vec<u32>| lattice.ids(slot).iter().map(move |&id| [&prefix[..], &[id]].concat());
             prefixes.into_iter().flat_map(longer).collect()
         })
+    }
+
+    /// An n-gram of made-up log-probabilities: multiples of -1/4 from 0 to -7/4, drawn by a hash of the last n - 1 tokens
+    /// and the next. Sums of them are exact and often tie.
+    pub struct MadeUp {
+        seed: u32,
+        order: usize,
+        pub asked: Cell<usize>,
+    }
+
+    impl MadeUp {
+        pub fn new(seed: u32, order: usize) -> Self {
+            Self { seed, order, asked: Cell::new(0) }
+        }
+    }
+
+    pub const START: [u32; 3] = [100; 3];
+
+    impl PathScorer for MadeUp {
+        type State = [u32; 3];
+
+        fn extend(&self, state: Self::State, token: u32) -> (f64, Self::State) {
+            self.asked.set(self.asked.get() + 1);
+            let hash = state
+                .iter()
+                .chain([&token])
+                .fold(self.seed, |hash, &id| (hash ^ id).wrapping_mul(0x9E37_79B1).rotate_left(11));
+            let mut next = [state[1], state[2], token];
+            next[..4 - self.order].fill(0);
+            (-f64::from(hash >> 29) / 4.0, next)
+        }
+    }
+
+    /// The score of a path by its definition.
+    pub fn path_score<S: PathScorer>(
+        lattice: &Lattice,
+        scorer: &S,
+        start: S::State,
+        tokens: &[u32],
+        Weighting { scale, decay }: Weighting,
+    ) -> f64 {
+        let (mut state, mut sum) = (start, 0.0);
+        for (slot, &token) in tokens.iter().enumerate() {
+            let at = lattice.ids(slot).iter().position(|&id| id == token).unwrap();
+            let (log_probability, next) = scorer.extend(state, token);
+            let score = (1.0 - scale) * f64::from(lattice.scores(slot)[at]) + scale * log_probability;
+            sum += decay.powi(slot as i32) * score;
+            state = next;
+        }
+        sum
     }
 }

@@ -14,7 +14,7 @@
 //! Paths are kept as back-pointers in flat arrays and spelled out only at the end.
 
 use super::ranking::{Graph, Ranking};
-use super::{Lattice, Path, gap, interpolate};
+use super::{Lattice, Path, Weighting, gap};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
@@ -58,16 +58,21 @@ pub struct PBest {
 /// The `p` best paths of the lattice, or all when it has fewer. `start` is the scorer's state after the committed
 /// tokens.
 ///
-/// A path scores `sum over slots j of (1 - scale) * score_j + scale * log P(token_j | state)`; `scale` is the weight of
-/// the scorer, from 0 to 1 (outside, the result is still exact, but nothing can be dropped early). At scale 0 the
-/// scorer is never asked and there is one state per slot.
+/// A path scores as [`Weighting`] says, with r = log P(token | state); the scale lies from 0 to 1 (outside, the result is
+/// still exact, but nothing can be dropped early). At scale 0 the scorer is never asked and there is one state per slot.
 ///
 /// The scores are exact, and so is the order of ties, but for one kind: paths are ranked prefix by prefix, so two
 /// prefixes of different scores in one state keep their order even where the rest of the path makes their sums equal,
 /// by rounding or by a probability of 0.
-pub fn p_best<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, scale: f64, p: usize) -> PBest {
+pub fn p_best<S: PathScorer>(
+    lattice: &Lattice,
+    scorer: &S,
+    start: S::State,
+    weighting: impl Into<Weighting>,
+    p: usize,
+) -> PBest {
     let wanted = p.saturating_add(1);
-    let search = Search::new(lattice, scorer, scale);
+    let search = Search::new(lattice, scorer, weighting.into());
     let graph = search.graph(start, search.floor(start, wanted));
     let mut paths = Ranking::new(&graph).best(wanted);
     let left_out = if paths.len() > p { paths.pop() } else { None };
@@ -78,21 +83,21 @@ pub fn p_best<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, sca
     PBest { paths, margin }
 }
 
-struct Search<'a, S> {
+pub(super) struct Search<'a, S> {
     lattice: &'a Lattice,
     scorer: &'a S,
-    scale: f64,
+    weighting: Weighting,
     /// `most_after[j]`: the most that slots j.. can add to a score, for a scale from 0 to 1.
     most_after: Vec<f64>,
 }
 
 impl<'a, S: PathScorer> Search<'a, S> {
-    fn new(lattice: &'a Lattice, scorer: &'a S, scale: f64) -> Self {
+    pub(super) fn new(lattice: &'a Lattice, scorer: &'a S, weighting: Weighting) -> Self {
         let mut most_after = vec![0.0; lattice.slots() + 1];
         for slot in (0..lattice.slots()).rev() {
-            most_after[slot] = interpolate(scale, lattice.scores(slot)[0], 0.0) + most_after[slot + 1];
+            most_after[slot] = weighting.score(slot, lattice.scores(slot)[0], 0.0) + most_after[slot + 1];
         }
-        Self { lattice, scorer, scale, most_after }
+        Self { lattice, scorer, weighting, most_after }
     }
 
     /// What each of the first `number` candidates of a slot adds to the score of a path in `state`, and the state after
@@ -100,20 +105,20 @@ impl<'a, S: PathScorer> Search<'a, S> {
     fn steps(&self, state: S::State, slot: usize, number: usize, steps: &mut Vec<(f64, S::State)>) {
         let scores = &self.lattice.scores(slot)[..number];
         steps.clear();
-        if self.scale == 0.0 {
-            steps.extend(scores.iter().map(|&score| (interpolate(0.0, score, 0.0), state)));
+        if self.weighting.scale == 0.0 {
+            steps.extend(scores.iter().map(|&score| (self.weighting.score(slot, score, 0.0), state)));
             return;
         }
         self.scorer.extend_all(state, &self.lattice.ids(slot)[..number], steps);
         for ((weight, _), &score) in steps.iter_mut().zip(scores) {
-            *weight = interpolate(self.scale, score, *weight);
+            *weight = self.weighting.score(slot, score, *weight);
         }
     }
 
     /// A score that the `p`-th best path reaches: that of the p-th path of a beam search; minus infinity when there are
     /// fewer paths, or when nothing could be dropped or gained.
     fn floor(&self, start: S::State, p: usize) -> f64 {
-        if !(self.scale > 0.0 && self.scale <= 1.0) {
+        if !(self.weighting.scale > 0.0 && self.weighting.scale <= 1.0) {
             return f64::NEG_INFINITY;
         }
         let mut beam = vec![(0.0, start)];
@@ -139,7 +144,7 @@ impl<'a, S: PathScorer> Search<'a, S> {
     }
 
     /// The graph of all prefixes that may belong to a path of at least `floor`.
-    fn graph(&self, start: S::State, floor: f64) -> Graph {
+    pub(super) fn graph(&self, start: S::State, floor: f64) -> Graph {
         let mut graph = Graph::new();
         let mut states = vec![start];
         let mut steps = Vec::new();
@@ -152,7 +157,7 @@ impl<'a, S: PathScorer> Search<'a, S> {
             for (from, state) in layer.zip(states) {
                 let sum = graph.best(from);
                 // The slot's further candidates score no better.
-                let hopeful = |&score: &f32| sum + interpolate(self.scale, score, 0.0) + most_after >= floor;
+                let hopeful = |&score: &f32| sum + self.weighting.score(slot, score, 0.0) + most_after >= floor;
                 let number = self.lattice.scores(slot).iter().take_while(|score| hopeful(score)).count();
                 self.steps(state, slot, number, &mut steps);
                 for (&(weight, next), &token) in steps.iter().zip(self.lattice.ids(slot)) {
@@ -206,64 +211,23 @@ impl Hasher for StateHasher {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{all_paths, small_lattice};
+    use super::super::testing::{MadeUp, START, all_paths, path_score, small_lattice};
     use super::*;
     use proptest::prelude::*;
-    use std::cell::Cell;
-
-    /// An n-gram of made-up log-probabilities: multiples of -1/4 from 0 to -7/4, drawn by a hash of the last n - 1
-    /// tokens and the next. Sums of them are exact and often tie.
-    struct MadeUp {
-        seed: u32,
-        order: usize,
-        asked: Cell<usize>,
-    }
-
-    impl MadeUp {
-        fn new(seed: u32, order: usize) -> Self {
-            Self { seed, order, asked: Cell::new(0) }
-        }
-    }
-
-    const START: [u32; 3] = [100; 3];
-
-    impl PathScorer for MadeUp {
-        type State = [u32; 3];
-
-        fn extend(&self, state: Self::State, token: u32) -> (f64, Self::State) {
-            self.asked.set(self.asked.get() + 1);
-            let hash = state
-                .iter()
-                .chain([&token])
-                .fold(self.seed, |hash, &id| (hash ^ id).wrapping_mul(0x9E37_79B1).rotate_left(11));
-            let mut next = [state[1], state[2], token];
-            next[..4 - self.order].fill(0);
-            (-f64::from(hash >> 29) / 4.0, next)
-        }
-    }
 
     /// Scores and sorts every path.
-    fn brute_force<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, scale: f64) -> Vec<Path> {
-        let score = |tokens: &[u32]| {
-            let mut state = start;
-            let mut sum = 0.0;
-            for (slot, &token) in tokens.iter().enumerate() {
-                let at = lattice.ids(slot).iter().position(|&id| id == token).unwrap();
-                let (log_probability, next) = scorer.extend(state, token);
-                sum += (1.0 - scale) * f64::from(lattice.scores(slot)[at]) + scale * log_probability;
-                state = next;
-            }
-            sum
-        };
-        let mut paths: Vec<Path> =
-            all_paths(lattice).into_iter().map(|tokens| Path { score: score(&tokens), tokens }).collect();
+    fn brute_force<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, weighting: Weighting) -> Vec<Path> {
+        let mut paths: Vec<Path> = all_paths(lattice)
+            .into_iter()
+            .map(|tokens| Path { score: path_score(lattice, scorer, start, &tokens, weighting), tokens })
+            .collect();
         paths.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.tokens.cmp(&b.tokens)));
         paths
     }
 
-    fn check<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, scale: f64, p: usize) {
-        let mut expected = brute_force(lattice, scorer, start, scale);
-        let found = p_best(lattice, scorer, start, scale, p);
+    fn check<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, weighting: Weighting, p: usize) {
+        let mut expected = brute_force(lattice, scorer, start, weighting);
+        let found = p_best(lattice, scorer, start, weighting, p);
         let margin = match expected.get(p) {
             Some(next) if p > 0 => expected[p - 1].score - next.score,
             _ => f64::INFINITY,
@@ -287,14 +251,15 @@ mod tests {
             seed: u32,
             order in 1usize..=4,
             scale in prop::sample::select(vec![0.0, 0.25, 0.5, 1.0, 1.5, -0.5]),
+            decay in prop::sample::select(vec![1.0, 0.5]),
             p in 0usize..40,
         ) {
-            check(&lattice, &MadeUp::new(seed, order), START, scale, p);
+            check(&lattice, &MadeUp::new(seed, order), START, Weighting { scale, decay }, p);
         }
 
         #[test]
         fn without_a_scorer_equals_brute_force(lattice in small_lattice(), p in 1usize..2000) {
-            check(&lattice, &NoScorer, (), 0.0, p);
+            check(&lattice, &NoScorer, (), 0.0.into(), p);
         }
     }
 

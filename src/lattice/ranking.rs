@@ -20,11 +20,13 @@ struct Node {
     last_edge: u32,
 }
 
+/// A candidate behind a prefix, or the step to the end of the block.
 #[derive(Clone, Copy)]
-struct Edge {
-    from: u32,
-    token: u32,
-    weight: f64,
+pub(super) struct Edge {
+    pub from: u32,
+    pub to: u32,
+    pub token: u32,
+    pub weight: f64,
     /// Another edge into the same node, or [`NONE`].
     previous: u32,
 }
@@ -47,6 +49,16 @@ impl Graph {
         self.nodes.len() - count..self.nodes.len()
     }
 
+    /// Number of nodes.
+    pub(super) fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// All edges, those out of one node side by side, in the order of the nodes.
+    pub(super) fn edges(&self) -> &[Edge] {
+        &self.edges
+    }
+
     /// Adds the end, which follows the last `count` nodes.
     pub(super) fn close(&mut self, count: usize) {
         let last = self.last_nodes(count);
@@ -60,14 +72,14 @@ impl Graph {
         (self.nodes.len() - 1) as u32
     }
 
-    /// Adds an edge; all edges into `from` have been added before.
+    /// Adds an edge; all edges into `from`, and all out of the nodes before it, have been added before.
     pub(super) fn add_edge(&mut self, from: usize, to: u32, token: u32, weight: f64) {
         let sum = self.nodes[from].best + weight;
         let edge = self.edges.len() as u32;
-        let to = &mut self.nodes[to as usize];
-        to.best = to.best.max(sum);
-        self.edges.push(Edge { from: from as u32, token, weight, previous: to.last_edge });
-        to.last_edge = edge;
+        let node = &mut self.nodes[to as usize];
+        node.best = node.best.max(sum);
+        self.edges.push(Edge { from: from as u32, to, token, weight, previous: node.last_edge });
+        node.last_edge = edge;
     }
 
     fn edge(&self, prefix: Prefix) -> Edge {

@@ -6,7 +6,7 @@ use burn::tensor::{DType, Tensor};
 
 use super::{indices, on_host, to_host};
 use crate::config::StorageType;
-use crate::kernels::{PackedMatrix, on_pool};
+use crate::kernels::{PackedMatrix, on_pool, products};
 
 /// `[V, d]`, on the CPU packed; clones share it.
 #[derive(Clone)]
@@ -55,6 +55,56 @@ impl Projection {
                 on_pool(|| matrix.multiply(&states, &mut logits));
                 logits
             }
+        }
+    }
+
+    /// The logits of some outputs only: for row i of `states` `[n, d]` those of `ids[i]`, one after the other, in this
+    /// process's memory.
+    pub fn logits_of(&self, states: Tensor<2>, ids: &[&[u32]]) -> Vec<f32> {
+        let width = states.dims()[1];
+        match self {
+            Self::Packed(matrix) => {
+                let states = to_host(states);
+                let mut logits = Vec::with_capacity(ids.iter().map(|ids| ids.len()).sum());
+                for (state, ids) in states.chunks(width).zip(ids) {
+                    ids.iter().for_each(|&id| products(state, &matrix.row(id as usize), width, &mut logits));
+                }
+                logits
+            }
+            Self::Tensor(matrix) => {
+                let device = matrix.device();
+                let rows = ids.iter().enumerate().flat_map(|(row, ids)| ids.iter().map(move |_| row));
+                let states = states.select(0, indices(rows, &device));
+                let outputs = indices(ids.iter().flat_map(|ids| ids.iter().map(|&id| id as usize)), &device);
+                to_host((states * matrix.as_ref().clone().select(0, outputs)).sum_dim(1))
+            }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::nn::from_host;
+
+    #[test]
+    fn some_outputs_are_those_of_all() {
+        let numbers = |n: usize| (0..n).map(|at| ((at * 7) % 13) as f32 - 6.0).collect::<Vec<f32>>();
+        let device = Device::flex();
+        let matrix = from_host(numbers(40), [8, 5], &device);
+        let states = || from_host(numbers(10), [2, 5], &device);
+        let ids: [&[u32]; 2] = [&[3, 0, 7], &[5]];
+        for projection in [Projection::new(matrix.clone()), Projection::Tensor(Box::new(matrix))] {
+            let all = projection.logits(states());
+            let expected: Vec<f32> = ids
+                .iter()
+                .enumerate()
+                .flat_map(|(row, ids)| ids.iter().map(move |&id| (row, id)))
+                .map(|(row, id)| all[row * 8 + id as usize])
+                .collect();
+            assert_eq!(projection.logits_of(states(), &ids), expected, "small whole numbers are exact");
         }
     }
 }

@@ -81,6 +81,52 @@ pub const COLUMNS: &[Column] = &[
         order: |v| v.lm_scale.unwrap_or(f64::NEG_INFINITY),
     },
     Column {
+        heading: "headroom",
+        definition: "headroom_closed",
+        compact: false,
+        cell: |v| v.headroom_closed.map_or(NOTHING.to_owned(), |share| format::percent(share)),
+        order: |v| v.headroom_closed.unwrap_or(f64::NEG_INFINITY),
+    },
+    Column {
+        heading: "dev",
+        definition: "dev_block_efficiency",
+        compact: false,
+        cell: |v| v.dev_block_efficiency.map_or(NOTHING.to_owned(), |value| format::fixed(value, 3)),
+        order: |v| v.dev_block_efficiency.unwrap_or(f64::NEG_INFINITY),
+    },
+    Column {
+        heading: "win / tie / loss",
+        definition: "wins",
+        compact: false,
+        cell: |v| {
+            v.same_starts.as_ref().map_or(NOTHING.to_owned(), |s| {
+                format!("{} / {} / {}", format::count(s.wins), format::count(s.ties), format::count(s.losses))
+            })
+        },
+        order: |v| v.same_starts.as_ref().map_or(f64::NEG_INFINITY, |s| s.wins as f64 - s.losses as f64),
+    },
+    Column {
+        heading: "repairs",
+        definition: "repairs",
+        compact: false,
+        cell: |v| v.same_starts.as_ref().map_or(NOTHING.to_owned(), |s| format::count(s.repairs)),
+        order: |v| v.same_starts.as_ref().map_or(f64::NEG_INFINITY, |s| s.repairs as f64),
+    },
+    Column {
+        heading: "repeats",
+        definition: "repetition",
+        compact: false,
+        cell: |v| v.same_starts.as_ref().map_or(NOTHING.to_owned(), |s| format::percent(s.repetition)),
+        order: |v| v.same_starts.as_ref().map_or(f64::NEG_INFINITY, |s| s.repetition),
+    },
+    Column {
+        heading: "open slots",
+        definition: "choice_share",
+        compact: false,
+        cell: |v| v.choice_share.map_or(NOTHING.to_owned(), format::percent),
+        order: |v| v.choice_share.unwrap_or(f64::NEG_INFINITY),
+    },
+    Column {
         heading: "calls + prefills",
         definition: "backbone_calls",
         compact: false,

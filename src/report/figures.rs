@@ -22,7 +22,7 @@ pub fn figures(set: &Dataset) -> Vec<Figure> {
     if !set.oracle.is_empty() {
         figures.push(oracle(set));
     }
-    if !set.tuning.is_empty() {
+    if set.tuning.iter().any(|point| point.parameter == "lm_scale") {
         figures.push(tuning(set));
     }
     figures
@@ -107,14 +107,16 @@ fn oracle(set: &Dataset) -> Figure {
 fn tuning(set: &Dataset) -> Figure {
     let title = "Rescorer weight on dev";
     let mut names: Vec<&str> = Vec::new();
-    for point in &set.tuning {
+    // Other settings are in the file.
+    let scales = || set.tuning.iter().filter(|point| point.parameter == "lm_scale");
+    for point in scales() {
         if !names.contains(&point.variant.as_str()) {
             names.push(&point.variant);
         }
     }
     let series = |name: &&str| Series {
         label: (*name).to_owned(),
-        points: by_x(set.tuning.iter().filter(|p| p.variant == **name).map(|p| [p.lm_scale, p.block_efficiency])),
+        points: by_x(scales().filter(|p| p.variant == **name).map(|p| [p.value, p.block_efficiency])),
         colour: colour(set, name),
         chosen: set.variants.iter().find(|v| v.name == **name).and_then(|v| v.lm_scale),
     };

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::model::{Dataset, Live, LiveVariant, Looping, OraclePoint, Report, TuningPoint, Variant};
+use super::model::{Dataset, Live, LiveVariant, Looping, OraclePoint, Report, SameStarts, TuningPoint, Variant};
 
 /// Three variants with everything measured.
 pub fn report() -> Report {
@@ -58,6 +58,18 @@ fn variant(name: &str, block_efficiency: f64, ci95: [f64; 2], lift: f64) -> Vari
         relative_gain: 0.0,
         relative_gain_ci95: [0.0, 0.0],
         lm_scale: None,
+        tuned: [("lm_scale".to_owned(), 0.35), ("decay".to_owned(), 0.9)].into(),
+        dev_block_efficiency: Some(block_efficiency - 0.01),
+        headroom_closed: Some(0.43),
+        same_starts: Some(SameStarts {
+            wins: 2_100,
+            ties: 9_800,
+            losses: 522,
+            repairs: 1_386,
+            repetition: 0.215,
+            longest_run: 2.31,
+        }),
+        choice_share: Some(0.82),
         drafts: 1,
         accept_rate_by_position: (0..9).map(|j| (0.4 * lift).powi(j)).collect(),
         lossless: true,
@@ -68,8 +80,8 @@ fn oracle((top_k, block_efficiency, block_efficiency_dp): (u64, f64, f64)) -> Or
     OraclePoint { top_k, block_efficiency, block_efficiency_dp }
 }
 
-fn trial((variant, lm_scale, block_efficiency): (&str, f64, f64)) -> TuningPoint {
-    TuningPoint { variant: variant.into(), lm_scale, block_efficiency }
+fn trial((variant, value, block_efficiency): (&str, f64, f64)) -> TuningPoint {
+    TuningPoint { variant: variant.into(), parameter: "lm_scale".into(), value, block_efficiency }
 }
 
 fn live() -> Live {

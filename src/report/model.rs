@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The version that [`Report::new`] stamps. It rises whenever an older reader would misread a newer file.
-pub const SCHEMA_VERSION: u64 = 1;
+pub const SCHEMA_VERSION: u64 = 2;
 
 /// The variant that every gain is measured against: plain blockwise parallel decoding.
 pub const BASELINE: &str = "bpd";
@@ -50,7 +50,7 @@ pub struct Dataset {
     pub variants: Vec<Variant>,
     /// Rising in `top_k`; empty where the oracle was not asked for.
     pub oracle: Vec<OraclePoint>,
-    /// The search for each variant's `lm_scale` on dev; empty where nothing was tuned.
+    /// The search for each variant's settings on dev; empty where nothing was tuned.
     pub tuning: Vec<TuningPoint>,
     /// How much of the text is loops, which are easy to draft.
     pub looping: Looping,
@@ -84,12 +84,46 @@ pub struct Variant {
     pub relative_gain_ci95: [f64; 2],
     /// a: weight of the rescorer, tuned on dev; none without a rescorer.
     pub lm_scale: Option<f64>,
+    /// Everything that was chosen on dev, by the names in [`TuningPoint::parameter`]; empty where nothing was, or where the
+    /// rescorer did not help on dev and was switched off.
+    #[serde(default)]
+    pub tuned: BTreeMap<String, f64>,
+    /// Block efficiency on dev with these settings.
+    #[serde(default)]
+    pub dev_block_efficiency: Option<f64>,
+    /// The share of the way from the baseline to the oracle of `top_k`.
+    #[serde(default)]
+    pub headroom_closed: Option<f64>,
+    /// Beside the baseline at the same starts; none for the oracle.
+    #[serde(default)]
+    pub same_starts: Option<SameStarts>,
+    /// Share of slots that were left more than one candidate.
+    #[serde(default)]
+    pub choice_share: Option<f64>,
     /// p: drafts verified in one call.
     pub drafts: u64,
     /// Entry j - 1 is the share of blocks with a slot j whose slot j was accepted; `block_size` entries.
     pub accept_rate_by_position: Vec<f64>,
     /// Whether the emitted text is the backbone's own by construction.
     pub lossless: bool,
+}
+
+/// A variant's drafts beside the baseline's, at the starts that the baseline visits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SameStarts {
+    /// Blocks with a longer accepted length.
+    pub wins: u64,
+    /// Equally long.
+    pub ties: u64,
+    /// Shorter.
+    pub losses: u64,
+    /// Wins where the baseline's first rejected token repeats the one before it.
+    pub repairs: u64,
+    /// Share of neighbouring tokens that are equal, in the first drafts.
+    pub repetition: f64,
+    /// Mean length of a first draft's longest run of equal tokens.
+    pub longest_run: f64,
 }
 
 /// What the best choice from the top-k lattice would have reached.
@@ -104,14 +138,18 @@ pub struct OraclePoint {
     pub block_efficiency_dp: f64,
 }
 
-/// One trial in the search for a variant's `lm_scale`, on dev.
+/// One trial in the search for a variant's settings, on dev.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TuningPoint {
     /// The name of the variant, as in [`Variant::name`].
     pub variant: String,
-    /// The weight tried.
-    pub lm_scale: f64,
+    /// What was varied, the rest held still: `lm_scale`, `decay`, `temperature`, `gate` or a share.
+    #[serde(default = "lm_scale")]
+    pub parameter: String,
+    /// The value tried; null is infinity.
+    #[serde(alias = "lm_scale", with = "null_is_infinite")]
+    pub value: f64,
     /// What it reached on dev.
     pub block_efficiency: f64,
 }
@@ -160,6 +198,24 @@ pub struct LiveVariant {
     pub near_ties: u64,
     /// Decoded tokens per second of this variant.
     pub tokens_per_s: f64,
+}
+
+/// What older reports varied.
+fn lm_scale() -> String {
+    "lm_scale".into()
+}
+
+/// JSON has no infinity.
+mod null_is_infinite {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        value.is_finite().then_some(*value).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
+    }
 }
 
 impl Report {

@@ -3,6 +3,7 @@
 //! [`trace`] → [`train_heads`] → [`train_rescorers`] → [`evaluate`]; [`pretrain`] makes a backbone and stands apart. A stage
 //! is known by the hash of everything it depends on, so a changed key of the configuration redoes what follows from it.
 
+mod candidates;
 mod evaluate;
 mod language_model;
 mod pretrain;
@@ -11,9 +12,10 @@ mod train_heads;
 mod train_rescorer;
 mod workspace;
 
+pub use candidates::candidates;
 pub use evaluate::evaluate;
 pub use pretrain::pretrain;
 pub use trace::{CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_traces, trace};
 pub use train_heads::{TrainedHeads, train_heads};
-pub use train_rescorer::{Rescorer, train_rescorers};
+pub use train_rescorer::{FittedRescorer, rescorers_need_heads, train_rescorers};
 pub use workspace::{Corpus, Workspace};

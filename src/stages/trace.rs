@@ -30,6 +30,10 @@ pub struct Traces {
 pub struct CorpusTrace {
     /// As in `[data.NAME]`.
     pub corpus: String,
+    /// Its folder's name.
+    pub name: String,
+    /// Hash of what made it.
+    pub key: String,
     /// The trace.
     pub trace: Trace,
 }
@@ -101,7 +105,8 @@ pub fn trace(workspace: &Workspace) -> Result<Traces> {
             Split::Dev => &mut all.dev,
             Split::Test => &mut all.test,
         };
-        list.push(CorpusTrace { corpus: job.corpus.to_owned(), trace });
+        let (corpus, name, key) = (job.corpus.to_owned(), job.name.clone(), job.key.clone());
+        list.push(CorpusTrace { corpus, name, key, trace });
         if job.split != Split::Test {
             fit_keys.push(job.key.clone());
         }

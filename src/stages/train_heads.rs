@@ -63,5 +63,5 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
 }
 
 fn texts(traces: &[CorpusTrace]) -> Vec<TrainingText<'_>> {
-    traces.iter().map(|CorpusTrace { corpus, trace }| TrainingText { corpus, trace }).collect()
+    traces.iter().map(|CorpusTrace { corpus, trace, .. }| TrainingText { corpus, trace }).collect()
 }

@@ -1,4 +1,4 @@
-//! `train-rescorer`: n-gram counts and the small neural model, on text of the train split.
+//! `train-rescorer`: n-gram counts, the small language model and the networks that read lattices, on the train split.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,58 +7,147 @@ use burn::module::Module;
 
 use super::language_model::LanguageModelling;
 use super::pretrain::whole_text;
-use super::{CorpusTrace, Traces, Workspace};
-use crate::backbone::{Checkpoint, Model, ModelConfig, Precision, Transformer, save_model};
-use crate::config::{NeuralConfig, NgramConfig, RescorerConfig, TextSource, TraceText};
+use super::{CorpusTrace, Traces, TrainedHeads, Workspace, candidates};
+use crate::backbone::{Checkpoint, ModelConfig, Precision, Transformer, save_model};
+use crate::config::{Config, LatticeRescorerConfig, NeuralConfig, NgramConfig, RescorerConfig, TextSource, TraceText};
 use crate::error::{Result, bail};
 use crate::files;
+use crate::heads::StoredCandidates;
 use crate::nn::{Init, count_parameters};
 use crate::progress::{self, Progress};
 use crate::rescorer::ngram::{self, Counter, Ending, Memory, estimate};
-use crate::rescorer::{load_ngram, ngram_vocabulary, save_ngram};
+use crate::rescorer::{
+    LatticeNetwork, LatticeTraining, Lava, LavaNetwork, NetworkShape, NeuralRescorer, Recorded, Rescorer, Transition,
+    TransitionNetwork, load_network, load_ngram, ngram_vocabulary, save_network, save_ngram,
+};
 use crate::text::Split;
 use crate::training::{Place, train};
 
 /// A fitted rescorer.
-pub enum Rescorer {
-    /// Global.
-    Ngram(Box<ngram::Model>),
-    /// Local.
-    Neural(Box<Model>),
+pub struct FittedRescorer {
+    /// It.
+    pub rescorer: Box<dyn Rescorer>,
+    /// Hash of what made it.
+    pub key: String,
 }
 
-/// Fits every rescorer that is not done (or only the one called `only`), and loads them by name, each with the hash of
-/// what made it.
+/// The rescorers to fit: all, or only those that the one called `only` needs.
+fn wanted<'a>(config: &'a Config, only: Option<&'a str>) -> impl Iterator<Item = (&'a String, &'a RescorerConfig)> {
+    let terms = only.map(|only| match &config.rescorer[only] {
+        RescorerConfig::Sum(sum) => sum.of.iter().map(String::as_str).collect(),
+        _ => vec![only],
+    });
+    config.rescorer.iter().filter(move |(name, _)| terms.as_ref().is_none_or(|terms| terms.contains(&name.as_str())))
+}
+
+/// Whether one of them reads the heads' lattices.
+pub fn rescorers_need_heads(config: &Config, only: Option<&str>) -> bool {
+    wanted(config, only).any(|(_, config)| matches!(config, RescorerConfig::Transition(_) | RescorerConfig::Lava(_)))
+}
+
+/// Fits every rescorer that is not done (or only those that the one called `only` needs), and loads them by name; a sum's terms
+/// are in place of the sum. `heads` are needed where [`rescorers_need_heads`].
 pub fn train_rescorers(
     workspace: &Workspace,
     traces: &Traces,
+    heads: Option<&TrainedHeads>,
     only: Option<&str>,
-) -> Result<BTreeMap<String, (Rescorer, String)>> {
+) -> Result<BTreeMap<String, FittedRescorer>> {
     let mut rescorers = BTreeMap::new();
-    for (name, config) in &workspace.config.rescorer {
-        if only.is_some_and(|only| only != name) {
-            continue;
-        }
+    for (name, config) in wanted(&workspace.config, only) {
         let folder = workspace.folder.join("rescorers").join(name);
         let title = format!("train-rescorer {name}");
         let key = files::hash_json(&(config, workspace.config.seed, &traces.fit_key));
-        if !workspace.finished(&title, &folder, &key)? {
-            match config {
-                RescorerConfig::Ngram(options) => count(workspace, traces, options, &folder, &title)?,
-                RescorerConfig::Neural(options) => fit(workspace, traces, options, &folder, &title, &key)?,
+        let (key, rescorer) = match config {
+            RescorerConfig::Sum(_) => continue,
+            RescorerConfig::Ngram(options) => {
+                if !workspace.finished(&title, &folder, &key)? {
+                    count(workspace, traces, options, &folder, &title)?;
+                    workspace.finish(&folder, &key)?;
+                }
+                (key, Box::new(load_ngram(&folder, &workspace.backbone)?) as Box<dyn Rescorer>)
             }
-            workspace.finish(&folder, &key)?;
-        }
-        let rescorer = match config {
-            RescorerConfig::Ngram(_) => Rescorer::Ngram(Box::new(load_ngram(&folder, &workspace.backbone)?)),
-            RescorerConfig::Neural(_) => {
+            RescorerConfig::Neural(options) => {
+                if !workspace.finished(&title, &folder, &key)? {
+                    fit_language_model(
+                        workspace,
+                        traces,
+                        options,
+                        &Place { folder: &folder, key: &key, title: &title },
+                    )?;
+                    workspace.finish(&folder, &key)?;
+                }
                 let model = Checkpoint::open(&folder)?.load(Precision::AS_STORED, &workspace.device.device)?;
-                Rescorer::Neural(Box::new(model))
+                (key, Box::new(NeuralRescorer { model, normalise: options.normalise }) as Box<dyn Rescorer>)
+            }
+            RescorerConfig::Transition(options) | RescorerConfig::Lava(options) => {
+                let heads = heads.expect("whoever fits a rescorer of lattices has trained the heads");
+                let k = workspace.config.evaluation.top_k;
+                let key = files::hash_json(&(config, workspace.config.seed, &traces.fit_key, &heads.key, k));
+                let place = Place { folder: &folder, key: &key, title: &title };
+                let fitting = LatticeFitting { workspace, traces, heads, options, kind: config.kind() };
+                let finished = workspace.finished(&title, &folder, &key)?;
+                let rescorer = if matches!(config, RescorerConfig::Transition(_)) {
+                    let network = fitting.network(TransitionNetwork::new, finished, &place)?;
+                    Box::new(Transition::new(&network, &workspace.backbone.model)) as Box<dyn Rescorer>
+                } else {
+                    let network = fitting.network(LavaNetwork::new, finished, &place)?;
+                    Box::new(Lava::new(&network, &workspace.backbone.model)) as Box<dyn Rescorer>
+                };
+                (key, rescorer)
             }
         };
-        rescorers.insert(name.clone(), (rescorer, key));
+        rescorers.insert(name.clone(), FittedRescorer { rescorer, key });
     }
     Ok(rescorers)
+}
+
+/// Fitting a network that reads lattices.
+struct LatticeFitting<'a> {
+    workspace: &'a Workspace,
+    traces: &'a Traces,
+    heads: &'a TrainedHeads,
+    options: &'a LatticeRescorerConfig,
+    kind: &'a str,
+}
+
+impl LatticeFitting<'_> {
+    /// Trains a network unless that is `finished`, and loads it, without autodiff.
+    fn network<N: Module + LatticeNetwork>(
+        &self,
+        new: impl Fn(usize, usize, usize, &mut Init) -> N,
+        finished: bool,
+        place: &Place,
+    ) -> Result<N> {
+        let Self { workspace, traces, heads, options, kind } = self;
+        let (backbone, slots, rank) = (&workspace.backbone, heads.heads.count(), options.rank);
+        let width = backbone.model.config().hidden_size;
+        let shape = NetworkShape { kind, slots, rank, backbone: &backbone.hash };
+        if !finished {
+            let k = workspace.config.evaluation.top_k;
+            let of = |traces: &[CorpusTrace]| -> Result<Vec<StoredCandidates>> {
+                traces.iter().map(|trace| candidates(workspace, heads, trace, k)).collect()
+            };
+            let (train_candidates, dev_candidates) = (of(&traces.train)?, of(&traces.dev)?);
+            fn pair<'a>(traces: &'a [CorpusTrace], found: &'a [StoredCandidates]) -> Vec<Recorded<'a>> {
+                traces.iter().map(|trace| &trace.trace).zip(found).collect()
+            }
+            let task = LatticeTraining::new(
+                pair(&traces.train, &train_candidates),
+                pair(&traces.dev, &dev_candidates),
+                &backbone.model,
+                options.blocks_per_step,
+                workspace.config.seed,
+            )?;
+            let device = workspace.device.device.clone().autodiff();
+            let network = new(slots, width, rank, &mut Init::seeded(workspace.config.seed, &device));
+            progress::say(format!("{}: {} parameters", place.title, count_parameters(&network)));
+            let network = train(network, &task, &options.training, place)?;
+            save_network(place.folder, &network.valid(), shape)?;
+            workspace.finish(place.folder, place.key)?;
+        }
+        load_network(place.folder, new(slots, width, rank, &mut Init::empty(&workspace.device.device)), shape)
+    }
 }
 
 /// Tokenised text of a split from the chosen sources, and whether each text was cut by a length limit.
@@ -113,14 +202,8 @@ fn count(workspace: &Workspace, traces: &Traces, options: &NgramConfig, folder: 
     Ok(())
 }
 
-fn fit(
-    workspace: &Workspace,
-    traces: &Traces,
-    options: &NeuralConfig,
-    folder: &Path,
-    title: &str,
-    key: &str,
-) -> Result<()> {
+fn fit_language_model(workspace: &Workspace, traces: &Traces, options: &NeuralConfig, place: &Place) -> Result<()> {
+    let title = place.title;
     let seed = workspace.config.seed;
     let tokens = |traces: &[CorpusTrace], split| -> Result<Vec<Vec<u32>>> {
         Ok(texts(workspace, traces, split, &options.text)?.into_iter().map(|(tokens, _)| tokens).collect())
@@ -150,7 +233,7 @@ fn fit(
     let shape = ModelConfig::from_scratch(&options.model, workspace.backbone.model.config().vocab_size);
     let model = Transformer::new(&shape, &mut Init::seeded(seed, &workspace.device.device.clone().autodiff()));
     progress::say(format!("{title}: {} parameters", count_parameters(&model)));
-    let model = train(model, &task, &options.training, &Place { folder, key, title })?;
+    let model = train(model, &task, &options.training, place)?;
     let end = workspace.backbone.end_of_text.first().copied().unwrap_or(0);
-    save_model(folder, &model.valid(), end, crate::config::StorageType::Float32)
+    save_model(place.folder, &model.valid(), end, crate::config::StorageType::Float32)
 }

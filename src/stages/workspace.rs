@@ -13,7 +13,6 @@ use crate::device::Opened;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::progress;
-use crate::report::SCHEMA_VERSION;
 use crate::text::{Document, Split, SplitFractions, read_corpus};
 
 /// A run: configuration, device, folder, backbone and corpora. One process at a time works on a folder.
@@ -74,7 +73,7 @@ struct Mark {
 
 impl Mark {
     fn new(key: &str) -> Self {
-        let program = format!("{} stages {STAGES} report {SCHEMA_VERSION}", env!("CARGO_PKG_VERSION"));
+        let program = format!("{} stages {STAGES}", env!("CARGO_PKG_VERSION"));
         Self { key: key.to_owned(), program }
     }
 }

@@ -91,23 +91,52 @@ steps = 30
 learning_rate = 1e-2
 warmup_steps = 2
 dev_every = 5
+[rescorer.turns]
+kind = "transition"
+rank = 8
+blocks_per_step = 32
+[rescorer.turns.training]
+steps = 20
+learning_rate = 1e-2
+dev_every = 5
+[rescorer.look]
+kind = "lava"
+rank = 8
+blocks_per_step = 32
+[rescorer.look.training]
+steps = 20
+learning_rate = 1e-2
+dev_every = 5
+[rescorer.mixed]
+kind = "sum"
+of = ["counts", "turns", "look"]
+[rescorer.whole]
+kind = "sum"
+of = ["small", "counts"]
 [evaluation]
 top_k = 6
 paths = 5
+nodes = 8
 lm_scales = [0.3, 0.7]
+decays = [0.8]
+temperatures = [1.0, 0.5]
+gates = [2.0]
+shares = [0.0, 0.5]
 oracle_top_k = [1, 2, 4, 8]
 bootstrap = 200
 live_documents = 4
 "#;
 
 /// Names of the stages of the run above, as the program says them.
-pub const STAGES: [&str; 7] = [
+pub const STAGES: [&str; 9] = [
     "trace fables train",
     "trace fables dev",
     "trace fables test",
     "train-heads",
     "train-rescorer counts",
+    "train-rescorer look",
     "train-rescorer small",
+    "train-rescorer turns",
     "evaluate",
 ];
 

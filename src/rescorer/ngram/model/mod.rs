@@ -37,8 +37,8 @@ use layout::{Columns, Header};
 /// The empty context.
 const ROOT: u32 = 0;
 
-/// What the model remembers of a context. Two contexts with equal states have equal continuations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What the model remembers of a context, by default of none. Two contexts with equal states have equal continuations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct State(u32);
 
 /// An n-gram model, mapped from its file or in memory: 10 bytes an n-gram of the highest order and 18 for each of the

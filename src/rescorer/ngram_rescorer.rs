@@ -1,12 +1,12 @@
-//! Global rescoring with an n-gram model (arXiv 2404.09221), and that model in a run.
+//! Rescoring with an n-gram model (arXiv 2404.09221), and that model in a run.
 
 use std::path::{Path, PathBuf};
 
 use super::ngram::{Listing, Model, State, Vocabulary};
-use super::{Drafter, Drafts, Session};
+use super::{Opening, Rescorer, Scores};
 use crate::backbone::Backbone;
 use crate::error::Result;
-use crate::lattice::{Lattice, PathScorer, p_best};
+use crate::lattice::PathScorer;
 
 impl PathScorer for Model {
     type State = State;
@@ -20,30 +20,12 @@ impl PathScorer for Model {
     }
 }
 
-/// An n-gram rescorer with its scale and number of paths.
-#[derive(Clone, Copy)]
-pub struct NgramDrafter<'a> {
-    /// Counted over tokens of the backbone's tokenizer.
-    pub model: &'a Model,
-    /// a, 0 to 1.
-    pub scale: f64,
-    /// p
-    pub paths: usize,
-}
+/// An n-gram model, counted over tokens of the backbone's tokenizer.
+pub struct NgramRescorer(pub Model);
 
-impl Drafter for NgramDrafter<'_> {
-    fn session(&self) -> Box<dyn Session + '_> {
-        Box::new(*self)
-    }
-}
-
-impl Session for NgramDrafter<'_> {
-    fn drafts(&mut self, text: &[u32], starts: &[usize], lattices: &[&Lattice]) -> Result<Vec<Drafts>> {
-        let one = |(&start, lattice): (&usize, &&Lattice)| {
-            let state = self.model.state_of(&text[..start], true);
-            p_best(lattice, self.model, state, self.scale, self.paths).into()
-        };
-        Ok(starts.iter().zip(lattices).map(one).collect())
+impl Rescorer for NgramRescorer {
+    fn scores<'a>(&'a self, text: &[u32], block: &Opening) -> Result<Scores<'a>> {
+        Ok(Scores::Ngram(&self.0, self.0.state_of(&text[..block.start], true)))
     }
 }
 
@@ -67,9 +49,9 @@ pub fn save_ngram(folder: &Path, listing: &Listing) -> Result<()> {
 }
 
 /// Maps the model in `folder`; fails if it is over the words of another tokenizer.
-pub fn load_ngram(folder: &Path, backbone: &Backbone) -> Result<Model> {
+pub fn load_ngram(folder: &Path, backbone: &Backbone) -> Result<NgramRescorer> {
     let path = file(folder);
     let model = Model::open(&path)?;
     model.verify().and_then(|()| model.require(&ngram_vocabulary(backbone))).map_err(|e| e.within(path.display()))?;
-    Ok(model)
+    Ok(NgramRescorer(model))
 }

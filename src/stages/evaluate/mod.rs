@@ -1,49 +1,58 @@
 //! `evaluate`: every variant by replay, scales tuned on dev, a sample checked live.
 
+mod ways;
+
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::{CorpusTrace, Rescorer, Traces, TrainedHeads, Workspace};
+use self::ways::{Way, ways};
+use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
+use crate::config::RescorerConfig;
 use crate::error::{Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
-    LiveOutcome, ReplayText, Step, Tally, autoregressive_speed, block_efficiency, check_live, loops, oracle_lengths,
-    replay, replay_oracle,
+    Coordinate, LiveOutcome, ReplayText, SameStarts, Step, Tally, autoregressive_speed, block_efficiency, check_live,
+    coverage, loops, oracle_lengths, replay, replay_oracle, search,
 };
 use crate::files;
 use crate::lattice::{Lattice, oracle_dp};
 use crate::progress::{self, Progress};
-use crate::report::{Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, TuningPoint, Variant, read};
-use crate::rescorer::{Bpd, Drafter, NeuralDrafter, NgramDrafter, PBestHeads};
-use crate::traces::{Trace, TraceDocument};
+use crate::report::{
+    self, Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, TuningPoint, Variant, read,
+};
+use crate::rescorer::{Drafter, Settings};
 
 /// Evaluates unless that is done; gives the report and writes it to `report/`.
 pub fn evaluate(
     workspace: &Workspace,
     traces: &Traces,
     heads: &TrainedHeads,
-    rescorers: &BTreeMap<String, (Rescorer, String)>,
+    rescorers: &BTreeMap<String, FittedRescorer>,
 ) -> Result<Report> {
     let folder = workspace.folder.join("report");
-    let made_of: Vec<&String> = rescorers.values().map(|(_, key)| key).collect();
-    let names: Vec<&String> = workspace.corpora.iter().map(|c| &c.name).chain(rescorers.keys()).collect();
+    let made_of: Vec<&String> = rescorers.values().map(|fitted| &fitted.key).collect();
+    let kinds: Vec<&RescorerConfig> = workspace.config.rescorer.values().collect();
+    let names: Vec<&String> =
+        workspace.corpora.iter().map(|c| &c.name).chain(workspace.config.rescorer.keys()).collect();
     let key = files::hash_json(&(
+        SCHEMA_VERSION,
         &workspace.config.evaluation,
         workspace.config.seed,
         &traces.key,
         &heads.key,
         names,
         made_of,
+        kinds,
     ));
     if workspace.finished("evaluate", &folder, &key)? {
         return read(&folder.join("report.json"));
     }
     let mut datasets = Vec::new();
-    for CorpusTrace { corpus, trace: test } in &traces.test {
-        let dev = traces.dev.iter().find(|dev| dev.corpus == *corpus).expect("a configuration with test has dev");
+    for test in &traces.test {
+        let dev = traces.dev.iter().find(|dev| dev.corpus == test.corpus).expect("a configuration with test has dev");
         let evaluation = Evaluation { workspace, heads, rescorers };
-        datasets.push(evaluation.dataset(corpus, &dev.trace, test)?);
+        datasets.push(evaluation.dataset(&test.corpus, dev, test)?);
     }
     let report = Report::new(datasets, workspace.provenance());
     crate::report::write(&report, &folder)?;
@@ -54,22 +63,13 @@ pub fn evaluate(
 struct Evaluation<'a> {
     workspace: &'a Workspace,
     heads: &'a TrainedHeads,
-    rescorers: &'a BTreeMap<String, (Rescorer, String)>,
+    rescorers: &'a BTreeMap<String, FittedRescorer>,
 }
 
-/// A variant before its scale is chosen.
-struct Candidate<'a> {
-    name: String,
-    paths: usize,
-    /// Whether it has a scale.
-    rescored: bool,
-    drafter: Box<dyn Fn(f64) -> Box<dyn Drafter + 'a> + 'a>,
-}
-
-/// A variant with its scale and its walk over every test document.
+/// A variant with its settings and its walk over every test document.
 struct Walked<'a> {
-    candidate: Candidate<'a>,
-    scale: Option<f64>,
+    way: Way<'a>,
+    settings: Settings,
     steps: Vec<Vec<Step>>,
 }
 
@@ -80,16 +80,14 @@ struct Texts {
 }
 
 impl Evaluation<'_> {
-    fn dataset(&self, name: &str, dev: &Trace, test: &Trace) -> Result<Dataset> {
+    fn dataset(&self, name: &str, dev: &CorpusTrace, test: &CorpusTrace) -> Result<Dataset> {
         let options = &self.workspace.config.evaluation;
-        let candidates = self.candidates();
-        let rescored = candidates.iter().filter(|c| c.rescored).count();
-        let documents = dev.documents().len() + test.documents().len();
-        // Lattices, points of the tuning curves, walks over test, live checks.
-        let work = documents + rescored * options.scales().len() + 2 * candidates.len();
-        let mut bar = Progress::new(format!("evaluate {name}"), work);
-        let (dev, test) = (self.texts(dev, &mut bar)?, self.texts(test, &mut bar)?);
+        let ways = ways(&self.workspace.config, self.rescorers);
+        let (dev, test) = (self.texts(dev)?, self.texts(test)?);
+        // Searches, walks over test, live checks.
+        let mut bar = Progress::new(format!("evaluate {name}"), 3 * ways.len());
         let groups = groups(&test.texts);
+        let start = Settings::new(options.top_k, coverage(&dev.texts, options.top_k), 1.0);
         let mut set = Dataset {
             name: name.to_owned(),
             split: "test".into(),
@@ -103,52 +101,79 @@ impl Evaluation<'_> {
             looping: Looping { documents: 0, share: 0.0, bpd_block_efficiency_without: None },
             live: None,
         };
-        let mut base = None;
         let mut walked: Vec<Walked> = Vec::new();
-        for candidate in candidates {
+        let mut singles = BTreeMap::new();
+        let (mut plain_dev, mut plain_tally) = (0.0, None);
+        for way in ways {
             progress::stop_if_interrupted("evaluating")?;
-            let scale = if candidate.rescored {
-                let curve = self.tune(&candidate, &dev, &mut bar)?;
-                let best = choose_scale(&curve);
-                set.tuning.extend(curve.into_iter().map(|(lm_scale, block_efficiency)| TuningPoint {
-                    variant: candidate.name.clone(),
-                    lm_scale,
-                    block_efficiency,
-                }));
-                Some(best)
-            } else {
-                None
-            };
-            let steps = walk(&test, &*(candidate.drafter)(scale.unwrap_or(0.0)))?;
-            bar.advance(|| format!("{} on test", candidate.name));
+            let axes = way.axes(options);
+            let tuned = search(way.start(&start, &singles), &axes, |settings| {
+                progress::stop_if_interrupted("evaluating")?;
+                Ok(tally(&walk(&dev, &*way.drafter(settings))?).block_efficiency())
+            })?;
+            bar.advance(|| format!("{} on dev", way.name));
+            if walked.is_empty() {
+                plain_dev = tuned.block_efficiency;
+            }
+            // What does not help on dev is switched off.
+            let off = tuned.block_efficiency < plain_dev;
+            let way = if off { way.switched_off() } else { way };
+            let settings = tuned.settings;
+            if way.name == way.rescorer {
+                singles.insert(way.name.clone(), settings.clone());
+            }
+            set.tuning.extend(tuned.curve.into_iter().map(|trial| TuningPoint {
+                variant: way.name.clone(),
+                parameter: trial.parameter,
+                value: trial.value,
+                block_efficiency: trial.block_efficiency,
+            }));
+            let steps = walk(&test, &*way.drafter(&settings))?;
+            bar.advance(|| format!("{} on test", way.name));
             let tally = tally(&steps);
-            let base = base.get_or_insert_with(|| tally.documents.clone());
-            set.variants.push(self.variant(&candidate.name, candidate.paths, scale, &tally, base, &groups)?);
-            walked.push(Walked { candidate, scale, steps });
+            let base = plain_tally.get_or_insert_with(|| tally.documents.clone());
+            let mut variant = self.variant(&way.name, way.drafts(), &tally, base, &groups)?;
+            let values = axes.iter().map(|axis| (axis.name.clone(), axis.coordinate.get(&settings)));
+            variant.tuned = if off { BTreeMap::new() } else { values.filter(|(_, value)| value.is_finite()).collect() };
+            variant.lm_scale = axes.iter().any(|axis| axis.coordinate == Coordinate::Scale).then_some(if off {
+                0.0
+            } else {
+                settings.weighting.scale
+            });
+            variant.dev_block_efficiency = Some(if off { plain_dev } else { tuned.block_efficiency });
+            let plain_steps = walked.first().map_or(&steps, |plain| &plain.steps);
+            variant.same_starts = Some(same_starts(&test, plain_steps, &*way.drafter(&settings))?);
+            variant.choice_share = Some(choice_share(&test, &steps, &settings));
+            set.variants.push(variant);
+            walked.push(Walked { way, settings, steps });
         }
-        let base = base.expect("plain decoding is the first variant");
+        let base = plain_tally.expect("plain decoding is the first variant");
         let looping: Vec<bool> = test.texts.iter().map(|t| loops(t.continuation())).collect();
         set.looping = looping_text(&looping, &base);
         set.oracle = options.oracle_top_k.iter().map(|&k| oracle(&test.texts, k).0).collect();
         let (_, tally) = oracle(&test.texts, options.top_k);
-        set.variants.push(self.variant(ORACLE, 1, None, &tally, &base, &groups)?);
+        set.variants.push(self.variant(ORACLE, 1, &tally, &base, &groups)?);
+        let (plain, most) = (block_efficiency(&base), tally.block_efficiency());
+        if most > plain {
+            set.variants
+                .iter_mut()
+                .for_each(|v| v.headroom_closed = Some((v.block_efficiency - plain) / (most - plain)));
+        }
         set.live = self.live(&test.texts, &walked, &mut set.variants, &mut bar)?;
         bar.finish(&format!("{} test documents, {} variants", set.documents, set.variants.len()));
         Ok(set)
     }
 
-    /// Lattices of every document, wide enough for the largest k asked for.
-    fn texts(&self, trace: &Trace, bar: &mut Progress) -> Result<Texts> {
+    /// Every document with its lattices, wide enough for the largest k asked for.
+    fn texts(&self, trace: &CorpusTrace) -> Result<Texts> {
         let options = &self.workspace.config.evaluation;
-        let vocabulary = self.heads.heads.vocabulary();
-        let widest = options.oracle_top_k.iter().copied().chain([options.top_k]).max().unwrap_or(1).min(vocabulary);
-        let model = &self.workspace.backbone.model;
+        let widest = options.oracle_top_k.iter().copied().chain([options.top_k]).max().unwrap_or(1);
+        let stored = candidates(self.workspace, self.heads, trace, widest)?;
         let mut texts = Vec::new();
-        for entry in trace.documents().iter().filter(|d: &&TraceDocument| d.continuation > 0) {
-            progress::stop_if_interrupted("evaluating")?;
-            let text = ReplayText::new(trace, entry, &self.heads.heads, model, widest, options.top_k);
+        for (document, entry) in trace.trace.documents().iter().enumerate().filter(|(_, entry)| entry.continuation > 0)
+        {
+            let text = ReplayText::new(&trace.trace, document, &stored, options.top_k);
             texts.push(text.map_err(|e| e.within(&entry.id))?);
-            bar.advance(|| "lattices".into());
         }
         if texts.is_empty() {
             bail!("no traced document has a continuation; there is nothing to evaluate.");
@@ -157,59 +182,7 @@ impl Evaluation<'_> {
         Ok(Texts { texts, lattices })
     }
 
-    fn candidates(&self) -> Vec<Candidate<'_>> {
-        let paths = self.workspace.config.evaluation.paths;
-        let fixed = |name: &str, paths, make: fn(usize) -> Box<dyn Drafter>| Candidate {
-            name: name.into(),
-            paths,
-            rescored: false,
-            drafter: Box::new(move |_| make(paths)),
-        };
-        let mut candidates = vec![
-            fixed("bpd", 1, |_| Box::new(Bpd)),
-            fixed("pbest-0gram", paths, |paths| Box::new(PBestHeads { paths })),
-        ];
-        for (name, (rescorer, _)) in self.rescorers {
-            match rescorer {
-                Rescorer::Ngram(model) => {
-                    for (name, paths) in [(name.clone(), 1), (format!("pbest-{name}"), paths)] {
-                        let drafter = Box::new(move |scale| -> Box<dyn Drafter> {
-                            Box::new(NgramDrafter { model, scale, paths })
-                        });
-                        candidates.push(Candidate { name, paths, rescored: true, drafter });
-                    }
-                }
-                Rescorer::Neural(model) => {
-                    let drafter =
-                        Box::new(move |scale| -> Box<dyn Drafter> { Box::new(NeuralDrafter { model, scale }) });
-                    candidates.push(Candidate { name: name.clone(), paths: 1, rescored: true, drafter });
-                }
-            }
-        }
-        // Single drafts first; the first of all is plain decoding.
-        candidates.sort_by_key(|candidate| candidate.paths);
-        candidates
-    }
-
-    /// Block efficiency on dev for every scale.
-    fn tune(&self, candidate: &Candidate, dev: &Texts, bar: &mut Progress) -> Result<Vec<(f64, f64)>> {
-        let one = |scale: f64| -> Result<(f64, f64)> {
-            progress::stop_if_interrupted("evaluating")?;
-            bar.advance(|| format!("tuning {} at {scale}", candidate.name));
-            Ok((scale, tally(&walk(dev, &*(candidate.drafter)(scale))?).block_efficiency()))
-        };
-        self.workspace.config.evaluation.scales().into_iter().map(one).collect()
-    }
-
-    fn variant(
-        &self,
-        name: &str,
-        drafts: usize,
-        lm_scale: Option<f64>,
-        tally: &Tally,
-        base: &[Counts],
-        groups: &[usize],
-    ) -> Result<Variant> {
+    fn variant(&self, name: &str, drafts: usize, tally: &Tally, base: &[Counts], groups: &[usize]) -> Result<Variant> {
         let options = &self.workspace.config;
         let bands = intervals(groups, base, &tally.documents, options.evaluation.bootstrap, options.seed)?;
         let (mean_nodes, most_nodes) = tally.verified();
@@ -224,7 +197,12 @@ impl Evaluation<'_> {
             verified_tokens_per_call_max: most_nodes as u64,
             relative_gain: tally.block_efficiency() / block_efficiency(base) - 1.0,
             relative_gain_ci95: bands.gain,
-            lm_scale,
+            lm_scale: None,
+            tuned: BTreeMap::new(),
+            dev_block_efficiency: None,
+            headroom_closed: None,
+            same_starts: None,
+            choice_share: None,
             drafts: drafts as u64,
             accept_rate_by_position: tally.accept_rates(self.heads.heads.count() + 1),
             // Greedy exact match emits the backbone's own text whatever the draft; the live check can take this back.
@@ -255,10 +233,10 @@ impl Evaluation<'_> {
             variants: Vec::new(),
         };
         let mut sum = LiveOutcome::default();
-        for Walked { candidate, scale, steps } in walked {
+        for Walked { way, settings, steps } in walked {
             progress::stop_if_interrupted("evaluating")?;
-            bar.advance(|| format!("live {}", candidate.name));
-            let drafter = (candidate.drafter)(scale.unwrap_or(0.0));
+            bar.advance(|| format!("live {}", way.name));
+            let drafter = way.drafter(settings);
             let dtype = self.workspace.config.traces.dtype;
             let heads = &self.heads.heads;
             let outcome =
@@ -271,12 +249,12 @@ impl Evaluation<'_> {
             sum.tokens += outcome.tokens;
             sum.seconds += outcome.seconds;
             if outcome.text_mismatches > 0
-                && let Some(variant) = variants.iter_mut().find(|v| v.name == candidate.name)
+                && let Some(variant) = variants.iter_mut().find(|v| v.name == way.name)
             {
                 variant.lossless = false;
             }
             live.variants.push(LiveVariant {
-                name: candidate.name.clone(),
+                name: way.name.clone(),
                 mismatches: outcome.mismatches as u64,
                 near_ties: outcome.near_ties as u64,
                 tokens_per_s: outcome.tokens as f64 / outcome.seconds,
@@ -302,9 +280,36 @@ fn tally(walks: &[Vec<Step>]) -> Tally {
     tally
 }
 
-/// The scale of the highest block efficiency; of equal ones the smallest.
-fn choose_scale(curve: &[(f64, f64)]) -> f64 {
-    curve.iter().copied().reduce(|best, point| if point.1 > best.1 { point } else { best }).map_or(0.0, |best| best.0)
+/// Drafts beside plain decoding's, at the starts that plain decoding visits.
+fn same_starts(texts: &Texts, plain: &[Vec<Step>], drafter: &dyn Drafter) -> Result<report::SameStarts> {
+    let mut counts = SameStarts::default();
+    for ((text, lattices), steps) in texts.texts.iter().zip(&texts.lattices).zip(plain) {
+        counts.add(text, lattices, steps, drafter)?;
+    }
+    let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+    Ok(report::SameStarts {
+        wins: counts.wins,
+        ties: counts.ties,
+        losses: counts.losses,
+        repairs: counts.repairs,
+        repetition: share(counts.repeats, counts.pairs),
+        longest_run: share(counts.longest_runs, counts.blocks()),
+    })
+}
+
+/// Of the slots behind the pinned one in visited blocks, the share with more than one candidate that was looked at.
+fn choice_share(texts: &Texts, walks: &[Vec<Step>], settings: &Settings) -> f64 {
+    let (mut open, mut all) = (0u64, 0u64);
+    for (lattices, steps) in texts.lattices.iter().zip(walks) {
+        for lattice in steps.iter().map(|step| &lattices[step.start]) {
+            for scores in (1..lattice.slots()).map(|slot| lattice.scores(slot)) {
+                let second = scores.get(1).filter(|_| settings.top_k > 1);
+                open += u64::from(second.is_some_and(|second| f64::from(scores[0] - second) <= settings.gate));
+                all += 1;
+            }
+        }
+    }
+    open as f64 / all.max(1) as f64
 }
 
 /// Documents numbered by group, in order of appearance.

@@ -1,0 +1,95 @@
+//! `[evaluation]`: lattice, what is tuned, oracle, bootstrap, live check.
+
+use serde::{Deserialize, Serialize};
+
+use super::schema::at_least;
+use crate::error::{Result, bail};
+
+/// `[evaluation]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationConfig {
+    /// k: candidates per head in the lattice.
+    pub top_k: usize,
+    /// p: drafts verified together by the p-best variants.
+    pub paths: usize,
+    /// Weights of a rescorer tried on dev, 0 to 1; 0 is always tried.
+    pub lm_scales: Vec<f64>,
+    /// The k for which the oracle is reported.
+    pub oracle_top_k: Vec<usize>,
+    /// n: nodes of the `tree-` variants' trees, the most tokens that one of their calls verifies.
+    pub nodes: usize,
+    /// Whether plain decoding's draft is always among several, so that no block of theirs is shorter than its.
+    pub include_top1: bool,
+    /// Decays over the slots tried on dev by variants with one draft; 1 is always tried.
+    pub decays: Vec<f64>,
+    /// Temperatures tried on dev by the variants that maximise expected accepted length.
+    pub temperatures: Vec<f64>,
+    /// Gates tried on dev: candidates whose head score is further behind their slot's first are left out. No gate is always
+    /// tried.
+    pub gates: Vec<f64>,
+    /// Shares of a sum's terms tried on dev, each against the others' together.
+    pub shares: Vec<f64>,
+    /// Bootstrap resamples.
+    pub bootstrap: usize,
+    /// Test documents per corpus that are also decoded live, for every variant.
+    pub live_documents: usize,
+}
+
+impl Default for EvaluationConfig {
+    fn default() -> Self {
+        Self {
+            top_k: 16,
+            paths: 16,
+            lm_scales: vec![0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+            oracle_top_k: vec![1, 2, 4, 8, 16, 32, 64],
+            nodes: 32,
+            include_top1: true,
+            decays: vec![0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
+            temperatures: vec![0.3, 0.5, 0.7, 1.0, 1.4, 2.0],
+            gates: vec![1.0, 2.0, 4.0],
+            shares: vec![0.0, 0.25, 0.5, 0.75, 1.0],
+            bootstrap: 10_000,
+            live_documents: 8,
+        }
+    }
+}
+
+impl EvaluationConfig {
+    pub(super) fn validate(&self) -> Result<()> {
+        at_least("evaluation.top_k", self.top_k, 1)?;
+        at_least("evaluation.paths", self.paths, 1)?;
+        if self.lm_scales.iter().any(|s| !(0.0..=1.0).contains(s)) {
+            bail!("`evaluation.lm_scales` must lie between 0 and 1.");
+        }
+        for (name, values, most) in [
+            ("decays", &self.decays, 1.0),
+            ("temperatures", &self.temperatures, f64::MAX),
+            ("gates", &self.gates, f64::MAX),
+        ] {
+            if values.iter().any(|value| !(*value > 0.0 && *value <= most)) {
+                bail!("`evaluation.{name}` is {values:?}; its numbers must be above 0 and at most {most:e}.");
+            }
+        }
+        if self.temperatures.is_empty() {
+            bail!("`evaluation.temperatures` is empty; name at least one, such as 1.0.");
+        }
+        if self.shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
+            bail!("`evaluation.shares` must lie between 0 and 1.");
+        }
+        at_least("evaluation.nodes", self.nodes, 1)?;
+        if self.oracle_top_k.contains(&0) {
+            bail!("`evaluation.oracle_top_k` must hold numbers of at least 1.");
+        }
+        at_least("evaluation.bootstrap", self.bootstrap, 100)
+    }
+
+    /// The scales to try, 0 among them, ascending and without repeats.
+    pub fn scales(&self) -> Vec<f64> {
+        let mut scales = self.lm_scales.clone();
+        scales.push(0.0);
+        scales.sort_by(f64::total_cmp);
+        scales.dedup();
+        scales
+    }
+}

@@ -1,0 +1,76 @@
+//! Drafts beside plain decoding's at the same starts: who is longer, and how often tokens repeat (arXiv 2404.09221).
+
+use super::{ReplayText, Step};
+use crate::error::Result;
+use crate::lattice::{Lattice, accepted_length};
+use crate::rescorer::{Drafter, Opening};
+
+/// Counts over the blocks that plain decoding visits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SameStarts {
+    /// Blocks in which the accepted length is longer than plain decoding's at the same start.
+    pub wins: u64,
+    /// Equally long.
+    pub ties: u64,
+    /// Shorter.
+    pub losses: u64,
+    /// Wins where plain decoding's first rejected token repeats the token before it.
+    pub repairs: u64,
+    /// Neighbouring tokens in the first drafts.
+    pub pairs: u64,
+    /// Those that are equal.
+    pub repeats: u64,
+    /// Sum over the first drafts of the longest run of equal tokens, from 1.
+    pub longest_runs: u64,
+}
+
+impl SameStarts {
+    /// All blocks.
+    pub fn blocks(&self) -> u64 {
+        self.wins + self.ties + self.losses
+    }
+
+    /// Adds one text, which plain decoding walked in `steps`.
+    pub fn add(
+        &mut self,
+        text: &ReplayText,
+        lattices: &[Lattice],
+        steps: &[Step],
+        drafter: &dyn Drafter,
+    ) -> Result<()> {
+        let openings: Vec<Opening> = steps.iter().map(|step| text.opening(step.start, &lattices[step.start])).collect();
+        let drafts = drafter.session().drafts(&text.tokens, &openings)?;
+        for (step, drafts) in steps.iter().zip(drafts) {
+            let target = &text.continuation()[step.start..];
+            let (accepted, plain) = (accepted_length(&drafts.paths, target).max(1), lattices[step.start].top1());
+            match accepted.cmp(&step.accepted) {
+                std::cmp::Ordering::Less => self.losses += 1,
+                std::cmp::Ordering::Equal => self.ties += 1,
+                std::cmp::Ordering::Greater => {
+                    self.wins += 1;
+                    self.repairs += u64::from(plain[step.accepted] == plain[step.accepted - 1]);
+                }
+            }
+            let first = &drafts.paths[0];
+            self.pairs += first.len() as u64 - 1;
+            self.repeats += first.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64;
+            self.longest_runs += longest_run(first);
+        }
+        Ok(())
+    }
+}
+
+/// The longest run of equal tokens.
+fn longest_run(tokens: &[u32]) -> u64 {
+    tokens.chunk_by(|a, b| a == b).map(|run| run.len() as u64).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_counted_from_one() {
+        assert_eq!([&[1, 2, 3][..], &[1, 1, 2, 2, 2], &[5]].map(longest_run), [1, 3, 1]);
+    }
+}

@@ -1,0 +1,147 @@
+//! The candidates of every head at every position of a trace, on disk: computed once, read by every rescorer and every
+//! evaluation. The lattice of a smaller k is a prefix.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+
+use super::{CandidatesAt, FrozenHeads};
+use crate::backbone::Model;
+use crate::error::{Error, Result, bail};
+use crate::files;
+use crate::lattice::Lattice;
+use crate::nn::from_host;
+use crate::progress::{self, Progress};
+use crate::traces::{Trace, TraceDocument};
+
+/// `candidates.bin`, described by `candidates.json`: for every token of every continuation, the candidates of the block that
+/// begins there. Three parts of 4-byte numbers in the machine's order: ids `[positions, H - 1, k]`, logits of that shape, and
+/// `[positions, H - 1]` leads of the k-th candidate over the first one left out.
+pub struct StoredCandidates {
+    description: Description,
+    map: Mmap,
+    /// By document: its first position; one more than there are documents.
+    first: Vec<usize>,
+    /// By document: the most tokens its continuation could have had.
+    limits: Vec<usize>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Description {
+    heads: usize,
+    k: usize,
+    positions: usize,
+}
+
+impl StoredCandidates {
+    /// Computes the `k` best tokens of every head for `trace` and writes them into `folder`.
+    ///
+    /// # Errors
+    /// What [`FrozenHeads::candidates`] refuses, an interrupt, a full disk; then nothing is left behind.
+    pub fn make(trace: &Trace, heads: &FrozenHeads, model: &Model, k: usize, folder: &Path, title: &str) -> Result<()> {
+        let (mut ids, mut scores, mut margins) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bar = Progress::new(title, trace.documents().len());
+        let mut found_k = k.min(heads.vocabulary());
+        for document in trace.documents() {
+            progress::stop_if_interrupted(title)?;
+            if document.continuation > 0 {
+                let rows = document.prompt - 1..document.len() - 1;
+                let hidden =
+                    from_host(trace.hidden(document, rows.clone()), [rows.len(), trace.width()], model.device());
+                let found = heads.candidates(model, hidden, trace.continuation(document), k);
+                let found = found.map_err(|e| e.within(&document.id))?;
+                found_k = found.k;
+                ids.extend(found.ids);
+                scores.extend(found.scores);
+                margins.extend(found.margins);
+            }
+            bar.advance(String::new);
+        }
+        let description =
+            Description { heads: heads.count(), k: found_k, positions: margins.len() / heads.count().max(1) };
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        files::write_with(&folder.join("candidates.bin"), |file| {
+            file.write_all(bytemuck::cast_slice(&ids))?;
+            file.write_all(bytemuck::cast_slice(&scores))?;
+            file.write_all(bytemuck::cast_slice(&margins))
+        })?;
+        files::write_json(&folder.join("candidates.json"), &description)?;
+        bar.finish(&format!(
+            "{} positions, the {found_k} best tokens of {} heads",
+            description.positions,
+            heads.count()
+        ));
+        Ok(())
+    }
+
+    /// Maps the candidates in `folder`, which were made for `trace`.
+    ///
+    /// # Errors
+    /// Files that are damaged or of another trace.
+    pub fn open(folder: &Path, trace: &Trace) -> Result<Self> {
+        let description: Description = files::read_json(&folder.join("candidates.json"))?;
+        let path = folder.join("candidates.bin");
+        let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
+        // SAFETY: the run's lock keeps other processes of this program from the file, which is only ever replaced whole.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", &path, e))?;
+        let mut first = vec![0];
+        first.extend(trace.documents().iter().scan(0, |end, document| {
+            *end += document.continuation;
+            Some(*end)
+        }));
+        let Description { heads, k, positions } = description;
+        if map.len() != 4 * positions * heads * (2 * k + 1) || positions != first[first.len() - 1] {
+            bail!("{}: not the candidates of this trace. Remove its folder, and they are made again.", path.display());
+        }
+        let limits = trace.documents().iter().map(|document| document.limit).collect();
+        Ok(Self { description, map, first, limits })
+    }
+
+    /// k
+    pub fn k(&self) -> usize {
+        self.description.k
+    }
+
+    /// H - 1
+    pub fn heads(&self) -> usize {
+        self.description.heads
+    }
+
+    /// The candidates of the block behind the first `t` tokens of a document's continuation.
+    pub fn at(&self, document: usize, t: usize) -> CandidatesAt<'_> {
+        let Description { heads, k, positions } = self.description;
+        let numbers: &[u32] = bytemuck::cast_slice(&self.map);
+        let (ids, rest) = numbers.split_at(positions * heads * k);
+        let (scores, margins) = rest.split_at(positions * heads * k);
+        let position = self.first[document] + t;
+        let cells = position * heads * k..(position + 1) * heads * k;
+        CandidatesAt {
+            k,
+            ids: &ids[cells.clone()],
+            scores: bytemuck::cast_slice(&scores[cells]),
+            margins: bytemuck::cast_slice(&margins[position * heads..][..heads]),
+        }
+    }
+
+    /// The lattice of that block with the best `k` of every slot, as long as the document's limit lets it be; `first` is the
+    /// continuation's token `t`.
+    ///
+    /// # Errors
+    /// Damaged candidates.
+    pub fn lattice(&self, document: usize, t: usize, first: u32, k: usize) -> Result<Lattice> {
+        let at = self.at(document, t);
+        let slots = (self.limits[document] - t).min(self.heads() + 1);
+        Lattice::pinned(first, at.k, at.ids, at.scores)?.prefix(slots, k)
+    }
+}
+
+/// Positions of a trace at which a block can be learnt from: document and tokens of its continuation before the block.
+pub fn block_starts(documents: &[TraceDocument]) -> Vec<(usize, usize)> {
+    let starts = |(document, entry): (usize, &TraceDocument)| {
+        (0..entry.continuation.saturating_sub(1)).map(move |t| (document, t))
+    };
+    documents.iter().enumerate().flat_map(starts).collect()
+}

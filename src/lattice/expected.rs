@@ -1,0 +1,350 @@
+//! Drafts with the longest expected accepted length, rather than the likeliest whole paths.
+//!
+//! The p likeliest paths are often near-copies that differ in their last slot, where a draft has mostly been rejected
+//! already. Here a prefix is as probable as its share of all paths of the lattice: with path weights `exp(score /
+//! temperature)`, that share comes from one backward pass over the graph of slots and scorer states (forward-backward).
+//! The probability that the backbone says the prefix is that share times the [`Belief::coverage`] of every slot, and a
+//! tree's expected accepted length is the sum of it over the tree's nodes. No node is more probable than its parent, so
+//! taking the most probable nodes greedily gives the best tree of its size.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use super::pbest::Search;
+use super::ranking::{Edge, Graph};
+use super::{Lattice, PathScorer, Weighting};
+
+/// How scores become probabilities; both parts are fitted on dev.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Belief {
+    /// Above 0: scores are divided by it before they are exponentiated.
+    pub temperature: f64,
+    /// By slot (0 is slot 1, pinned): the probability that the backbone's token is among the candidates, given that it was
+    /// in all slots before; 1 beyond its end.
+    pub coverage: Vec<f64>,
+}
+
+/// Drafts and what is expected of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expected {
+    /// Paths, the shorter ones ending before the last slot; together they have the nodes that were chosen.
+    pub paths: Vec<Vec<u32>>,
+    /// How clear the choice was: by how much the logarithm of what was taken is ahead of that of what was left.
+    pub margin: f64,
+    /// The expected accepted length, without what a held path adds to it beyond the nodes that were chosen.
+    pub length: f64,
+}
+
+/// The tree of `nodes` nodes (at least one) with the longest expected accepted length among those that hold the path `held`,
+/// which may be empty; the whole lattice if that is smaller, and `held` alone if it has `nodes` nodes or more. Of equally probable nodes the one found first is taken: the shorter prefix, then the candidate that is earlier
+/// in its slot.
+pub fn expected_tree<S: PathScorer>(
+    lattice: &Lattice,
+    scorer: &S,
+    start: S::State,
+    weighting: Weighting,
+    belief: &Belief,
+    held: &[u32],
+    nodes: usize,
+) -> Expected {
+    let beliefs = Beliefs::new(lattice, scorer, start, weighting, belief);
+    let mut open = BinaryHeap::new();
+    let mut tree: Vec<Grown> = Vec::new();
+    let (mut found, mut length, mut last) = (0, 0.0, 0.0);
+    let mut extend = |open: &mut BinaryHeap<Prefix>, parent: usize, node: u32, slot: usize, probability: f64| {
+        for (edge, share) in beliefs.after(node) {
+            let probability = probability * share * beliefs.coverage(slot);
+            open.push(Prefix { probability, number: found, parent, node: edge.to, token: edge.token });
+            found += 1;
+        }
+    };
+    extend(&mut open, usize::MAX, 0, 0, 1.0);
+    // How much of `held` is in the tree, and where it ends there.
+    let (mut inside, mut end) = (0, usize::MAX);
+    while tree.len() + held.len() - inside < nodes.max(1) {
+        let Some(Prefix { probability, parent, node, token, .. }) = open.pop() else { break };
+        let slot = tree.get(parent).map_or(0, |parent| parent.slot + 1);
+        let index = tree.len();
+        if slot == inside && parent == end && held.get(slot) == Some(&token) {
+            (inside, end) = (inside + 1, index);
+        }
+        tree.push(Grown { parent, token, slot, leaf: true });
+        if let Some(parent) = tree.get_mut(parent) {
+            parent.leaf = false;
+        }
+        (length, last) = (length + probability, probability);
+        if slot + 1 < lattice.slots() {
+            extend(&mut open, index, node, slot + 1, probability);
+        }
+    }
+    let margin = open.peek().map_or(f64::INFINITY, |next| lead(last, next.probability));
+    let leaves = (0..tree.len()).filter(|&node| tree[node].leaf && (node != end || inside == held.len()));
+    let mut paths: Vec<Vec<u32>> = leaves.map(|node| spell(&tree, node)).collect();
+    if inside < held.len() {
+        paths.push(held.to_vec());
+    }
+    Expected { paths, margin, length }
+}
+
+/// The path with the longest expected accepted length, by dynamic programming: from a state, the best next token is the one
+/// with the largest `probability * (1 + what is expected after it)`. Ties go to the earlier candidate.
+pub fn expected_path<S: PathScorer>(
+    lattice: &Lattice,
+    scorer: &S,
+    start: S::State,
+    weighting: Weighting,
+    belief: &Belief,
+) -> Expected {
+    let beliefs = Beliefs::new(lattice, scorer, start, weighting, belief);
+    let mut after = vec![0.0; beliefs.slot.len()];
+    // Nodes are in topological order.
+    for node in (0..after.len()).rev() {
+        let worth =
+            |(edge, share): (Edge, f64)| share * beliefs.coverage(beliefs.slot[node]) * (1.0 + after[edge.to as usize]);
+        after[node] = beliefs.after(node as u32).map(worth).fold(0.0, f64::max);
+    }
+    let (mut node, mut path, mut margin) = (0u32, Vec::new(), f64::INFINITY);
+    for _ in 0..lattice.slots() {
+        let (mut best, mut second) = (None::<(f64, Edge)>, 0.0);
+        let mut choices = 0;
+        for (edge, share) in beliefs.after(node) {
+            let worth = share * (1.0 + after[edge.to as usize]);
+            choices += 1;
+            match best {
+                Some((most, _)) if worth <= most => second = f64::max(second, worth),
+                _ => second = best.replace((worth, edge)).map_or(0.0, |(before, _)| before),
+            }
+        }
+        let Some((worth, edge)) = best else { break };
+        if choices > 1 {
+            margin = margin.min(lead(worth, second));
+        }
+        path.push(edge.token);
+        node = edge.to;
+    }
+    Expected { paths: vec![path], margin, length: after[0] }
+}
+
+/// The shares of every state's continuations.
+struct Beliefs<'a> {
+    graph: Graph,
+    /// By node: where its edges begin; one more than there are nodes.
+    first: Vec<usize>,
+    /// By node: the slot of its edges.
+    slot: Vec<usize>,
+    /// By edge: its share of the weight of all paths from where it begins.
+    share: Vec<f64>,
+    belief: &'a Belief,
+}
+
+impl<'a> Beliefs<'a> {
+    fn new<S: PathScorer>(
+        lattice: &Lattice,
+        scorer: &S,
+        start: S::State,
+        weighting: Weighting,
+        belief: &'a Belief,
+    ) -> Self {
+        let graph = Search::new(lattice, scorer, weighting).graph(start, f64::NEG_INFINITY);
+        let edges = graph.edges();
+        let mut first = vec![edges.len(); graph.nodes() + 1];
+        for (index, edge) in edges.iter().enumerate().rev() {
+            first[edge.from as usize] = index;
+        }
+        // Only the end has no edge.
+        let mut slot = vec![0; graph.nodes()];
+        edges.iter().for_each(|edge| slot[edge.to as usize] = slot[edge.from as usize] + 1);
+        let share = shares(edges, &first, belief.temperature);
+        Self { graph, first, slot, share, belief }
+    }
+
+    /// The edges out of a node, the one to the end of the block apart, each with its share.
+    fn after(&self, node: u32) -> impl Iterator<Item = (Edge, f64)> {
+        let range = self.first[node as usize]..self.first[node as usize + 1];
+        let edges = self.graph.edges()[range.clone()].iter().copied().zip(self.share[range].iter().copied());
+        let end = (self.graph.nodes() - 1) as u32;
+        edges.filter(move |(edge, _)| edge.to != end)
+    }
+
+    fn coverage(&self, slot: usize) -> f64 {
+        self.belief.coverage.get(slot).copied().unwrap_or(1.0)
+    }
+}
+
+/// For every edge: `w(edge) * B(to) / B(from)`, with `B(node)` the sum over all paths from a node to the end of their weights,
+/// in logarithms. Where all paths are impossible, every one of them is equally likely.
+fn shares(edges: &[Edge], first: &[usize], temperature: f64) -> Vec<f64> {
+    let mut sum_after = vec![0.0; first.len() - 1];
+    let mut share = vec![1.0; edges.len()];
+    for node in (0..sum_after.len() - 1).rev() {
+        let range = first[node]..first[node + 1];
+        let mut most = f64::NEG_INFINITY;
+        for (edge, share) in edges[range.clone()].iter().zip(&mut share[range.clone()]) {
+            *share = edge.weight / temperature + sum_after[edge.to as usize];
+            most = most.max(*share);
+        }
+        let shares = &mut share[range];
+        if most == f64::NEG_INFINITY {
+            let even = 1.0 / shares.len() as f64;
+            shares.fill(even);
+            sum_after[node] = most;
+            continue;
+        }
+        shares.iter_mut().for_each(|share| *share = (*share - most).exp());
+        let sum: f64 = shares.iter().sum();
+        shares.iter_mut().for_each(|share| *share /= sum);
+        sum_after[node] = most + sum.ln();
+    }
+    share
+}
+
+/// How far the logarithm of `taken` is ahead of that of `left`.
+fn lead(taken: f64, left: f64) -> f64 {
+    if taken == left { 0.0 } else { taken.ln() - left.ln() }
+}
+
+/// A prefix that could become a node of the tree.
+struct Prefix {
+    probability: f64,
+    /// In the order of finding.
+    number: usize,
+    /// Its parent in the tree; none at the root.
+    parent: usize,
+    /// Where it leads in the graph.
+    node: u32,
+    token: u32,
+}
+
+impl Ord for Prefix {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.probability.total_cmp(&other.probability).then(other.number.cmp(&self.number))
+    }
+}
+
+impl PartialOrd for Prefix {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Prefix {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Prefix {}
+
+/// A node of the tree.
+struct Grown {
+    parent: usize,
+    token: u32,
+    slot: usize,
+    leaf: bool,
+}
+
+fn spell(tree: &[Grown], node: usize) -> Vec<u32> {
+    let mut tokens: Vec<u32> =
+        std::iter::successors(tree.get(node), |node| tree.get(node.parent)).map(|node| node.token).collect();
+    tokens.reverse();
+    tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::DraftTree;
+    use super::super::testing::{MadeUp, START, all_paths, path_score, small_lattice};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The probability of every prefix by enumerating all paths, the definition word for word.
+    fn prefixes(lattice: &Lattice, scorer: &MadeUp, weighting: Weighting, belief: &Belief) -> Vec<(Vec<u32>, f64)> {
+        let weight = |path: &Vec<u32>| (path_score(lattice, scorer, START, path, weighting) / belief.temperature).exp();
+        let paths = all_paths(lattice);
+        let total: f64 = paths.iter().map(weight).sum();
+        let mut found: Vec<(Vec<u32>, f64)> = Vec::new();
+        for length in 1..=lattice.slots() {
+            let mut heads: Vec<Vec<u32>> = paths.iter().map(|path| path[..length].to_vec()).collect();
+            heads.sort();
+            heads.dedup();
+            let coverage: f64 = belief.coverage.iter().take(length).product();
+            for head in heads {
+                let share: f64 = paths.iter().filter(|path| path.starts_with(&head)).map(weight).sum::<f64>() / total;
+                found.push((head, share * coverage));
+            }
+        }
+        found
+    }
+
+    /// The largest expected accepted length of a path, trying every one.
+    fn best_path(probabilities: &[(Vec<u32>, f64)], slots: usize) -> f64 {
+        let worth = |path: &[u32]| {
+            probabilities.iter().filter(|(prefix, _)| path.starts_with(prefix)).map(|(_, p)| p).sum::<f64>()
+        };
+        let whole = probabilities.iter().filter(|(prefix, _)| prefix.len() == slots);
+        whole.map(|(path, _)| worth(path)).fold(0.0, f64::max)
+    }
+
+    proptest! {
+        #[test]
+        fn trees_and_paths_are_the_best_there_are(
+            lattice in small_lattice(),
+            seed: u32,
+            order in 1usize..=3,
+            scale in prop::sample::select(vec![0.0, 0.25, 0.5, 1.0]),
+            temperature in prop::sample::select(vec![0.5, 1.0, 2.0]),
+            coverage in prop::collection::vec(0.3f64..1.0, 0..5),
+            nodes in 1usize..12,
+        ) {
+            let (scorer, weighting) = (MadeUp::new(seed, order), Weighting::from(scale));
+            let belief = Belief { temperature, coverage };
+            let mut all = prefixes(&lattice, &scorer, weighting, &belief);
+            let longest = best_path(&all, lattice.slots());
+            let path = expected_path(&lattice, &scorer, START, weighting, &belief);
+            prop_assert!((path.length - longest).abs() < 1e-9, "{} {longest}", path.length);
+            let worth: f64 = all.iter().filter(|(prefix, _)| path.paths[0].starts_with(prefix)).map(|(_, p)| p).sum();
+            prop_assert!((worth - longest).abs() < 1e-9, "the path is worth {worth}");
+
+            let tree = expected_tree(&lattice, &scorer, START, weighting, &belief, &[], nodes);
+            all.sort_by(|a, b| b.1.total_cmp(&a.1));
+            let best: f64 = all.iter().take(nodes).map(|(_, p)| p).sum();
+            prop_assert!((tree.length - best).abs() < 1e-9, "{} {best}", tree.length);
+            prop_assert_eq!(DraftTree::from_paths(&tree.paths).len(), nodes.min(all.len()));
+            let inside = |prefix: &Vec<u32>| tree.paths.iter().any(|path| path.starts_with(prefix));
+            let sum: f64 = all.iter().filter(|(prefix, _)| inside(prefix)).map(|(_, p)| p).sum();
+            prop_assert!((sum - best).abs() < 1e-9, "its nodes are worth {sum}");
+
+            // With a path that must be there, the best of the others beside it.
+            let held = lattice.top1();
+            let tree = expected_tree(&lattice, &scorer, START, weighting, &belief, &held, nodes);
+            prop_assert!(tree.paths.iter().any(|path| *path == held || path.starts_with(&held)));
+            prop_assert_eq!(DraftTree::from_paths(&tree.paths).len(), nodes.max(held.len()).min(all.len()));
+            let others: Vec<f64> = all.iter().filter(|(prefix, _)| !held.starts_with(prefix)).map(|(_, p)| *p).collect();
+            let best: f64 = others.iter().take(nodes.saturating_sub(held.len())).sum();
+            let inside = |prefix: &Vec<u32>| tree.paths.iter().any(|path| path.starts_with(prefix));
+            let sum: f64 = all
+                .iter()
+                .filter(|(prefix, _)| inside(prefix) && !held.starts_with(prefix))
+                .map(|(_, p)| p)
+                .sum();
+            prop_assert!((sum - best).abs() < 1e-9, "beside the path its nodes are worth {sum}, not {best}");
+        }
+    }
+
+    #[test]
+    fn impossible_paths_still_give_a_tree() {
+        let lattice = Lattice::pinned(7, 2, &[1, 3, 2, 4], &[5.0, 2.0, 1.0, 0.0]).unwrap();
+        struct Never;
+        impl PathScorer for Never {
+            type State = ();
+            fn extend(&self, _: (), _: u32) -> (f64, ()) {
+                (f64::NEG_INFINITY, ())
+            }
+        }
+        let belief = Belief { temperature: 1.0, coverage: vec![] };
+        let tree = expected_tree(&lattice, &Never, (), Weighting::from(0.5), &belief, &[], 3);
+        assert_eq!((tree.paths, tree.length), (vec![vec![7, 1], vec![7, 3]], 2.0));
+        let path = expected_path(&lattice, &Never, (), Weighting::from(0.5), &belief);
+        assert_eq!((path.paths, path.margin), (vec![vec![7, 1, 2]], 0.0));
+    }
+}

@@ -1,0 +1,132 @@
+//! What drafts: the traits, and plain blockwise decoding.
+
+use crate::error::Result;
+use crate::lattice::{Expected, Lattice, PBest};
+
+/// A block to be drafted.
+#[derive(Clone, Copy)]
+pub struct Opening<'a> {
+    /// Tokens committed before it: it is drafted as if only `text[..start]` were there.
+    pub start: usize,
+    /// The heads' candidates.
+    pub lattice: &'a Lattice,
+    /// The backbone's last hidden state `[d]` that the heads read, rounded as the traces store it.
+    pub hidden: &'a [f32],
+}
+
+/// The drafts for one block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drafts {
+    /// One or more paths, each one token per slot from the first on, all with the same pinned first token; a path may end
+    /// before the last slot.
+    pub paths: Vec<Vec<u32>>,
+    /// How clear the choice was: the smallest lead of what was taken over what was left, in score units.
+    pub margin: f64,
+}
+
+impl From<PBest> for Drafts {
+    fn from(best: PBest) -> Self {
+        Self { paths: best.paths.into_iter().map(|path| path.tokens).collect(), margin: best.margin }
+    }
+}
+
+impl From<Expected> for Drafts {
+    fn from(expected: Expected) -> Self {
+        Self { paths: expected.paths, margin: expected.margin }
+    }
+}
+
+/// A decision that another order of floating-point sums could take otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Decision {
+    /// The backbone's largest logit against the second.
+    Verifier,
+    /// A head's k-th candidate against the next.
+    Candidates,
+    /// The drafter's choice: the p-th path against the next, or an argmax over a slot.
+    Draft,
+}
+
+impl Decision {
+    /// As written in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Verifier => "verifier",
+            Self::Candidates => "candidates",
+            Self::Draft => "draft",
+        }
+    }
+}
+
+/// The closest decision behind a block, and the lead by which it was taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Closest {
+    /// Which decision.
+    pub decision: Decision,
+    /// Its lead, in the units of its scores.
+    pub margin: f64,
+}
+
+impl Closest {
+    /// One decision.
+    pub fn new(decision: Decision, margin: f64) -> Self {
+        Self { decision, margin }
+    }
+
+    /// The closer of two.
+    pub fn or(self, other: Self) -> Self {
+        if other.margin < self.margin { other } else { self }
+    }
+}
+
+/// One way to draft.
+pub trait Drafter: Sync {
+    /// Starts on a text.
+    fn session(&self) -> Box<dyn Session + '_>;
+
+    /// Whether more than a slot's first candidate can enter a draft, so that it matters which k are in the lattice.
+    fn reads_whole_lattice(&self) -> bool {
+        true
+    }
+
+    /// Whether drafting at every position of a text at once costs less than at the visited ones one by one.
+    fn prefers_all_starts(&self) -> bool {
+        false
+    }
+}
+
+/// A drafter at work on one text.
+pub trait Session {
+    /// Drafts for every one of `blocks`, which begin at ascending places of `text`, at most at its end.
+    fn drafts(&mut self, text: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>>;
+}
+
+/// Plain blockwise parallel decoding: every head's own best token.
+#[derive(Debug, Clone, Copy)]
+pub struct Bpd;
+
+impl Drafter for Bpd {
+    fn session(&self) -> Box<dyn Session + '_> {
+        Box::new(*self)
+    }
+
+    fn reads_whole_lattice(&self) -> bool {
+        false
+    }
+}
+
+impl Session for Bpd {
+    fn drafts(&mut self, _text: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>> {
+        let one = |block: &Opening| Drafts { paths: vec![block.lattice.top1()], margin: first_leads(block.lattice) };
+        Ok(blocks.iter().map(one).collect())
+    }
+}
+
+/// The smallest lead of a slot's first candidate over its second.
+pub(super) fn first_leads(lattice: &Lattice) -> f64 {
+    let lead = |slot| match lattice.scores(slot) {
+        [first, second, ..] => f64::from(first - second),
+        _ => f64::INFINITY,
+    };
+    (0..lattice.slots()).map(lead).fold(f64::INFINITY, f64::min)
+}

@@ -1,0 +1,208 @@
+//! Training of rescorers that read a block's lattice and the backbone's hidden state: to find, among the candidates of every
+//! slot, the token that the backbone wrote (cross-entropy over the slot's candidates, the tokens before given).
+
+use std::collections::HashMap;
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde_json::{Map, Value, json};
+
+use crate::backbone::Model;
+use crate::error::{Result, bail};
+use crate::heads::{StoredCandidates, block_starts};
+use crate::nn::{from_host, indices, to_host};
+use crate::traces::Trace;
+use crate::training::{Batch, Evaluated, Task};
+
+/// A network that scores the candidates of a lattice.
+pub trait LatticeNetwork {
+    /// Scores `[blocks, slots, k]` of the candidates of slots 2 to H, whose softmax over the candidates of a slot is their
+    /// probability.
+    fn scores(&self, blocks: &Blocks) -> Tensor<3>;
+}
+
+/// What networks read of some blocks: n of them, with s = H - 1 slots behind the pinned one.
+pub struct Blocks {
+    /// Hidden states `[n, d]`, each scaled to a root mean square of 1.
+    pub hidden: Tensor<2>,
+    /// Embeddings `[n * s, d]` of the token before each slot, as the backbone wrote it, scaled likewise.
+    pub before: Tensor<2>,
+    /// Embeddings of the tokens that are candidates anywhere, each once, scaled likewise.
+    pub tokens: Tensor<2>,
+    /// `[n * s * k]`: the candidates' rows in `tokens`.
+    pub candidates: Tensor<1, Int>,
+    /// Head scores `[n, s, k]`, a slot's first being 0.
+    pub head_scores: Tensor<3>,
+}
+
+impl Blocks {
+    /// Rows `[n * s * k, r]` of something computed for each of `tokens`, as `[n * s, k, r]`.
+    pub fn spread(&self, of_tokens: Tensor<2>) -> Tensor<3> {
+        let ([n, s, k], width) = (self.head_scores.dims(), of_tokens.dims()[1]);
+        of_tokens.select(0, self.candidates.clone()).reshape([n * s, k, width])
+    }
+}
+
+/// Embeddings or hidden states, each row scaled to a root mean square of 1.
+pub(super) fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
+    let mean_square = rows.clone().powi_scalar(2).mean_dim(1);
+    rows / (mean_square + 1e-12).sqrt()
+}
+
+/// Traces with the candidates of heads on them.
+pub type Recorded<'a> = (&'a Trace, &'a StoredCandidates);
+
+/// A start in one of several traces.
+type Start = (usize, usize, usize);
+
+/// Lattice networks, learning from traces.
+pub struct LatticeTraining<'a> {
+    train: Vec<Recorded<'a>>,
+    dev: Vec<Recorded<'a>>,
+    train_starts: Vec<Start>,
+    dev_starts: Vec<Start>,
+    model: &'a Model,
+    blocks_per_step: usize,
+    seed: u64,
+    device: Device,
+}
+
+/// Blocks that an evaluation on dev uses, about.
+const DEV_BLOCKS: usize = 2048;
+/// Blocks computed at once on dev.
+const AT_ONCE: usize = 256;
+/// No token to find: past the text's end, or not among the candidates.
+const NONE: usize = usize::MAX;
+
+impl<'a> LatticeTraining<'a> {
+    /// # Errors
+    /// When train or dev has no block with a token to find.
+    pub fn new(
+        train: Vec<Recorded<'a>>,
+        dev: Vec<Recorded<'a>>,
+        model: &'a Model,
+        blocks_per_step: usize,
+        seed: u64,
+    ) -> Result<Self> {
+        let starts = |recorded: &[Recorded]| -> Vec<Start> {
+            let of_trace = |(number, (trace, _)): (usize, &Recorded)| {
+                block_starts(trace.documents()).into_iter().map(move |(document, t)| (number, document, t)).collect()
+            };
+            recorded.iter().enumerate().flat_map(|trace| -> Vec<Start> { of_trace(trace) }).collect()
+        };
+        let (train_starts, mut dev_starts) = (starts(&train), starts(&dev));
+        if train_starts.is_empty() || dev_starts.is_empty() {
+            bail!(
+                "the traces give {} train and {} dev blocks; a rescorer of lattices needs both. Give more documents.",
+                train_starts.len(),
+                dev_starts.len()
+            );
+        }
+        let every = dev_starts.len().div_ceil(DEV_BLOCKS).max(1);
+        dev_starts = dev_starts.into_iter().step_by(every).collect();
+        let device = model.device().clone();
+        Ok(Self { train, dev, train_starts, dev_starts, model, blocks_per_step, seed, device })
+    }
+
+    fn draw(&self, number: usize) -> Vec<Start> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(number as u64 + 1);
+        (0..self.blocks_per_step).map(|_| self.train_starts[rng.random_range(0..self.train_starts.len())]).collect()
+    }
+
+    /// Blocks at `starts`, and by slot the place of the token to find.
+    fn blocks(&self, recorded: &[Recorded], starts: &[Start]) -> (Blocks, Vec<usize>) {
+        let (slots, k) = (recorded[0].1.heads(), recorded[0].1.k());
+        let width = recorded[0].0.width();
+        let (n, mut hidden) = (starts.len(), Vec::with_capacity(starts.len() * width));
+        let (mut before, mut targets, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut row_of, mut distinct, mut rows) = (HashMap::new(), Vec::new(), Vec::new());
+        for &(trace, document, t) in starts {
+            let (trace, candidates) = recorded[trace];
+            let entry = &trace.documents()[document];
+            trace.hidden_row(entry, entry.prompt + t - 1, &mut hidden);
+            let (text, at) = (&trace.continuation(entry)[t..], candidates.at(document, t));
+            for slot in 0..slots {
+                let (ids, head) = (&at.ids[slot * k..][..k], &at.scores[slot * k..][..k]);
+                before.push(text[slot.min(text.len() - 1)]);
+                let target = text.get(slot + 1).and_then(|token| ids.iter().position(|id| id == token));
+                targets.push(target.unwrap_or(NONE));
+                scores.extend(head.iter().map(|score| score - head[0]));
+                rows.extend(ids.iter().map(|&id| {
+                    *row_of.entry(id).or_insert_with(|| {
+                        distinct.push(id);
+                        distinct.len() - 1
+                    })
+                }));
+            }
+        }
+        let blocks = Blocks {
+            hidden: unit_rows(from_host(hidden, [n, width], &self.device)),
+            before: unit_rows(self.model.embed(&before)),
+            tokens: unit_rows(self.model.embed(&distinct)),
+            candidates: indices(rows, &self.device),
+            head_scores: from_host(scores, [n, slots, k], &self.device),
+        };
+        (blocks, targets)
+    }
+
+    /// Sum of the cross-entropies as a graph, tokens found at first place, and tokens to find.
+    fn loss(&self, network: &impl LatticeNetwork, blocks: &Blocks, targets: &[usize]) -> (Tensor<1>, usize, usize) {
+        let scores = network.scores(blocks);
+        let [n, slots, k] = scores.dims();
+        let mut wanted = vec![0.0; n * slots * k];
+        for (cell, &target) in targets.iter().enumerate().filter(|(_, target)| **target != NONE) {
+            wanted[cell * k + target] = 1.0;
+        }
+        let log_probabilities = log_softmax(scores, 2);
+        let found = to_host(log_probabilities.clone().without_autodiff());
+        let best = |row: &[f32]| row.iter().enumerate().fold(0, |best, (at, x)| if *x > row[best] { at } else { best });
+        let counted = targets.iter().filter(|target| **target != NONE).count();
+        let right = found.chunks(k).zip(targets).filter(|(row, target)| best(row) == **target).count();
+        let loss = (log_probabilities * from_host(wanted, [n, slots, k], &self.device)).sum().neg();
+        (loss, right, counted)
+    }
+}
+
+impl<N: LatticeNetwork> Task<N> for LatticeTraining<'_> {
+    fn batch(&self, network: &N, number: usize) -> Result<Batch> {
+        let (blocks, targets) = self.blocks(&self.train, &self.draw(number));
+        let (loss, right, counted) = self.loss(network, &blocks, &targets);
+        let mean = loss / counted.max(1) as f64;
+        let value = f64::from(to_host(mean.clone().without_autodiff())[0]);
+        let accuracy = right as f64 / counted.max(1) as f64;
+        Ok(Batch {
+            objective: mean,
+            loss: value,
+            tokens: counted,
+            metrics: Map::from_iter([("accuracy".to_owned(), json!(accuracy))]),
+            words: format!(" accuracy {accuracy:.3}"),
+        })
+    }
+
+    fn evaluate(&self, network: &N) -> Result<Evaluated> {
+        let (mut loss, mut right, mut counted) = (0.0, 0, 0);
+        for starts in self.dev_starts.chunks(AT_ONCE) {
+            let (blocks, targets) = self.blocks(&self.dev, starts);
+            let (sum, hits, tokens) = self.loss(network, &blocks, &targets);
+            loss += f64::from(to_host(sum)[0]);
+            right += hits;
+            counted += tokens;
+        }
+        let (loss, accuracy) = (loss / counted.max(1) as f64, right as f64 / counted.max(1) as f64);
+        let metrics =
+            Map::from_iter([("dev_loss".to_owned(), json!(loss)), ("dev_accuracy".to_owned(), json!(accuracy))]);
+        Ok(Evaluated { score: loss, metrics })
+    }
+
+    fn describe(&self, number: usize) -> Value {
+        let names = |&(trace, document, t): &Start| {
+            let (trace, _) = self.train[trace];
+            json!({"document": trace.documents()[document].id, "token": t})
+        };
+        json!({"blocks": self.draw(number).iter().map(names).collect::<Vec<_>>()})
+    }
+}

@@ -1,0 +1,207 @@
+//! Vocabulary attention with look-around (LAVA; Li et al. 2020, arXiv 2002.03084) on a lattice: each slot attends over its
+//! candidates' embeddings, looks at what its neighbours found, and adjusts its scores, all slots in one parallel pass.
+//!
+//! For slot j with candidates c and head scores U: the slot's view is `m_j = sum over c of softmax_c(U(c) + <Q_j, K e(c)>) V e(c)`
+//! with `Q_j = W_q h + q_j`; what it looks for is `z_j = tanh(L m_{j-1} + O m_j + R m_{j+1} + W_h h + p_j)`; its scores are
+//! `c_j U(c) + <z_j, B e(c)>`. The paper's attention is over the whole vocabulary inside a translation model; the lattice gives
+//! each slot its few candidates instead.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::activation::{softmax, tanh};
+
+use super::lattice_training::{Blocks, LatticeNetwork, unit_rows};
+use super::transition::{log_probabilities, unit_row};
+use super::{Opening, Rescorer, Scores, Table};
+use crate::backbone::Model;
+use crate::config::StorageType;
+use crate::error::Result;
+use crate::kernels::{PackedMatrix, products};
+use crate::lattice::Lattice;
+use crate::nn::{Init, Linear, to_host};
+
+/// What is trained.
+#[derive(Module, Debug)]
+pub struct LavaNetwork {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    left: Linear,
+    own: Linear,
+    right: Linear,
+    hidden: Linear,
+    score: Linear,
+    /// `[H - 1, rank]`
+    slot_queries: Param<Tensor<2>>,
+    /// `[H - 1, rank]`
+    slot_biases: Param<Tensor<2>>,
+    /// `[H - 1]`
+    head_weights: Param<Tensor<1>>,
+}
+
+impl LavaNetwork {
+    /// For blocks of `slots` slots behind the pinned one, on hidden states and embeddings of width `d`. Untrained, it gives
+    /// the head scores.
+    pub fn new(slots: usize, d: usize, rank: usize, init: &mut Init) -> Self {
+        let (of_width, of_rank) = ((d as f32).powf(-0.5), (rank as f32).powf(-0.5));
+        Self {
+            query: init.zero_linear(rank, d),
+            key: init.linear(rank, d, of_width),
+            value: init.linear(rank, d, of_width),
+            left: init.linear(rank, rank, of_rank),
+            own: init.linear(rank, rank, of_rank),
+            right: init.linear(rank, rank, of_rank),
+            hidden: init.linear(rank, d, of_width),
+            score: init.zero_linear(rank, d),
+            slot_queries: init.zero_matrix(slots, rank).weight,
+            slot_biases: init.zero_matrix(slots, rank).weight,
+            head_weights: init.vector(slots, 1.0),
+        }
+    }
+
+    fn rank(&self) -> usize {
+        self.key.weight.val().dims()[0]
+    }
+}
+
+impl LatticeNetwork for LavaNetwork {
+    fn scores(&self, blocks: &Blocks) -> Tensor<3> {
+        let ([n, slots, k], rank) = (blocks.head_scores.dims(), self.rank());
+        let of_block = |layer: &Linear| layer.forward(blocks.hidden.clone()).reshape([n, 1, rank]);
+        let of_slot = |rows: &Param<Tensor<2>>| rows.val().reshape([1, slots, rank]);
+        let query = (of_block(&self.query) + of_slot(&self.slot_queries)).reshape([n * slots, 1, rank]);
+        let keys = blocks.spread(self.key.forward(blocks.tokens.clone()));
+        let values = blocks.spread(self.value.forward(blocks.tokens.clone()));
+        let attention =
+            (query * keys).sum_dim(2).reshape([n * slots, k]) + blocks.head_scores.clone().reshape([n * slots, k]);
+        let attention = softmax(attention, 1).reshape([n * slots, k, 1]);
+        let views = (attention * values).sum_dim(1).reshape([n, slots, rank]);
+        // On the left of slot 2 is the pinned token; on the right of slot H is nothing.
+        let pinned = self.value.forward(blocks.before.clone()).reshape([n, slots, rank]).narrow(1, 0, 1);
+        let left = Tensor::cat(vec![pinned, views.clone().narrow(1, 0, slots - 1)], 1);
+        let nothing = Tensor::zeros([n, 1, rank], &views.device());
+        let right = Tensor::cat(vec![views.clone().narrow(1, 1, slots - 1), nothing], 1);
+        let seen = [(&self.left, left), (&self.own, views), (&self.right, right)]
+            .map(|(layer, views)| layer.forward(views.reshape([n * slots, rank])).reshape([n, slots, rank]));
+        let [left, own, right] = seen;
+        let wanted = tanh(left + own + right + of_block(&self.hidden) + of_slot(&self.slot_biases));
+        let scores = blocks.spread(self.score.forward(blocks.tokens.clone()));
+        let adjustment = (wanted.reshape([n * slots, 1, rank]) * scores).sum_dim(2).reshape([n, slots, k]);
+        blocks.head_scores.clone() * self.head_weights.val().reshape([1, slots, 1]) + adjustment
+    }
+}
+
+/// A fitted network, as tables over the vocabulary in this process's memory.
+pub struct Lava {
+    rank: usize,
+    /// `[V, rank]` each.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    scores: Vec<f32>,
+    /// Of the hidden state, `[2 * rank, d]`: queries, then biases.
+    hidden: PackedMatrix,
+    left: PackedMatrix,
+    own: PackedMatrix,
+    right: PackedMatrix,
+    slot_queries: Vec<f32>,
+    slot_biases: Vec<f32>,
+    head_weights: Vec<f32>,
+}
+
+impl Lava {
+    /// Of a trained network above `model`.
+    pub fn new(network: &LavaNetwork, model: &Model) -> Self {
+        let tokens: Vec<u32> = (0..model.config().vocab_size as u32).collect();
+        let (mut keys, mut values, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+        for part in tokens.chunks(4096) {
+            let embedded = unit_rows(model.embed(part));
+            for (layer, table) in
+                [(&network.key, &mut keys), (&network.value, &mut values), (&network.score, &mut scores)]
+            {
+                table.extend(to_host(layer.forward(embedded.clone())));
+            }
+        }
+        let rank = network.rank();
+        let packed = |layers: &[&Linear]| {
+            let inputs = layers[0].weight.val().dims()[1];
+            let weights: Vec<f32> = layers.iter().flat_map(|layer| to_host(layer.weight.val())).collect();
+            let biases = layers.iter().filter_map(|layer| layer.bias.as_ref());
+            let known: Vec<f32> = biases.flat_map(|bias| to_host(bias.val())).collect();
+            // The layers with biases come first.
+            let bias = if known.is_empty() { known } else { [known, vec![0.0; weights.len() / inputs]].concat() };
+            let bias = bias.into_iter().take(weights.len() / inputs).collect();
+            PackedMatrix::new(&weights, inputs, bias, StorageType::Float32)
+        };
+        Self {
+            rank,
+            keys,
+            values,
+            scores,
+            hidden: packed(&[&network.query, &network.hidden]),
+            left: packed(&[&network.left]),
+            own: packed(&[&network.own]),
+            right: packed(&[&network.right]),
+            slot_queries: to_host(network.slot_queries.val()),
+            slot_biases: to_host(network.slot_biases.val()),
+            head_weights: to_host(network.head_weights.val()),
+        }
+    }
+
+    fn rows(&self, table: &[f32], ids: &[u32]) -> Vec<f32> {
+        ids.iter().flat_map(|&id| &table[id as usize * self.rank..][..self.rank]).copied().collect()
+    }
+
+    /// What every slot sees of its own candidates, `[slots, rank]`; the pinned slot's is its token's value.
+    fn views(&self, lattice: &Lattice, query: &[f32]) -> Vec<f32> {
+        let mut views = self.rows(&self.values, &lattice.ids(0)[..1]);
+        for slot in 1..lattice.slots() {
+            let (ids, head) = (lattice.ids(slot), lattice.scores(slot));
+            let of_slot = &self.slot_queries[(slot - 1) * self.rank..][..self.rank];
+            let query: Vec<f32> = query.iter().zip(of_slot).map(|(a, b)| a + b).collect();
+            let mut attention = Vec::with_capacity(ids.len());
+            products(&query, &self.rows(&self.keys, ids), self.rank, &mut attention);
+            let shares = log_probabilities(attention.iter().zip(head).map(|(a, u)| a + u - head[0]));
+            let mut view = vec![0.0; self.rank];
+            for (&id, share) in ids.iter().zip(shares) {
+                let (value, share) = (&self.values[id as usize * self.rank..][..self.rank], share.exp() as f32);
+                view.iter_mut().zip(value).for_each(|(x, value)| *x += share * value);
+            }
+            views.extend(view);
+        }
+        views
+    }
+}
+
+impl Rescorer for Lava {
+    fn scores<'a>(&'a self, _: &[u32], block: &Opening) -> Result<Scores<'a>> {
+        let (lattice, rank) = (block.lattice, self.rank);
+        let mut of_hidden = Vec::new();
+        self.hidden.multiply(&unit_row(block.hidden), &mut of_hidden);
+        let (query, bias) = of_hidden.split_at(rank);
+        let views = self.views(lattice, query);
+        let seen = |matrix: &PackedMatrix| {
+            let mut seen = Vec::new();
+            matrix.multiply(&views, &mut seen);
+            seen
+        };
+        let (left, own, right) = (seen(&self.left), seen(&self.own), seen(&self.right));
+        let of_slot = |slot: usize| {
+            if slot == 0 {
+                return vec![0.0; lattice.width(0)];
+            }
+            let row = |views: &[f32], slot: usize, at: usize| views.get(slot * rank + at).copied().unwrap_or(0.0);
+            let own_bias = &self.slot_biases[(slot - 1) * rank..][..rank];
+            let wanted: Vec<f32> = (0..rank)
+                .map(|at| {
+                    let looked = row(&left, slot - 1, at) + row(&own, slot, at) + row(&right, slot + 1, at);
+                    (looked + bias[at] + own_bias[at]).tanh()
+                })
+                .collect();
+            let (head, mut scores) = (lattice.scores(slot), Vec::new());
+            products(&wanted, &self.rows(&self.scores, lattice.ids(slot)), rank, &mut scores);
+            let weight = self.head_weights[slot - 1];
+            log_probabilities(scores.iter().zip(head).map(|(x, u)| x + weight * (u - head[0])))
+        };
+        Ok(Scores::Table(Table::new(lattice, of_slot)?))
+    }
+}

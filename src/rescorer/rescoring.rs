@@ -1,0 +1,161 @@
+//! Drafts from head scores and any sum of rescorers.
+
+use super::local::LocalSession;
+use super::scores::Sum;
+use super::{Drafter, Drafts, NeuralRescorer, Opening, Rescorer, Session};
+use crate::error::Result;
+use crate::lattice::{Belief, Lattice, NoScorer, PathScorer, Weighting, expected_path, expected_tree, p_best};
+
+/// What is taken from the lattice.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Selection {
+    /// The p best paths.
+    Paths(usize),
+    /// The path with the longest expected accepted length.
+    ExpectedPath,
+    /// The tree of so many nodes with the longest expected accepted length.
+    ExpectedTree(usize),
+}
+
+/// What is fitted on dev.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Scale of the rescorers together, and decay over the slots.
+    pub weighting: Weighting,
+    /// How scores become probabilities; for expected lengths.
+    pub belief: Belief,
+    /// Candidates per slot that are looked at.
+    pub top_k: usize,
+    /// Candidates whose head score is further than this behind their slot's first are not looked at: a slot whose head is
+    /// sure has no choice left.
+    pub gate: f64,
+    /// Of each rescorer in the sum: its share of `scale`. They sum to 1.
+    pub shares: Vec<f64>,
+}
+
+impl Settings {
+    /// Head scores alone, from the top `top_k` of every slot; expected lengths by the given `coverage` and `temperature`.
+    pub fn new(top_k: usize, coverage: Vec<f64>, temperature: f64) -> Self {
+        Self {
+            weighting: Weighting::from(0.0),
+            belief: Belief { temperature, coverage },
+            top_k,
+            gate: f64::INFINITY,
+            shares: Vec::new(),
+        }
+    }
+}
+
+/// A way to draft from head scores and rescorers; without rescorers, from head scores alone (p-best 0-gram).
+pub struct Rescoring<'a> {
+    /// The sum's terms.
+    pub rescorers: Vec<&'a dyn Rescorer>,
+    /// What is taken.
+    pub selection: Selection,
+    /// The draft of plain decoding is always among several drafts, so that none of its blocks is ever shortened.
+    pub include_top1: bool,
+    /// Weights and the rest.
+    pub settings: Settings,
+}
+
+impl Rescoring<'_> {
+    /// Whether the rescorers have a say.
+    fn rescores(&self) -> bool {
+        self.settings.weighting.scale != 0.0 && !self.rescorers.is_empty()
+    }
+
+    fn reads_prefix(&self) -> bool {
+        self.rescores() && self.rescorers.iter().any(|rescorer| rescorer.reads_prefix())
+    }
+
+    /// Prefixes that a local search keeps for each block. Expected lengths need sums over all paths, which it has not: it
+    /// then keeps one.
+    pub(super) fn beam(&self) -> usize {
+        match self.selection {
+            Selection::Paths(p) => p.max(1),
+            Selection::ExpectedPath | Selection::ExpectedTree(_) => 1,
+        }
+    }
+
+    /// The part of a lattice that is looked at; slot 0 has one candidate anyway.
+    pub(super) fn narrowed(&self, lattice: &Lattice) -> Result<Lattice> {
+        lattice.narrowed(self.settings.top_k, self.settings.gate)
+    }
+
+    /// A block's scores, summed.
+    pub(super) fn sum<'a>(
+        &'a self,
+        text: &[u32],
+        block: &Opening<'a>,
+    ) -> Result<(Sum<'a>, Option<(f64, &'a NeuralRescorer)>)> {
+        let mut parts = Vec::new();
+        for (rescorer, &share) in self.rescorers.iter().zip(&self.settings.shares) {
+            if share != 0.0 {
+                parts.push((share, rescorer.scores(text, block)?));
+            }
+        }
+        Ok(Sum::new(block.lattice, parts))
+    }
+
+    /// Searches the whole lattice.
+    fn select<S: PathScorer>(&self, lattice: &Lattice, scorer: &S, start: S::State) -> Drafts {
+        let Settings { weighting, belief, .. } = &self.settings;
+        match self.selection {
+            Selection::Paths(p) => p_best(lattice, scorer, start, *weighting, p).into(),
+            Selection::ExpectedPath => expected_path(lattice, scorer, start, *weighting, belief).into(),
+            Selection::ExpectedTree(nodes) => {
+                let held = if self.include_top1 { lattice.top1() } else { Vec::new() };
+                expected_tree(lattice, scorer, start, *weighting, belief, &held, nodes).into()
+            }
+        }
+    }
+
+    /// Adds the draft of plain decoding to several paths.
+    pub(super) fn with_top1(&self, mut drafts: Drafts, lattice: &Lattice) -> Drafts {
+        let several = matches!(self.selection, Selection::Paths(p) if p > 1);
+        let top1 = lattice.top1();
+        if self.include_top1 && several && !drafts.paths.contains(&top1) {
+            drafts.paths.push(top1);
+        }
+        drafts
+    }
+
+    fn global(&self, text: &[u32], block: &Opening) -> Result<Drafts> {
+        let narrowed = self.narrowed(block.lattice)?;
+        let lattice = &narrowed;
+        let drafts = if self.rescores() {
+            let block = Opening { lattice, ..*block };
+            let (sum, _) = self.sum(text, &block)?;
+            match sum.only_ngram() {
+                Some((model, state)) => self.select(lattice, model, state),
+                None => self.select(lattice, &sum, sum.start()),
+            }
+        } else {
+            self.select(lattice, &NoScorer, ())
+        };
+        Ok(self.with_top1(drafts, lattice))
+    }
+}
+
+impl Drafter for Rescoring<'_> {
+    fn session(&self) -> Box<dyn Session + '_> {
+        if self.reads_prefix() { Box::new(LocalSession::new(self)) } else { Box::new(GlobalSession(self)) }
+    }
+
+    fn reads_whole_lattice(&self) -> bool {
+        // At scale 0 the one best path is every head's first choice.
+        self.rescores() || self.selection != Selection::Paths(1)
+    }
+
+    fn prefers_all_starts(&self) -> bool {
+        self.reads_prefix()
+    }
+}
+
+struct GlobalSession<'a>(&'a Rescoring<'a>);
+
+impl Session for GlobalSession<'_> {
+    fn drafts(&mut self, text: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>> {
+        blocks.iter().map(|block| self.0.global(text, block)).collect()
+    }
+}

@@ -1,0 +1,146 @@
+//! The ways to draft that are evaluated, and what is tuned of each.
+
+use std::collections::BTreeMap;
+
+use crate::config::{Config, EvaluationConfig, RescorerConfig};
+use crate::evaluation::{Axis, Coordinate};
+use crate::lattice::Weighting;
+use crate::rescorer::{Bpd, Drafter, Rescorer, Rescoring, Selection, Settings};
+use crate::stages::FittedRescorer;
+
+/// A variant before its settings are chosen.
+pub(super) struct Way<'a> {
+    /// As in the report.
+    pub name: String,
+    /// As in the configuration; empty without one.
+    pub rescorer: String,
+    /// What it takes from the lattice; none for plain decoding.
+    selection: Option<Selection>,
+    /// Its rescorers by name.
+    rescorers: Vec<(String, &'a dyn Rescorer)>,
+    include_top1: bool,
+}
+
+impl Way<'_> {
+    /// Drafts with the given settings.
+    pub fn drafter<'b>(&'b self, settings: &Settings) -> Box<dyn Drafter + 'b> {
+        match &self.selection {
+            None => Box::new(Bpd),
+            Some(selection) => Box::new(Rescoring {
+                rescorers: self.rescorers.iter().map(|(_, rescorer)| *rescorer).collect(),
+                selection: selection.clone(),
+                include_top1: self.include_top1,
+                settings: settings.clone(),
+            }),
+        }
+    }
+
+    /// The same name, drafting as plain decoding does.
+    pub fn switched_off(self) -> Self {
+        Self { selection: None, ..self }
+    }
+
+    /// Where the search begins: at scale and shares of the variant with one draft and the same rescorers, if it was tuned
+    /// before, else with rescorers that have no say.
+    pub fn start(&self, settings: &Settings, tuned: &BTreeMap<String, Settings>) -> Settings {
+        let terms = self.rescorers.len();
+        match tuned.get(&self.rescorer) {
+            None => Settings { shares: vec![1.0 / terms.max(1) as f64; terms], ..settings.clone() },
+            Some(single) => Settings {
+                weighting: Weighting::from(single.weighting.scale),
+                shares: single.shares.clone(),
+                ..settings.clone()
+            },
+        }
+    }
+
+    /// p: the most drafts in a call; a tree counts as one for each of its leaves, which its nodes bound.
+    pub fn drafts(&self) -> usize {
+        match self.selection {
+            Some(Selection::Paths(p)) => p,
+            Some(Selection::ExpectedTree(nodes)) => nodes,
+            None | Some(Selection::ExpectedPath) => 1,
+        }
+    }
+
+    fn reads_prefix(&self) -> bool {
+        self.rescorers.iter().any(|(_, rescorer)| rescorer.reads_prefix())
+    }
+
+    /// What is tuned. With a rescorer that reads the whole prefix every trial is a run of a model, so only weights are.
+    pub fn axes(&self, options: &EvaluationConfig) -> Vec<Axis> {
+        // Of the weight of a single draft's rescorer the whole curve is wanted.
+        let single = self.selection == Some(Selection::Paths(1));
+        let axis = |coordinate, name: &str, values| Axis {
+            coordinate,
+            name: name.into(),
+            values,
+            climbs: !(single && coordinate == Coordinate::Scale),
+        };
+        let mut axes = Vec::new();
+        let expects = matches!(self.selection, Some(Selection::ExpectedPath | Selection::ExpectedTree(_)));
+        if expects {
+            axes.push(axis(Coordinate::Temperature, "temperature", options.temperatures.clone()));
+        }
+        if !self.rescorers.is_empty() {
+            axes.push(axis(Coordinate::Scale, "lm_scale", options.scales()));
+            if self.rescorers.len() > 1 {
+                for (term, (name, _)) in self.rescorers.iter().enumerate() {
+                    axes.push(axis(Coordinate::Share(term), &format!("share of {name}"), options.shares.clone()));
+                }
+            }
+            if single && !self.reads_prefix() {
+                let decays = [&[1.0], &options.decays[..]].concat();
+                axes.push(axis(Coordinate::Decay, "decay", decays));
+                let gates = [&options.gates[..], &[f64::INFINITY]].concat();
+                axes.push(axis(Coordinate::Gate, "gate", gates));
+            }
+        }
+        axes
+    }
+}
+
+/// Every variant of a run: single drafts first, plain decoding before all.
+pub(super) fn ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedRescorer>) -> Vec<Way<'a>> {
+    let options = &config.evaluation;
+    let (paths, tree) = (Selection::Paths(options.paths), Selection::ExpectedTree(options.nodes));
+    let include_top1 = options.include_top1;
+    let way =
+        |name: String, selection| Way { name, rescorer: String::new(), selection, rescorers: Vec::new(), include_top1 };
+    let (mut single, mut several) = (vec![way("bpd".into(), None)], Vec::new());
+    several.push(way("pbest-0gram".into(), Some(paths.clone())));
+    several.push(way("tree-0gram".into(), Some(tree.clone())));
+    for (name, kind) in &config.rescorer {
+        let terms: Vec<&String> = match kind {
+            RescorerConfig::Sum(sum) => sum.of.iter().collect(),
+            _ => vec![name],
+        };
+        let rescorers: Vec<(String, &dyn Rescorer)> =
+            terms.iter().map(|term| ((*term).clone(), &*fitted[*term].rescorer)).collect();
+        let mut add = |prefix: &str, selection: Selection| {
+            let list = if prefix.is_empty() || prefix == "path-" { &mut single } else { &mut several };
+            list.push(Way {
+                name: format!("{prefix}{name}"),
+                rescorer: name.clone(),
+                selection: Some(selection),
+                rescorers: rescorers.clone(),
+                include_top1,
+            });
+        };
+        add("", Selection::Paths(1));
+        let beam = terms.iter().find_map(|term| match &config.rescorer[*term] {
+            RescorerConfig::Neural(neural) => Some(neural.beam),
+            _ => None,
+        });
+        match beam {
+            Some(1) => {}
+            Some(beam) => add("beam-", Selection::Paths(beam)),
+            None => {
+                add("path-", Selection::ExpectedPath);
+                add("pbest-", paths.clone());
+                add("tree-", tree.clone());
+            }
+        }
+    }
+    single.into_iter().chain(several).collect()
+}
