@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::ngram::NgramCommand;
+use crate::decoding::Rule;
 
 /// Trains prediction heads and draft rescorers for blockwise parallel decoding, and measures what they buy.
 #[derive(Debug, Parser)]
@@ -118,7 +119,7 @@ pub enum Command {
     },
     /// Continue a prompt with the backbone alone, greedily unless a temperature is given
     #[command(
-        after_help = "Example:\n  draftsmith generate --model checkpoints/tales --prompt \"Once upon a time\" --max-new 40 --format json"
+        after_help = "Examples:\n  draftsmith generate --model checkpoints/tales --prompt \"Once upon a time\" --max-new 40 --format json\n  draftsmith generate --run runs/quickstart --variant tree-ngram --prompt \"Once upon a time\""
     )]
     Generate(GenerateOptions),
     /// Count, estimate, prune, convert and query n-gram language models over token ids
@@ -149,15 +150,36 @@ pub struct InspectOptions {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["model", "run"]))]
+#[command(group = clap::ArgGroup::new("text").required(true).args(["prompt", "prompt_file"]))]
 pub struct GenerateOptions {
-    /// A Hugging Face folder, or a model of the hub: org/name or org/name@revision
+    /// A Hugging Face folder, or a model of the hub (org/name or org/name@revision), decoded token by token
     #[arg(long, value_name = "MODEL")]
-    pub model: String,
+    pub model: Option<String>,
+    /// An evaluated run, whose model is decoded block by block
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// With --run: the variant that drafts; the best of its report without it
+    #[arg(long, requires = "run")]
+    pub variant: Option<String>,
+    /// With --run: the data set whose settings are taken; the report's first without it
+    #[arg(long, value_name = "NAME", requires = "run")]
+    pub data: Option<String>,
+    /// With --run: what verification keeps. Lossless: greedy, sample (for drafts of any variant), rejection,
+    /// without-replacement and k-seq (for drafts drawn from the heads). Lossy: top-k=K, typical=EPSILON,DELTA
+    #[arg(long, default_value = "greedy", requires = "run")]
+    pub rule: Rule,
+    /// With a rule for drawn drafts: how many are drawn
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "run")]
+    pub drafts: usize,
     /// The text to continue
     #[arg(long)]
-    pub prompt: String,
+    pub prompt: Option<String>,
+    /// A file with the text to continue
+    #[arg(long, value_name = "FILE")]
+    pub prompt_file: Option<PathBuf>,
     /// Put the prompt as the user's message: "model" for the model's own chat template, or a template's path
-    #[arg(long, value_name = "TEMPLATE")]
+    #[arg(long, value_name = "TEMPLATE", requires = "model")]
     pub chat_template: Option<String>,
     /// Tokens to write, at most
     #[arg(long, default_value_t = 96)]
@@ -166,9 +188,9 @@ pub struct GenerateOptions {
     #[arg(long)]
     pub temperature: Option<f64>,
     /// Draw from the likeliest tokens that have this much probability together
-    #[arg(long, default_value_t = 1.0, requires = "temperature")]
+    #[arg(long, default_value_t = 1.0, requires = "temperature", conflicts_with = "run")]
     pub top_p: f64,
     /// Seed of the draws
-    #[arg(long, default_value_t = 1, requires = "temperature")]
+    #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }

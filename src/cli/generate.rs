@@ -1,35 +1,70 @@
-//! `generate`: the backbone's own text.
+//! `generate`: the backbone's text, token by token or block by block.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Instant;
 
 use serde_json::json;
 
 use super::args::{Common, Format, GenerateOptions};
 use super::{print, print_json};
 use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
+use crate::decoding::{Decoder, Decoding, Verification};
 use crate::device;
-use crate::error::{Result, bail};
+use crate::error::{Error, Result, bail};
+use crate::files;
+use crate::progress;
+use crate::rescorer::{Drafter, DrawnDrafter, Origin};
+use crate::stages::OpenedRun;
+use crate::text::Tokenizer;
 
 pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
-    let temperature = options.temperature.unwrap_or(1.0);
-    if !(temperature > 0.0 && temperature.is_finite()) {
+    if let Some(temperature) = options.temperature
+        && !(temperature > 0.0 && temperature.is_finite())
+    {
         bail!("--temperature {temperature}: it must be above 0; leave it out for greedy text.");
     }
     if !(options.top_p > 0.0 && options.top_p <= 1.0) {
         bail!("--top-p {}: it must be above 0 and at most 1.", options.top_p);
     }
+    let prompt = match (&options.prompt, &options.prompt_file) {
+        (Some(prompt), _) => prompt.clone(),
+        (None, Some(file)) => files::read_text(file)?,
+        (None, None) => unreachable!("one of them is required"),
+    };
     let device = device::open(common.device.as_deref().unwrap_or("auto").parse()?)?;
-    let path = backbone::resolve(&options.model)?;
-    let mut backbone = Backbone::load(&path, Precision::AS_STORED, &device.device)?;
-    let mut prompt = options.prompt.clone();
+    match (&options.run, &options.model) {
+        (Some(run), _) => by_blocks(common, options, run, &prompt, &device.device),
+        (None, Some(model)) => by_tokens(common, options, model, prompt, &device.device),
+        (None, None) => unreachable!("one of them is required"),
+    }
+}
+
+/// The prompt's tokens, which must leave room in the context.
+fn encode(backbone: &Backbone, prompt: &str) -> Result<Vec<u32>> {
+    let prompt = backbone.tokenizer.encode(prompt)?;
+    let context = backbone.model.config().max_position_embeddings;
+    if prompt.is_empty() || prompt.len() >= context {
+        bail!("the prompt has {} tokens; it needs at least 1 and fewer than the context's {context}.", prompt.len());
+    }
+    Ok(prompt)
+}
+
+fn by_tokens(
+    common: &Common,
+    options: &GenerateOptions,
+    model: &str,
+    mut prompt: String,
+    device: &burn::tensor::Device,
+) -> Result<()> {
+    let path = backbone::resolve(model)?;
+    let mut backbone = Backbone::load(&path, Precision::AS_STORED, device)?;
     let template = Checkpoint::open(&path)?.chat_template(options.chat_template.as_deref().unwrap_or_default())?;
     if let Some(template) = template {
         prompt = template.render(&prompt)?;
         backbone.tokenizer = backbone.tokenizer.for_chat(&template.key());
     }
-    let prompt = backbone.tokenizer.encode(&prompt)?;
-    let context = backbone.model.config().max_position_embeddings;
-    if prompt.is_empty() || prompt.len() >= context {
-        bail!("--prompt has {} tokens; it needs at least 1 and fewer than the context's {context}.", prompt.len());
-    }
+    let prompt = encode(&backbone, &prompt)?;
     let tokens = match options.temperature {
         None => backbone::generate(&backbone, &[&prompt], options.max_new),
         Some(temperature) => {
@@ -42,5 +77,125 @@ pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
     match common.format {
         Format::Json => print_json(&json!({"token_ids": tokens, "text": text})),
         Format::Table => print(&format!("{text}\n")),
+    }
+}
+
+fn by_blocks(
+    common: &Common,
+    options: &GenerateOptions,
+    folder: &Path,
+    prompt: &str,
+    device: &burn::tensor::Device,
+) -> Result<()> {
+    let (rule, seed) = (options.rule, options.seed);
+    if options.temperature.is_some() && !rule.samples() {
+        bail!("--temperature is for rules that sample; add --rule sample, or leave it out for greedy text.");
+    }
+    if rule.drawn().is_some() && options.variant.is_some() {
+        bail!(
+            "--rule: this rule needs drafts that are drawn from the heads, so leave --variant out (--drafts says how many)."
+        );
+    }
+    if options.drafts == 0 {
+        bail!("--drafts 0: at least one draft is needed.");
+    }
+    progress::listen_for_interrupt()?;
+    let run = OpenedRun::open(folder, device)?;
+    let template = run.template.as_ref();
+    let prompt = template.map_or_else(|| Ok(prompt.to_owned()), |template| template.render(prompt))?;
+    let prompt = encode(&run.backbone, &prompt)?;
+    let (name, opened) = run.drafter(options.variant.as_deref(), options.data.as_deref())?;
+    let temperature = options.temperature.unwrap_or(1.0);
+    let (name, drafter): (String, Box<dyn Drafter>) = match rule.drawn() {
+        None => (name, opened.drafter()),
+        Some(origin) => {
+            let replacement = origin == Origin::Independent;
+            let drawn = DrawnDrafter { paths: options.drafts, temperature, replacement, seed: seed ^ DRAFT_DICE };
+            (format!("{} drawn drafts", options.drafts), Box::new(drawn))
+        }
+    };
+    let decoding = Decoding {
+        top_k: run.config.evaluation.top_k,
+        dtype: run.config.traces.dtype,
+        verification: Verification { rule, temperature, seed },
+    };
+    let started = Instant::now();
+    let mut decoder = Decoder::new(&run.backbone, &run.heads.heads, &*drafter, decoding, &prompt, options.max_new)?;
+    let mut stream = (common.format == Format::Table).then(|| Stream::new(&run.backbone.tokenizer));
+    let mut blocks = Vec::new();
+    while !decoder.finished() && !progress::interrupted() {
+        blocks.push(decoder.step()?.tokens.len());
+        if let Some(stream) = &mut stream {
+            stream.show(decoder.decoded())?;
+        }
+    }
+    let (tokens, seconds) = (decoder.decoded(), started.elapsed().as_secs_f64());
+    let efficiency = tokens.len() as f64 / blocks.len().max(1) as f64;
+    let speed = tokens.len() as f64 / seconds;
+    let lossless = if rule.is_lossless() { "lossless" } else { "lossy" };
+    if let Some(stream) = stream {
+        stream.end()?;
+        progress::say(format!(
+            "{name}: {} tokens in {} calls, {efficiency:.2} tokens a call, {speed:.1} tokens/s, {lossless}",
+            tokens.len(),
+            blocks.len()
+        ));
+        return Ok(());
+    }
+    print_json(&json!({
+        "token_ids": tokens,
+        "text": run.backbone.tokenizer.decode(tokens)?,
+        "variant": name,
+        "lossless": rule.is_lossless(),
+        "blocks": blocks,
+        "block_efficiency": efficiency,
+        "tokens_per_s": speed,
+    }))
+}
+
+/// Keeps the dice of drafts apart from those of verification.
+const DRAFT_DICE: u64 = 0x5eed_d1ce;
+
+/// Text as it is decoded, block after block; on a terminal every other one in another colour.
+struct Stream<'a> {
+    tokenizer: &'a Tokenizer,
+    shown: String,
+    coloured: bool,
+    blocks: usize,
+}
+
+impl<'a> Stream<'a> {
+    fn new(tokenizer: &'a Tokenizer) -> Self {
+        let coloured =
+            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { tokenizer, shown: String::new(), coloured, blocks: 0 }
+    }
+
+    /// Shows what `tokens` add to what was shown.
+    fn show(&mut self, tokens: &[u32]) -> Result<()> {
+        let text = self.tokenizer.decode(tokens)?;
+        // A character may be cut by the block's end; it is shown with the next one.
+        let Some(new) = text.strip_prefix(&self.shown).filter(|new| !new.ends_with('\u{FFFD}')) else { return Ok(()) };
+        self.blocks += 1;
+        let colour = if self.blocks % 2 == 1 { "\x1b[36m" } else { "\x1b[33m" };
+        let painted = if self.coloured { format!("{colour}{new}\x1b[0m") } else { new.to_owned() };
+        write(&painted)?;
+        self.shown = text;
+        Ok(())
+    }
+
+    fn end(self) -> Result<()> {
+        write("\n")
+    }
+}
+
+/// Writes to standard output at once; a reader that has gone is no error.
+fn write(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::new(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
     }
 }

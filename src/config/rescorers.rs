@@ -167,6 +167,17 @@ impl RescorerConfig {
         }
     }
 
+    /// Itself without what only drafting reads: two of them that are equal are fitted alike.
+    pub fn fitted(&self) -> Self {
+        match self {
+            Self::Neural(neural) => {
+                let NeuralConfig { beam, normalise, .. } = NeuralConfig::default();
+                Self::Neural(NeuralConfig { beam, normalise, ..neural.clone() })
+            }
+            other => other.clone(),
+        }
+    }
+
     /// What text it is fitted on, where the configuration says it.
     fn text(&self) -> Option<&[TextSource]> {
         match self {

@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use super::{ReplayText, Step};
 use crate::backbone::{Backbone, generate};
-use crate::config::StorageType;
-use crate::decoding::Decoder;
+use crate::decoding::{Decoder, Decoding};
 use crate::error::Result;
 use crate::heads::FrozenHeads;
 use crate::rescorer::Drafter;
@@ -37,8 +36,7 @@ pub fn check_live(
     backbone: &Backbone,
     heads: &FrozenHeads,
     drafter: &dyn Drafter,
-    top_k: usize,
-    dtype: StorageType,
+    options: Decoding,
     texts: &[&ReplayText],
     replayed: &[Vec<Step>],
 ) -> Result<LiveOutcome> {
@@ -46,7 +44,7 @@ pub fn check_live(
     for (text, steps) in texts.iter().zip(replayed) {
         let started = Instant::now();
         let prompt = &text.tokens[..text.prompt];
-        let mut decoder = Decoder::new(backbone, heads, drafter, top_k, dtype, prompt, text.limit)?;
+        let mut decoder = Decoder::new(backbone, heads, drafter, options, prompt, text.limit)?;
         let (mut tie, mut mismatch) = (None, false);
         for step in steps {
             let expected = &text.continuation()[step.start..][..step.accepted];

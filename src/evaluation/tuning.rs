@@ -12,6 +12,8 @@ pub enum Coordinate {
     Decay,
     /// The temperature of expected lengths.
     Temperature,
+    /// The candidates per slot.
+    TopK,
     /// The gate.
     Gate,
     /// The share of one of a sum's terms; the others keep their ratios.
@@ -72,16 +74,19 @@ impl Coordinate {
             Self::Scale => settings.weighting.scale,
             Self::Decay => settings.weighting.decay,
             Self::Temperature => settings.belief.temperature,
+            Self::TopK => settings.top_k as f64,
             Self::Gate => settings.gate,
             Self::Share(term) => settings.shares[term],
         }
     }
 
-    fn set(self, settings: &mut Settings, value: f64) {
+    /// Puts `value` into `settings`.
+    pub fn set(self, settings: &mut Settings, value: f64) {
         match self {
             Self::Scale => settings.weighting.scale = value,
             Self::Decay => settings.weighting.decay = value,
             Self::Temperature => settings.belief.temperature = value,
+            Self::TopK => settings.top_k = value as usize,
             Self::Gate => settings.gate = value,
             Self::Share(term) => {
                 let others: f64 =

@@ -52,6 +52,11 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "The 2.5 % and 97.5 % quantiles of block_efficiency under a bootstrap that resamples whole groups of documents.",
     ),
     (
+        "coverage",
+        "For each slot of the block, over all positions of dev at which one could begin: of those whose next tokens were \
+         among the top_k candidates in every slot before, the share where it is so in this slot as well.",
+    ),
+    (
         "decoded_tokens",
         "New tokens emitted over the whole set, end-of-text included; prompt tokens, and drafted tokens after the end of \
          the text, are not counted.",
@@ -136,7 +141,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ("top_k", "k: the candidates kept per head in the lattice."),
     (
         "tuned",
-        "The settings chosen on dev by name: lm_scale; decay, by whose power each later slot counts less; temperature, by which scores are divided before they become probabilities; gate, the most that a candidate may be behind its slot's first, infinity where it is absent; and the shares of a sum's terms; empty where the variant did not beat plain bpd on dev and drafts as it does.",
+        "The settings chosen on dev by name: lm_scale; decay, by whose power each later slot counts less; temperature, by which scores are divided before they become probabilities; top_k, the candidates per slot that are looked at; gate, the most that a candidate may be behind its slot's first, infinity where it is absent; and the shares of a sum's terms; empty where the variant did not beat plain bpd on dev and drafts as it does.",
     ),
     (
         "tuning",

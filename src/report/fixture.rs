@@ -37,6 +37,7 @@ fn dataset(name: &str) -> Dataset {
         decoded_tokens: 18_944,
         block_size: 9,
         top_k: 16,
+        coverage: vec![1.0, 0.82, 0.71],
         variants: Vec::new(),
         oracle: Vec::new(),
         tuning: Vec::new(),

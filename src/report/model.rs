@@ -46,6 +46,9 @@ pub struct Dataset {
     pub block_size: u64,
     /// k: candidates kept per head.
     pub top_k: u64,
+    /// On dev, by slot: how often the backbone's token is among the candidates, if it was in all slots before.
+    #[serde(default)]
+    pub coverage: Vec<f64>,
     /// In the order in which they should be read; the one named [`BASELINE`] is what gains refer to.
     pub variants: Vec<Variant>,
     /// Rising in `top_k`; empty where the oracle was not asked for.

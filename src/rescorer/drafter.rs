@@ -22,17 +22,26 @@ pub struct Drafts {
     pub paths: Vec<Vec<u32>>,
     /// How clear the choice was: the smallest lead of what was taken over what was left, in score units.
     pub margin: f64,
+    /// By slot, the distribution that the tokens were drawn from; empty where they were chosen.
+    pub q: Vec<Vec<(u32, f64)>>,
+}
+
+impl Drafts {
+    /// Paths that were chosen by a search.
+    pub fn chosen(paths: Vec<Vec<u32>>, margin: f64) -> Self {
+        Self { paths, margin, q: Vec::new() }
+    }
 }
 
 impl From<PBest> for Drafts {
     fn from(best: PBest) -> Self {
-        Self { paths: best.paths.into_iter().map(|path| path.tokens).collect(), margin: best.margin }
+        Self::chosen(best.paths.into_iter().map(|path| path.tokens).collect(), best.margin)
     }
 }
 
 impl From<Expected> for Drafts {
     fn from(expected: Expected) -> Self {
-        Self { paths: expected.paths, margin: expected.margin }
+        Self::chosen(expected.paths, expected.margin)
     }
 }
 
@@ -79,6 +88,17 @@ impl Closest {
     }
 }
 
+/// How drafted tokens come about, which decides what verification rules are valid for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Chosen by a search: a function of the committed text alone.
+    Deterministic,
+    /// Drawn independently from a known distribution.
+    Independent,
+    /// Drawn one after another from a known distribution, none twice.
+    WithoutReplacement,
+}
+
 /// One way to draft.
 pub trait Drafter: Sync {
     /// Starts on a text.
@@ -87,6 +107,11 @@ pub trait Drafter: Sync {
     /// Whether more than a slot's first candidate can enter a draft, so that it matters which k are in the lattice.
     fn reads_whole_lattice(&self) -> bool {
         true
+    }
+
+    /// How its tokens come about.
+    fn origin(&self) -> Origin {
+        Origin::Deterministic
     }
 
     /// Whether drafting at every position of a text at once costs less than at the visited ones one by one.
@@ -117,7 +142,7 @@ impl Drafter for Bpd {
 
 impl Session for Bpd {
     fn drafts(&mut self, _text: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>> {
-        let one = |block: &Opening| Drafts { paths: vec![block.lattice.top1()], margin: first_leads(block.lattice) };
+        let one = |block: &Opening| Drafts::chosen(vec![block.lattice.top1()], first_leads(block.lattice));
         Ok(blocks.iter().map(one).collect())
     }
 }

@@ -100,7 +100,7 @@ impl Session for LocalSession<'_> {
         self.cache = Some(cache);
         let drafts = |g: Growing| {
             let paths = g.beam.into_iter().map(|prefix| prefix.tokens).collect();
-            rescoring.with_top1(Drafts { paths, margin: g.margin }, g.lattice)
+            rescoring.with_top1(Drafts::chosen(paths, g.margin), g.lattice)
         };
         Ok(growing.into_iter().map(drafts).collect())
     }

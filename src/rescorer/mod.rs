@@ -7,6 +7,7 @@
 //! is that drafter at work on one text; replay and live decoding use the same sessions, so both see the same drafts.
 
 mod drafter;
+mod drawn;
 mod family;
 mod lattice_training;
 mod lava;
@@ -21,7 +22,8 @@ mod scores;
 mod tests;
 mod transition;
 
-pub use drafter::{Bpd, Closest, Decision, Drafter, Drafts, Opening, Session};
+pub use drafter::{Bpd, Closest, Decision, Drafter, Drafts, Opening, Origin, Session};
+pub use drawn::DrawnDrafter;
 pub use family::Rescorer;
 pub use lattice_training::{Blocks, LatticeNetwork, LatticeTraining, Recorded};
 pub use lava::{Lava, LavaNetwork};

@@ -6,14 +6,17 @@
 mod candidates;
 mod evaluate;
 mod language_model;
+mod opened;
 mod pretrain;
 mod trace;
 mod train_heads;
 mod train_rescorer;
+mod ways;
 mod workspace;
 
 pub use candidates::candidates;
 pub use evaluate::evaluate;
+pub use opened::{OpenedDrafter, OpenedRun};
 pub use pretrain::pretrain;
 pub use trace::{CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_traces, trace};
 pub use train_heads::{TrainedHeads, train_heads};

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
+use burn::tensor::Device;
 
 use super::language_model::LanguageModelling;
 use super::pretrain::whole_text;
 use super::{CorpusTrace, Traces, TrainedHeads, Workspace, candidates};
-use crate::backbone::{Checkpoint, ModelConfig, Precision, Transformer, save_model};
+use crate::backbone::{Backbone, Checkpoint, ModelConfig, Precision, Transformer, save_model};
 use crate::config::{Config, LatticeRescorerConfig, NeuralConfig, NgramConfig, RescorerConfig, TextSource, TraceText};
 use crate::error::{Result, bail};
 use crate::files;
@@ -54,52 +55,79 @@ pub fn train_rescorers(
     only: Option<&str>,
 ) -> Result<BTreeMap<String, FittedRescorer>> {
     let mut rescorers = BTreeMap::new();
+    let slots = heads.map_or(0, |heads| heads.heads.count());
     for (name, config) in wanted(&workspace.config, only) {
         let folder = workspace.folder.join("rescorers").join(name);
         let title = format!("train-rescorer {name}");
-        let key = files::hash_json(&(config, workspace.config.seed, &traces.fit_key));
-        let (key, rescorer) = match config {
-            RescorerConfig::Sum(_) => continue,
-            RescorerConfig::Ngram(options) => {
-                if !workspace.finished(&title, &folder, &key)? {
-                    count(workspace, traces, options, &folder, &title)?;
-                    workspace.finish(&folder, &key)?;
-                }
-                (key, Box::new(load_ngram(&folder, &workspace.backbone)?) as Box<dyn Rescorer>)
-            }
-            RescorerConfig::Neural(options) => {
-                if !workspace.finished(&title, &folder, &key)? {
-                    fit_language_model(
-                        workspace,
-                        traces,
-                        options,
-                        &Place { folder: &folder, key: &key, title: &title },
-                    )?;
-                    workspace.finish(&folder, &key)?;
-                }
-                let model = Checkpoint::open(&folder)?.load(Precision::AS_STORED, &workspace.device.device)?;
-                (key, Box::new(NeuralRescorer { model, normalise: options.normalise }) as Box<dyn Rescorer>)
-            }
-            RescorerConfig::Transition(options) | RescorerConfig::Lava(options) => {
+        let fitted = config.fitted();
+        let key = match config {
+            RescorerConfig::Transition(_) | RescorerConfig::Lava(_) => {
                 let heads = heads.expect("whoever fits a rescorer of lattices has trained the heads");
                 let k = workspace.config.evaluation.top_k;
-                let key = files::hash_json(&(config, workspace.config.seed, &traces.fit_key, &heads.key, k));
-                let place = Place { folder: &folder, key: &key, title: &title };
-                let fitting = LatticeFitting { workspace, traces, heads, options, kind: config.kind() };
-                let finished = workspace.finished(&title, &folder, &key)?;
-                let rescorer = if matches!(config, RescorerConfig::Transition(_)) {
-                    let network = fitting.network(TransitionNetwork::new, finished, &place)?;
-                    Box::new(Transition::new(&network, &workspace.backbone.model)) as Box<dyn Rescorer>
-                } else {
-                    let network = fitting.network(LavaNetwork::new, finished, &place)?;
-                    Box::new(Lava::new(&network, &workspace.backbone.model)) as Box<dyn Rescorer>
-                };
-                (key, rescorer)
+                files::hash_json(&(fitted, workspace.config.seed, &traces.fit_key, &heads.key, k))
             }
+            _ => files::hash_json(&(fitted, workspace.config.seed, &traces.fit_key)),
         };
-        rescorers.insert(name.clone(), FittedRescorer { rescorer, key });
+        let place = Place { folder: &folder, key: &key, title: &title };
+        let finished = matches!(config, RescorerConfig::Sum(_)) || workspace.finished(&title, &folder, &key)?;
+        if !finished {
+            let lattices =
+                || LatticeFitting { workspace, traces, heads: heads.expect("as above"), kind: config.kind() };
+            match config {
+                RescorerConfig::Sum(_) => {}
+                RescorerConfig::Ngram(options) => count(workspace, traces, options, &folder, &title)?,
+                RescorerConfig::Neural(options) => fit_language_model(workspace, traces, options, &place)?,
+                RescorerConfig::Transition(options) => lattices().fit(TransitionNetwork::new, options, &place)?,
+                RescorerConfig::Lava(options) => lattices().fit(LavaNetwork::new, options, &place)?,
+            }
+            workspace.finish(&folder, &key)?;
+        }
+        if let Some(rescorer) = load_rescorer(&folder, config, &workspace.backbone, &workspace.device.device, slots)? {
+            rescorers.insert(name.clone(), FittedRescorer { rescorer, key });
+        }
     }
     Ok(rescorers)
+}
+
+/// Loads the fitted rescorer in `folder`, for blocks of `slots` slots behind the pinned one; a sum has none.
+///
+/// # Errors
+/// Files that are missing, damaged, or of another backbone or tokenizer.
+pub(super) fn load_rescorer(
+    folder: &Path,
+    config: &RescorerConfig,
+    backbone: &Backbone,
+    device: &Device,
+    slots: usize,
+) -> Result<Option<Box<dyn Rescorer>>> {
+    let (model, width) = (&backbone.model, backbone.model.config().hidden_size);
+    let init = || Init::empty(device);
+    let shape = |rank| NetworkShape { kind: config.kind(), slots, rank, backbone: &backbone.hash };
+    Ok(match config {
+        RescorerConfig::Sum(_) => None,
+        RescorerConfig::Ngram(_) => Some(Box::new(load_ngram(folder, backbone)?)),
+        RescorerConfig::Neural(options) => {
+            let language = Checkpoint::open(folder)?.load(Precision::AS_STORED, device)?;
+            let (found, expected) = (language.config().vocab_size, model.config().vocab_size);
+            if found != expected {
+                bail!(
+                    "{}: this rescorer has {found} tokens and the backbone {expected}: it was trained with another tokenizer. Train it on this one with `draftsmith train-rescorer`.",
+                    folder.display()
+                );
+            }
+            Some(Box::new(NeuralRescorer { model: language, normalise: options.normalise }))
+        }
+        RescorerConfig::Transition(options) => {
+            let empty = TransitionNetwork::new(slots, width, options.rank, &mut init());
+            let network = load_network(folder, empty, shape(options.rank))?;
+            Some(Box::new(Transition::new(&network, model)))
+        }
+        RescorerConfig::Lava(options) => {
+            let empty = LavaNetwork::new(slots, width, options.rank, &mut init());
+            let network = load_network(folder, empty, shape(options.rank))?;
+            Some(Box::new(Lava::new(&network, model)))
+        }
+    })
 }
 
 /// Fitting a network that reads lattices.
@@ -107,46 +135,40 @@ struct LatticeFitting<'a> {
     workspace: &'a Workspace,
     traces: &'a Traces,
     heads: &'a TrainedHeads,
-    options: &'a LatticeRescorerConfig,
     kind: &'a str,
 }
 
 impl LatticeFitting<'_> {
-    /// Trains a network unless that is `finished`, and loads it, without autodiff.
-    fn network<N: Module + LatticeNetwork>(
+    /// Trains a network and writes it.
+    fn fit<N: Module + LatticeNetwork>(
         &self,
         new: impl Fn(usize, usize, usize, &mut Init) -> N,
-        finished: bool,
+        options: &LatticeRescorerConfig,
         place: &Place,
-    ) -> Result<N> {
-        let Self { workspace, traces, heads, options, kind } = self;
+    ) -> Result<()> {
+        let Self { workspace, traces, heads, kind } = self;
         let (backbone, slots, rank) = (&workspace.backbone, heads.heads.count(), options.rank);
         let width = backbone.model.config().hidden_size;
-        let shape = NetworkShape { kind, slots, rank, backbone: &backbone.hash };
-        if !finished {
-            let k = workspace.config.evaluation.top_k;
-            let of = |traces: &[CorpusTrace]| -> Result<Vec<StoredCandidates>> {
-                traces.iter().map(|trace| candidates(workspace, heads, trace, k)).collect()
-            };
-            let (train_candidates, dev_candidates) = (of(&traces.train)?, of(&traces.dev)?);
-            fn pair<'a>(traces: &'a [CorpusTrace], found: &'a [StoredCandidates]) -> Vec<Recorded<'a>> {
-                traces.iter().map(|trace| &trace.trace).zip(found).collect()
-            }
-            let task = LatticeTraining::new(
-                pair(&traces.train, &train_candidates),
-                pair(&traces.dev, &dev_candidates),
-                &backbone.model,
-                options.blocks_per_step,
-                workspace.config.seed,
-            )?;
-            let device = workspace.device.device.clone().autodiff();
-            let network = new(slots, width, rank, &mut Init::seeded(workspace.config.seed, &device));
-            progress::say(format!("{}: {} parameters", place.title, count_parameters(&network)));
-            let network = train(network, &task, &options.training, place)?;
-            save_network(place.folder, &network.valid(), shape)?;
-            workspace.finish(place.folder, place.key)?;
+        let k = workspace.config.evaluation.top_k;
+        let of = |traces: &[CorpusTrace]| -> Result<Vec<StoredCandidates>> {
+            traces.iter().map(|trace| candidates(workspace, heads, trace, k)).collect()
+        };
+        let (train_candidates, dev_candidates) = (of(&traces.train)?, of(&traces.dev)?);
+        fn pair<'a>(traces: &'a [CorpusTrace], found: &'a [StoredCandidates]) -> Vec<Recorded<'a>> {
+            traces.iter().map(|trace| &trace.trace).zip(found).collect()
         }
-        load_network(place.folder, new(slots, width, rank, &mut Init::empty(&workspace.device.device)), shape)
+        let task = LatticeTraining::new(
+            pair(&traces.train, &train_candidates),
+            pair(&traces.dev, &dev_candidates),
+            &backbone.model,
+            options.blocks_per_step,
+            workspace.config.seed,
+        )?;
+        let device = workspace.device.device.clone().autodiff();
+        let network = new(slots, width, rank, &mut Init::seeded(workspace.config.seed, &device));
+        progress::say(format!("{}: {} parameters", place.title, count_parameters(&network)));
+        let network = train(network, &task, &options.training, place)?;
+        save_network(place.folder, &network.valid(), NetworkShape { kind, slots, rank, backbone: &backbone.hash })
     }
 }
 

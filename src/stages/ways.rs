@@ -92,6 +92,8 @@ impl Way<'_> {
             if single && !self.reads_prefix() {
                 let decays = [&[1.0], &options.decays[..]].concat();
                 axes.push(axis(Coordinate::Decay, "decay", decays));
+                let fewer = |divisor: usize| (options.top_k / divisor).max(1) as f64;
+                axes.push(axis(Coordinate::TopK, "top_k", vec![fewer(4), fewer(2), fewer(1)]));
                 let gates = [&options.gates[..], &[f64::INFINITY]].concat();
                 axes.push(axis(Coordinate::Gate, "gate", gates));
             }

@@ -1,14 +1,13 @@
 //! `evaluate`: every variant by replay, scales tuned on dev, a sample checked live.
 
-mod ways;
-
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use self::ways::{Way, ways};
+use super::ways::{Way, ways};
 use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
 use crate::config::RescorerConfig;
+use crate::decoding::{Decoding, Verification};
 use crate::error::{Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
@@ -95,6 +94,7 @@ impl Evaluation<'_> {
             decoded_tokens: test.texts.iter().map(|t| t.continuation().len() as u64).sum(),
             block_size: self.heads.heads.count() as u64 + 1,
             top_k: options.top_k as u64,
+            coverage: start.belief.coverage.clone(),
             variants: Vec::new(),
             oracle: Vec::new(),
             tuning: Vec::new(),
@@ -237,10 +237,13 @@ impl Evaluation<'_> {
             progress::stop_if_interrupted("evaluating")?;
             bar.advance(|| format!("live {}", way.name));
             let drafter = way.drafter(settings);
-            let dtype = self.workspace.config.traces.dtype;
+            let decoding = Decoding {
+                top_k: options.top_k,
+                dtype: self.workspace.config.traces.dtype,
+                verification: Verification::GREEDY,
+            };
             let heads = &self.heads.heads;
-            let outcome =
-                check_live(backbone, heads, &*drafter, options.top_k, dtype, &sample, &steps[..sample.len()])?;
+            let outcome = check_live(backbone, heads, &*drafter, decoding, &sample, &steps[..sample.len()])?;
             live.mismatches += outcome.mismatches as u64;
             live.near_ties += outcome.near_ties as u64;
             for (kind, n) in outcome.by_kind {

@@ -1,0 +1,83 @@
+//! Drafts drawn from the heads' own distributions, for verification rules that need a known one.
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use super::{Drafter, Drafts, Opening, Origin, Session};
+use crate::error::Result;
+
+/// How paths are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DrawnDrafter {
+    /// Paths per block.
+    pub paths: usize,
+    /// Head scores are divided by it; above 0.
+    pub temperature: f64,
+    /// Whether two paths may begin with the same token in slot 2. They go on independently either way.
+    pub replacement: bool,
+    /// Of the dice.
+    pub seed: u64,
+}
+
+impl Drafter for DrawnDrafter {
+    fn session(&self) -> Box<dyn Session + '_> {
+        Box::new(DrawnSession { drafter: *self, rng: ChaCha8Rng::seed_from_u64(self.seed) })
+    }
+
+    fn origin(&self) -> Origin {
+        if self.replacement { Origin::Independent } else { Origin::WithoutReplacement }
+    }
+}
+
+struct DrawnSession {
+    drafter: DrawnDrafter,
+    rng: ChaCha8Rng,
+}
+
+impl Session for DrawnSession {
+    fn drafts(&mut self, _: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>> {
+        blocks.iter().map(|block| Ok(self.draw(block))).collect()
+    }
+}
+
+impl DrawnSession {
+    fn draw(&mut self, block: &Opening) -> Drafts {
+        let lattice = block.lattice;
+        let q: Vec<Vec<(u32, f64)>> = (0..lattice.slots())
+            .map(|slot| {
+                let scores = lattice.scores(slot);
+                let weight = |score: &f32| (f64::from(score - scores[0]) / self.drafter.temperature).exp();
+                let sum: f64 = scores.iter().map(weight).sum();
+                lattice.ids(slot).iter().copied().zip(scores.iter().map(|score| weight(score) / sum)).collect()
+            })
+            .collect();
+        let mut second: Vec<(u32, f64)> = q.get(1).cloned().unwrap_or_default();
+        let mut paths = Vec::new();
+        while paths.len() < self.drafter.paths {
+            let mut path = vec![q[0][0].0];
+            for (slot, q) in q.iter().enumerate().skip(1) {
+                let from = if slot == 1 { &second } else { q };
+                path.push(draw(from, &mut self.rng));
+            }
+            if !self.drafter.replacement {
+                second.retain(|(token, _)| path.get(1) != Some(token));
+            }
+            paths.push(path);
+            if second.is_empty() {
+                break;
+            }
+        }
+        Drafts { paths, margin: f64::INFINITY, q }
+    }
+}
+
+/// A token by its weight.
+fn draw(weights: &[(u32, f64)], rng: &mut ChaCha8Rng) -> u32 {
+    let mut left = rng.random::<f64>() * weights.iter().map(|(_, weight)| weight).sum::<f64>();
+    let hit = weights.iter().find(|(_, weight)| {
+        left -= weight;
+        left < 0.0
+    });
+    hit.unwrap_or(&weights[weights.len() - 1]).0
+}

@@ -1,0 +1,202 @@
+//! Live decoding against plain decoding: whatever is drafted, the text is the backbone's.
+#![cfg(feature = "cpu")]
+
+mod common;
+
+use std::collections::HashMap;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use common::world;
+use draftsmith::backbone::{Backbone, Precision, Span, generate};
+use draftsmith::config::{FfnConfig, FirstLayer, HeadArchitecture, SpeculatorConfig, StorageType};
+use draftsmith::decoding::{Decoder, Decoding, Rule, Verification};
+use draftsmith::heads::{FrozenHeads, Heads};
+use draftsmith::nn::Init;
+use draftsmith::rescorer::{Bpd, Drafter, DrawnDrafter, Rescorer, Rescoring, Selection, Settings, load_ngram};
+use proptest::prelude::*;
+
+fn backbone() -> Backbone {
+    Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::flex()).unwrap()
+}
+
+/// Replaces every parameter by numbers of a generator of the given size.
+struct Randomise(u64, f32);
+
+impl ModuleMapper for Randomise {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| {
+            let (shape, device) = (tensor.dims(), tensor.device());
+            let numbers = (0..shape.iter().product::<usize>()).map(|_| {
+                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                ((self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * self.1
+            });
+            Tensor::from_data(TensorData::new(numbers.collect::<Vec<f32>>(), shape), &device)
+        })
+    }
+}
+
+/// Five heads of random numbers of the given size; one that is not finite makes all they say NaN.
+fn heads(backbone: &Backbone, seed: u64, size: f32, reads_drafted: bool) -> FrozenHeads {
+    let architecture = if reads_drafted {
+        HeadArchitecture::Speculator(SpeculatorConfig { inner: 8 })
+    } else {
+        HeadArchitecture::Ffn(FfnConfig { hidden: 8, first_layer: FirstLayer::Separate })
+    };
+    let config = backbone.model.config();
+    let shape = [config.vocab_size, config.hidden_size];
+    let heads = Heads::new(&architecture, 5, shape, &mut Init::seeded(seed, &Device::flex()));
+    FrozenHeads::new(heads.map(&mut Randomise(seed, size)), &backbone.model, None)
+}
+
+fn decode(
+    backbone: &Backbone,
+    heads: &FrozenHeads,
+    drafter: &dyn Drafter,
+    verification: Verification,
+    prompt: &[u32],
+    max_new: usize,
+) -> (Vec<u32>, usize) {
+    let options = Decoding { top_k: 4, dtype: StorageType::Float32, verification };
+    let mut decoder = Decoder::new(backbone, heads, drafter, options, prompt, max_new).unwrap();
+    let mut blocks = 0;
+    while !decoder.finished() {
+        decoder.step().unwrap();
+        blocks += 1;
+    }
+    (decoder.decoded().to_vec(), blocks)
+}
+
+fn rescoring<'a>(rescorer: &'a dyn Rescorer, selection: Selection, scale: f64) -> Rescoring<'a> {
+    let mut settings = Settings::new(4, vec![], 0.7);
+    (settings.weighting.scale, settings.shares) = (scale, vec![1.0]);
+    Rescoring { rescorers: vec![rescorer], selection, include_top1: true, settings }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn whatever_is_drafted_the_text_is_the_greedy_one(
+        seed: u64,
+        size in prop::sample::select(vec![0.1f32, 1.0, 30.0, f32::NAN, f32::INFINITY]),
+        reads_drafted: bool,
+        prompt in prop::collection::vec(1u32..300, 1..40),
+        max_new in prop::sample::select(vec![1usize, 7, 30, 200]),
+    ) {
+        let backbone = backbone();
+        let heads = heads(&backbone, seed, size, reads_drafted);
+        let counts = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+        let expected = generate(&backbone, &[&prompt], max_new).remove(0);
+        let drafters: [Box<dyn Drafter>; 5] = [
+            Box::new(Bpd),
+            Box::new(rescoring(&counts, Selection::Paths(1), 0.6)),
+            Box::new(rescoring(&counts, Selection::Paths(7), 1.0)),
+            Box::new(rescoring(&counts, Selection::ExpectedPath, 0.3)),
+            Box::new(rescoring(&counts, Selection::ExpectedTree(12), 0.5)),
+        ];
+        for drafter in &drafters {
+            let (text, blocks) = decode(&backbone, &heads, &**drafter, Verification::GREEDY, &prompt, max_new);
+            prop_assert_eq!(&text, &expected);
+            prop_assert!(blocks <= text.len());
+        }
+    }
+}
+
+/// Twice the log-likelihood ratio and its degrees of freedom would do as well; this is Pearson's, bins of fewer than five
+/// expected taken together.
+fn chi_square(counts: &HashMap<(u32, u32), u32>, expected: &HashMap<(u32, u32), f64>, draws: f64) -> (f64, usize) {
+    let (mut sum, mut bins, mut rest) = (0.0, 0, (0.0, draws));
+    for (pair, probability) in expected.iter().filter(|(_, probability)| **probability * draws >= 5.0) {
+        let (count, mean) = (f64::from(counts.get(pair).copied().unwrap_or(0)), probability * draws);
+        sum += (count - mean).powi(2) / mean;
+        bins += 1;
+        rest = (rest.0 + count, rest.1 - mean);
+    }
+    if rest.1 >= 5.0 {
+        sum += (draws - rest.0 - rest.1).powi(2) / rest.1;
+        bins += 1;
+    }
+    (sum, bins - 1)
+}
+
+#[test]
+fn sampled_text_has_the_backbones_distribution_under_every_lossless_rule() {
+    let (backbone, temperature) = (backbone(), 0.6);
+    let heads = heads(&backbone, 3, 0.5, false);
+    let prompt = [5u32, 80, 41];
+    let probabilities = |text: &[u32]| -> Vec<f64> {
+        let hidden = backbone.model.hidden(&[Span::chain(text)], None).narrow(0, text.len() - 1, 1);
+        let logits = backbone.model.logits(hidden);
+        let most = logits.iter().copied().fold(f32::MIN, f32::max);
+        let weights: Vec<f64> = logits.iter().map(|x| (f64::from(x - most) / temperature).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        weights.into_iter().map(|weight| weight / sum).collect()
+    };
+    let mut expected = HashMap::new();
+    for (first, p) in probabilities(&prompt).into_iter().enumerate().filter(|(_, p)| *p > 1e-3) {
+        let first = first as u32;
+        if backbone.end_of_text.contains(&first) {
+            expected.insert((first, u32::MAX), p);
+            continue;
+        }
+        for (second, q) in probabilities(&[&prompt[..], &[first]].concat()).into_iter().enumerate() {
+            expected.insert((first, second as u32), p * q);
+        }
+    }
+    let counts_model = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+    let draws = 3000;
+    let rules = [Rule::Deterministic, Rule::Rejection, Rule::KSeq, Rule::RejectionWithoutReplacement];
+    for rule in rules {
+        let mut counts = HashMap::new();
+        let mut accepted = 0;
+        for seed in 0..draws {
+            let drawn = |paths, replacement| DrawnDrafter { paths, temperature: 1.0, replacement, seed: seed ^ 0xabc };
+            let drafter: Box<dyn Drafter> = match rule {
+                Rule::Deterministic => Box::new(rescoring(&counts_model, Selection::Paths(5), 1.0)),
+                Rule::RejectionWithoutReplacement => Box::new(drawn(3, false)),
+                _ => Box::new(drawn(3, true)),
+            };
+            let verification = Verification { rule, temperature, seed };
+            let (text, blocks) = decode(&backbone, &heads, &*drafter, verification, &prompt, 2);
+            accepted += text.len() - blocks;
+            *counts.entry((text[0], text.get(1).copied().unwrap_or(u32::MAX))).or_default() += 1;
+        }
+        let (square, freedom) = chi_square(&counts, &expected, draws as f64);
+        // The 99.99 % quantile by Wilson and Hilferty's approximation.
+        let spread = 2.0 / (9.0 * freedom as f64);
+        let bound = freedom as f64 * (1.0 - spread + 3.719 * spread.sqrt()).powi(3);
+        assert!(square < bound, "{rule:?}: chi-square {square} with {freedom} degrees of freedom, bound {bound}");
+        assert!(accepted > 0, "{rule:?}: no draft was ever accepted, so nothing was tested");
+    }
+}
+
+#[test]
+fn a_rule_is_refused_for_drafts_it_is_not_valid_for() {
+    let backbone = backbone();
+    let heads = heads(&backbone, 1, 1.0, false);
+    let options = |rule| Decoding {
+        top_k: 4,
+        dtype: StorageType::Float32,
+        verification: Verification { rule, ..Verification::GREEDY },
+    };
+    let error = Decoder::new(&backbone, &heads, &Bpd, options(Rule::KSeq), &[5], 3).err().unwrap().to_string();
+    assert!(error.contains("drawn independently") && error.contains("chosen by a search"), "{error}");
+    assert!(Decoder::new(&backbone, &heads, &Bpd, options(Rule::Deterministic), &[5], 3).is_ok());
+}
+
+#[test]
+fn lossy_rules_keep_longer_drafts() {
+    let backbone = backbone();
+    let heads = heads(&backbone, 3, 0.3, false);
+    let prompt = [9u32, 120, 33, 70];
+    let blocks = |rule| {
+        let verification = Verification { rule, ..Verification::GREEDY };
+        decode(&backbone, &heads, &Bpd, verification, &prompt, 60)
+    };
+    let greedy = blocks(Rule::Greedy);
+    assert_eq!(blocks(Rule::TopK(1)).0, greedy.0, "the first alone is greedy decoding");
+    let everything = blocks(Rule::TopK(backbone.model.config().vocab_size));
+    assert_eq!(everything.1, everything.0.len().div_ceil(6), "every draft is kept whole");
+    let typical = blocks(Rule::Typical { epsilon: 1.0, delta: 1e-6 });
+    assert!(typical.1 <= everything.1 + greedy.1);
+}
