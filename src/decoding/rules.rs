@@ -156,6 +156,7 @@ impl Rule {
                     accept
                 })
             }
+            Self::KSeq if drafted.tokens.is_empty() => Verdict { accept: Vec::new(), residual: p.to_vec() },
             Self::KSeq => {
                 let r = k_seq_ratio(p, drafted.q, drafted.tokens.len());
                 let accept = |&token: &u32| {
