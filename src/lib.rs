@@ -7,9 +7,10 @@
 //! - [`backbone`]: the frozen language model, its cache and its plain text. [`traces`]: text with its hidden states, on
 //!   disk.
 //! - [`lattice`]: the top-k lattice and the pure algorithms on it. [`training`]: the one loop for everything that trains.
-//! - [`heads`]: draft heads and their training task. [`rescorer`]: n-gram and neural rescorers, and what drafts with them.
-//! - [`decoding`]: the live blockwise loop. [`evaluation`]: replay, tallies, bootstrap, the live check. [`report`]: one
-//!   value, three renderings.
+//! - [`heads`]: draft heads and their training task. [`rescorer`]: n-gram, neural and lattice rescorers, and what drafts
+//!   with them.
+//! - [`decoding`]: the live blockwise loop and its verification rules. [`evaluation`]: replay, tallies, what is tuned,
+//!   bootstrap, the live check. [`report`]: one value, three renderings.
 //! - [`stages`]: what the commands do, with hashes that know what is finished. [`cli`]: the command line.
 //!
 //! [`device`], [`error`], [`files`] and [`progress`] serve all of them.
