@@ -173,8 +173,12 @@ impl<'a> Decoder<'a> {
     /// Follows the drafts from the pinned root as far as the rule keeps them, to an end-of-text at most.
     fn walk(&mut self, tree: &DraftTree, drafts: &Drafts, logits: &[f32]) -> Walk {
         let vocabulary = self.backbone.model.config().vocab_size;
+        let ends = |token: u32| self.backbone.end_of_text.contains(&token);
         let (mut node, mut lead) = (0, f32::INFINITY);
         let mut accepted = vec![node];
+        if ends(tree.tokens()[node]) {
+            return Walk { accepted, next: self.next, lead };
+        }
         // The paths that begin with what was accepted.
         let mut paths: Vec<&Vec<u32>> = drafts.paths.iter().collect();
         loop {
@@ -200,7 +204,7 @@ impl<'a> Decoder<'a> {
                     node = tree.child(node, token).expect("every drafted token is a node");
                     accepted.push(node);
                     paths.retain(|path| path.get(depth) == Some(&token));
-                    if self.backbone.end_of_text.contains(&token) {
+                    if ends(token) {
                         return Walk { accepted, next: (token, here), lead };
                     }
                 }

@@ -176,7 +176,7 @@ mod tests {
     fn start() -> Settings {
         Settings {
             weighting: Weighting::from(0.0),
-            belief: Belief { temperature: 1.0, coverage: vec![] },
+            belief: Belief { temperature: 1.0, coverage: vec![], cut: f64::INFINITY },
             top_k: 4,
             gate: f64::INFINITY,
             shares: vec![0.5, 0.25, 0.25],

@@ -22,6 +22,9 @@ pub struct Belief {
     /// By slot (0 is slot 1, pinned): the probability that the backbone's token is among the candidates, given that it was
     /// in all slots before; 1 beyond its end.
     pub coverage: Vec<f64>,
+    /// Prefixes all of whose paths are less than `exp(-cut)` times as probable as a good path count as impossible: most of a
+    /// lattice's states are. Infinity: none.
+    pub cut: f64,
 }
 
 /// Drafts and what is expected of them.
@@ -145,13 +148,20 @@ impl<'a> Beliefs<'a> {
         weighting: Weighting,
         belief: &'a Belief,
     ) -> Self {
-        let graph = Search::new(lattice, scorer, weighting).graph(start, f64::NEG_INFINITY);
+        let search = Search::new(lattice, scorer, weighting);
+        let floor = search.floor(start, 1) - belief.cut * belief.temperature;
+        let graph = search.graph(start, floor);
         let edges = graph.edges();
-        let mut first = vec![edges.len(); graph.nodes() + 1];
+        let mut first = vec![usize::MAX; graph.nodes() + 1];
         for (index, edge) in edges.iter().enumerate().rev() {
             first[edge.from as usize] = index;
         }
-        // Only the end has no edge.
+        // The end has no edge, and neither has a prefix whose paths were all left out.
+        let mut after = edges.len();
+        for place in first.iter_mut().rev() {
+            after = after.min(*place);
+            *place = after;
+        }
         let mut slot = vec![0; graph.nodes()];
         edges.iter().for_each(|edge| slot[edge.to as usize] = slot[edge.from as usize] + 1);
         let share = shares(edges, &first, belief.temperature);
@@ -297,7 +307,7 @@ mod tests {
             nodes in 1usize..12,
         ) {
             let (scorer, weighting) = (MadeUp::new(seed, order), Weighting::from(scale));
-            let belief = Belief { temperature, coverage };
+            let belief = Belief { temperature, coverage, cut: f64::INFINITY };
             let mut all = prefixes(&lattice, &scorer, weighting, &belief);
             let longest = best_path(&all, lattice.slots());
             let path = expected_path(&lattice, &scorer, START, weighting, &belief);
@@ -331,6 +341,17 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn a_cut_leaves_out_what_is_improbable(lattice in small_lattice(), seed: u32, nodes in 1usize..12) {
+            let (scorer, weighting) = (MadeUp::new(seed, 3), Weighting::from(0.5));
+            let belief = |cut| Belief { temperature: 0.2, coverage: vec![], cut };
+            let length = |cut| expected_tree(&lattice, &scorer, START, weighting, &belief(cut), &[], nodes).length;
+            // At most 1,024 paths are left out, each of them less than exp(-12) times as probable as the best.
+            prop_assert!((length(12.0) - length(f64::INFINITY)).abs() < 1024.0 * nodes as f64 * (-12f64).exp());
+        }
+    }
+
     #[test]
     fn impossible_paths_still_give_a_tree() {
         let lattice = Lattice::pinned(7, 2, &[1, 3, 2, 4], &[5.0, 2.0, 1.0, 0.0]).unwrap();
@@ -341,7 +362,7 @@ mod tests {
                 (f64::NEG_INFINITY, ())
             }
         }
-        let belief = Belief { temperature: 1.0, coverage: vec![] };
+        let belief = Belief { temperature: 1.0, coverage: vec![], cut: f64::INFINITY };
         let tree = expected_tree(&lattice, &Never, (), Weighting::from(0.5), &belief, &[], 3);
         assert_eq!((tree.paths, tree.length), (vec![vec![7, 1], vec![7, 3]], 2.0));
         let path = expected_path(&lattice, &Never, (), Weighting::from(0.5), &belief);

@@ -117,7 +117,7 @@ impl<'a, S: PathScorer> Search<'a, S> {
 
     /// A score that the `p`-th best path reaches: that of the p-th path of a beam search; minus infinity when there are
     /// fewer paths, or when nothing could be dropped or gained.
-    fn floor(&self, start: S::State, p: usize) -> f64 {
+    pub(super) fn floor(&self, start: S::State, p: usize) -> f64 {
         if !(self.weighting.scale > 0.0 && self.weighting.scale <= 1.0) {
             return f64::NEG_INFINITY;
         }

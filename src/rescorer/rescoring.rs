@@ -33,12 +33,15 @@ pub struct Settings {
     pub shares: Vec<f64>,
 }
 
+/// [`Belief::cut`]: what it leaves out is a millionth part.
+const CUT: f64 = 12.0;
+
 impl Settings {
     /// Head scores alone, from the top `top_k` of every slot; expected lengths by the given `coverage` and `temperature`.
     pub fn new(top_k: usize, coverage: Vec<f64>, temperature: f64) -> Self {
         Self {
             weighting: Weighting::from(0.0),
-            belief: Belief { temperature, coverage },
+            belief: Belief { temperature, coverage, cut: CUT },
             top_k,
             gate: f64::INFINITY,
             shares: Vec::new(),
@@ -65,7 +68,8 @@ impl Rescoring<'_> {
     }
 
     fn reads_prefix(&self) -> bool {
-        self.rescores() && self.rescorers.iter().any(|rescorer| rescorer.reads_prefix())
+        let mut terms = self.rescorers.iter().zip(&self.settings.shares);
+        self.rescores() && terms.any(|(rescorer, share)| *share != 0.0 && rescorer.reads_prefix())
     }
 
     /// Prefixes that a local search keeps for each block. Expected lengths need sums over all paths, which it has not: it
