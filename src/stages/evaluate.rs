@@ -8,7 +8,7 @@ use super::ways::{Way, ways};
 use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
 use crate::config::RescorerConfig;
 use crate::decoding::{Decoding, Verification};
-use crate::error::{Result, bail};
+use crate::error::{Error, Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
     Coordinate, LiveOutcome, ReplayText, SameStarts, Step, Tally, autoregressive_speed, block_efficiency, check_live,
@@ -47,15 +47,33 @@ pub fn evaluate(
     if workspace.finished("evaluate", &folder, &key)? {
         return read(&folder.join("report.json"));
     }
-    let mut datasets = Vec::new();
+    let (mut datasets, stamp) = (Vec::new(), workspace.stamped(&key));
     for test in &traces.test {
         let dev = traces.dev.iter().find(|dev| dev.corpus == test.corpus).expect("a configuration with test has dev");
         let evaluation = Evaluation { workspace, heads, rescorers };
-        datasets.push(evaluation.dataset(&test.corpus, dev, test)?);
+        // What an interrupted evaluation finished is not done again.
+        let finished = folder.join("sets").join(format!("{}.json", test.corpus));
+        let earlier = files::read_json::<(String, Dataset)>(&finished).ok().filter(|(made_by, _)| *made_by == stamp);
+        let set = match earlier {
+            Some((_, set)) => {
+                progress::say(format!("evaluate {}: finished earlier, skipped", test.corpus));
+                set
+            }
+            None => {
+                let set = evaluation.dataset(&test.corpus, dev, test)?;
+                std::fs::create_dir_all(folder.join("sets")).map_err(|e| Error::io("create", &folder, e))?;
+                files::write_json(&finished, &(&stamp, &set))?;
+                set
+            }
+        };
+        datasets.push(set);
     }
     let report = Report::new(datasets, workspace.provenance());
     crate::report::write(&report, &folder)?;
     workspace.finish(&folder, &key)?;
+    // All of them are in the report.
+    let parts = folder.join("sets");
+    std::fs::remove_dir_all(&parts).map_err(|e| Error::io("remove", &parts, e))?;
     Ok(report)
 }
 
