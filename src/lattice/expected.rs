@@ -145,7 +145,7 @@ impl<'a> Beliefs<'a> {
         weighting: Weighting,
         belief: &'a Belief,
     ) -> Self {
-        let graph = Search::new(lattice, scorer, weighting).graph(start, f64::NEG_INFINITY);
+        let graph = Search::new(lattice, scorer.on(lattice), weighting).graph(start, f64::NEG_INFINITY);
         let edges = graph.edges();
         let mut first = vec![edges.len(); graph.nodes() + 1];
         for (index, edge) in edges.iter().enumerate().rev() {
