@@ -15,7 +15,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use draftsmith::rescorer::ngram::{
-    Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, State, Vocabulary, estimate,
+    Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, Rows, State, Vocabulary, estimate,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -95,9 +95,13 @@ fn queries(folder: &Path, documents: &[Vec<u32>], order: usize) {
     let file = folder.join("lattices");
     fs::write(&file, spell(&lattices)).expect("lattices");
     for round in 1..=ROUNDS {
-        let together = walk(&model, &lattices, |state, ids, out| model.extend_all(state, ids, out));
-        let alone =
-            walk(&model, &lattices, |state, ids, out| out.extend(ids.iter().map(|&id| model.extend(state, id))));
+        let together = walk(&model, &lattices, |states, ids, out| {
+            let mut rows = Rows::new(&model, ids);
+            states.iter().for_each(|&state| rows.extend(state, ids.len(), out));
+        });
+        let alone = walk(&model, &lattices, |states, ids, out| {
+            states.iter().for_each(|&state| out.extend(ids.iter().map(|&id| model.extend(state, id))));
+        });
         println!(
             "order {order}, round {round}: ours {:.1} ns an extension in sets of {K}, {:.1} ns one by one (sum {:.3})",
             together.0, alone.0, together.1
@@ -129,7 +133,7 @@ fn queries(folder: &Path, documents: &[Vec<u32>], order: usize) {
 fn walk(
     model: &Model,
     lattices: &[(Vec<u32>, Vec<Vec<u32>>)],
-    extend: impl Fn(State, &[u32], &mut Vec<(f64, State)>),
+    extend: impl Fn(&[State], &[u32], &mut Vec<(f64, State)>),
 ) -> (f64, f64) {
     let starts: Vec<State> = lattices.iter().map(|(context, _)| model.state_of(context, false)).collect();
     let (mut best, mut sum, mut out) = (f64::INFINITY, 0.0, Vec::new());
@@ -137,13 +141,13 @@ fn walk(
         let (start, mut extensions) = (Instant::now(), 0);
         sum = 0.0;
         for (&first, (_, slots)) in starts.iter().zip(lattices) {
-            let mut states = vec![(0.0, first)];
+            let (mut scores, mut states) = (vec![0.0], vec![first]);
             for ids in slots {
                 let mut next = vec![(f64::NEG_INFINITY, first); ids.len()];
-                for &(score, state) in &states {
-                    out.clear();
-                    extend(state, ids, &mut out);
-                    for (best, &(log, after)) in next.iter_mut().zip(&out) {
+                out.clear();
+                extend(&states, ids, &mut out);
+                for (score, row) in scores.iter().zip(out.chunks(ids.len())) {
+                    for (best, &(log, after)) in next.iter_mut().zip(row) {
                         sum += log;
                         if score + log > best.0 {
                             *best = (score + log, after);
@@ -151,7 +155,7 @@ fn walk(
                     }
                     extensions += ids.len();
                 }
-                states = next;
+                (scores, states) = next.into_iter().unzip();
             }
         }
         best = best.min(start.elapsed().as_secs_f64() * 1e9 / extensions as f64);

@@ -23,6 +23,7 @@ pub mod device;
 pub mod error;
 pub mod evaluation;
 pub mod files;
+mod hash;
 pub mod heads;
 pub mod kernels;
 pub mod lattice;

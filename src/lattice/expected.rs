@@ -148,7 +148,7 @@ impl<'a> Beliefs<'a> {
         weighting: Weighting,
         belief: &'a Belief,
     ) -> Self {
-        let search = Search::new(lattice, scorer, weighting);
+        let mut search = Search::new(lattice, scorer.on(lattice), weighting);
         let floor = search.floor(start, 1) - belief.cut * belief.temperature;
         let graph = search.graph(start, floor);
         let edges = graph.edges();

@@ -27,7 +27,7 @@ pub use expected::{Belief, Expected, expected_path, expected_tree};
 pub use lattice::Lattice;
 pub use oracle::{greedy_calls, oracle_dp, oracle_length};
 pub use path::Path;
-pub use pbest::{NoScorer, PBest, PathScorer, p_best};
+pub use pbest::{NoScorer, PBest, PathScorer, SlotScorer, p_best};
 pub use tree::{DraftTree, accepted_length};
 pub use weighting::Weighting;
 

@@ -15,11 +15,11 @@
 
 use super::ranking::{Graph, Ranking};
 use super::{Lattice, Path, Weighting, gap};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use crate::hash::FastMap;
+use std::hash::Hash;
 
 /// A language model that scores a path token by token, such as an n-gram model.
-pub trait PathScorer {
+pub trait PathScorer: Sized {
     /// What the model remembers of the tokens so far. Equal states must score all continuations alike; the fewer
     /// states, the less work.
     type State: Copy + Eq + Hash;
@@ -28,9 +28,32 @@ pub trait PathScorer {
     /// hopeless prefixes), and the state after it.
     fn extend(&self, state: Self::State, token: u32) -> (f64, Self::State);
 
-    /// [`PathScorer::extend`] by each of `tokens`, appended to `out`; for scorers that do all at once for less.
-    fn extend_all(&self, state: Self::State, tokens: &[u32], out: &mut Vec<(f64, Self::State)>) {
-        out.extend(tokens.iter().map(|&token| self.extend(state, token)));
+    /// The scorer at work on one lattice; to be written where the candidates of a slot cost less together.
+    fn on<'a>(&'a self, lattice: &'a Lattice) -> impl SlotScorer<State = Self::State> {
+        OneByOne { scorer: self, lattice }
+    }
+}
+
+/// A [`PathScorer`] at work on one lattice, where it may remember what its answers have in common.
+pub trait SlotScorer {
+    /// That of the [`PathScorer`].
+    type State: Copy + Eq + Hash;
+
+    /// [`PathScorer::extend`] of `state` by each of the first `number` candidates of `slot`, appended to `out`.
+    fn extend(&mut self, slot: usize, state: Self::State, number: usize, out: &mut Vec<(f64, Self::State)>);
+}
+
+/// Each candidate by itself.
+struct OneByOne<'a, S> {
+    scorer: &'a S,
+    lattice: &'a Lattice,
+}
+
+impl<S: PathScorer> SlotScorer for OneByOne<'_, S> {
+    type State = S::State;
+
+    fn extend(&mut self, slot: usize, state: S::State, number: usize, out: &mut Vec<(f64, S::State)>) {
+        out.extend(self.lattice.ids(slot)[..number].iter().map(|&token| self.scorer.extend(state, token)));
     }
 }
 
@@ -72,8 +95,9 @@ pub fn p_best<S: PathScorer>(
     p: usize,
 ) -> PBest {
     let wanted = p.saturating_add(1);
-    let search = Search::new(lattice, scorer, weighting.into());
-    let graph = search.graph(start, search.floor(start, wanted));
+    let mut search = Search::new(lattice, scorer.on(lattice), weighting.into());
+    let floor = search.floor(start, wanted);
+    let graph = search.graph(start, floor);
     let mut paths = Ranking::new(&graph).best(wanted);
     let left_out = if paths.len() > p { paths.pop() } else { None };
     let margin = match (paths.last(), left_out) {
@@ -83,16 +107,19 @@ pub fn p_best<S: PathScorer>(
     PBest { paths, margin }
 }
 
+/// A beam of fewer prefixes saves little and finds worse paths, so that less is dropped.
+const NARROWEST: usize = 8;
+
 pub(super) struct Search<'a, S> {
     lattice: &'a Lattice,
-    scorer: &'a S,
+    scorer: S,
     weighting: Weighting,
     /// `most_after[j]`: the most that slots j.. can add to a score, for a scale from 0 to 1.
     most_after: Vec<f64>,
 }
 
-impl<'a, S: PathScorer> Search<'a, S> {
-    pub(super) fn new(lattice: &'a Lattice, scorer: &'a S, weighting: Weighting) -> Self {
+impl<'a, S: SlotScorer> Search<'a, S> {
+    pub(super) fn new(lattice: &'a Lattice, scorer: S, weighting: Weighting) -> Self {
         let mut most_after = vec![0.0; lattice.slots() + 1];
         for slot in (0..lattice.slots()).rev() {
             most_after[slot] = weighting.score(slot, lattice.scores(slot)[0], 0.0) + most_after[slot + 1];
@@ -102,14 +129,14 @@ impl<'a, S: PathScorer> Search<'a, S> {
 
     /// What each of the first `number` candidates of a slot adds to the score of a path in `state`, and the state after
     /// it, in `steps`.
-    fn steps(&self, state: S::State, slot: usize, number: usize, steps: &mut Vec<(f64, S::State)>) {
+    fn steps(&mut self, state: S::State, slot: usize, number: usize, steps: &mut Vec<(f64, S::State)>) {
         let scores = &self.lattice.scores(slot)[..number];
         steps.clear();
         if self.weighting.scale == 0.0 {
             steps.extend(scores.iter().map(|&score| (self.weighting.score(slot, score, 0.0), state)));
             return;
         }
-        self.scorer.extend_all(state, &self.lattice.ids(slot)[..number], steps);
+        self.scorer.extend(slot, state, number, steps);
         for ((weight, _), &score) in steps.iter_mut().zip(scores) {
             *weight = self.weighting.score(slot, score, *weight);
         }
@@ -117,10 +144,11 @@ impl<'a, S: PathScorer> Search<'a, S> {
 
     /// A score that the `p`-th best path reaches: that of the p-th path of a beam search; minus infinity when there are
     /// fewer paths, or when nothing could be dropped or gained.
-    pub(super) fn floor(&self, start: S::State, p: usize) -> f64 {
+    pub(super) fn floor(&mut self, start: S::State, p: usize) -> f64 {
         if !(self.weighting.scale > 0.0 && self.weighting.scale <= 1.0) {
             return f64::NEG_INFINITY;
         }
+        let width = p.max(NARROWEST);
         let mut beam = vec![(0.0, start)];
         let mut steps = Vec::new();
         for slot in 0..self.lattice.slots() {
@@ -130,25 +158,25 @@ impl<'a, S: PathScorer> Search<'a, S> {
                 longer.extend(steps.iter().map(|&(weight, next)| (sum + weight, next)));
             }
             beam = longer;
-            if beam.len() > p {
-                beam.select_nth_unstable_by(p - 1, |a, b| b.0.total_cmp(&a.0));
-                beam.truncate(p);
+            if beam.len() > width {
+                beam.select_nth_unstable_by(width - 1, |a, b| b.0.total_cmp(&a.0));
+                beam.truncate(width);
             }
         }
         if beam.len() < p {
             return f64::NEG_INFINITY;
         }
-        let lowest = beam.iter().map(|&(sum, _)| sum).fold(f64::INFINITY, f64::min);
+        let (_, &mut (lowest, _), _) = beam.select_nth_unstable_by(p - 1, |a, b| b.0.total_cmp(&a.0));
         // `most_after` is summed from the right, so a bound may fall short of the path's own sum by some rounding.
         lowest - 1e-9 * (1.0 + lowest.abs() + self.most_after[0].abs())
     }
 
     /// The graph of all prefixes that may belong to a path of at least `floor`.
-    pub(super) fn graph(&self, start: S::State, floor: f64) -> Graph {
+    pub(super) fn graph(&mut self, start: S::State, floor: f64) -> Graph {
         let mut graph = Graph::new();
         let mut states = vec![start];
         let mut steps = Vec::new();
-        let mut node_of: HashMap<S::State, u32, BuildHasherDefault<StateHasher>> = HashMap::default();
+        let mut node_of: FastMap<S::State, u32> = FastMap::default();
         for slot in 0..self.lattice.slots() {
             let layer = graph.last_nodes(states.len());
             let most_after = self.most_after[slot + 1];
@@ -175,37 +203,6 @@ impl<'a, S: PathScorer> Search<'a, S> {
         }
         graph.close(states.len());
         graph
-    }
-}
-
-/// A multiplicative hash, several times as fast as the standard one. The map is only looked up, never iterated, so its
-/// order cannot reach the result.
-#[derive(Default)]
-struct StateHasher(u64);
-
-impl Hasher for StateHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u32(&mut self, word: u32) {
-        self.write_u64(u64::from(word));
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(26) // the table takes its index from the low bits, where a product is weakest
     }
 }
 

@@ -17,7 +17,7 @@ use crate::backbone::{KvCache, Model, Span};
 use crate::config::Normalisation;
 use crate::error::{Result, bail};
 use crate::kernels::{exponentiate, largest};
-use crate::lattice::{Lattice, PathScorer};
+use crate::lattice::{Lattice, PathScorer, SlotScorer};
 
 /// Local rescoring on one text.
 pub(super) struct LocalSession<'a> {
@@ -114,12 +114,13 @@ impl Growing<'_> {
         let (ids, scores) = (self.lattice.ids(slot), self.lattice.scores(slot));
         let weighting = rescoring.settings.weighting;
         let (mut longer, mut steps) = (Vec::with_capacity(self.beam.len() * ids.len()), Vec::new());
+        let mut others = self.sum.on(self.lattice);
         for (prefix, language) in self.beam.iter().zip(language) {
             steps.clear();
             if self.sum.is_empty() {
                 steps.extend(ids.iter().map(|_| (0.0, prefix.state)));
             } else {
-                self.sum.extend_all(prefix.state, ids, &mut steps);
+                others.extend(slot, prefix.state, ids.len(), &mut steps);
             }
             for (((&id, &head), language), &(others, state)) in ids.iter().zip(scores).zip(language).zip(&steps) {
                 let rescored = share * language + others;

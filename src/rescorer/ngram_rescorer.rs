@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ngram::{Listing, Model, State, Vocabulary};
+use super::ngram::{Listing, Model, Rows, State, Vocabulary};
 use super::{Opening, Rescorer, Scores};
 use crate::backbone::Backbone;
 use crate::error::Result;
-use crate::lattice::PathScorer;
+use crate::lattice::{Lattice, PathScorer, SlotScorer};
 
 impl PathScorer for Model {
     type State = State;
@@ -15,8 +15,31 @@ impl PathScorer for Model {
         Model::extend(self, state, token)
     }
 
-    fn extend_all(&self, state: State, tokens: &[u32], out: &mut Vec<(f64, State)>) {
-        Model::extend_all(self, state, tokens, out);
+    fn on<'a>(&'a self, lattice: &'a Lattice) -> impl SlotScorer<State = State> {
+        LatticeRows::new(self, lattice)
+    }
+}
+
+/// A model at work on one lattice.
+pub(super) struct LatticeRows<'a> {
+    model: &'a Model,
+    lattice: &'a Lattice,
+    /// By slot, from when it is first asked for.
+    slots: Vec<Option<Rows<'a>>>,
+}
+
+impl<'a> LatticeRows<'a> {
+    pub(super) fn new(model: &'a Model, lattice: &'a Lattice) -> Self {
+        Self { model, lattice, slots: (0..lattice.slots()).map(|_| None).collect() }
+    }
+}
+
+impl SlotScorer for LatticeRows<'_> {
+    type State = State;
+
+    fn extend(&mut self, slot: usize, state: State, number: usize, out: &mut Vec<(f64, State)>) {
+        let rows = self.slots[slot].get_or_insert_with(|| Rows::new(self.model, self.lattice.ids(slot)));
+        rows.extend(state, number, out);
     }
 }
 

@@ -1,12 +1,11 @@
 //! What a rescorer says of one block, and the weighted sum of several.
 
-use std::cell::RefCell;
-
 use super::NeuralRescorer;
 use super::ngram::{Model, State};
+use super::ngram_rescorer::LatticeRows;
 use crate::config::MOST_NGRAMS;
 use crate::error::{Result, bail};
-use crate::lattice::{Lattice, PathScorer};
+use crate::lattice::{Lattice, PathScorer, SlotScorer};
 
 /// A rescorer's view of one block.
 pub enum Scores<'a> {
@@ -95,8 +94,6 @@ pub(super) struct Sum<'a> {
     /// With their shares.
     ngrams: Vec<(f64, &'a Model)>,
     start: SumState,
-    /// Kept between calls.
-    steps: RefCell<Vec<(f64, State)>>,
 }
 
 /// What a sum remembers of a prefix.
@@ -124,7 +121,7 @@ impl<'a> Sum<'a> {
                 }
             }
         }
-        (Self { lattice, table, ngrams, start, steps: RefCell::default() }, language)
+        (Self { lattice, table, ngrams, start }, language)
     }
 
     /// The one n-gram model with its state, where the sum is nothing else.
@@ -153,25 +150,41 @@ impl PathScorer for Sum<'_> {
         let slot = usize::from(state.slot);
         let place = self.lattice.ids(slot).iter().position(|&id| id == token).expect("a candidate of the slot");
         let mut found = Vec::new();
-        self.extend_all(state, &self.lattice.ids(slot)[..=place], &mut found);
+        self.on(self.lattice).extend(slot, state, place + 1, &mut found);
         found[place]
     }
 
-    /// `tokens` are the first candidates of the slot.
-    fn extend_all(&self, state: SumState, tokens: &[u32], out: &mut Vec<(f64, SumState)>) {
-        let (base, slot) = (out.len(), usize::from(state.slot));
-        let row = self.table.as_ref().map(|table| table.row(slot, usize::from(state.previous)));
-        let told_apart = self.table.as_ref().is_some_and(|table| table.reads_previous(slot + 1));
-        for place in 0..tokens.len() {
+    fn on<'a>(&'a self, lattice: &'a Lattice) -> impl SlotScorer<State = SumState> {
+        let ngrams = self.ngrams.iter().map(|&(share, model)| (share, LatticeRows::new(model, lattice))).collect();
+        LatticeSum { table: self.table.as_ref(), ngrams, steps: Vec::new() }
+    }
+}
+
+/// A sum at work on its lattice.
+struct LatticeSum<'a> {
+    table: Option<&'a Table>,
+    /// With their shares.
+    ngrams: Vec<(f64, LatticeRows<'a>)>,
+    /// Kept between calls.
+    steps: Vec<(f64, State)>,
+}
+
+impl SlotScorer for LatticeSum<'_> {
+    type State = SumState;
+
+    fn extend(&mut self, slot: usize, state: SumState, number: usize, out: &mut Vec<(f64, SumState)>) {
+        let base = out.len();
+        let row = self.table.map(|table| table.row(slot, usize::from(state.previous)));
+        let told_apart = self.table.is_some_and(|table| table.reads_previous(slot + 1));
+        for place in 0..number {
             let previous = if told_apart { place as u16 } else { 0 };
             out.push((row.map_or(0.0, |row| row[place]), SumState { slot: state.slot + 1, previous, ..state }));
         }
-        let mut steps = self.steps.borrow_mut();
-        for (index, (share, model)) in self.ngrams.iter().enumerate() {
-            steps.clear();
-            model.extend_all(state.ngrams[index], tokens, &mut steps);
-            for ((score, next), &(log_probability, after)) in out[base..].iter_mut().zip(steps.iter()) {
-                *score += share * log_probability;
+        for (index, (share, rows)) in self.ngrams.iter_mut().enumerate() {
+            self.steps.clear();
+            rows.extend(slot, state.ngrams[index], number, &mut self.steps);
+            for ((score, next), &(log_probability, after)) in out[base..].iter_mut().zip(&self.steps) {
+                *score += *share * log_probability;
                 next.ngrams[index] = after;
             }
         }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::backbone::{Model, ModelConfig, Span, Transformer};
 use crate::config::{LanguageModelConfig, Normalisation, StorageType};
-use crate::lattice::{Lattice, PathScorer, Weighting};
+use crate::lattice::{Lattice, PathScorer, SlotScorer, Weighting};
 use crate::nn::{Init, from_host, indices, to_host};
 
 const VOCABULARY: usize = 40;
@@ -88,7 +88,7 @@ fn assert_agrees(network: &impl LatticeNetwork, fitted: &dyn Rescorer, model: &M
             let mut state = sum.extend(sum.start(), path[0]).1;
             for slot in 1..lattice.slots() {
                 let mut found = Vec::new();
-                sum.extend_all(state, lattice.ids(slot), &mut found);
+                sum.on(&lattice).extend(slot, state, lattice.width(slot), &mut found);
                 for (found, expected) in found.iter().zip(&expected[slot - 1]) {
                     assert!((found.0 - expected).abs() < 1e-4, "slot {slot} of {path:?}: {} {expected}", found.0);
                 }
@@ -146,7 +146,7 @@ fn a_sum_is_its_weighted_terms() {
         let (mut state, mut before) = (sum.start(), 0);
         for slot in 0..lattice.slots() {
             let mut found = Vec::new();
-            sum.extend_all(state, lattice.ids(slot), &mut found);
+            sum.on(&lattice).extend(slot, state, lattice.width(slot), &mut found);
             for (place, (score, _)) in found.iter().enumerate() {
                 let (row, single) = (if slot == 0 { 0 } else { before }, -0.5 * place as f64 - slot as f64);
                 let pair = -0.25 * ((row * width(slot) + place) % 5) as f64;

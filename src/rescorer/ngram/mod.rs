@@ -22,6 +22,6 @@ mod words;
 pub use counts::{Collector, Counter, Counts, PartialCount};
 pub use estimate::{DEFAULT_FALLBACK, Discounts, Estimate, Options, Smoothing, estimate};
 pub use listing::Listing;
-pub use model::{Model, Quantisation, Score, State};
+pub use model::{Model, Quantisation, Rows, Score, State};
 pub use sort::Memory;
 pub use words::{Ending, MAX_ORDER, Vocabulary};

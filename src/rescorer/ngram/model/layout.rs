@@ -341,13 +341,23 @@ impl Words {
         place.map(|place| arcs.start + place as u32)
     }
 
-    /// The arcs with each of `sought`; 0 where there is none.
+    /// Calls `found` with the place of each of `sought` that is there, and its arc.
     #[inline]
-    pub(super) fn find_all(&self, arcs: Range<u32>, sought: &[u32], found: &mut [u32]) {
+    pub(super) fn find_all(&self, arcs: Range<u32>, sought: &[u32], found: impl FnMut(usize, u32)) {
         let range = arcs.start as usize..arcs.end as usize;
         match self {
             Self::Narrow(words) => search(&words[range], arcs.start, sought, found),
             Self::Wide(words) => search(&words[range], arcs.start, sought, found),
+        }
+    }
+
+    /// Calls `each` with every arc and its word.
+    #[inline]
+    pub(super) fn each(&self, arcs: Range<u32>, mut each: impl FnMut(u32, u32)) {
+        let range = arcs.start as usize..arcs.end as usize;
+        match self {
+            Self::Narrow(words) => arcs.zip(&words[range]).for_each(|(arc, &word)| each(arc, u32::from(word))),
+            Self::Wide(words) => arcs.zip(&words[range]).for_each(|(arc, &word)| each(arc, word)),
         }
     }
 }
@@ -367,23 +377,27 @@ fn position<W: Copy + Into<u32>>(words: &[W], word: u32) -> Option<usize> {
 }
 
 /// Binary searches for all of `sought` among the sorted `words` in step, so that the processor has many to wait for at
-/// once. `found` gets the places, `first` being that of `words[0]`, or 0.
+/// once. Calls `found` with the place of each in `sought` that is there and its place in `words`, the first being `first`.
 #[inline]
-fn search<W: Copy + Into<u32>>(words: &[W], first: u32, sought: &[u32], found: &mut [u32]) {
-    found.fill(0);
-    let mut size = words.len();
-    if size == 0 {
+fn search<W: Copy + Into<u32>>(words: &[W], first: u32, sought: &[u32], mut found: impl FnMut(usize, u32)) {
+    const IN_STEP: usize = 16;
+    if words.is_empty() {
         return;
     }
-    while size > 1 {
-        let half = size / 2;
-        for (place, &word) in found.iter_mut().zip(sought) {
-            let middle = *place as usize + half;
-            *place = if words[middle].into() <= word { middle as u32 } else { *place };
+    for (part, sought) in sought.chunks(IN_STEP).enumerate() {
+        let (mut places, mut size) = ([0u32; IN_STEP], words.len());
+        while size > 1 {
+            let half = size / 2;
+            for (place, &word) in places.iter_mut().zip(sought) {
+                let middle = *place as usize + half;
+                *place = if words[middle].into() <= word { middle as u32 } else { *place };
+            }
+            size -= half;
         }
-        size -= half;
-    }
-    for (place, &word) in found.iter_mut().zip(sought) {
-        *place = if words[*place as usize].into() == word { first + *place } else { 0 };
+        for (at, (&place, &word)) in places.iter().zip(sought).enumerate() {
+            if words[place as usize].into() == word {
+                found(part * IN_STEP + at, first + place);
+            }
+        }
     }
 }

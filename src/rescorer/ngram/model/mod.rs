@@ -9,7 +9,7 @@
 //! other, every query continues as from its suffix. All states are reduced so (KenLM's state minimisation, to the
 //! right), which makes equal states meet in dynamic programming.
 //!
-//! `layout.rs` is the file, `compile.rs` makes it from a listing and `list.rs` a listing from it, `quantise.rs` makes it
+//! [`Rows`] asks for the same tokens behind many states. `layout.rs` is the file, `compile.rs` makes it from a listing and `list.rs` a listing from it, `quantise.rs` makes it
 //! smaller, `prune.rs` leaves n-grams out.
 
 mod compile;
@@ -17,6 +17,7 @@ mod layout;
 mod list;
 mod prune;
 mod quantise;
+mod rows;
 mod score;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use std::path::Path;
 use memmap2::Mmap;
 
 pub use quantise::Quantisation;
+pub use rows::Rows;
 pub use score::Score;
 
 use super::listing::Listing;
@@ -135,67 +137,6 @@ impl Model {
         (log10 * LN_10, next)
     }
 
-    /// [`Model::extend`] by each of `tokens`, appended to `out`: the contexts are walked once for all.
-    pub fn extend_all(&self, state: State, tokens: &[u32], out: &mut Vec<(f64, State)>) {
-        if tokens.len() < Self::FEW {
-            out.extend(tokens.iter().map(|&token| self.extend(state, token)));
-            return;
-        }
-        for part in tokens.chunks(Self::AT_ONCE) {
-            self.extend_some(state, part, out);
-        }
-    }
-
-    /// Fewer candidates are not worth a walk together.
-    const FEW: usize = 6;
-    /// Candidates that a walk serves.
-    const AT_ONCE: usize = 64;
-
-    fn extend_some(&self, state: State, tokens: &[u32], out: &mut Vec<(f64, State)>) {
-        let columns = &self.columns;
-        let base = out.len();
-        out.resize(base + tokens.len(), (0.0, state));
-        let found = &mut out[base..];
-        // The candidates still to be found: their words, and their places in `tokens`.
-        let (mut words, mut places, mut left) = ([UNK; Self::AT_ONCE], [0u8; Self::AT_ONCE], 0);
-        for (place, &token) in (0..).zip(tokens) {
-            let word = self.header.vocabulary.word(token);
-            // Nothing predicts a beginning-of-text id.
-            if word == BOS {
-                found[usize::from(place)] = self.extend(state, token);
-            } else {
-                (words[left], places[left]) = (word, place);
-                left += 1;
-            }
-        }
-        let (mut at, mut log10) = (state.0, 0.0);
-        let mut arcs = [ROOT; Self::AT_ONCE];
-        while left > 0 {
-            self.find_all(at, &words[..left], &mut arcs[..left]);
-            let mut still = 0;
-            for index in 0..left {
-                let (word, place, arc) = (words[index], places[index], arcs[index]);
-                if arc == ROOT {
-                    (words[still], places[still]) = (word, place);
-                    still += 1;
-                } else {
-                    let (prob, next) = self.follow_arc(arc);
-                    let next = if word == EOS { self.begin } else { next };
-                    found[usize::from(place)] = ((log10 + prob) * LN_10, next);
-                }
-            }
-            left = still;
-            if at == ROOT {
-                break;
-            }
-            log10 += f64::from(columns.backoffs.get(at as usize));
-            at = columns.suffix(at);
-        }
-        for &place in &places[..left] {
-            found[usize::from(place)] = self.extend(state, tokens[usize::from(place)]);
-        }
-    }
-
     /// The natural log-probability of `</s>` after `state`.
     #[inline]
     pub fn end(&self, state: State) -> f64 {
@@ -281,19 +222,6 @@ impl Model {
             return (arc != ROOT).then_some(arc);
         }
         self.columns.words.find(self.columns.arcs(node), word)
-    }
-
-    /// The arcs of `node` by every one of `words`; [`ROOT`] where there is none.
-    #[inline]
-    fn find_all(&self, node: u32, words: &[u32], arcs: &mut [u32]) {
-        let roots = self.columns.roots;
-        if node == ROOT && !roots.is_empty() {
-            for (arc, &word) in arcs.iter_mut().zip(words) {
-                *arc = roots.get(word as usize).copied().unwrap_or(ROOT);
-            }
-        } else {
-            self.columns.words.find_all(self.columns.arcs(node), words, arcs);
-        }
     }
 
     /// The log10 probability on an arc.

@@ -100,17 +100,25 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
+    /// In every state that a model has, in any order, for any number of the candidates; twice, as rows are kept.
     #[test]
-    fn a_set_of_candidates_is_scored_as_each_alone(
-        order in 1usize..=4, documents in documents(), context in prop::collection::vec(2u32..14, 0..5),
-        tokens in prop::collection::vec(0u32..14, 0..80),
+    fn a_row_is_each_candidate_by_itself(
+        order in 1usize..=5, documents in documents(), katz in any::<bool>(), padded in any::<bool>(),
+        tokens in prop::collection::vec(0u32..14, 0..80), asked in prop::collection::vec(any::<prop::sample::Index>(), 60),
     ) {
-        let model = Model::compile(&listing(order, None, &documents)).unwrap();
-        let state = model.state_of(&context, true);
-        let mut out = vec![(0.5, state)];
-        model.extend_all(state, &tokens, &mut out);
-        let alone = tokens.iter().map(|&token| model.extend(state, token));
-        prop_assert_eq!(out, [(0.5, state)].into_iter().chain(alone).collect::<Vec<_>>());
+        let smoothing = if katz { Smoothing::Katz } else { Smoothing::KneserNey };
+        let options = Options { smoothing, ..Options::default() };
+        let model = Model::compile(&listing_by(order, padded.then_some(14), &documents, options)).unwrap();
+        let mut rows = Rows::new(&model, &tokens);
+        let nodes = model.columns.nodes();
+        let drawn = asked.iter().map(|at| (at.index(nodes as usize) as u32, at.index(tokens.len() + 1)));
+        for (node, number) in drawn.chain((0..nodes).map(|node| (node, tokens.len()))) {
+            let state = State(node);
+            let mut out = vec![(0.5, state)];
+            rows.extend(state, number, &mut out);
+            let alone = tokens[..number].iter().map(|&token| model.extend(state, token));
+            prop_assert_eq!(out, [(0.5, state)].into_iter().chain(alone).collect::<Vec<_>>());
+        }
     }
 
     /// ARPA text to a model file and back gives the same bytes; so does the file, mapped, and made again.
