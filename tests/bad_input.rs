@@ -98,6 +98,17 @@ fn configurations() {
         ("heads.stage=[{steps=20,rate=1}]", &["--set", "unknown key `rate`", "learning_rate"]),
         ("traces.keep_hidden=false", &["traces.keep_hidden"]),
         ("data.fables.dev=0", &["`data.fables`", "no `dev` share"]),
+        ("rescorer.whole.of=[\"small\", \"none\"]", &["rescorer.whole.of", "`none`", "[rescorer.none]"]),
+        ("rescorer.whole.of=[\"small\", \"mixed\"]", &["`mixed`", "a sum itself"]),
+        ("rescorer.whole.of=[\"small\"]", &["rescorer.whole", "at least 2"]),
+        ("rescorer.turns.rank=0", &["rescorer.turns.rank", "at least 1"]),
+        ("rescorer.turns.ranks=3", &["unknown key `ranks`", "did you mean `rank`"]),
+        ("rescorer.x={kind=\"bilinear\"}", &["unknown variant `bilinear`", "`transition`"]),
+        ("rescorer.tree-x={kind=\"lava\"}", &["rescorer.tree-x", "built-in variant"]),
+        ("evaluation.decays=[1.5]", &["evaluation.decays", "above 0 and at most 1"]),
+        ("evaluation.temperatures=[]", &["evaluation.temperatures", "at least one"]),
+        ("evaluation.gates=[-1.0]", &["evaluation.gates", "above 0"]),
+        ("evaluation.nodes=0", &["evaluation.nodes", "at least 1"]),
         ("heads.loss_weights=even", &["--set", "loss_weights", "\"constant\", { decay = 0.8 }"]),
     ] {
         refused(path, &["run", "run.toml", "--set", set], words);
@@ -106,7 +117,11 @@ fn configurations() {
     refused(path, &["run", "run.toml", "--set", own[0], "--set", own[1]], &["heads.vocabulary", "\"own\""]);
     refused(path, &["run", "run.toml", "--device", "tpu"], &["`tpu` is no device"]);
     refused(path, &["pretrain", "run.toml"], &["no [pretrain] section"]);
-    refused(path, &["train-rescorer", "run.toml", "--only", "x"], &["[rescorer.x]", "counts, small"]);
+    refused(
+        path,
+        &["train-rescorer", "run.toml", "--only", "x"],
+        &["[rescorer.x]", "counts, look, mixed, small, turns, whole"],
+    );
     refused(path, &["report", "runs/absent"], &["runs/absent", "report.json"]);
     refused(path, &["inspect", "absent"], &["absent"]);
 }
@@ -236,8 +251,8 @@ fn token_id_files() {
 fn prompts_that_do_not_fit() {
     let folder = inputs();
     let long = "the fox ".repeat(200);
-    refused(folder.path(), &["generate", "--model", "model", "--prompt", &long], &["--prompt has", "context's 96"]);
-    refused(folder.path(), &["generate", "--model", "model", "--prompt", ""], &["--prompt has 0 tokens"]);
+    refused(folder.path(), &["generate", "--model", "model", "--prompt", &long], &["the prompt has", "context's 96"]);
+    refused(folder.path(), &["generate", "--model", "model", "--prompt", ""], &["the prompt has 0 tokens"]);
 }
 
 #[test]
@@ -248,6 +263,35 @@ fn results_of_another_backbone() {
     refused(path, &["run", "run.toml"], &["heads/heads.json", "another backbone", "0123456789ab"]);
     set(&path.join("runs/tiny/heads/heads.json"), "width", json!(31));
     refused(path, &["run", "run.toml"], &["heads/heads.json", "width 31", "32"]);
+}
+
+#[test]
+fn rescorers_of_another_backbone() {
+    let folder = finished();
+    let (path, network) = (folder.path(), folder.path().join("runs/tiny/rescorers/turns/network.json"));
+    let whole = fs::read(&network).unwrap();
+    set(&network, "backbone", json!("0123456789abcdef"));
+    refused(path, &["run", "run.toml"], &["turns/network.json", "another backbone", "0123456789ab"]);
+    fs::write(&network, whole).unwrap();
+    set(&network, "rank", json!(9));
+    refused(path, &["run", "run.toml"], &["turns/network.json", "rank 9", "asks for transition of rank 8"]);
+}
+
+#[test]
+fn what_cannot_be_decoded() {
+    let folder = finished();
+    let path = folder.path();
+    let generate = |more: &[&str], reasons: &[&str]| {
+        refused(path, &[&["generate", "--run", "runs/tiny", "--prompt", "the fox"], more].concat(), reasons);
+    };
+    generate(&["--variant", "best"], &["no variant `best`", "tree-counts"]);
+    generate(&["--data", "news"], &["not evaluated on `news`", "fables"]);
+    generate(&["--temperature", "0.5"], &["--temperature", "--rule sample"]);
+    generate(&["--rule", "k-seq", "--variant", "counts"], &["drawn from the heads", "--drafts"]);
+    generate(&["--rule", "k-seq", "--drafts", "0"], &["--drafts 0"]);
+    refused(path, &["generate", "--run", "runs/none", "--prompt", "the fox"], &["runs/none: no run", "draftsmith run"]);
+    fs::remove_dir_all(path.join("runs/tiny/report")).unwrap();
+    generate(&[], &["not evaluated", "draftsmith evaluate"]);
 }
 
 #[test]

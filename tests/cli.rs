@@ -278,3 +278,33 @@ fn completions_know_every_command() {
         assert!(script.contains(command), "{command}");
     }
 }
+
+#[test]
+fn text_by_blocks_is_the_text_by_tokens() {
+    let generate = |arguments: &[&str]| succeed(world(), &[&["generate", "--max-new", "30"], arguments].concat());
+    let prompt = ["--prompt", "the fox found honey"];
+    let plain = generate(&[&["--model", "model", "--format", "json"], &prompt[..]].concat()).json();
+    for variant in ["bpd", "small", "turns", "path-counts", "pbest-mixed", "tree-counts", "beam-whole"] {
+        let arguments = ["--run", "runs/tiny", "--variant", variant, "--format", "json"];
+        let found = generate(&[&arguments[..], &prompt].concat()).json();
+        assert_eq!(found["token_ids"], plain["token_ids"], "{variant}");
+        assert_eq!((&found["variant"], &found["lossless"]), (&variant.into(), &true.into()));
+        let blocks: u64 = found["blocks"].as_array().unwrap().iter().map(|block| block.as_u64().unwrap()).sum();
+        assert_eq!(blocks as usize, plain["token_ids"].as_array().unwrap().len(), "{variant}");
+    }
+    // Streamed to a pipe: the same characters, without colour; the summary goes to standard error.
+    let streamed = generate(&[&["--run", "runs/tiny"], &prompt[..]].concat());
+    assert_eq!(streamed.stdout.strip_suffix('\n'), plain["text"].as_str());
+    assert!(streamed.stderr.contains("tokens a call") && streamed.stderr.contains("lossless"), "{}", streamed.stderr);
+    // A seed repeats, under every rule that samples.
+    for rule in ["sample", "rejection", "without-replacement", "k-seq"] {
+        let sample = |seed: &str| {
+            let arguments = ["--run", "runs/tiny", "--rule", rule, "--temperature", "1.5", "--seed", seed];
+            generate(&[&arguments[..], &prompt].concat()).stdout
+        };
+        assert_eq!(sample("1"), sample("1"), "{rule}");
+        assert_ne!(sample("1"), sample("2"), "{rule}");
+    }
+    let lossy = generate(&[&["--run", "runs/tiny", "--rule", "top-k=5"], &prompt[..]].concat());
+    assert!(lossy.stderr.contains("lossy"), "{}", lossy.stderr);
+}

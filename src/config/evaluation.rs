@@ -68,7 +68,8 @@ impl EvaluationConfig {
             ("gates", &self.gates, f64::MAX),
         ] {
             if values.iter().any(|value| !(*value > 0.0 && *value <= most)) {
-                bail!("`evaluation.{name}` is {values:?}; its numbers must be above 0 and at most {most:e}.");
+                let most = if most == f64::MAX { String::new() } else { format!(" and at most {most}") };
+                bail!("`evaluation.{name}` is {values:?}; its numbers must be above 0{most}.");
             }
         }
         if self.temperatures.is_empty() {

@@ -156,7 +156,7 @@ pub fn search(start: Settings, axes: &[Axis], mut measure: impl FnMut(&Settings)
                     trial(place)?;
                 }
             }
-            tuned.curve.sort_by(|a, b| (&a.parameter).cmp(&b.parameter).then(a.value.total_cmp(&b.value)));
+            tuned.curve.sort_by(|a, b| a.parameter.cmp(&b.parameter).then(a.value.total_cmp(&b.value)));
             if let Some((_, settings, block_efficiency)) = best.filter(|(_, _, most)| *most >= tuned.block_efficiency) {
                 (tuned.settings, tuned.block_efficiency) = (settings, block_efficiency);
             }

@@ -84,7 +84,7 @@ pub const COLUMNS: &[Column] = &[
         heading: "headroom",
         definition: "headroom_closed",
         compact: false,
-        cell: |v| v.headroom_closed.map_or(NOTHING.to_owned(), |share| format::percent(share)),
+        cell: |v| v.headroom_closed.map_or(NOTHING.to_owned(), format::percent),
         order: |v| v.headroom_closed.unwrap_or(f64::NEG_INFINITY),
     },
     Column {
