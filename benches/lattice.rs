@@ -3,11 +3,16 @@
 //! Each stands beside what it replaces, so that one run gives a ratio.
 
 use std::hint::black_box;
+use std::path::Path;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use draftsmith::backbone::{Checkpoint, Precision};
+use draftsmith::device;
 use draftsmith::kernels::top_k;
 use draftsmith::lattice::{Lattice, NoScorer, p_best};
+use draftsmith::nn::Init;
 use draftsmith::rescorer::ngram::{Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, Vocabulary, estimate};
+use draftsmith::rescorer::{Opening, Rescorer, Transition, TransitionNetwork};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -78,5 +83,29 @@ fn paths(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, partial_selection, paths);
+/// The embedded model's embeddings, hidden states of its width, a network that was not trained: its numbers cost the same.
+fn transition_scorer(c: &mut Criterion) {
+    let device = device::open("cpu".parse().expect("a device")).expect("the CPU").device;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/tales");
+    let model = Checkpoint::open(&folder).and_then(|it| it.load(Precision::AS_STORED, &device)).expect("the model");
+    let width = model.config().hidden_size;
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let hidden: Vec<f32> = (0..width).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let (mut ids, mut scores) = (Vec::new(), Vec::new());
+    for _ in 0..HEADS {
+        let logits: Vec<f32> = (0..2048).map(|_| rng.random_range(-10.0..10.0)).collect();
+        top_k(&logits, K, &mut ids, &mut scores);
+    }
+    let lattice = Lattice::pinned(5, K, &ids, &scores).expect("well-formed");
+    let opening = Opening { start: 0, lattice: &lattice, hidden: &hidden };
+    for rank in [64, 128] {
+        let transition =
+            Transition::new(&TransitionNetwork::new(HEADS, width, rank, &mut Init::seeded(1, &device)), &model);
+        c.bench_function(&format!("transition scores of 8 slots x 16, rank {rank}, width {width}"), |b| {
+            b.iter(|| transition.scores(&[], black_box(&opening)).expect("numbers"));
+        });
+    }
+}
+
+criterion_group!(benches, partial_selection, paths, transition_scorer);
 criterion_main!(benches);
