@@ -63,7 +63,7 @@ fn main() {
                     dtype: run.config.traces.dtype,
                     verification: Verification::GREEDY,
                 };
-                let heads = &run.heads.heads;
+                let heads = &run.heads;
                 let mut decoder =
                     Decoder::new(&run.backbone, heads, &*drafter, decoding, prompt, max_new).expect("a fitting prompt");
                 while !decoder.finished() {

@@ -292,6 +292,9 @@ fn what_cannot_be_decoded() {
     refused(path, &["generate", "--run", "runs/none", "--prompt", "the fox"], &["runs/none: no run", "draftsmith run"]);
     fs::remove_dir_all(path.join("runs/tiny/report")).unwrap();
     generate(&[], &["not evaluated", "draftsmith evaluate"]);
+    // A run that reports on nothing ends well, and has no settings to decode with.
+    succeed(path, &["run", "run.toml", "--set", "data.fables.test=0"]);
+    generate(&[], &["no data set", "`test` share"]);
 }
 
 #[test]

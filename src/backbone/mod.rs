@@ -28,5 +28,5 @@ pub use generate::{best_two, generate, sample};
 pub use hub::resolve;
 pub use model::{Model, Precision};
 pub use model_config::{Biases, ModelConfig, NormKind, Positions, RopeScaling, Rotary};
-pub use sampling::Sampler;
+pub use sampling::{Sampler, draw_place};
 pub use transformer::Transformer;

@@ -21,17 +21,23 @@ impl Sampler {
     /// The next token.
     pub fn draw(&mut self, logits: &[f32]) -> u32 {
         let nucleus = nucleus(logits, self.temperature, self.top_p);
-        let total: f64 = nucleus.iter().map(|(_, weight)| weight).sum();
-        let mut left = self.rng.random::<f64>() * total;
-        for (token, weight) in &nucleus {
-            left -= weight;
-            if left < 0.0 {
-                return *token;
-            }
-        }
-        // Rounding may leave a crumb: it is the last token's.
-        nucleus.last().expect("a nucleus has a token").0
+        let place = draw_place(nucleus.iter().map(|(_, weight)| *weight), &mut self.rng);
+        nucleus[place].0
     }
+}
+
+/// The place of one of some weights, with a probability in proportion to it; not all are zero.
+pub fn draw_place(
+    weights: impl DoubleEndedIterator<Item = f64> + ExactSizeIterator + Clone,
+    rng: &mut ChaCha8Rng,
+) -> usize {
+    let mut left = rng.random::<f64>() * weights.clone().sum::<f64>();
+    let hit = weights.clone().position(|weight| {
+        left -= weight;
+        left < 0.0
+    });
+    // Rounding may leave a crumb: it is that of the last one that can be drawn.
+    hit.or_else(|| weights.clone().rposition(|weight| weight > 0.0)).unwrap_or(0)
 }
 
 /// Tokens and unnormalised weights of the nucleus, likeliest first (the smaller id where two are alike).

@@ -120,7 +120,7 @@ fn by_blocks(
         verification: Verification { rule, temperature, seed },
     };
     let started = Instant::now();
-    let mut decoder = Decoder::new(&run.backbone, &run.heads.heads, &*drafter, decoding, &prompt, options.max_new)?;
+    let mut decoder = Decoder::new(&run.backbone, &run.heads, &*drafter, decoding, &prompt, options.max_new)?;
     let mut stream = (common.format == Format::Table).then(|| Stream::new(&run.backbone.tokenizer));
     let mut blocks = Vec::new();
     while !decoder.finished() && !progress::interrupted() {

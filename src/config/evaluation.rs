@@ -85,6 +85,11 @@ impl EvaluationConfig {
         at_least("evaluation.bootstrap", self.bootstrap, 100)
     }
 
+    /// The largest k that anything asks of a lattice.
+    pub fn widest(&self) -> usize {
+        self.oracle_top_k.iter().copied().fold(self.top_k, usize::max)
+    }
+
     /// The scales to try, 0 among them, ascending and without repeats.
     pub fn scales(&self) -> Vec<f64> {
         let mut scales = self.lm_scales.clone();

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::rules::{Drafted, Rule};
-use crate::backbone::best_two;
+use crate::backbone::{best_two, draw_place};
 
 /// How drafts are verified.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,7 +57,7 @@ impl Verifier {
                 return (Outcome::Accept(number), lead);
             }
         }
-        let token = if samples { self.draw(&verdict.residual) } else { best };
+        let token = if samples { draw_place(verdict.residual.iter().copied(), &mut self.rng) as u32 } else { best };
         (Outcome::Emit(token), lead)
     }
 
@@ -67,15 +67,5 @@ impl Verifier {
         let sum: f64 = p.iter().sum();
         p.iter_mut().for_each(|x| *x /= sum);
         p
-    }
-
-    fn draw(&mut self, weights: &[f64]) -> u32 {
-        let mut left = self.rng.random::<f64>() * weights.iter().sum::<f64>();
-        let hit = weights.iter().position(|weight| {
-            left -= weight;
-            left < 0.0
-        });
-        // Rounding may leave a crumb: it is that of the last token that can be drawn.
-        hit.or_else(|| weights.iter().rposition(|weight| *weight > 0.0)).unwrap_or(0) as u32
     }
 }

@@ -1,5 +1,8 @@
 //! Drafts beside plain decoding's at the same starts: who is longer, and how often tokens repeat (arXiv 2404.09221).
 
+use std::cmp::Ordering;
+use std::iter::Sum;
+
 use super::{ReplayText, Step};
 use crate::error::Result;
 use crate::lattice::{Lattice, accepted_length};
@@ -30,33 +33,42 @@ impl SameStarts {
         self.wins + self.ties + self.losses
     }
 
-    /// Adds one text, which plain decoding walked in `steps`.
-    pub fn add(
-        &mut self,
-        text: &ReplayText,
-        lattices: &[Lattice],
-        steps: &[Step],
-        drafter: &dyn Drafter,
-    ) -> Result<()> {
+    /// Those of one text, which plain decoding walked in `steps`.
+    pub fn of(text: &ReplayText, lattices: &[Lattice], steps: &[Step], drafter: &dyn Drafter) -> Result<Self> {
+        let mut counts = Self::default();
         let openings: Vec<Opening> = steps.iter().map(|step| text.opening(step.start, &lattices[step.start])).collect();
         let drafts = drafter.session().drafts(&text.tokens, &openings)?;
         for (step, drafts) in steps.iter().zip(drafts) {
             let target = &text.continuation()[step.start..];
             let (accepted, plain) = (accepted_length(&drafts.paths, target).max(1), lattices[step.start].top1());
             match accepted.cmp(&step.accepted) {
-                std::cmp::Ordering::Less => self.losses += 1,
-                std::cmp::Ordering::Equal => self.ties += 1,
-                std::cmp::Ordering::Greater => {
-                    self.wins += 1;
-                    self.repairs += u64::from(plain[step.accepted] == plain[step.accepted - 1]);
+                Ordering::Less => counts.losses += 1,
+                Ordering::Equal => counts.ties += 1,
+                Ordering::Greater => {
+                    counts.wins += 1;
+                    counts.repairs += u64::from(plain[step.accepted] == plain[step.accepted - 1]);
                 }
             }
             let first = &drafts.paths[0];
-            self.pairs += first.len() as u64 - 1;
-            self.repeats += first.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64;
-            self.longest_runs += longest_run(first);
+            counts.pairs += first.len() as u64 - 1;
+            counts.repeats += first.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64;
+            counts.longest_runs += longest_run(first);
         }
-        Ok(())
+        Ok(counts)
+    }
+}
+
+impl Sum for SameStarts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            wins: sum.wins + one.wins,
+            ties: sum.ties + one.ties,
+            losses: sum.losses + one.losses,
+            repairs: sum.repairs + one.repairs,
+            pairs: sum.pairs + one.pairs,
+            repeats: sum.repeats + one.repeats,
+            longest_runs: sum.longest_runs + one.longest_runs,
+        })
     }
 }
 

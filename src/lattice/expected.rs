@@ -14,7 +14,7 @@ use super::pbest::Search;
 use super::ranking::{Edge, Graph};
 use super::{Lattice, PathScorer, Weighting};
 
-/// How scores become probabilities; both parts are fitted on dev.
+/// How scores become probabilities. Temperature and coverage are fitted on dev.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Belief {
     /// Above 0: scores are divided by it before they are exponentiated.
@@ -39,8 +39,8 @@ pub struct Expected {
 }
 
 /// The tree of `nodes` nodes (at least one) with the longest expected accepted length among those that hold the path `held`,
-/// which may be empty; the whole lattice if that is smaller, and `held` alone if it has `nodes` nodes or more. Of equally probable nodes the one found first is taken: the shorter prefix, then the candidate that is earlier
-/// in its slot.
+/// which may be empty; the whole lattice if that is smaller, and `held` alone if it has `nodes` nodes or more. Of equally
+/// probable nodes the one found first is taken: the shorter prefix, then the candidate that is earlier in its slot.
 pub fn expected_tree<S: PathScorer>(
     lattice: &Lattice,
     scorer: &S,

@@ -1,10 +1,10 @@
 //! Drafts drawn from the heads' own distributions, for verification rules that need a known one.
 
-use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::{Drafter, Drafts, Opening, Origin, Session};
+use crate::backbone::draw_place;
 use crate::error::Result;
 
 /// How paths are drawn.
@@ -58,7 +58,7 @@ impl DrawnSession {
             let mut path = vec![q[0][0].0];
             for (slot, q) in q.iter().enumerate().skip(1) {
                 let from = if slot == 1 { &second } else { q };
-                path.push(draw(from, &mut self.rng));
+                path.push(from[draw_place(from.iter().map(|(_, weight)| *weight), &mut self.rng)].0);
             }
             if !self.drafter.replacement {
                 second.retain(|(token, _)| path.get(1) != Some(token));
@@ -70,14 +70,4 @@ impl DrawnSession {
         }
         Drafts { paths, margin: f64::INFINITY, q }
     }
-}
-
-/// A token by its weight.
-fn draw(weights: &[(u32, f64)], rng: &mut ChaCha8Rng) -> u32 {
-    let mut left = rng.random::<f64>() * weights.iter().map(|(_, weight)| weight).sum::<f64>();
-    let hit = weights.iter().find(|(_, weight)| {
-        left -= weight;
-        left < 0.0
-    });
-    hit.unwrap_or(&weights[weights.len() - 1]).0
 }

@@ -65,6 +65,7 @@ pub struct LatticeTraining<'a> {
     train_starts: Vec<Start>,
     dev_starts: Vec<Start>,
     model: &'a Model,
+    k: usize,
     blocks_per_step: usize,
     seed: u64,
     device: Device,
@@ -78,12 +79,15 @@ const AT_ONCE: usize = 256;
 const NONE: usize = usize::MAX;
 
 impl<'a> LatticeTraining<'a> {
+    /// On the best `k` candidates of every slot, or all where fewer are recorded.
+    ///
     /// # Errors
     /// When train or dev has no block with a token to find.
     pub fn new(
         train: Vec<Recorded<'a>>,
         dev: Vec<Recorded<'a>>,
         model: &'a Model,
+        k: usize,
         blocks_per_step: usize,
         seed: u64,
     ) -> Result<Self> {
@@ -104,7 +108,7 @@ impl<'a> LatticeTraining<'a> {
         let every = dev_starts.len().div_ceil(DEV_BLOCKS).max(1);
         dev_starts = dev_starts.into_iter().step_by(every).collect();
         let device = model.device().clone();
-        Ok(Self { train, dev, train_starts, dev_starts, model, blocks_per_step, seed, device })
+        Ok(Self { train, dev, train_starts, dev_starts, model, k, blocks_per_step, seed, device })
     }
 
     fn draw(&self, number: usize) -> Vec<Start> {
@@ -115,7 +119,7 @@ impl<'a> LatticeTraining<'a> {
 
     /// Blocks at `starts`, and by slot the place of the token to find.
     fn blocks(&self, recorded: &[Recorded], starts: &[Start]) -> (Blocks, Vec<usize>) {
-        let (slots, k) = (recorded[0].1.heads(), recorded[0].1.k());
+        let (slots, k) = (recorded[0].1.heads(), self.k.min(recorded[0].1.k()));
         let width = recorded[0].0.width();
         let (n, mut hidden) = (starts.len(), Vec::with_capacity(starts.len() * width));
         let (mut before, mut targets, mut scores) = (Vec::new(), Vec::new(), Vec::new());
@@ -126,7 +130,7 @@ impl<'a> LatticeTraining<'a> {
             trace.hidden_row(entry, entry.prompt + t - 1, &mut hidden);
             let (text, at) = (&trace.continuation(entry)[t..], candidates.at(document, t));
             for slot in 0..slots {
-                let (ids, head) = (&at.ids[slot * k..][..k], &at.scores[slot * k..][..k]);
+                let (ids, head) = (&at.ids[slot * at.k..][..k], &at.scores[slot * at.k..][..k]);
                 before.push(text[slot.min(text.len() - 1)]);
                 let target = text.get(slot + 1).and_then(|token| ids.iter().position(|id| id == token));
                 targets.push(target.unwrap_or(NONE));

@@ -10,11 +10,10 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{softmax, tanh};
 
-use super::lattice_training::{Blocks, LatticeNetwork, unit_rows};
-use super::transition::{log_probabilities, unit_row};
+use super::host_tables::{TokenTable, log_probabilities, multiplied, packed, unit_row};
+use super::lattice_training::{Blocks, LatticeNetwork};
 use super::{Opening, Rescorer, Scores, Table};
 use crate::backbone::Model;
-use crate::config::StorageType;
 use crate::error::Result;
 use crate::kernels::{PackedMatrix, products};
 use crate::lattice::Lattice;
@@ -91,14 +90,13 @@ impl LatticeNetwork for LavaNetwork {
     }
 }
 
-/// A fitted network, as tables over the vocabulary in this process's memory.
+/// A fitted network.
 pub struct Lava {
     rank: usize,
-    /// `[V, rank]` each.
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    scores: Vec<f32>,
-    /// Of the hidden state, `[2 * rank, d]`: queries, then biases.
+    keys: TokenTable,
+    values: TokenTable,
+    scores: TokenTable,
+    query: PackedMatrix,
     hidden: PackedMatrix,
     left: PackedMatrix,
     own: PackedMatrix,
@@ -111,59 +109,36 @@ pub struct Lava {
 impl Lava {
     /// Of a trained network above `model`.
     pub fn new(network: &LavaNetwork, model: &Model) -> Self {
-        let tokens: Vec<u32> = (0..model.config().vocab_size as u32).collect();
-        let (mut keys, mut values, mut scores) = (Vec::new(), Vec::new(), Vec::new());
-        for part in tokens.chunks(4096) {
-            let embedded = unit_rows(model.embed(part));
-            for (layer, table) in
-                [(&network.key, &mut keys), (&network.value, &mut values), (&network.score, &mut scores)]
-            {
-                table.extend(to_host(layer.forward(embedded.clone())));
-            }
-        }
-        let rank = network.rank();
-        let packed = |layers: &[&Linear]| {
-            let inputs = layers[0].weight.val().dims()[1];
-            let weights: Vec<f32> = layers.iter().flat_map(|layer| to_host(layer.weight.val())).collect();
-            let biases = layers.iter().filter_map(|layer| layer.bias.as_ref());
-            let known: Vec<f32> = biases.flat_map(|bias| to_host(bias.val())).collect();
-            // The layers with biases come first.
-            let bias = if known.is_empty() { known } else { [known, vec![0.0; weights.len() / inputs]].concat() };
-            let bias = bias.into_iter().take(weights.len() / inputs).collect();
-            PackedMatrix::new(&weights, inputs, bias, StorageType::Float32)
-        };
+        let [keys, values, scores] = TokenTable::of([&network.key, &network.value, &network.score], model);
         Self {
-            rank,
+            rank: network.rank(),
             keys,
             values,
             scores,
-            hidden: packed(&[&network.query, &network.hidden]),
-            left: packed(&[&network.left]),
-            own: packed(&[&network.own]),
-            right: packed(&[&network.right]),
+            query: packed(&network.query),
+            hidden: packed(&network.hidden),
+            left: packed(&network.left),
+            own: packed(&network.own),
+            right: packed(&network.right),
             slot_queries: to_host(network.slot_queries.val()),
             slot_biases: to_host(network.slot_biases.val()),
             head_weights: to_host(network.head_weights.val()),
         }
     }
 
-    fn rows(&self, table: &[f32], ids: &[u32]) -> Vec<f32> {
-        ids.iter().flat_map(|&id| &table[id as usize * self.rank..][..self.rank]).copied().collect()
-    }
-
     /// What every slot sees of its own candidates, `[slots, rank]`; the pinned slot's is its token's value.
     fn views(&self, lattice: &Lattice, query: &[f32]) -> Vec<f32> {
-        let mut views = self.rows(&self.values, &lattice.ids(0)[..1]);
+        let mut views = self.values.row(lattice.ids(0)[0]).to_vec();
         for slot in 1..lattice.slots() {
             let (ids, head) = (lattice.ids(slot), lattice.scores(slot));
             let of_slot = &self.slot_queries[(slot - 1) * self.rank..][..self.rank];
             let query: Vec<f32> = query.iter().zip(of_slot).map(|(a, b)| a + b).collect();
             let mut attention = Vec::with_capacity(ids.len());
-            products(&query, &self.rows(&self.keys, ids), self.rank, &mut attention);
+            products(&query, &self.keys.rows(ids), self.rank, &mut attention);
             let shares = log_probabilities(attention.iter().zip(head).map(|(a, u)| a + u - head[0]));
             let mut view = vec![0.0; self.rank];
             for (&id, share) in ids.iter().zip(shares) {
-                let (value, share) = (&self.values[id as usize * self.rank..][..self.rank], share.exp() as f32);
+                let (value, share) = (self.values.row(id), share.exp() as f32);
                 view.iter_mut().zip(value).for_each(|(x, value)| *x += share * value);
             }
             views.extend(view);
@@ -175,16 +150,10 @@ impl Lava {
 impl Rescorer for Lava {
     fn scores<'a>(&'a self, _: &[u32], block: &Opening) -> Result<Scores<'a>> {
         let (lattice, rank) = (block.lattice, self.rank);
-        let mut of_hidden = Vec::new();
-        self.hidden.multiply(&unit_row(block.hidden), &mut of_hidden);
-        let (query, bias) = of_hidden.split_at(rank);
-        let views = self.views(lattice, query);
-        let seen = |matrix: &PackedMatrix| {
-            let mut seen = Vec::new();
-            matrix.multiply(&views, &mut seen);
-            seen
-        };
-        let (left, own, right) = (seen(&self.left), seen(&self.own), seen(&self.right));
+        let hidden = unit_row(block.hidden);
+        let (query, bias) = (multiplied(&self.query, &hidden), multiplied(&self.hidden, &hidden));
+        let views = self.views(lattice, &query);
+        let [left, own, right] = [&self.left, &self.own, &self.right].map(|layer| multiplied(layer, &views));
         let of_slot = |slot: usize| {
             if slot == 0 {
                 return vec![0.0; lattice.width(0)];
@@ -198,7 +167,7 @@ impl Rescorer for Lava {
                 })
                 .collect();
             let (head, mut scores) = (lattice.scores(slot), Vec::new());
-            products(&wanted, &self.rows(&self.scores, lattice.ids(slot)), rank, &mut scores);
+            products(&wanted, &self.scores.rows(lattice.ids(slot)), rank, &mut scores);
             let weight = self.head_weights[slot - 1];
             log_probabilities(scores.iter().zip(head).map(|(x, u)| x + weight * (u - head[0])))
         };

@@ -7,12 +7,12 @@
 //! The model's keys and values of the committed text are kept; drafts at many starts of one text extend it side by side,
 //! each seeing the text up to its own start and its own prefix only. All prefixes of all blocks are one forward a slot.
 
+use burn::tensor::Tensor;
+
 use super::NeuralRescorer;
 use super::drafter::{Drafts, Opening, Session};
 use super::rescoring::Rescoring;
 use super::scores::{Sum, SumState};
-use burn::tensor::Tensor;
-
 use crate::backbone::{KvCache, Model, Span};
 use crate::config::Normalisation;
 use crate::error::{Result, bail};
@@ -80,7 +80,10 @@ impl Session for LocalSession<'_> {
             let beam = vec![Prefix { tokens: vec![first], score: 0.0, state, after }];
             growing.push(Growing { lattice, sum, beam, margin: f64::INFINITY });
         }
-        let Some((share, rescorer)) = language else { return Ok(Vec::new()) };
+        let Some((share, rescorer)) = language else {
+            assert!(blocks.is_empty(), "a search is local because a language model has a share");
+            return Ok(Vec::new());
+        };
         let model = &rescorer.model;
         let slots = lattices.iter().map(Lattice::slots).max().unwrap_or(0);
         // The last start needs the text before it and no more.

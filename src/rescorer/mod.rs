@@ -9,6 +9,7 @@
 mod drafter;
 mod drawn;
 mod family;
+mod host_tables;
 mod lattice_training;
 mod lava;
 mod local;

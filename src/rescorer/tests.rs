@@ -3,8 +3,8 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 
+use super::host_tables::log_probabilities;
 use super::scores::Sum;
-use super::transition::log_probabilities;
 use super::{
     Blocks, Drafter, LatticeNetwork, Lava, LavaNetwork, NeuralRescorer, Opening, Rescorer, Rescoring, Scores,
     Selection, Settings, Table, Transition, TransitionNetwork,

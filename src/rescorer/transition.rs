@@ -8,10 +8,10 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use super::lattice_training::{Blocks, LatticeNetwork, unit_rows};
+use super::host_tables::{TokenTable, log_probabilities, multiplied, packed, unit_row};
+use super::lattice_training::{Blocks, LatticeNetwork};
 use super::{Opening, Rescorer, Scores, Table};
 use crate::backbone::Model;
-use crate::config::StorageType;
 use crate::error::Result;
 use crate::kernels::{PackedMatrix, products};
 use crate::nn::{Init, Linear, to_host};
@@ -57,13 +57,11 @@ impl LatticeNetwork for TransitionNetwork {
     }
 }
 
-/// A fitted transition scorer, as tables over the vocabulary in this process's memory.
+/// A fitted transition scorer.
 pub struct Transition {
     rank: usize,
-    /// `[V, rank]`
-    before: Vec<f32>,
-    /// `[V, rank]`
-    after: Vec<f32>,
+    before: TokenTable,
+    after: TokenTable,
     gate: PackedMatrix,
     slot_gates: Vec<f32>,
     head_weights: Vec<f32>,
@@ -72,41 +70,28 @@ pub struct Transition {
 impl Transition {
     /// Of a trained network above `model`.
     pub fn new(network: &TransitionNetwork, model: &Model) -> Self {
-        let tokens: Vec<u32> = (0..model.config().vocab_size as u32).collect();
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        for part in tokens.chunks(4096) {
-            let embedded = unit_rows(model.embed(part));
-            before.extend(to_host(network.before.forward(embedded.clone())));
-            after.extend(to_host(network.after.forward(embedded)));
-        }
-        let bias = network.gate.bias.as_ref().map_or_else(Vec::new, |bias| to_host(bias.val()));
-        let [rank, d] = network.gate.weight.val().dims();
+        let [before, after] = TokenTable::of([&network.before, &network.after], model);
         Self {
-            rank,
+            rank: network.gate.weight.val().dims()[0],
             before,
             after,
-            gate: PackedMatrix::new(&to_host(network.gate.weight.val()), d, bias, StorageType::Float32),
+            gate: packed(&network.gate),
             slot_gates: to_host(network.slot_gates.val()),
             head_weights: to_host(network.head_weights.val()),
         }
-    }
-
-    fn rows(&self, table: &[f32], ids: &[u32]) -> Vec<f32> {
-        ids.iter().flat_map(|&id| &table[id as usize * self.rank..][..self.rank]).copied().collect()
     }
 }
 
 impl Rescorer for Transition {
     fn scores<'a>(&'a self, _: &[u32], block: &Opening) -> Result<Scores<'a>> {
         let lattice = block.lattice;
-        let mut gate = Vec::new();
-        self.gate.multiply(&unit_row(block.hidden), &mut gate);
+        let gate = multiplied(&self.gate, &unit_row(block.hidden));
         let of_slot = |slot: usize| {
             if slot == 0 {
                 return vec![0.0; lattice.width(0)];
             }
             let head = lattice.scores(slot);
-            let mut queries = self.rows(&self.before, lattice.ids(slot - 1));
+            let mut queries = self.before.rows(lattice.ids(slot - 1));
             let slot_gate = &self.slot_gates[(slot - 1) * self.rank..][..self.rank];
             for query in queries.chunks_mut(self.rank) {
                 for (x, (gate, of_slot)) in query.iter_mut().zip(gate.iter().zip(slot_gate)) {
@@ -114,7 +99,7 @@ impl Rescorer for Transition {
                 }
             }
             let mut scores = Vec::with_capacity(lattice.width(slot - 1) * head.len());
-            products(&queries, &self.rows(&self.after, lattice.ids(slot)), self.rank, &mut scores);
+            products(&queries, &self.after.rows(lattice.ids(slot)), self.rank, &mut scores);
             let weight = self.head_weights[slot - 1];
             let rows = scores.chunks(head.len());
             rows.flat_map(|row| log_probabilities(row.iter().zip(head).map(|(x, u)| x + weight * (u - head[0]))))
@@ -122,21 +107,4 @@ impl Rescorer for Transition {
         };
         Ok(Scores::Table(Table::new(lattice, of_slot)?))
     }
-}
-
-/// A vector scaled to a root mean square of 1.
-pub(super) fn unit_row(row: &[f32]) -> Vec<f32> {
-    let mean_square = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
-    let scale = (mean_square + 1e-12).sqrt().recip();
-    row.iter().map(|x| x * scale).collect()
-}
-
-/// Log-softmax of a slot's scores.
-pub(super) fn log_probabilities(scores: impl Iterator<Item = f32>) -> Vec<f64> {
-    let mut scores: Vec<f64> = scores.map(f64::from).collect();
-    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = scores.iter().map(|x| (x - most).exp()).sum();
-    let normaliser = most + sum.ln();
-    scores.iter_mut().for_each(|x| *x -= normaliser);
-    scores
 }

@@ -48,11 +48,13 @@ pub fn evaluate(
         return read(&folder.join("report.json"));
     }
     let (mut datasets, stamp) = (Vec::new(), workspace.stamped(&key));
+    let parts = folder.join("sets");
+    std::fs::create_dir_all(&parts).map_err(|e| Error::io("create", &parts, e))?;
     for test in &traces.test {
         let dev = traces.dev.iter().find(|dev| dev.corpus == test.corpus).expect("a configuration with test has dev");
         let evaluation = Evaluation { workspace, heads, rescorers };
         // What an interrupted evaluation finished is not done again.
-        let finished = folder.join("sets").join(format!("{}.json", test.corpus));
+        let finished = parts.join(format!("{}.json", test.corpus));
         let earlier = files::read_json::<(String, Dataset)>(&finished).ok().filter(|(made_by, _)| *made_by == stamp);
         let set = match earlier {
             Some((_, set)) => {
@@ -61,7 +63,6 @@ pub fn evaluate(
             }
             None => {
                 let set = evaluation.dataset(&test.corpus, dev, test)?;
-                std::fs::create_dir_all(folder.join("sets")).map_err(|e| Error::io("create", &folder, e))?;
                 files::write_json(&finished, &(&stamp, &set))?;
                 set
             }
@@ -72,7 +73,6 @@ pub fn evaluate(
     crate::report::write(&report, &folder)?;
     workspace.finish(&folder, &key)?;
     // All of them are in the report.
-    let parts = folder.join("sets");
     std::fs::remove_dir_all(&parts).map_err(|e| Error::io("remove", &parts, e))?;
     Ok(report)
 }
@@ -185,8 +185,7 @@ impl Evaluation<'_> {
     /// Every document with its lattices, wide enough for the largest k asked for.
     fn texts(&self, trace: &CorpusTrace) -> Result<Texts> {
         let options = &self.workspace.config.evaluation;
-        let widest = options.oracle_top_k.iter().copied().chain([options.top_k]).max().unwrap_or(1);
-        let stored = candidates(self.workspace, self.heads, trace, widest)?;
+        let stored = candidates(self.workspace, self.heads, trace, options.widest())?;
         let mut texts = Vec::new();
         for (document, entry) in trace.trace.documents().iter().enumerate().filter(|(_, entry)| entry.continuation > 0)
         {
@@ -286,13 +285,21 @@ impl Evaluation<'_> {
     }
 }
 
-/// Walks every document; documents are independent, so threads change nothing.
+/// Something of every document; documents are independent, so threads change nothing.
+fn of_each<R: Send>(
+    texts: &Texts,
+    drafter: &dyn Drafter,
+    work: impl Fn(usize, &ReplayText, &[Lattice]) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let one = |number: usize| work(number, &texts.texts[number], &texts.lattices[number]);
+    let numbers = 0..texts.texts.len();
+    // Where drafting at all starts at once is better, the device parallelises inside.
+    if drafter.prefers_all_starts() { numbers.map(one).collect() } else { numbers.into_par_iter().map(one).collect() }
+}
+
+/// Walks every document.
 fn walk(texts: &Texts, drafter: &dyn Drafter) -> Result<Vec<Vec<Step>>> {
-    if drafter.prefers_all_starts() {
-        // The device parallelises inside.
-        return texts.texts.iter().zip(&texts.lattices).map(|(t, l)| replay(t, l, drafter)).collect();
-    }
-    texts.texts.par_iter().zip(&texts.lattices).map(|(t, l)| replay(t, l, drafter)).collect()
+    of_each(texts, drafter, |_, text, lattices| replay(text, lattices, drafter))
 }
 
 fn tally(walks: &[Vec<Step>]) -> Tally {
@@ -303,10 +310,10 @@ fn tally(walks: &[Vec<Step>]) -> Tally {
 
 /// Drafts beside plain decoding's, at the starts that plain decoding visits.
 fn same_starts(texts: &Texts, plain: &[Vec<Step>], drafter: &dyn Drafter) -> Result<report::SameStarts> {
-    let mut counts = SameStarts::default();
-    for ((text, lattices), steps) in texts.texts.iter().zip(&texts.lattices).zip(plain) {
-        counts.add(text, lattices, steps, drafter)?;
-    }
+    let of_text = |number: usize, text: &ReplayText, lattices: &[Lattice]| {
+        SameStarts::of(text, lattices, &plain[number], drafter)
+    };
+    let counts: SameStarts = of_each(texts, drafter, of_text)?.into_iter().sum();
     let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
     Ok(report::SameStarts {
         wins: counts.wins,

@@ -5,14 +5,15 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
+use super::FittedRescorer;
 use super::train_rescorer::load_rescorer;
 use super::ways::{Way, ways};
-use super::{FittedRescorer, TrainedHeads};
-use crate::backbone::{Backbone, Checkpoint, Precision, resolve};
+use super::workspace::load_backbone;
+use crate::backbone::Backbone;
 use crate::config::{self, Config, Overrides};
 use crate::error::{Error, Result, bail};
 use crate::evaluation::Coordinate;
-use crate::heads::load_heads;
+use crate::heads::{FrozenHeads, load_heads};
 use crate::lattice::Weighting;
 use crate::report::{self, Dataset, Report};
 use crate::rescorer::{Drafter, Settings};
@@ -27,7 +28,7 @@ pub struct OpenedRun {
     /// The chat template that prompts of the run were put in, if any.
     pub template: Option<ChatTemplate>,
     /// The heads.
-    pub heads: TrainedHeads,
+    pub heads: FrozenHeads,
     rescorers: BTreeMap<String, FittedRescorer>,
     report: Report,
 }
@@ -55,17 +56,14 @@ impl OpenedRun {
             );
         }
         let report = report::read(&path)?;
-        let config = config::load(&file, &Overrides::default())?;
-        let precision = Precision { weights: config.backbone.weights, compute: config.backbone.compute };
-        let load = || {
-            let path = resolve(&config.backbone.path)?;
-            let backbone = Backbone::load(&path, precision, device)?;
-            Ok((backbone, Checkpoint::open(&path)?.chat_template(&config.backbone.chat_template)?))
-        };
-        let (mut backbone, template) = load().map_err(|e: Error| e.within("backbone"))?;
-        if let Some(template) = &template {
-            backbone.tokenizer = backbone.tokenizer.for_chat(&template.key());
+        if report.datasets.is_empty() {
+            bail!(
+                "{}: this run reports on no data set, so no settings were chosen. Give a corpus a `test` share.",
+                folder.display()
+            );
         }
+        let config = config::load(&file, &Overrides::default())?;
+        let (backbone, template) = load_backbone(&config, device)?;
         let heads = load_heads(&folder.join("heads"), &backbone.model, &backbone.hash)?;
         let mut rescorers = BTreeMap::new();
         for (name, rescorer) in &config.rescorer {
@@ -74,7 +72,6 @@ impl OpenedRun {
                 rescorers.insert(name.clone(), FittedRescorer { rescorer, key: String::new() });
             }
         }
-        let heads = TrainedHeads { heads, key: String::new() };
         Ok(Self { config, backbone, template, heads, rescorers, report })
     }
 

@@ -149,11 +149,13 @@ impl LatticeFitting<'_> {
         let Self { workspace, traces, heads, kind } = self;
         let (backbone, slots, rank) = (&workspace.backbone, heads.heads.count(), options.rank);
         let width = backbone.model.config().hidden_size;
-        let k = workspace.config.evaluation.top_k;
-        let of = |traces: &[CorpusTrace]| -> Result<Vec<StoredCandidates>> {
+        let evaluation = &workspace.config.evaluation;
+        let of = |traces: &[CorpusTrace], k: usize| -> Result<Vec<StoredCandidates>> {
             traces.iter().map(|trace| candidates(workspace, heads, trace, k)).collect()
         };
-        let (train_candidates, dev_candidates) = (of(&traces.train)?, of(&traces.dev)?);
+        // Those of dev are the ones that the evaluation reads.
+        let (train_candidates, dev_candidates) =
+            (of(&traces.train, evaluation.top_k)?, of(&traces.dev, evaluation.widest())?);
         fn pair<'a>(traces: &'a [CorpusTrace], found: &'a [StoredCandidates]) -> Vec<Recorded<'a>> {
             traces.iter().map(|trace| &trace.trace).zip(found).collect()
         }
@@ -161,6 +163,7 @@ impl LatticeFitting<'_> {
             pair(&traces.train, &train_candidates),
             pair(&traces.dev, &dev_candidates),
             &backbone.model,
+            evaluation.top_k,
             options.blocks_per_step,
             workspace.config.seed,
         )?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -13,7 +14,7 @@ use crate::device::Opened;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::progress;
-use crate::text::{Document, Split, SplitFractions, read_corpus};
+use crate::text::{ChatTemplate, Document, Split, SplitFractions, read_corpus};
 
 /// A run: configuration, device, folder, backbone and corpora. One process at a time works on a folder.
 pub struct Workspace {
@@ -92,17 +93,9 @@ impl Workspace {
         if let Some(note) = &device.note {
             progress::say(note);
         }
-        let precision = Precision { weights: config.backbone.weights, compute: config.backbone.compute };
-        let load = || {
-            let path = resolve(&config.backbone.path)?;
-            let backbone = Backbone::load(&path, precision, &device.device)?;
-            let template = Checkpoint::open(&path)?.chat_template(&config.backbone.chat_template)?;
-            Ok((backbone, template))
-        };
-        let (mut backbone, template) = load().map_err(|e: Error| e.within("backbone"))?;
+        let (backbone, template) = load_backbone(&config, &device.device)?;
         let mut corpora = read_corpora(&config)?;
         if let Some(template) = template {
-            backbone.tokenizer = backbone.tokenizer.for_chat(&template.key());
             for (_, document) in corpora.iter_mut().flat_map(|corpus| &mut corpus.documents) {
                 document.prompt = template.render(&document.prompt)?;
             }
@@ -167,6 +160,22 @@ impl Workspace {
     pub fn finish(&self, folder: &Path, key: &str) -> Result<()> {
         files::write_json(&folder.join("stage.json"), &Mark::new(key))
     }
+}
+
+/// The configured model, and the chat template that its prompts are put in, if any; its tokenizer is then that template's.
+pub(super) fn load_backbone(config: &Config, device: &Device) -> Result<(Backbone, Option<ChatTemplate>)> {
+    let precision = Precision { weights: config.backbone.weights, compute: config.backbone.compute };
+    let load = || {
+        let path = resolve(&config.backbone.path)?;
+        let backbone = Backbone::load(&path, precision, device)?;
+        let template = Checkpoint::open(&path)?.chat_template(&config.backbone.chat_template)?;
+        Ok((backbone, template))
+    };
+    let (mut backbone, template) = load().map_err(|e: Error| e.within("backbone"))?;
+    if let Some(template) = &template {
+        backbone.tokenizer = backbone.tokenizer.for_chat(&template.key());
+    }
+    Ok((backbone, template))
 }
 
 /// Every corpus of the configuration, with no text in two splits.
