@@ -1,15 +1,22 @@
 //! Block efficiency: by replay on traces, checked live.
 //!
 //! [`ReplayText`] holds one traced document with its lattices; [`replay`] walks it with a drafter; [`Tally`] sums the
-//! walks; [`bootstrap`] puts intervals around them; [`check_live`] decodes for real and compares.
+//! walks; [`bootstrap`] puts intervals around them; [`check_live`] decodes for real and compares. [`head_qualities`] look at the heads
+//! themselves: how sure they are, how often right, and whether the one says the other.
 
 pub mod bootstrap;
+mod calibration;
+mod confidence;
+mod head_quality;
 mod live;
 mod replay;
 mod same_starts;
 mod tally;
 mod tuning;
 
+pub use calibration::{Calibration, CalibrationBin, calibration};
+pub use confidence::{Regression, h_max, regression};
+pub use head_quality::{HeadQuality, head_qualities};
 pub use live::{LiveOutcome, NEAR_TIE, autoregressive_speed, check_live};
 pub use replay::{ReplayText, Step, coverage, oracle_lengths, replay, replay_oracle};
 pub use same_starts::SameStarts;

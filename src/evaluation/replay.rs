@@ -6,6 +6,7 @@
 
 use crate::error::Result;
 use crate::heads::StoredCandidates;
+use crate::kernels::Spread;
 use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length};
 use crate::rescorer::{Closest, Decision, Drafter, Opening};
 use crate::traces::{Trace, TraceDocument};
@@ -26,6 +27,8 @@ pub struct ReplayText {
     pub lattices: Vec<Lattice>,
     /// And the smallest lead of a head's k-th candidate over the first left out.
     pub margins: Vec<f32>,
+    /// And every head's softmax: `[continuation, H - 1]`.
+    pub spreads: Vec<Spread>,
 }
 
 /// One block of a replay.
@@ -56,7 +59,9 @@ impl ReplayText {
             margins.push(candidates.at(document, t).margin(lattice.slots() - 1, k.min(candidates.k())));
             lattices.push(lattice);
         }
-        Ok(Self { prompt: entry.prompt, limit: entry.limit, entry: entry.clone(), tokens, hidden, lattices, margins })
+        let spreads = (0..entry.continuation).flat_map(|t| candidates.spreads(document, t)).collect();
+        let entry = entry.clone();
+        Ok(Self { prompt: entry.prompt, limit: entry.limit, entry, tokens, hidden, lattices, margins, spreads })
     }
 
     /// The block behind `t` tokens of the continuation, with the given candidates.

@@ -9,6 +9,8 @@ pub struct Tally {
     /// Decoded tokens and backbone calls of every document.
     pub documents: Vec<Counts>,
     offered: Vec<u64>,
+    /// Blocks that had the position and accepted the one before it.
+    reached: Vec<u64>,
     accepted: Vec<u64>,
     nodes: u64,
     most_nodes: usize,
@@ -23,8 +25,10 @@ impl Tally {
             let positions = step.slots.max(self.offered.len());
             self.offered.resize(positions, 0);
             self.accepted.resize(positions, 0);
+            self.reached.resize(positions, 0);
             self.offered[..step.slots].iter_mut().for_each(|n| *n += 1);
             self.accepted[..step.accepted].iter_mut().for_each(|n| *n += 1);
+            self.reached[..step.slots.min(step.accepted + 1)].iter_mut().for_each(|n| *n += 1);
             self.nodes += step.nodes as u64;
             self.most_nodes = self.most_nodes.max(step.nodes);
         }
@@ -53,9 +57,19 @@ impl Tally {
     /// For position j = 1 to `block_size`: blocks that accepted at least j tokens over blocks that had at least j slots,
     /// 0 where no block had.
     pub fn accept_rates(&self, block_size: usize) -> Vec<f64> {
-        let rates = self.accepted.iter().zip(&self.offered).map(|(&a, &o)| a as f64 / o.max(1) as f64);
-        rates.chain(std::iter::repeat(0.0)).take(block_size).collect()
+        rates(&self.accepted, &self.offered, block_size)
     }
+
+    /// For position j = 1 to `block_size`: blocks that accepted at least j tokens over those of them that had at least j
+    /// slots and accepted at least j - 1, 0 where there was none.
+    pub fn conditional_accept_rates(&self, block_size: usize) -> Vec<f64> {
+        rates(&self.accepted, &self.reached, block_size)
+    }
+}
+
+fn rates(accepted: &[u64], of: &[u64], block_size: usize) -> Vec<f64> {
+    let rates = accepted.iter().zip(of).map(|(&a, &o)| a as f64 / o.max(1) as f64);
+    rates.chain(std::iter::repeat(0.0)).take(block_size).collect()
 }
 
 /// Decoded tokens over calls, each summed over the documents.
@@ -116,8 +130,13 @@ mod tests {
         tally.add(&[step(0, 2, 3), step(2, 1, 3), step(3, 1, 1)]);
         tally.add(&[step(0, 1, 1)]);
         assert_eq!(tally.accept_rates(4), [1.0, 0.5, 0.0, 0.0]);
+        // Of the two blocks with a second slot one accepted it; it had a third, which it did not.
+        assert_eq!(tally.conditional_accept_rates(4), [1.0, 0.5, 0.0, 0.0]);
         assert_eq!(tally.block_efficiency(), 5.0 / 4.0);
         assert_eq!(tally.document_mean(), (4.0 / 3.0 + 1.0) / 2.0);
         assert_eq!(tally.verified(), (3.0, 3));
+        tally.add(&[step(0, 3, 3)]);
+        assert_eq!(tally.accept_rates(3), [1.0, 2.0 / 3.0, 1.0 / 3.0]);
+        assert_eq!(tally.conditional_accept_rates(3), [1.0, 2.0 / 3.0, 1.0 / 2.0]);
     }
 }

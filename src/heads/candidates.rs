@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{DraftHeads, Heads};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
-use crate::kernels::top_k;
+use crate::kernels::{Spread, spread, top_k};
 use crate::nn::Projection;
 
 /// Trained heads, ready to draft.
@@ -32,6 +32,8 @@ pub struct Candidates {
     pub scores: Vec<f32>,
     /// `[positions, heads]`: the k-th logit's lead over the first one left out.
     pub margins: Vec<f32>,
+    /// `[positions, heads]`: the softmax over all that the head drafts from; empty where it was not asked for.
+    pub spreads: Vec<Spread>,
 }
 
 /// Logits held at once: 64 MB of float32.
@@ -71,9 +73,34 @@ impl FrozenHeads {
     /// # Errors
     /// Logits that are not numbers.
     pub fn candidates(&self, model: &Model, hidden: Tensor<2>, first: &[u32], k: usize) -> Result<Candidates> {
+        self.find(model, hidden, first, k, false)
+    }
+
+    /// The same with [`Candidates::spreads`], which cost an exponential for every logit.
+    ///
+    /// # Errors
+    /// As [`FrozenHeads::candidates`].
+    pub fn candidates_and_spreads(
+        &self,
+        model: &Model,
+        hidden: Tensor<2>,
+        first: &[u32],
+        k: usize,
+    ) -> Result<Candidates> {
+        self.find(model, hidden, first, k, true)
+    }
+
+    fn find(&self, model: &Model, hidden: Tensor<2>, first: &[u32], k: usize, spreads: bool) -> Result<Candidates> {
         let ([n, width], vocabulary, count) = (hidden.dims(), self.vocabulary(), self.count());
         let k = k.min(vocabulary);
-        let mut all = Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new() };
+        let mut all = Candidates {
+            heads: count,
+            k,
+            ids: Vec::new(),
+            scores: Vec::new(),
+            margins: Vec::new(),
+            spreads: Vec::new(),
+        };
         let chunk = (CHUNK / vocabulary / count).max(1);
         for start in (0..n).step_by(chunk) {
             let rows = chunk.min(n - start);
@@ -87,9 +114,9 @@ impl FrozenHeads {
                 let heads = group.len();
                 let table = &self.tables[head.min(self.tables.len() - 1)];
                 let logits = table.logits(Tensor::stack::<3>(group, 0).reshape([heads * rows, width]));
-                let best: Vec<Best> =
-                    logits.par_chunks(vocabulary).map(|row| Best::of(row, k, self.ids.as_deref())).collect();
-                if best.iter().any(|best| best.ids.len() < k) {
+                let of_row = |row| Best::of(row, k, self.ids.as_deref(), spreads);
+                let best: Vec<Best> = logits.par_chunks(vocabulary).map(of_row).collect();
+                if best.iter().any(|best| best.ids.len() < k || best.spread.is_some_and(|s| !s.entropy.is_finite())) {
                     bail!(
                         "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
                     );
@@ -100,10 +127,11 @@ impl FrozenHeads {
                 found.extend(best);
             }
             for (row, head) in (0..rows).flat_map(|row| (0..count).map(move |head| (row, head))) {
-                let Best { ids, scores, margin } = &found[head * rows + row];
+                let Best { ids, scores, margin, spread } = &found[head * rows + row];
                 all.ids.extend(ids);
                 all.scores.extend(scores);
                 all.margins.push(*margin);
+                all.spreads.extend(spread);
             }
         }
         Ok(all)
@@ -115,19 +143,21 @@ struct Best {
     ids: Vec<u32>,
     scores: Vec<f32>,
     margin: f32,
+    spread: Option<Spread>,
 }
 
 impl Best {
-    fn of(logits: &[f32], k: usize, names: Option<&[u32]>) -> Self {
+    fn of(logits: &[f32], k: usize, names: Option<&[u32]>, spreads: bool) -> Self {
         let (mut ids, mut scores) = (Vec::with_capacity(k + 1), Vec::with_capacity(k + 1));
         top_k(logits, k + 1, &mut ids, &mut scores);
+        let spread = spreads.then(|| spread(logits, scores.first().copied().unwrap_or(f32::NAN)));
         let margin = if scores.len() > k { scores[k - 1] - scores[k] } else { f32::INFINITY };
         ids.truncate(k);
         scores.truncate(k);
         if let Some(names) = names {
             ids.iter_mut().for_each(|id| *id = names[*id as usize]);
         }
-        Self { ids, scores, margin }
+        Self { ids, scores, margin, spread }
     }
 }
 

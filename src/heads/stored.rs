@@ -12,14 +12,16 @@ use super::{CandidatesAt, FrozenHeads};
 use crate::backbone::Model;
 use crate::error::{Error, Result, bail};
 use crate::files;
+use crate::kernels::Spread;
 use crate::lattice::Lattice;
 use crate::nn::from_host;
 use crate::progress::{self, Progress};
 use crate::traces::{Trace, TraceDocument};
 
 /// `candidates.bin`, described by `candidates.json`: for every token of every continuation, the candidates of the block that
-/// begins there. Three parts of 4-byte numbers in the machine's order: ids `[positions, H - 1, k]`, logits of that shape, and
-/// `[positions, H - 1]` leads of the k-th candidate over the first one left out.
+/// begins there. Four parts of 4-byte numbers in the machine's order: ids `[positions, H - 1, k]`, logits of that shape,
+/// `[positions, H - 1]` leads of the k-th candidate over the first one left out, and `[positions, H - 1, 2]` log-sum-exp and
+/// entropy of the head's softmax.
 pub struct StoredCandidates {
     description: Description,
     map: Mmap,
@@ -42,7 +44,7 @@ impl StoredCandidates {
     /// # Errors
     /// What [`FrozenHeads::candidates`] refuses, an interrupt, a full disk; then nothing is left behind.
     pub fn make(trace: &Trace, heads: &FrozenHeads, model: &Model, k: usize, folder: &Path, title: &str) -> Result<()> {
-        let (mut ids, mut scores, mut margins) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ids, mut scores, mut margins, mut spreads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut bar = Progress::new(title, trace.documents().len());
         let mut found_k = k.min(heads.vocabulary());
         for document in trace.documents() {
@@ -51,12 +53,13 @@ impl StoredCandidates {
                 let rows = document.prompt - 1..document.len() - 1;
                 let hidden =
                     from_host(trace.hidden(document, rows.clone()), [rows.len(), trace.width()], model.device());
-                let found = heads.candidates(model, hidden, trace.continuation(document), k);
+                let found = heads.candidates_and_spreads(model, hidden, trace.continuation(document), k);
                 let found = found.map_err(|e| e.within(&document.id))?;
                 found_k = found.k;
                 ids.extend(found.ids);
                 scores.extend(found.scores);
                 margins.extend(found.margins);
+                spreads.extend(found.spreads.iter().map(|spread| [spread.log_sum, spread.entropy]));
             }
             bar.advance(String::new);
         }
@@ -66,7 +69,8 @@ impl StoredCandidates {
         files::write_with(&folder.join("candidates.bin"), |file| {
             file.write_all(bytemuck::cast_slice(&ids))?;
             file.write_all(bytemuck::cast_slice(&scores))?;
-            file.write_all(bytemuck::cast_slice(&margins))
+            file.write_all(bytemuck::cast_slice(&margins))?;
+            file.write_all(bytemuck::cast_slice(&spreads))
         })?;
         files::write_json(&folder.join("candidates.json"), &description)?;
         bar.finish(&format!(
@@ -93,7 +97,7 @@ impl StoredCandidates {
             Some(*end)
         }));
         let Description { heads, k, positions } = description;
-        if map.len() != 4 * positions * heads * (2 * k + 1) || positions != first[first.len() - 1] {
+        if map.len() != 4 * positions * heads * (2 * k + 3) || positions != first[first.len() - 1] {
             bail!("{}: not the candidates of this trace. Remove its folder, and they are made again.", path.display());
         }
         let limits = trace.documents().iter().map(|document| document.limit).collect();
@@ -112,10 +116,8 @@ impl StoredCandidates {
 
     /// The candidates of the block behind the first `t` tokens of a document's continuation.
     pub fn at(&self, document: usize, t: usize) -> CandidatesAt<'_> {
-        let Description { heads, k, positions } = self.description;
-        let numbers: &[u32] = bytemuck::cast_slice(&self.map);
-        let (ids, rest) = numbers.split_at(positions * heads * k);
-        let (scores, margins) = rest.split_at(positions * heads * k);
+        let Description { heads, k, .. } = self.description;
+        let [ids, scores, margins, _] = self.parts();
         let position = self.first[document] + t;
         let cells = position * heads * k..(position + 1) * heads * k;
         CandidatesAt {
@@ -124,6 +126,22 @@ impl StoredCandidates {
             scores: bytemuck::cast_slice(&scores[cells]),
             margins: bytemuck::cast_slice(&margins[position * heads..][..heads]),
         }
+    }
+
+    /// The softmax of every head there, over all that it drafts from.
+    pub fn spreads(&self, document: usize, t: usize) -> impl Iterator<Item = Spread> {
+        let heads = self.heads();
+        let at = &self.parts()[3][2 * (self.first[document] + t) * heads..][..2 * heads];
+        let spread = |pair: &[u32]| Spread { log_sum: f32::from_bits(pair[0]), entropy: f32::from_bits(pair[1]) };
+        at.chunks(2).map(spread)
+    }
+
+    fn parts(&self) -> [&[u32]; 4] {
+        let Description { heads, k, positions } = self.description;
+        let (ids, rest) = bytemuck::cast_slice(&self.map).split_at(positions * heads * k);
+        let (scores, rest) = rest.split_at(positions * heads * k);
+        let (margins, spreads) = rest.split_at(positions * heads);
+        [ids, scores, margins, spreads]
     }
 
     /// The lattice of that block with the best `k` of every slot, as long as the document's limit lets it be; `first` is the

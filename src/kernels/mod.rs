@@ -24,7 +24,7 @@ pub use attention::{LayerCache, Seen, attend};
 pub use packed::PackedMatrix;
 pub use products::products;
 pub use rows::{Activation, NormWeights, Rotations, activate, gate};
-pub use softmax::{exponentiate, largest};
+pub use softmax::{Spread, exponentiate, largest, spread};
 pub use topk::top_k;
 
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! The two passes of a softmax over a long row.
+//! The two passes of a softmax over a long row, and what can be said of one without writing it down.
 
 use pulp::{Simd, WithSimd};
 
@@ -7,6 +7,9 @@ use super::rows::exp;
 
 /// Partial results, so that a loop has no chain longer than the vectors hide.
 const PARTS: usize = 32;
+
+/// e to this is next to nothing.
+const LEAST: f32 = -87.0;
 
 /// The largest number of a row and its place; of equal ones the first.
 ///
@@ -59,6 +62,45 @@ pub fn exponentiate(row: &mut [f32], shift: f32) -> f32 {
     ARCH.dispatch(Exponentiate(row, shift))
 }
 
+/// What a softmax makes of a row, in natural logarithms.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// `ln(sum of e^x)`: a logit minus it is a log-probability.
+    pub log_sum: f32,
+    /// `-sum of p ln p`, in nats.
+    pub entropy: f32,
+}
+
+/// The spread of a row of logits, in one pass that writes nothing; `most` is the largest of them. What is no number makes
+/// both results none.
+pub fn spread(row: &[f32], most: f32) -> Spread {
+    struct Sums<'a>(&'a [f32], f32);
+    impl WithSimd for Sums<'_> {
+        type Output = (f32, f32);
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+            let Self(row, most) = self;
+            let (chunks, rest) = row.as_chunks::<PARTS>();
+            let (mut sums, mut weighted) = ([0.0; PARTS], [0.0; PARTS]);
+            let mut last = [f32::NEG_INFINITY; PARTS];
+            last[..rest.len()].copy_from_slice(rest);
+            for chunk in chunks.iter().chain([&last]) {
+                for ((sum, weighted), &x) in sums.iter_mut().zip(&mut weighted).zip(chunk) {
+                    // As `exp` clamps, so that minus infinity weighs nothing; a comparison, which lets NaN pass.
+                    let x = x - most;
+                    let x = if x < LEAST { LEAST } else { x };
+                    let e = if x == LEAST { 0.0 } else { exp(x) };
+                    *sum += e;
+                    *weighted += e * x;
+                }
+            }
+            (sums.iter().sum(), weighted.iter().sum())
+        }
+    }
+    let (sum, weighted) = ARCH.dispatch(Sums(row, most));
+    Spread { log_sum: most + sum.ln(), entropy: sum.ln() - weighted / sum }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +118,28 @@ mod tests {
             assert!(found.iter().zip(&expected).all(|(f, e)| (f64::from(*f) - e).abs() < 1e-6));
             assert!((f64::from(sum) - expected.iter().sum::<f64>()).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn a_spread_is_that_of_its_definition() {
+        let shapes: [fn(i32) -> f32; 3] = [|i| ((i * 37) % 41) as f32 * 0.25 - 3.0, |_| 5.0, |i| -3.0 * i as f32];
+        for (shape, length) in shapes.into_iter().flat_map(|shape| (1..100).chain([50_000]).map(move |n| (shape, n))) {
+            let row: Vec<f32> = (0..length).map(shape).collect();
+            let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            let probabilities = row.iter().map(|&x| f64::from(x).exp() / sum).filter(|p| *p > 0.0);
+            let entropy: f64 = probabilities.map(|p| -p * p.ln()).sum();
+            let found = spread(&row, row.iter().copied().fold(f32::MIN, f32::max));
+            assert!((f64::from(found.log_sum) - sum.ln()).abs() < 1e-5, "{length}: {found:?} {}", sum.ln());
+            assert!((f64::from(found.entropy) - entropy).abs() < 1e-4, "{length}: {found:?} {entropy}");
+        }
+    }
+
+    #[test]
+    fn impossible_tokens_spread_nothing_and_what_is_no_number_spoils_a_spread() {
+        let found = spread(&[0.0, f32::NEG_INFINITY, 0.0], 0.0);
+        assert!((found.entropy - 2f32.ln()).abs() < 1e-6 && (found.log_sum - 2f32.ln()).abs() < 1e-6);
+        let broken = spread(&[0.0, f32::NAN], 0.0);
+        assert!(broken.entropy.is_nan() && broken.log_sum.is_nan());
     }
 
     #[test]

@@ -15,6 +15,14 @@ const DEFINITIONS: &[(&str, &str)] = &[
          of new tokens and of the context; 0 where no block had j slots.",
     ),
     (
+        "accuracy",
+        "For a head from 2 on: the positions whose token is the head's first choice, divided by its positions; null for head 1, whose first choice the greedy text is.",
+    ),
+    (
+        "accuracy_top_k",
+        "For a head from 2 on: the positions whose token is among the head's top_k, divided by its positions.",
+    ),
+    (
         "autoregressive_tokens_per_s",
         "Decoded tokens divided by wall-clock seconds, prefill included, when the same documents are decoded one token a \
          call on the same device.",
@@ -23,6 +31,14 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "backbone_calls",
         "Verification forwards of the backbone over the whole set, one for each block; the forward over a prompt is \
          counted apart, in prefill_calls.",
+    ),
+    (
+        "bin_accuracy",
+        "Of a calibration bin's positions, the share at which the head's first choice is the text's token.",
+    ),
+    (
+        "bin_positions",
+        "The positions in a calibration bin: a tenth of the head's, or one more, by rising predicted probability.",
     ),
     (
         "block_efficiency",
@@ -52,6 +68,10 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "The 2.5 % and 97.5 % quantiles of block_efficiency under a bootstrap that resamples whole groups of documents.",
     ),
     (
+        "conditional_accept_rate_by_position",
+        "For position j of the block: the blocks whose accepted length is at least j, divided by those that had at least j slots and an accepted length of at least j - 1; 0 where there was none.",
+    ),
+    (
         "coverage",
         "For each slot of the block, over all positions of dev at which one could begin: of those whose next tokens were \
          among the top_k candidates in every slot before, the share where it is so in this slot as well.",
@@ -65,9 +85,31 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ("documents", "The documents counted: of the data set, of the looping ones, or of those decoded live."),
     ("drafts", "p: the drafts verified in one backbone call."),
     (
+        "ece",
+        "Expected calibration error: the mean over a head's positions of |bin_accuracy - predicted| of the position's bin.",
+    ),
+    (
+        "efficiency_by_h_max",
+        "The least-squares line of plain bpd's block_efficiency on h_max over the data sets; null of fewer than three sets, or where one of the two does not vary.",
+    ),
+    (
+        "entropy",
+        "The mean over a head's positions of -sum of p ln p, in nats, of its softmax over every token that it drafts from (the backbone's whole vocabulary for head 1).",
+    ),
+    (
+        "entropy_histogram",
+        "Entry i is the share of a head's positions whose entropy is at least i/2 nats and below (i+1)/2.",
+    ),
+    (
+        "h_max",
+        "The largest i such that entropy rises strictly from each head to the next up to head i, head 1 being the backbone.",
+    ),
+    ("head", "The number of a head; head j predicts the token j places on, and head 1 is the backbone itself."),
+    (
         "headroom_closed",
         "(block_efficiency - that of plain bpd) / (oracle - that of plain bpd), with the oracle of this top_k; null where the oracle gains nothing.",
     ),
+    ("intercept", "The line's value at h_max 0."),
     (
         "lm_scale",
         "a: the weight of the rescorer, whose score a path receives as (1-a) times the head score plus a times the \
@@ -111,7 +153,16 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "Block efficiency when each step takes, from the lattice of every head's top_k candidates, the path with the \
          longest accepted prefix; over a whole text it need not be the best, which block_efficiency_dp is.",
     ),
+    (
+        "positions",
+        "All places of the decoded texts at which a block could begin, whether one did or not, and whose block has a slot for the head (within max_new and the context) with a token of the text in it.",
+    ),
+    (
+        "predicted",
+        "The mean, over a calibration bin, of the probability that the head gives its first choice, by its softmax over every token that it drafts from.",
+    ),
     ("prefill_calls", "Forwards over prompts, one for each document; not part of block_efficiency."),
+    ("r", "Pearson's correlation of the two over the data sets."),
     (
         "relative_gain",
         "block_efficiency divided by that of plain bpd on the same documents, minus 1: 0.14 is 14 % more.",
@@ -128,7 +179,9 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "repetition",
         "Of all pairs of neighbouring tokens in the variant's first drafts at the starts that plain bpd visits, the share whose two tokens are equal.",
     ),
+    ("sets", "The data sets that the line is fitted to."),
     ("share", "Looping documents divided by all documents of the data set."),
+    ("slope", "The line's rise in tokens per backbone call for each further head of h_max."),
     (
         "ties",
         "Of the blocks that plain bpd visits, those where the variant's draft from the same start has an equal accepted length.",

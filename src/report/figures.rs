@@ -2,6 +2,7 @@
 
 use super::model::{BASELINE, Dataset};
 use super::svg::{Bar, BarChart, Colour, LineChart, Reference, Series, XAxis, YAxis};
+use crate::evaluation::HeadQuality;
 
 /// A plot with its words.
 pub struct Figure {
@@ -18,6 +19,12 @@ pub fn figures(set: &Dataset) -> Vec<Figure> {
     }
     if set.variants.iter().any(|v| v.accept_rate_by_position.len() > 1) {
         figures.push(acceptance(set));
+    }
+    if set.variants.iter().any(|v| v.conditional_accept_rate_by_position.len() > 1) {
+        figures.push(conditional_acceptance(set));
+    }
+    if set.heads.len() > 1 {
+        figures.extend([accuracy(set), entropy(set), entropies(set), reliability(set)]);
     }
     if !set.oracle.is_empty() {
         figures.push(oracle(set));
@@ -55,9 +62,23 @@ fn efficiency(set: &Dataset) -> Figure {
 
 fn acceptance(set: &Dataset) -> Figure {
     let title = "Acceptance by position";
+    let caption = "From position 2 on: position 1 is the backbone's own next token and always accepted.".to_owned();
+    let y_label = "share of blocks that accept this position";
+    Figure { title, caption, svg: by_position(set, title, y_label, |v| &v.accept_rate_by_position) }
+}
+
+fn conditional_acceptance(set: &Dataset) -> Figure {
+    let title = "Acceptance after acceptance";
+    let caption = "Of the blocks that accepted the position before, the share that accept this one.".to_owned();
+    let y_label = "share of blocks that accepted the one before";
+    Figure { title, caption, svg: by_position(set, title, y_label, |v| &v.conditional_accept_rate_by_position) }
+}
+
+/// A rate of every variant from position 2 on.
+fn by_position(set: &Dataset, title: &str, y_label: &str, rates: fn(&super::Variant) -> &[f64]) -> String {
     let series = |v: &super::Variant| Series {
         label: v.name.clone(),
-        points: v.accept_rate_by_position.iter().enumerate().skip(1).map(|(j, &rate)| [j as f64 + 1.0, rate]).collect(),
+        points: rates(v).iter().enumerate().skip(1).map(|(j, &rate)| [j as f64 + 1.0, rate]).collect(),
         colour: colour(set, &v.name),
         chosen: None,
     };
@@ -66,12 +87,104 @@ fn acceptance(set: &Dataset) -> Figure {
         x: XAxis::Positions,
         x_label: "position in the block".into(),
         y: YAxis::Shares,
-        y_label: "share of blocks that accept this position".into(),
+        y_label: y_label.into(),
         series: set.variants.iter().map(series).collect(),
         references: Vec::new(),
     };
-    let caption = "From position 2 on: position 1 is the backbone's own next token and always accepted.".to_owned();
+    chart.svg()
+}
+
+/// A line over the heads, of those that have the number.
+fn by_head(set: &Dataset, label: String, colour: Colour, value: impl Fn(&HeadQuality) -> Option<f64>) -> Series {
+    let points = set.heads.iter().filter_map(|head| Some([head.head as f64, value(head)?])).collect();
+    Series { label, points, colour, chosen: None }
+}
+
+fn accuracy(set: &Dataset) -> Figure {
+    let title = "Accuracy of the heads";
+    let chart = LineChart {
+        title: format!("{title} on {}", set.name),
+        x: XAxis::Positions,
+        x_label: "head".into(),
+        y: YAxis::Shares,
+        y_label: "share of positions".into(),
+        series: vec![
+            by_head(set, format!("among the top {}", set.top_k), Colour::Ink, |head| head.accuracy_top_k),
+            by_head(set, "first choice".into(), Colour::Accent, |head| head.accuracy),
+        ],
+        references: Vec::new(),
+    };
+    let caption = "At all positions, not only where blocks begin, and whatever the heads before said.".to_owned();
     Figure { title, caption, svg: chart.svg() }
+}
+
+fn entropy(set: &Dataset) -> Figure {
+    let title = "Entropy of the heads";
+    let mut series = by_head(set, "mean entropy".into(), Colour::Accent, |head| Some(head.entropy));
+    series.chosen = set.h_max.map(|h| h as f64);
+    let chart = LineChart {
+        title: format!("{title} on {}", set.name),
+        x: XAxis::Positions,
+        x_label: "head".into(),
+        y: YAxis::FromZero,
+        y_label: "nats".into(),
+        series: vec![series],
+        references: Vec::new(),
+    };
+    let caption = "Mean over positions; the ringed head is the last of an unbroken rise, h_max.".to_owned();
+    Figure { title, caption, svg: chart.svg() }
+}
+
+fn entropies(set: &Dataset) -> Figure {
+    let title = "Entropy by position";
+    let series = |(i, head): (usize, &HeadQuality)| Series {
+        label: format!("head {}", head.head),
+        points: head.entropy_histogram.iter().enumerate().map(|(bin, &share)| [bin as f64 / 2.0, share]).collect(),
+        colour: head_colour(i),
+        chosen: None,
+    };
+    let chart = LineChart {
+        title: format!("{title} on {}", set.name),
+        x: XAxis::Linear,
+        x_label: "entropy in nats, from".into(),
+        y: YAxis::Shares,
+        y_label: "share of positions".into(),
+        series: set.heads.iter().enumerate().map(series).collect(),
+        references: Vec::new(),
+    };
+    let caption = "A histogram for each head, in steps of half a nat.".to_owned();
+    Figure { title, caption, svg: chart.svg() }
+}
+
+fn reliability(set: &Dataset) -> Figure {
+    let title = "Reliability of the heads";
+    let series = |(i, head): (usize, &HeadQuality)| {
+        let bins = &head.calibration.as_ref()?.bins;
+        let points = bins.iter().map(|bin| [bin.predicted, bin.bin_accuracy]).collect();
+        Some(Series { label: format!("head {}", head.head), points, colour: head_colour(i), chosen: None })
+    };
+    let right = Series {
+        label: "as often as said".into(),
+        points: vec![[0.0, 0.0], [1.0, 1.0]],
+        colour: Colour::Baseline,
+        chosen: None,
+    };
+    let chart = LineChart {
+        title: format!("{title} on {}", set.name),
+        x: XAxis::Linear,
+        x_label: "predicted probability of the first choice".into(),
+        y: YAxis::Shares,
+        y_label: "share of positions where it is right".into(),
+        series: std::iter::once(right).chain(set.heads.iter().enumerate().filter_map(series)).collect(),
+        references: Vec::new(),
+    };
+    let caption = "Ten bins of equally many positions for each head; below the diagonal a head is too sure.".to_owned();
+    Figure { title, caption, svg: chart.svg() }
+}
+
+/// The backbone's, then one for each head.
+fn head_colour(i: usize) -> Colour {
+    if i == 0 { Colour::Ink } else { Colour::Cycle(i - 1) }
 }
 
 fn oracle(set: &Dataset) -> Figure {

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::evaluation::{HeadQuality, Regression, calibration};
+
 use super::model::{Dataset, Live, LiveVariant, Looping, OraclePoint, Report, SameStarts, TuningPoint, Variant};
 
 /// Three variants with everything measured.
@@ -13,14 +15,17 @@ pub fn report() -> Report {
     (local.relative_gain, local.relative_gain_ci95, local.lm_scale) = (0.1403, [0.1202, 0.1609], Some(0.35));
     (global.relative_gain, global.relative_gain_ci95, global.lm_scale) = (0.3593, [0.3308, 0.3891], Some(0.45));
     (global.verified_tokens_per_call, global.verified_tokens_per_call_max) = (61.37, 97);
-    let set = Dataset {
+    let mut set = Dataset {
         variants: vec![bpd, local, global],
         oracle: [(1, 1.525, 1.525), (2, 1.784, 1.79), (4, 2.066, 2.08), (16, 2.8, 2.83)].map(oracle).into(),
         tuning: [("2-gram", 0.0, 1.51), ("2-gram", 0.35, 1.72), ("16-best 3-gram", 0.45, 2.05)].map(trial).into(),
         live: Some(live()),
         ..dataset("tales")
     };
-    Report::new(vec![set], provenance())
+    set.set_heads((1..=9).map(head).collect());
+    // As if there had been others.
+    let line = Regression { sets: 5, slope: 0.21, intercept: 0.4, r: 0.93 };
+    Report { efficiency_by_h_max: Some(line), ..Report::new(vec![set], provenance()) }
 }
 
 /// One variant, no oracle, no tuning, no live check, no provenance.
@@ -38,11 +43,29 @@ fn dataset(name: &str) -> Dataset {
         block_size: 9,
         top_k: 16,
         coverage: vec![1.0, 0.82, 0.71],
+        heads: Vec::new(),
+        h_max: None,
         variants: Vec::new(),
         oracle: Vec::new(),
         tuning: Vec::new(),
         looping: Looping { documents: 12, share: 0.06, bpd_block_efficiency_without: Some(1.462) },
         live: None,
+    }
+}
+
+/// A head that is ever less sure, up to head 7, and never sure enough.
+fn head(head: u64) -> HeadQuality {
+    let predicted = |i: u64| (((i * 13 + head) % 100) as f64 / 100.0, (i * 31) % 100 < 60 / head);
+    let calibration = calibration((0..200).map(predicted).collect());
+    let accuracy = (head > 1).then_some(0.8 / head as f64);
+    HeadQuality {
+        head,
+        positions: 18_944 - 200 * (head - 1),
+        entropy: 1.5 + 0.4 * head.min(7) as f64,
+        entropy_histogram: vec![0.25, 0.5, 0.0, 0.25],
+        accuracy,
+        accuracy_top_k: accuracy.map(|share| share + 0.2),
+        calibration: calibration.filter(|_| head > 1),
     }
 }
 
@@ -73,6 +96,7 @@ fn variant(name: &str, block_efficiency: f64, ci95: [f64; 2], lift: f64) -> Vari
         choice_share: Some(0.82),
         drafts: 1,
         accept_rate_by_position: (0..9).map(|j| (0.4 * lift).powi(j)).collect(),
+        conditional_accept_rate_by_position: std::iter::once(1.0).chain([0.4 * lift; 8]).collect(),
         lossless: true,
     }
 }

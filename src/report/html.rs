@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 
 use super::columns::COLUMNS;
 use super::figures::figures;
+use super::grids::{Grid, grids};
 use super::model::{Dataset, Live, Report};
 use super::page::{self, Plot, prose};
 use super::{format, summary};
@@ -33,6 +34,7 @@ struct Section {
     facts: String,
     table: Table,
     figures: Vec<Plot>,
+    grids: Vec<TitledTable>,
     looping: String,
     live: Option<LiveSection>,
 }
@@ -45,7 +47,16 @@ struct LiveSection {
 }
 
 #[derive(Serialize)]
+struct TitledTable {
+    title: &'static str,
+    note: String,
+    table: Table,
+}
+
+#[derive(Serialize)]
 struct Table {
+    /// What the rows are.
+    rows_are: &'static str,
     headings: Vec<Heading>,
     rows: Vec<Row>,
 }
@@ -80,7 +91,7 @@ impl Page {
                 if names.is_empty() { "no data set".into() } else { names.join(", ") }
             ),
             byline: byline(report),
-            claims: report.datasets.iter().map(|set| prose(summary::summary(set))).collect(),
+            claims: summary::claims(report).into_iter().map(prose).collect(),
             datasets: report.datasets.iter().map(|set| Section::new(set, report)).collect(),
             definitions: report.definitions.iter().map(|(name, text)| [name.clone(), text.clone()]).collect(),
             provenance: flatten(&report.provenance),
@@ -102,6 +113,7 @@ impl Section {
             facts: facts.join(" · "),
             table: variants(set, report),
             figures: figures(set).into_iter().map(Plot::from).collect(),
+            grids: grids(set).into_iter().map(|grid| TitledTable::new(grid, report)).collect(),
             looping: prose(summary::looping(set)),
             live: set.live.as_ref().map(|live| LiveSection::new(live, report)),
         }
@@ -123,8 +135,21 @@ impl LiveSection {
             ];
             Row { name: v.name.clone(), best: false, cells }
         });
-        let table = Table { headings, rows: rows.collect() };
+        let table = Table { rows_are: "variant", headings, rows: rows.collect() };
         Self { sound: live.mismatches == 0, summary: prose(summary::live(live)), table }
+    }
+}
+
+impl TitledTable {
+    fn new(grid: Grid, report: &Report) -> Self {
+        let rows = grid.rows.into_iter().map(|(name, cells)| Row {
+            name,
+            best: false,
+            cells: cells.into_iter().map(|cell| Cell::new(cell.text, cell.order)).collect(),
+        });
+        let headings = headings(grid.headings.iter().map(|(text, definition)| (&**text, *definition)), report);
+        let table = Table { rows_are: grid.rows_are, headings, rows: rows.collect() };
+        Self { title: grid.title, note: prose(grid.note), table }
     }
 }
 
@@ -142,7 +167,7 @@ fn variants(set: &Dataset, report: &Report) -> Table {
         cells: COLUMNS.iter().map(|c| Cell::new((c.cell)(v), (c.order)(v))).collect(),
     };
     let columns = COLUMNS.iter().map(|c| (c.heading, c.definition));
-    Table { headings: headings(columns, report), rows: set.variants.iter().map(row).collect() }
+    Table { rows_are: "variant", headings: headings(columns, report), rows: set.variants.iter().map(row).collect() }
 }
 
 fn headings<'a>(columns: impl Iterator<Item = (&'a str, &'a str)>, report: &Report) -> Vec<Heading> {
@@ -194,7 +219,7 @@ mod tests {
     fn one_drawing_for_each_plot_with_shapes_in_it() {
         let page = page(|_| ());
         let drawings = drawings(&page);
-        assert_eq!(drawings.len(), 4);
+        assert_eq!(drawings.len(), 9);
         for drawing in drawings {
             assert!(drawing.contains("viewBox=") && drawing.contains("role=\"img\"><title>"));
             assert!(["<rect class=\"bar\"", "<polyline"].iter().any(|shape| drawing.contains(shape)));
@@ -204,9 +229,10 @@ mod tests {
 
     #[test]
     fn plots_without_data_are_left_out() {
-        assert_eq!(drawings(&page(|r| r.datasets[0].oracle.clear())).len(), 3);
-        assert_eq!(drawings(&html(&fixture::smallest()).unwrap()).len(), 2);
-        assert_eq!(drawings(&page(|r| r.datasets[0].variants.truncate(1))).len(), 4);
+        assert_eq!(drawings(&page(|r| r.datasets[0].oracle.clear())).len(), 8);
+        assert_eq!(drawings(&page(|r| r.datasets[0].heads.clear())).len(), 5);
+        assert_eq!(drawings(&html(&fixture::smallest()).unwrap()).len(), 3);
+        assert_eq!(drawings(&page(|r| r.datasets[0].variants.truncate(1))).len(), 9);
         assert_eq!(drawings(&page(|r| r.datasets.clear())).len(), 0);
     }
 

@@ -19,6 +19,7 @@ mod figures;
 #[cfg(test)]
 mod fixture;
 mod format;
+mod grids;
 mod html;
 mod json;
 mod markdown;

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::evaluation::{HeadQuality, Regression, h_max, regression};
+
 /// The version that [`Report::new`] stamps. It rises whenever an older reader would misread a newer file.
-pub const SCHEMA_VERSION: u64 = 2;
+pub const SCHEMA_VERSION: u64 = 3;
 
 /// The variant that every gain is measured against: plain blockwise parallel decoding.
 pub const BASELINE: &str = "bpd";
@@ -26,6 +28,10 @@ pub struct Report {
     pub definitions: BTreeMap<String, String>,
     /// In the order in which they were evaluated.
     pub datasets: Vec<Dataset>,
+    /// Block efficiency of the baseline on `h_max`, over the data sets; none of fewer than three, or where one of the two
+    /// does not vary.
+    #[serde(default)]
+    pub efficiency_by_h_max: Option<Regression>,
     /// Version, command line, seed, device, start, backbone, and whatever else tells where the numbers come from.
     pub provenance: Map<String, Value>,
 }
@@ -49,6 +55,12 @@ pub struct Dataset {
     /// On dev, by slot: how often the backbone's token is among the candidates, if it was in all slots before.
     #[serde(default)]
     pub coverage: Vec<f64>,
+    /// From head 1, the backbone, on; empty in older reports.
+    #[serde(default)]
+    pub heads: Vec<HeadQuality>,
+    /// The largest i up to which the mean entropy of `heads` rises.
+    #[serde(default)]
+    pub h_max: Option<u64>,
     /// In the order in which they should be read; the one named [`BASELINE`] is what gains refer to.
     pub variants: Vec<Variant>,
     /// Rising in `top_k`; empty where the oracle was not asked for.
@@ -107,6 +119,9 @@ pub struct Variant {
     pub drafts: u64,
     /// Entry j - 1 is the share of blocks with a slot j whose slot j was accepted; `block_size` entries.
     pub accept_rate_by_position: Vec<f64>,
+    /// The same among the blocks whose slot before was accepted.
+    #[serde(default)]
+    pub conditional_accept_rate_by_position: Vec<f64>,
     /// Whether the emitted text is the backbone's own by construction.
     pub lossless: bool,
 }
@@ -222,13 +237,23 @@ mod null_is_infinite {
 }
 
 impl Report {
-    /// A report of today's schema with the written definitions.
+    /// A report of today's schema with the written definitions, and what follows from all data sets together.
     pub fn new(datasets: Vec<Dataset>, provenance: Map<String, Value>) -> Self {
-        Self { schema_version: SCHEMA_VERSION, definitions: super::definitions(), datasets, provenance }
+        let point = |set: &Dataset| Some([set.h_max? as f64, set.baseline()?.block_efficiency]);
+        let efficiency_by_h_max = regression(&datasets.iter().filter_map(point).collect::<Vec<_>>());
+        let definitions = super::definitions();
+        Self { schema_version: SCHEMA_VERSION, definitions, datasets, efficiency_by_h_max, provenance }
     }
 }
 
 impl Dataset {
+    /// Takes the heads in, and what follows from them.
+    pub fn set_heads(&mut self, heads: Vec<HeadQuality>) {
+        let entropies: Vec<f64> = heads.iter().map(|head| head.entropy).collect();
+        self.h_max = (!heads.is_empty()).then(|| h_max(&entropies) as u64);
+        self.heads = heads;
+    }
+
     /// The variants that can decode: all but the [`ORACLE`].
     pub fn decoders(&self) -> impl Iterator<Item = &Variant> {
         self.variants.iter().filter(|v| v.name != ORACLE)

@@ -1,7 +1,24 @@
 //! The claims, in words: the one place where numbers turn into prose, and so the one place that can overstate them.
 
 use super::format;
-use super::model::{BASELINE, Dataset, Live, Variant};
+use super::model::{BASELINE, Dataset, Live, Report, Variant};
+
+/// What the page opens with: a claim for every data set, and what all of them together say.
+pub fn claims(report: &Report) -> Vec<String> {
+    report.datasets.iter().map(summary).chain(across(report)).collect()
+}
+
+/// Whether heads that stay unsure for longer are the better ones, over the data sets.
+pub fn across(report: &Report) -> Option<String> {
+    let line = report.efficiency_by_h_max.as_ref()?;
+    Some(format!(
+        "Over {} data sets, {BASELINE}'s block efficiency changes by {} tokens per call with each head up to which entropy \
+         rises (h_max; r = {}).",
+        format::count(line.sets),
+        format::fixed(line.slope, 3),
+        format::fixed(line.r, 2)
+    ))
+}
 
 /// What the best variant gains on this data set, with everything that speaks against it.
 ///
@@ -124,6 +141,16 @@ mod tests {
              which flatters it a little."
         );
         assert_eq!(looping(set), "12 of 200 documents (6.0 %) loop; without them bpd has a block efficiency of 1.462.");
+    }
+
+    #[test]
+    fn the_line_over_data_sets_is_said_where_there_is_one() {
+        let mut report = fixture::report();
+        let text = "Over 5 data sets, bpd's block efficiency changes by 0.210 tokens per call with each head up to which \
+                    entropy rises (h_max; r = 0.93).";
+        assert_eq!(claims(&report)[1], text);
+        report.efficiency_by_h_max = None;
+        assert_eq!(claims(&report), [summary(&report.datasets[0])]);
     }
 
     #[test]

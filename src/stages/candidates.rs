@@ -5,6 +5,9 @@ use crate::error::Result;
 use crate::files;
 use crate::heads::StoredCandidates;
 
+/// Raised when the files' layout changes, so that older ones are made again.
+const LAYOUT: u32 = 2;
+
 /// The `k` best tokens of every head at every position of `trace`; fewer where the heads draft from fewer.
 pub fn candidates(
     workspace: &Workspace,
@@ -13,7 +16,7 @@ pub fn candidates(
     k: usize,
 ) -> Result<StoredCandidates> {
     let folder = workspace.folder.join("candidates").join(&trace.name);
-    let key = files::hash_json(&(&heads.key, &trace.key, k));
+    let key = files::hash_json(&(LAYOUT, &heads.key, &trace.key, k));
     if !workspace.is_finished(&folder, &key) {
         let title = format!("candidates {}", trace.name.replace('-', " "));
         // Takes an older mark away.

@@ -12,7 +12,7 @@ use crate::error::{Error, Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
     Coordinate, LiveOutcome, ReplayText, SameStarts, Step, Tally, autoregressive_speed, block_efficiency, check_live,
-    coverage, loops, oracle_lengths, replay, replay_oracle, search,
+    coverage, head_qualities, loops, oracle_lengths, replay, replay_oracle, search,
 };
 use crate::files;
 use crate::lattice::{Lattice, oracle_dp};
@@ -113,12 +113,15 @@ impl Evaluation<'_> {
             block_size: self.heads.heads.count() as u64 + 1,
             top_k: options.top_k as u64,
             coverage: start.belief.coverage.clone(),
+            heads: Vec::new(),
+            h_max: None,
             variants: Vec::new(),
             oracle: Vec::new(),
             tuning: Vec::new(),
             looping: Looping { documents: 0, share: 0.0, bpd_block_efficiency_without: None },
             live: None,
         };
+        set.set_heads(head_qualities(&test.texts, &self.workspace.backbone.model, options.top_k));
         let mut walked: Vec<Walked> = Vec::new();
         let mut singles = BTreeMap::new();
         let (mut plain_dev, mut plain_tally) = (0.0, None);
@@ -222,6 +225,7 @@ impl Evaluation<'_> {
             choice_share: None,
             drafts: drafts as u64,
             accept_rate_by_position: tally.accept_rates(self.heads.heads.count() + 1),
+            conditional_accept_rate_by_position: tally.conditional_accept_rates(self.heads.heads.count() + 1),
             // Greedy exact match emits the backbone's own text whatever the draft; the live check can take this back.
             lossless: true,
         })

@@ -1,0 +1,84 @@
+//! Reliability of a predicted probability: how often the prediction is right beside how probable it was said to be.
+
+use serde::{Deserialize, Serialize};
+
+/// Bins of equal mass, where there are so many predictions.
+const BINS: usize = 10;
+
+/// A reliability diagram and its one number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Expected calibration error: the mean over positions of |accuracy - predicted| of their bin.
+    pub ece: f64,
+    /// By rising predicted probability, all of the same number of positions or one more.
+    pub bins: Vec<CalibrationBin>,
+}
+
+/// One bin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationBin {
+    /// Positions in it.
+    pub bin_positions: u64,
+    /// Mean predicted probability of the first choice.
+    pub predicted: f64,
+    /// Share of positions at which it was right.
+    pub bin_accuracy: f64,
+}
+
+/// Of predicted probabilities and whether each prediction was right; none of none. Equal probabilities keep their order.
+pub fn calibration(mut predictions: Vec<(f64, bool)>) -> Option<Calibration> {
+    let all = predictions.len();
+    let count = BINS.min(all);
+    predictions.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let of_bin = |number: usize| {
+        let bin = &predictions[number * all / count..(number + 1) * all / count];
+        let share = |sum: f64| sum / bin.len() as f64;
+        CalibrationBin {
+            bin_positions: bin.len() as u64,
+            predicted: share(bin.iter().map(|(probability, _)| probability).sum()),
+            bin_accuracy: share(bin.iter().filter(|(_, right)| *right).count() as f64),
+        }
+    };
+    let bins: Vec<CalibrationBin> = (0..count).map(of_bin).collect();
+    let error = |bin: &CalibrationBin| (bin.bin_accuracy - bin.predicted).abs() * bin.bin_positions as f64;
+    (all > 0).then(|| Calibration { ece: bins.iter().map(error).sum::<f64>() / all as f64, bins })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_have_equal_mass_and_the_error_is_their_weighted_gap() {
+        // 25 predictions, each right as often as a fixed pattern says; recomputed bin by bin from the sorted list.
+        let all: Vec<(f64, bool)> = (0..25u32).map(|i| (f64::from(i * 7 % 25) / 25.0, i % 3 == 0)).collect();
+        let found = calibration(all.clone()).unwrap();
+        let mut sorted = all;
+        sorted.sort_by(|a, b| a.partial_cmp(b).unwrap());
+        let sizes: Vec<u64> = found.bins.iter().map(|bin| bin.bin_positions).collect();
+        assert_eq!(sizes, [2, 3, 2, 3, 2, 3, 2, 3, 2, 3]);
+        let (mut rest, mut error) = (&sorted[..], 0.0);
+        for bin in &found.bins {
+            let (these, others) = rest.split_at(bin.bin_positions as usize);
+            rest = others;
+            let (mut sum, mut right) = (0.0, 0.0);
+            for (probability, hit) in these {
+                sum += probability;
+                right += f64::from(u8::from(*hit));
+            }
+            assert!((bin.predicted - sum / these.len() as f64).abs() < 1e-12);
+            assert!((bin.bin_accuracy - right / these.len() as f64).abs() < 1e-12);
+            error += (sum - right).abs() / 25.0;
+        }
+        assert!(rest.is_empty() && (found.ece - error).abs() < 1e-12);
+    }
+
+    #[test]
+    fn few_predictions_are_bins_of_one_and_none_are_nothing() {
+        let found = calibration(vec![(0.75, true), (0.25, false)]).unwrap();
+        assert_eq!((found.ece, found.bins.len()), (0.25, 2));
+        assert_eq!(calibration(Vec::new()), None);
+    }
+}

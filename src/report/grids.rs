@@ -1,0 +1,78 @@
+//! The tables besides the variants' one, shared by the page and Markdown so that they cannot disagree.
+
+use super::format;
+use super::model::Dataset;
+use crate::evaluation::HeadQuality;
+
+/// A table whose rows have a name and some numbers.
+pub struct Grid {
+    pub title: &'static str,
+    /// What the rows are.
+    pub rows_are: &'static str,
+    /// A sentence above it.
+    pub note: String,
+    /// Each with the name of the definition it obeys.
+    pub headings: Vec<(String, &'static str)>,
+    pub rows: Vec<(String, Vec<GridCell>)>,
+}
+
+/// One number.
+pub struct GridCell {
+    pub text: String,
+    /// What the page sorts by; negative infinity where there is nothing.
+    pub order: f64,
+}
+
+impl GridCell {
+    fn new(text: String, order: f64) -> Self {
+        Self { text, order }
+    }
+
+    fn or_nothing(value: Option<f64>, text: impl FnOnce(f64) -> String) -> Self {
+        value.map_or_else(|| Self::new("–".into(), f64::NEG_INFINITY), |value| Self::new(text(value), value))
+    }
+}
+
+/// Those of a data set, in reading order; those without rows are left out.
+pub fn grids(set: &Dataset) -> Vec<Grid> {
+    let mut grids = Vec::new();
+    if !set.heads.is_empty() {
+        grids.push(heads(set));
+    }
+    grids
+}
+
+fn heads(set: &Dataset) -> Grid {
+    let row = |head: &HeadQuality| {
+        let share = |value| GridCell::or_nothing(value, format::percent);
+        let cells = vec![
+            GridCell::new(format::count(head.positions), head.positions as f64),
+            share(head.accuracy),
+            share(head.accuracy_top_k),
+            GridCell::new(format::fixed(head.entropy, 2), head.entropy),
+            share(head.calibration.as_ref().map(|calibration| calibration.ece)),
+        ];
+        (head.head.to_string(), cells)
+    };
+    let rises = set.h_max.map(|h| match h {
+        _ if h == set.heads.len() as u64 => " Entropy rises from head to head to the last.".to_owned(),
+        h => format!(" Entropy rises from head to head up to head {h}."),
+    });
+    Grid {
+        title: "Heads",
+        rows_are: "head",
+        note: format!(
+            "At every position of the text that has a token for the head, whatever is drafted from it; head 1 is the \
+             backbone.{}",
+            rises.unwrap_or_default()
+        ),
+        headings: vec![
+            ("positions".into(), "positions"),
+            ("accuracy".into(), "accuracy"),
+            (format!("in top {}", set.top_k), "accuracy_top_k"),
+            ("entropy (nats)".into(), "entropy"),
+            ("calibration error".into(), "ece"),
+        ],
+        rows: set.heads.iter().map(row).collect(),
+    }
+}
