@@ -97,7 +97,7 @@ fn transition_scorer(c: &mut Criterion) {
         top_k(&logits, K, &mut ids, &mut scores);
     }
     let lattice = Lattice::pinned(5, K, &ids, &scores).expect("well-formed");
-    let opening = Opening { start: 0, lattice: &lattice, hidden: &hidden };
+    let opening = Opening { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
     for rank in [64, 128] {
         let transition =
             Transition::new(&TransitionNetwork::new(HEADS, width, rank, &mut Init::seeded(1, &device)), &model);

@@ -132,3 +132,55 @@ fn conditional_rates_begin_as_the_marginal_ones_and_are_never_below_them() {
         assert!(conditional.iter().zip(&marginal).all(|(c, m)| (*m..=1.0).contains(c)), "{variant}");
     }
 }
+
+/// With the table's number of paths the curve is the table; with one, a call verifies a block and no more.
+#[test]
+fn the_curve_of_best_paths_goes_through_the_table() {
+    let set = Run::open().set;
+    let points = set["best_paths"].as_array().unwrap();
+    let rows = set["variants"].as_array().unwrap().iter().filter(|v| v["name"].as_str().unwrap().starts_with("pbest-"));
+    let mut compared = 0;
+    for row in rows.filter(|row| row["name"] == "pbest-0gram" || row["tuned"] != serde_json::json!({})) {
+        let of_row: Vec<&Value> = points.iter().filter(|point| point["variant"] == row["name"]).collect();
+        assert_eq!(of_row.iter().map(|point| point["paths"].as_u64().unwrap()).collect::<Vec<_>>(), [40, 1, 5]);
+        for name in ["block_efficiency", "verified_tokens_per_call"] {
+            assert_eq!(of_row[2][name], row[name], "{row}");
+        }
+        assert!(of_row[1]["verified_tokens_per_call"].as_f64().unwrap() <= 4.0);
+        assert!(of_row[0]["verified_tokens_per_call"].as_f64() > row["verified_tokens_per_call"].as_f64());
+        compared += 1;
+    }
+    assert!(compared >= 2, "{points:?}");
+}
+
+/// Prompt lookup needs nothing but the traced tokens, so its calls can be counted from them, by the plainest search.
+#[test]
+fn prompt_lookup_makes_the_calls_that_the_text_alone_tells() {
+    let run = Run::open();
+    let (mut calls, mut nodes) = (0, 0);
+    for document in run.trace.documents() {
+        let tokens = run.trace.tokens(document);
+        let mut start = document.prompt;
+        while start < tokens.len() {
+            let known = &tokens[..=start];
+            let mut draft: &[u32] = &[];
+            for length in 1..=3 {
+                for end in length..known.len() {
+                    if known.len() >= length && known[end - length..end] == known[known.len() - length..] {
+                        draft = &known[end..];
+                    }
+                }
+            }
+            let slots = 4.min(document.prompt + document.limit - start);
+            let draft = &draft[..draft.len().min(slots - 1)];
+            nodes += 1 + draft.len();
+            calls += 1;
+            start += 1 + draft.iter().zip(&tokens[start + 1..]).take_while(|(a, b)| a == b).count();
+        }
+    }
+    let row = run.set["variants"].as_array().unwrap().iter().find(|v| v["name"] == "prompt-lookup").unwrap();
+    assert_eq!(row["backbone_calls"], calls);
+    near(&row["verified_tokens_per_call"], nodes as f64 / f64::from(calls), "nodes");
+    assert!(row["block_efficiency"].as_f64().unwrap() > 1.0, "{row}");
+    assert!(row["choice_share"].is_null() && row["drafts"] == 1);
+}

@@ -124,7 +124,8 @@ fn one_candidate_a_head_makes_every_variant_plain_decoding() {
     let folder = inputs();
     let set = all_live(folder.path(), &["evaluation.top_k=1"]);
     assert_exact(&set);
-    for variant in set["variants"].as_array().unwrap() {
+    let reads_heads = |variant: &&Value| variant["name"] != "prompt-lookup";
+    for variant in set["variants"].as_array().unwrap().iter().filter(reads_heads) {
         assert_eq!(variant["backbone_calls"], set["variants"][0]["backbone_calls"], "{variant}");
     }
 }

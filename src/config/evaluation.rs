@@ -13,6 +13,8 @@ pub struct EvaluationConfig {
     pub top_k: usize,
     /// p: drafts verified together by the p-best variants.
     pub paths: usize,
+    /// The p for which the p-best variants' block efficiency is reported besides, at the settings chosen for `paths`.
+    pub curve_paths: Vec<usize>,
     /// Weights of a rescorer tried on dev, 0 to 1; 0 is always tried.
     pub lm_scales: Vec<f64>,
     /// The k for which the oracle is reported.
@@ -41,6 +43,7 @@ impl Default for EvaluationConfig {
         Self {
             top_k: 16,
             paths: 16,
+            curve_paths: vec![1, 2, 4, 8, 16, 32, 64],
             lm_scales: vec![0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
             oracle_top_k: vec![1, 2, 4, 8, 16, 32, 64],
             nodes: 32,
@@ -79,6 +82,9 @@ impl EvaluationConfig {
             bail!("`evaluation.shares` must lie between 0 and 1.");
         }
         at_least("evaluation.nodes", self.nodes, 1)?;
+        if self.curve_paths.contains(&0) {
+            bail!("`evaluation.curve_paths` must hold numbers of at least 1.");
+        }
         if self.oracle_top_k.contains(&0) {
             bail!("`evaluation.oracle_top_k` must hold numbers of at least 1.");
         }

@@ -143,7 +143,8 @@ impl<'a> Decoder<'a> {
         let (lattice, lattice_margin) = self.lattice(&hidden)?;
         let heads = began.elapsed();
         let start = self.text.len();
-        let mut drafts = self.session.drafts(&self.text, &[Opening { start, lattice: &lattice, hidden: &hidden }])?;
+        let opening = Opening { start, slots: self.slots(), lattice: &lattice, hidden: &hidden };
+        let mut drafts = self.session.drafts(&self.text, &[opening])?;
         let drafts = drafts.pop().expect("one start gives one set of drafts");
         let drafting = began.elapsed() - heads;
         let tree = DraftTree::from_paths(&drafts.paths);
@@ -221,13 +222,21 @@ impl<'a> Decoder<'a> {
         (self.hidden, self.next) = advance(self.backbone, &mut self.cache, &mut self.verifier, tokens);
     }
 
+    /// The most tokens that the next block may have.
+    fn slots(&self) -> usize {
+        (self.limit - self.decoded().len()).min(self.heads.count() + 1)
+    }
+
     fn lattice(&self, hidden: &[f32]) -> Result<(Lattice, f32)> {
+        if !self.drafter.reads_heads() {
+            return Ok((Lattice::pinned(self.next.0, 1, &[], &[])?, f32::INFINITY));
+        }
         let hidden = from_host(hidden.to_vec(), [1, hidden.len()], &self.hidden.device());
         let Ok(found) = self.heads.candidates(&self.backbone.model, hidden, &[self.next.0], self.options.top_k) else {
             // Heads whose numbers are not finite cannot draft; the text is the backbone's in any case.
             return Ok((Lattice::pinned(self.next.0, 1, &[], &[])?, f32::INFINITY));
         };
-        let slots = (self.limit - self.decoded().len()).min(self.heads.count() + 1);
+        let slots = self.slots();
         let lattice = Lattice::pinned(self.next.0, found.k, &found.ids, &found.scores)?.prefix(slots, found.k)?;
         Ok((lattice, found.at(0).margin(slots - 1, found.k)))
     }

@@ -4,6 +4,7 @@
 //! walks; [`bootstrap`] puts intervals around them; [`check_live`] decodes for real and compares. [`head_qualities`] look at the heads
 //! themselves: how sure they are, how often right, and whether the one says the other.
 
+mod best_paths;
 pub mod bootstrap;
 mod calibration;
 mod confidence;
@@ -14,6 +15,7 @@ mod same_starts;
 mod tally;
 mod tuning;
 
+pub use best_paths::replay_best_paths;
 pub use calibration::{Calibration, CalibrationBin, calibration};
 pub use confidence::{Regression, h_max, regression};
 pub use head_quality::{HeadQuality, head_qualities};

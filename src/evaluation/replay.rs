@@ -67,7 +67,12 @@ impl ReplayText {
     /// The block behind `t` tokens of the continuation, with the given candidates.
     pub fn opening<'a>(&'a self, t: usize, lattice: &'a Lattice) -> Opening<'a> {
         let width = self.hidden.len() / self.lattices.len();
-        Opening { start: self.prompt + t, lattice, hidden: &self.hidden[t * width..(t + 1) * width] }
+        Opening {
+            start: self.prompt + t,
+            slots: lattice.slots(),
+            lattice,
+            hidden: &self.hidden[t * width..(t + 1) * width],
+        }
     }
 
     /// The continuation.

@@ -33,6 +33,10 @@ const DEFINITIONS: &[(&str, &str)] = &[
          counted apart, in prefill_calls.",
     ),
     (
+        "best_paths",
+        "For each pbest- variant that was not switched off, its block_efficiency and verified_tokens_per_call on the evaluated split when its drafts are the p best paths under the settings that dev chose for the table's p (and plain bpd's draft besides, where evaluation.include_top1 is on and p is above 1).",
+    ),
+    (
         "bin_accuracy",
         "Of a calibration bin's positions, the share at which the head's first choice is the text's token.",
     ),
@@ -153,6 +157,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "Block efficiency when each step takes, from the lattice of every head's top_k candidates, the path with the \
          longest accepted prefix; over a whole text it need not be the best, which block_efficiency_dp is.",
     ),
+    ("paths", "p: the best paths that are verified together."),
     (
         "positions",
         "All places of the decoded texts at which a block could begin, whether one did or not, and whose block has a slot for the head (within max_new and the context) with a token of the text in it.",

@@ -1,6 +1,6 @@
 //! Which plots a data set gets, and in which colours: a variant keeps its colour from plot to plot.
 
-use super::model::{BASELINE, Dataset};
+use super::model::{BASELINE, BestPaths, Dataset};
 use super::svg::{Bar, BarChart, Colour, LineChart, Reference, Series, XAxis, YAxis};
 use crate::evaluation::HeadQuality;
 
@@ -28,6 +28,9 @@ pub fn figures(set: &Dataset) -> Vec<Figure> {
     }
     if !set.oracle.is_empty() {
         figures.push(oracle(set));
+    }
+    if !set.best_paths.is_empty() {
+        figures.extend([best_paths(set), best_paths_by_nodes(set)]);
     }
     if set.tuning.iter().any(|point| point.parameter == "lm_scale") {
         figures.push(tuning(set));
@@ -215,6 +218,41 @@ fn oracle(set: &Dataset) -> Figure {
     let caption =
         format!("What a perfect choice from the top-k lattice would reach. The variants use k = {}.", set.top_k);
     Figure { title, caption, svg: chart.svg() }
+}
+
+fn best_paths(set: &Dataset) -> Figure {
+    let title = "What more paths buy";
+    let svg = best_path_lines(set, title, "paths, p", |point| point.paths as f64);
+    let caption = "The p best paths on test, with the settings that dev chose for the table's p.".to_owned();
+    Figure { title, caption, svg }
+}
+
+fn best_paths_by_nodes(set: &Dataset) -> Figure {
+    let title = "What more nodes buy";
+    let svg = best_path_lines(set, title, "draft nodes per call", |point| point.verified_tokens_per_call);
+    let caption = "The same by what a call verifies, prefixes shared.".to_owned();
+    Figure { title, caption, svg }
+}
+
+fn best_path_lines(set: &Dataset, title: &str, x_label: &str, x: fn(&BestPaths) -> f64) -> String {
+    let mut names: Vec<&str> = set.best_paths.iter().map(|point| point.variant.as_str()).collect();
+    names.dedup();
+    let series = |name: &&str| Series {
+        label: (*name).to_owned(),
+        points: by_x(set.best_paths.iter().filter(|p| p.variant == **name).map(|p| [x(p), p.block_efficiency])),
+        colour: colour(set, name),
+        chosen: None,
+    };
+    let chart = LineChart {
+        title: format!("{title} on {}", set.name),
+        x: XAxis::Log2,
+        x_label: x_label.into(),
+        y: YAxis::Linear,
+        y_label: "tokens per backbone call".into(),
+        series: names.iter().map(series).collect(),
+        references: Vec::new(),
+    };
+    chart.svg()
 }
 
 fn tuning(set: &Dataset) -> Figure {

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::evaluation::{HeadQuality, Regression, calibration};
 
-use super::model::{Dataset, Live, LiveVariant, Looping, OraclePoint, Report, SameStarts, TuningPoint, Variant};
+use super::model::{
+    BestPaths, Dataset, Live, LiveVariant, Looping, OraclePoint, Report, SameStarts, TuningPoint, Variant,
+};
 
 /// Three variants with everything measured.
 pub fn report() -> Report {
@@ -19,6 +21,7 @@ pub fn report() -> Report {
         variants: vec![bpd, local, global],
         oracle: [(1, 1.525, 1.525), (2, 1.784, 1.79), (4, 2.066, 2.08), (16, 2.8, 2.83)].map(oracle).into(),
         tuning: [("2-gram", 0.0, 1.51), ("2-gram", 0.35, 1.72), ("16-best 3-gram", 0.45, 2.05)].map(trial).into(),
+        best_paths: [(1, 1.79, 9.0), (16, 2.073, 61.37), (64, 2.2, 187.2)].map(best_paths).into(),
         live: Some(live()),
         ..dataset("tales")
     };
@@ -48,6 +51,7 @@ fn dataset(name: &str) -> Dataset {
         variants: Vec::new(),
         oracle: Vec::new(),
         tuning: Vec::new(),
+        best_paths: Vec::new(),
         looping: Looping { documents: 12, share: 0.06, bpd_block_efficiency_without: Some(1.462) },
         live: None,
     }
@@ -103,6 +107,10 @@ fn variant(name: &str, block_efficiency: f64, ci95: [f64; 2], lift: f64) -> Vari
 
 fn oracle((top_k, block_efficiency, block_efficiency_dp): (u64, f64, f64)) -> OraclePoint {
     OraclePoint { top_k, block_efficiency, block_efficiency_dp }
+}
+
+fn best_paths((paths, block_efficiency, verified_tokens_per_call): (u64, f64, f64)) -> BestPaths {
+    BestPaths { variant: "16-best 3-gram".into(), paths, block_efficiency, verified_tokens_per_call }
 }
 
 fn trial((variant, value, block_efficiency): (&str, f64, f64)) -> TuningPoint {

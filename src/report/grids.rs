@@ -39,7 +39,39 @@ pub fn grids(set: &Dataset) -> Vec<Grid> {
     if !set.heads.is_empty() {
         grids.push(heads(set));
     }
+    if !set.best_paths.is_empty() {
+        grids.push(best_paths(set));
+    }
     grids
+}
+
+/// A row for each variant, a column for each p.
+fn best_paths(set: &Dataset) -> Grid {
+    let mut counts: Vec<u64> = set.best_paths.iter().map(|point| point.paths).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    let mut rows: Vec<(String, Vec<GridCell>)> = Vec::new();
+    for point in &set.best_paths {
+        if rows.last().is_none_or(|(name, _)| *name != point.variant) {
+            rows.push((
+                point.variant.clone(),
+                counts.iter().map(|_| GridCell::or_nothing(None, format::percent)).collect(),
+            ));
+        }
+        let (efficiency, nodes) = (point.block_efficiency, format::fixed(point.verified_tokens_per_call, 0));
+        let place = counts.iter().position(|&count| count == point.paths).expect("every count is a column");
+        rows.last_mut().expect("a row was begun").1[place] =
+            GridCell::new(format!("{} ({nodes})", format::efficiency(efficiency)), efficiency);
+    }
+    Grid {
+        title: "Best paths",
+        rows_are: "variant",
+        note:
+            "Block efficiency (nodes per call) with the p best paths, at the settings that dev chose for the table's p."
+                .into(),
+        headings: counts.iter().map(|count| (format!("p = {}", format::count(*count)), "best_paths")).collect(),
+        rows,
+    }
 }
 
 fn heads(set: &Dataset) -> Grid {

@@ -219,7 +219,7 @@ mod tests {
     fn one_drawing_for_each_plot_with_shapes_in_it() {
         let page = page(|_| ());
         let drawings = drawings(&page);
-        assert_eq!(drawings.len(), 9);
+        assert_eq!(drawings.len(), 11);
         for drawing in drawings {
             assert!(drawing.contains("viewBox=") && drawing.contains("role=\"img\"><title>"));
             assert!(["<rect class=\"bar\"", "<polyline"].iter().any(|shape| drawing.contains(shape)));
@@ -229,10 +229,11 @@ mod tests {
 
     #[test]
     fn plots_without_data_are_left_out() {
-        assert_eq!(drawings(&page(|r| r.datasets[0].oracle.clear())).len(), 8);
-        assert_eq!(drawings(&page(|r| r.datasets[0].heads.clear())).len(), 5);
+        assert_eq!(drawings(&page(|r| r.datasets[0].oracle.clear())).len(), 10);
+        assert_eq!(drawings(&page(|r| r.datasets[0].heads.clear())).len(), 7);
+        assert_eq!(drawings(&page(|r| r.datasets[0].best_paths.clear())).len(), 9);
         assert_eq!(drawings(&html(&fixture::smallest()).unwrap()).len(), 3);
-        assert_eq!(drawings(&page(|r| r.datasets[0].variants.truncate(1))).len(), 9);
+        assert_eq!(drawings(&page(|r| r.datasets[0].variants.truncate(1))).len(), 11);
         assert_eq!(drawings(&page(|r| r.datasets.clear())).len(), 0);
     }
 

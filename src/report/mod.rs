@@ -36,7 +36,7 @@ pub use html::html;
 pub use json::{from_json, read, to_json};
 pub use markdown::{markdown, table};
 pub use model::{
-    BASELINE, Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, SameStarts,
+    BASELINE, BestPaths, Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, SameStarts,
     TuningPoint, Variant,
 };
 pub use summary::summary;

@@ -67,6 +67,9 @@ pub struct Dataset {
     pub oracle: Vec<OraclePoint>,
     /// The search for each variant's settings on dev; empty where nothing was tuned.
     pub tuning: Vec<TuningPoint>,
+    /// What more drafts buy the `pbest-` variants; empty where none was tried.
+    #[serde(default)]
+    pub best_paths: Vec<BestPaths>,
     /// How much of the text is loops, which are easy to draft.
     pub looping: Looping,
     /// The check by live decoding, where one was made.
@@ -170,6 +173,20 @@ pub struct TuningPoint {
     pub value: f64,
     /// What it reached on dev.
     pub block_efficiency: f64,
+}
+
+/// A `pbest-` variant with another number of drafts, its settings kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BestPaths {
+    /// As in [`Variant::name`].
+    pub variant: String,
+    /// p
+    pub paths: u64,
+    /// On the evaluated split.
+    pub block_efficiency: f64,
+    /// As in [`Variant::verified_tokens_per_call`].
+    pub verified_tokens_per_call: f64,
 }
 
 /// Text in which a short n-gram repeats three times or more in a row.

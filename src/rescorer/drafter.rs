@@ -8,6 +8,8 @@ use crate::lattice::{Expected, Lattice, PBest};
 pub struct Opening<'a> {
     /// Tokens committed before it: it is drafted as if only `text[..start]` were there.
     pub start: usize,
+    /// The most tokens it may have: H, fewer near the end of the context and of what may be decoded.
+    pub slots: usize,
     /// The heads' candidates.
     pub lattice: &'a Lattice,
     /// The backbone's last hidden state `[d]` that the heads read, rounded as the traces store it.
@@ -106,6 +108,11 @@ pub trait Drafter: Sync {
 
     /// Whether more than a slot's first candidate can enter a draft, so that it matters which k are in the lattice.
     fn reads_whole_lattice(&self) -> bool {
+        true
+    }
+
+    /// Whether it reads more of the lattice than the pinned token, so that heads must be computed.
+    fn reads_heads(&self) -> bool {
         true
     }
 

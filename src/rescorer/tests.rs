@@ -77,7 +77,7 @@ fn by_the_network(
 fn assert_agrees(network: &impl LatticeNetwork, fitted: &dyn Rescorer, model: &Model) {
     for shift in 0..5 {
         let (lattice, hidden) = (lattice(shift), hidden(shift as usize));
-        let opening = Opening { start: 0, lattice: &lattice, hidden: &hidden };
+        let opening = Opening { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
         let Scores::Table(table) = fitted.scores(&[], &opening).unwrap() else { panic!("a table") };
         let (sum, _) = Sum::new(&lattice, vec![(1.0, Scores::Table(table))]);
         // Along every path the walk's scores are the network's.
@@ -182,8 +182,11 @@ fn local_search_is_greedy_or_a_beam_by_definition() {
     let lattices: Vec<Lattice> = (0..3).map(|at| lattice(at * 5)).collect();
     let starts = [0, 6, 20];
     let hidden = hidden(0);
-    let openings: Vec<Opening> =
-        starts.iter().zip(&lattices).map(|(&start, lattice)| Opening { start, lattice, hidden: &hidden }).collect();
+    let openings: Vec<Opening> = starts
+        .iter()
+        .zip(&lattices)
+        .map(|(&start, lattice)| Opening { start, slots: lattice.slots(), lattice, hidden: &hidden })
+        .collect();
     for (width, decay, scale) in [(1, 1.0, 0.6), (1, 0.8, 1.0), (4, 1.0, 0.6), (4, 0.8, 0.3), (9, 1.0, 1.0)] {
         let mut settings = Settings::new(3, vec![], 1.0);
         settings.weighting = Weighting { scale, decay };

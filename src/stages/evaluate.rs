@@ -6,19 +6,20 @@ use rayon::prelude::*;
 
 use super::ways::{Way, ways};
 use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
-use crate::config::RescorerConfig;
+use crate::config::{EvaluationConfig, RescorerConfig};
 use crate::decoding::{Decoding, Verification};
 use crate::error::{Error, Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
     Coordinate, LiveOutcome, ReplayText, SameStarts, Step, Tally, autoregressive_speed, block_efficiency, check_live,
-    coverage, head_qualities, loops, oracle_lengths, replay, replay_oracle, search,
+    coverage, head_qualities, loops, oracle_lengths, replay, replay_best_paths, replay_oracle, search,
 };
 use crate::files;
 use crate::lattice::{Lattice, oracle_dp};
 use crate::progress::{self, Progress};
 use crate::report::{
-    self, Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, TuningPoint, Variant, read,
+    self, BestPaths, Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, TuningPoint,
+    Variant, read,
 };
 use crate::rescorer::{Drafter, Settings};
 
@@ -118,6 +119,7 @@ impl Evaluation<'_> {
             variants: Vec::new(),
             oracle: Vec::new(),
             tuning: Vec::new(),
+            best_paths: Vec::new(),
             looping: Looping { documents: 0, share: 0.0, bpd_block_efficiency_without: None },
             live: None,
         };
@@ -137,7 +139,7 @@ impl Evaluation<'_> {
                 plain_dev = tuned.block_efficiency;
             }
             // What does not help on dev is switched off.
-            let off = tuned.block_efficiency < plain_dev;
+            let off = !axes.is_empty() && tuned.block_efficiency < plain_dev;
             let way = if off { way.switched_off() } else { way };
             let settings = tuned.settings;
             if way.name == way.rescorer {
@@ -164,7 +166,8 @@ impl Evaluation<'_> {
             variant.dev_block_efficiency = Some(if off { plain_dev } else { tuned.block_efficiency });
             let plain_steps = walked.first().map_or(&steps, |plain| &plain.steps);
             variant.same_starts = Some(same_starts(&test, plain_steps, &*way.drafter(&settings))?);
-            variant.choice_share = Some(choice_share(&test, &steps, &settings));
+            variant.choice_share = way.reads_heads().then(|| choice_share(&test, &steps, &settings));
+            set.best_paths.extend(best_paths(&test, &way, &settings, options)?);
             set.variants.push(variant);
             walked.push(Walked { way, settings, steps });
         }
@@ -310,6 +313,27 @@ fn tally(walks: &[Vec<Step>]) -> Tally {
     let mut tally = Tally::default();
     walks.iter().for_each(|steps| tally.add(steps));
     tally
+}
+
+/// Block efficiency of a `pbest-` variant by the number of paths; nothing of others.
+fn best_paths(texts: &Texts, way: &Way, settings: &Settings, options: &EvaluationConfig) -> Result<Vec<BestPaths>> {
+    let counts = &options.curve_paths;
+    let Some(&most) = counts.iter().max() else { return Ok(Vec::new()) };
+    let Some(drafter) = way.best_paths(most, settings) else { return Ok(Vec::new()) };
+    let of_text = |_, text: &ReplayText, lattices: &[Lattice]| {
+        replay_best_paths(text, lattices, &*drafter, counts, options.include_top1)
+    };
+    let mut tallies = vec![Tally::default(); counts.len()];
+    for walks in of_each(texts, &*drafter, of_text)? {
+        tallies.iter_mut().zip(&walks).for_each(|(tally, steps)| tally.add(steps));
+    }
+    let point = |(&paths, tally): (&usize, &Tally)| BestPaths {
+        variant: way.name.clone(),
+        paths: paths as u64,
+        block_efficiency: tally.block_efficiency(),
+        verified_tokens_per_call: tally.verified().0,
+    };
+    Ok(counts.iter().zip(&tallies).map(point).collect())
 }
 
 /// Drafts beside plain decoding's, at the starts that plain decoding visits.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::config::{Config, EvaluationConfig, RescorerConfig};
 use crate::evaluation::{Axis, Coordinate};
 use crate::lattice::Weighting;
-use crate::rescorer::{Bpd, Drafter, Rescorer, Rescoring, Selection, Settings};
+use crate::rescorer::{Bpd, Drafter, PromptLookup, Rescorer, Rescoring, Selection, Settings};
 use crate::stages::FittedRescorer;
 
 /// A variant before its settings are chosen.
@@ -14,30 +14,53 @@ pub(super) struct Way<'a> {
     pub name: String,
     /// As in the configuration; empty without one.
     pub rescorer: String,
-    /// What it takes from the lattice; none for plain decoding.
-    selection: Option<Selection>,
+    drafting: Drafting,
     /// Its rescorers by name.
     rescorers: Vec<(String, &'a dyn Rescorer)>,
     include_top1: bool,
 }
 
+/// Where its drafts come from.
+#[derive(PartialEq)]
+enum Drafting {
+    /// Every head's first choice.
+    Plain,
+    /// The text itself.
+    Lookup,
+    /// The lattice.
+    Search(Selection),
+}
+
 impl Way<'_> {
     /// Drafts with the given settings.
     pub fn drafter<'b>(&'b self, settings: &Settings) -> Box<dyn Drafter + 'b> {
-        match &self.selection {
-            None => Box::new(Bpd),
-            Some(selection) => Box::new(Rescoring {
-                rescorers: self.rescorers.iter().map(|(_, rescorer)| *rescorer).collect(),
-                selection: selection.clone(),
-                include_top1: self.include_top1,
-                settings: settings.clone(),
-            }),
+        match &self.drafting {
+            Drafting::Plain => Box::new(Bpd),
+            Drafting::Lookup => Box::new(PromptLookup),
+            Drafting::Search(selection) => Box::new(self.search(selection.clone(), self.include_top1, settings)),
         }
+    }
+
+    fn search(&self, selection: Selection, include_top1: bool, settings: &Settings) -> Rescoring<'_> {
+        let rescorers = self.rescorers.iter().map(|(_, rescorer)| *rescorer).collect();
+        Rescoring { rescorers, selection, include_top1, settings: settings.clone() }
+    }
+
+    /// For a `pbest-` variant that is not switched off: what gives its `p` best paths and no other.
+    pub fn best_paths<'b>(&'b self, p: usize, settings: &Settings) -> Option<Box<dyn Drafter + 'b>> {
+        let rescorer = if self.rescorer.is_empty() { "0gram" } else { &self.rescorer };
+        let applies = self.name == format!("pbest-{rescorer}") && self.drafting != Drafting::Plain;
+        applies.then(|| Box::new(self.search(Selection::Paths(p), false, settings)) as Box<dyn Drafter>)
     }
 
     /// The same name, drafting as plain decoding does.
     pub fn switched_off(self) -> Self {
-        Self { selection: None, ..self }
+        Self { drafting: Drafting::Plain, ..self }
+    }
+
+    /// Whether it chooses among the heads' candidates.
+    pub fn reads_heads(&self) -> bool {
+        self.drafting != Drafting::Lookup
     }
 
     /// Where the search begins: at scale and shares of the variant with one draft and the same rescorers, if it was tuned
@@ -56,10 +79,10 @@ impl Way<'_> {
 
     /// p: the most drafts in a call; a tree counts as one for each of its leaves, which its nodes bound.
     pub fn drafts(&self) -> usize {
-        match self.selection {
-            Some(Selection::Paths(p)) => p,
-            Some(Selection::ExpectedTree(nodes)) => nodes,
-            None | Some(Selection::ExpectedPath) => 1,
+        match self.drafting {
+            Drafting::Search(Selection::Paths(p)) => p,
+            Drafting::Search(Selection::ExpectedTree(nodes)) => nodes,
+            Drafting::Plain | Drafting::Lookup | Drafting::Search(Selection::ExpectedPath) => 1,
         }
     }
 
@@ -70,7 +93,7 @@ impl Way<'_> {
     /// What is tuned. With a rescorer that reads the whole prefix every trial is a run of a model, so only weights are.
     pub fn axes(&self, options: &EvaluationConfig) -> Vec<Axis> {
         // Of the weight of a single draft's rescorer the whole curve is wanted.
-        let single = self.selection == Some(Selection::Paths(1));
+        let single = self.drafting == Drafting::Search(Selection::Paths(1));
         let axis = |coordinate, name: &str, values| Axis {
             coordinate,
             name: name.into(),
@@ -78,7 +101,7 @@ impl Way<'_> {
             climbs: !(single && coordinate == Coordinate::Scale),
         };
         let mut axes = Vec::new();
-        let expects = matches!(self.selection, Some(Selection::ExpectedPath | Selection::ExpectedTree(_)));
+        let expects = matches!(self.drafting, Drafting::Search(Selection::ExpectedPath | Selection::ExpectedTree(_)));
         if expects {
             axes.push(axis(Coordinate::Temperature, "temperature", options.temperatures.clone()));
         }
@@ -107,11 +130,13 @@ pub(super) fn ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedResco
     let options = &config.evaluation;
     let (paths, tree) = (Selection::Paths(options.paths), Selection::ExpectedTree(options.nodes));
     let include_top1 = options.include_top1;
-    let way =
-        |name: String, selection| Way { name, rescorer: String::new(), selection, rescorers: Vec::new(), include_top1 };
-    let (mut single, mut several) = (vec![way("bpd".into(), None)], Vec::new());
-    several.push(way("pbest-0gram".into(), Some(paths.clone())));
-    several.push(way("tree-0gram".into(), Some(tree.clone())));
+    let way = |name: &str, drafting| {
+        let (name, rescorer, rescorers) = (name.to_owned(), String::new(), Vec::new());
+        Way { name, rescorer, drafting, rescorers, include_top1 }
+    };
+    let mut single = vec![way("bpd", Drafting::Plain), way("prompt-lookup", Drafting::Lookup)];
+    let mut several =
+        vec![way("pbest-0gram", Drafting::Search(paths.clone())), way("tree-0gram", Drafting::Search(tree.clone()))];
     for (name, kind) in &config.rescorer {
         let terms: Vec<&String> = match kind {
             RescorerConfig::Sum(sum) => sum.of.iter().collect(),
@@ -124,7 +149,7 @@ pub(super) fn ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedResco
             list.push(Way {
                 name: format!("{prefix}{name}"),
                 rescorer: name.clone(),
-                selection: Some(selection),
+                drafting: Drafting::Search(selection),
                 rescorers: rescorers.clone(),
                 include_top1,
             });

@@ -116,6 +116,7 @@ of = ["small", "counts"]
 [evaluation]
 top_k = 6
 paths = 5
+curve_paths = [40, 1, 5]
 nodes = 8
 lm_scales = [0.3, 0.7]
 decays = [0.8]
