@@ -102,7 +102,7 @@ fn prompts(run: &OpenedRun) -> Vec<String> {
     let has_test = |data: &&DataConfig| data.test > 0.0;
     let data = run.config.data.values().find(has_test).expect("an evaluated run has a test split");
     let fractions = SplitFractions::from(data);
-    let documents = read_corpus(data).expect("the corpus is where it was");
+    let documents = read_corpus(std::path::Path::new(&data.path), data).expect("the corpus is where it was");
     let test = documents.iter().filter(|document| fractions.split_of(&document.group) == Split::Test);
     let prompts = test.take(number("DRAFTSMITH_PROMPTS", 8)).map(|document| document.prompt.clone());
     prompts.collect()

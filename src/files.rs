@@ -127,25 +127,6 @@ pub fn is_gzip_name(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"))
 }
 
-/// Calls `each(line number from 1, line)` for every non-blank line of a UTF-8 file.
-pub fn for_each_line(path: &Path, mut each: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    for (index, line) in BufReader::new(file).lines().enumerate() {
-        let number = index + 1;
-        let line = match line {
-            Ok(line) => line,
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                bail!("{}: line {number} is not UTF-8 text. Convert the file to UTF-8.", path.display())
-            }
-            Err(e) => return Err(Error::io("read", path, e)),
-        };
-        if !line.trim().is_empty() {
-            each(number, &line).map_err(|e| e.within(format!("{}: line {number}", path.display())))?;
-        }
-    }
-    Ok(())
-}
-
 /// A folder that appears under its final name only when [`StagedDir::commit`] is called; dropped, it vanishes.
 pub struct StagedDir {
     aside: tempfile::TempDir,

@@ -7,42 +7,12 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
-use std::time::Duration;
 
 use assert_cmd::Command;
-use common::{skipped, succeed};
-
-/// Only a hang takes this long.
-const TIMEOUT: Duration = Duration::from_secs(600);
+use common::{has_packages, python_succeeds, skipped, succeed};
 
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// Runs Python in `folder`, whatever comes of it; none if there is no Python.
-fn python(folder: &Path, arguments: &[&str]) -> Option<Output> {
-    let program = std::env::var_os("DRAFTSMITH_PYTHON").unwrap_or_else(|| "python3".into());
-    let mut command = Command::new(program);
-    command.current_dir(folder).args(arguments).timeout(TIMEOUT);
-    // Spark names itself after the host otherwise, which not every machine can resolve.
-    command.env("SPARK_LOCAL_IP", "127.0.0.1").env_remove("SPARK_HOME").output().ok()
-}
-
-/// Runs Python in `folder`, panics unless it ends with 0, and gives what it printed.
-fn python_succeeds(folder: &Path, arguments: &[&str]) -> String {
-    let output = python(folder, arguments).expect("Python starts");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Whether Python has these packages; says so if not.
-fn has_packages(folder: &Path, packages: &str) -> bool {
-    let found = python(folder, &["-c", &format!("import {packages}")]).is_some_and(|output| output.status.success());
-    if !found {
-        skipped(&format!("Python cannot import {packages}"));
-    }
-    found
 }
 
 fn has_java(folder: &Path) -> bool {

@@ -30,7 +30,7 @@ impl Setting {
         let backbone = Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::default()).unwrap();
         let path = world().join("fables.jsonl").display().to_string();
         let data = DataConfig { path, separator: "\n".into(), ..DataConfig::default() };
-        Self { backbone, documents: read_corpus(&data).unwrap() }
+        Self { backbone, documents: read_corpus(Path::new(&data.path), &data).unwrap() }
     }
 
     /// Makes a trace as changed by `change` while `free` says how much room there is; gives the batches computed.

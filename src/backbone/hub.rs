@@ -1,6 +1,7 @@
 //! From a model as people write it to where it lies: a path, or `org/name` of the Hugging Face hub, looked up in the
 //! user's own cache and fetched into it.
 
+mod dataset;
 mod download;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,15 @@ const ENDPOINT: &str = "https://huggingface.co";
 /// No such path and no such model; no network; a model that the server does not give away.
 pub fn resolve(reference: &str) -> Result<PathBuf> {
     Hub::from_variables(|name| std::env::var(name).ok(), std::env::home_dir()).resolve(reference)
+}
+
+/// The file that `reference` names: a path on this machine (`~/` is the home folder), or
+/// `hf://datasets/ORG/NAME[@REVISION]/FILE`, a file of a data set of the hub, found and fetched as [`resolve`] does it.
+///
+/// # Errors
+/// As those of [`resolve`]; a path is not looked at.
+pub fn resolve_file(reference: &str) -> Result<PathBuf> {
+    Hub::from_variables(|name| std::env::var(name).ok(), std::env::home_dir()).resolve_file(reference)
 }
 
 /// Where models come from.

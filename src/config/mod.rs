@@ -6,6 +6,7 @@
 mod architecture;
 mod evaluation;
 mod heads;
+mod presets;
 mod read;
 mod rescorers;
 mod schema;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::presets;
 use super::schema::Config;
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -26,6 +27,7 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config> {
     for assignment in &overrides.set {
         apply(&mut table, assignment)?;
     }
+    presets::expand(&mut table).map_err(|e| e.within(path.display()))?;
     let resolved = table.to_string();
     let changed = if overrides.set.is_empty() { "as a whole" } else { "after --set" };
     let mut config: Config =
@@ -80,7 +82,7 @@ fn read_table(path: &Path, depth: usize) -> Result<Table> {
 }
 
 /// Puts the values of `changes` over those of `base`.
-fn merge(base: &mut Table, changes: Table) {
+pub(super) fn merge(base: &mut Table, changes: Table) {
     for (key, value) in changes {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(inner)), Value::Table(changes)) => merge(inner, changes),

@@ -107,19 +107,30 @@ impl Default for BackboneConfig {
     }
 }
 
-/// `[data.NAME]`: a corpus of JSON lines, or of plain text where the file's name ends in `.txt`.
+/// `[data.NAME]`: a corpus. The file's name tells the format: plain text where it ends in `.txt`, `.csv`, `.tsv`,
+/// `.parquet`, else JSON lines; all but Parquet may be gzip (`.gz`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// The file, relative to the working directory.
+    /// A public data set by name, `"samsum"` or `"samsum/train"`: keys that are not given are taken from it (`docs/data.md`
+    /// lists them).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// The file, relative to the working directory; or one of a data set of the Hugging Face hub,
+    /// `hf://datasets/ORG/NAME[@REVISION]/FILE`, looked up in the local cache and downloaded if it is not there.
     pub path: String,
-    /// Field with the document's name; lines without it are named by their number.
+    /// Where the file comes from, said when it is not there.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub origin: String,
+    /// Field with the document's name; records without it are named by their line or row.
     pub id: String,
-    /// Field with the prompt.
+    /// Field with the prompt, or a template with fields in braces, such as `"Dialogue:\n{dialogue}\n\nSummary:"`. `{a.b.0}`
+    /// goes into objects and lists; `{text|words 400}`, `{text|trim}`, `{text|before_last_word}` and `{text|last_word}` take
+    /// a part; `{{` and `}}` are braces.
     pub prompt: String,
-    /// Field with the text that follows; empty when the corpus has prompts only.
+    /// Field or template of the text that follows; empty when the corpus has prompts only.
     pub completion: String,
-    /// Field whose equal values stay in one split and are resampled together; empty for the prompt's field.
+    /// Field or template whose equal values stay in one split and are resampled together; empty for the prompt.
     pub group: String,
     /// Groups end before the first occurrence of this text: where one passage is asked several questions, its prompts are then
     /// one group. Empty for the whole field.
@@ -132,6 +143,13 @@ pub struct DataConfig {
     pub separator: String,
     /// Plain text: paragraphs of a document, the first of which is the prompt. Blank lines are between paragraphs.
     pub paragraphs: usize,
+    /// The first documents of the file, at most, that are taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_documents: Option<usize>,
+    /// Documents are taken, in the file's order, up to the one with which prompts and completions have this many of the
+    /// backbone's tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
     /// Share of groups held out to choose scales and checkpoints on. With a `dev` and a `test` of 0.25 and 0.75, nothing is
     /// trained on.
     pub dev: f64,
@@ -142,7 +160,9 @@ pub struct DataConfig {
 impl Default for DataConfig {
     fn default() -> Self {
         Self {
+            preset: None,
             path: String::new(),
+            origin: String::new(),
             id: "id".into(),
             prompt: "prompt".into(),
             completion: "completion".into(),
@@ -152,6 +172,8 @@ impl Default for DataConfig {
             finish: "finish".into(),
             separator: String::new(),
             paragraphs: 8,
+            max_documents: None,
+            max_tokens: None,
             dev: 0.1,
             test: 0.2,
         }
@@ -273,9 +295,12 @@ impl Config {
         for (name, data) in &self.data {
             names_a_folder(&format!("data.{name}"), name)?;
             if data.path.is_empty() {
-                bail!("`data.{name}.path` is missing; it names the corpus file.");
+                bail!("`data.{name}.path` is missing; it names the corpus file. (A `preset` has one.)");
             }
             at_least(&format!("data.{name}.paragraphs"), data.paragraphs, 1)?;
+            for (key, limit) in [("max_documents", data.max_documents), ("max_tokens", data.max_tokens)] {
+                at_least(&format!("data.{name}.{key}"), limit.unwrap_or(1), 1)?;
+            }
             let shares = [data.dev, data.test];
             if shares.iter().any(|s| !(0.0..=1.0).contains(s)) || data.dev + data.test > 1.0 {
                 bail!("`data.{name}.dev` and `data.{name}.test` are shares from 0 to 1 with a sum of at most 1.");

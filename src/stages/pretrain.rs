@@ -26,6 +26,9 @@ pub fn pretrain(config: &Config, device: &Opened) -> Result<PathBuf> {
     let Some(options) = &config.pretrain else {
         bail!("the configuration has no [pretrain] section; add one with at least `output = \"checkpoints/mine\"`.");
     };
+    if let Some(name) = config.data.iter().find_map(|(name, data)| data.max_tokens.and(Some(name))) {
+        bail!("`data.{name}.max_tokens` counts a backbone's tokens, and pretrain has none. Use `max_documents`.");
+    }
     if let Some(note) = &device.note {
         progress::say(note);
     }

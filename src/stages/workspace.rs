@@ -8,13 +8,13 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::backbone::{Backbone, Checkpoint, Precision, resolve};
+use crate::backbone::{Backbone, Checkpoint, Precision, resolve, resolve_file};
 use crate::config::{Config, DataConfig};
 use crate::device::Opened;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::progress;
-use crate::text::{ChatTemplate, Document, Split, SplitFractions, read_corpus};
+use crate::text::{ChatTemplate, Document, Split, SplitFractions, Tokenizer, read_corpus};
 
 /// A run: configuration, device, folder, backbone and corpora. One process at a time works on a folder.
 pub struct Workspace {
@@ -47,9 +47,36 @@ impl Corpus {
     /// Reads one corpus and splits it.
     fn read(name: &str, config: &DataConfig) -> Result<Self> {
         let fractions = SplitFractions::from(config);
-        let documents = read_corpus(config)?.into_iter().map(|d| (fractions.split_of(&d.group), d)).collect();
-        let hash = files::hash_file(Path::new(&config.path))?;
+        let found = resolve_file(&config.path).and_then(|path| {
+            if !path.exists() {
+                bail!("there is no file {}. Check `path`, or put the file there.", path.display());
+            }
+            Ok(path)
+        });
+        let origin = if config.origin.is_empty() { String::new() } else { format!(" {}", config.origin) };
+        let path = found.map_err(|e| match e.exit_code() {
+            2 => Error::new(format!("data.{name}: {e}{origin}")),
+            _ => e,
+        })?;
+        let documents = read_corpus(&path, config)?.into_iter().map(|d| (fractions.split_of(&d.group), d)).collect();
+        let hash = files::hash_file(&path)?;
         Ok(Self { name: name.to_owned(), config: config.clone(), documents, hash })
+    }
+
+    /// Keeps the first documents, up to the one with which prompts and completions have `most` tokens.
+    fn keep_tokens(&mut self, most: usize, tokenizer: &Tokenizer) -> Result<()> {
+        let (mut kept, mut tokens) = (0, 0);
+        for (_, document) in &self.documents {
+            if tokens >= most {
+                break;
+            }
+            let completion = tokenizer.encode_continuation(&document.completion);
+            let completion = completion.map_err(|e| e.within(&document.id))?;
+            tokens += tokenizer.encode(&document.prompt).map_err(|e| e.within(&document.id))?.len() + completion.len();
+            kept += 1;
+        }
+        self.documents.truncate(kept);
+        Ok(())
     }
 
     /// Whether the configuration gives the split a share.
@@ -98,6 +125,11 @@ impl Workspace {
         if let Some(template) = template {
             for (_, document) in corpora.iter_mut().flat_map(|corpus| &mut corpus.documents) {
                 document.prompt = template.render(&document.prompt)?;
+            }
+        }
+        for corpus in &mut corpora {
+            if let Some(most) = corpus.config.max_tokens {
+                corpus.keep_tokens(most, &backbone.tokenizer)?;
             }
         }
         let workspace = Self { config, device, folder, backbone, corpora, _lock: lock };

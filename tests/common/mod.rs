@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -272,6 +273,31 @@ pub fn shared() -> Option<PathBuf> {
 pub fn skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     let _ = std::io::stderr().write_all(format!("skipped: {why} ({test})\n").as_bytes());
+}
+
+/// Runs Python (`DRAFTSMITH_PYTHON`, else `python3`) in `folder`, whatever comes of it; none if there is no Python.
+pub fn python(folder: &Path, arguments: &[&str]) -> Option<Output> {
+    let program = std::env::var_os("DRAFTSMITH_PYTHON").unwrap_or_else(|| "python3".into());
+    let mut command = Command::new(program);
+    command.current_dir(folder).args(arguments).timeout(TIMEOUT);
+    // Spark names itself after the host otherwise, which not every machine can resolve.
+    command.env("SPARK_LOCAL_IP", "127.0.0.1").env_remove("SPARK_HOME").output().ok()
+}
+
+/// Runs Python in `folder`, panics unless it ends with 0, and gives what it printed.
+pub fn python_succeeds(folder: &Path, arguments: &[&str]) -> String {
+    let output = python(folder, arguments).expect("Python starts");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether Python has these packages; says so if not.
+pub fn has_packages(folder: &Path, packages: &str) -> bool {
+    let found = python(folder, &["-c", &format!("import {packages}")]).is_some_and(|output| output.status.success());
+    if !found {
+        skipped(&format!("Python cannot import {packages}"));
+    }
+    found
 }
 
 /// Short fables from a few templates: 60 of ordinary length, seven whose prompts nearly fill the context, and one

@@ -71,7 +71,7 @@ impl Server {
         Ok(self.head(&self.address(model, revision, file))?.commit)
     }
 
-    /// Makes sure that `file` of a commit is in the snapshot below `repository`, asking for it only if it is not.
+    /// Makes sure that `file`, which may lie in folders, of a commit is in the snapshot below `repository`, asking for it only if it is not.
     pub(super) fn fetch(&self, model: &str, commit: &str, file: &str, repository: &Path) -> Result<(), Fault> {
         let (blobs, folder) = (repository.join("blobs"), repository.join("snapshots").join(commit));
         let link = folder.join(file);
@@ -80,7 +80,7 @@ impl Server {
         }
         let address = self.address(model, commit, file);
         let head = self.head(&address)?;
-        for needed in [&blobs, &folder] {
+        for needed in [&blobs, link.parent().unwrap_or(&folder)] {
             fs::create_dir_all(needed).map_err(|e| Error::io("create", needed, e))?;
         }
         let blob = blobs.join(&head.tag);
@@ -90,7 +90,10 @@ impl Server {
         // A link to nothing may be left of a cache that was tidied by hand.
         let _ = fs::remove_file(&link);
         #[cfg(unix)]
-        let linked = std::os::unix::fs::symlink(Path::new("../../blobs").join(&head.tag), &link);
+        let linked = {
+            let up = "../".repeat(1 + Path::new(file).components().count());
+            std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(&head.tag), &link)
+        };
         #[cfg(not(unix))]
         let linked = fs::rename(&blob, &link);
         match linked {

@@ -210,3 +210,40 @@ fn what_the_server_refuses_is_explained() {
     let error = error(&online(dir.path(), "http://127.0.0.1:1".into()), "org/name");
     assert!(error.contains("cannot be downloaded") && error.contains("hf download org/name"), "{error}");
 }
+
+#[test]
+fn a_file_of_a_data_set_is_downloaded_once() {
+    let (dir, asked) = (tempfile::tempdir().unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let log = asked.clone();
+    let hub = online(
+        dir.path(),
+        serve(move |request| {
+            log.lock().unwrap().push(format!("{} {}", request.method, request.path));
+            let headers = format!("x-repo-commit: {COMMIT}\r\netag: \"tag\"\r\n");
+            let known = request.path.starts_with("/datasets/org/name/resolve/") && request.path.ends_with("/a/b/0.csv");
+            if known { reply(request, 200, &headers, "text\nx\n") } else { reply(request, 404, "", "") }
+        }),
+    );
+    let reference = "hf://datasets/org/name@refs/convert/parquet/a/b/0.csv";
+    let path = hub.resolve_file(reference).unwrap();
+    assert_eq!(path, dir.path().join("datasets--org--name/snapshots").join(COMMIT).join("a/b/0.csv"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "text\nx\n");
+    let first = "HEAD /datasets/org/name/resolve/refs%2Fconvert%2Fparquet/a/b/0.csv";
+    assert_eq!(asked.lock().unwrap()[0], first);
+    let before = asked.lock().unwrap().len();
+    assert_eq!(hub.resolve_file(reference).unwrap(), path);
+    assert_eq!(asked.lock().unwrap().len(), before);
+    let offline = Hub { offline: true, ..hub };
+    assert_eq!(offline.resolve_file(reference).unwrap(), path);
+    let error = offline.resolve_file("hf://datasets/org/name/c.csv").unwrap_err().to_string();
+    for word in
+        ["`c.csv` of the data set `org/name` at `main`", "HF_HUB_OFFLINE", "/datasets/org/name/resolve/main/c.csv"]
+    {
+        assert!(error.contains(word), "{error}");
+    }
+    let online = Hub { offline: false, ..offline };
+    let error = online.resolve_file("hf://datasets/org/name/c.csv").unwrap_err().to_string();
+    assert!(error.contains("has no such file"), "{error}");
+    assert!(online.resolve_file("hf://models/x").unwrap_err().to_string().contains("hf://datasets/ORG/NAME/FILE"));
+    assert_eq!(online.resolve_file("~/x.csv").unwrap(), dir.path().join("home/x.csv"));
+}

@@ -1,0 +1,265 @@
+//! Corpora: JSON lines, CSV or Parquet with named fields, or plain text in paragraphs.
+
+mod csv;
+mod parquet;
+mod records;
+mod template;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::config::DataConfig;
+use crate::error::{Result, bail};
+use records::{Column, Format, Place, for_each_record, read_whole};
+use template::Template;
+
+/// One document: a prompt and the text that follows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Unique within its corpus.
+    pub id: String,
+    /// What splits and the bootstrap keep together.
+    pub group: String,
+    /// What the backbone is given, separator included.
+    pub prompt: String,
+    /// The text that follows the prompt in the corpus; may be empty.
+    pub completion: String,
+    /// The completion was cut by a length limit: no end-of-text follows it.
+    pub cut: bool,
+}
+
+/// Reads the corpus in the file `path` as `config` says. The file's name tells the format: `.txt` plain text in paragraphs,
+/// `.csv` and `.tsv`, `.parquet`, anything else JSON lines; all but Parquet may be gzip, `.gz`. Every error names the file
+/// and, where there is one, the line.
+pub fn read_corpus(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
+    let mut documents = match Format::of(path) {
+        Format::Paragraphs => read_paragraphs(path, config).map_err(|e| e.within(path.display()))?,
+        _ => read_records(path, config)?,
+    };
+    for id in &config.exclude {
+        let Some(at) = documents.iter().position(|document| document.id == *id) else {
+            bail!("{}: `exclude` names `{id}`, but no document has that id.", path.display());
+        };
+        documents.remove(at);
+    }
+    if documents.is_empty() {
+        bail!("{}: every document is excluded.", path.display());
+    }
+    documents.truncate(config.max_documents.unwrap_or(usize::MAX));
+    Ok(documents)
+}
+
+/// Documents from records.
+fn read_records(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
+    let fields = Fields::new(config).map_err(|e| e.within(path.display()))?;
+    let mut documents = Vec::new();
+    let mut ids = HashMap::new();
+    for_each_record(path, &fields.columns(), |place, record| {
+        let document = fields.document(record, place)?;
+        if let Some(first) = ids.insert(document.id.clone(), place) {
+            bail!("the id `{}` was already used on {first}; ids must be unique.", document.id);
+        }
+        documents.push(document);
+        Ok(())
+    })?;
+    if documents.is_empty() {
+        bail!(
+            "{}: the corpus is empty. It needs at least one record with what `prompt` names: {}.",
+            path.display(),
+            config.prompt
+        );
+    }
+    Ok(documents)
+}
+
+/// Documents of `config.paragraphs` paragraphs, what lies between blank lines: the first one is the prompt, the others are
+/// what follows it. The text goes on behind a document, so it is cut there.
+fn read_paragraphs(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
+    const GAP: &str = "\n\n";
+    let text = read_whole(path)?.replace("\r\n", "\n");
+    let lines: Vec<&str> = text.lines().collect();
+    let paragraphs: Vec<String> = lines
+        .split(|line| line.trim().is_empty())
+        .filter(|lines| !lines.is_empty())
+        .map(|lines| lines.join("\n"))
+        .collect();
+    if paragraphs.is_empty() {
+        bail!("the corpus is empty. It needs at least one line of text.");
+    }
+    let document = |(index, paragraphs): (usize, &[String])| Document {
+        id: format!("paragraph-{}", index * config.paragraphs + 1),
+        group: paragraphs[0].clone(),
+        prompt: format!("{}{GAP}", paragraphs[0]),
+        completion: paragraphs[1..].join(GAP),
+        cut: true,
+    };
+    Ok(paragraphs.chunks(config.paragraphs).enumerate().map(document).collect())
+}
+
+/// What a corpus reads of a record.
+struct Fields<'a> {
+    config: &'a DataConfig,
+    prompt: Template,
+    completion: Option<Template>,
+    group: Option<Template>,
+}
+
+impl<'a> Fields<'a> {
+    fn new(config: &'a DataConfig) -> Result<Self> {
+        let parse = |key: &str, source: &str| Template::parse(source).map_err(|e| e.within(format!("`{key}`")));
+        let given = |key: &str, source: &str| (!source.is_empty()).then(|| parse(key, source)).transpose();
+        Ok(Self {
+            config,
+            prompt: parse("prompt", &config.prompt)?,
+            completion: given("completion", &config.completion)?,
+            // The id is a number's or a line's as well.
+            group: if config.group == config.id { None } else { given("group", &config.group)? },
+        })
+    }
+
+    /// Every column that is read, the needed ones first.
+    fn columns(&self) -> Vec<Column> {
+        let templates = [Some(&self.prompt), self.completion.as_ref(), self.group.as_ref()];
+        let needed = templates.into_iter().flatten().flat_map(Template::columns);
+        let column = |needed: bool| {
+            move |(field, outer): (&str, &str)| Column { field: field.into(), outer: outer.into(), needed }
+        };
+        let optional = [&self.config.id, &self.config.finish].map(|name| (name.as_str(), name.as_str()));
+        needed.map(column(true)).chain(optional.into_iter().map(column(false))).collect()
+    }
+
+    fn document(&self, record: &Map<String, Value>, place: Place) -> Result<Document> {
+        let config = self.config;
+        let id = match record.get(&config.id) {
+            None | Some(Value::Null) => place.to_string().replace(' ', "-"),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        let prompt = self.prompt.render(record).map_err(|e| e.within("`prompt`"))?;
+        if prompt.is_empty() {
+            bail!("`prompt` ({}) is empty here; a prompt needs at least one character.", config.prompt);
+        }
+        let completion = self.completion.as_ref().map(|template| template.render(record)).transpose();
+        let group = match &self.group {
+            Some(template) => template.render(record).map_err(|e| e.within("`group`"))?,
+            None if !config.group.is_empty() => id.clone(),
+            // Prompts that differ in blanks around them are the same text to whoever looks for leaks.
+            None => prompt.trim().to_owned(),
+        };
+        let end = if config.group_until.is_empty() { None } else { group.find(&config.group_until) };
+        Ok(Document {
+            prompt: format!("{prompt}{}", config.separator),
+            completion: completion.map_err(|e| e.within("`completion`"))?.unwrap_or_default(),
+            cut: record.get(&config.finish).and_then(Value::as_str) == Some("length"),
+            group: group[..end.unwrap_or(group.len())].to_owned(),
+            id,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Document>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.jsonl");
+        std::fs::write(&path, text).unwrap();
+        read_corpus(&path, &DataConfig::default())
+    }
+
+    #[test]
+    fn reads_fields_and_skips_blank_lines() {
+        let documents = read(
+            "{\"id\": \"a\", \"prompt\": \"P\", \"completion\": \"C\", \"finish\": \"length\"}\n\n{\"prompt\": \"Q\", \"completion\": \"D\"}\n",
+        )
+        .unwrap();
+        assert_eq!(documents.len(), 2);
+        assert_eq!((documents[0].prompt.as_str(), documents[0].cut), ("P", true));
+        assert_eq!((documents[1].id.as_str(), documents[1].cut), ("line-3", false));
+    }
+
+    #[test]
+    fn a_group_ends_where_it_is_told_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.jsonl");
+        std::fs::write(&path, "{\"prompt\": \"text Q: a\"}\n{\"prompt\": \"text Q: b\"}\n{\"prompt\": \"c\"}\n")
+            .unwrap();
+        let config = DataConfig { completion: String::new(), group_until: " Q:".into(), ..DataConfig::default() };
+        let groups = |config: &DataConfig| {
+            read_corpus(&path, config).map(|d| d.into_iter().map(|document| document.group).collect::<Vec<_>>())
+        };
+        assert_eq!(groups(&config).unwrap(), ["text", "text", "c"]);
+        let config = DataConfig { exclude: vec!["line-2".into()], ..config };
+        assert_eq!(groups(&config).unwrap(), ["text", "c"]);
+        let config = DataConfig { exclude: vec!["line-9".into()], ..config };
+        assert!(groups(&config).unwrap_err().to_string().contains("names `line-9`"));
+    }
+
+    #[test]
+    fn plain_text_is_read_in_paragraphs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.txt");
+        let config = DataConfig { paragraphs: 2, ..DataConfig::default() };
+        std::fs::write(&path, "\na\nb\r\n\n \nc\n\nd\n").unwrap();
+        let documents = read_corpus(&path, &config).unwrap();
+        assert_eq!((documents[0].prompt.as_str(), documents[0].completion.as_str()), ("a\nb\n\n", "c"));
+        assert_eq!((documents[1].id.as_str(), documents[1].completion.as_str()), ("paragraph-3", ""));
+        std::fs::write(&path, " \n").unwrap();
+        assert!(read_corpus(&path, &config).unwrap_err().to_string().contains("empty"));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        for (text, expected) in [
+            ("{\"prompt\": \"a\", \"completion\": \"\"}\n{oops\n", "c.jsonl: line 2: not a JSON object"),
+            ("{\"prompt\": \"a\"}\n", "line 1: `completion`: no field `completion`; there is prompt"),
+            ("{\"prompt\": 3, \"completion\": \"\"}\n", "not a string: 3"),
+            ("{\"prompt\": \"\", \"completion\": \"\"}\n", "line 1: `prompt` (prompt) is empty"),
+            ("\n\n", "empty"),
+            ("[{\"prompt\": \"a\"}]", "jq -c"),
+            (
+                "{\"id\":1,\"prompt\":\"a\",\"completion\":\"\"}\n{\"id\":1,\"prompt\":\"a\",\"completion\":\"\"}",
+                "line 2: the id `1` was already used on line 1",
+            ),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn mistakes_in_tables_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.csv");
+        let config = DataConfig { prompt: "Q: {q}".into(), completion: "a".into(), ..DataConfig::default() };
+        for (text, expected) in [
+            ("", "empty"),
+            ("q,a\n", "empty"),
+            ("q,a\n\"x\ny\",b\r\n\r\nc,d,e\n", "line 5: 3 fields, but the heading has 2"),
+            ("q,a\n1,\"open\n2,b\n", "line 2: the row that begins here has a quote that is never closed"),
+            ("q,a\n1,5\" nails\n2,b\n", "line 2: the row that begins here has a quote that is never closed"),
+            ("q,b\n1,2\n", "line 2: `completion`: no field `a`; there is b, q"),
+            ("q,q\n1,2\n", "two columns are called `q`"),
+            ("id,q,a\nx,1,2\ny,1,2\nx,1,2\n", "line 4: the id `x` was already used on line 2"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = read_corpus(&path, &config).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("c.csv"), "{error}");
+        }
+        std::fs::write(&path, b"q,a\n1,2\n\xff,2\n").unwrap();
+        assert!(read_corpus(&path, &config).unwrap_err().to_string().contains("line 3 is not UTF-8"));
+        std::fs::write(&path, "\u{feff}q,a\r\n\"x, \"\"y\"\"\nz\",b\r\n1,\r\n").unwrap();
+        let documents = read_corpus(&path, &config).unwrap();
+        assert_eq!((documents[0].prompt.as_str(), documents[0].id.as_str()), ("Q: x, \"y\"\nz", "line-2"));
+        assert_eq!((documents[1].id.as_str(), documents[1].completion.as_str()), ("line-4", ""));
+        assert_eq!(read_corpus(&path, &DataConfig { max_documents: Some(1), ..config }).unwrap(), documents[..1]);
+        let path = dir.path().join("c.parquet");
+        std::fs::write(&path, "q,a\n").unwrap();
+        assert!(
+            read_corpus(&path, &DataConfig::default()).unwrap_err().to_string().contains("not readable as Parquet")
+        );
+    }
+}
