@@ -8,11 +8,11 @@
 //! `torch_heads.py` trains the same heads first, on the same tokens: 8 FFN heads of width 576, 1,024 positions a step, AdamW.
 //! `DRAFTSMITH_STEPS` is the number of its steps, 40 if it is absent.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
@@ -83,14 +83,14 @@ fn main() -> Result<()> {
         let loaded = reset_peak();
         let text = |trace| [TrainingText { corpus: "samsum", trace }];
         let inner = HeadTraining::new(&text(&train_trace), &text(&dev_trace), &backbone.model, &options, 1)?;
-        let task = Timed { inner, started: Instant::now(), apart: Cell::default(), curve: RefCell::default() };
+        let task = Timed { inner, started: Instant::now(), apart: Mutex::default(), curve: Mutex::default() };
         let size = [backbone.model.config().vocab_size, backbone.model.config().hidden_size];
         let heads = Heads::new(&options.architecture, 8, size, &mut Init::seeded(1, &Device::flex().autodiff()));
         let first = task.inner.evaluate(&burn::module::Module::valid(&heads))?.metrics["dev_loss"].as_f64();
         let run = scratch.path().join(name);
         let task = Timed { started: Instant::now(), ..task };
-        train(heads, &task, &options.training, &Place { folder: &run, key: name, title: "train-heads" })?;
-        let curve = task.curve.borrow();
+        train(heads, &task, &[], &options.training, &Place { folder: &run, key: name, title: "train-heads" })?;
+        let curve = task.curve.lock().expect("one thread");
         let &(seconds, last) = curve.last().expect("the last step is evaluated");
         let speed = (options.training.steps * BATCH * LENGTH) as f64 / seconds;
         println!(
@@ -168,8 +168,8 @@ fn trace(backbone: &Backbone, folder: &Path, windows: &[Vec<u32>]) -> Result<Tra
 struct Timed<'a> {
     inner: HeadTraining<'a>,
     started: Instant,
-    apart: Cell<Duration>,
-    curve: RefCell<Vec<(f64, f64)>>,
+    apart: Mutex<Duration>,
+    curve: Mutex<Vec<(f64, f64)>>,
 }
 
 impl Task<Heads> for Timed<'_> {
@@ -179,10 +179,13 @@ impl Task<Heads> for Timed<'_> {
 
     fn evaluate(&self, model: &Heads) -> Result<Evaluated> {
         let before = Instant::now();
-        let seconds = (before - self.started - self.apart.get()).as_secs_f64();
+        let seconds = (before - self.started - *self.apart.lock().expect("one thread")).as_secs_f64();
         let evaluated = self.inner.evaluate(model)?;
-        self.curve.borrow_mut().push((seconds, evaluated.metrics["dev_loss"].as_f64().unwrap_or(f64::NAN)));
-        self.apart.set(self.apart.get() + before.elapsed());
+        self.curve
+            .lock()
+            .expect("one thread")
+            .push((seconds, evaluated.metrics["dev_loss"].as_f64().unwrap_or(f64::NAN)));
+        *self.apart.lock().expect("one thread") += before.elapsed();
         Ok(evaluated)
     }
 

@@ -39,6 +39,22 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl DeviceChoice {
+    /// The GPU `index` of the same kind; of `auto`, a CUDA one.
+    ///
+    /// # Errors
+    /// The CPU, of which there is one.
+    pub fn numbered(self, index: usize) -> Result<Self> {
+        match self {
+            Self::Auto | Self::Cuda(_) => Ok(Self::Cuda(index)),
+            Self::Wgpu(_) => Ok(Self::Wgpu(index)),
+            Self::Cpu => bail!(
+                "`devices` names GPUs, but `device` is the CPU, all of whose cores are used anyway. Leave `devices` out."
+            ),
+        }
+    }
+}
+
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

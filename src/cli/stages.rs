@@ -24,7 +24,7 @@ fn load(common: &Common, file: &ConfigFile) -> Result<Option<Config>> {
 }
 
 fn open(config: Config) -> Result<Workspace> {
-    let device = device::open(config.device.parse()?)?;
+    let device = device::open(config.device_choices()?[0])?;
     Workspace::open(config, device)
 }
 
@@ -34,7 +34,7 @@ pub fn run(common: &Common, file: &ConfigFile) -> Result<()> {
 
 pub fn pretrain(common: &Common, file: &ConfigFile) -> Result<()> {
     let Some(config) = load(common, file)? else { return Ok(()) };
-    let device = device::open(config.device.parse()?)?;
+    let device = device::open(config.device_choices()?[0])?;
     let folder = stages::pretrain(&config, &device)?;
     print(&format!("{}\n", folder.display()))
 }

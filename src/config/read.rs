@@ -248,6 +248,9 @@ mod tests {
             (MINIMAL, vec!["data.x.test=2"], "shares"),
             (MINIMAL, vec!["heads"], "key=value"),
             (MINIMAL, vec!["device=gpu"], "no device"),
+            (MINIMAL, vec!["device=cpu", "devices=[0, 1]"], "the CPU, all of whose cores"),
+            (MINIMAL, vec!["device=cuda", "devices=[0, 0]"], "every GPU once"),
+            (MINIMAL, vec!["device=cuda", "devices=[0, 1]"], "`heads.training.accumulate` to a multiple of 2"),
             ("name = \"a\"\n", vec![], "no corpus"),
             ("name = \"a/b\"\n[data.x]\npath = \"x\"\n", vec![], "slashes"),
         ] {

@@ -8,7 +8,8 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::{EvaluationConfig, HeadsConfig, RescorerConfig, StorageType, TracesConfig};
-use crate::error::{Result, bail};
+use crate::device::DeviceChoice;
+use crate::error::{Error, Result, bail};
 
 /// The whole file; `extends = "other.toml"` at its top makes it a change of another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,10 @@ pub struct Config {
     pub seed: u64,
     /// `auto`, `cpu`, `cuda[:N]` or `wgpu[:N]`.
     pub device: String,
+    /// GPUs, by index, of the kind that `device` names: `train-heads` shares the batches of a step
+    /// (`heads.training.accumulate`) out to all of them, the first does everything else. Empty: the one `device`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<usize>,
     /// The frozen language model.
     #[serde(deserialize_with = "BackboneConfig::read")]
     pub backbone: BackboneConfig,
@@ -44,6 +49,7 @@ impl Default for Config {
             name: "default".into(),
             seed: 1,
             device: "auto".into(),
+            devices: Vec::new(),
             backbone: BackboneConfig::default(),
             data: BTreeMap::new(),
             traces: TracesConfig::default(),
@@ -282,13 +288,34 @@ impl Default for PretrainConfig {
 }
 
 impl Config {
+    /// The device of the run, then the others that the heads train on as well.
+    ///
+    /// # Errors
+    /// No such device; several of a kind that is not a GPU's.
+    pub fn device_choices(&self) -> Result<Vec<DeviceChoice>> {
+        let one: DeviceChoice = self.device.parse().map_err(|e: Error| e.within("`device`"))?;
+        if self.devices.is_empty() {
+            return Ok(vec![one]);
+        }
+        if self.devices.iter().enumerate().any(|(place, index)| self.devices[..place].contains(index)) {
+            bail!("`devices` is {:?}; name every GPU once.", self.devices);
+        }
+        self.devices.iter().map(|&index| one.numbered(index)).collect()
+    }
+
     /// Checks what types cannot: ranges, and what must not be empty. Errors name the key.
     pub fn validate(&self) -> Result<()> {
         names_a_folder("name", &self.name)?;
         if i64::try_from(self.seed).is_err() {
             bail!("`seed` is {}; it must be at most {}.", self.seed, i64::MAX);
         }
-        self.device.parse::<crate::device::DeviceChoice>().map_err(|e| e.within("`device`"))?;
+        let devices = self.device_choices()?.len();
+        if devices > self.heads.training.accumulate {
+            bail!(
+                "`devices` names {devices} GPUs, but a step of the heads has {} batches to share out. Set `heads.training.accumulate` to a multiple of {devices}.",
+                self.heads.training.accumulate
+            );
+        }
         if self.data.is_empty() {
             bail!("no corpus: add a section such as [data.mine] with `path = \"mine.jsonl\"`.");
         }

@@ -108,6 +108,6 @@ fn fit(
     let task =
         LanguageModelling::new(train_text, watched, options.model.context, options.documents_per_step, config.seed)?;
     let place = Place { folder: run, key: &key, title: "pretrain" };
-    let model = train(model, &task, &options.training, &place)?;
+    let model = train(model, &task, &[], &options.training, &place)?;
     Ok(burn::module::Module::valid(&model))
 }

@@ -4,14 +4,18 @@ use std::path::Path;
 
 use burn::module::Module;
 
+use super::workspace::load_backbone;
 use super::{CorpusTrace, Traces, Workspace};
+use crate::backbone::Backbone;
+use crate::config::Config;
+use crate::device::{self, DeviceChoice};
 use crate::error::Result;
 use crate::files;
 use crate::heads::{FrozenHeads, HeadTraining, Heads, TrainingText, load_heads, load_heads_to_train, save_heads};
 use crate::nn::{Init, count_parameters};
 use crate::progress;
 use crate::report::write_training;
-use crate::training::{Place, train};
+use crate::training::{Place, Replica, train};
 
 /// What the page of their training is called.
 const TITLE: &str = "Training of the heads";
@@ -47,10 +51,17 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
         } else {
             load_heads_to_train(from, model, &backbone.hash, (architecture, count), &trained)?
         };
-        let task = HeadTraining::new(&texts(&traces.train), &texts(&traces.dev), model, &options, config.seed)?;
+        let (train_texts, dev_texts) = (texts(&traces.train), texts(&traces.dev));
+        let task = |model| HeadTraining::new(&train_texts, &dev_texts, model, &options, config.seed);
+        let elsewhere = elsewhere(config)?;
+        let mut replicas = Vec::new();
+        for Backbone { model, .. } in &elsewhere {
+            replicas.push(Replica { device: model.device().clone(), task: task(model)? });
+        }
+        let task = task(model)?;
         progress::say(format!("{title}: {count} heads, {} parameters, {}", count_parameters(&heads), task.words()));
         let place = Place { folder: &folder, key: &key, title };
-        let trained = train(heads, &task, &options.training, &place);
+        let trained = train(heads, &task, &replicas, &options.training, &place);
         // What an interrupted training learnt so far can be looked at as well.
         if folder.join("metrics.jsonl").exists() {
             write_training(&folder, TITLE)?;
@@ -60,6 +71,12 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
         workspace.finish(&folder, &key)?;
     }
     Ok(TrainedHeads { heads: load_heads(&folder, &backbone.model, &backbone.hash)?, key })
+}
+
+/// The backbone once more on every further device that heads train on.
+fn elsewhere(config: &Config) -> Result<Vec<Backbone>> {
+    let load = |&choice: &DeviceChoice| Ok(load_backbone(config, &device::open(choice)?.device)?.0);
+    config.device_choices()?[1..].iter().map(load).collect()
 }
 
 fn texts(traces: &[CorpusTrace]) -> Vec<TrainingText<'_>> {

@@ -170,7 +170,7 @@ impl LatticeFitting<'_> {
         let device = workspace.device.device.clone().autodiff();
         let network = new(slots, width, rank, &mut Init::seeded(workspace.config.seed, &device));
         progress::say(format!("{}: {} parameters", place.title, count_parameters(&network)));
-        let network = train(network, &task, &options.training, place)?;
+        let network = train(network, &task, &[], &options.training, place)?;
         save_network(place.folder, &network.valid(), NetworkShape { kind, slots, rank, backbone: &backbone.hash })
     }
 }
@@ -258,7 +258,7 @@ fn fit_language_model(workspace: &Workspace, traces: &Traces, options: &NeuralCo
     let shape = ModelConfig::from_scratch(&options.model, workspace.backbone.model.config().vocab_size);
     let model = Transformer::new(&shape, &mut Init::seeded(seed, &workspace.device.device.clone().autodiff()));
     progress::say(format!("{title}: {} parameters", count_parameters(&model)));
-    let model = train(model, &task, &options.training, place)?;
+    let model = train(model, &task, &[], &options.training, place)?;
     let end = workspace.backbone.end_of_text.first().copied().unwrap_or(0);
     save_model(place.folder, &model.valid(), end, crate::config::StorageType::Float32)
 }

@@ -10,6 +10,7 @@ use super::make::{continuations, teacher_forced};
 use super::plan::{Item, Plan};
 use super::{TraceDocument, documents_done};
 use crate::backbone::{Backbone, generate};
+use crate::config::TraceText;
 use crate::error::Result;
 
 /// Tells how many bytes are free where a path lies.
@@ -44,7 +45,7 @@ pub struct Estimate {
     pub exact: bool,
     /// Disk that the trace then takes while it is made, with its index; once finished it is a little less.
     pub bytes_at_most: u64,
-    /// Seconds for the documents that are left, from the first steps of one batch; only where that was asked for.
+    /// Seconds for the documents that are left, from a few steps of one batch; only where that was asked for.
     pub seconds: Option<f64>,
 }
 
@@ -102,26 +103,37 @@ pub(super) fn index_bytes(entry: &TraceDocument) -> u64 {
     2 * serde_json::to_vec(entry).map_or(0, |text| text.len() as u64) + 160
 }
 
-/// Seconds for each document of a batch of middling length, from its first tokens and a forward of its prompts.
+/// Tokens of a prompt that an estimate of time reads before it decodes, and about those that it reads of all prompts.
+const SHORT: usize = 16;
+const READ: usize = 512;
+
+/// Seconds for each document of a batch of middling length: the beginnings of its prompts are continued by a few tokens, and
+/// some of its text is read. That contexts get longer is left out.
 fn seconds_a_document(backbone: &Backbone, plan: &Plan, mut items: Vec<Item>) -> f64 {
     items.sort_by_key(|item| plan.most(item));
     let size = plan.batch.min(items.len());
     let first = (items.len() - size) / 2;
-    let batch = &items[first..first + size];
-    let Some(steps) = batch.iter().map(|item| plan.most(item) - item.prompt.len()).max() else { return 0.0 };
+    let batch = &mut items[first..first + size];
+    let new = |item: &Item| plan.most(item) - item.prompt.len();
+    let Some(steps) = batch.iter().map(new).max() else { return 0.0 };
+    let before: usize = batch.iter().map(|item| item.prompt.len()).sum();
+    let after: usize = batch.iter().map(|item| plan.most(item)).sum();
     let timed = |work: &dyn Fn()| {
         let started = Instant::now();
         work();
         started.elapsed().as_secs_f64()
     };
     // The first forward also wakes threads and compiles kernels.
-    generate(backbone, &[&batch[0].prompt], 1);
+    generate(backbone, &[&batch[0].prompt[..1]], 1);
+    let each = (READ / size).max(1);
+    let read: Vec<Vec<u32>> = batch.iter().map(|item| item.prompt[..item.prompt.len().min(each)].to_vec()).collect();
+    let reading = timed(&|| drop(teacher_forced(backbone, &read))) / read.concat().len() as f64;
+    batch.iter_mut().for_each(|item| item.prompt.truncate(SHORT));
     let one = timed(&|| drop(continuations(backbone, plan, batch, 1)));
     let some = timed(&|| drop(continuations(backbone, plan, batch, 1 + TIMED)));
-    let decoding = one + (some - one).max(0.0) / TIMED as f64 * steps.saturating_sub(1) as f64;
-    let prompts: Vec<Vec<u32>> = batch.iter().map(|item| item.prompt.clone()).collect();
-    let reading = if plan.dtype.is_some() { timed(&|| drop(teacher_forced(backbone, &prompts))) } else { 0.0 };
-    let (before, after): (usize, usize) =
-        (prompts.iter().map(Vec::len).sum(), batch.iter().map(|item| plan.most(item)).sum());
-    (decoding + reading * after as f64 / before as f64) / size as f64
+    let a_step = (some - one).max(0.0) / TIMED as f64;
+    // The corpus's own text is not decoded.
+    let prefilled = if plan.text == TraceText::Corpus { 0 } else { before };
+    let forced = if plan.dtype.is_some() { after } else { 0 };
+    (a_step * steps as f64 + reading * (prefilled + forced) as f64) / size as f64
 }

@@ -10,5 +10,5 @@ mod tests;
 
 pub use adamw::AdamW;
 pub use average::Average;
-pub use run::{Batch, Evaluated, Place, Task, train};
+pub use run::{Batch, Evaluated, Place, Replica, Task, train};
 pub use schedule::{Schedule, Stage};

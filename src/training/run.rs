@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use super::adamw::norm;
@@ -65,9 +66,31 @@ pub struct Place<'a> {
     pub title: &'a str,
 }
 
+/// The task once more, on another device.
+pub struct Replica<T> {
+    /// Where the parameters are copied to before every step.
+    pub device: Device,
+    /// With its tensors there.
+    pub task: T,
+}
+
 /// Trains `model` (on an autodiff device), resuming where a checkpoint of the same key exists, and gives the parameters of
 /// the best dev score.
-pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationConfig, place: &Place) -> Result<M> {
+///
+/// The batches of a step (`accumulate`) are shared out to the model's own device and those of `replicas`, and their gradients
+/// are summed in the order of the batches: how many devices there are changes nothing but what their arithmetic rounds
+/// differently.
+pub fn train<M, T>(
+    model: M,
+    task: &T,
+    replicas: &[Replica<T>],
+    options: &OptimizationConfig,
+    place: &Place,
+) -> Result<M>
+where
+    M: Module,
+    T: Task<M> + Sync,
+{
     let checkpoints = Checkpoints::new(place.folder);
     let mut optimizer = AdamW::new(options);
     let mut average = (options.average > 0.0).then(|| Average::new(options.average));
@@ -91,8 +114,8 @@ pub fn train<M: Module, T: Task<M>>(model: M, task: &T, options: &OptimizationCo
     let (started, mut tokens) = (Instant::now(), 0);
     while state.step < options.steps && !state.gave_up(options) {
         let rate = schedule.rate(state.step);
-        let (gradients, batch) = gather(&model, task, state.step, options.accumulate)?;
         let batches = state.step * options.accumulate..(state.step + 1) * options.accumulate;
+        let (gradients, batch) = gather(&model, task, replicas, batches.clone())?;
         let stopped_at = |what: &str, value: f64| -> Result<Error> {
             let batches: Vec<Value> = batches.clone().map(|number| task.describe(number)).collect();
             let culprit = json!({"step": state.step, "what": what, "value": value.to_string(), "learning_rate": rate, "batches": batches});
@@ -170,18 +193,62 @@ struct Summary {
     words: String,
 }
 
-/// The mean gradient of the batches of step `step`, `number` of them.
-fn gather<M: Module>(model: &M, task: &impl Task<M>, step: usize, number: usize) -> Result<(GradientsParams, Summary)> {
+/// The mean gradient of the batches of a step, on the model's device.
+fn gather<M, T>(
+    model: &M,
+    task: &T,
+    replicas: &[Replica<T>],
+    batches: Range<usize>,
+) -> Result<(GradientsParams, Summary)>
+where
+    M: Module,
+    T: Task<M> + Sync,
+{
     let mut sum = GradientsAccumulator::new();
     let mut summary = Summary { loss: 0.0, tokens: 0, metrics: Map::new(), words: String::new() };
-    for index in 0..number {
-        let Batch { objective, loss, tokens, metrics, words } = task.batch(model, step * number + index)?;
-        let mut backward = objective.div_scalar(number as f64).backward();
-        sum.accumulate(model, GradientsParams::from_module(&mut backward, model));
-        let (loss, tokens) = (summary.loss + loss / number as f64, summary.tokens + tokens);
-        summary = Summary { loss, tokens, metrics, words };
+    let (home, number) = (model.devices().remove(0), batches.len());
+    let copies: Vec<M> = replicas.iter().map(|replica| model.clone().fork(&replica.device)).collect();
+    let places: Vec<(&M, &T)> =
+        std::iter::once((model, task)).chain(copies.iter().zip(replicas.iter().map(|replica| &replica.task))).collect();
+    for first in batches.clone().step_by(places.len()) {
+        // As many batches as there are devices, each on its own.
+        let work = (first..batches.end).zip(&places).map(|(batch, &(model, task))| {
+            let model = model.clone();
+            move || gradients(model, task, batch, number)
+        });
+        for (outcome, (there, _)) in side_by_side(work.collect()).into_iter().zip(&places) {
+            let (gradients, Batch { loss, tokens, metrics, words, .. }) = outcome?;
+            sum.accumulate(model, if copies.is_empty() { gradients } else { gradients.to_device(&home, *there) });
+            let (loss, tokens) = (summary.loss + loss / number as f64, summary.tokens + tokens);
+            summary = Summary { loss, tokens, metrics, words };
+        }
     }
     Ok((sum.grads(), summary))
+}
+
+/// The gradient of batch `batch`, one of `number` that make a step.
+fn gradients<M, T>(model: M, task: &T, batch: usize, number: usize) -> Result<(GradientsParams, Batch)>
+where
+    M: Module,
+    T: Task<M>,
+{
+    let batch = task.batch(&model, batch)?;
+    let mut backward = batch.objective.clone().div_scalar(number as f64).backward();
+    Ok((GradientsParams::from_module(&mut backward, &model), batch))
+}
+
+/// Does the first piece of work here and every other one on a thread of its own.
+fn side_by_side<R: Send>(work: Vec<impl FnOnce() -> R + Send>) -> Vec<R> {
+    std::thread::scope(|scope| {
+        let mut work = work.into_iter();
+        let here = work.next();
+        let others: Vec<_> = work.map(|piece| scope.spawn(piece)).collect();
+        let mut done: Vec<R> = here.into_iter().map(|piece| piece()).collect();
+        done.extend(
+            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+        );
+        done
+    })
 }
 
 /// Leaves step, batch and model behind for whoever looks for the cause, and says so.

@@ -1,5 +1,7 @@
 //! The loop on a toy.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
@@ -13,12 +15,12 @@ use crate::nn::{Init, Linear, collect_parameters, from_host};
 struct Toy {
     rows: usize,
     best: f64,
-    evaluations: std::cell::Cell<usize>,
+    evaluations: AtomicUsize,
 }
 
 impl Toy {
     fn new(rows: usize, best: f64) -> Self {
-        Self { rows, best, evaluations: 0.into() }
+        Self { rows, best, evaluations: AtomicUsize::new(0) }
     }
 }
 
@@ -38,20 +40,27 @@ impl Task<Linear> for Toy {
     }
 
     fn evaluate(&self, _: &Linear) -> Result<Evaluated> {
-        self.evaluations.set(self.evaluations.get() + 1);
-        let score = (self.evaluations.get() as f64 - self.best).abs();
+        let evaluations = 1 + self.evaluations.fetch_add(1, Ordering::Relaxed);
+        let score = (evaluations as f64 - self.best).abs();
         Ok(Evaluated { score, metrics: Map::new() })
     }
 }
 
 /// The parameters after training, and how many evaluations there were.
 fn trained(task: &Toy, options: &OptimizationConfig) -> (Vec<f32>, usize) {
+    trained_on(task, 1, options)
+}
+
+/// The same on several devices, which are all the CPU here.
+fn trained_on(task: &Toy, devices: usize, options: &OptimizationConfig) -> (Vec<f32>, usize) {
     let folder = tempfile::tempdir().unwrap();
     let model = Init::seeded(1, &Device::flex().autodiff()).linear(2, 3, 0.5);
     let place = Place { folder: folder.path(), key: "toy", title: "toy" };
-    let model = train(model, task, options, &place).unwrap();
+    let replica = |_| Replica { device: Device::flex(), task: Toy::new(task.rows, task.best) };
+    let replicas: Vec<_> = (1..devices).map(replica).collect();
+    let model = train(model, task, &replicas, options, &place).unwrap();
     let values = collect_parameters(&model.valid()).into_values().flat_map(|(_, values)| values);
-    (values.collect(), task.evaluations.get())
+    (values.collect(), task.evaluations.load(Ordering::Relaxed))
 }
 
 #[test]
@@ -65,6 +74,16 @@ fn accumulated_batches_are_one_large_batch() {
     }
     let (other, _) = trained(&Toy::new(2, 1.0), &options(1));
     assert!(whole.iter().zip(&other).any(|(a, b)| (a - b).abs() > 1e-4), "a quarter of the rows is not the same");
+}
+
+/// Also where the devices do not divide the batches of a step.
+#[test]
+fn several_devices_train_to_the_same_bytes() {
+    let options = OptimizationConfig { steps: 12, dev_every: 12, accumulate: 4, ..OptimizationConfig::default() };
+    let (one, _) = trained(&Toy::new(2, 1.0), &options);
+    for devices in [2, 3, 4, 6] {
+        assert_eq!(trained_on(&Toy::new(2, 1.0), devices, &options).0, one, "{devices} devices");
+    }
 }
 
 #[test]
@@ -94,7 +113,7 @@ fn a_loss_that_is_no_number_stops_with_the_batch_saved() {
     let model = Init::seeded(1, &Device::flex().autodiff()).linear(2, 3, 0.5);
     let place = Place { folder: folder.path(), key: "toy", title: "toy" };
     let options = OptimizationConfig { steps: 9, accumulate: 2, ..OptimizationConfig::default() };
-    let error = train(model, &Broken(Toy::new(2, 1.0)), &options, &place).unwrap_err().to_string();
+    let error = train(model, &Broken(Toy::new(2, 1.0)), &[], &options, &place).unwrap_err().to_string();
     assert!(error.contains("the loss at step 2 is NaN") && error.contains("diverged.json"), "{error}");
     let left: Value = crate::files::read_json(&folder.path().join("diverged.json")).unwrap();
     assert_eq!((&left["step"], &left["batches"]), (&json!(2), &json!([{"number": 4}, {"number": 5}])));
