@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use draftsmith::backbone::{Span, generate};
 use draftsmith::config::DataConfig;
-use draftsmith::decoding::{Decoder, Decoding, Spent, Verification};
+use draftsmith::decoding::{Decoder, Decoding, Spent, Verification, seconds_by_nodes};
 use draftsmith::device;
 use draftsmith::stages::OpenedRun;
 use draftsmith::text::{Split, SplitFractions, read_corpus};
@@ -49,10 +49,19 @@ fn main() {
     let plain_speed = tokens as f64 / plain;
     println!("\n{} prompts, {tokens} tokens; token by token {plain_speed:.1} tokens/s", prompts.len());
     println!(
-        "variant            tokens/s  speed-up  tokens/call  nodes/call | share of a block: backbone heads drafting rest"
+        "variant                tokens/s  speed-up  tokens/call  nodes/call | share of a block: backbone heads drafting rest"
     );
+    let seconds = seconds_by_nodes(&run.backbone, &run.heads, prompts[0].len(), run.config.evaluation.nodes)
+        .expect("heads that draft");
+    let mut variants = Vec::new();
     for name in run.variants() {
-        let (_, opened) = run.drafter(Some(&name), None).expect("a variant of the run");
+        let opened = || run.drafter(Some(&name), None).expect("a variant of the run").1;
+        if opened().grows() {
+            variants.push((format!("{name} (auto)"), opened().priced(seconds.clone())));
+        }
+        variants.push((name.clone(), opened()));
+    }
+    for (name, opened) in &variants {
         let drafter = opened.drafter();
         let mut best: Option<(Duration, usize, usize, Spent)> = None;
         for _ in 0..rounds {
@@ -61,6 +70,7 @@ fn main() {
                 let decoding = Decoding {
                     top_k: run.config.evaluation.top_k,
                     dtype: run.config.traces.dtype,
+                    stop: run.config.evaluation.stop,
                     verification: Verification::GREEDY,
                 };
                 let heads = &run.heads;
@@ -84,7 +94,7 @@ fn main() {
         let whole = (spent.backbone + spent.heads + spent.drafting + spent.bookkeeping).as_secs_f64();
         let share = |part: Duration| 100.0 * part.as_secs_f64() / whole;
         println!(
-            "{name:<18} {speed:8.1} {:9.2} {:12.3} {:11.1} | {:30.1} {:5.1} {:8.1} {:4.1}",
+            "{name:<22} {speed:8.1} {:9.2} {:12.3} {:11.1} | {:30.1} {:5.1} {:8.1} {:4.1}",
             speed / plain_speed,
             tokens as f64 / blocks as f64,
             nodes as f64 / blocks as f64,

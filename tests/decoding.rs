@@ -9,7 +9,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use common::world;
 use draftsmith::backbone::{Backbone, Precision, Span, generate};
-use draftsmith::config::{FfnConfig, FirstLayer, HeadArchitecture, SpeculatorConfig, StorageType};
+use draftsmith::config::{FfnConfig, FirstLayer, HeadArchitecture, SpeculatorConfig, StopRule, StorageType};
 use draftsmith::decoding::{Decoder, Decoding, Rule, Verification};
 use draftsmith::heads::{FrozenHeads, Heads};
 use draftsmith::nn::Init;
@@ -57,7 +57,19 @@ fn decode(
     prompt: &[u32],
     max_new: usize,
 ) -> (Vec<u32>, usize) {
-    let options = Decoding { top_k: 4, dtype: StorageType::Float32, verification };
+    let options = Decoding { top_k: 4, dtype: StorageType::Float32, stop: StopRule::Never, verification };
+    decode_as(options, backbone, heads, drafter, prompt, max_new)
+}
+
+/// The text and its number of blocks.
+fn decode_as(
+    options: Decoding,
+    backbone: &Backbone,
+    heads: &FrozenHeads,
+    drafter: &dyn Drafter,
+    prompt: &[u32],
+    max_new: usize,
+) -> (Vec<u32>, usize) {
     let mut decoder = Decoder::new(backbone, heads, drafter, options, prompt, max_new).unwrap();
     let mut blocks = 0;
     while !decoder.finished() {
@@ -82,20 +94,29 @@ proptest! {
         reads_drafted: bool,
         prompt in prop::collection::vec(1u32..300, 1..40),
         max_new in prop::sample::select(vec![1usize, 7, 30, 200]),
+        stop in prop::sample::select(vec![
+            StopRule::Never,
+            StopRule::MaxProbability(0.3),
+            StopRule::MaxProbability(1.0),
+            StopRule::EntropyBound(0.1),
+        ]),
     ) {
         let backbone = backbone();
         let heads = heads(&backbone, seed, size, reads_drafted);
         let counts = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
         let expected = generate(&backbone, &[&prompt], max_new).remove(0);
-        let drafters: [Box<dyn Drafter>; 5] = [
+        let drafters: [Box<dyn Drafter>; 6] = [
             Box::new(Bpd),
             Box::new(rescoring(&counts, Selection::Paths(1), 0.6)),
             Box::new(rescoring(&counts, Selection::Paths(7), 1.0)),
             Box::new(rescoring(&counts, Selection::ExpectedPath, 0.3)),
             Box::new(rescoring(&counts, Selection::ExpectedTree(12), 0.5)),
+            Box::new(rescoring(&counts, Selection::PricedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
         ];
+        let options =
+            Decoding { top_k: 4, dtype: StorageType::Float32, stop, verification: Verification::GREEDY };
         for drafter in &drafters {
-            let (text, blocks) = decode(&backbone, &heads, &**drafter, Verification::GREEDY, &prompt, max_new);
+            let (text, blocks) = decode_as(options, &backbone, &heads, &**drafter, &prompt, max_new);
             prop_assert_eq!(&text, &expected);
             prop_assert!(blocks <= text.len());
         }
@@ -177,6 +198,7 @@ fn a_rule_is_refused_for_drafts_it_is_not_valid_for() {
     let options = |rule| Decoding {
         top_k: 4,
         dtype: StorageType::Float32,
+        stop: StopRule::Never,
         verification: Verification { rule, ..Verification::GREEDY },
     };
     let error = Decoder::new(&backbone, &heads, &Bpd, options(Rule::KSeq), &[5], 3).err().unwrap().to_string();

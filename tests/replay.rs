@@ -114,6 +114,27 @@ fn so_when_heads_draft_from_a_part_of_the_vocabulary() {
 }
 
 #[test]
+fn so_when_blocks_end_where_heads_are_unsure() {
+    let folder = inputs();
+    let verified = |set: &Value| -> Vec<f64> {
+        set["variants"].as_array().unwrap().iter().map(|v| v["verified_tokens_per_call"].as_f64().unwrap()).collect()
+    };
+    let whole = verified(&all_live(folder.path(), &[]));
+    for stop in ["{max-probability=0.2}", "{entropy-bound=0.2}"] {
+        let set = all_live(folder.path(), &[&format!("evaluation.stop={stop}")]);
+        assert_exact(&set);
+        // Plain decoding, first in the table, verifies less than whole blocks, and prompt lookup, second, what it did.
+        let fewer = verified(&set);
+        assert!(fewer[0] > 1.0 && fewer[0] < whole[0] && fewer[1] == whole[1], "{stop}: {fewer:?} {whole:?}");
+    }
+    let none = all_live(folder.path(), &["evaluation.stop={max-probability=1.0}", "evaluation.variants=[\"counts\"]"]);
+    assert_exact(&none);
+    let names: Vec<&str> = none["variants"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["bpd", "counts", "oracle"]);
+    assert_eq!(none["variants"][0]["block_efficiency"], 1.0, "no slot is drafted whose head is not quite sure");
+}
+
+#[test]
 fn so_when_the_context_ends_the_block() {
     let folder = inputs();
     assert_exact(&all_live(folder.path(), &["traces.max_new=200", "heads.block_size=6"]));

@@ -1,6 +1,7 @@
 //! What can be written on the command line, with the help texts.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -165,6 +166,10 @@ pub struct GenerateOptions {
     /// With --run: the data set whose settings are taken; the report's first without it
     #[arg(long, value_name = "NAME", requires = "run")]
     pub data: Option<String>,
+    /// With --run: nodes of the trees of a `tree-` variant, at most: a number, "auto" (as many as pay on this machine, block
+    /// by block, by a measurement of about a second), or "run" (as evaluated)
+    #[arg(long, value_name = "NODES", default_value = "auto", requires = "run")]
+    pub budget: Budget,
     /// With --run: what verification keeps. Lossless: greedy, sample (for drafts of any variant), rejection,
     /// without-replacement and k-seq (for drafts drawn from the heads). Lossy: top-k=K, typical=EPSILON,DELTA
     #[arg(long, default_value = "greedy", requires = "run")]
@@ -193,4 +198,30 @@ pub struct GenerateOptions {
     /// Seed of the draws
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+}
+
+/// How large the trees of `generate --run` may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// As many nodes as pay.
+    Auto,
+    /// As many as the run was evaluated with.
+    Run,
+    /// So many.
+    Nodes(usize),
+}
+
+impl FromStr for Budget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "run" => Ok(Self::Run),
+            _ => match text.parse() {
+                Ok(nodes) if nodes > 0 => Ok(Self::Nodes(nodes)),
+                _ => Err("write a number of at least 1, auto or run".into()),
+            },
+        }
+    }
 }

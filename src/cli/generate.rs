@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::args::{Common, Format, GenerateOptions};
+use super::args::{Budget, Common, Format, GenerateOptions};
 use super::{print, print_json};
 use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
-use crate::decoding::{Decoder, Decoding, Verification};
+use crate::decoding::{Decoder, Decoding, Verification, seconds_by_nodes};
 use crate::device;
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -105,9 +105,17 @@ fn by_blocks(
     let prompt = template.map_or_else(|| Ok(prompt.to_owned()), |template| template.render(prompt))?;
     let prompt = encode(&run.backbone, &prompt)?;
     let (name, opened) = run.drafter(options.variant.as_deref(), options.data.as_deref())?;
+    let sized = match options.budget {
+        Budget::Auto if opened.grows() && rule.drawn().is_none() => {
+            let (context, most) = (prompt.len().min(MEASURED_BEHIND), run.config.evaluation.nodes);
+            opened.priced(seconds_by_nodes(&run.backbone, &run.heads, context, most)?)
+        }
+        Budget::Auto | Budget::Run => opened,
+        Budget::Nodes(nodes) => opened.with_nodes(nodes),
+    };
     let temperature = options.temperature.unwrap_or(1.0);
     let (name, drafter): (String, Box<dyn Drafter>) = match rule.drawn() {
-        None => (name, opened.drafter()),
+        None => (name, sized.drafter()),
         Some(origin) => {
             let replacement = origin == Origin::Independent;
             let drawn = DrawnDrafter { paths: options.drafts, temperature, replacement, seed: seed ^ DRAFT_DICE };
@@ -117,6 +125,7 @@ fn by_blocks(
     let decoding = Decoding {
         top_k: run.config.evaluation.top_k,
         dtype: run.config.traces.dtype,
+        stop: run.config.evaluation.stop,
         verification: Verification { rule, temperature, seed },
     };
     let started = Instant::now();
@@ -152,6 +161,9 @@ fn by_blocks(
         "tokens_per_s": speed,
     }))
 }
+
+/// Tokens behind which the time of a block is measured, at most.
+const MEASURED_BEHIND: usize = 256;
 
 /// Keeps the dice of drafts apart from those of verification.
 const DRAFT_DICE: u64 = 0x5eed_d1ce;

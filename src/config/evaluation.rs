@@ -5,6 +5,20 @@ use serde::{Deserialize, Serialize};
 use super::schema::at_least;
 use crate::error::{Result, bail};
 
+/// Where a block's drafts end before its last slot, because what follows would hardly be accepted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopRule {
+    /// Nowhere.
+    #[default]
+    Never,
+    /// Before the first slot whose head gives its first choice a smaller probability.
+    MaxProbability(f64),
+    /// Before the first slot with `1 - sqrt(0.2 H)` below this, H the entropy of the head's distribution in nats: a lower
+    /// bound of the share of its drafts that are accepted (AdaEDL; arXiv 2410.18351, section 3, with its bound held fixed).
+    EntropyBound(f64),
+}
+
 /// `[evaluation]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,6 +35,8 @@ pub struct EvaluationConfig {
     pub oracle_top_k: Vec<usize>,
     /// n: nodes of the `tree-` variants' trees, the most tokens that one of their calls verifies.
     pub nodes: usize,
+    /// "never", { max-probability = 0.1 } or { entropy-bound = 0.3 }: where blocks of every variant end early.
+    pub stop: StopRule,
     /// Whether plain decoding's draft is always among several, so that no block of theirs is shorter than its.
     pub include_top1: bool,
     /// Decays over the slots tried on dev by variants with one draft; 1 is always tried.
@@ -34,6 +50,8 @@ pub struct EvaluationConfig {
     pub shares: Vec<f64>,
     /// Bootstrap resamples.
     pub bootstrap: usize,
+    /// Names of the variants to evaluate, as in the report's table; empty: all. `bpd` is there in any case.
+    pub variants: Vec<String>,
     /// Test documents per corpus that are also decoded live, for every variant.
     pub live_documents: usize,
 }
@@ -47,12 +65,14 @@ impl Default for EvaluationConfig {
             lm_scales: vec![0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
             oracle_top_k: vec![1, 2, 4, 8, 16, 32, 64],
             nodes: 32,
+            stop: StopRule::Never,
             include_top1: true,
             decays: vec![0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
             temperatures: vec![0.3, 0.5, 0.7, 1.0, 1.4, 2.0],
             gates: vec![1.0, 2.0, 4.0],
             shares: vec![0.0, 0.25, 0.5, 0.75, 1.0],
             bootstrap: 10_000,
+            variants: Vec::new(),
             live_documents: 8,
         }
     }
@@ -80,6 +100,11 @@ impl EvaluationConfig {
         }
         if self.shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
             bail!("`evaluation.shares` must lie between 0 and 1.");
+        }
+        if let StopRule::MaxProbability(bound) | StopRule::EntropyBound(bound) = self.stop
+            && !(0.0..=1.0).contains(&bound)
+        {
+            bail!("`evaluation.stop` ends blocks at {bound}; the bound must lie between 0 and 1.");
         }
         at_least("evaluation.nodes", self.nodes, 1)?;
         if self.curve_paths.contains(&0) {

@@ -16,7 +16,7 @@ mod traces;
 pub use architecture::{
     FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
 };
-pub use evaluation::EvaluationConfig;
+pub use evaluation::{EvaluationConfig, StopRule};
 pub use heads::{ChooseBy, HeadLoss, HeadStage, HeadsConfig, LossWeights, VocabularyConfig};
 pub use read::{Overrides, load};
 pub use rescorers::{

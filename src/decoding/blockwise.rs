@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
+use super::stop::worthwhile;
 use super::verification::{Outcome, Verification, Verifier};
 use crate::backbone::{Backbone, KvCache, Span};
-use crate::config::StorageType;
+use crate::config::{StopRule, StorageType};
 use crate::error::{Result, bail};
 use crate::heads::FrozenHeads;
 use crate::lattice::{DraftTree, Lattice};
@@ -60,6 +61,8 @@ pub struct Decoding {
     pub top_k: usize,
     /// Hidden states are rounded to it before the heads, as the trace's are.
     pub dtype: StorageType,
+    /// Where blocks end early.
+    pub stop: StopRule,
     /// Which drafts are kept.
     pub verification: Verification,
 }
@@ -140,7 +143,7 @@ impl<'a> Decoder<'a> {
         let began = Instant::now();
         let mut hidden = to_host(self.hidden.clone());
         self.options.dtype.round(&mut hidden);
-        let (lattice, lattice_margin) = self.lattice(&hidden)?;
+        let Looked { lattice, margin: lattice_margin, stop_margin } = self.lattice(&hidden)?;
         let heads = began.elapsed();
         let start = self.text.len();
         let opening = Opening { start, slots: self.slots(), lattice: &lattice, hidden: &hidden };
@@ -158,6 +161,7 @@ impl<'a> Decoder<'a> {
         let lead = walk.lead.min(self.next.1);
         let mut closest =
             Closest::new(Decision::Verifier, f64::from(lead)).or(Closest::new(Decision::Draft, drafts.margin));
+        closest = closest.or(Closest::new(Decision::Stop, stop_margin));
         if self.drafter.reads_whole_lattice() {
             closest = closest.or(Closest::new(Decision::Candidates, f64::from(lattice_margin)));
         }
@@ -227,18 +231,23 @@ impl<'a> Decoder<'a> {
         (self.limit - self.decoded().len()).min(self.heads.count() + 1)
     }
 
-    fn lattice(&self, hidden: &[f32]) -> Result<(Lattice, f32)> {
+    fn lattice(&self, hidden: &[f32]) -> Result<Looked> {
+        let first = self.next.0;
         if !self.drafter.reads_heads() {
-            return Ok((Lattice::pinned(self.next.0, 1, &[], &[])?, f32::INFINITY));
+            return Looked::nowhere(first);
         }
+        let (model, k) = (&self.backbone.model, self.options.top_k);
         let hidden = from_host(hidden.to_vec(), [1, hidden.len()], &self.hidden.device());
-        let Ok(found) = self.heads.candidates(&self.backbone.model, hidden, &[self.next.0], self.options.top_k) else {
-            // Heads whose numbers are not finite cannot draft; the text is the backbone's in any case.
-            return Ok((Lattice::pinned(self.next.0, 1, &[], &[])?, f32::INFINITY));
+        let found = match self.options.stop {
+            StopRule::Never => self.heads.candidates(model, hidden, &[first], k),
+            _ => self.heads.candidates_and_spreads(model, hidden, &[first], k),
         };
-        let slots = self.slots();
-        let lattice = Lattice::pinned(self.next.0, found.k, &found.ids, &found.scores)?.prefix(slots, found.k)?;
-        Ok((lattice, found.at(0).margin(slots - 1, found.k)))
+        // Heads whose numbers are not finite cannot draft; the text is the backbone's in any case.
+        let Ok(found) = found else { return Looked::nowhere(first) };
+        let lattice = Lattice::pinned(first, found.k, &found.ids, &found.scores)?.prefix(self.slots(), found.k)?;
+        let (slots, stop_margin) = worthwhile(self.options.stop, &lattice, &found.spreads);
+        let margin = found.at(0).margin(slots - 1, found.k);
+        Ok(Looked { lattice: lattice.prefix(slots, found.k)?, margin, stop_margin })
     }
 
     /// Hidden states `[nodes, d]` of a draft tree behind the committed text.
@@ -249,6 +258,22 @@ impl<'a> Decoder<'a> {
             tree.parents().iter().map(|parent| Some(parent.map_or(past - 1, |parent| past + parent))).collect();
         let span = Span { tokens: tree.tokens(), after: Some(&after) };
         self.backbone.model.hidden(&[span], Some(&mut self.cache))
+    }
+}
+
+/// The lattice of a block.
+struct Looked {
+    lattice: Lattice,
+    /// The smallest lead of a k-th candidate over the first one left out.
+    margin: f32,
+    /// How close the block came to another end.
+    stop_margin: f64,
+}
+
+impl Looked {
+    /// The pinned token alone.
+    fn nowhere(first: u32) -> Result<Self> {
+        Ok(Self { lattice: Lattice::pinned(first, 1, &[], &[])?, margin: f32::INFINITY, stop_margin: f64::INFINITY })
     }
 }
 

@@ -2,9 +2,13 @@
 //! have written itself, or that another [`Rule`] keeps. Knows nothing of metrics.
 
 mod blockwise;
+mod price;
 mod rules;
+mod stop;
 mod verification;
 
 pub use blockwise::{Block, Decoder, Decoding, Spent};
+pub use price::seconds_by_nodes;
 pub use rules::{Drafted, Rule, Verdict};
+pub use stop::worthwhile;
 pub use verification::Verification;

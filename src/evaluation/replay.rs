@@ -4,6 +4,8 @@
 //! accepted length of any draft is a comparison of tokens, and block efficiency is exact without a forward of the
 //! backbone. Slot 1 is the trace's own token, never recomputed.
 
+use crate::config::StopRule;
+use crate::decoding::worthwhile;
 use crate::error::Result;
 use crate::heads::StoredCandidates;
 use crate::kernels::Spread;
@@ -69,7 +71,7 @@ impl ReplayText {
         let width = self.hidden.len() / self.lattices.len();
         Opening {
             start: self.prompt + t,
-            slots: lattice.slots(),
+            slots: self.lattices[t].slots(),
             lattice,
             hidden: &self.hidden[t * width..(t + 1) * width],
         }
@@ -80,9 +82,13 @@ impl ReplayText {
         &self.tokens[self.prompt..]
     }
 
-    /// The same text with the lattices cut to the top `k`.
-    pub fn narrowed(&self, k: usize) -> Result<Vec<Lattice>> {
-        self.lattices.iter().map(|lattice| lattice.prefix(lattice.slots(), k)).collect()
+    /// The lattices cut to the top `k`, and to where blocks end early.
+    pub fn narrowed(&self, k: usize, stop: StopRule) -> Result<Vec<Lattice>> {
+        let heads = self.spreads.len() / self.lattices.len().max(1);
+        let one = |(t, lattice): (usize, &Lattice)| {
+            lattice.prefix(worthwhile(stop, lattice, &self.spreads[t * heads..][..heads]).0, k)
+        };
+        self.lattices.iter().enumerate().map(one).collect()
     }
 }
 

@@ -46,7 +46,9 @@ impl SameStarts {
                 Ordering::Equal => counts.ties += 1,
                 Ordering::Greater => {
                     counts.wins += 1;
-                    counts.repairs += u64::from(plain[step.accepted] == plain[step.accepted - 1]);
+                    // A block that ended early had nothing rejected.
+                    let rejected = plain.get(step.accepted);
+                    counts.repairs += u64::from(rejected == Some(&plain[step.accepted - 1]));
                 }
             }
             let first = &drafts.paths[0];

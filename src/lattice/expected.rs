@@ -36,6 +36,54 @@ pub struct Expected {
     pub margin: f64,
     /// The expected accepted length, without what a held path adds to it beyond the nodes that were chosen.
     pub length: f64,
+    /// The nodes that were chosen.
+    pub nodes: usize,
+}
+
+/// What a block of so many nodes takes, and what its tokens are worth.
+#[derive(Debug, Clone, Copy)]
+pub struct Price<'a> {
+    /// By nodes, from 1: seconds of a block.
+    pub seconds: &'a [f64],
+    /// Tokens a second that the time could be spent on elsewhere.
+    pub rate: f64,
+}
+
+impl Price<'_> {
+    /// How many of the nodes, which are given by their probabilities from the most probable on, make the most of their time:
+    /// those with the largest expected accepted length less what the time would give elsewhere. Of equally good numbers the
+    /// smaller.
+    fn affords(&self, probabilities: impl Iterator<Item = f64>) -> usize {
+        let (mut most, mut best, mut length) = (f64::NEG_INFINITY, 1, 0.0);
+        for (number, (probability, seconds)) in probabilities.zip(self.seconds).enumerate() {
+            length += probability;
+            let gain = length - self.rate * seconds;
+            if gain > most {
+                (most, best) = (gain, number + 1);
+            }
+        }
+        best
+    }
+}
+
+/// The tree that makes the most of its time, at most as large as the prices go: of the trees of the longest expected accepted
+/// length, one for every number of nodes, the one whose length exceeds the rate times its seconds by most. With the rate that
+/// decoding reaches in the long run, no other choice of trees is faster.
+pub fn priced_tree<S: PathScorer>(
+    lattice: &Lattice,
+    scorer: &S,
+    start: S::State,
+    weighting: Weighting,
+    belief: &Belief,
+    price: Price,
+) -> Expected {
+    let beliefs = Beliefs::new(lattice, scorer, start, weighting, belief);
+    let (mut tree, next) = grow(&beliefs, lattice.slots(), &[], price.seconds.len());
+    let probabilities = tree.nodes.iter().map(|node| node.probability);
+    let afforded = price.affords(probabilities);
+    let next = tree.nodes.get(afforded).map(|node| node.probability).or(next);
+    tree.nodes.truncate(afforded);
+    tree.expected(&[], next)
 }
 
 /// The tree of `nodes` nodes (at least one) with the longest expected accepted length among those that hold the path `held`,
@@ -51,9 +99,16 @@ pub fn expected_tree<S: PathScorer>(
     nodes: usize,
 ) -> Expected {
     let beliefs = Beliefs::new(lattice, scorer, start, weighting, belief);
+    let (tree, next) = grow(&beliefs, lattice.slots(), held, nodes);
+    tree.expected(held, next)
+}
+
+/// The most probable prefixes of a block of `slots` slots, until they have `nodes` nodes together with the path `held`, and
+/// the probability of the next one, if there is one.
+fn grow(beliefs: &Beliefs, slots: usize, held: &[u32], nodes: usize) -> (Tree, Option<f64>) {
     let mut open = BinaryHeap::new();
-    let mut tree: Vec<Grown> = Vec::new();
-    let (mut found, mut length, mut last) = (0, 0.0, 0.0);
+    let mut tree = Tree { nodes: Vec::new(), inside: 0, end: usize::MAX };
+    let mut found = 0;
     let mut extend = |open: &mut BinaryHeap<Prefix>, parent: usize, node: u32, slot: usize, probability: f64| {
         for (edge, share) in beliefs.after(node) {
             let probability = probability * share * beliefs.coverage(slot);
@@ -62,31 +117,20 @@ pub fn expected_tree<S: PathScorer>(
         }
     };
     extend(&mut open, usize::MAX, 0, 0, 1.0);
-    // How much of `held` is in the tree, and where it ends there.
-    let (mut inside, mut end) = (0, usize::MAX);
-    while tree.len() + held.len() - inside < nodes.max(1) {
+    while tree.nodes.len() + held.len() - tree.inside < nodes.max(1) {
         let Some(Prefix { probability, parent, node, token, .. }) = open.pop() else { break };
-        let slot = tree.get(parent).map_or(0, |parent| parent.slot + 1);
-        let index = tree.len();
-        if slot == inside && parent == end && held.get(slot) == Some(&token) {
-            (inside, end) = (inside + 1, index);
+        let slot = tree.nodes.get(parent).map_or(0, |parent| parent.slot + 1);
+        let index = tree.nodes.len();
+        if slot == tree.inside && parent == tree.end && held.get(slot) == Some(&token) {
+            (tree.inside, tree.end) = (tree.inside + 1, index);
         }
-        tree.push(Grown { parent, token, slot, leaf: true });
-        if let Some(parent) = tree.get_mut(parent) {
-            parent.leaf = false;
-        }
-        (length, last) = (length + probability, probability);
-        if slot + 1 < lattice.slots() {
+        tree.nodes.push(Grown { parent, token, slot, probability });
+        if slot + 1 < slots {
             extend(&mut open, index, node, slot + 1, probability);
         }
     }
-    let margin = open.peek().map_or(f64::INFINITY, |next| lead(last, next.probability));
-    let leaves = (0..tree.len()).filter(|&node| tree[node].leaf && (node != end || inside == held.len()));
-    let mut paths: Vec<Vec<u32>> = leaves.map(|node| spell(&tree, node)).collect();
-    if inside < held.len() {
-        paths.push(held.to_vec());
-    }
-    Expected { paths, margin, length }
+    let next = open.peek().map(|next| next.probability);
+    (tree, next)
 }
 
 /// The path with the longest expected accepted length, by dynamic programming: from a state, the best next token is the one
@@ -125,7 +169,7 @@ pub fn expected_path<S: PathScorer>(
         path.push(edge.token);
         node = edge.to;
     }
-    Expected { paths: vec![path], margin, length: after[0] }
+    Expected { nodes: path.len(), paths: vec![path], margin, length: after[0] }
 }
 
 /// The shares of every state's continuations.
@@ -245,19 +289,49 @@ impl PartialEq for Prefix {
 
 impl Eq for Prefix {}
 
+/// A tree, its nodes from the most probable on, parents before children.
+struct Tree {
+    nodes: Vec<Grown>,
+    /// How many nodes of a held path are in it, and where that path ends in it.
+    inside: usize,
+    end: usize,
+}
+
 /// A node of the tree.
 struct Grown {
+    /// Its number; none at the root.
     parent: usize,
     token: u32,
     slot: usize,
-    leaf: bool,
+    probability: f64,
 }
 
-fn spell(tree: &[Grown], node: usize) -> Vec<u32> {
-    let mut tokens: Vec<u32> =
-        std::iter::successors(tree.get(node), |node| tree.get(node.parent)).map(|node| node.token).collect();
-    tokens.reverse();
-    tokens
+impl Tree {
+    /// It as drafts, together with the path `held`; `next` is the probability of the best node that was left out.
+    fn expected(&self, held: &[u32], next: Option<f64>) -> Expected {
+        let mut leaf = vec![true; self.nodes.len()];
+        for node in &self.nodes {
+            if let Some(parent) = leaf.get_mut(node.parent) {
+                *parent = false;
+            }
+        }
+        let leaves = (0..leaf.len()).filter(|&node| leaf[node] && (node != self.end || self.inside == held.len()));
+        let mut paths: Vec<Vec<u32>> = leaves.map(|node| self.spell(node)).collect();
+        if self.inside < held.len() {
+            paths.push(held.to_vec());
+        }
+        let last = self.nodes.last().map_or(0.0, |node| node.probability);
+        let margin = next.map_or(f64::INFINITY, |next| lead(last, next));
+        let length = self.nodes.iter().map(|node| node.probability).sum();
+        Expected { paths, margin, length, nodes: self.nodes.len() }
+    }
+
+    fn spell(&self, node: usize) -> Vec<u32> {
+        let up = std::iter::successors(self.nodes.get(node), |node| self.nodes.get(node.parent));
+        let mut tokens: Vec<u32> = up.map(|node| node.token).collect();
+        tokens.reverse();
+        tokens
+    }
 }
 
 #[cfg(test)]
@@ -323,6 +397,17 @@ mod tests {
             let inside = |prefix: &Vec<u32>| tree.paths.iter().any(|path| path.starts_with(prefix));
             let sum: f64 = all.iter().filter(|(prefix, _)| inside(prefix)).map(|(_, p)| p).sum();
             prop_assert!((sum - best).abs() < 1e-9, "its nodes are worth {sum}");
+
+            // Of all numbers of nodes, the one that is worth most of its time.
+            let seconds: Vec<f64> = (0..nodes).map(|n| 1.0 + 0.1 * (n as f64).powf(f64::from(seed % 3) / 2.0 + 0.5)).collect();
+            for rate in [0.0, 0.5, 2.0, 50.0] {
+                let price = Price { seconds: &seconds, rate };
+                let priced = priced_tree(&lattice, &scorer, START, weighting, &belief, price);
+                let size = DraftTree::from_paths(&priced.paths).len();
+                let gain = |n: usize| all.iter().take(n).map(|(_, p)| p).sum::<f64>() - rate * seconds[n - 1];
+                prop_assert!((priced.length - rate * seconds[size - 1] - gain(size)).abs() < 1e-9);
+                prop_assert!((1..=nodes.min(all.len())).all(|n| gain(n) <= gain(size) + 1e-9), "{size} nodes at {rate}");
+            }
 
             // With a path that must be there, the best of the others beside it.
             let held = lattice.top1();

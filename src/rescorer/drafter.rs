@@ -54,6 +54,8 @@ pub enum Decision {
     Verifier,
     /// A head's k-th candidate against the next.
     Candidates,
+    /// Where the block ends early, against its bound.
+    Stop,
     /// The drafter's choice: the p-th path against the next, or an argmax over a slot.
     Draft,
 }
@@ -64,6 +66,7 @@ impl Decision {
         match self {
             Self::Verifier => "verifier",
             Self::Candidates => "candidates",
+            Self::Stop => "stop",
             Self::Draft => "draft",
         }
     }

@@ -4,7 +4,9 @@ use super::local::LocalSession;
 use super::scores::Sum;
 use super::{Drafter, Drafts, NeuralRescorer, Opening, Rescorer, Session};
 use crate::error::Result;
-use crate::lattice::{Belief, Lattice, NoScorer, PathScorer, Weighting, expected_path, expected_tree, p_best};
+use crate::lattice::{
+    Belief, Lattice, NoScorer, PathScorer, Price, Weighting, expected_path, expected_tree, p_best, priced_tree,
+};
 
 /// What is taken from the lattice.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +17,10 @@ pub enum Selection {
     ExpectedPath,
     /// The tree of so many nodes with the longest expected accepted length.
     ExpectedTree(usize),
+    /// The tree that makes the most of its time, given the seconds of a block by its nodes (from 1) on this machine. What a
+    /// second is worth is what the blocks before were expected to bring in theirs, so the tree is a function of the committed
+    /// blocks and the given seconds, not of the clock.
+    PricedTree(Vec<f64>),
 }
 
 /// What is fitted on dev.
@@ -77,7 +83,7 @@ impl Rescoring<'_> {
     pub(super) fn beam(&self) -> usize {
         match self.selection {
             Selection::Paths(p) => p.max(1),
-            Selection::ExpectedPath | Selection::ExpectedTree(_) => 1,
+            Selection::ExpectedPath | Selection::ExpectedTree(_) | Selection::PricedTree(_) => 1,
         }
     }
 
@@ -102,14 +108,21 @@ impl Rescoring<'_> {
     }
 
     /// Searches the whole lattice.
-    fn select<S: PathScorer>(&self, lattice: &Lattice, scorer: &S, start: S::State) -> Drafts {
+    fn select<S: PathScorer>(&self, lattice: &Lattice, scorer: &S, start: S::State, pace: &mut Pace) -> Drafts {
         let Settings { weighting, belief, .. } = &self.settings;
-        match self.selection {
-            Selection::Paths(p) => p_best(lattice, scorer, start, *weighting, p).into(),
+        match &self.selection {
+            &Selection::Paths(p) => p_best(lattice, scorer, start, *weighting, p).into(),
             Selection::ExpectedPath => expected_path(lattice, scorer, start, *weighting, belief).into(),
-            Selection::ExpectedTree(nodes) => {
+            &Selection::ExpectedTree(nodes) => {
                 let held = if self.include_top1 { lattice.top1() } else { Vec::new() };
                 expected_tree(lattice, scorer, start, *weighting, belief, &held, nodes).into()
+            }
+            Selection::PricedTree(seconds) => {
+                let price = Price { seconds, rate: pace.rate(seconds) };
+                let tree = priced_tree(lattice, scorer, start, *weighting, belief, price);
+                pace.tokens += tree.length;
+                pace.seconds += seconds[tree.nodes - 1];
+                tree.into()
             }
         }
     }
@@ -124,18 +137,18 @@ impl Rescoring<'_> {
         drafts
     }
 
-    fn global(&self, text: &[u32], block: &Opening) -> Result<Drafts> {
+    fn global(&self, text: &[u32], block: &Opening, pace: &mut Pace) -> Result<Drafts> {
         let narrowed = self.narrowed(block.lattice)?;
         let lattice = &narrowed;
         let drafts = if self.rescores() {
             let block = Opening { lattice, ..*block };
             let (sum, _) = self.sum(text, &block)?;
             match sum.only_ngram() {
-                Some((model, state)) => self.select(lattice, model, state),
-                None => self.select(lattice, &sum, sum.start()),
+                Some((model, state)) => self.select(lattice, model, state, pace),
+                None => self.select(lattice, &sum, sum.start(), pace),
             }
         } else {
-            self.select(lattice, &NoScorer, ())
+            self.select(lattice, &NoScorer, (), pace)
         };
         Ok(self.with_top1(drafts, lattice))
     }
@@ -143,7 +156,11 @@ impl Rescoring<'_> {
 
 impl Drafter for Rescoring<'_> {
     fn session(&self) -> Box<dyn Session + '_> {
-        if self.reads_prefix() { Box::new(LocalSession::new(self)) } else { Box::new(GlobalSession(self)) }
+        if self.reads_prefix() {
+            Box::new(LocalSession::new(self))
+        } else {
+            Box::new(GlobalSession { rescoring: self, pace: Pace::default() })
+        }
     }
 
     fn reads_whole_lattice(&self) -> bool {
@@ -156,10 +173,27 @@ impl Drafter for Rescoring<'_> {
     }
 }
 
-struct GlobalSession<'a>(&'a Rescoring<'a>);
+/// What the blocks of a text were expected to bring, and the time they were expected to take.
+#[derive(Default)]
+struct Pace {
+    tokens: f64,
+    seconds: f64,
+}
+
+impl Pace {
+    /// Tokens a second. Before the first block, what a block without drafts brings.
+    fn rate(&self, seconds: &[f64]) -> f64 {
+        (1.0 + self.tokens) / (seconds[0] + self.seconds)
+    }
+}
+
+struct GlobalSession<'a> {
+    rescoring: &'a Rescoring<'a>,
+    pace: Pace,
+}
 
 impl Session for GlobalSession<'_> {
     fn drafts(&mut self, text: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>> {
-        blocks.iter().map(|block| self.0.global(text, block)).collect()
+        blocks.iter().map(|block| self.rescoring.global(text, block, &mut self.pace)).collect()
     }
 }

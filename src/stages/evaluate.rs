@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::ways::{Way, ways};
+use super::ways::{Way, all_ways, ways};
 use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
 use crate::config::{EvaluationConfig, RescorerConfig};
 use crate::decoding::{Decoding, Verification};
@@ -101,6 +101,11 @@ impl Evaluation<'_> {
     fn dataset(&self, name: &str, dev: &CorpusTrace, test: &CorpusTrace) -> Result<Dataset> {
         let options = &self.workspace.config.evaluation;
         let ways = ways(&self.workspace.config, self.rescorers);
+        if let Some(unknown) = options.variants.iter().find(|name| ways.iter().all(|way| way.name != **name)) {
+            let known = all_ways(&self.workspace.config, self.rescorers);
+            let known: Vec<&str> = known.iter().map(|way| way.name.as_str()).collect();
+            bail!("`evaluation.variants` names `{unknown}`, but the variants here are {}.", known.join(", "));
+        }
         let (dev, test) = (self.texts(dev)?, self.texts(test)?);
         // Searches, walks over test, live checks.
         let mut bar = Progress::new(format!("evaluate {name}"), 3 * ways.len());
@@ -201,7 +206,7 @@ impl Evaluation<'_> {
         if texts.is_empty() {
             bail!("no traced document has a continuation; there is nothing to evaluate.");
         }
-        let lattices = texts.iter().map(|text| text.narrowed(options.top_k)).collect::<Result<_>>()?;
+        let lattices = texts.iter().map(|text| text.narrowed(options.top_k, options.stop)).collect::<Result<_>>()?;
         Ok(Texts { texts, lattices })
     }
 
@@ -264,6 +269,7 @@ impl Evaluation<'_> {
             let decoding = Decoding {
                 top_k: options.top_k,
                 dtype: self.workspace.config.traces.dtype,
+                stop: options.stop,
                 verification: Verification::GREEDY,
             };
             let heads = &self.heads.heads;

@@ -16,7 +16,7 @@ use crate::evaluation::Coordinate;
 use crate::heads::{FrozenHeads, load_heads};
 use crate::lattice::Weighting;
 use crate::report::{self, Dataset, Report};
-use crate::rescorer::{Drafter, Settings};
+use crate::rescorer::{Drafter, Selection, Settings};
 use crate::text::ChatTemplate;
 
 /// A run's backbone, heads, rescorers and the settings that were chosen.
@@ -119,6 +119,21 @@ pub struct OpenedDrafter<'a> {
 }
 
 impl OpenedDrafter<'_> {
+    /// Whether it drafts trees, whose size is a matter of the machine's time.
+    pub fn grows(&self) -> bool {
+        self.way.grows()
+    }
+
+    /// It with trees of so many nodes at most; what drafts no trees is as it was.
+    pub fn with_nodes(self, nodes: usize) -> Self {
+        Self { way: self.way.with_trees(Selection::ExpectedTree(nodes)), ..self }
+    }
+
+    /// It with trees as large as pays, by the seconds of a block by its nodes (from 1); what drafts no trees is as it was.
+    pub fn priced(self, seconds: Vec<f64>) -> Self {
+        Self { way: self.way.with_trees(Selection::PricedTree(seconds)), ..self }
+    }
+
     /// It, ready to draft.
     pub fn drafter(&self) -> Box<dyn Drafter + '_> {
         self.way.drafter(&self.settings)

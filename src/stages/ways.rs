@@ -58,6 +58,16 @@ impl Way<'_> {
         Self { drafting: Drafting::Plain, ..self }
     }
 
+    /// With another kind of trees, where it drafts trees.
+    pub fn with_trees(self, trees: Selection) -> Self {
+        if self.grows() { Self { drafting: Drafting::Search(trees), ..self } } else { self }
+    }
+
+    /// Whether it drafts trees of a size that can be chosen.
+    pub fn grows(&self) -> bool {
+        matches!(self.drafting, Drafting::Search(Selection::ExpectedTree(_)))
+    }
+
     /// Whether it chooses among the heads' candidates.
     pub fn reads_heads(&self) -> bool {
         self.drafting != Drafting::Lookup
@@ -82,6 +92,7 @@ impl Way<'_> {
         match self.drafting {
             Drafting::Search(Selection::Paths(p)) => p,
             Drafting::Search(Selection::ExpectedTree(nodes)) => nodes,
+            Drafting::Search(Selection::PricedTree(ref seconds)) => seconds.len(),
             Drafting::Plain | Drafting::Lookup | Drafting::Search(Selection::ExpectedPath) => 1,
         }
     }
@@ -125,8 +136,15 @@ impl Way<'_> {
     }
 }
 
-/// Every variant of a run: single drafts first, plain decoding before all.
+/// The variants of a run that its configuration asks for, plain decoding among them in any case.
 pub(super) fn ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedRescorer>) -> Vec<Way<'a>> {
+    let wanted = &config.evaluation.variants;
+    let is_wanted = |way: &Way| wanted.is_empty() || way.drafting == Drafting::Plain || wanted.contains(&way.name);
+    all_ways(config, fitted).into_iter().filter(is_wanted).collect()
+}
+
+/// Every variant of a run: single drafts first, plain decoding before all.
+pub(super) fn all_ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedRescorer>) -> Vec<Way<'a>> {
     let options = &config.evaluation;
     let (paths, tree) = (Selection::Paths(options.paths), Selection::ExpectedTree(options.nodes));
     let include_top1 = options.include_top1;

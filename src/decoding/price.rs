@@ -1,0 +1,79 @@
+//! What a block costs on this machine, by the number of its nodes.
+
+use std::time::Instant;
+
+use crate::backbone::{Backbone, Span};
+use crate::error::Result;
+use crate::heads::FrozenHeads;
+use crate::nn::from_host;
+
+/// How often every time is taken; the least counts, as a machine is only ever disturbed towards slower.
+const ROUNDS: usize = 3;
+
+/// Seconds of a block with 1 to `most` nodes behind `context` tokens: the forward that verifies it, the logits, and the heads
+/// that draft the next one. Some numbers of nodes are timed, those between lie on straight lines. Takes about a second where
+/// a forward takes 20 ms.
+///
+/// # Errors
+/// Heads that cannot draft.
+pub fn seconds_by_nodes(backbone: &Backbone, heads: &FrozenHeads, context: usize, most: usize) -> Result<Vec<f64>> {
+    let model = &backbone.model;
+    let context = context.clamp(1, model.config().max_position_embeddings.saturating_sub(most).max(1));
+    let mut cache = model.cache(1, context + most);
+    let before = model.hidden(&[Span::chain(&vec![0; context])], Some(&mut cache));
+    let last = before.narrow(0, context - 1, 1);
+    let mut of_heads = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        heads.candidates(model, from_host(crate::nn::to_host(last.clone()), last.dims(), model.device()), &[0], 1)?;
+        of_heads = of_heads.min(began.elapsed().as_secs_f64());
+    }
+    let mut timed: Vec<(usize, f64)> = Vec::new();
+    for nodes in sizes(most) {
+        let mut least = f64::INFINITY;
+        for _ in 0..ROUNDS {
+            let began = Instant::now();
+            let hidden = model.hidden(&[Span::chain(&vec![0; nodes])], Some(&mut cache));
+            std::hint::black_box(model.logits(hidden));
+            least = least.min(began.elapsed().as_secs_f64());
+            cache.truncate(0, context);
+        }
+        // More nodes never cost less.
+        let before = timed.last().map_or(0.0, |&(_, seconds)| seconds);
+        timed.push((nodes, before.max(least + of_heads)));
+    }
+    Ok(between(&timed))
+}
+
+/// 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, the last one `most`.
+fn sizes(most: usize) -> Vec<usize> {
+    let mut sizes: Vec<usize> =
+        (0..usize::BITS).flat_map(|power| [1 << power, 3 << power]).filter(|&n| n < most).collect();
+    sizes.push(most.max(1));
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+/// The values at 1, 2, 3 and so on, from those at some of them.
+fn between(timed: &[(usize, f64)]) -> Vec<f64> {
+    let mut all = vec![timed[0].1];
+    for pair in timed.windows(2) {
+        let [(n, a), (m, b)] = [pair[0], pair[1]];
+        all.extend((n + 1..=m).map(|at| a + (b - a) * (at - n) as f64 / (m - n) as f64));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_timed_lies_between() {
+        assert_eq!(sizes(1), [1]);
+        assert_eq!(sizes(10), [1, 2, 3, 4, 6, 8, 10]);
+        assert_eq!(between(&[(1, 1.0), (2, 3.0), (4, 4.0)]), [1.0, 3.0, 3.5, 4.0]);
+        assert_eq!(between(&[(1, 2.0)]), [2.0]);
+    }
+}
