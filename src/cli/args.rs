@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use super::ngram::NgramCommand;
 use crate::decoding::Rule;
+use crate::report::Gate;
 
 /// Trains prediction heads and draft rescorers for blockwise parallel decoding, and measures what they buy.
 #[derive(Debug, Parser)]
@@ -66,6 +67,15 @@ pub struct ConfigFile {
     pub set: Vec<String>,
 }
 
+/// What a report must reach.
+#[derive(Debug, Args)]
+pub struct Gates {
+    /// Exit with 1, after the report is written, where a variant's number is lower: METRIC[VARIANT]=NUMBER on every data
+    /// set, METRIC[VARIANT,SET]=NUMBER on one; may be repeated
+    #[arg(long, value_name = "GATE")]
+    pub fail_under: Vec<Gate>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Do every stage: trace, train-heads, train-rescorer, evaluate; finished stages are skipped
@@ -111,12 +121,31 @@ pub enum Command {
     },
     /// Replay every variant on the test traces, check a sample live, write the report
     #[command(after_help = "Example:\n  draftsmith evaluate mine.toml --set evaluation.top_k=32")]
-    Evaluate(ConfigFile),
-    /// Print the report of a finished run and render its files anew
-    #[command(after_help = "Example:\n  draftsmith report runs/quickstart --format json")]
+    Evaluate {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Keep every step of every variant with its drafts: sets evaluation.keep_steps
+        #[arg(long)]
+        keep_steps: bool,
+        #[command(flatten)]
+        gates: Gates,
+    },
+    /// Print the report of a finished run and render its files anew; or compare several runs
+    #[command(
+        after_help = "Examples:\n  draftsmith report runs/quickstart --format json\n  draftsmith report runs/old runs/new --output comparison\n  draftsmith report runs/quickstart --fail-under 'block_efficiency[ngram,tales]=1.8'"
+    )]
     Report {
-        /// A run's folder, such as runs/quickstart
-        run: PathBuf,
+        /// A run's folder, such as runs/quickstart; of several, the difference of every two on the documents they share
+        #[arg(required_unless_present = "schema", conflicts_with = "schema")]
+        runs: Vec<PathBuf>,
+        /// With several runs: a new folder for comparison.json, comparison.md and comparison.html
+        #[arg(long, value_name = "FOLDER")]
+        output: Option<PathBuf>,
+        #[command(flatten)]
+        gates: Gates,
+        /// Print the JSON schema of report.json instead
+        #[arg(long)]
+        schema: bool,
     },
     /// Continue a prompt with the backbone alone, greedily unless a temperature is given
     #[command(

@@ -15,6 +15,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::error::{self, Error, Result};
 use crate::progress;
+use crate::report;
 use args::{Arguments, Command};
 
 /// Runs the program on the process's arguments.
@@ -50,8 +51,9 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Trace { config, dry_run } => stages::trace(common, config, *dry_run),
         Command::TrainHeads { config, init_from } => stages::train_heads(common, config, init_from.as_deref()),
         Command::TrainRescorer { config, only } => stages::train_rescorer(common, config, only.as_deref()),
-        Command::Evaluate(config) => stages::evaluate(common, config),
-        Command::Report { run } => stages::report(common, run),
+        Command::Evaluate { config, keep_steps, gates } => stages::evaluate(common, config, *keep_steps, gates),
+        Command::Report { schema: true, .. } => print(&report::schema()),
+        Command::Report { runs, output, gates, .. } => stages::report(common, runs, output.as_deref(), gates),
         Command::Generate(options) => generate::generate(common, options),
         Command::Ngram(command) => ngram::ngram(common, command),
         Command::Inspect(options) => inspect::inspect(common, options),

@@ -1,14 +1,14 @@
 //! The commands that work on a configuration or a run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::args::{Common, ConfigFile, Format};
+use super::args::{Common, ConfigFile, Format, Gates};
 use super::{estimate, print, print_json};
 use crate::config::{self, Config, Overrides};
 use crate::device;
 use crate::error::{Result, bail};
 use crate::progress;
-use crate::report::{self, Report};
+use crate::report::{self, EvaluatedRun, Report};
 use crate::stages::{self, Workspace};
 
 /// The configuration with the command line's overrides; none when it was only to be printed.
@@ -29,7 +29,7 @@ fn open(config: Config) -> Result<Workspace> {
 }
 
 pub fn run(common: &Common, file: &ConfigFile) -> Result<()> {
-    evaluate(common, file)
+    evaluate(common, file, false, &Gates { fail_under: Vec::new() })
 }
 
 pub fn pretrain(common: &Common, file: &ConfigFile) -> Result<()> {
@@ -80,20 +80,49 @@ pub fn train_rescorer(common: &Common, file: &ConfigFile, only: Option<&str>) ->
     print(&format!("{}\n", workspace.folder.join("rescorers").display()))
 }
 
-pub fn evaluate(common: &Common, file: &ConfigFile) -> Result<()> {
-    let Some(config) = load(common, file)? else { return Ok(()) };
+pub fn evaluate(common: &Common, file: &ConfigFile, keep_steps: bool, gates: &Gates) -> Result<()> {
+    let mut file = file.clone();
+    file.set.extend(keep_steps.then(|| "evaluation.keep_steps=true".to_owned()));
+    let Some(config) = load(common, &file)? else { return Ok(()) };
     config.traces.require_hidden("evaluate")?;
     let workspace = open(config)?;
     let traces = stages::trace(&workspace)?;
     let heads = stages::train_heads(&workspace, &traces)?;
     let rescorers = stages::train_rescorers(&workspace, &traces, Some(&heads), None)?;
     let result = stages::evaluate(&workspace, &traces, &heads, &rescorers)?;
-    show(common, &result, &workspace.folder.join("report"))
+    show(common, &result, &workspace.folder.join("report"))?;
+    report::check_gates(&result, &gates.fail_under)
 }
 
-pub fn report(common: &Common, run: &Path) -> Result<()> {
-    let folder = run.join("report");
-    let path = folder.join("report.json");
+/// One run's report anew, or several side by side.
+pub fn report(common: &Common, runs: &[PathBuf], output: Option<&Path>, gates: &Gates) -> Result<()> {
+    match (runs, output) {
+        ([run], None) => one_report(common, run, gates),
+        ([_], Some(_)) => bail!("--output is for a comparison; name at least two runs."),
+        _ if !gates.fail_under.is_empty() => bail!("--fail-under looks at one run; name one."),
+        _ => compare(common, runs, output),
+    }
+}
+
+fn compare(common: &Common, runs: &[PathBuf], output: Option<&Path>) -> Result<()> {
+    let runs = runs.iter().map(|run| {
+        require_report(run)?;
+        EvaluatedRun::read(run)
+    });
+    let comparison = report::compare(&runs.collect::<Result<Vec<_>>>()?)?;
+    if let Some(folder) = output {
+        comparison.write(folder)?;
+        progress::say(format!("comparison: {}", folder.join("comparison.html").display()));
+    }
+    match common.format {
+        Format::Table => print(&comparison.table()),
+        Format::Json => print_json(&serde_json::to_value(&comparison).expect("a comparison is JSON")),
+    }
+}
+
+/// The path of a run's `report.json`, which must be there.
+fn require_report(run: &Path) -> Result<PathBuf> {
+    let path = run.join("report").join("report.json");
     if !path.exists() {
         bail!(
             "{} has no report: {} is missing. Finish it with `draftsmith evaluate CONFIG`.",
@@ -101,10 +130,16 @@ pub fn report(common: &Common, run: &Path) -> Result<()> {
             path.display()
         );
     }
-    let report = report::read(&path)?;
+    Ok(path)
+}
+
+fn one_report(common: &Common, run: &Path, gates: &Gates) -> Result<()> {
+    let folder = run.join("report");
+    let report = report::read(&require_report(run)?)?;
     report::write(&report, &folder)?;
     show(common, &report, &folder)?;
-    write_trainings(run)
+    write_trainings(run)?;
+    report::check_gates(&report, &gates.fail_under)
 }
 
 /// The pages of the trainings in `run` that left a log; n-gram models have none.

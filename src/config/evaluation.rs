@@ -48,6 +48,9 @@ pub struct EvaluationConfig {
     pub gates: Vec<f64>,
     /// Shares of a sum's terms tried on dev, each against the others' together.
     pub shares: Vec<f64>,
+    /// Keeps every step of every variant with its drafts, `report/steps/SET.jsonl.gz`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keep_steps: bool,
     /// Bootstrap resamples.
     pub bootstrap: usize,
     /// Names of the variants to evaluate, as in the report's table; empty: all. `bpd` is there in any case.
@@ -71,6 +74,7 @@ impl Default for EvaluationConfig {
             temperatures: vec![0.3, 0.5, 0.7, 1.0, 1.4, 2.0],
             gates: vec![1.0, 2.0, 4.0],
             shares: vec![0.0, 0.25, 0.5, 0.75, 1.0],
+            keep_steps: false,
             bootstrap: 10_000,
             variants: Vec::new(),
             live_documents: 8,

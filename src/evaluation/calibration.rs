@@ -1,12 +1,13 @@
 //! Reliability of a predicted probability: how often the prediction is right beside how probable it was said to be.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Bins of equal mass, where there are so many predictions.
 const BINS: usize = 10;
 
 /// A reliability diagram and its one number.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
     /// Expected calibration error: the mean over positions of |accuracy - predicted| of their bin.
@@ -16,7 +17,7 @@ pub struct Calibration {
 }
 
 /// One bin.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationBin {
     /// Positions in it.

@@ -1,5 +1,6 @@
 //! How far ahead heads lose confidence step by step, and whether that foretells block efficiency (arXiv 2404.09221).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The largest i such that the mean entropies of heads 1 to i rise strictly; `entropies` begin with head 1's.
@@ -8,7 +9,7 @@ pub fn h_max(entropies: &[f64]) -> usize {
 }
 
 /// A straight line through points, by least squares.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Regression {
     /// Points.

@@ -5,6 +5,7 @@
 //! has a slot for the head with a token of the text in it.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Calibration, ReplayText, calibration};
@@ -16,7 +17,7 @@ use crate::nn::from_host;
 const BIN: f32 = 0.5;
 
 /// One head over a data set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeadQuality {
     /// Its number; head 1 is the backbone itself.

@@ -83,12 +83,17 @@ fn oracle(set: &Dataset) -> String {
 }
 
 fn aligned(set: &Dataset) -> String {
-    let cells = cells(set);
+    let heading =
+        format!("{} ({}), {}\n", set.name, set.split, format::counted(set.documents, "document", "documents"));
+    heading + &aligned_rows(&cells(set))
+}
+
+/// Rows of as many cells each, aligned: the first cell to the left, the others to the right.
+pub(super) fn aligned_rows(cells: &[Vec<String>]) -> String {
     let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..cells[0].len()).map(width).collect();
-    let mut text =
-        format!("{} ({}), {}\n", set.name, set.split, format::counted(set.documents, "document", "documents"));
-    for row in &cells {
+    let mut text = String::new();
+    for row in cells {
         text += &format!("{:<1$}", row[0], widths[0]);
         for (cell, width) in row.iter().zip(&widths).skip(1) {
             text += &format!("  {cell:>width$}");
@@ -99,7 +104,7 @@ fn aligned(set: &Dataset) -> String {
 }
 
 /// Names come from configs and may hold anything: keep them from opening tags, cells, code or emphasis.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -7,6 +7,9 @@
 //! - [`markdown()`] makes the tables for a pull request, [`table`] the aligned ones for the terminal;
 //! - [`html()`] makes the self-contained page a researcher opens first, with plots drawn as inline SVG.
 //!
+//! [`compare`] puts runs side by side, by what [`Documents`] keep of every document; [`check_gates`] says whether a report
+//! reaches what it must; [`schema()`] is the record's JSON schema.
+//!
 //! [`write_training`] makes a page of the same frame from the log of a training.
 //!
 //! A number without a written definition invites two readings, so [`definitions()`] holds one sentence for each name in
@@ -14,24 +17,31 @@
 //! the one place where "best" and "gain" turn into prose.
 
 mod columns;
+mod comparison;
 mod definitions;
+mod documents;
 mod figures;
 #[cfg(test)]
 mod fixture;
 mod format;
+mod gate;
 mod grids;
 mod html;
 mod json;
 mod markdown;
 mod model;
 mod page;
+mod schema;
 mod summary;
 mod svg;
 mod training;
 
 use std::path::Path;
 
+pub use comparison::{Comparison, EvaluatedRun, compare};
 pub use definitions::definitions;
+pub use documents::{DocumentSet, Documents};
+pub use gate::{Gate, check_gates};
 pub use html::html;
 pub use json::{from_json, read, to_json};
 pub use markdown::{markdown, table};
@@ -39,6 +49,7 @@ pub use model::{
     BASELINE, BestPaths, Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, SameStarts,
     TuningPoint, Variant,
 };
+pub use schema::schema;
 pub use summary::summary;
 pub use training::write_training;
 

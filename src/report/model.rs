@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -19,7 +20,7 @@ pub const BASELINE: &str = "bpd";
 pub const ORACLE: &str = "oracle";
 
 /// One evaluation: its numbers, their definitions, and where they came from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
     /// See [`SCHEMA_VERSION`].
@@ -37,7 +38,7 @@ pub struct Report {
 }
 
 /// Every number about one split of one data set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dataset {
     /// The data set, for instance `tales`.
@@ -77,7 +78,7 @@ pub struct Dataset {
 }
 
 /// One way of drafting and verifying, measured over a whole data set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Variant {
     /// What the tables and legends call it.
@@ -130,7 +131,7 @@ pub struct Variant {
 }
 
 /// A variant's drafts beside the baseline's, at the starts that the baseline visits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SameStarts {
     /// Blocks with a longer accepted length.
@@ -148,7 +149,7 @@ pub struct SameStarts {
 }
 
 /// What the best choice from the top-k lattice would have reached.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OraclePoint {
     /// Candidates kept per head.
@@ -160,7 +161,7 @@ pub struct OraclePoint {
 }
 
 /// One trial in the search for a variant's settings, on dev.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TuningPoint {
     /// The name of the variant, as in [`Variant::name`].
@@ -170,13 +171,14 @@ pub struct TuningPoint {
     pub parameter: String,
     /// The value tried; null is infinity.
     #[serde(alias = "lm_scale", with = "null_is_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub value: f64,
     /// What it reached on dev.
     pub block_efficiency: f64,
 }
 
 /// A `pbest-` variant with another number of drafts, its settings kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BestPaths {
     /// As in [`Variant::name`].
@@ -190,7 +192,7 @@ pub struct BestPaths {
 }
 
 /// Text in which a short n-gram repeats three times or more in a row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Looping {
     /// Documents whose decoded text loops.
@@ -202,7 +204,7 @@ pub struct Looping {
 }
 
 /// Documents decoded step by step with the real backbone and compared with replay.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Live {
     /// Documents decoded live, each with every variant listed.
@@ -222,7 +224,7 @@ pub struct Live {
 }
 
 /// The live check of one variant.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LiveVariant {
     /// As in [`Variant::name`].

@@ -1,7 +1,10 @@
 //! `evaluate`: every variant by replay, scales tuned on dev, a sample checked live.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use rayon::prelude::*;
 
 use super::ways::{Way, all_ways, ways};
@@ -11,15 +14,16 @@ use crate::decoding::{Decoding, Verification};
 use crate::error::{Error, Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
-    Coordinate, LiveOutcome, ReplayText, SameStarts, Step, Tally, autoregressive_speed, block_efficiency, check_live,
-    coverage, head_qualities, loops, oracle_lengths, replay, replay_best_paths, replay_oracle, search,
+    Coordinate, LiveOutcome, ReplayText, SameStarts, Step, StepRecord, Tally, autoregressive_speed, block_efficiency,
+    check_live, coverage, drafts_of, head_qualities, loops, oracle_lengths, replay, replay_best_paths, replay_oracle,
+    search,
 };
 use crate::files;
 use crate::lattice::{Lattice, oracle_dp};
 use crate::progress::{self, Progress};
 use crate::report::{
-    self, BestPaths, Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, TuningPoint,
-    Variant, read,
+    self, BestPaths, Dataset, DocumentSet, Documents, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report,
+    SCHEMA_VERSION, TuningPoint, Variant, read,
 };
 use crate::rescorer::{Drafter, Settings};
 
@@ -48,7 +52,12 @@ pub fn evaluate(
     if workspace.finished("evaluate", &folder, &key)? {
         return read(&folder.join("report.json"));
     }
-    let (mut datasets, stamp) = (Vec::new(), workspace.stamped(&key));
+    let (mut datasets, mut documents, stamp) = (Vec::new(), BTreeMap::new(), workspace.stamped(&key));
+    let steps = folder.join(STEPS);
+    if !workspace.config.evaluation.keep_steps && steps.exists() {
+        // Those of an earlier evaluation.
+        std::fs::remove_dir_all(&steps).map_err(|e| Error::io("remove", &steps, e))?;
+    }
     let parts = folder.join("sets");
     std::fs::create_dir_all(&parts).map_err(|e| Error::io("create", &parts, e))?;
     for test in &traces.test {
@@ -56,27 +65,32 @@ pub fn evaluate(
         let evaluation = Evaluation { workspace, heads, rescorers };
         // What an interrupted evaluation finished is not done again.
         let finished = parts.join(format!("{}.json", test.corpus));
-        let earlier = files::read_json::<(String, Dataset)>(&finished).ok().filter(|(made_by, _)| *made_by == stamp);
-        let set = match earlier {
-            Some((_, set)) => {
+        let earlier = files::read_json::<(String, Dataset, DocumentSet)>(&finished).ok();
+        let (set, of_set) = match earlier.filter(|(made_by, ..)| *made_by == stamp) {
+            Some((_, set, of_set)) => {
                 progress::say(format!("evaluate {}: finished earlier, skipped", test.corpus));
-                set
+                (set, of_set)
             }
             None => {
-                let set = evaluation.dataset(&test.corpus, dev, test)?;
-                files::write_json(&finished, &(&stamp, &set))?;
-                set
+                let (set, of_set) = evaluation.dataset(&test.corpus, dev, test)?;
+                files::write_json(&finished, &(&stamp, &set, &of_set))?;
+                (set, of_set)
             }
         };
+        documents.insert(set.name.clone(), of_set);
         datasets.push(set);
     }
     let report = Report::new(datasets, workspace.provenance());
     crate::report::write(&report, &folder)?;
+    Documents::new(documents).write(&folder)?;
     workspace.finish(&folder, &key)?;
     // All of them are in the report.
     std::fs::remove_dir_all(&parts).map_err(|e| Error::io("remove", &parts, e))?;
     Ok(report)
 }
+
+/// The folder of the steps that are kept.
+const STEPS: &str = "steps";
 
 struct Evaluation<'a> {
     workspace: &'a Workspace,
@@ -98,7 +112,7 @@ struct Texts {
 }
 
 impl Evaluation<'_> {
-    fn dataset(&self, name: &str, dev: &CorpusTrace, test: &CorpusTrace) -> Result<Dataset> {
+    fn dataset(&self, name: &str, dev: &CorpusTrace, test: &CorpusTrace) -> Result<(Dataset, DocumentSet)> {
         let options = &self.workspace.config.evaluation;
         let ways = ways(&self.workspace.config, self.rescorers);
         if let Some(unknown) = options.variants.iter().find(|name| ways.iter().all(|way| way.name != **name)) {
@@ -129,6 +143,11 @@ impl Evaluation<'_> {
             live: None,
         };
         set.set_heads(head_qualities(&test.texts, &self.workspace.backbone.model, options.top_k));
+        let mut documents = DocumentSet {
+            ids: test.texts.iter().map(|text| text.entry.id.clone()).collect(),
+            groups: test.texts.iter().map(|text| text.entry.group.clone()).collect(),
+            ..DocumentSet::default()
+        };
         let mut walked: Vec<Walked> = Vec::new();
         let mut singles = BTreeMap::new();
         let (mut plain_dev, mut plain_tally) = (0.0, None);
@@ -159,6 +178,7 @@ impl Evaluation<'_> {
             let steps = walk(&test, &*way.drafter(&settings))?;
             bar.advance(|| format!("{} on test", way.name));
             let tally = tally(&steps);
+            documents.add(&way.name, &tally.documents);
             let base = plain_tally.get_or_insert_with(|| tally.documents.clone());
             let mut variant = self.variant(&way.name, way.drafts(), &tally, base, &groups)?;
             let values = axes.iter().map(|axis| (axis.name.clone(), axis.coordinate.get(&settings)));
@@ -181,6 +201,7 @@ impl Evaluation<'_> {
         set.looping = looping_text(&looping, &base);
         set.oracle = options.oracle_top_k.iter().map(|&k| oracle(&test.texts, k).0).collect();
         let (_, tally) = oracle(&test.texts, options.top_k);
+        documents.add(ORACLE, &tally.documents);
         set.variants.push(self.variant(ORACLE, 1, &tally, &base, &groups)?);
         let (plain, most) = (block_efficiency(&base), tally.block_efficiency());
         if most > plain {
@@ -188,9 +209,36 @@ impl Evaluation<'_> {
                 .iter_mut()
                 .for_each(|v| v.headroom_closed = Some((v.block_efficiency - plain) / (most - plain)));
         }
+        if options.keep_steps {
+            self.write_steps(name, &test, &walked)?;
+        }
         set.live = self.live(&test.texts, &walked, &mut set.variants, &mut bar)?;
         bar.finish(&format!("{} test documents, {} variants", set.documents, set.variants.len()));
-        Ok(set)
+        Ok((set, documents))
+    }
+
+    /// Writes every step of every variant but the oracle, a JSON object a line.
+    fn write_steps(&self, set: &str, texts: &Texts, walked: &[Walked]) -> Result<()> {
+        let path = self.workspace.folder.join("report").join(STEPS).join(format!("{set}.jsonl.gz"));
+        files::write_with(&path, |file| {
+            let mut file = GzEncoder::new(file, Compression::default());
+            for Walked { way, settings, steps } in walked {
+                let drafter = way.drafter(settings);
+                let drafts = of_each(texts, &*drafter, |number, text, lattices| {
+                    drafts_of(text, lattices, &steps[number], &*drafter)
+                })?;
+                for (text, (steps, drafts)) in texts.texts.iter().zip(steps.iter().zip(drafts)) {
+                    for (step, drafts) in steps.iter().zip(drafts) {
+                        let &Step { start, accepted, slots, nodes, .. } = step;
+                        let (variant, document) = (&way.name, &text.entry.id);
+                        let record = StepRecord { set, variant, document, start, accepted, slots, nodes, drafts };
+                        serde_json::to_writer(&mut file, &record)?;
+                        file.write_all(b"\n")?;
+                    }
+                }
+            }
+            file.finish().map(|_| ())
+        })
     }
 
     /// Every document with its lattices, wide enough for the largest k asked for.

@@ -1,0 +1,127 @@
+//! A comparison as JSON, Markdown, aligned text and a page.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{ComparedVariant, Comparison};
+use crate::error::{Error, Result, bail};
+use crate::files::StagedDir;
+use crate::report::markdown::{aligned_rows, escape};
+use crate::report::{format, page};
+
+impl Comparison {
+    /// The aligned tables for the terminal.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        for (number, run) in self.runs.iter().enumerate() {
+            text += &format!("run {}: {run}\n", number + 1);
+        }
+        for set in &self.datasets {
+            let documents = format::counted(set.shared_documents, "shared document", "shared documents");
+            text += &format!("\n{}, {documents}\n{}", set.name, aligned_rows(&self.cells(&set.variants)));
+        }
+        text
+    }
+
+    /// The tables for a pull request.
+    pub fn markdown(&self) -> String {
+        let mut text = String::from("## Runs compared\n\n");
+        for (number, run) in self.runs.iter().enumerate() {
+            text += &format!("{}. {}\n", number + 1, escape(run));
+        }
+        for set in &self.datasets {
+            let documents = format::counted(set.shared_documents, "shared document", "shared documents");
+            text += &format!("\n### {}, {documents}\n\n", escape(&set.name));
+            for (number, row) in self.cells(&set.variants).iter().enumerate() {
+                let cells: Vec<String> = row.iter().map(|cell| escape(cell)).collect();
+                text += &format!("| {} |\n", cells.join(" | "));
+                if number == 0 {
+                    text += &format!("|---|{}\n", "---:|".repeat(row.len() - 1));
+                }
+            }
+        }
+        text += "\n<details><summary>Definitions</summary>\n\n";
+        for (name, sentence) in &self.definitions {
+            text += &format!("- **{name}**: {sentence}\n");
+        }
+        text + "\n</details>\n"
+    }
+
+    /// The self-contained page.
+    pub fn html(&self) -> Result<String> {
+        #[derive(Serialize)]
+        struct Page<'a> {
+            title: String,
+            byline: String,
+            claims: [String; 0],
+            runs: &'a [String],
+            sets: Vec<Section<'a>>,
+            definitions: Vec<(&'a str, &'a str)>,
+        }
+        #[derive(Serialize)]
+        struct Section<'a> {
+            name: &'a str,
+            facts: String,
+            rows: Vec<Vec<String>>,
+        }
+        let sets = self.datasets.iter().map(|set| Section {
+            name: &set.name,
+            facts: format::counted(set.shared_documents, "shared document", "shared documents"),
+            rows: self.cells(&set.variants),
+        });
+        page::render(
+            include_str!("../comparison.html"),
+            Page {
+                title: "Runs compared".into(),
+                byline: format!("draftsmith {}", env!("CARGO_PKG_VERSION")),
+                claims: [],
+                runs: &self.runs,
+                sets: sets.collect(),
+                definitions: self.definitions.iter().map(|(name, text)| (*name, *text)).collect(),
+            },
+        )
+    }
+
+    /// Writes `comparison.json`, `comparison.md` and `comparison.html` as the new folder `folder`.
+    ///
+    /// # Errors
+    /// Something is there already: nothing is written over.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        if folder.exists() {
+            bail!(
+                "{} is there already, and nothing is written over. Name a new folder, or remove it.",
+                folder.display()
+            );
+        }
+        let staged = StagedDir::new(folder)?;
+        let json = serde_json::to_string_pretty(self).expect("a comparison is JSON") + "\n";
+        let files = [("comparison.json", json), ("comparison.md", self.markdown()), ("comparison.html", self.html()?)];
+        for (name, text) in files {
+            let path = staged.path().join(name);
+            std::fs::write(&path, text).map_err(|e| Error::io("write", folder.join(name), e))?;
+        }
+        staged.commit()
+    }
+
+    /// Headings first, then a row for each variant.
+    fn cells(&self, variants: &[ComparedVariant]) -> Vec<Vec<String>> {
+        let count = self.runs.len();
+        let pairs: Vec<(u64, u64)> =
+            (1..=count as u64).flat_map(|base| (base + 1..=count as u64).map(move |run| (base, run))).collect();
+        let mut headings = vec!["variant".to_owned()];
+        headings.extend((1..=count).map(|run| format!("run {run}")));
+        headings.extend(pairs.iter().flat_map(|(base, run)| [format!("{run} against {base}"), "95 % interval".into()]));
+        let row = |variant: &ComparedVariant| {
+            let mut row = vec![variant.name.clone()];
+            row.extend(variant.block_efficiency.iter().map(|x| x.map_or("–".into(), format::efficiency)));
+            for pair in &pairs {
+                let found = variant.differences.iter().find(|d| (d.base, d.run) == *pair);
+                row.push(found.map_or("–".into(), |d| format::signed_percent(d.difference)));
+                row.push(found.map_or("–".into(), |d| format::percent_interval(d.difference_ci95)));
+            }
+            row
+        };
+        std::iter::once(headings).chain(variants.iter().map(row)).collect()
+    }
+}

@@ -1,0 +1,66 @@
+//! `documents.json`: what every document took under every variant, so that runs can be compared document by document.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::model::SCHEMA_VERSION;
+use crate::error::Result;
+use crate::evaluation::bootstrap::Counts;
+use crate::files;
+
+/// The file beside `report.json`.
+pub const DOCUMENTS: &str = "documents.json";
+
+/// The documents of a report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Documents {
+    /// That of the report beside it.
+    pub schema_version: u64,
+    /// By data set.
+    pub sets: BTreeMap<String, DocumentSet>,
+}
+
+/// The documents of a data set, in the order in which they were evaluated; every list has an entry for each.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DocumentSet {
+    /// Names, unique in the set.
+    pub ids: Vec<String>,
+    /// What the bootstrap keeps together.
+    pub groups: Vec<String>,
+    /// Decoded tokens, the same for every variant.
+    pub tokens: Vec<u64>,
+    /// By variant, calls of the backbone.
+    pub calls: BTreeMap<String, Vec<u64>>,
+}
+
+impl DocumentSet {
+    /// Adds a variant, which took `counts` for every document.
+    pub fn add(&mut self, variant: &str, counts: &[Counts]) {
+        self.tokens = counts.iter().map(|count| count.tokens).collect();
+        self.calls.insert(variant.to_owned(), counts.iter().map(|count| count.calls).collect());
+    }
+
+    /// Tokens and calls of a variant, by document.
+    pub fn counts(&self, variant: &str) -> Option<BTreeMap<&str, Counts>> {
+        let of_document = self.ids.iter().zip(&self.tokens).zip(self.calls.get(variant)?);
+        Some(of_document.map(|((id, &tokens), &calls)| (id.as_str(), Counts { tokens, calls })).collect())
+    }
+}
+
+impl Documents {
+    /// The documents of today's report.
+    pub fn new(sets: BTreeMap<String, DocumentSet>) -> Self {
+        Self { schema_version: SCHEMA_VERSION, sets }
+    }
+
+    /// Writes `documents.json` into `folder`, on one line: there may be thousands of documents.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_string(self).expect("documents are JSON") + "\n";
+        files::write_atomic(&folder.join(DOCUMENTS), text.as_bytes())
+    }
+}

@@ -1,0 +1,125 @@
+//! `--fail-under`: what a report must reach.
+
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use super::model::Report;
+use crate::error::{Error, Result, bail};
+
+/// The least that a number of a variant may be: `block_efficiency[ngram]=1.8` on every data set,
+/// `block_efficiency[ngram,tales]=1.8` on one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gate {
+    /// A number of [`Variant`](super::Variant).
+    metric: String,
+    variant: String,
+    set: Option<String>,
+    least: f64,
+}
+
+impl FromStr for Gate {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts = || {
+            let (what, least) = text.rsplit_once('=')?;
+            let (metric, place) = what.trim().strip_suffix(']')?.split_once('[')?;
+            let (variant, set) = place.split_once(',').map_or((place, None), |(variant, set)| (variant, Some(set)));
+            let least: f64 = least.trim().parse().ok()?;
+            let words = [Some(metric), Some(variant), set].map(|word| word.map(str::trim));
+            let valid = least.is_finite() && words.iter().flatten().all(|word| !word.is_empty());
+            let [metric, variant, set] = words.map(|word| word.map(str::to_owned));
+            Some(Self { metric: metric?, variant: variant?, set, least }).filter(|_| valid)
+        };
+        parts().ok_or_else(|| {
+            Error::new(format!(
+                "`{text}` is no gate; write METRIC[VARIANT]=NUMBER or METRIC[VARIANT,SET]=NUMBER, such as block_efficiency[ngram]=1.8."
+            ))
+        })
+    }
+}
+
+impl Gate {
+    /// A line for each data set on which the number is under the gate.
+    ///
+    /// # Errors
+    /// A data set, a variant or a number that the report has not: a gate that looks at nothing is none.
+    fn failures(&self, report: &Report) -> Result<Vec<String>> {
+        let known = |names: Vec<&str>| names.join(", ");
+        let sets: Vec<_> =
+            report.datasets.iter().filter(|set| self.set.as_ref().is_none_or(|name| *name == set.name)).collect();
+        if sets.is_empty() {
+            let names = known(report.datasets.iter().map(|set| set.name.as_str()).collect());
+            bail!("--fail-under: the report has no such data set; it has: {names}.");
+        }
+        let mut failures = Vec::new();
+        for set in sets {
+            let Some(variant) = set.variants.iter().find(|variant| variant.name == self.variant) else {
+                let names = known(set.variants.iter().map(|variant| variant.name.as_str()).collect());
+                bail!("--fail-under: {} has no variant `{}`; it has: {names}.", set.name, self.variant);
+            };
+            let Value::Object(fields) = serde_json::to_value(variant).expect("a variant is JSON") else {
+                unreachable!("a variant has fields")
+            };
+            let Some(found) = fields.get(&self.metric).and_then(Value::as_f64) else {
+                let names =
+                    known(fields.iter().filter(|(_, v)| v.is_number()).map(|(name, _)| name.as_str()).collect());
+                bail!("--fail-under: `{}` of {} is no number; there are: {names}.", self.metric, self.variant);
+            };
+            if found < self.least {
+                failures
+                    .push(format!("{}[{},{}] is {found}, under {}", self.metric, self.variant, set.name, self.least));
+            }
+        }
+        Ok(failures)
+    }
+}
+
+/// Checks all gates.
+///
+/// # Errors
+/// One that fails, as a check that does not hold; one that names what the report has not, as a mistake.
+pub fn check_gates(report: &Report, gates: &[Gate]) -> Result<()> {
+    let failures = gates.iter().map(|gate| gate.failures(report)).collect::<Result<Vec<_>>>()?.concat();
+    if failures.is_empty() { Ok(()) } else { Err(Error::difference(format!("--fail-under: {}.", failures.join("; ")))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture;
+
+    fn check(gates: &[&str]) -> Result<()> {
+        let gates: Vec<Gate> = gates.iter().map(|gate| gate.parse().unwrap()).collect();
+        check_gates(&fixture::report(), &gates)
+    }
+
+    #[test]
+    fn a_number_under_its_gate_fails_and_an_equal_one_does_not() {
+        check(&["block_efficiency[2-gram]=1.739", "relative_gain[2-gram, tales]=-1"]).unwrap();
+        let error = check(&["block_efficiency[2-gram]=1.7391", "block_efficiency[bpd]=1", "drafts[bpd,tales]=2"]);
+        let error = error.unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        let expected =
+            "--fail-under: block_efficiency[2-gram,tales] is 1.739, under 1.7391; drafts[bpd,tales] is 1, under 2.";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn a_gate_that_looks_at_nothing_is_a_mistake() {
+        for (gate, expected) in [
+            ("block_efficiency[3-gram]=1", "no variant `3-gram`; it has: bpd, "),
+            ("block_efficiency[bpd,news]=1", "no such data set; it has: tales"),
+            ("name[bpd]=1", "`name` of bpd is no number; there are: "),
+            ("lm_scale[bpd]=1", "`lm_scale` of bpd is no number"),
+        ] {
+            let error = check(&[gate]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        for wrong in ["", "x", "x=1", "x[y]", "x[y]=z", "x[]=1", "[y]=1", "x[y,]=1", "x[y]=nan", "x[y]=inf"] {
+            assert!(wrong.parse::<Gate>().unwrap_err().to_string().contains("METRIC[VARIANT]"), "{wrong}");
+        }
+    }
+}
