@@ -9,6 +9,7 @@ use draftsmith::backbone::{Backbone, Precision};
 use draftsmith::heads::{FrozenHeads, load_heads};
 use draftsmith::nn::from_host;
 use draftsmith::traces::Trace;
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 /// What the tiny run was evaluated with.
@@ -112,7 +113,7 @@ fn heads_have_the_entropy_accuracy_and_calibration_of_their_whole_softmax() {
         // Probabilities next to an edge may be in the other bin.
         assert!((found["calibration"]["ece"].as_f64().unwrap() - error).abs() < 0.02, "{found} {error}");
     }
-    let rises = 1 + means.windows(2).take_while(|pair| pair[1] > pair[0]).count();
+    let rises = 2 + means[1..].windows(2).take_while(|pair| pair[1] > pair[0]).count();
     assert_eq!(run.set["h_max"], rises, "{means:?}");
 }
 
@@ -183,4 +184,117 @@ fn prompt_lookup_makes_the_calls_that_the_text_alone_tells() {
     near(&row["verified_tokens_per_call"], nodes as f64 / f64::from(calls), "nodes");
     assert!(row["block_efficiency"].as_f64().unwrap() > 1.0, "{row}");
     assert!(row["choice_share"].is_null() && row["drafts"] == 1);
+}
+
+#[test]
+fn the_best_and_worst_documents_are_written_out_whole() {
+    let run = Run::open();
+    let examples = &run.set["examples"];
+    let row = run.set["variants"].as_array().unwrap().iter().find(|v| v["name"] == examples["variant"]).unwrap();
+    let most = run.set["variants"].as_array().unwrap().iter().filter(|v| v["name"] != "oracle");
+    let most = most.map(|v| v["block_efficiency"].as_f64().unwrap()).fold(0.0, f64::max);
+    assert_eq!(row["block_efficiency"], most);
+    let [best, worst] = ["best", "worst"].map(|kind| examples[kind].as_array().unwrap());
+    assert_eq!([best.len(), worst.len()], [3, 3]);
+    let rates = |all: &[Value]| all.iter().map(|e| e["block_efficiency"].as_f64().unwrap()).collect::<Vec<f64>>();
+    let (best_rates, worst_rates) = (rates(best), rates(worst));
+    assert!(best_rates.is_sorted_by(|a, b| a >= b) && worst_rates.is_sorted() && worst_rates[2] <= best_rates[2]);
+    for example in best.iter().chain(worst) {
+        let document = run.trace.documents().iter().find(|d| example["document"] == d.id.as_str()).unwrap();
+        assert_eq!(example["tokens"], document.continuation);
+        let blocks = example["blocks"].as_array().unwrap();
+        assert_eq!(example["calls"], blocks.len());
+        let tokens = run.trace.tokens(document);
+        let decode = |tokens: &[u32]| run.backbone.tokenizer.decode(tokens).unwrap();
+        let (prompt, whole) = (decode(&tokens[..document.prompt]), decode(tokens));
+        let written: String = blocks.iter().map(|block| block["accepted"].as_str().unwrap()).collect();
+        assert_eq!(format!("{prompt}{written}"), whole);
+        assert!(prompt.ends_with(example["prompt"].as_str().unwrap().trim_start_matches('…')));
+    }
+    assert!(
+        best.iter().chain(worst).flat_map(|e| e["blocks"].as_array().unwrap()).any(|block| block["rejected"] != "")
+    );
+}
+
+/// From the files of model and heads, and from the counts beside it in the report.
+#[test]
+fn costs_follow_from_the_files_and_the_measured_counts() {
+    let set = Run::open().set;
+    let file = std::fs::read(world().join("model/model.safetensors")).unwrap();
+    // The embedding is the unembedding, so every matrix is multiplied for every token.
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    // As many bytes as the checkpoint has.
+    let bytes = |tensor: &safetensors::tensor::TensorView| {
+        (tensor.data().len() / tensor.shape().iter().product::<usize>()) as f64
+    };
+    let weight = bytes(&tensors.tensor("model.embed_tokens.weight").unwrap());
+    assert_eq!(weight, 2.0);
+    let matrices: usize = tensors
+        .tensors()
+        .iter()
+        .filter(|(_, t)| t.shape().len() == 2)
+        .map(|(_, t)| t.shape().iter().product::<usize>())
+        .sum();
+    let heads = std::fs::read(world().join("runs/tiny/heads/heads.safetensors")).unwrap();
+    let heads = SafeTensors::deserialize(&heads).unwrap();
+    let heads: usize = heads.tensors().iter().map(|(_, t)| t.shape().iter().product::<usize>()).sum();
+    let (matrices, heads) = (matrices as f64, heads as f64);
+    // Two layers of four heads of width 8, two of them with keys and values; rescorer `small`: one layer of 16.
+    let (attention, cached) = (|c: f64| 2.0 * 2.0 * 32.0 * c, |c: f64| 2.0 * 2.0 * 16.0 * c * 4.0);
+    let vocabulary = 300.0;
+    let of = |name: &str| set["variants"].as_array().unwrap().iter().find(|v| v["name"] == name).unwrap();
+    let check = |cost: &Value, name: &str, expected: f64| {
+        let found = cost[name].as_f64().unwrap();
+        assert!((found / expected - 1.0).abs() < 1e-9 || found == expected, "{name}: {found} {expected}");
+    };
+    let plain = &set["autoregressive_cost"];
+    check(plain, "parameter_bytes", weight * matrices);
+    check(plain, "backbone_flops_per_token", 2.0 * (matrices + attention(512.0)));
+    check(plain, "head_flops_per_token", 0.0);
+    for (place, context) in [128.0, 512.0, 1024.0, 2048.0].into_iter().enumerate() {
+        assert_eq!(plain["kv_bytes_per_token"][place], cached(context));
+    }
+    let mut rescored = 0;
+    for (name, drafts_from_heads) in
+        [("bpd", true), ("prompt-lookup", false), ("small", true), ("turns", true), ("look", true)]
+    {
+        let row = of(name);
+        let (cost, tuned) = (&row["cost"], &row["tuned"]);
+        let (n, t) = (row["verified_tokens_per_call"].as_f64().unwrap(), row["block_efficiency"].as_f64().unwrap());
+        check(cost, "backbone_flops_per_token", 2.0 * n * (matrices + attention(512.0)) / t);
+        let of_heads = if drafts_from_heads { 2.0 * (heads + 3.0 * vocabulary * 32.0) / t } else { 0.0 };
+        check(cost, "head_flops_per_token", of_heads);
+        let scale = tuned["lm_scale"].as_f64().unwrap_or(0.0);
+        let k = tuned["top_k"].as_f64().unwrap_or(6.0);
+        // H = 4, rank 8.
+        let (mut kv, mut flops, mut read) = (cached(1024.0), 0.0, 0.0);
+        if scale > 0.0 {
+            rescored += 1;
+            match name {
+                "small" => {
+                    let layer = 16.0 * (16.0 + 16.0 + 32.0 + 3.0 * 32.0);
+                    let fed = 3.0;
+                    flops = 2.0 * ((t + fed) * (layer + 2.0 * 16.0 * 512.0) + fed * k * 16.0);
+                    kv += 4.0 * 2.0 * 16.0 * 1024.0 * 4.0;
+                    read = 4.0 * 4.0 * layer;
+                }
+                "turns" => {
+                    flops = 2.0 * 8.0 * (32.0 + k + 2.0 * k * k);
+                    read = 4.0 * 8.0 * 32.0;
+                }
+                _ => {
+                    flops = 2.0 * 8.0 * (64.0 + 9.0 * k + 12.0 * 8.0);
+                    read = 4.0 * 8.0 * (2.0 * 32.0 + 3.0 * 8.0);
+                }
+            }
+        }
+        check(cost, "rescorer_flops_per_token", flops / t);
+        let found = cost["kv_bytes_per_token"][2].as_f64().unwrap();
+        assert!((found * t / kv - 1.0).abs() < 1e-9, "{name}: {found} {kv}");
+        let of_heads = if drafts_from_heads { 4.0 * heads } else { 0.0 };
+        let found = cost["parameter_bytes_per_token"].as_f64().unwrap() * t;
+        assert!((found - weight * matrices - of_heads - read).abs() < 1e-6, "{name}: {found} {read}");
+    }
+    assert!(rescored >= 2, "rescorers were switched off");
+    assert!(of("oracle")["cost"].is_null());
 }

@@ -105,9 +105,11 @@ fn configurations() {
         ("rescorer.turns.ranks=3", &["unknown key `ranks`", "did you mean `rank`"]),
         ("rescorer.x={kind=\"bilinear\"}", &["unknown variant `bilinear`", "`transition`"]),
         ("rescorer.tree-x={kind=\"lava\"}", &["rescorer.tree-x", "built-in variant"]),
+        ("rescorer.prompt-lookup={kind=\"lava\"}", &["rescorer.prompt-lookup", "built-in variant"]),
         ("evaluation.decays=[1.5]", &["evaluation.decays", "above 0 and at most 1"]),
         ("evaluation.temperatures=[]", &["evaluation.temperatures", "at least one"]),
         ("evaluation.gates=[-1.0]", &["evaluation.gates", "above 0"]),
+        ("evaluation.curve_paths=[2, 0]", &["evaluation.curve_paths", "at least 1"]),
         ("evaluation.nodes=0", &["evaluation.nodes", "at least 1"]),
         ("heads.loss_weights=even", &["--set", "loss_weights", "\"constant\", { decay = 0.8 }"]),
     ] {

@@ -9,6 +9,7 @@ mod architectures;
 mod cache;
 mod check;
 mod columns;
+mod cost;
 mod folder;
 mod generate;
 mod gguf;

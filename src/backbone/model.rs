@@ -20,6 +20,8 @@ pub struct Model {
     config: ModelConfig,
     device: Device,
     parameters: usize,
+    /// What matrices are kept in, and what keys and values are.
+    types: [StorageType; 2],
 }
 
 impl fmt::Debug for Model {
@@ -78,6 +80,7 @@ impl Model {
             parameters += numbers.len();
             Ok(numbers)
         };
+        let types = [if on_host(device) { weights } else { precision.compute }, precision.compute];
         let engine = if on_host(device) {
             if precision.compute != StorageType::Float32 {
                 bail!(
@@ -89,7 +92,7 @@ impl Model {
             let empty = Transformer::new(config, &mut Init::empty(device));
             Engine::Tensors(Box::new(read_parameters(empty, precision.compute.into(), &mut checked)?))
         };
-        Ok(Self { engine, config: config.clone(), device: device.clone(), parameters })
+        Ok(Self { engine, config: config.clone(), device: device.clone(), parameters, types })
     }
 
     /// A trained model, frozen: on the CPU its weights are packed as `weights`.
@@ -108,6 +111,7 @@ impl Model {
             config: trained.config().clone(),
             device: trained.device(),
             parameters: count_parameters(&trained),
+            types: [StorageType::Float32; 2],
             engine: Engine::Tensors(Box::new(trained)),
         }
     }
@@ -125,6 +129,16 @@ impl Model {
     /// Number of its parameters.
     pub fn parameters(&self) -> usize {
         self.parameters
+    }
+
+    /// Bytes of one weight of a matrix.
+    pub fn weight_bytes(&self) -> usize {
+        self.types[0].bytes()
+    }
+
+    /// Bytes of one number of the keys and values.
+    pub fn state_bytes(&self) -> usize {
+        self.types[1].bytes()
     }
 
     /// Bytes that its matrices take, where they are in this process's memory.

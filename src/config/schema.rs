@@ -352,7 +352,9 @@ impl Config {
             let key = format!("rescorer.{name}");
             names_a_folder(&key, name)?;
             let prefixes = ["pbest-", "tree-", "path-", "beam-"];
-            if ["bpd", "oracle", "0gram"].contains(&name.as_str()) || prefixes.iter().any(|p| name.starts_with(p)) {
+            if ["bpd", "prompt-lookup", "oracle", "0gram"].contains(&name.as_str())
+                || prefixes.iter().any(|p| name.starts_with(p))
+            {
                 bail!("`{key}`: this name is taken by a built-in variant; choose another.");
             }
             rescorer.validate(&key, self)?;

@@ -9,7 +9,7 @@ use super::{DraftHeads, Heads};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
 use crate::kernels::{Spread, spread, top_k};
-use crate::nn::Projection;
+use crate::nn::{Projection, count_parameters};
 
 /// Trained heads, ready to draft.
 pub struct FrozenHeads {
@@ -60,6 +60,18 @@ impl FrozenHeads {
     /// How many tokens are drafted from.
     pub fn vocabulary(&self) -> usize {
         self.tables[0].dims()[0]
+    }
+
+    /// Their parameters, unembeddings of their own included.
+    pub fn parameters(&self) -> usize {
+        count_parameters(&self.heads)
+    }
+
+    /// Multiplications to draft at one position: one for each parameter, and for every head the unembedding that it shares.
+    pub fn products(&self) -> usize {
+        let own = self.tables.len() > 1 || (self.ids.is_none() && self.heads.unembedding(0).is_some());
+        let [vocabulary, d] = self.tables[0].dims();
+        self.parameters() + if own { 0 } else { self.count() * vocabulary * d }
     }
 
     /// Heads that can be computed together: all where none reads what another drafted and one table serves them.

@@ -115,9 +115,16 @@ pub const COLUMNS: &[Column] = &[
     Column {
         heading: "repeats",
         definition: "repetition",
-        compact: false,
+        compact: true,
         cell: |v| v.same_starts.as_ref().map_or(NOTHING.to_owned(), |s| format::percent(s.repetition)),
         order: |v| v.same_starts.as_ref().map_or(f64::NEG_INFINITY, |s| s.repetition),
+    },
+    Column {
+        heading: "longest run",
+        definition: "longest_run",
+        compact: false,
+        cell: |v| v.same_starts.as_ref().map_or(NOTHING.to_owned(), |s| format::fixed(s.longest_run, 2)),
+        order: |v| v.same_starts.as_ref().map_or(f64::NEG_INFINITY, |s| s.longest_run),
     },
     Column {
         heading: "open slots",

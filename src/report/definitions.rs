@@ -22,6 +22,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "accuracy_top_k",
         "For a head from 2 on: the positions whose token is among the head's top_k, divided by its positions.",
     ),
+    ("autoregressive_cost", "cost of decoding one token a call, without heads."),
     (
         "autoregressive_tokens_per_s",
         "Decoded tokens divided by wall-clock seconds, prefill included, when the same documents are decoded one token a \
@@ -31,6 +32,10 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "backbone_calls",
         "Verification forwards of the backbone over the whole set, one for each block; the forward over a prompt is \
          counted apart, in prefill_calls.",
+    ),
+    (
+        "backbone_flops_per_token",
+        "2 x verified_tokens_per_call x (weights of the backbone's matrices, unembedding included + multiplications of attention behind 512 tokens), divided by block_efficiency.",
     ),
     (
         "best_paths",
@@ -63,6 +68,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "bpd_block_efficiency_without",
         "Block efficiency of plain bpd over the documents that do not loop; null when every document loops.",
     ),
+    ("calls", "Verification forwards of the backbone for one document."),
     (
         "choice_share",
         "Of the slots behind the pinned one in the blocks drafted, the share that were left more than one candidate by top_k and the tuned gate.",
@@ -74,6 +80,10 @@ const DEFINITIONS: &[(&str, &str)] = &[
     (
         "conditional_accept_rate_by_position",
         "For position j of the block: the blocks whose accepted length is at least j, divided by those that had at least j slots and an accepted length of at least j - 1; 0 where there was none.",
+    ),
+    (
+        "cost",
+        "What one accepted token costs by shapes and measured counts, whatever the machine; prefills are left out.",
     ),
     (
         "coverage",
@@ -105,15 +115,27 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "Entry i is the share of a head's positions whose entropy is at least i/2 nats and below (i+1)/2.",
     ),
     (
+        "flops_per_token",
+        "The sum of backbone_flops_per_token, head_flops_per_token and rescorer_flops_per_token; the search for drafts is left out.",
+    ),
+    (
         "h_max",
-        "The largest i such that entropy rises strictly from each head to the next up to head i, head 1 being the backbone.",
+        "The largest i such that entropy rises strictly from head 2, the first that drafts, to head i; head 1, the frozen backbone, is left out, as heads trained on its greedy text can be surer than it is.",
     ),
     ("head", "The number of a head; head j predicts the token j places on, and head 1 is the backbone itself."),
+    (
+        "head_flops_per_token",
+        "2 x (the heads' parameters + for every head without an unembedding of its own, width x tokens drafted from), divided by block_efficiency.",
+    ),
     (
         "headroom_closed",
         "(block_efficiency - that of plain bpd) / (oracle - that of plain bpd), with the oracle of this top_k; null where the oracle gains nothing.",
     ),
     ("intercept", "The line's value at h_max 0."),
+    (
+        "kv_bytes_per_token",
+        "Bytes of keys and values read in a call behind 128, 512, 1,024 and 2,048 tokens, divided by block_efficiency: the backbone's once, a neural rescorer's once a slot.",
+    ),
     (
         "lm_scale",
         "a: the weight of the rescorer, whose score a path receives as (1-a) times the head score plus a times the \
@@ -157,6 +179,14 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "Block efficiency when each step takes, from the lattice of every head's top_k candidates, the path with the \
          longest accepted prefix; over a whole text it need not be the best, which block_efficiency_dp is.",
     ),
+    (
+        "parameter_bytes",
+        "Bytes of all parameters that are held: the backbone's matrices, the heads, and the rescorers that have a say (n-gram models and token tables whole).",
+    ),
+    (
+        "parameter_bytes_per_token",
+        "Bytes of weights read in a call, divided by block_efficiency: every matrix of backbone and heads once, a neural rescorer's once a slot; rows that are looked up (embeddings, n-grams, token tables) are left out.",
+    ),
     ("paths", "p: the best paths that are verified together."),
     (
         "positions",
@@ -184,6 +214,10 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "repetition",
         "Of all pairs of neighbouring tokens in the variant's first drafts at the starts that plain bpd visits, the share whose two tokens are equal.",
     ),
+    (
+        "rescorer_flops_per_token",
+        "Floating-point operations of the rescorers that have a say on one block, divided by block_efficiency; 0 for n-gram models, which look up.",
+    ),
     ("sets", "The data sets that the line is fitted to."),
     ("share", "Looping documents divided by all documents of the data set."),
     ("slope", "The line's rise in tokens per backbone call for each further head of h_max."),
@@ -191,6 +225,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "ties",
         "Of the blocks that plain bpd visits, those where the variant's draft from the same start has an equal accepted length.",
     ),
+    ("tokens", "Decoded tokens of one document, end-of-text included."),
     (
         "tokens_per_s",
         "Decoded tokens divided by wall-clock seconds, prefill and drafting included, over the documents decoded live; \

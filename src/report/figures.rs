@@ -134,7 +134,8 @@ fn entropy(set: &Dataset) -> Figure {
         series: vec![series],
         references: Vec::new(),
     };
-    let caption = "Mean over positions; the ringed head is the last of an unbroken rise, h_max.".to_owned();
+    let caption =
+        "Mean over positions; the ringed head is the last of an unbroken rise from head 2 on, h_max.".to_owned();
     Figure { title, caption, svg: chart.svg() }
 }
 

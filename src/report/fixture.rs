@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::evaluation::{HeadQuality, Regression, calibration};
+use crate::evaluation::{Cost, Example, ExampleBlock, Examples, HeadQuality, Regression, calibration};
 
 use super::model::{
     BestPaths, Dataset, Live, LiveVariant, Looping, OraclePoint, Report, SameStarts, TuningPoint, Variant,
@@ -22,6 +22,11 @@ pub fn report() -> Report {
         oracle: [(1, 1.525, 1.525), (2, 1.784, 1.79), (4, 2.066, 2.08), (16, 2.8, 2.83)].map(oracle).into(),
         tuning: [("2-gram", 0.0, 1.51), ("2-gram", 0.35, 1.72), ("16-best 3-gram", 0.45, 2.05)].map(trial).into(),
         best_paths: [(1, 1.79, 9.0), (16, 2.073, 61.37), (64, 2.2, 187.2)].map(best_paths).into(),
+        examples: Some(Examples {
+            variant: "16-best 3-gram".into(),
+            best: vec![example("tale-7", 4.0, [" Pip found", " it"])],
+            worst: vec![example("tale-3", 1.25, [" He", " was was"])],
+        }),
         live: Some(live()),
         ..dataset("tales")
     };
@@ -48,13 +53,32 @@ fn dataset(name: &str) -> Dataset {
         coverage: vec![1.0, 0.82, 0.71],
         heads: Vec::new(),
         h_max: None,
+        autoregressive_cost: Some(cost(1.0, 0.0)),
         variants: Vec::new(),
         oracle: Vec::new(),
         tuning: Vec::new(),
         best_paths: Vec::new(),
+        examples: None,
         looping: Looping { documents: 12, share: 0.06, bpd_block_efficiency_without: Some(1.462) },
         live: None,
     }
+}
+
+fn cost(accepted: f64, drafting: f64) -> Cost {
+    Cost {
+        parameter_bytes: 538e6 + drafting,
+        parameter_bytes_per_token: (538e6 + drafting) / accepted,
+        kv_bytes_per_token: [5.9e6, 23.6e6, 47.2e6, 94.4e6].map(|bytes| bytes / accepted).into(),
+        backbone_flops_per_token: 2.7e8,
+        head_flops_per_token: drafting,
+        rescorer_flops_per_token: 0.0,
+    }
+}
+
+fn example(document: &str, block_efficiency: f64, [accepted, rejected]: [&str; 2]) -> Example {
+    let blocks = vec![ExampleBlock { accepted: accepted.into(), rejected: rejected.into() }; 2];
+    let (document, prompt) = (document.into(), "…and then".into());
+    Example { document, block_efficiency, tokens: 20, calls: (20.0 / block_efficiency) as u64, prompt, blocks }
 }
 
 /// A head that is ever less sure, up to head 7, and never sure enough.
@@ -98,6 +122,7 @@ fn variant(name: &str, block_efficiency: f64, ci95: [f64; 2], lift: f64) -> Vari
             longest_run: 2.31,
         }),
         choice_share: Some(0.82),
+        cost: Some(cost(block_efficiency, 2.1e8)),
         drafts: 1,
         accept_rate_by_position: (0..9).map(|j| (0.4 * lift).powi(j)).collect(),
         conditional_accept_rate_by_position: std::iter::once(1.0).chain([0.4 * lift; 8]).collect(),

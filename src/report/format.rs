@@ -51,6 +51,23 @@ pub fn count(n: u64) -> String {
     grouped
 }
 
+/// `23592960` as `23.6 M` and a unit: three digits and a decimal power of a thousand.
+pub fn scaled(x: f64, unit: &str) -> String {
+    let steps = ["", "k", "M", "G", "T", "P"];
+    // Rounded to three digits first, so that 999,950 is 1.00 M and not 1000 k.
+    let rounded = format!("{:.2e}", x.max(0.0)).parse::<f64>().unwrap_or(x);
+    let step = if rounded < 1000.0 { 0 } else { ((rounded.log10() + 1e-9) / 3.0) as usize }.min(steps.len() - 1);
+    let value = rounded / 1000f64.powi(step as i32);
+    let decimals = if step == 0 || value >= 99.95 {
+        0
+    } else if value >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{} {}{unit}", fixed(value, decimals), steps[step]).trim_end().to_owned()
+}
+
 /// `1 document`, `200 documents`.
 pub fn counted(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(n), if n == 1 { one } else { many })
@@ -81,6 +98,11 @@ mod tests {
         assert_eq!(percent(f64::NAN), "n/a");
         assert_eq!(interval([1.4894, f64::INFINITY]), "[1.489, n/a]");
         assert_eq!([count(7), count(999), count(1000), count(1234567)], ["7", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [0.0, 999.0, 999_949.0, 23_592_960.0, 1e9].map(|x| scaled(x, "B")),
+            ["0 B", "999 B", "1.00 MB", "23.6 MB", "1.00 GB"]
+        );
+        assert_eq!([scaled(123_456.0, ""), scaled(12.0, "")], ["123 k", "12"]);
         assert_eq!(counted(1, "mismatch", "mismatches"), "1 mismatch");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::format;
 use super::model::Dataset;
-use crate::evaluation::HeadQuality;
+use crate::evaluation::{Cost, Example, Examples, HeadQuality, KV_CONTEXTS};
 
 /// A table whose rows have a name and some numbers.
 pub struct Grid {
@@ -42,6 +42,12 @@ pub fn grids(set: &Dataset) -> Vec<Grid> {
     if !set.best_paths.is_empty() {
         grids.push(best_paths(set));
     }
+    if set.variants.iter().any(|variant| variant.cost.is_some()) {
+        grids.push(costs(set));
+    }
+    if let Some(examples) = &set.examples {
+        grids.push(documents(examples));
+    }
     grids
 }
 
@@ -74,6 +80,64 @@ fn best_paths(set: &Dataset) -> Grid {
     }
 }
 
+/// What a token costs: token by token, then with each variant.
+fn costs(set: &Dataset) -> Grid {
+    let of = |name: &str, cost: &Cost| {
+        let flops = [cost.backbone_flops_per_token, cost.head_flops_per_token, cost.rescorer_flops_per_token];
+        let amount = |value: f64, unit| GridCell::new(format::scaled(value, unit), value);
+        let mut cells = vec![amount(cost.parameter_bytes, "B"), amount(cost.parameter_bytes_per_token, "B")];
+        cells.extend(cost.kv_bytes_per_token.iter().map(|&bytes| amount(bytes, "B")));
+        cells.extend(flops.iter().chain([&flops.iter().sum()]).map(|&flops| amount(flops, "")));
+        (name.to_owned(), cells)
+    };
+    let plain = set.autoregressive_cost.iter().map(|cost| of("token by token", cost));
+    let variants = set.variants.iter().filter_map(|variant| Some(of(&variant.name, variant.cost.as_ref()?)));
+    let kv = KV_CONTEXTS
+        .iter()
+        .map(|&context| (format!("KV read at {}", format::count(context as u64)), "kv_bytes_per_token"));
+    let mut headings =
+        vec![("parameters".to_owned(), "parameter_bytes"), ("weights read".to_owned(), "parameter_bytes_per_token")];
+    headings.extend(kv);
+    headings.extend([
+        ("FLOPs, backbone".into(), "backbone_flops_per_token"),
+        ("heads".into(), "head_flops_per_token"),
+        ("rescorer".into(), "rescorer_flops_per_token"),
+        ("all".into(), "flops_per_token"),
+    ]);
+    Grid {
+        title: "Cost",
+        rows_are: "variant",
+        note:
+            "By the shapes of model, heads and rescorers and the measured nodes and tokens per call; all but the first \
+               column for one accepted token."
+                .into(),
+        headings,
+        rows: plain.chain(variants).collect(),
+    }
+}
+
+fn documents(examples: &Examples) -> Grid {
+    let row = |example: &Example| {
+        let cells = vec![
+            GridCell::new(format::efficiency(example.block_efficiency), example.block_efficiency),
+            GridCell::new(format::count(example.tokens), example.tokens as f64),
+            GridCell::new(format::count(example.calls), example.calls as f64),
+        ];
+        (example.document.clone(), cells)
+    };
+    Grid {
+        title: "Best and worst documents",
+        rows_are: "document",
+        note: format!("By block efficiency with {}: the best first, then the worst.", examples.variant),
+        headings: vec![
+            ("block efficiency".into(), "block_efficiency"),
+            ("tokens".into(), "tokens"),
+            ("calls".into(), "calls"),
+        ],
+        rows: examples.best.iter().chain(&examples.worst).map(row).collect(),
+    }
+}
+
 fn heads(set: &Dataset) -> Grid {
     let row = |head: &HeadQuality| {
         let share = |value| GridCell::or_nothing(value, format::percent);
@@ -87,8 +151,8 @@ fn heads(set: &Dataset) -> Grid {
         (head.head.to_string(), cells)
     };
     let rises = set.h_max.map(|h| match h {
-        _ if h == set.heads.len() as u64 => " Entropy rises from head to head to the last.".to_owned(),
-        h => format!(" Entropy rises from head to head up to head {h}."),
+        _ if h == set.heads.len() as u64 => " From head 2 on, entropy rises to the last head.".to_owned(),
+        h => format!(" From head 2 on, entropy rises up to head {h}."),
     });
     Grid {
         title: "Heads",

@@ -10,6 +10,7 @@ use super::model::{Dataset, Live, Report};
 use super::page::{self, Plot, prose};
 use super::{format, summary};
 use crate::error::Result;
+use crate::evaluation::Example;
 
 /// The page, whole: no network, no other file.
 pub fn html(report: &Report) -> Result<String> {
@@ -35,6 +36,7 @@ struct Section {
     table: Table,
     figures: Vec<Plot>,
     grids: Vec<TitledTable>,
+    examples: Vec<ExampleSection>,
     looping: String,
     live: Option<LiveSection>,
 }
@@ -44,6 +46,15 @@ struct LiveSection {
     sound: bool,
     summary: String,
     table: Table,
+}
+
+/// A document to unfold.
+#[derive(Clone, Serialize)]
+struct ExampleSection {
+    title: String,
+    prompt: String,
+    /// Accepted and rejected text.
+    blocks: Vec<[String; 2]>,
 }
 
 #[derive(Serialize)]
@@ -114,6 +125,7 @@ impl Section {
             table: variants(set, report),
             figures: figures(set).into_iter().map(Plot::from).collect(),
             grids: grids(set).into_iter().map(|grid| TitledTable::new(grid, report)).collect(),
+            examples: examples(set),
             looping: prose(summary::looping(set)),
             live: set.live.as_ref().map(|live| LiveSection::new(live, report)),
         }
@@ -157,6 +169,24 @@ impl Cell {
     fn new(text: String, order: f64) -> Self {
         Self { text, order: order.is_finite().then_some(order) }
     }
+}
+
+/// Best and worst documents in words.
+fn examples(set: &Dataset) -> Vec<ExampleSection> {
+    let section = |kind: &str, example: &Example| {
+        let (tokens, calls) = (format::count(example.tokens), format::counted(example.calls, "call", "calls"));
+        // An end-of-text alone has no text.
+        let shown = |text: &String| if text.is_empty() { "␄".to_owned() } else { text.clone() };
+        ExampleSection {
+            title: format!("{kind}: {}, {tokens} tokens in {calls}", example.document),
+            prompt: example.prompt.clone(),
+            blocks: example.blocks.iter().map(|block| [shown(&block.accepted), block.rejected.clone()]).collect(),
+        }
+    };
+    let of = |kind: &'static str, all: &[Example]| -> Vec<ExampleSection> {
+        all.iter().map(|example| section(kind, example)).collect()
+    };
+    set.examples.iter().flat_map(|all| [of("best", &all.best), of("worst", &all.worst)].concat()).collect()
 }
 
 fn variants(set: &Dataset, report: &Report) -> Table {
@@ -252,11 +282,24 @@ mod tests {
             (set.name, set.split) = (evil.into(), evil.into());
             set.variants[2].name = evil.into();
             set.tuning[0].variant = evil.into();
+            let examples = set.examples.as_mut().unwrap();
+            (examples.variant, examples.best[0].document, examples.best[0].prompt) =
+                (evil.into(), evil.into(), evil.into());
+            let block = &mut examples.worst[0].blocks[0];
+            (block.accepted, block.rejected) = (evil.into(), evil.into());
             let live = set.live.as_mut().unwrap();
             live.near_ties_by_kind.insert(evil.into(), 1);
             live.variants.push(LiveVariant { name: evil.into(), mismatches: 0, near_ties: 0, tokens_per_s: 1.0 });
         });
         assert!(page.contains("&lt;img") && !page.contains("<img"));
+    }
+
+    #[test]
+    fn documents_are_written_out_block_by_block() {
+        let page = page(|r| r.datasets[0].examples.as_mut().unwrap().best[0].blocks[1].accepted.clear());
+        assert!(page.contains("best: tale-7, 20 tokens in 5 calls"));
+        assert!(page.contains("<span> Pip found<s> it</s></span><span>␄<s> it</s></span>"));
+        assert!(page.contains("worst: tale-3, 20 tokens in 16 calls"));
     }
 
     #[test]

@@ -125,6 +125,26 @@ mod tests {
         assert!(set["tuning"][0]["variant"].is_string());
     }
 
+    /// Version 2 had no analyses: what it lacks is left out of every rendering.
+    #[test]
+    fn reads_and_renders_reports_from_before_the_analyses() {
+        let mut json = serde_json::to_value(fixture::report()).unwrap();
+        json["schema_version"] = 2.into();
+        let remove = |value: &mut Value, names: &[&str]| {
+            let fields = value.as_object_mut().unwrap();
+            names.iter().for_each(|name| drop(fields.remove(*name).unwrap()));
+        };
+        remove(&mut json, &["efficiency_by_h_max"]);
+        let set = &mut json["datasets"][0];
+        remove(set, &["heads", "h_max", "autoregressive_cost", "best_paths", "examples"]);
+        for variant in set["variants"].as_array_mut().unwrap() {
+            remove(variant, &["conditional_accept_rate_by_position", "cost"]);
+        }
+        let report = from_json(&json.to_string()).unwrap();
+        let (text, page) = (crate::report::markdown(&report), crate::report::html(&report).unwrap());
+        assert!(!text.contains("\n### ") && page.matches("<svg ").count() == 4);
+    }
+
     #[test]
     fn refuses_a_newer_schema_even_one_it_cannot_parse() {
         let error = from_json(r#"{"schema_version": 99, "somewhere": "else"}"#).unwrap_err().to_string();

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::evaluation::{HeadQuality, Regression, h_max, regression};
+use crate::evaluation::{Cost, Examples, HeadQuality, Regression, h_max, regression};
 
 /// The version that [`Report::new`] stamps. It rises whenever an older reader would misread a newer file.
 pub const SCHEMA_VERSION: u64 = 3;
@@ -59,9 +59,12 @@ pub struct Dataset {
     /// From head 1, the backbone, on; empty in older reports.
     #[serde(default)]
     pub heads: Vec<HeadQuality>,
-    /// The largest i up to which the mean entropy of `heads` rises.
+    /// The largest i up to which the mean entropy rises from head 2 on.
     #[serde(default)]
     pub h_max: Option<u64>,
+    /// What decoding token by token costs, to compare the variants' with.
+    #[serde(default)]
+    pub autoregressive_cost: Option<Cost>,
     /// In the order in which they should be read; the one named [`BASELINE`] is what gains refer to.
     pub variants: Vec<Variant>,
     /// Rising in `top_k`; empty where the oracle was not asked for.
@@ -73,6 +76,9 @@ pub struct Dataset {
     pub best_paths: Vec<BestPaths>,
     /// How much of the text is loops, which are easy to draft.
     pub looping: Looping,
+    /// Documents written out block by block; none in older reports.
+    #[serde(default)]
+    pub examples: Option<Examples>,
     /// The check by live decoding, where one was made.
     pub live: Option<Live>,
 }
@@ -119,6 +125,9 @@ pub struct Variant {
     /// Share of slots that were left more than one candidate.
     #[serde(default)]
     pub choice_share: Option<f64>,
+    /// What a token costs by the shapes of everything; none for the oracle.
+    #[serde(default)]
+    pub cost: Option<Cost>,
     /// p: drafts verified in one call.
     pub drafts: u64,
     /// Entry j - 1 is the share of blocks with a slot j whose slot j was accepted; `block_size` entries.
@@ -268,7 +277,7 @@ impl Report {
 impl Dataset {
     /// Takes the heads in, and what follows from them.
     pub fn set_heads(&mut self, heads: Vec<HeadQuality>) {
-        let entropies: Vec<f64> = heads.iter().map(|head| head.entropy).collect();
+        let entropies: Vec<f64> = heads.iter().skip(1).map(|head| head.entropy).collect();
         self.h_max = (!heads.is_empty()).then(|| h_max(&entropies) as u64);
         self.heads = heads;
     }

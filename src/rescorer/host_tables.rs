@@ -30,6 +30,11 @@ impl TokenTable {
         tables
     }
 
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        4 * self.values.len()
+    }
+
     /// Of one token, `[width]`.
     pub fn row(&self, id: u32) -> &[f32] {
         &self.values[id as usize * self.width..][..self.width]

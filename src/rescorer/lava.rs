@@ -12,7 +12,7 @@ use burn::tensor::activation::{softmax, tanh};
 
 use super::host_tables::{TokenTable, log_probabilities, multiplied, packed, unit_row};
 use super::lattice_training::{Blocks, LatticeNetwork};
-use super::{Opening, Rescorer, Scores, Table};
+use super::{BlockShape, Opening, Price, Rescorer, Scores, Table};
 use crate::backbone::Model;
 use crate::error::Result;
 use crate::kernels::{PackedMatrix, products};
@@ -172,5 +172,19 @@ impl Rescorer for Lava {
             log_probabilities(scores.iter().zip(head).map(|(x, u)| x + weight * (u - head[0])))
         };
         Ok(Scores::Table(Table::new(lattice, of_slot)?))
+    }
+
+    /// Two maps of the hidden state; keys, values and scores of every candidate; three maps of every slot's view.
+    fn price(&self, block: &BlockShape) -> Price {
+        let weights = 4 * self.rank * (2 * self.query.inputs() + 3 * self.rank);
+        let tables = self.keys.bytes() + self.values.bytes() + self.scores.bytes();
+        let candidates = 3 * (block.slots - 1) * block.candidates;
+        let products = 2 * self.query.inputs() + candidates + 3 * block.slots * self.rank;
+        Price {
+            held_bytes: (weights + tables) as f64,
+            read_bytes: weights as f64,
+            kv_bytes: 0.0,
+            flops: 2.0 * (products * self.rank) as f64,
+        }
     }
 }

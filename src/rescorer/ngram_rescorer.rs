@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::ngram::{Listing, Model, Rows, State, Vocabulary};
-use super::{Opening, Rescorer, Scores};
+use super::{BlockShape, Opening, Price, Rescorer, Scores};
 use crate::backbone::Backbone;
 use crate::error::Result;
 use crate::lattice::{Lattice, PathScorer, SlotScorer};
@@ -49,6 +49,11 @@ pub struct NgramRescorer(pub Model);
 impl Rescorer for NgramRescorer {
     fn scores<'a>(&'a self, text: &[u32], block: &Opening) -> Result<Scores<'a>> {
         Ok(Scores::Ngram(&self.0, self.0.state_of(&text[..block.start], true)))
+    }
+
+    /// Its scores are looked up.
+    fn price(&self, _: &BlockShape) -> Price {
+        Price { held_bytes: self.0.bytes() as f64, ..Price::default() }
     }
 }
 

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 
 use super::host_tables::{TokenTable, log_probabilities, multiplied, packed, unit_row};
 use super::lattice_training::{Blocks, LatticeNetwork};
-use super::{Opening, Rescorer, Scores, Table};
+use super::{BlockShape, Opening, Price, Rescorer, Scores, Table};
 use crate::backbone::Model;
 use crate::error::Result;
 use crate::kernels::{PackedMatrix, products};
@@ -106,5 +106,18 @@ impl Rescorer for Transition {
                 .collect()
         };
         Ok(Scores::Table(Table::new(lattice, of_slot)?))
+    }
+
+    /// The gate once; then every pair of neighbouring candidates, the first slot of them behind the pinned token alone.
+    fn price(&self, block: &BlockShape) -> Price {
+        let (k, slots) = (block.candidates, block.slots);
+        let pairs = if slots < 2 { 0 } else { k + (slots - 2) * k * k };
+        let gate = self.gate.inputs() * self.rank;
+        Price {
+            held_bytes: (self.before.bytes() + self.after.bytes() + 4 * gate) as f64,
+            read_bytes: (4 * gate) as f64,
+            kv_bytes: 0.0,
+            flops: 2.0 * (gate + pairs * self.rank) as f64,
+        }
     }
 }

@@ -14,9 +14,9 @@ use crate::decoding::{Decoding, Verification};
 use crate::error::{Error, Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
-    Coordinate, LiveOutcome, ReplayText, SameStarts, Step, StepRecord, Tally, autoregressive_speed, block_efficiency,
-    check_live, coverage, drafts_of, head_qualities, loops, oracle_lengths, replay, replay_best_paths, replay_oracle,
-    search,
+    Coordinate, Drafting, Example, Examples, LiveOutcome, ReplayText, SameStarts, Step, StepRecord, Tally,
+    autoregressive_speed, best_and_worst, block_efficiency, check_live, cost, coverage, drafts_of, example,
+    head_qualities, loops, oracle_lengths, replay, replay_best_paths, replay_oracle, search,
 };
 use crate::files;
 use crate::lattice::{Lattice, oracle_dp};
@@ -135,14 +135,18 @@ impl Evaluation<'_> {
             coverage: start.belief.coverage.clone(),
             heads: Vec::new(),
             h_max: None,
+            autoregressive_cost: None,
             variants: Vec::new(),
             oracle: Vec::new(),
             tuning: Vec::new(),
             best_paths: Vec::new(),
+            examples: None,
             looping: Looping { documents: 0, share: 0.0, bpd_block_efficiency_without: None },
             live: None,
         };
-        set.set_heads(head_qualities(&test.texts, &self.workspace.backbone.model, options.top_k));
+        let model = &self.workspace.backbone.model;
+        set.set_heads(head_qualities(&test.texts, model, options.top_k));
+        set.autoregressive_cost = Some(cost(model, &Drafting::none(), 1.0, 1.0));
         let mut documents = DocumentSet {
             ids: test.texts.iter().map(|text| text.entry.id.clone()).collect(),
             groups: test.texts.iter().map(|text| text.entry.group.clone()).collect(),
@@ -193,6 +197,9 @@ impl Evaluation<'_> {
             variant.same_starts = Some(same_starts(&test, plain_steps, &*way.drafter(&settings))?);
             variant.choice_share = way.reads_heads().then(|| choice_share(&test, &steps, &settings));
             set.best_paths.extend(best_paths(&test, &way, &settings, options)?);
+            let drafting = way.uses(&self.heads.heads, &settings);
+            let (nodes, accepted) = (variant.verified_tokens_per_call, variant.block_efficiency);
+            variant.cost = Some(cost(model, &drafting, nodes, accepted));
             set.variants.push(variant);
             walked.push(Walked { way, settings, steps });
         }
@@ -209,6 +216,14 @@ impl Evaluation<'_> {
                 .iter_mut()
                 .for_each(|v| v.headroom_closed = Some((v.block_efficiency - plain) / (most - plain)));
         }
+        set.examples = set
+            .best()
+            .map(|best| best.name.clone())
+            .and_then(|best| {
+                let walked = walked.iter().find(|walked| walked.way.name == best)?;
+                Some(self.examples(&test, walked))
+            })
+            .transpose()?;
         if options.keep_steps {
             self.write_steps(name, &test, &walked)?;
         }
@@ -279,12 +294,27 @@ impl Evaluation<'_> {
             headroom_closed: None,
             same_starts: None,
             choice_share: None,
+            cost: None,
             drafts: drafts as u64,
             accept_rate_by_position: tally.accept_rates(self.heads.heads.count() + 1),
             conditional_accept_rate_by_position: tally.conditional_accept_rates(self.heads.heads.count() + 1),
             // Greedy exact match emits the backbone's own text whatever the draft; the live check can take this back.
             lossless: true,
         })
+    }
+
+    /// The documents that a variant decodes best and worst.
+    fn examples(&self, texts: &Texts, walked: &Walked) -> Result<Examples> {
+        let drafter = walked.way.drafter(&walked.settings);
+        let of = |numbers: Vec<usize>| -> Result<Vec<Example>> {
+            let one = |&n: &usize| {
+                let (text, lattices) = (&texts.texts[n], &texts.lattices[n]);
+                example(text, lattices, &walked.steps[n], &*drafter, &self.workspace.backbone.tokenizer)
+            };
+            numbers.iter().map(one).collect()
+        };
+        let [best, worst] = best_and_worst(&walked.steps);
+        Ok(Examples { variant: walked.way.name.clone(), best: of(best)?, worst: of(worst)? })
     }
 
     fn live(

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::config::{Config, EvaluationConfig, RescorerConfig};
-use crate::evaluation::{Axis, Coordinate};
+use crate::evaluation::{self, Axis, Coordinate};
+use crate::heads::FrozenHeads;
 use crate::lattice::Weighting;
 use crate::rescorer::{Bpd, Drafter, PromptLookup, Rescorer, Rescoring, Selection, Settings};
 use crate::stages::FittedRescorer;
@@ -66,6 +67,18 @@ impl Way<'_> {
     /// Whether it drafts trees of a size that can be chosen.
     pub fn grows(&self) -> bool {
         matches!(self.drafting, Drafting::Search(Selection::ExpectedTree(_)))
+    }
+
+    /// What it uses under `settings`, for the cost model.
+    pub fn uses<'b>(&'b self, heads: &'b FrozenHeads, settings: &Settings) -> evaluation::Drafting<'b> {
+        let searches = matches!(self.drafting, Drafting::Search(_)) && settings.weighting.scale != 0.0;
+        let rescorers = self.rescorers.iter().zip(&settings.shares).filter(|(_, share)| searches && **share != 0.0);
+        evaluation::Drafting {
+            heads: self.reads_heads().then_some(heads),
+            rescorers: rescorers.map(|((_, rescorer), _)| *rescorer).collect(),
+            candidates: settings.top_k,
+            prefixes: if self.reads_prefix() { self.drafts() } else { 1 },
+        }
     }
 
     /// Whether it chooses among the heads' candidates.
