@@ -126,9 +126,11 @@ fn the_numbers_of_the_report_agree_with_each_other() {
         if variant["name"] == "oracle" {
             continue;
         }
-        // No variant is worse on dev than plain decoding, and none's trials are better than what was chosen.
+        // No variant but the control that stays is worse on dev than plain decoding, and none's trials are better than what
+        // was chosen.
         let dev = number(variant, "dev_block_efficiency");
-        assert!(dev >= number(&set["variants"][0], "dev_block_efficiency"), "{variant}");
+        let plain = number(&set["variants"][0], "dev_block_efficiency");
+        assert!(dev >= plain || variant["name"] == "prompt-lookup", "{variant}");
         let tried = list(set, "tuning").iter().filter(|point| point["variant"] == variant["name"]);
         let highest = tried.map(|point| number(point, "block_efficiency")).fold(0.0, f64::max);
         assert!(highest <= dev, "{variant}: {highest}");
@@ -286,7 +288,7 @@ fn text_by_blocks_is_the_text_by_tokens() {
     let generate = |arguments: &[&str]| succeed(world(), &[&["generate", "--max-new", "30"], arguments].concat());
     let prompt = ["--prompt", "the fox found honey"];
     let plain = generate(&[&["--model", "model", "--format", "json"], &prompt[..]].concat()).json();
-    for variant in ["bpd", "small", "turns", "path-counts", "pbest-mixed", "tree-counts", "beam-whole"] {
+    for variant in ["bpd", "prompt-lookup", "small", "turns", "path-counts", "pbest-mixed", "tree-counts", "beam-whole"] {
         let arguments = ["--run", "runs/tiny", "--variant", variant, "--format", "json"];
         let found = generate(&[&arguments[..], &prompt].concat()).json();
         assert_eq!(found["token_ids"], plain["token_ids"], "{variant}");
