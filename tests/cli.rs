@@ -288,7 +288,8 @@ fn text_by_blocks_is_the_text_by_tokens() {
     let generate = |arguments: &[&str]| succeed(world(), &[&["generate", "--max-new", "30"], arguments].concat());
     let prompt = ["--prompt", "the fox found honey"];
     let plain = generate(&[&["--model", "model", "--format", "json"], &prompt[..]].concat()).json();
-    for variant in ["bpd", "prompt-lookup", "small", "turns", "path-counts", "pbest-mixed", "tree-counts", "beam-whole"] {
+    for variant in ["bpd", "prompt-lookup", "small", "turns", "path-counts", "pbest-mixed", "tree-counts", "beam-whole"]
+    {
         let arguments = ["--run", "runs/tiny", "--variant", variant, "--format", "json"];
         let found = generate(&[&arguments[..], &prompt].concat()).json();
         assert_eq!(found["token_ids"], plain["token_ids"], "{variant}");
