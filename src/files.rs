@@ -85,12 +85,77 @@ pub fn lock(folder: &Path) -> Result<File> {
     }
 }
 
+/// Holds the folder, made if need be, together with others that share it, against one that wants it for itself. Whoever
+/// comes first removes what killed processes left, if nobody elsewhere (`used_elsewhere`) is at work.
+pub fn share(folder: &Path, used_elsewhere: impl FnOnce() -> bool) -> Result<File> {
+    fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    let path = folder.join(".lock");
+    let file = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
+    let failed = |e| Error::io("lock", &path, e);
+    if file.try_lock().is_ok() {
+        if !used_elsewhere() {
+            sweep(folder)?;
+        }
+        file.unlock().map_err(failed)?;
+    }
+    // Whoever comes first holds it for itself for a moment.
+    let tries = std::time::Instant::now();
+    loop {
+        match file.try_lock_shared() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) if tries.elapsed().as_secs() < 10 => {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                bail!("another process is working on {}. Wait for it, or choose another one.", folder.display())
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(failed(e)),
+        }
+    }
+}
+
 /// Writes `value` as indented JSON with a final newline, atomically.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_with(path, |mut file| {
         serde_json::to_writer_pretty(&mut file, value)?;
         file.write_all(b"\n")
     })
+}
+
+/// [`write_json`] for a file that must not be there: whether it was made. Of several processes that try, one makes it.
+pub fn create_json(path: &Path, value: &impl Serialize) -> Result<bool> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let create = || -> io::Result<bool> {
+        fs::create_dir_all(folder)?;
+        let aside = aside(0o666).tempfile_in(folder)?;
+        serde_json::to_writer_pretty(aside.as_file(), value)?;
+        aside.as_file().sync_all()?;
+        match aside.persist_noclobber(path) {
+            Ok(_) => Ok(true),
+            Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(e.error),
+        }
+    };
+    create().map_err(|e| Error::io("write", path, e))
+}
+
+/// Makes `link` point at `target`, a path relative to the link's folder, replacing what it pointed at.
+pub fn link(target: &Path, link: &Path) -> Result<()> {
+    if fs::read_link(link).is_ok_and(|found| found == target) {
+        return Ok(());
+    }
+    let folder = link.parent().unwrap_or(Path::new("."));
+    let make = || -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let aside = aside(0o777).tempdir_in(folder)?;
+        let path = aside.path().join("link");
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(target, &path)?;
+        #[cfg(windows)]
+        std::os::windows::fs::symlink_dir(target, &path)?;
+        fs::rename(&path, link)
+    };
+    make().map_err(|e| Error::io("write", link, e))
 }
 
 /// Reads a JSON file; the error names the file, line and column.

@@ -11,11 +11,14 @@
 //!   with them.
 //! - [`decoding`]: the live blockwise loop and its verification rules. [`evaluation`]: replay, tallies, what is tuned,
 //!   bootstrap, the live check. [`report`]: one value, three renderings.
-//! - [`stages`]: what the commands do, with hashes that know what is finished. [`cli`]: the command line.
+//! - [`stages`]: what the commands do, with hashes that know what is finished. [`ablation`]: many runs that share them.
+//!   [`cli`]: the command line.
 //!
-//! [`device`], [`error`], [`files`] and [`progress`] serve all of them.
+//! [`device`], [`error`], [`files`], [`claims`] and [`progress`] serve all of them.
 
+pub mod ablation;
 pub mod backbone;
+pub mod claims;
 pub mod cli;
 pub mod config;
 pub mod decoding;

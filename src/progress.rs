@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -53,6 +54,11 @@ pub fn listen_for_interrupt() -> Result<()> {
     .map_err(|e| Error::new(format!("cannot listen for Ctrl-C: {e}.")))
 }
 
+/// Asks long work to stop at its next step, as Ctrl-C does.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+}
+
 /// Whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
@@ -73,6 +79,14 @@ pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// What the stage that moved last is at, in a few words.
+static CURRENT: Mutex<String> = Mutex::new(String::new());
+
+/// What this process is at, for others to see.
+pub fn current() -> String {
+    CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// The progress of one stage.
@@ -115,6 +129,7 @@ impl Progress {
     /// `done` of the total, with a few words on how it goes.
     pub fn update(&mut self, done: usize, words: impl FnOnce() -> String) {
         self.done = done;
+        *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = format!("{} {done}/{}", self.title, self.total);
         if let Some(bar) = &self.bar {
             bar.set_position(done as u64);
             bar.set_message(words());

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::ngram::NgramCommand;
+use crate::ablation::Shard;
 use crate::decoding::Rule;
 use crate::report::Gate;
 
@@ -130,6 +131,20 @@ pub enum Command {
         #[command(flatten)]
         gates: Gates,
     },
+    /// Run every cell of the configuration's [ablation], sharing what cells have in common, and write their table
+    #[command(
+        after_help = "Finished cells are skipped, so a command that was killed goes on; several on one folder share the cells. Exit code 1 if a cell failed.\n\nExamples:\n  draftsmith ablate mine.toml --jobs 4\n  draftsmith ablate mine.toml --shard $SLURM_ARRAY_TASK_ID/8"
+    )]
+    Ablate(AblateOptions),
+    /// Say what an ablation will do: its cells, what they share, about how much time and disk
+    #[command(after_help = "Example:\n  draftsmith plan mine.toml")]
+    Plan(ConfigFile),
+    /// Say how far an ablation is, while it runs or after
+    #[command(after_help = "Example:\n  draftsmith status runs/mine")]
+    Status {
+        /// The configuration, or the ablation's folder in runs/
+        path: PathBuf,
+    },
     /// Print the report of a finished run and render its files anew; or compare several runs
     #[command(
         after_help = "Examples:\n  draftsmith report runs/quickstart --format json\n  draftsmith report runs/old runs/new --output comparison\n  draftsmith report runs/quickstart --fail-under 'block_efficiency[ngram,tales]=1.8'"
@@ -165,6 +180,21 @@ pub enum Command {
         #[arg(value_enum)]
         shell: Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct AblateOptions {
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Processes to run side by side, each with its share of the cores
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub jobs: usize,
+    /// Only every n-th cell from the i-th on, for machines that share the folder; the last to finish writes the whole table
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
+    /// A job of the attempt so named
+    #[arg(long, hide = true)]
+    pub child: Option<String>,
 }
 
 #[derive(Debug, Args)]

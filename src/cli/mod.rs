@@ -1,6 +1,7 @@
 //! The command line: arguments to configuration to one call into the library. Results go to standard output, progress and
 //! errors to standard error. Exit codes: 0 done, 1 a check failed, 2 error, 130 interrupted.
 
+mod ablate;
 mod args;
 mod estimate;
 mod generate;
@@ -51,6 +52,9 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Trace { config, dry_run } => stages::trace(common, config, *dry_run),
         Command::TrainHeads { config, init_from } => stages::train_heads(common, config, init_from.as_deref()),
         Command::TrainRescorer { config, only } => stages::train_rescorer(common, config, only.as_deref()),
+        Command::Ablate(options) => ablate::ablate(common, options),
+        Command::Plan(config) => ablate::plan(common, config),
+        Command::Status { path } => ablate::status(common, path),
         Command::Evaluate { config, keep_steps, gates } => stages::evaluate(common, config, *keep_steps, gates),
         Command::Report { schema: true, .. } => print(&report::schema()),
         Command::Report { runs, output, gates, .. } => stages::report(common, runs, output.as_deref(), gates),

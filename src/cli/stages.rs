@@ -12,7 +12,7 @@ use crate::report::{self, EvaluatedRun, Report};
 use crate::stages::{self, Workspace};
 
 /// The configuration with the command line's overrides; none when it was only to be printed.
-fn load(common: &Common, file: &ConfigFile) -> Result<Option<Config>> {
+pub(super) fn load(common: &Common, file: &ConfigFile) -> Result<Option<Config>> {
     let overrides = Overrides { set: file.set.clone(), seed: file.seed, device: common.device.clone() };
     let config = config::load(&file.config, &overrides)?;
     if file.print_config {
@@ -86,10 +86,7 @@ pub fn evaluate(common: &Common, file: &ConfigFile, keep_steps: bool, gates: &Ga
     let Some(config) = load(common, &file)? else { return Ok(()) };
     config.traces.require_hidden("evaluate")?;
     let workspace = open(config)?;
-    let traces = stages::trace(&workspace)?;
-    let heads = stages::train_heads(&workspace, &traces)?;
-    let rescorers = stages::train_rescorers(&workspace, &traces, Some(&heads), None)?;
-    let result = stages::evaluate(&workspace, &traces, &heads, &rescorers)?;
+    let result = stages::run(&workspace)?;
     show(common, &result, &workspace.folder.join("report"))?;
     report::check_gates(&result, &gates.fail_under)
 }

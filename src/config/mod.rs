@@ -3,6 +3,7 @@
 //! A configuration is read, overridden (`--set key=value`) and validated once; everything after works on the typed value.
 //! [`Config::to_toml`] gives the resolved file, which runs again as it is.
 
+mod ablation;
 mod architecture;
 mod evaluation;
 mod heads;
@@ -13,6 +14,7 @@ mod schema;
 mod storage;
 mod traces;
 
+pub use ablation::{AblationConfig, Cell, Grid};
 pub use architecture::{
     FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
 };

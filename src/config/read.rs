@@ -21,17 +21,16 @@ pub struct Overrides {
 }
 
 /// Reads, overrides and validates a configuration. A file that begins with `extends = "other.toml"` (a path relative to its
-/// own folder) says only what it changes in that one: sections are merged key by key, anything else is replaced.
+/// own folder) says only what it changes in that one: sections are merged key by key, but for those of another `kind`;
+/// anything else is replaced.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config> {
     let mut table = read_table(path, 0)?;
     for assignment in &overrides.set {
         apply(&mut table, assignment)?;
     }
     presets::expand(&mut table).map_err(|e| e.within(path.display()))?;
-    let resolved = table.to_string();
     let changed = if overrides.set.is_empty() { "as a whole" } else { "after --set" };
-    let mut config: Config =
-        toml::from_str(&resolved).map_err(|e| explain(&e, &resolved).within(changed).within(path.display()))?;
+    let mut config = read_whole(&table).map_err(|e| e.within(changed).within(path.display()))?;
     if let Some(seed) = overrides.seed {
         config.seed = seed;
     }
@@ -81,11 +80,26 @@ fn read_table(path: &Path, depth: usize) -> Result<Table> {
     Ok(whole)
 }
 
+/// Reads a table that is no file: no line of it is anywhere to be looked up, so none is named.
+pub(super) fn read_whole(table: &Table) -> Result<Config> {
+    let text = table.to_string();
+    toml::from_str(&text).map_err(|e| {
+        let said = explain(&e, &text).to_string();
+        let without = said.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
+        Error::new(without.map_or(said.as_str(), |(_, what)| what))
+    })
+}
+
 /// Puts the values of `changes` over those of `base`.
 pub(super) fn merge(base: &mut Table, changes: Table) {
     for (key, value) in changes {
         match (base.get_mut(&key), value) {
-            (Some(Value::Table(inner)), Value::Table(changes)) => merge(inner, changes),
+            (Some(Value::Table(inner)), Value::Table(changes)) => {
+                if changes.get("kind").is_some_and(|kind| is_other_kind(inner, kind)) {
+                    inner.clear();
+                }
+                merge(inner, changes);
+            }
             (_, value) => {
                 base.insert(key, value);
             }
@@ -93,6 +107,12 @@ pub(super) fn merge(base: &mut Table, changes: Table) {
     }
 }
 
+/// Whether a section is of another kind: its keys are then that kind's alone.
+fn is_other_kind(section: &Table, kind: &Value) -> bool {
+    section.get("kind").is_some_and(|present| present != kind)
+}
+
+/// One `--set`.
 fn apply(table: &mut Table, assignment: &str) -> Result<()> {
     let Some((key, value)) = assignment.split_once('=') else {
         bail!("--set {assignment}: write it as key=value, for instance --set heads.block_size=5.");
@@ -102,15 +122,23 @@ fn apply(table: &mut Table, assignment: &str) -> Result<()> {
         .ok()
         .and_then(|mut t| t.remove("v"))
         .unwrap_or_else(|| Value::String(value.to_owned()));
-    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    put(table, key.trim(), value).map_err(|e| e.within(format!("--set {assignment}")))
+}
+
+/// Puts a value at a dotted key, through sections that are made if need be. Another `kind` takes what its section held away.
+pub(super) fn put(table: &mut Table, key: &str, value: Value) -> Result<()> {
+    let mut parts: Vec<&str> = key.split('.').collect();
     let last = parts.pop().unwrap_or_default();
     let mut inner = table;
     for part in parts {
         let entry = inner.entry(part).or_insert_with(|| Value::Table(Table::new()));
         let Value::Table(next) = entry else {
-            bail!("--set {assignment}: `{part}` is a value, not a section.");
+            bail!("`{part}` is a value, not a section.");
         };
         inner = next;
+    }
+    if last == "kind" && is_other_kind(inner, &value) {
+        inner.clear();
     }
     inner.insert(last.to_owned(), value);
     Ok(())
@@ -157,6 +185,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{FfnConfig, HeadArchitecture, MedusaConfig, SpeculatorConfig};
 
     fn read(text: &str, set: &[&str]) -> Result<Config> {
         let dir = tempfile::tempdir().unwrap();
@@ -198,6 +227,20 @@ mod tests {
         assert_eq!((more.heads.block_size, more.name.as_str(), more.rescorer.len()), (5, "more", 2));
         assert_ne!(more.rescorer["a"], base.rescorer["a"]);
         assert_eq!(more.data, base.data);
+        write(
+            "kind.toml",
+            "extends = \"base.toml\"\n[heads.architecture]\nkind = \"speculator\"\ninner = 7\n[rescorer.a]\nkind = \"lava\"\n",
+        );
+        write(
+            "base.toml",
+            &format!(
+                "{MINIMAL}[heads.architecture]\nkind = \"ffn\"\nhidden = 5\n[rescorer.a]\nkind = \"ngram\"\norder = 2\n"
+            ),
+        );
+        let kind = load("kind.toml").unwrap();
+        let inner = SpeculatorConfig { inner: 7 };
+        assert_eq!(kind.heads.architecture, HeadArchitecture::Speculator(inner));
+        assert_eq!(kind.rescorer["a"].kind(), "lava");
         write("wrong.toml", "extends = \"base.toml\"\n\n[heads]\nblock_sise = 5\n");
         let error = load("wrong.toml").unwrap_err().to_string();
         assert!(error.ends_with("wrong.toml: line 4: unknown key `block_sise`; did you mean `block_size`?"), "{error}");
@@ -207,6 +250,18 @@ mod tests {
         assert!(load("none.toml").unwrap_err().to_string().contains("absent.toml"));
         write("number.toml", "extends = 3\n");
         assert!(load("number.toml").unwrap_err().to_string().contains("in quotes"));
+    }
+
+    #[test]
+    fn another_kind_takes_the_keys_of_the_earlier_one_away() {
+        let text = format!("{MINIMAL}[heads.architecture]\nkind = \"ffn\"\nhidden = 5\n");
+        let architecture = |set: &[&str]| read(&text, set).unwrap().heads.architecture;
+        assert_eq!(
+            architecture(&["heads.architecture.kind=medusa"]),
+            HeadArchitecture::Medusa(MedusaConfig::default())
+        );
+        let same = FfnConfig { hidden: 5, ..FfnConfig::default() };
+        assert_eq!(architecture(&["heads.architecture.kind=ffn"]), HeadArchitecture::Ffn(same));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{EvaluationConfig, HeadsConfig, RescorerConfig, StorageType, TracesConfig};
+use super::{AblationConfig, EvaluationConfig, HeadsConfig, RescorerConfig, StorageType, TracesConfig};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result, bail};
 
@@ -38,6 +38,9 @@ pub struct Config {
     pub rescorer: BTreeMap<String, RescorerConfig>,
     /// Lattice, scales, oracle, bootstrap, live check.
     pub evaluation: EvaluationConfig,
+    /// Only for `ablate` and `plan`: what is varied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ablation: Option<AblationConfig>,
     /// Only for `pretrain`: the language model to train from scratch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<PretrainConfig>,
@@ -56,6 +59,7 @@ impl Default for Config {
             heads: HeadsConfig::default(),
             rescorer: BTreeMap::new(),
             evaluation: EvaluationConfig::default(),
+            ablation: None,
             pretrain: None,
         }
     }
@@ -365,7 +369,8 @@ impl Config {
             pretrain.model.validate("pretrain.model")?;
             pretrain.training.validate("pretrain.training")?;
         }
-        self.evaluation.validate()
+        self.evaluation.validate()?;
+        self.grid().map(|_| ())
     }
 }
 

@@ -16,6 +16,7 @@
 //! the schema; every report carries them and every rendering prints them from there. [`summary()`] words the claims, and is
 //! the one place where "best" and "gain" turn into prose.
 
+pub mod ablation;
 mod columns;
 mod comparison;
 mod definitions;

@@ -1,5 +1,6 @@
 //! The heads' candidates on a trace: computed once, kept in `candidates/`.
 
+use super::workspace::Stage;
 use super::{CorpusTrace, TrainedHeads, Workspace};
 use crate::error::Result;
 use crate::files;
@@ -15,14 +16,16 @@ pub fn candidates(
     trace: &CorpusTrace,
     k: usize,
 ) -> Result<StoredCandidates> {
-    let folder = workspace.folder.join("candidates").join(&trace.name);
-    let key = files::hash_json(&(LAYOUT, &heads.key, &trace.key, k));
-    if !workspace.is_finished(&folder, &key) {
-        let title = format!("candidates {}", trace.name.replace('-', " "));
-        // Takes an older mark away.
-        workspace.finished(&title, &folder, &key)?;
-        StoredCandidates::make(&trace.trace, &heads.heads, &workspace.backbone.model, k, &folder, &title)?;
-        workspace.finish(&folder, &key)?;
-    }
+    let key = key(&heads.key, &trace.key, k);
+    let (name, title) = (format!("candidates/{}", trace.name), format!("candidates {}", trace.name.replace('-', " ")));
+    let stage = Stage { name: &name, key: &key, title: &title };
+    let folder = workspace.stage(&stage, |folder| {
+        StoredCandidates::make(&trace.trace, &heads.heads, &workspace.backbone.model, k, folder, &title)
+    })?;
     StoredCandidates::open(&folder, &trace.trace)
+}
+
+/// Hash of what makes candidates.
+pub(super) fn key(heads: &str, trace: &str, k: usize) -> String {
+    files::hash_json(&(LAYOUT, heads, trace, k))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -9,12 +10,12 @@ use rayon::prelude::*;
 
 use super::ways::{Way, all_ways, ways};
 use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
-use crate::config::{EvaluationConfig, RescorerConfig};
+use crate::config::{Config, EvaluationConfig, RescorerConfig};
 use crate::decoding::{Decoding, Verification};
 use crate::error::{Error, Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
-    Coordinate, Drafting, Example, Examples, LiveOutcome, ReplayText, SameStarts, Step, StepRecord, Tally,
+    Axis, Coordinate, Drafting, Example, Examples, LiveOutcome, ReplayText, SameStarts, Step, StepRecord, Tally, Trial,
     autoregressive_speed, best_and_worst, block_efficiency, check_live, cost, coverage, drafts_of, example,
     head_qualities, loops, oracle_lengths, replay, replay_best_paths, replay_oracle, search,
 };
@@ -35,20 +36,8 @@ pub fn evaluate(
     rescorers: &BTreeMap<String, FittedRescorer>,
 ) -> Result<Report> {
     let folder = workspace.folder.join("report");
-    let made_of: Vec<&String> = rescorers.values().map(|fitted| &fitted.key).collect();
-    let kinds: Vec<&RescorerConfig> = workspace.config.rescorer.values().collect();
-    let names: Vec<&String> =
-        workspace.corpora.iter().map(|c| &c.name).chain(workspace.config.rescorer.keys()).collect();
-    let key = files::hash_json(&(
-        SCHEMA_VERSION,
-        &workspace.config.evaluation,
-        workspace.config.seed,
-        &traces.key,
-        &heads.key,
-        names,
-        made_of,
-        kinds,
-    ));
+    let made_of: Vec<&str> = rescorers.values().map(|fitted| fitted.key.as_str()).collect();
+    let key = key(workspace, &traces.key, &heads.key, &made_of);
     if workspace.finished("evaluate", &folder, &key)? {
         return read(&folder.join("report.json"));
     }
@@ -92,16 +81,47 @@ pub fn evaluate(
 /// The folder of the steps that are kept.
 const STEPS: &str = "steps";
 
+/// Hash of what an evaluation depends on: the traces' key, the heads', and by name those of the rescorers that are fitted.
+pub(super) fn key(workspace: &Workspace, traces: &str, heads: &str, rescorers: &[&str]) -> String {
+    let kinds: Vec<&RescorerConfig> = workspace.config.rescorer.values().collect();
+    let names: Vec<&String> =
+        workspace.corpora.iter().map(|c| &c.name).chain(workspace.config.rescorer.keys()).collect();
+    files::hash_json(&(
+        SCHEMA_VERSION,
+        &workspace.config.evaluation,
+        workspace.config.seed,
+        traces,
+        heads,
+        names,
+        rescorers,
+        kinds,
+    ))
+}
+
 struct Evaluation<'a> {
     workspace: &'a Workspace,
     heads: &'a TrainedHeads,
     rescorers: &'a BTreeMap<String, FittedRescorer>,
 }
 
-/// A variant with its settings and its walk over every test document.
+/// A variant, switched off where it did not help on dev.
 struct Walked<'a> {
     way: Way<'a>,
+    found: Arc<Found>,
+}
+
+/// What was found out about a variant; cells of an ablation that differ in nothing it depends on have it in common.
+pub(super) struct Found {
     settings: Settings,
+    /// Whether it is switched off.
+    off: bool,
+    tuning: Vec<TuningPoint>,
+    /// As reported, but for the headroom.
+    variant: Variant,
+    best_paths: Vec<BestPaths>,
+    /// By test document.
+    documents: Vec<Counts>,
+    /// Its walks over the test documents.
     steps: Vec<Vec<Step>>,
 }
 
@@ -120,10 +140,10 @@ impl Evaluation<'_> {
             let known: Vec<&str> = known.iter().map(|way| way.name.as_str()).collect();
             bail!("`evaluation.variants` names `{unknown}`, but the variants here are {}.", known.join(", "));
         }
+        let (dev_key, test_key) = (&dev.key, &test.key);
         let (dev, test) = (self.texts(dev)?, self.texts(test)?);
         // Searches, walks over test, live checks.
         let mut bar = Progress::new(format!("evaluate {name}"), 3 * ways.len());
-        let groups = groups(&test.texts);
         let start = Settings::new(options.top_k, coverage(&dev.texts, options.top_k), 1.0);
         let mut set = Dataset {
             name: name.to_owned(),
@@ -154,62 +174,30 @@ impl Evaluation<'_> {
         };
         let mut walked: Vec<Walked> = Vec::new();
         let mut singles = BTreeMap::new();
-        let (mut plain_dev, mut plain_tally) = (0.0, None);
         for way in ways {
             progress::stop_if_interrupted("evaluating")?;
-            let axes = way.axes(options);
-            let tuned = search(way.start(&start, &singles), &axes, |settings| {
-                progress::stop_if_interrupted("evaluating")?;
-                Ok(tally(&walk(&dev, &*way.drafter(settings))?).block_efficiency())
-            })?;
-            bar.advance(|| format!("{} on dev", way.name));
-            if walked.is_empty() {
-                plain_dev = tuned.block_efficiency;
-            }
-            // What does not help on dev is switched off.
-            let off = !axes.is_empty() && tuned.block_efficiency < plain_dev;
-            let way = if off { way.switched_off() } else { way };
-            let settings = tuned.settings;
+            let (from, axes) = (way.start(&start, &singles), way.axes(options));
+            let key = self.key_of(&way, &from, &axes, dev_key, test_key);
+            let plain = walked.first().map(|plain| &*plain.found);
+            let found = self.workspace.found(&key, || self.find(&way, from, &axes, plain, &dev, &test, &mut bar))?;
+            let way = if found.off { way.switched_off() } else { way };
             if way.name == way.rescorer {
-                singles.insert(way.name.clone(), settings.clone());
+                singles.insert(way.name.clone(), found.settings.clone());
             }
-            set.tuning.extend(tuned.curve.into_iter().map(|trial| TuningPoint {
-                variant: way.name.clone(),
-                parameter: trial.parameter,
-                value: trial.value,
-                block_efficiency: trial.block_efficiency,
-            }));
-            let steps = walk(&test, &*way.drafter(&settings))?;
-            bar.advance(|| format!("{} on test", way.name));
-            let tally = tally(&steps);
-            documents.add(&way.name, &tally.documents);
-            let base = plain_tally.get_or_insert_with(|| tally.documents.clone());
-            let mut variant = self.variant(&way.name, way.drafts(), &tally, base, &groups)?;
-            let values = axes.iter().map(|axis| (axis.name.clone(), axis.coordinate.get(&settings)));
-            variant.tuned = if off { BTreeMap::new() } else { values.filter(|(_, value)| value.is_finite()).collect() };
-            variant.lm_scale = axes.iter().any(|axis| axis.coordinate == Coordinate::Scale).then_some(if off {
-                0.0
-            } else {
-                settings.weighting.scale
-            });
-            variant.dev_block_efficiency = Some(if off { plain_dev } else { tuned.block_efficiency });
-            let plain_steps = walked.first().map_or(&steps, |plain| &plain.steps);
-            variant.same_starts = Some(same_starts(&test, plain_steps, &*way.drafter(&settings))?);
-            variant.choice_share = way.reads_heads().then(|| choice_share(&test, &steps, &settings));
-            set.best_paths.extend(best_paths(&test, &way, &settings, options)?);
-            let drafting = way.uses(&self.heads.heads, &settings);
-            let (nodes, accepted) = (variant.verified_tokens_per_call, variant.block_efficiency);
-            variant.cost = Some(cost(model, &drafting, nodes, accepted));
-            set.variants.push(variant);
-            walked.push(Walked { way, settings, steps });
+            set.tuning.extend(found.tuning.iter().cloned());
+            set.best_paths.extend(found.best_paths.iter().cloned());
+            documents.add(&way.name, &found.documents);
+            set.variants.push(found.variant.clone());
+            walked.push(Walked { way, found });
+            bar.update(2 * walked.len(), || format!("{} on test", walked[walked.len() - 1].way.name));
         }
-        let base = plain_tally.expect("plain decoding is the first variant");
+        let base = walked.first().expect("plain decoding is the first variant").found.documents.clone();
         let looping: Vec<bool> = test.texts.iter().map(|t| loops(t.continuation())).collect();
         set.looping = looping_text(&looping, &base);
         set.oracle = options.oracle_top_k.iter().map(|&k| oracle(&test.texts, k).0).collect();
         let (_, tally) = oracle(&test.texts, options.top_k);
         documents.add(ORACLE, &tally.documents);
-        set.variants.push(self.variant(ORACLE, 1, &tally, &base, &groups)?);
+        set.variants.push(self.variant(ORACLE, 1, &tally, &base, &test)?);
         let (plain, most) = (block_efficiency(&base), tally.block_efficiency());
         if most > plain {
             set.variants
@@ -237,7 +225,8 @@ impl Evaluation<'_> {
         let path = self.workspace.folder.join("report").join(STEPS).join(format!("{set}.jsonl.gz"));
         files::write_with(&path, |file| {
             let mut file = GzEncoder::new(file, Compression::default());
-            for Walked { way, settings, steps } in walked {
+            for Walked { way, found } in walked {
+                let Found { settings, steps, .. } = &**found;
                 let drafter = way.drafter(settings);
                 let drafts = of_each(texts, &*drafter, |number, text, lattices| {
                     drafts_of(text, lattices, &steps[number], &*drafter)
@@ -256,10 +245,76 @@ impl Evaluation<'_> {
         })
     }
 
+    /// Hash of what [`Evaluation::find`] depends on.
+    fn key_of(&self, way: &Way, from: &Settings, axes: &[Axis], dev: &str, test: &str) -> String {
+        let Config { evaluation, rescorer, traces, seed, .. } = &self.workspace.config;
+        let terms: Vec<_> = way.terms().map(|term| (&self.rescorers[term].key, &rescorer[term])).collect();
+        // What says which variants there are, and what is reported beside them.
+        let (variants, oracle_top_k) = (Vec::new(), Vec::new());
+        let options = EvaluationConfig { paths: 0, nodes: 0, variants, oracle_top_k, ..evaluation.clone() };
+        files::hash_json(&(
+            (dev, test, &self.heads.key, terms, options, seed, traces.dtype),
+            (&way.name, way.identity(), format!("{from:?} {axes:?}")),
+        ))
+    }
+
+    /// Chooses a variant's settings on dev, from `from` on, and walks over test with them; beside `plain`, unless it is that.
+    #[expect(clippy::too_many_arguments, reason = "one caller, and each is a thing of its own")]
+    fn find(
+        &self,
+        way: &Way,
+        from: Settings,
+        axes: &[Axis],
+        plain: Option<&Found>,
+        dev: &Texts,
+        test: &Texts,
+        bar: &mut Progress,
+    ) -> Result<Found> {
+        let options = &self.workspace.config.evaluation;
+        let tuned = search(from, axes, |settings| {
+            progress::stop_if_interrupted("evaluating")?;
+            Ok(tally(&walk(dev, &*way.drafter(settings))?).block_efficiency())
+        })?;
+        bar.advance(|| format!("{} on dev", way.name));
+        let plain_dev = plain.and_then(|plain| plain.variant.dev_block_efficiency).unwrap_or(tuned.block_efficiency);
+        // What does not help on dev is switched off.
+        let off = !axes.is_empty() && tuned.block_efficiency < plain_dev;
+        let switched = off.then(|| way.clone().switched_off());
+        let way = switched.as_ref().unwrap_or(way);
+        let settings = tuned.settings;
+        let steps = walk(test, &*way.drafter(&settings))?;
+        let tally = tally(&steps);
+        let base = plain.map_or(&tally.documents, |plain| &plain.documents);
+        let mut variant = self.variant(&way.name, way.drafts(), &tally, base, test)?;
+        let values = axes.iter().map(|axis| (axis.name.clone(), axis.coordinate.get(&settings)));
+        variant.tuned = if off { BTreeMap::new() } else { values.filter(|(_, value)| value.is_finite()).collect() };
+        variant.lm_scale = axes.iter().any(|axis| axis.coordinate == Coordinate::Scale).then_some(if off {
+            0.0
+        } else {
+            settings.weighting.scale
+        });
+        variant.dev_block_efficiency = Some(if off { plain_dev } else { tuned.block_efficiency });
+        let plain_steps = plain.map_or(&steps, |plain| &plain.steps);
+        variant.same_starts = Some(same_starts(test, plain_steps, &*way.drafter(&settings))?);
+        variant.choice_share = way.reads_heads().then(|| choice_share(test, &steps, &settings));
+        let best_paths = best_paths(test, way, &settings, options)?;
+        let drafting = way.uses(&self.heads.heads, &settings);
+        let (nodes, accepted) = (variant.verified_tokens_per_call, variant.block_efficiency);
+        variant.cost = Some(cost(&self.workspace.backbone.model, &drafting, nodes, accepted));
+        let point = |trial: Trial| TuningPoint {
+            variant: way.name.clone(),
+            parameter: trial.parameter,
+            value: trial.value,
+            block_efficiency: trial.block_efficiency,
+        };
+        let tuning = tuned.curve.into_iter().map(point).collect();
+        Ok(Found { settings, off, tuning, variant, best_paths, documents: tally.documents, steps })
+    }
+
     /// Every document with its lattices, wide enough for the largest k asked for.
     fn texts(&self, trace: &CorpusTrace) -> Result<Texts> {
         let options = &self.workspace.config.evaluation;
-        let stored = candidates(self.workspace, self.heads, trace, options.widest())?;
+        let stored = candidates(self.workspace, self.heads, trace, self.workspace.reach().widest)?;
         let mut texts = Vec::new();
         for (document, entry) in trace.trace.documents().iter().enumerate().filter(|(_, entry)| entry.continuation > 0)
         {
@@ -273,9 +328,10 @@ impl Evaluation<'_> {
         Ok(Texts { texts, lattices })
     }
 
-    fn variant(&self, name: &str, drafts: usize, tally: &Tally, base: &[Counts], groups: &[usize]) -> Result<Variant> {
+    fn variant(&self, name: &str, drafts: usize, tally: &Tally, base: &[Counts], texts: &Texts) -> Result<Variant> {
         let options = &self.workspace.config;
-        let bands = intervals(groups, base, &tally.documents, options.evaluation.bootstrap, options.seed)?;
+        let bands =
+            intervals(&groups(&texts.texts), base, &tally.documents, options.evaluation.bootstrap, options.seed)?;
         let (mean_nodes, most_nodes) = tally.verified();
         Ok(Variant {
             name: name.to_owned(),
@@ -305,15 +361,16 @@ impl Evaluation<'_> {
 
     /// The documents that a variant decodes best and worst.
     fn examples(&self, texts: &Texts, walked: &Walked) -> Result<Examples> {
-        let drafter = walked.way.drafter(&walked.settings);
+        let Found { settings, steps, .. } = &*walked.found;
+        let drafter = walked.way.drafter(settings);
         let of = |numbers: Vec<usize>| -> Result<Vec<Example>> {
             let one = |&n: &usize| {
                 let (text, lattices) = (&texts.texts[n], &texts.lattices[n]);
-                example(text, lattices, &walked.steps[n], &*drafter, &self.workspace.backbone.tokenizer)
+                example(text, lattices, &steps[n], &*drafter, &self.workspace.backbone.tokenizer)
             };
             numbers.iter().map(one).collect()
         };
-        let [best, worst] = best_and_worst(&walked.steps);
+        let [best, worst] = best_and_worst(steps);
         Ok(Examples { variant: walked.way.name.clone(), best: of(best)?, worst: of(worst)? })
     }
 
@@ -340,7 +397,8 @@ impl Evaluation<'_> {
             variants: Vec::new(),
         };
         let mut sum = LiveOutcome::default();
-        for Walked { way, settings, steps } in walked {
+        for Walked { way, found } in walked {
+            let Found { settings, steps, .. } = &**found;
             progress::stop_if_interrupted("evaluating")?;
             bar.advance(|| format!("live {}", way.name));
             let drafter = way.drafter(settings);

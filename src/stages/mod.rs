@@ -7,6 +7,7 @@ mod candidates;
 mod evaluate;
 mod language_model;
 mod opened;
+mod outline;
 mod pretrain;
 mod trace;
 mod train_heads;
@@ -17,8 +18,25 @@ mod workspace;
 pub use candidates::candidates;
 pub use evaluate::evaluate;
 pub use opened::{OpenedDrafter, OpenedRun};
+pub use outline::{Planned, PlannedKind, outline};
 pub use pretrain::pretrain;
 pub use trace::{CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_traces, trace};
 pub use train_heads::{TrainedHeads, train_heads};
 pub use train_rescorer::{FittedRescorer, rescorers_need_heads, train_rescorers};
-pub use workspace::{Corpus, Workspace};
+pub use workspace::{Corpus, Inputs, Reach, Stage, Store, Workspace};
+
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::report::Report;
+
+/// Every stage of a run that is not finished.
+pub fn run(workspace: &Workspace) -> Result<Report> {
+    let traces = trace(workspace)?;
+    let heads = train_heads(workspace, &traces)?;
+    let rescorers = train_rescorers(workspace, &traces, Some(&heads), None)?;
+    let started = Instant::now();
+    let report = evaluate(workspace, &traces, &heads, &rescorers)?;
+    workspace.note_seconds(&workspace.folder.join("report"), started)?;
+    Ok(report)
+}

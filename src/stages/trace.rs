@@ -1,9 +1,10 @@
 //! `trace`: text with the backbone's hidden states for every corpus and split.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::workspace::Stage;
 use super::{Corpus, Workspace};
 use crate::config::TraceText;
 use crate::error::{Error, Result, bail};
@@ -70,6 +71,8 @@ struct Job<'a> {
     corpus: &'a str,
     split: Split,
     name: String,
+    /// Its place in a run.
+    place: String,
     title: String,
     folder: PathBuf,
     key: String,
@@ -80,25 +83,29 @@ struct Job<'a> {
 /// Makes the traces that are missing and opens them all.
 pub fn trace(workspace: &Workspace) -> Result<Traces> {
     let mut all = Traces { train: vec![], dev: vec![], test: vec![], fit_key: String::new(), key: String::new() };
-    let (mut keys, mut fit_keys) = (Vec::new(), Vec::new());
-    for job in jobs(workspace)? {
+    let jobs = jobs(workspace)?;
+    let TraceKeys { fit_key, key, .. } = keys_of(&jobs);
+    (all.fit_key, all.key) = (fit_key, key);
+    for job in jobs {
         if workspace.is_finished(&job.folder, &job.key) {
-            progress::say(format!("{}: finished earlier, skipped", job.title));
             traces::discard(&job.folder)?;
-        } else {
-            // The mark comes with the folder that it marks, so an earlier trace stays whole until then.
+        }
+        // The mark comes with the folder that it marks, so an earlier trace stays whole until then.
+        workspace.stage_with_mark(&job.stage(), |target| {
             job.with_plan(workspace, |plan| {
-                let estimate = Estimate::new(&workspace.backbone, plan, &job.folder, false)?;
+                let estimate = Estimate::new(&workspace.backbone, plan, target, false)?;
                 progress::say(format!("{}: {}", job.title, estimate.words(free(workspace)?)));
-                traces::make(&workspace.backbone, plan, &job.folder, &traces::free_space, |folder| {
+                traces::make(&workspace.backbone, plan, target, &traces::free_space, |folder| {
                     workspace.finish(folder, &job.key)
                 })
-            })?;
-        }
+            })
+        })?;
         let mut trace = Trace::open(&job.folder, &workspace.backbone.identity())?;
         let likely = workspace.config.traces.probabilities;
         if job.split == Split::Train && likely > 0 {
-            trace = traces::with_likely(trace, &workspace.backbone.model, &job.folder, likely, &job.title)?;
+            trace = workspace.alone(&job.folder, &job.title, || {
+                traces::with_likely(trace, &workspace.backbone.model, &job.folder, likely, &job.title)
+            })?;
         }
         let list = match job.split {
             Split::Train => &mut all.train,
@@ -107,12 +114,50 @@ pub fn trace(workspace: &Workspace) -> Result<Traces> {
         };
         let (corpus, name, key) = (job.corpus.to_owned(), job.name.clone(), job.key.clone());
         list.push(CorpusTrace { corpus, name, key, trace });
-        if job.split != Split::Test {
-            fit_keys.push(job.key.clone());
-        }
-        keys.push(job.key);
     }
-    Ok(Traces { fit_key: files::hash_json(&fit_keys), key: files::hash_json(&keys), ..all })
+    Ok(all)
+}
+
+/// Hashes that are known before any trace is made.
+pub(super) struct TraceKeys {
+    /// As [`Traces::fit_key`].
+    pub fit_key: String,
+    /// As [`Traces::key`].
+    pub key: String,
+    /// By trace.
+    pub traces: Vec<TraceKey>,
+}
+
+/// A trace that is to be made.
+pub(super) struct TraceKey {
+    /// Its place in a run.
+    pub name: String,
+    /// What messages call it.
+    pub title: String,
+    /// Hash of what makes it.
+    pub key: String,
+    /// What it is of.
+    pub split: Split,
+    /// Documents, at most.
+    pub documents: usize,
+}
+
+/// The keys of a run's traces.
+pub(super) fn trace_keys(workspace: &Workspace) -> Result<TraceKeys> {
+    Ok(keys_of(&jobs(workspace)?))
+}
+
+fn keys_of(jobs: &[Job]) -> TraceKeys {
+    let keys = |test: bool| jobs.iter().filter(|job| test || job.split != Split::Test).map(|job| &job.key).collect();
+    let (fit, all): (Vec<&String>, Vec<&String>) = (keys(false), keys(true));
+    let of = |job: &Job| TraceKey {
+        name: job.place.clone(),
+        title: job.title.clone(),
+        key: job.key.clone(),
+        split: job.split,
+        documents: job.documents.len(),
+    };
+    TraceKeys { fit_key: files::hash_json(&fit), key: files::hash_json(&all), traces: jobs.iter().map(of).collect() }
 }
 
 /// Says what [`trace`] will take, and makes nothing.
@@ -138,7 +183,9 @@ pub fn estimate_traces(workspace: &Workspace) -> Result<TracesEstimate> {
 }
 
 fn free(workspace: &Workspace) -> Result<u64> {
-    traces::free_space(&workspace.folder).map_err(|e| Error::io("ask for the free space of", &workspace.folder, e))
+    // A cell that is only planned has no folder yet.
+    let folder = workspace.folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+    traces::free_space(folder).map_err(|e| Error::io("ask for the free space of", folder, e))
 }
 
 /// Every trace of the run, train before dev before test.
@@ -187,17 +234,13 @@ impl<'a> Job<'a> {
             options.batch,
         ));
         let name = words("-");
-        let corpus = corpus.name.as_str();
-        Ok(Self {
-            corpus,
-            split,
-            title,
-            folder: workspace.folder.join("traces").join(&name),
-            name,
-            key,
-            text,
-            documents,
-        })
+        let (corpus, place) = (corpus.name.as_str(), format!("traces/{name}"));
+        let folder = workspace.place(&Stage { name: &place, key: &key, title: &title });
+        Ok(Self { corpus, split, title, folder, place, name, key, text, documents })
+    }
+
+    fn stage(&self) -> Stage<'_> {
+        Stage { name: &self.place, key: &self.key, title: &self.title }
     }
 
     fn with_plan<R>(&self, workspace: &Workspace, work: impl FnOnce(&Plan) -> R) -> R {

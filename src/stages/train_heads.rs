@@ -4,10 +4,10 @@ use std::path::Path;
 
 use burn::module::Module;
 
-use super::workspace::load_backbone;
+use super::workspace::{Stage, load_backbone};
 use super::{CorpusTrace, Traces, Workspace};
 use crate::backbone::Backbone;
-use crate::config::Config;
+use crate::config::{Config, HeadsConfig};
 use crate::device::{self, DeviceChoice};
 use crate::error::Result;
 use crate::files;
@@ -32,16 +32,10 @@ pub struct TrainedHeads {
 pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHeads> {
     let (config, backbone) = (&workspace.config, &workspace.backbone);
     config.traces.require_hidden("train-heads")?;
-    let folder = workspace.folder.join("heads");
     let from = Path::new(&config.heads.init_from);
-    let given = (!config.heads.init_from.is_empty()).then(|| files::hash_file(&from.join("heads.safetensors")));
-    // The path of what is started from says nothing, its bytes do.
-    let options = crate::config::HeadsConfig { init_from: String::new(), ..config.heads.clone() };
-    let soft =
-        options.stages().iter().any(|stage| stage.soft_targets > Some(0.0)).then_some(config.traces.probabilities);
-    let key = files::hash_json(&(&options, given.transpose()?, soft, config.seed, &traces.fit_key));
-    let title = "train-heads";
-    if !workspace.finished(title, &folder, &key)? {
+    let (options, title) = (options(&config.heads), "train-heads");
+    let key = key(config, &traces.fit_key)?;
+    let folder = workspace.stage(&Stage { name: "heads", key: &key, title }, |folder| {
         let trained = workspace.device.device.clone().autodiff();
         let (count, architecture, model) = (options.block_size - 1, &options.architecture, &backbone.model);
         let size = [model.config().vocab_size, model.config().hidden_size];
@@ -60,16 +54,15 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
         }
         let task = task(model)?;
         progress::say(format!("{title}: {count} heads, {} parameters, {}", count_parameters(&heads), task.words()));
-        let place = Place { folder: &folder, key: &key, title };
+        let place = Place { folder, key: &key, title };
         let trained = train(heads, &task, &replicas, &options.training, &place);
         // What an interrupted training learnt so far can be looked at as well.
         if folder.join("metrics.jsonl").exists() {
-            write_training(&folder, TITLE)?;
+            write_training(folder, TITLE)?;
         }
         let heads = trained?;
-        save_heads(&folder, &heads.valid(), size[1], architecture, task.draft_vocabulary(), &backbone.hash)?;
-        workspace.finish(&folder, &key)?;
-    }
+        save_heads(folder, &heads.valid(), size[1], architecture, task.draft_vocabulary(), &backbone.hash)
+    })?;
     Ok(TrainedHeads { heads: load_heads(&folder, &backbone.model, &backbone.hash)?, key })
 }
 
@@ -77,6 +70,21 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
 fn elsewhere(config: &Config) -> Result<Vec<Backbone>> {
     let load = |&choice: &DeviceChoice| Ok(load_backbone(config, &device::open(choice)?.device)?.0);
     config.device_choices()?[1..].iter().map(load).collect()
+}
+
+/// The path of what is started from says nothing, its bytes do.
+fn options(heads: &HeadsConfig) -> HeadsConfig {
+    HeadsConfig { init_from: String::new(), ..heads.clone() }
+}
+
+/// Hash of what makes the heads, on traces whose fit key is `traces`.
+pub(super) fn key(config: &Config, traces: &str) -> Result<String> {
+    let from = Path::new(&config.heads.init_from);
+    let given = (!config.heads.init_from.is_empty()).then(|| files::hash_file(&from.join("heads.safetensors")));
+    let options = options(&config.heads);
+    let soft =
+        options.stages().iter().any(|stage| stage.soft_targets > Some(0.0)).then_some(config.traces.probabilities);
+    Ok(files::hash_json(&(&options, given.transpose()?, soft, config.seed, traces)))
 }
 
 fn texts(traces: &[CorpusTrace]) -> Vec<TrainingText<'_>> {

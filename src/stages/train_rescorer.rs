@@ -8,6 +8,7 @@ use burn::tensor::Device;
 
 use super::language_model::LanguageModelling;
 use super::pretrain::whole_text;
+use super::workspace::Stage;
 use super::{CorpusTrace, Traces, TrainedHeads, Workspace, candidates};
 use crate::backbone::{Backbone, Checkpoint, ModelConfig, Precision, Transformer, save_model};
 use crate::config::{Config, LatticeRescorerConfig, NeuralConfig, NgramConfig, RescorerConfig, TextSource, TraceText};
@@ -57,36 +58,44 @@ pub fn train_rescorers(
     let mut rescorers = BTreeMap::new();
     let slots = heads.map_or(0, |heads| heads.heads.count());
     for (name, config) in wanted(&workspace.config, only) {
-        let folder = workspace.folder.join("rescorers").join(name);
-        let title = format!("train-rescorer {name}");
-        let fitted = config.fitted();
-        let key = match config {
-            RescorerConfig::Transition(_) | RescorerConfig::Lava(_) => {
-                let heads = heads.expect("whoever fits a rescorer of lattices has trained the heads");
-                let k = workspace.config.evaluation.top_k;
-                files::hash_json(&(fitted, workspace.config.seed, &traces.fit_key, &heads.key, k))
-            }
-            _ => files::hash_json(&(fitted, workspace.config.seed, &traces.fit_key)),
-        };
-        let place = Place { folder: &folder, key: &key, title: &title };
-        let finished = matches!(config, RescorerConfig::Sum(_)) || workspace.finished(&title, &folder, &key)?;
-        if !finished {
+        let (place, title) = (format!("rescorers/{name}"), format!("train-rescorer {name}"));
+        let key = key(&workspace.config, config, &traces.fit_key, heads.map(|heads| heads.key.as_str()));
+        if let RescorerConfig::Sum(_) = config {
+            continue;
+        }
+        let stage = Stage { name: &place, key: &key, title: &title };
+        let folder = workspace.stage(&stage, |folder| {
+            let place = Place { folder, key: &key, title: &title };
             let lattices =
                 || LatticeFitting { workspace, traces, heads: heads.expect("as above"), kind: config.kind() };
             match config {
-                RescorerConfig::Sum(_) => {}
-                RescorerConfig::Ngram(options) => count(workspace, traces, options, &folder, &title)?,
-                RescorerConfig::Neural(options) => fit_language_model(workspace, traces, options, &place)?,
-                RescorerConfig::Transition(options) => lattices().fit(TransitionNetwork::new, options, &place)?,
-                RescorerConfig::Lava(options) => lattices().fit(LavaNetwork::new, options, &place)?,
+                RescorerConfig::Sum(_) => Ok(()),
+                RescorerConfig::Ngram(options) => count(workspace, traces, options, folder, &title),
+                RescorerConfig::Neural(options) => fit_language_model(workspace, traces, options, &place),
+                RescorerConfig::Transition(options) => lattices().fit(TransitionNetwork::new, options, &place),
+                RescorerConfig::Lava(options) => lattices().fit(LavaNetwork::new, options, &place),
             }
-            workspace.finish(&folder, &key)?;
-        }
+        })?;
         if let Some(rescorer) = load_rescorer(&folder, config, &workspace.backbone, &workspace.device.device, slots)? {
             rescorers.insert(name.clone(), FittedRescorer { rescorer, key });
         }
     }
     Ok(rescorers)
+}
+
+/// Hash of what makes a rescorer of `config`, on traces whose fit key is `traces` and, where it reads lattices, of the heads with
+/// the key `heads`.
+pub(super) fn key(config: &Config, rescorer: &RescorerConfig, traces: &str, heads: Option<&str>) -> String {
+    let fitted = rescorer.fitted();
+    match rescorer {
+        RescorerConfig::Transition(_) | RescorerConfig::Lava(_) => {
+            let heads = heads.expect("whoever fits a rescorer of lattices has trained the heads");
+            files::hash_json(&(fitted, config.seed, traces, heads, config.evaluation.top_k))
+        }
+        // Nothing is drawn.
+        RescorerConfig::Ngram(_) => files::hash_json(&(fitted, traces)),
+        RescorerConfig::Neural(_) | RescorerConfig::Sum(_) => files::hash_json(&(fitted, config.seed, traces)),
+    }
 }
 
 /// Loads the fitted rescorer in `folder`, for blocks of `slots` slots behind the pinned one; a sum has none.
@@ -149,13 +158,12 @@ impl LatticeFitting<'_> {
         let Self { workspace, traces, heads, kind } = self;
         let (backbone, slots, rank) = (&workspace.backbone, heads.heads.count(), options.rank);
         let width = backbone.model.config().hidden_size;
-        let evaluation = &workspace.config.evaluation;
+        let (evaluation, reach) = (&workspace.config.evaluation, workspace.reach());
         let of = |traces: &[CorpusTrace], k: usize| -> Result<Vec<StoredCandidates>> {
             traces.iter().map(|trace| candidates(workspace, heads, trace, k)).collect()
         };
         // Those of dev are the ones that the evaluation reads.
-        let (train_candidates, dev_candidates) =
-            (of(&traces.train, evaluation.top_k)?, of(&traces.dev, evaluation.widest())?);
+        let (train_candidates, dev_candidates) = (of(&traces.train, reach.top_k)?, of(&traces.dev, reach.widest)?);
         fn pair<'a>(traces: &'a [CorpusTrace], found: &'a [StoredCandidates]) -> Vec<Recorded<'a>> {
             traces.iter().map(|trace| &trace.trace).zip(found).collect()
         }

@@ -10,6 +10,7 @@ use crate::rescorer::{Bpd, Drafter, PromptLookup, Rescorer, Rescoring, Selection
 use crate::stages::FittedRescorer;
 
 /// A variant before its settings are chosen.
+#[derive(Clone)]
 pub(super) struct Way<'a> {
     /// As in the report.
     pub name: String,
@@ -22,7 +23,7 @@ pub(super) struct Way<'a> {
 }
 
 /// Where its drafts come from.
-#[derive(PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Drafting {
     /// Every head's first choice.
     Plain,
@@ -52,6 +53,16 @@ impl Way<'_> {
         let rescorer = if self.rescorer.is_empty() { "0gram" } else { &self.rescorer };
         let applies = self.name == format!("pbest-{rescorer}") && self.drafting != Drafting::Plain;
         applies.then(|| Box::new(self.search(Selection::Paths(p), false, settings)) as Box<dyn Drafter>)
+    }
+
+    /// Names of its rescorers.
+    pub fn terms(&self) -> impl Iterator<Item = &str> {
+        self.rescorers.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Tells it from another with the same name and rescorers.
+    pub fn identity(&self) -> String {
+        format!("{:?}", self.drafting)
     }
 
     /// The same name, drafting as plain decoding does.

@@ -3,13 +3,17 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::evaluate::Found;
 use crate::backbone::{Backbone, Checkpoint, Precision, resolve, resolve_file};
-use crate::config::{Config, DataConfig};
+use crate::claims::Claims;
+use crate::config::{Config, DataConfig, EvaluationConfig};
 use crate::device::Opened;
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -22,13 +26,98 @@ pub struct Workspace {
     pub config: Config,
     /// Where tensors live.
     pub device: Opened,
-    /// `runs/<name>`
+    /// `runs/<name>`, or a cell's folder.
     pub folder: PathBuf,
     /// The frozen model.
-    pub backbone: Backbone,
+    pub backbone: Arc<Backbone>,
     /// By the name in the configuration, in its order.
-    pub corpora: Vec<Corpus>,
-    _lock: File,
+    pub corpora: Arc<Vec<Corpus>>,
+    places: Places,
+}
+
+/// Where stages are.
+enum Places {
+    /// In the run's folder, which is locked.
+    Own(#[expect(dead_code, reason = "held until the run is closed")] File),
+    /// In a store, by key.
+    Store(Store),
+}
+
+/// Where the cells of an ablation keep the stages that they share. A cell's folder has links to its own.
+#[derive(Clone)]
+pub struct Store {
+    /// `runs/<name>/store`
+    pub folder: PathBuf,
+    /// Who makes which stage.
+    pub claims: Arc<Claims>,
+    /// What the cells ask of candidates, all together.
+    pub reach: Reach,
+    /// Stages that failed in this process, with the error: no other cell tries them again.
+    failed: Arc<Mutex<HashMap<PathBuf, String>>>,
+    /// What this process found out about variants, by key.
+    found: Arc<Mutex<HashMap<String, Arc<Found>>>>,
+}
+
+impl Store {
+    /// A store in `folder`.
+    pub fn new(folder: PathBuf, claims: Arc<Claims>, reach: Reach) -> Self {
+        Self { folder, claims, reach, failed: Arc::default(), found: Arc::default() }
+    }
+}
+
+/// The largest k that is asked of candidates: they are computed once, and a smaller k is a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// By what drafts, and what learns from train.
+    pub top_k: usize,
+    /// By anything, the oracle included, on dev and test.
+    pub widest: usize,
+}
+
+impl Reach {
+    /// What a configuration asks for.
+    pub fn of(config: &EvaluationConfig) -> Self {
+        Self { top_k: config.top_k, widest: config.widest() }
+    }
+}
+
+/// Backbone and corpora, which runs with the same sections have in common.
+#[derive(Clone)]
+pub struct Inputs {
+    backbone: Arc<Backbone>,
+    corpora: Arc<Vec<Corpus>>,
+}
+
+impl Inputs {
+    /// Loads the backbone and reads the corpora.
+    ///
+    /// # Errors
+    /// Anything wrong with either; a text of dev or test that also trains.
+    pub fn read(config: &Config, device: &Device) -> Result<Self> {
+        let (backbone, template) = load_backbone(config, device)?;
+        let mut corpora = read_corpora(config)?;
+        if let Some(template) = template {
+            for (_, document) in corpora.iter_mut().flat_map(|corpus| &mut corpus.documents) {
+                document.prompt = template.render(&document.prompt)?;
+            }
+        }
+        for corpus in &mut corpora {
+            if let Some(most) = corpus.config.max_tokens {
+                corpus.keep_tokens(most, &backbone.tokenizer)?;
+            }
+        }
+        Ok(Self { backbone: Arc::new(backbone), corpora: Arc::new(corpora) })
+    }
+}
+
+/// A stage of a run.
+pub struct Stage<'a> {
+    /// Its place in a run's folder, such as `rescorers/ngram`.
+    pub name: &'a str,
+    /// Hash of everything it depends on.
+    pub key: &'a str,
+    /// What messages call it.
+    pub title: &'a str,
 }
 
 /// One `[data.NAME]`.
@@ -113,31 +202,142 @@ impl Workspace {
     /// Opens `runs/<name>`, loads the backbone, reads the corpora; writes `run.toml` and `provenance.json`.
     ///
     /// # Errors
-    /// Another process on the folder; anything wrong with backbone or corpora; a text of dev or test that also trains.
+    /// Another process on the folder; what [`Inputs::read`] refuses.
     pub fn open(config: Config, device: Opened) -> Result<Self> {
         let folder = Path::new("runs").join(&config.name);
         let lock = files::lock(&folder)?;
         if let Some(note) = &device.note {
             progress::say(note);
         }
-        let (backbone, template) = load_backbone(&config, &device.device)?;
-        let mut corpora = read_corpora(&config)?;
-        if let Some(template) = template {
-            for (_, document) in corpora.iter_mut().flat_map(|corpus| &mut corpus.documents) {
-                document.prompt = template.render(&document.prompt)?;
-            }
-        }
-        for corpus in &mut corpora {
-            if let Some(most) = corpus.config.max_tokens {
-                corpus.keep_tokens(most, &backbone.tokenizer)?;
-            }
-        }
-        let workspace = Self { config, device, folder, backbone, corpora, _lock: lock };
-        files::write_atomic(&workspace.folder.join("run.toml"), workspace.config.to_toml().as_bytes())?;
-        let mut provenance = workspace.provenance();
-        provenance.insert("started".into(), json!(jiff::Timestamp::now().to_string()));
-        files::write_json(&workspace.folder.join("provenance.json"), &provenance)?;
+        let Inputs { backbone, corpora } = Inputs::read(&config, &device.device)?;
+        let workspace = Self { config, device, folder, backbone, corpora, places: Places::Own(lock) };
+        workspace.describe()?;
         Ok(workspace)
+    }
+
+    /// A cell of an ablation; nothing is written.
+    pub fn cell(config: Config, device: Opened, folder: PathBuf, inputs: &Inputs, store: &Store) -> Self {
+        let Inputs { backbone, corpora } = inputs.clone();
+        Self { config, device, folder, backbone, corpora, places: Places::Store(store.clone()) }
+    }
+
+    /// Writes `run.toml` and `provenance.json`.
+    pub fn describe(&self) -> Result<()> {
+        files::write_atomic(&self.folder.join("run.toml"), self.config.to_toml().as_bytes())?;
+        let mut provenance = self.provenance();
+        provenance.insert("started".into(), json!(jiff::Timestamp::now().to_string()));
+        files::write_json(&self.folder.join("provenance.json"), &provenance)
+    }
+
+    /// The largest k that is asked of candidates.
+    pub fn reach(&self) -> Reach {
+        match &self.places {
+            Places::Own(_) => Reach::of(&self.config.evaluation),
+            Places::Store(store) => store.reach,
+        }
+    }
+
+    /// Where a stage is.
+    pub fn place(&self, stage: &Stage) -> PathBuf {
+        match &self.places {
+            Places::Own(_) => self.folder.join(stage.name),
+            Places::Store(store) => {
+                let sort = stage.name.split('/').next().unwrap_or_default();
+                store.folder.join(format!("{sort}-{}", &stage.key[..12]))
+            }
+        }
+    }
+
+    /// Gives the folder of a stage, which `make` fills unless it is finished. The mark of an earlier result is taken away before
+    /// that is overwritten.
+    pub fn stage(&self, stage: &Stage, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        self.stage_with_mark(stage, |folder| {
+            let mark = folder.join("stage.json");
+            if mark.exists() {
+                std::fs::remove_file(&mark).map_err(|e| Error::io("remove", &mark, e))?;
+            }
+            make(folder)?;
+            self.finish(folder, stage.key)
+        })
+    }
+
+    /// As [`Workspace::stage`], for a stage that puts its mark in place itself.
+    pub fn stage_with_mark(&self, stage: &Stage, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let folder = self.place(stage);
+        if self.is_finished(&folder, stage.key) {
+            self.say_finished(stage.title);
+        } else {
+            self.alone(&folder, stage.title, || {
+                if self.is_finished(&folder, stage.key) {
+                    return Ok(());
+                }
+                let started = Instant::now();
+                self.once(&folder, || make(&folder))?;
+                self.note_seconds(&folder, started)
+            })?;
+        }
+        if let Places::Store(_) = self.places {
+            let up: PathBuf = stage.name.split('/').map(|_| "..").chain([".."]).collect();
+            let name = folder.file_name().unwrap_or_default();
+            files::link(&up.join("store").join(name), &self.folder.join(stage.name))?;
+        }
+        Ok(folder)
+    }
+
+    /// Makes a stage, unless that has failed for another cell of this process.
+    fn once(&self, folder: &Path, make: impl FnOnce() -> Result<()>) -> Result<()> {
+        let Places::Store(store) = &self.places else { return make() };
+        let failed = || store.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = failed().get(folder) {
+            return Err(Error::new(error.clone()));
+        }
+        make().inspect_err(|error| {
+            if error.exit_code() != 130 {
+                failed().insert(folder.to_owned(), error.to_string());
+            }
+        })
+    }
+
+    /// Works on a stage's folder while no other process does.
+    pub fn alone<R>(&self, folder: &Path, title: &str, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        let Places::Store(store) = &self.places else { return work() };
+        let claim = store.claims.wait(folder, title)?;
+        files::sweep(folder)?;
+        let result = work()?;
+        claim.still_mine()?;
+        claim.finish();
+        Ok(result)
+    }
+
+    /// What is found out about a variant, once for all cells of this process.
+    pub(super) fn found(&self, key: &str, find: impl FnOnce() -> Result<Found>) -> Result<Arc<Found>> {
+        let Places::Store(store) = &self.places else { return find().map(Arc::new) };
+        let known = || store.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known().get(key) {
+            return Ok(found.clone());
+        }
+        let found = Arc::new(find()?);
+        known().insert(key.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// How long a cell's stage took, for those who plan: not kept in a run's own folder.
+    pub fn note_seconds(&self, folder: &Path, started: Instant) -> Result<()> {
+        match self.places {
+            Places::Own(_) => Ok(()),
+            Places::Store(_) => {
+                files::write_json(&folder.join("took.json"), &json!({"seconds": started.elapsed().as_secs_f64()}))
+            }
+        }
+    }
+
+    /// Says so where a person asked for this very stage.
+    fn say_finished(&self, title: &str) {
+        let words = format!("{title}: finished earlier, skipped");
+        match self.places {
+            Places::Own(_) => progress::say(words),
+            Places::Store(_) => progress::detail(words),
+        }
     }
 
     /// Everything a result depends on, without times.
@@ -170,7 +370,7 @@ impl Workspace {
         let path = folder.join("stage.json");
         let finished = self.is_finished(folder, key);
         if finished {
-            progress::say(format!("{title}: finished earlier, skipped"));
+            self.say_finished(title);
         } else if path.exists() {
             std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }

@@ -1,0 +1,135 @@
+//! Time and disk of stages of which none is finished yet, counted from sizes: for the choice between an hour and a week.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use burn::tensor::Tensor;
+
+use crate::config::{Config, LanguageModelConfig, OptimizationConfig, RescorerConfig};
+use crate::heads::Heads;
+use crate::nn::{Init, count_parameters, to_host};
+use crate::stages::{Planned, PlannedKind, Workspace};
+
+/// Counts, with one measured number: this device's speed in matrix products.
+pub struct Rough {
+    /// Floating-point operations a second, once measured.
+    speed: Option<f64>,
+}
+
+/// What training keeps on disk, in parameters: the weights, and checkpoints of the latest and the best step with the optimizer's
+/// two moments each.
+const KEPT: u64 = 7;
+
+/// Of the speed of large products, what training and drafting reach with all else they do.
+const REACHED: f64 = 0.5;
+
+/// Seconds that replaying a variant takes for a token of the text and a trial of settings, on two cores; measured on the
+/// quickstart.
+const REPLAY: f64 = 4e-6;
+
+/// Trials of settings that a variant's search makes on dev, about.
+const TRIALS: f64 = 25.0;
+
+impl Rough {
+    pub fn new() -> Self {
+        Self { speed: None }
+    }
+
+    /// Seconds and bytes of a stage; a trace has an estimate of its own.
+    pub fn of(&mut self, stage: &Planned, workspace: &Workspace) -> (f64, u64) {
+        let config = &workspace.config;
+        let model = workspace.backbone.model.config();
+        let (vocabulary, width) = (model.vocab_size, model.hidden_size);
+        let heads = config.heads.block_size - 1;
+        let drafted = config.heads.vocabulary.as_ref().map_or(vocabulary, |v| v.size.min(vocabulary));
+        let logits = (heads * drafted * width) as f64;
+        let parameters = || {
+            let size = [vocabulary, width];
+            let mut init = Init::empty(&workspace.device.device);
+            count_parameters(&Heads::new(&config.heads.architecture, heads, size, &mut init)) as f64
+        };
+        let new_tokens = |documents: usize| (documents * config.traces.max_new) as f64;
+        match stage.kind {
+            PlannedKind::Trace(_) => (0.0, 0),
+            PlannedKind::Heads => {
+                let each = 6.0 * parameters() + 4.0 * logits;
+                let positions = steps(&config.heads.training) * config.heads.positions_per_step as f64;
+                (self.seconds(workspace, positions * each), 4 * KEPT * parameters() as u64)
+            }
+            PlannedKind::Candidates(k, documents) => {
+                let positions = new_tokens(documents);
+                let operations = positions * 2.0 * (parameters() + logits);
+                (self.seconds(workspace, operations), (positions * (heads * (8 * k + 8)) as f64) as u64)
+            }
+            PlannedKind::Rescorer(number) => {
+                let rescorer = config.rescorer.values().nth(number).expect("a stage of this configuration");
+                let (operations, bytes) = fitting(rescorer, config, [vocabulary, width]);
+                (self.seconds(workspace, operations), bytes)
+            }
+            PlannedKind::Evaluation => {
+                let documents = (config.traces.dev_documents, config.traces.test_documents);
+                let corpora = config.data.values().filter(|data| data.test > 0.0).count() as f64;
+                let (dev, test) = (new_tokens(documents.0), new_tokens(documents.1));
+                let cost = |variant: f64| variant * REPLAY * (TRIALS * dev + 2.0 * test);
+                (corpora * cost(variants(config)), 1 << 20)
+            }
+        }
+    }
+
+    fn seconds(&mut self, workspace: &Workspace, operations: f64) -> f64 {
+        let speed = *self.speed.get_or_insert_with(|| measure(workspace));
+        operations / (REACHED * speed)
+    }
+}
+
+fn steps(training: &OptimizationConfig) -> f64 {
+    (training.steps * training.accumulate) as f64
+}
+
+/// Variants with single drafts, paths and trees, those of neural rescorers counted as ten for the model that they run.
+fn variants(config: &Config) -> f64 {
+    let neural = |name: &String| matches!(config.rescorer[name], RescorerConfig::Neural(_));
+    let of = |(name, rescorer): (&String, &RescorerConfig)| match rescorer {
+        RescorerConfig::Sum(sum) if sum.of.iter().any(neural) => 20.0,
+        _ if neural(name) => 20.0,
+        _ => 4.0,
+    };
+    3.0 + config.rescorer.iter().map(of).sum::<f64>()
+}
+
+/// Operations and bytes of fitting a rescorer.
+fn fitting(rescorer: &RescorerConfig, config: &Config, [vocabulary, width]: [usize; 2]) -> (f64, u64) {
+    let text = (config.traces.train_documents * config.traces.max_new) as f64;
+    match rescorer {
+        // Sorting is no product; so many operations stand for it.
+        RescorerConfig::Ngram(ngram) => (text * 1e4 * ngram.order as f64, (text * 12.0 * ngram.order as f64) as u64),
+        RescorerConfig::Neural(neural) => {
+            let LanguageModelConfig { hidden, layers, intermediate, .. } = neural.model;
+            let parameters = (layers * (4 * hidden * hidden + 3 * hidden * intermediate) + vocabulary * hidden) as f64;
+            let tokens = (neural.documents_per_step * config.traces.max_new * 2) as f64;
+            (steps(&neural.training) * tokens * 6.0 * parameters, 4 * KEPT * parameters as u64)
+        }
+        RescorerConfig::Transition(lattice) | RescorerConfig::Lava(lattice) => {
+            let candidates = (lattice.blocks_per_step * (config.heads.block_size - 1) * config.evaluation.top_k) as f64;
+            let parameters = (3 * lattice.rank * width) as u64;
+            (steps(&lattice.training) * candidates * 6.0 * (lattice.rank * width) as f64 / 8.0, 4 * KEPT * parameters)
+        }
+        RescorerConfig::Sum(_) => (0.0, 0),
+    }
+}
+
+/// Floating-point operations a second in products of middling size.
+fn measure(workspace: &Workspace) -> f64 {
+    const N: usize = 512;
+    let device = &workspace.device.device;
+    let a = Tensor::<2>::ones([N, N], device);
+    let product = || drop(black_box(to_host(a.clone().matmul(a.clone()))));
+    // The first one also wakes threads and compiles kernels.
+    product();
+    let (started, mut count) = (Instant::now(), 0);
+    while count < 3 || started.elapsed().as_secs_f64() < 0.05 {
+        product();
+        count += 1;
+    }
+    f64::from(count) * 2.0 * (N * N * N) as f64 / started.elapsed().as_secs_f64()
+}

@@ -1,0 +1,109 @@
+//! Drawings of an ablation: a line for each of the best variants over every axis of numbers, bars over every other one.
+
+use super::model::{Ablated, AblatedSet, Axis, Setting, Summary};
+use super::seeds::mean;
+use crate::report::figures::Figure;
+use crate::report::svg::{Bar, BarChart, Colour, LineChart, Reference, Series, XAxis, YAxis};
+use crate::report::{BASELINE, ORACLE};
+
+/// Lines in a drawing besides plain decoding's and the oracle's.
+const LINES: usize = 6;
+
+/// In the order of the axes; those with one value have none.
+pub fn figures(report: &Ablated, set: &AblatedSet) -> Vec<Figure> {
+    let axes = report.setting_axes().enumerate().filter(|(_, axis)| axis.values.len() > 1);
+    axes.map(|(place, axis)| match numbers(axis) {
+        Some(numbers) => lines(set, place, axis, &numbers),
+        None => bars(set, place, axis),
+    })
+    .collect()
+}
+
+/// The axis's values as numbers, if they all are, rising.
+fn numbers(axis: &Axis) -> Option<Vec<f64>> {
+    let numbers: Vec<f64> =
+        axis.values.iter().map(|value| value.parse().ok().filter(|x: &f64| x.is_finite())).collect::<Option<_>>()?;
+    numbers.is_sorted().then_some(numbers)
+}
+
+/// The settings with the value of an axis.
+fn having<'a>(set: &'a AblatedSet, place: usize, value: &'a str) -> impl Iterator<Item = &'a Setting> {
+    set.settings.iter().filter(move |setting| setting.values[place] == value)
+}
+
+fn lines(set: &AblatedSet, place: usize, axis: &Axis, numbers: &[f64]) -> Figure {
+    let over = |name: &str, value: &str, of: fn(&Summary) -> Option<f64>| -> Option<f64> {
+        let found: Vec<f64> = having(set, place, value)
+            .filter_map(|setting| setting.variants.iter().find(|variant| variant.variant == name).and_then(of))
+            .collect();
+        (!found.is_empty()).then(|| mean(&found))
+    };
+    let mut names: Vec<(f64, &str)> = Vec::new();
+    for variant in set.settings.iter().flat_map(Setting::decoders).filter(|variant| variant.variant != BASELINE) {
+        if !names.iter().any(|(_, name)| *name == variant.variant) {
+            let on_dev: Vec<f64> = axis
+                .values
+                .iter()
+                .filter_map(|value| over(&variant.variant, value, |v| v.dev_block_efficiency))
+                .collect();
+            names.push((if on_dev.is_empty() { f64::NEG_INFINITY } else { mean(&on_dev) }, &variant.variant));
+        }
+    }
+    names.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let shown = names.into_iter().take(LINES).map(|(_, name)| name).enumerate();
+    let shown = [(BASELINE, Colour::Baseline)]
+        .into_iter()
+        .chain(shown.map(|(i, name)| (name, Colour::Cycle(i))))
+        .chain([(ORACLE, Colour::Ink)]);
+    let series = shown.map(|(name, colour)| Series {
+        label: name.to_owned(),
+        points: axis
+            .values
+            .iter()
+            .zip(numbers)
+            .filter_map(|(value, x)| Some([*x, over(name, value, |v| Some(v.block_efficiency))?]))
+            .collect(),
+        colour,
+        chosen: None,
+    });
+    let doubling = numbers[0] >= 1.0 && numbers.iter().all(|x| x.log2().fract() == 0.0);
+    let title = "Block efficiency by axis";
+    let chart = LineChart {
+        title: format!("{title} {} on {}", axis.label, set.name),
+        x: if doubling { XAxis::Log2 } else { XAxis::Linear },
+        x_label: axis.key.clone(),
+        y: YAxis::Linear,
+        y_label: "tokens per backbone call, mean over settings".into(),
+        series: series.collect(),
+        references: Vec::new(),
+    };
+    let caption = format!(
+        "By {}: means over all settings with that value, of plain decoding, the oracle and the {LINES} variants that are best on dev.",
+        axis.key
+    );
+    Figure { title, caption, svg: chart.svg() }
+}
+
+fn bars(set: &AblatedSet, place: usize, axis: &Axis) -> Figure {
+    let bar = |(number, value): (usize, &String)| {
+        let best = having(set, place, value)
+            .filter_map(Setting::best)
+            .reduce(|best, variant| if variant.on_dev() > best.on_dev() { variant } else { best })?;
+        Some(Bar {
+            label: format!("{value}: {}", best.variant),
+            value: best.block_efficiency,
+            interval: best.interval,
+            colour: Colour::Cycle(number),
+        })
+    };
+    let title = "Best on dev by axis";
+    let chart = BarChart {
+        title: format!("{title} {} on {}", axis.label, set.name),
+        axis: "tokens per backbone call, on test".into(),
+        bars: axis.values.iter().enumerate().filter_map(bar).collect(),
+        references: vec![Reference { label: "autoregressive".into(), value: 1.0, colour: Colour::Ink }],
+    };
+    let caption =
+        format!("For each value of {}: the setting and variant that are best on dev, with 95 % intervals.", axis.key);
+    Figure { title, caption, svg: chart.svg() }
+}

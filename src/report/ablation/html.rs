@@ -1,0 +1,96 @@
+//! `ablation.html`: the page.
+
+use serde::Serialize;
+
+use super::figures::figures;
+use super::markdown::{claims, counts, failures, rows};
+use super::model::{Ablated, AblatedSet};
+use crate::error::Result;
+use crate::report::format;
+use crate::report::page::{self, Plot, prose};
+
+#[derive(Serialize)]
+struct Page {
+    title: String,
+    byline: String,
+    claims: Vec<String>,
+    datasets: Vec<Section>,
+    failures: Vec<String>,
+    definitions: Vec<[String; 2]>,
+    configuration: String,
+}
+
+#[derive(Serialize)]
+struct Section {
+    name: String,
+    settings: Table,
+    figures: Vec<Plot>,
+    variants: Table,
+}
+
+#[derive(Serialize)]
+struct Table {
+    headings: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+/// The page, whole: no network, no other file.
+pub fn html(report: &Ablated) -> Result<String> {
+    let axes: Vec<&str> = report.axes.iter().map(|axis| axis.key.as_str()).collect();
+    let text = |name: &str| report.provenance.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+    let page = Page {
+        title: format!("Ablation: {}", report.name),
+        byline: format!(
+            "{} over {} · draftsmith {}",
+            counts(report).trim_end_matches('.'),
+            axes.join(", "),
+            text("version")
+        ),
+        claims: report
+            .datasets
+            .iter()
+            .flat_map(|set| claims(report, set).into_iter().map(|claim| prose(format!("{}: {claim}", set.name))))
+            .collect(),
+        datasets: report.datasets.iter().map(|set| Section::new(report, set)).collect(),
+        failures: failures(report),
+        definitions: report.definitions.iter().map(|(name, text)| [name.clone(), text.clone()]).collect(),
+        configuration: text("configuration"),
+    };
+    page::render(include_str!("page.html"), page)
+}
+
+impl Section {
+    fn new(report: &Ablated, set: &AblatedSet) -> Self {
+        let mut rows = rows(report, set);
+        let headings = rows.remove(0).into_iter().map(prose).collect();
+        Self {
+            name: set.name.clone(),
+            settings: Table { headings, rows },
+            figures: figures(report, set).into_iter().map(Plot::from).collect(),
+            variants: variants(report, set),
+        }
+    }
+}
+
+/// Every variant of every setting.
+fn variants(report: &Ablated, set: &AblatedSet) -> Table {
+    let names = ["variant", "drafts", "dev", "block efficiency", "95 % interval", "gain", "verified / call"];
+    let headings = report.setting_axes().map(|axis| axis.label.clone()).chain(names.map(|name| prose(name.into())));
+    let mut rows = Vec::new();
+    for setting in &set.settings {
+        for variant in &setting.variants {
+            let mut row = setting.values.clone();
+            row.extend([
+                variant.variant.clone(),
+                variant.drafts.to_string(),
+                variant.dev_block_efficiency.map_or("–".to_owned(), format::efficiency),
+                format::efficiency(variant.block_efficiency),
+                format::interval(variant.interval),
+                format::signed_percent(variant.relative_gain),
+                format::fixed(variant.verified_tokens_per_call, 1),
+            ]);
+            rows.push(row);
+        }
+    }
+    Table { headings: headings.collect(), rows }
+}

@@ -1,0 +1,100 @@
+//! What a run is made of, known before anything is made: that is how cells of an ablation share stages, how what is left is
+//! counted, and how a finished cell is told without opening anything of it.
+
+use std::path::PathBuf;
+
+use super::workspace::Stage;
+use super::{Workspace, candidates, evaluate, trace, train_heads, train_rescorer};
+use crate::config::RescorerConfig;
+use crate::error::Result;
+use crate::text::Split;
+
+/// A stage that a run needs.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// What it makes.
+    pub kind: PlannedKind,
+    /// What messages call it.
+    pub title: String,
+    /// Hash of what makes it.
+    pub key: String,
+    /// Where it is or will be.
+    pub folder: PathBuf,
+    /// Whether it is there.
+    pub finished: bool,
+}
+
+/// What a stage makes, with what its size depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PlannedKind {
+    /// A trace of so many documents, at most.
+    Trace(usize),
+    /// Heads.
+    Heads,
+    /// The k best tokens of every head on so many documents, at most.
+    Candidates(usize, usize),
+    /// A rescorer: its place among the configuration's.
+    Rescorer(usize),
+    /// The run's own report.
+    Evaluation,
+}
+
+impl PlannedKind {
+    /// In tables, and what took times are compared by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trace(_) => "traces",
+            Self::Heads => "heads",
+            Self::Candidates(..) => "candidates",
+            Self::Rescorer(_) => "rescorers",
+            Self::Evaluation => "evaluation",
+        }
+    }
+}
+
+/// Every stage of a run, the report last.
+pub fn outline(workspace: &Workspace) -> Result<Vec<Planned>> {
+    let (config, reach) = (&workspace.config, workspace.reach());
+    let mut stages = Vec::new();
+    let planned = |kind, name: &str, title: &str, key: String| {
+        let folder = match kind {
+            PlannedKind::Evaluation => workspace.folder.join(name),
+            _ => workspace.place(&Stage { name, key: &key, title }),
+        };
+        let finished = workspace.is_finished(&folder, &key);
+        Planned { kind, title: title.to_owned(), key, folder, finished }
+    };
+    let traces = trace::trace_keys(workspace)?;
+    for trace in &traces.traces {
+        stages.push(planned(PlannedKind::Trace(trace.documents), &trace.name, &trace.title, trace.key.clone()));
+    }
+    let heads = train_heads::key(config, &traces.fit_key)?;
+    stages.push(planned(PlannedKind::Heads, "heads", "train-heads", heads.clone()));
+    let reads_lattices = config
+        .rescorer
+        .values()
+        .any(|rescorer| matches!(rescorer, RescorerConfig::Transition(_) | RescorerConfig::Lava(_)));
+    for trace in &traces.traces {
+        let k = match trace.split {
+            Split::Train if !reads_lattices => continue,
+            Split::Train => reach.top_k,
+            Split::Dev | Split::Test => reach.widest,
+        };
+        let (key, title) = (candidates::key(&heads, &trace.key, k), trace.title.replacen("trace", "candidates", 1));
+        let name = trace.name.replacen("traces", "candidates", 1);
+        stages.push(planned(PlannedKind::Candidates(k, trace.documents), &name, &title, key));
+    }
+    let mut fitted = Vec::new();
+    for (number, (name, rescorer)) in config.rescorer.iter().enumerate() {
+        if !matches!(rescorer, RescorerConfig::Sum(_)) {
+            let key = train_rescorer::key(config, rescorer, &traces.fit_key, Some(&heads));
+            let (place, title) = (format!("rescorers/{name}"), format!("train-rescorer {name}"));
+            stages.push(planned(PlannedKind::Rescorer(number), &place, &title, key.clone()));
+            fitted.push(key);
+        }
+    }
+    let fitted: Vec<&str> = fitted.iter().map(String::as_str).collect();
+    let key = evaluate::key(workspace, &traces.key, &heads, &fitted);
+    stages.push(planned(PlannedKind::Evaluation, "report", "evaluate", key));
+    Ok(stages)
+}
