@@ -123,6 +123,37 @@ proptest! {
     }
 }
 
+/// Resident bytes of this process.
+#[cfg(target_os = "linux")]
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    4096 * statm.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+}
+
+/// What a decoder holds goes with it: after the first documents, ten thousand tokens more take no more memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_the_documents() {
+    let backbone = backbone();
+    let heads = heads(&backbone, 1, 0.3, false);
+    let counts = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+    let drafter = rescoring(&counts, Selection::ExpectedTree(12), 0.5);
+    let decode_tokens = |most: usize| {
+        let (mut tokens, mut prompt) = (0, 0);
+        while tokens < most {
+            prompt = (prompt + 1) % 200;
+            let text = decode(&backbone, &heads, &drafter, Verification::GREEDY, &[prompt + 1, 7, 9], 90);
+            tokens += text.0.len();
+        }
+    };
+    decode_tokens(2_000);
+    let before = resident();
+    decode_tokens(10_000);
+    let grown = resident().saturating_sub(before);
+    // Other tests run beside this one and hold some megabytes for a while; a leaked cache alone would be over a hundred.
+    assert!(grown < 48 << 20, "{grown} bytes more after ten thousand tokens");
+}
+
 /// Twice the log-likelihood ratio and its degrees of freedom would do as well; this is Pearson's, bins of fewer than five
 /// expected taken together.
 fn chi_square(counts: &HashMap<(u32, u32), u32>, expected: &HashMap<(u32, u32), f64>, draws: f64) -> (f64, usize) {

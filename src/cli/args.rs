@@ -245,6 +245,9 @@ pub struct GenerateOptions {
     /// Put the prompt as the user's message: "model" for the model's own chat template, or a template's path
     #[arg(long, value_name = "TEMPLATE", requires = "model")]
     pub chat_template: Option<String>,
+    /// Short for --chat-template model
+    #[arg(long, requires = "model", conflicts_with = "chat_template")]
+    pub chat: bool,
     /// Tokens to write, at most
     #[arg(long, default_value_t = 96)]
     pub max_new: usize,

@@ -59,7 +59,8 @@ fn by_tokens(
 ) -> Result<()> {
     let path = backbone::resolve(model)?;
     let mut backbone = Backbone::load(&path, Precision::AS_STORED, device)?;
-    let template = Checkpoint::open(&path)?.chat_template(options.chat_template.as_deref().unwrap_or_default())?;
+    let template = if options.chat { Some("model") } else { options.chat_template.as_deref() };
+    let template = Checkpoint::open(&path)?.chat_template(template.unwrap_or_default())?;
     if let Some(template) = template {
         prompt = template.render(&prompt)?;
         backbone.tokenizer = backbone.tokenizer.for_chat(&template.key());
