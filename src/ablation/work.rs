@@ -135,7 +135,7 @@ impl<'a> Worker<'a> {
                     took.push(seconds);
                     // The first ones also made what all share.
                     took.sort_by(f64::total_cmp);
-                    let about = took[took.len() / 2] * left as f64;
+                    let about = took[(took.len() - 1) / 2] * left as f64;
                     progress::say(format!(
                         "{place}: {} ({seconds:.1} s); {left} left, about {about:.0} s",
                         words(&report)
