@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::backbone::{Backbone, Span};
 use crate::error::Result;
 use crate::heads::FrozenHeads;
-use crate::nn::from_host;
+use crate::nn::{from_host, to_host};
 
 /// How often every time is taken; the least counts, as a machine is only ever disturbed towards slower.
 const ROUNDS: usize = 3;
@@ -22,27 +22,34 @@ pub fn seconds_by_nodes(backbone: &Backbone, heads: &FrozenHeads, context: usize
     let mut cache = model.cache(1, context + most);
     let before = model.hidden(&[Span::chain(&vec![0; context])], Some(&mut cache));
     let last = before.narrow(0, context - 1, 1);
-    let mut of_heads = f64::INFINITY;
-    for _ in 0..ROUNDS {
-        let began = Instant::now();
-        heads.candidates(model, from_host(crate::nn::to_host(last.clone()), last.dims(), model.device()), &[0], 1)?;
-        of_heads = of_heads.min(began.elapsed().as_secs_f64());
-    }
+    let of_heads = least(|| {
+        let hidden = from_host(to_host(last.clone()), last.dims(), model.device());
+        heads.candidates(model, hidden, &[0], 1).map(drop)
+    })?;
     let mut timed: Vec<(usize, f64)> = Vec::new();
     for nodes in sizes(most) {
-        let mut least = f64::INFINITY;
-        for _ in 0..ROUNDS {
-            let began = Instant::now();
+        let of_forward = least(|| {
+            cache.truncate(0, context);
             let hidden = model.hidden(&[Span::chain(&vec![0; nodes])], Some(&mut cache));
             std::hint::black_box(model.logits(hidden));
-            least = least.min(began.elapsed().as_secs_f64());
-            cache.truncate(0, context);
-        }
+            Ok(())
+        })?;
         // More nodes never cost less.
         let before = timed.last().map_or(0.0, |&(_, seconds)| seconds);
-        timed.push((nodes, before.max(least + of_heads)));
+        timed.push((nodes, before.max(of_forward + of_heads)));
     }
     Ok(between(&timed))
+}
+
+/// The least seconds that some work took.
+fn least(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut least = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        work()?;
+        least = least.min(began.elapsed().as_secs_f64());
+    }
+    Ok(least)
 }
 
 /// 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, the last one `most`.

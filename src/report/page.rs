@@ -1,4 +1,4 @@
-//! The frame that every page has in common: `page.html` with the style, and `figures.html` for the plots.
+//! The frame that every page has in common: `page.html` with the style, `figures.html` for the plots, `tables.html`.
 //!
 //! Everything a page says is prepared in Rust as text; the templates only place it and escape it. The drawings are the
 //! one thing they take as they are, and [`svg`] has escaped those.
@@ -18,6 +18,7 @@ pub fn render(template: &str, page: impl Serialize) -> Result<String> {
         environment.add_global("svg_style", Value::from_safe_string(svg::STYLE.to_owned()));
         environment.add_template("page.html", include_str!("page.html"))?;
         environment.add_template("figures.html", include_str!("figures.html"))?;
+        environment.add_template("tables.html", include_str!("tables.html"))?;
         environment.render_str(template, page)
     };
     fill().map_err(|e| Error::new(format!("the report's page cannot be made from its template: {e:#}")))
@@ -34,6 +35,25 @@ pub struct Plot {
 impl From<Figure> for Plot {
     fn from(figure: Figure) -> Self {
         Self { title: figure.title, caption: prose(figure.caption), svg: Value::from_safe_string(figure.svg) }
+    }
+}
+
+/// A table of texts as `tables.html` takes it.
+#[derive(Serialize)]
+pub struct TextTable {
+    headings: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl TextTable {
+    /// The headings are prose.
+    pub fn new(headings: Vec<String>, rows: Vec<Vec<String>>) -> Self {
+        Self { headings: headings.into_iter().map(prose).collect(), rows }
+    }
+
+    /// The first of `rows` are the headings.
+    pub fn headed(mut rows: Vec<Vec<String>>) -> Self {
+        Self::new(rows.remove(0), rows)
     }
 }
 

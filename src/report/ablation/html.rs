@@ -7,7 +7,7 @@ use super::markdown::{claims, counts, failures, rows};
 use super::model::{Ablated, AblatedSet};
 use crate::error::Result;
 use crate::report::format;
-use crate::report::page::{self, Plot, prose};
+use crate::report::page::{self, Plot, TextTable, prose};
 
 #[derive(Serialize)]
 struct Page {
@@ -23,15 +23,9 @@ struct Page {
 #[derive(Serialize)]
 struct Section {
     name: String,
-    settings: Table,
+    settings: TextTable,
     figures: Vec<Plot>,
-    variants: Table,
-}
-
-#[derive(Serialize)]
-struct Table {
-    headings: Vec<String>,
-    rows: Vec<Vec<String>>,
+    variants: TextTable,
 }
 
 /// The page, whole: no network, no other file.
@@ -61,11 +55,9 @@ pub fn html(report: &Ablated) -> Result<String> {
 
 impl Section {
     fn new(report: &Ablated, set: &AblatedSet) -> Self {
-        let mut rows = rows(report, set);
-        let headings = rows.remove(0).into_iter().map(prose).collect();
         Self {
             name: set.name.clone(),
-            settings: Table { headings, rows },
+            settings: TextTable::headed(rows(report, set)),
             figures: figures(report, set).into_iter().map(Plot::from).collect(),
             variants: variants(report, set),
         }
@@ -73,9 +65,9 @@ impl Section {
 }
 
 /// Every variant of every setting.
-fn variants(report: &Ablated, set: &AblatedSet) -> Table {
+fn variants(report: &Ablated, set: &AblatedSet) -> TextTable {
     let names = ["variant", "drafts", "dev", "block efficiency", "95 % interval", "gain", "verified / call"];
-    let headings = report.setting_axes().map(|axis| axis.label.clone()).chain(names.map(|name| prose(name.into())));
+    let headings = report.setting_axes().map(|axis| axis.label.clone()).chain(names.map(str::to_owned));
     let mut rows = Vec::new();
     for setting in &set.settings {
         for variant in &setting.variants {
@@ -92,5 +84,5 @@ fn variants(report: &Ablated, set: &AblatedSet) -> Table {
             rows.push(row);
         }
     }
-    Table { headings: headings.collect(), rows }
+    TextTable::new(headings.collect(), rows)
 }

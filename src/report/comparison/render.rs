@@ -7,8 +7,9 @@ use serde::Serialize;
 use super::{ComparedVariant, Comparison};
 use crate::error::{Error, Result, bail};
 use crate::files::StagedDir;
+use crate::report::format;
 use crate::report::markdown::{aligned_rows, escape};
-use crate::report::{format, page};
+use crate::report::page::{self, TextTable};
 
 impl Comparison {
     /// The aligned tables for the terminal.
@@ -63,12 +64,12 @@ impl Comparison {
         struct Section<'a> {
             name: &'a str,
             facts: String,
-            rows: Vec<Vec<String>>,
+            table: TextTable,
         }
         let sets = self.datasets.iter().map(|set| Section {
             name: &set.name,
             facts: format::counted(set.shared_documents, "shared document", "shared documents"),
-            rows: self.cells(&set.variants),
+            table: TextTable::headed(self.cells(&set.variants)),
         });
         page::render(
             include_str!("../comparison.html"),
