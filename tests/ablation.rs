@@ -165,6 +165,14 @@ fn a_cell_is_a_run_like_any_other() {
     assert!(!written.stdout.is_empty());
 }
 
+/// Files and folders below `folder`.
+fn entries(folder: &Path) -> usize {
+    let listing = fs::read_dir(folder).into_iter().flatten().flatten();
+    listing
+        .map(|entry| 1 + if entry.file_type().is_ok_and(|kind| kind.is_dir()) { entries(&entry.path()) } else { 0 })
+        .sum()
+}
+
 #[test]
 fn killed_processes_leave_a_folder_that_ends_in_the_same_bytes() {
     let folder = grid();
@@ -174,7 +182,13 @@ fn killed_processes_leave_a_folder_that_ends_in_the_same_bytes() {
         let jobs = ["--jobs", "2"];
         let mut children: Vec<Child> =
             (0..2).map(|_| start(folder.path(), if round % 4 == 3 { &jobs } else { &[] })).collect();
-        std::thread::sleep(Duration::from_millis(rng.random_range(50..900)));
+        // By what was written and not by the clock: on a fast machine the whole grid takes less than a second.
+        let enough = entries(&folder.path().join("runs")) + rng.random_range(1..25);
+        while entries(&folder.path().join("runs")) < enough
+            && children.iter_mut().any(|child| child.try_wait().unwrap().is_none())
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         for child in &mut children {
             unfinished += usize::from(child.try_wait().unwrap().is_none());
             child.kill().unwrap();
