@@ -2,16 +2,17 @@
 //!
 //! Each stands beside what it replaces, so that one run gives a ratio.
 
-use std::hint::black_box;
 use std::path::Path;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use divan::{Bencher, black_box};
 use draftsmith::backbone::{Checkpoint, Precision};
 use draftsmith::device;
 use draftsmith::kernels::top_k;
 use draftsmith::lattice::{Lattice, NoScorer, p_best};
 use draftsmith::nn::Init;
-use draftsmith::rescorer::ngram::{Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, Vocabulary, estimate};
+use draftsmith::rescorer::ngram::{
+    Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, State, Vocabulary, estimate,
+};
 use draftsmith::rescorer::{Opening, Rescorer, Transition, TransitionNetwork};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -21,26 +22,38 @@ const VOCABULARY: usize = 49_152;
 const K: usize = 16;
 const HEADS: usize = 8;
 
-fn partial_selection(c: &mut Criterion) {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let logits: Vec<f32> = (0..VOCABULARY).map(|_| rng.random_range(-10.0..10.0)).collect();
-    let mut group = c.benchmark_group("top-16 of 49,152");
-    group.bench_function("partial selection", |b| {
-        b.iter(|| {
+fn main() {
+    divan::main();
+}
+
+fn logits(rng: &mut ChaCha8Rng, number: usize) -> Vec<f32> {
+    (0..number).map(|_| rng.random_range(-10.0..10.0)).collect()
+}
+
+#[divan::bench_group(name = "top-16 of 49,152")]
+mod top_16 {
+    use super::*;
+
+    #[divan::bench(name = "partial selection")]
+    fn partial_selection(bencher: Bencher) {
+        let logits = logits(&mut ChaCha8Rng::seed_from_u64(1), VOCABULARY);
+        bencher.bench_local(|| {
             let (mut ids, mut scores) = (Vec::new(), Vec::new());
             top_k(black_box(&logits), K, &mut ids, &mut scores);
             (ids, scores)
         });
-    });
-    group.bench_function("full sort", |b| {
-        b.iter(|| {
+    }
+
+    #[divan::bench(name = "full sort")]
+    fn full_sort(bencher: Bencher) {
+        let logits = logits(&mut ChaCha8Rng::seed_from_u64(1), VOCABULARY);
+        bencher.bench_local(|| {
             let mut order: Vec<u32> = (0..VOCABULARY as u32).collect();
             order.sort_unstable_by(|&i, &j| logits[j as usize].total_cmp(&logits[i as usize]).then(i.cmp(&j)));
             order.truncate(K);
             order
         });
-    });
-    group.finish();
+    }
 }
 
 /// A text with the statistics that matter here: few frequent tokens, many rare ones, some order.
@@ -55,57 +68,70 @@ fn text(rng: &mut ChaCha8Rng, length: usize) -> Vec<u32> {
         .collect()
 }
 
-fn paths(c: &mut Criterion) {
-    let mut rng = ChaCha8Rng::seed_from_u64(2);
-    let words = text(&mut rng, 200_000);
-    let vocabulary = Vocabulary { size: Some(2048), ..Vocabulary::default() };
-    let mut counter = Counter::new(3, vocabulary, &Memory::usual()).expect("order 3");
-    counter.add(&words, Ending::Complete).expect("ids below 2048");
-    let counts = counter.finish().expect("text");
-    let options = Options { discount_fallback: Some(DEFAULT_FALLBACK), ..Options::default() };
-    let estimated = estimate(&counts, &options, &Memory::usual()).expect("a fallback");
-    let model = Model::compile(&estimated.listing).expect("a small model");
-    let mut ids: Vec<u32> = Vec::new();
-    let mut scores: Vec<f32> = Vec::new();
+/// 8 slots x 16 behind a pinned one, the candidates of random logits.
+fn lattice(rng: &mut ChaCha8Rng) -> Lattice {
+    let (mut ids, mut scores) = (Vec::new(), Vec::new());
     for _ in 0..HEADS {
-        let logits: Vec<f32> = (0..2048).map(|_| rng.random_range(-10.0..10.0)).collect();
-        top_k(&logits, K, &mut ids, &mut scores);
+        top_k(&logits(rng, 2048), K, &mut ids, &mut scores);
     }
-    let lattice = Lattice::pinned(5, K, &ids, &scores).expect("well-formed");
-    let state = model.state_of(&words[..50], true);
-    let mut group = c.benchmark_group("paths of 8 slots x 16");
-    group.bench_function("16 best by head scores", |b| b.iter(|| p_best(black_box(&lattice), &NoScorer, (), 0.0, 16)));
-    group.bench_function("best with a trigram", |b| b.iter(|| p_best(black_box(&lattice), &model, state, 0.4, 1)));
-    group.bench_function("16 best with a trigram", |b| b.iter(|| p_best(black_box(&lattice), &model, state, 0.4, 16)));
-    group.finish();
-    c.bench_function("2,048 trigram queries", |b| {
-        b.iter(|| (0..2048u32).map(|token| model.extend(state, black_box(token)).0).sum::<f64>());
-    });
+    Lattice::pinned(5, K, &ids, &scores).expect("well-formed")
+}
+
+#[divan::bench_group(name = "paths of 8 slots x 16")]
+mod paths {
+    use super::*;
+
+    struct Search {
+        lattice: Lattice,
+        model: Model,
+        state: State,
+    }
+
+    fn search() -> Search {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let words = text(&mut rng, 200_000);
+        let vocabulary = Vocabulary { size: Some(2048), ..Vocabulary::default() };
+        let mut counter = Counter::new(3, vocabulary, &Memory::usual()).expect("order 3");
+        counter.add(&words, Ending::Complete).expect("ids below 2048");
+        let counts = counter.finish().expect("text");
+        let options = Options { discount_fallback: Some(DEFAULT_FALLBACK), ..Options::default() };
+        let estimated = estimate(&counts, &options, &Memory::usual()).expect("a fallback");
+        let model = Model::compile(&estimated.listing).expect("a small model");
+        let state = model.state_of(&words[..50], true);
+        Search { lattice: lattice(&mut rng), model, state }
+    }
+
+    #[divan::bench(name = "best by head scores", args = [16])]
+    fn by_head_scores(bencher: Bencher, p: usize) {
+        let Search { lattice, .. } = search();
+        bencher.bench_local(|| p_best(black_box(&lattice), &NoScorer, (), 0.0, p));
+    }
+
+    #[divan::bench(name = "best with a trigram", args = [1, 16])]
+    fn with_a_trigram(bencher: Bencher, p: usize) {
+        let Search { lattice, model, state } = search();
+        bencher.bench_local(|| p_best(black_box(&lattice), &model, state, 0.4, p));
+    }
+
+    #[divan::bench(name = "2,048 trigram queries")]
+    fn queries(bencher: Bencher) {
+        let Search { model, state, .. } = search();
+        bencher.bench_local(|| (0..2048u32).map(|token| model.extend(state, black_box(token)).0).sum::<f64>());
+    }
 }
 
 /// The embedded model's embeddings, hidden states of its width, a network that was not trained: its numbers cost the same.
-fn transition_scorer(c: &mut Criterion) {
+#[divan::bench(name = "transition scores of 8 slots x 16, by rank", args = [64, 128])]
+fn transition_scorer(bencher: Bencher, rank: usize) {
     let device = device::open("cpu".parse().expect("a device")).expect("the CPU").device;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/tales");
     let model = Checkpoint::open(&folder).and_then(|it| it.load(Precision::AS_STORED, &device)).expect("the model");
     let width = model.config().hidden_size;
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let hidden: Vec<f32> = (0..width).map(|_| rng.random_range(-1.0..1.0)).collect();
-    let (mut ids, mut scores) = (Vec::new(), Vec::new());
-    for _ in 0..HEADS {
-        let logits: Vec<f32> = (0..2048).map(|_| rng.random_range(-10.0..10.0)).collect();
-        top_k(&logits, K, &mut ids, &mut scores);
-    }
-    let lattice = Lattice::pinned(5, K, &ids, &scores).expect("well-formed");
+    let lattice = lattice(&mut rng);
     let opening = Opening { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
-    for rank in [64, 128] {
-        let transition =
-            Transition::new(&TransitionNetwork::new(HEADS, width, rank, &mut Init::seeded(1, &device)), &model);
-        c.bench_function(&format!("transition scores of 8 slots x 16, rank {rank}, width {width}"), |b| {
-            b.iter(|| transition.scores(&[], black_box(&opening)).expect("numbers"));
-        });
-    }
+    let network = TransitionNetwork::new(HEADS, width, rank, &mut Init::seeded(1, &device));
+    let transition = Transition::new(&network, &model);
+    bencher.bench_local(|| transition.scores(&[], black_box(&opening)).expect("numbers"));
 }
-
-criterion_group!(benches, partial_selection, paths, transition_scorer);
-criterion_main!(benches);
