@@ -4,7 +4,8 @@
 //!
 //! Prompts are those of the run's first data set's test split (DRAFTSMITH_PROMPTS of them, 8). Every variant decodes all of them in
 //! each of DRAFTSMITH_ROUNDS rounds (3); the best round counts, as a machine is only ever disturbed towards slower. The time of a
-//! forward of n tokens is measured apart, behind the first prompt. With DRAFTSMITH_PYTHON and DRAFTSMITH_PEERS (a folder with
+//! forward of n tokens is measured apart, behind the first prompt. Then 1, 4 and 8 prompts are decoded side by side: token by
+//! token, by plain blocks, and by trees of DRAFTSMITH_NODES nodes (8). With DRAFTSMITH_PYTHON and DRAFTSMITH_PEERS (a folder with
 //! `hf_decode.py`), the same prompts go through that script as well.
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use draftsmith::backbone::{Span, generate};
 use draftsmith::config::DataConfig;
 use draftsmith::decoding::{Decoder, Decoding, Spent, Verification, seconds_by_nodes};
 use draftsmith::device;
+use draftsmith::rescorer::Drafter;
 use draftsmith::stages::OpenedRun;
 use draftsmith::text::{Split, SplitFractions, read_corpus};
 
@@ -61,35 +63,12 @@ fn main() {
         }
         variants.push((name.clone(), opened()));
     }
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     for (name, opened) in &variants {
-        let drafter = opened.drafter();
-        let mut best: Option<(Duration, usize, usize, Spent)> = None;
-        for _ in 0..rounds {
-            let (began, mut blocks, mut nodes, mut spent, mut decoded) = (Instant::now(), 0, 0, Vec::new(), 0);
-            for prompt in &prompts {
-                let decoding = Decoding {
-                    top_k: run.config.evaluation.top_k,
-                    dtype: run.config.traces.dtype,
-                    stop: run.config.evaluation.stop,
-                    verification: Verification::GREEDY,
-                };
-                let heads = &run.heads;
-                let mut decoder =
-                    Decoder::new(&run.backbone, heads, &*drafter, decoding, prompt, max_new).expect("a fitting prompt");
-                while !decoder.finished() {
-                    let block = decoder.step().expect("a block");
-                    (blocks, nodes) = (blocks + 1, nodes + block.nodes);
-                    spent.push(block.spent);
-                }
-                decoded += decoder.decoded().len();
-            }
-            assert_eq!(decoded, tokens, "{name} is lossless");
-            let elapsed = began.elapsed();
-            if best.as_ref().is_none_or(|best| elapsed < best.0) {
-                best = Some((elapsed, blocks, nodes, spent.into_iter().sum()));
-            }
-        }
-        let (elapsed, blocks, nodes, spent) = best.expect("at least one round");
+        let best =
+            (0..rounds).map(|_| by_blocks(&run, &*opened.drafter(), &prompts, max_new, 1)).min_by_key(|d| d.elapsed);
+        let Decoded { elapsed, tokens: decoded, blocks, nodes, spent } = best.expect("at least one round");
+        assert_eq!(decoded, tokens, "{name} is lossless");
         let speed = tokens as f64 / elapsed.as_secs_f64();
         let whole = (spent.backbone + spent.heads + spent.drafting + spent.bookkeeping).as_secs_f64();
         let share = |part: Duration| 100.0 * part.as_secs_f64() / whole;
@@ -104,7 +83,79 @@ fn main() {
             share(spent.bookkeeping)
         );
     }
+    side_by_side(&run, &prompts, max_new, rounds);
     peer(&run, &texts, max_new);
+}
+
+/// What decoding some prompts took.
+struct Decoded {
+    elapsed: Duration,
+    tokens: usize,
+    blocks: usize,
+    nodes: usize,
+    /// In steps that gave blocks.
+    spent: Spent,
+}
+
+/// Decodes `batch` prompts side by side, then the next ones, as `generate` does.
+fn by_blocks(run: &OpenedRun, drafter: &dyn Drafter, prompts: &[&[u32]], max_new: usize, batch: usize) -> Decoded {
+    let decoding = Decoding {
+        top_k: run.config.evaluation.top_k,
+        dtype: run.config.traces.dtype,
+        stop: run.config.evaluation.stop,
+        verification: Verification::GREEDY,
+    };
+    let (began, mut spent) = (Instant::now(), Vec::new());
+    let (mut tokens, mut blocks, mut nodes) = (0, 0, 0);
+    for prompts in prompts.chunks(batch) {
+        let documents: Vec<(&[u32], usize)> = prompts.iter().map(|prompt| (*prompt, max_new)).collect();
+        let mut decoder =
+            Decoder::new(&run.backbone, &run.heads, drafter, decoding, &documents, batch).expect("fitting prompts");
+        while !decoder.finished() {
+            let round = decoder.step().expect("a step");
+            if !round.blocks.is_empty() {
+                spent.push(round.spent);
+            }
+            blocks += round.blocks.len();
+            nodes += round.blocks.iter().map(|(_, block)| block.nodes).sum::<usize>();
+        }
+        tokens += (0..documents.len()).map(|document| decoder.decoded(document).len()).sum::<usize>();
+    }
+    Decoded { elapsed: began.elapsed(), tokens, blocks, nodes, spent: spent.into_iter().sum() }
+}
+
+/// Several prompts side by side: token by token, plain blocks, and the run's first tree with few nodes, as many rows are
+/// computed anyway.
+fn side_by_side(run: &OpenedRun, prompts: &[&[u32]], max_new: usize, rounds: usize) {
+    let nodes = number("DRAFTSMITH_NODES", 8);
+    let tree = run.variants().into_iter().find(|name| name.starts_with("tree-"));
+    let names = ["bpd".to_owned()].into_iter().chain(tree);
+    let variants = names.map(|name| {
+        let opened = run.drafter(Some(&name), None).expect("a variant of the run").1;
+        (if opened.grows() { format!("{name} ({nodes} nodes)") } else { name }, opened.with_nodes(nodes))
+    });
+    let variants: Vec<_> = variants.collect();
+    println!("\nbatch  variant                      tokens/s  speed-up over token by token in the same batch");
+    for batch in [1, 4, 8] {
+        // In turn, so that what disturbs the machine disturbs all of them.
+        let mut best = vec![f64::MAX; 1 + variants.len()];
+        let mut tokens = 0;
+        for _ in 0..rounds {
+            let began = Instant::now();
+            let texts = prompts.chunks(batch).flat_map(|prompts| generate(&run.backbone, prompts, max_new));
+            tokens = texts.map(|text| text.len()).sum();
+            best[0] = best[0].min(began.elapsed().as_secs_f64());
+            for (best, (name, opened)) in best[1..].iter_mut().zip(&variants) {
+                let decoded = by_blocks(run, &*opened.drafter(), prompts, max_new, batch);
+                assert_eq!(decoded.tokens, tokens, "{name} is lossless");
+                *best = best.min(decoded.elapsed.as_secs_f64());
+            }
+        }
+        let names = ["token by token"].into_iter().chain(variants.iter().map(|(name, _)| name.as_str()));
+        for (name, seconds) in names.zip(&best) {
+            println!("{batch:>5}  {name:<28} {:8.1} {:9.2}", tokens as f64 / seconds, best[0] / seconds);
+        }
+    }
 }
 
 /// The first test prompts of the run's first data set that has any.

@@ -212,6 +212,25 @@ proptest! {
     }
 
     #[test]
+    fn a_text_that_is_dropped_leaves_the_others_as_they_are(
+        models in models(), texts in prop::collection::vec((texts(1..12), texts(1..6)), 2..5), dropped in any::<Index>(),
+    ) {
+        for model in &models {
+            let mut cache = model.cache(texts.len(), 3);
+            model.hidden(&texts.iter().map(|text| Span::chain(&text.0)).collect::<Vec<_>>(), Some(&mut cache));
+            let mut left = texts.clone();
+            left.swap_remove(dropped.index(texts.len()));
+            cache.swap_remove(dropped.index(texts.len()));
+            let spans: Vec<Span> = left.iter().map(|text| Span::chain(&text.1)).collect();
+            let mut found = logits(model, model.hidden(&spans, Some(&mut cache))).into_iter();
+            for (first, second) in &left {
+                let found: Vec<_> = found.by_ref().take(second.len()).collect();
+                assert_near(&found, &plain(model, &[first.as_slice(), second].concat())[first.len()..]);
+            }
+        }
+    }
+
+    #[test]
     fn random_roll_backs(models in models(), rounds in prop::collection::vec((texts(1..8), any::<Index>()), 1..6)) {
         for model in &models {
             let (mut cache, mut text) = (model.cache(1, 5), Vec::new());

@@ -7,13 +7,15 @@ use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use common::world;
+use common::{CONTEXT, world};
 use draftsmith::backbone::{Backbone, Precision, Span, generate};
 use draftsmith::config::{FfnConfig, FirstLayer, HeadArchitecture, SpeculatorConfig, StopRule, StorageType};
-use draftsmith::decoding::{Decoder, Decoding, Rule, Verification};
+use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
 use draftsmith::heads::{FrozenHeads, Heads};
 use draftsmith::nn::Init;
-use draftsmith::rescorer::{Bpd, Drafter, DrawnDrafter, Rescorer, Rescoring, Selection, Settings, load_ngram};
+use draftsmith::rescorer::{
+    Bpd, Drafter, DrawnDrafter, PromptLookup, Rescorer, Rescoring, Selection, Settings, load_ngram,
+};
 use proptest::prelude::*;
 
 fn backbone() -> Backbone {
@@ -70,13 +72,32 @@ fn decode_as(
     prompt: &[u32],
     max_new: usize,
 ) -> (Vec<u32>, usize) {
-    let mut decoder = Decoder::new(backbone, heads, drafter, options, prompt, max_new).unwrap();
-    let mut blocks = 0;
+    let blocks = blocks_of(options, backbone, heads, drafter, &[(prompt, max_new)], 1).remove(0);
+    (blocks.iter().flat_map(|block| block.tokens.iter().copied()).collect(), blocks.len())
+}
+
+/// The blocks of every document, `batch` of them decoded side by side.
+fn blocks_of(
+    options: Decoding,
+    backbone: &Backbone,
+    heads: &FrozenHeads,
+    drafter: &dyn Drafter,
+    documents: &[(&[u32], usize)],
+    batch: usize,
+) -> Vec<Vec<Block>> {
+    let mut decoder = Decoder::new(backbone, heads, drafter, options, documents, batch).unwrap();
+    let mut blocks = vec![Vec::new(); documents.len()];
     while !decoder.finished() {
-        decoder.step().unwrap();
-        blocks += 1;
+        let round = decoder.step().unwrap();
+        assert!(round.blocks.len() <= batch);
+        round.blocks.into_iter().for_each(|(document, block)| blocks[document].push(block));
     }
-    (decoder.decoded().to_vec(), blocks)
+    assert_eq!(decoder.step().unwrap(), Round::default(), "nothing is left to do");
+    for (document, blocks) in blocks.iter().enumerate() {
+        let tokens: Vec<u32> = blocks.iter().flat_map(|block| block.tokens.iter().copied()).collect();
+        assert_eq!(decoder.decoded(document), tokens);
+    }
+    blocks
 }
 
 fn rescoring<'a>(rescorer: &'a dyn Rescorer, selection: Selection, scale: f64) -> Rescoring<'a> {
@@ -121,6 +142,122 @@ proptest! {
             prop_assert!(blocks <= text.len());
         }
     }
+}
+
+/// How each of some rules is decoded, and whether its text is the greedy one.
+fn ways<'a>(counts: &'a dyn Rescorer, seed: u64) -> Vec<(Box<dyn Drafter + 'a>, Verification, bool)> {
+    let rule = |rule| Verification { rule, temperature: 0.7, seed };
+    let drawn = |replacement| Box::new(DrawnDrafter { paths: 3, temperature: 1.0, replacement, seed: seed ^ 9 });
+    vec![
+        (Box::new(Bpd), Verification::GREEDY, true),
+        (Box::new(PromptLookup), Verification::GREEDY, true),
+        (Box::new(rescoring(counts, Selection::Paths(5), 0.6)), Verification::GREEDY, true),
+        (
+            Box::new(rescoring(counts, Selection::PricedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
+            Verification::GREEDY,
+            true,
+        ),
+        (Box::new(rescoring(counts, Selection::ExpectedTree(9), 0.5)), rule(Rule::Deterministic), false),
+        (drawn(true), rule(Rule::Rejection), false),
+        (drawn(true), rule(Rule::KSeq), false),
+        (drawn(false), rule(Rule::RejectionWithoutReplacement), false),
+        // Keeps every draft, so that ends of text come up inside of blocks.
+        (Box::new(Bpd), rule(Rule::TopK(300)), false),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn side_by_side_every_document_is_decoded_as_it_is_alone(
+        seed: u64,
+        size in prop::sample::select(vec![0.1f32, 1.0, 30.0, f32::NAN]),
+        reads_drafted: bool,
+        documents in prop::collection::vec(
+            (
+                prop_oneof![
+                    prop::collection::vec(1u32..300, 1..30),
+                    prop::collection::vec(1u32..300, CONTEXT - 9..CONTEXT),
+                ],
+                prop::sample::select(vec![0usize, 1, 7, 20, 200]),
+            ),
+            1..7,
+        ),
+        batch in 1usize..5,
+        stop in prop::sample::select(vec![StopRule::Never, StopRule::MaxProbability(0.3), StopRule::EntropyBound(0.1)]),
+        end in any::<prop::sample::Index>(),
+    ) {
+        let mut backbone = backbone();
+        let heads = heads(&backbone, seed, size, reads_drafted);
+        let counts = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+        let documents: Vec<(&[u32], usize)> = documents.iter().map(|(prompt, most)| (&prompt[..], *most)).collect();
+        let ends = backbone.end_of_text.clone();
+        for (drafter, verification, greedy) in ways(&counts, seed) {
+            let options = Decoding { top_k: 4, dtype: StorageType::Float32, stop, verification };
+            // Some token of the first document ends all texts.
+            backbone.end_of_text = ends.clone();
+            let first = decode_as(options, &backbone, &heads, &*drafter, documents[0].0, documents[0].1).0;
+            if !first.is_empty() {
+                backbone.end_of_text.push(first[end.index(first.len())]);
+            }
+            let together = blocks_of(options, &backbone, &heads, &*drafter, &documents, batch);
+            for (document, found) in documents.iter().zip(&together) {
+                let alone = blocks_of(options, &backbone, &heads, &*drafter, &[*document], 1).remove(0);
+                prop_assert_eq!(found, &alone, "{:?}", verification.rule);
+                if greedy {
+                    let text: Vec<u32> = found.iter().flat_map(|block| block.tokens.iter().copied()).collect();
+                    prop_assert_eq!(text, generate(&backbone, &[document.0], document.1).remove(0));
+                }
+            }
+        }
+    }
+}
+
+/// How a comparison goes on after a near-tie: from other tokens than were decoded, beside documents that go on as they were.
+#[test]
+fn a_text_that_is_replaced_is_gone_on_from() {
+    let backbone = backbone();
+    let heads = heads(&backbone, 3, 0.3, false);
+    let options =
+        Decoding { top_k: 4, dtype: StorageType::Float32, stop: StopRule::Never, verification: Verification::GREEDY };
+    let documents: [(&[u32], usize); 3] = [(&[9, 120, 33, 70], 30), (&[5, 80, 41], 30), (&[17; 20], 30)];
+    let mut decoder = Decoder::new(&backbone, &heads, &Bpd, options, &documents, 2).unwrap();
+    let replaced = [7u32, 8, 90];
+    let mut left = 2;
+    while !decoder.finished() {
+        let round = decoder.step().unwrap();
+        if left > 0 && round.blocks.iter().any(|(document, _)| *document == 1) {
+            left -= 1;
+            if left == 0 {
+                decoder.replace(1, 1, &replaced);
+            }
+        }
+    }
+    assert_eq!(decoder.decoded(0), generate(&backbone, &[documents[0].0], 30)[0]);
+    assert_eq!(decoder.decoded(2), generate(&backbone, &[documents[2].0], 30)[0]);
+    let kept = [&decoder.decoded(1)[..1], &replaced].concat();
+    assert_eq!(kept[0], generate(&backbone, &[documents[1].0], 30)[0][0]);
+    let after = generate(&backbone, &[&[documents[1].0, &kept].concat()], 30 - kept.len()).remove(0);
+    assert_eq!(decoder.decoded(1), [kept, after].concat());
+}
+
+/// Where the heads of one document overflow, the others are drafted for all the same.
+#[test]
+fn heads_that_overflow_for_one_document_take_nothing_from_another() {
+    let backbone = backbone();
+    let options =
+        Decoding { top_k: 4, dtype: StorageType::Float32, stop: StopRule::Never, verification: Verification::GREEDY };
+    let documents: [(&[u32], usize); 2] = [(&[9, 120, 33, 70], 6), (&[5, 80, 41], 6)];
+    let nodes = |blocks: &[Block]| blocks.iter().map(|block| block.nodes).collect::<Vec<_>>();
+    let differ = (0..400).any(|step| {
+        let heads = heads(&backbone, 3, 1e18 * 1.01f32.powi(step), false);
+        let alone = documents.map(|document| blocks_of(options, &backbone, &heads, &Bpd, &[document], 1).remove(0));
+        let together = blocks_of(options, &backbone, &heads, &Bpd, &documents, 2);
+        assert_eq!(together, alone);
+        // The first block has a draft in one document only.
+        (nodes(&alone[0])[0] == 1) != (nodes(&alone[1])[0] == 1)
+    });
+    assert!(differ, "no size of heads made only one of the documents overflow, so nothing was tested");
 }
 
 /// Resident bytes of this process.
@@ -232,9 +369,9 @@ fn a_rule_is_refused_for_drafts_it_is_not_valid_for() {
         stop: StopRule::Never,
         verification: Verification { rule, ..Verification::GREEDY },
     };
-    let error = Decoder::new(&backbone, &heads, &Bpd, options(Rule::KSeq), &[5], 3).err().unwrap().to_string();
+    let error = Decoder::new(&backbone, &heads, &Bpd, options(Rule::KSeq), &[(&[5], 3)], 1).err().unwrap().to_string();
     assert!(error.contains("drawn independently") && error.contains("chosen by a search"), "{error}");
-    assert!(Decoder::new(&backbone, &heads, &Bpd, options(Rule::Deterministic), &[5], 3).is_ok());
+    assert!(Decoder::new(&backbone, &heads, &Bpd, options(Rule::Deterministic), &[(&[5], 3)], 1).is_ok());
 }
 
 #[test]

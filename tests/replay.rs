@@ -59,6 +59,19 @@ fn every_document_live_gives_the_blocks_of_the_replay() {
 }
 
 #[test]
+fn so_side_by_side() {
+    let folder = inputs();
+    let set = all_live(folder.path(), &["evaluation.live_batch=4"]);
+    assert_exact(&set);
+    assert_eq!(set["live"]["batch"], 4);
+    assert_eq!(
+        without_live(set),
+        without_live(report(world())["datasets"][0].clone()),
+        "a batch changes no other number"
+    );
+}
+
+#[test]
 fn so_with_half_precision_traces() {
     let folder = inputs();
     assert_exact(&all_live(folder.path(), &["traces.dtype=float16"]));

@@ -74,6 +74,15 @@ impl KvCache {
         }
     }
 
+    /// Forgets a text for good; the last one takes its number.
+    pub fn swap_remove(&mut self, text: usize) {
+        self.texts.swap_remove(text);
+        match &mut self.storage {
+            Storage::Host(layers) => drop(layers.swap_remove(text)),
+            Storage::Device(device) => device.swap_remove(text),
+        }
+    }
+
     /// Keeps the first `base` columns of a text and then those at `base + offset` for the ascending `offsets`, which must
     /// follow one another: the accepted nodes of a verified draft tree.
     pub fn keep(&mut self, text: usize, base: usize, offsets: &[usize]) {
@@ -146,6 +155,19 @@ impl DeviceCache {
         let views = (all_keys.clone().slice(at(0..self.used)), all_values.clone().slice(at(0..self.used)));
         self.layers[layer] = Some((all_keys, all_values));
         views
+    }
+
+    /// Copies the rows of all texts but one.
+    fn swap_remove(&mut self, text: usize) {
+        let mut kept: Vec<usize> = (0..self.places.len()).collect();
+        kept.swap_remove(text);
+        self.places.swap_remove(text);
+        for layer in &mut self.layers {
+            let Some((keys, values)) = layer.take().filter(|_| !kept.is_empty()) else { continue };
+            let index = indices(kept.iter().copied(), &keys.device());
+            *layer = Some((keys.select(0, index.clone()), values.select(0, index)));
+        }
+        self.forget_tail();
     }
 
     /// Columns behind the last one that any text uses can be written again.

@@ -130,16 +130,17 @@ fn by_blocks(
         verification: Verification { rule, temperature, seed },
     };
     let started = Instant::now();
-    let mut decoder = Decoder::new(&run.backbone, &run.heads, &*drafter, decoding, &prompt, options.max_new)?;
+    let documents = [(&prompt[..], options.max_new)];
+    let mut decoder = Decoder::new(&run.backbone, &run.heads, &*drafter, decoding, &documents, 1)?;
     let mut stream = (common.format == Format::Table).then(|| Stream::new(&run.backbone.tokenizer));
     let mut blocks = Vec::new();
     while !decoder.finished() && !progress::interrupted() {
-        blocks.push(decoder.step()?.tokens.len());
+        blocks.extend(decoder.step()?.blocks.iter().map(|(_, block)| block.tokens.len()));
         if let Some(stream) = &mut stream {
-            stream.show(decoder.decoded())?;
+            stream.show(decoder.decoded(0))?;
         }
     }
-    let (tokens, seconds) = (decoder.decoded(), started.elapsed().as_secs_f64());
+    let (tokens, seconds) = (decoder.decoded(0), started.elapsed().as_secs_f64());
     let efficiency = tokens.len() as f64 / blocks.len().max(1) as f64;
     let speed = tokens.len() as f64 / seconds;
     let lossless = if rule.is_lossless() { "lossless" } else { "lossy" };
@@ -188,7 +189,8 @@ impl<'a> Stream<'a> {
     fn show(&mut self, tokens: &[u32]) -> Result<()> {
         let text = self.tokenizer.decode(tokens)?;
         // A character may be cut by the block's end; it is shown with the next one.
-        let Some(new) = text.strip_prefix(&self.shown).filter(|new| !new.ends_with('\u{FFFD}')) else { return Ok(()) };
+        let whole = |new: &&str| !new.is_empty() && !new.ends_with('\u{FFFD}');
+        let Some(new) = text.strip_prefix(&self.shown).filter(whole) else { return Ok(()) };
         self.blocks += 1;
         let colour = if self.blocks % 2 == 1 { "\x1b[36m" } else { "\x1b[33m" };
         let painted = if self.coloured { format!("{colour}{new}\x1b[0m") } else { new.to_owned() };

@@ -57,6 +57,14 @@ pub struct EvaluationConfig {
     pub variants: Vec<String>,
     /// Test documents per corpus that are also decoded live, for every variant.
     pub live_documents: usize,
+    /// How many of them are decoded side by side, token by token as well as block by block. Changes what is timed, no result.
+    #[serde(skip_serializing_if = "is_one")]
+    pub live_batch: usize,
+}
+
+/// A batch of one is not written: evaluations from before it could be larger stay valid.
+fn is_one(number: &usize) -> bool {
+    *number == 1
 }
 
 impl Default for EvaluationConfig {
@@ -78,6 +86,7 @@ impl Default for EvaluationConfig {
             bootstrap: 10_000,
             variants: Vec::new(),
             live_documents: 8,
+            live_batch: 1,
         }
     }
 }
@@ -111,6 +120,7 @@ impl EvaluationConfig {
             bail!("`evaluation.stop` ends blocks at {bound}; the bound must lie between 0 and 1.");
         }
         at_least("evaluation.nodes", self.nodes, 1)?;
+        at_least("evaluation.live_batch", self.live_batch, 1)?;
         if self.curve_paths.contains(&0) {
             bail!("`evaluation.curve_paths` must hold numbers of at least 1.");
         }

@@ -2,20 +2,23 @@
 //!
 //! Verification and the next prediction share a forward: the hidden state of the last accepted node feeds the next
 //! block's heads, and the backbone's argmax there is the next block's pinned first token.
+//!
+//! Documents are decoded side by side: one pass of the heads and one forward serve all of them, whatever each accepts. What
+//! was committed and not read yet, such as a prompt, is read in the same forward that verifies the others' drafts.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
-use super::stop::worthwhile;
-use super::verification::{Outcome, Verification, Verifier};
+use super::row::{Document, Looked, Proposal, Row};
+use super::verification::Verification;
 use crate::backbone::{Backbone, KvCache, Span};
 use crate::config::{StopRule, StorageType};
 use crate::error::{Result, bail};
 use crate::heads::FrozenHeads;
-use crate::lattice::{DraftTree, Lattice};
-use crate::nn::{from_host, to_host};
-use crate::rescorer::{Closest, Decision, Drafter, Drafts, Opening, Session};
+use crate::nn::{from_host, indices, to_host};
+use crate::rescorer::{Closest, Drafter};
 
 /// One decoded block.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,20 +29,27 @@ pub struct Block {
     pub nodes: usize,
     /// The closest decision.
     pub closest: Closest,
+}
+
+/// What one step of all documents gave.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Round {
+    /// The blocks with the numbers of their documents. Documents whose prompts were read in this step have none.
+    pub blocks: Vec<(usize, Block)>,
     /// Where its time went.
     pub spent: Spent,
 }
 
-/// The time of a block by what it was spent on.
+/// The time of a step by what it was spent on.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Spent {
-    /// The verification forward and its logits.
+    /// The forward that verifies and reads, and its logits.
     pub backbone: Duration,
-    /// Heads and their top k.
+    /// Heads, their top k and the lattice.
     pub heads: Duration,
-    /// Lattice, rescorers and the search.
+    /// Rescorers, the search and the tree.
     pub drafting: Duration,
-    /// The rest: the tree, acceptance, the cache.
+    /// The rest: acceptance, the cache.
     pub bookkeeping: Duration,
 }
 
@@ -67,25 +77,23 @@ pub struct Decoding {
     pub verification: Verification,
 }
 
-/// Decodes one document block by block.
+/// Decodes documents block by block, several side by side. Each gets the text and the blocks that it gets alone.
 pub struct Decoder<'a> {
     backbone: &'a Backbone,
     heads: &'a FrozenHeads,
     drafter: &'a dyn Drafter,
-    session: Box<dyn Session + 'a>,
     options: Decoding,
-    verifier: Verifier,
+    documents: Vec<Document>,
+    /// Numbers of the documents that have no row yet.
+    waiting: VecDeque<usize>,
+    /// The documents that are being decoded, each with a text of the cache.
+    rows: Vec<Row<'a>>,
     cache: KvCache,
-    text: Vec<u32>,
-    prompt: usize,
-    limit: usize,
-    /// After the last committed token: hidden state `[1, d]`, the next token and the lead of the backbone's first choice.
-    hidden: Tensor<2>,
-    next: (u32, f32),
 }
 
 impl<'a> Decoder<'a> {
-    /// Prefills `prompt`. At most `max_new` tokens, or up to the context's end, will be decoded.
+    /// Decodes `documents`: of each its prompt, and the most tokens to decode, if the context does not end before. `batch` of
+    /// them, at least one, are decoded side by side; when one ends, the next takes its place.
     ///
     /// # Errors
     /// An empty prompt, or one that fills the context; a rule that is not valid for the drafter's drafts.
@@ -94,208 +102,186 @@ impl<'a> Decoder<'a> {
         heads: &'a FrozenHeads,
         drafter: &'a dyn Drafter,
         options: Decoding,
-        prompt: &[u32],
-        max_new: usize,
+        documents: &[(&[u32], usize)],
+        batch: usize,
     ) -> Result<Self> {
-        let config = backbone.model.config();
-        if prompt.is_empty() || prompt.len() >= config.max_position_embeddings {
-            bail!(
-                "a prompt of {} tokens cannot be continued: the context holds {}.",
-                prompt.len(),
-                config.max_position_embeddings
-            );
-        }
         options.verification.rule.require(drafter.origin())?;
-        let limit = max_new.min(config.max_position_embeddings - prompt.len());
-        // With room for a draft tree.
-        let mut cache = backbone.model.cache(1, prompt.len() + limit + 16 * (heads.count() + 1));
-        let mut verifier = Verifier::new(options.verification);
-        let (hidden, next) = advance(backbone, &mut cache, &mut verifier, prompt);
-        Ok(Self {
-            backbone,
-            heads,
-            drafter,
-            session: drafter.session(),
-            options,
-            verifier,
-            cache,
-            text: prompt.to_vec(),
-            prompt: prompt.len(),
-            limit,
-            hidden,
-            next,
-        })
-    }
-
-    /// The decoded tokens so far.
-    pub fn decoded(&self) -> &[u32] {
-        &self.text[self.prompt..]
-    }
-
-    /// Whether end-of-text or the length limit was reached.
-    pub fn finished(&self) -> bool {
-        let ended = self.decoded().last().is_some_and(|t| self.backbone.end_of_text.contains(t));
-        ended || self.decoded().len() >= self.limit
-    }
-
-    /// One block: heads, lattice, drafts, one verification forward.
-    pub fn step(&mut self) -> Result<Block> {
-        let began = Instant::now();
-        let mut hidden = to_host(self.hidden.clone());
-        self.options.dtype.round(&mut hidden);
-        let Looked { lattice, margin: lattice_margin, stop_margin } = self.lattice(&hidden)?;
-        let heads = began.elapsed();
-        let start = self.text.len();
-        let opening = Opening { start, slots: self.slots(), lattice: &lattice, hidden: &hidden };
-        let mut drafts = self.session.drafts(&self.text, &[opening])?;
-        let drafts = drafts.pop().expect("one start gives one set of drafts");
-        let drafting = began.elapsed() - heads;
-        let tree = DraftTree::from_paths(&drafts.paths);
-        let forward = Instant::now();
-        let states = self.verify(&tree);
-        let logits = self.backbone.model.logits(states.clone());
-        let backbone = forward.elapsed();
-        let walk = self.walk(&tree, &drafts, &logits);
-        let tokens: Vec<u32> = walk.accepted.iter().map(|&node| tree.tokens()[node]).collect();
-        // The lead after the last accepted node decides where acceptance ended, so it belongs to this block as well.
-        let lead = walk.lead.min(self.next.1);
-        let mut closest =
-            Closest::new(Decision::Verifier, f64::from(lead)).or(Closest::new(Decision::Draft, drafts.margin));
-        closest = closest.or(Closest::new(Decision::Stop, stop_margin));
-        if self.drafter.reads_whole_lattice() {
-            closest = closest.or(Closest::new(Decision::Candidates, f64::from(lattice_margin)));
-        }
-        let last = *walk.accepted.last().expect("the pinned token is always accepted");
-        self.cache.keep(0, start, &walk.accepted);
-        self.text.extend(&tokens);
-        self.hidden = states.narrow(0, last, 1);
-        self.next = walk.next;
-        let bookkeeping = began.elapsed() - heads - drafting - backbone;
-        let spent = Spent { backbone, heads, drafting, bookkeeping };
-        Ok(Block { tokens, nodes: tree.len(), closest, spent })
-    }
-
-    /// Follows the drafts from the pinned root as far as the rule keeps them, to an end-of-text at most.
-    fn walk(&mut self, tree: &DraftTree, drafts: &Drafts, logits: &[f32]) -> Walk {
-        let vocabulary = self.backbone.model.config().vocab_size;
-        let ends = |token: u32| self.backbone.end_of_text.contains(&token);
-        let (mut node, mut lead) = (0, f32::INFINITY);
-        let mut accepted = vec![node];
-        if ends(tree.tokens()[node]) {
-            return Walk { accepted, next: self.next, lead };
-        }
-        // The paths that begin with what was accepted.
-        let mut paths: Vec<&Vec<u32>> = drafts.paths.iter().collect();
-        loop {
-            let depth = accepted.len();
-            let mut tokens: Vec<u32> = Vec::new();
-            for token in paths.iter().filter_map(|path| path.get(depth)) {
-                // What was drawn twice is looked at twice; what was chosen is one choice.
-                if !drafts.q.is_empty() || !tokens.contains(token) {
-                    tokens.push(*token);
-                }
+        let context = backbone.model.config().max_position_embeddings;
+        let new = |&(prompt, max_new): &(&[u32], usize)| {
+            if prompt.is_empty() || prompt.len() >= context {
+                bail!("a prompt of {} tokens cannot be continued: the context holds {context}.", prompt.len());
             }
-            let mut q = Vec::new();
-            if let Some(known) = drafts.q.get(depth) {
-                q = vec![0.0; vocabulary];
-                known.iter().for_each(|&(token, probability)| q[token as usize] = probability);
-            }
-            let (outcome, here) = self.verifier.at(&logits[node * vocabulary..][..vocabulary], &tokens, &q);
-            lead = lead.min(here);
-            match outcome {
-                Outcome::Emit(token) => return Walk { accepted, next: (token, here), lead },
-                Outcome::Accept(number) => {
-                    let token = tokens[number];
-                    node = tree.child(node, token).expect("every drafted token is a node");
-                    accepted.push(node);
-                    paths.retain(|path| path.get(depth) == Some(&token));
-                    if ends(token) {
-                        return Walk { accepted, next: (token, here), lead };
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes back everything after `decoded` tokens of the continuation and commits `tokens` instead, with a plain
-    /// forward: how a comparison goes on after a near-tie.
-    pub fn replace(&mut self, decoded: usize, tokens: &[u32]) {
-        self.text.truncate(self.prompt + decoded);
-        self.cache.truncate(0, self.prompt + decoded);
-        self.text.extend(tokens);
-        (self.hidden, self.next) = advance(self.backbone, &mut self.cache, &mut self.verifier, tokens);
-    }
-
-    /// The most tokens that the next block may have.
-    fn slots(&self) -> usize {
-        (self.limit - self.decoded().len()).min(self.heads.count() + 1)
-    }
-
-    fn lattice(&self, hidden: &[f32]) -> Result<Looked> {
-        let first = self.next.0;
-        if !self.drafter.reads_heads() {
-            return Looked::nowhere(first);
-        }
-        let (model, k) = (&self.backbone.model, self.options.top_k);
-        let hidden = from_host(hidden.to_vec(), [1, hidden.len()], &self.hidden.device());
-        let found = match self.options.stop {
-            StopRule::Never => self.heads.candidates(model, hidden, &[first], k),
-            _ => self.heads.candidates_and_spreads(model, hidden, &[first], k),
+            Ok(Document::new(prompt, max_new.min(context - prompt.len())))
         };
-        // Heads whose numbers are not finite cannot draft; the text is the backbone's in any case.
-        let Ok(found) = found else { return Looked::nowhere(first) };
-        let lattice = Lattice::pinned(first, found.k, &found.ids, &found.scores)?.prefix(self.slots(), found.k)?;
-        let (slots, stop_margin) = worthwhile(self.options.stop, &lattice, &found.spreads);
-        let margin = found.at(0).margin(slots - 1, found.k);
-        Ok(Looked { lattice: lattice.prefix(slots, found.k)?, margin, stop_margin })
+        let documents: Vec<Document> = documents.iter().map(new).collect::<Result<_>>()?;
+        let ends = &backbone.end_of_text;
+        let mut waiting: VecDeque<usize> = (0..documents.len()).filter(|&n| !documents[n].finished(ends)).collect();
+        let row = |document| Row::new(document, drafter, options.verification);
+        let rows: Vec<Row> = waiting.drain(..batch.max(1).min(waiting.len())).map(row).collect();
+        // With room for a draft tree.
+        let longest = documents.iter().map(Document::longest).max().unwrap_or(0);
+        let cache = backbone.model.cache(rows.len(), longest + 16 * (heads.count() + 1));
+        Ok(Self { backbone, heads, drafter, options, documents, waiting, rows, cache })
     }
 
-    /// Hidden states `[nodes, d]` of a draft tree behind the committed text.
-    fn verify(&mut self, tree: &DraftTree) -> Tensor<2> {
-        let past = self.cache.len(0);
-        // A root follows the last committed token.
-        let after: Vec<Option<usize>> =
-            tree.parents().iter().map(|parent| Some(parent.map_or(past - 1, |parent| past + parent))).collect();
-        let span = Span { tokens: tree.tokens(), after: Some(&after) };
-        self.backbone.model.hidden(&[span], Some(&mut self.cache))
+    /// The tokens of a document decoded so far.
+    pub fn decoded(&self, document: usize) -> &[u32] {
+        self.documents[document].decoded()
     }
-}
 
-/// The lattice of a block.
-struct Looked {
-    lattice: Lattice,
-    /// The smallest lead of a k-th candidate over the first one left out.
-    margin: f32,
-    /// How close the block came to another end.
-    stop_margin: f64,
-}
-
-impl Looked {
-    /// The pinned token alone.
-    fn nowhere(first: u32) -> Result<Self> {
-        Ok(Self { lattice: Lattice::pinned(first, 1, &[], &[])?, margin: f32::INFINITY, stop_margin: f64::INFINITY })
+    /// Whether every document has reached end-of-text or its limit.
+    pub fn finished(&self) -> bool {
+        self.documents.iter().all(|document| document.finished(&self.backbone.end_of_text))
     }
-}
 
-/// What a rule kept of a tree.
-struct Walk {
-    /// Nodes, root first.
-    accepted: Vec<usize>,
-    /// The token behind them, which the next block begins with, and the lead of the backbone's first choice there.
-    next: (u32, f32),
-    /// The smallest lead of a first choice on the way.
-    lead: f32,
-}
+    /// One step of every document in the batch: heads, lattices, drafts, one forward. A document's first step reads its prompt,
+    /// each one after that gives a block.
+    ///
+    /// # Errors
+    /// Those of the drafter.
+    pub fn step(&mut self) -> Result<Round> {
+        if self.finished() {
+            return Ok(Round::default());
+        }
+        let began = Instant::now();
+        self.seat();
+        let looked = self.look_where_read()?;
+        let heads = began.elapsed();
+        let proposals = self.draft(looked)?;
+        let drafting = began.elapsed() - heads;
+        let forward = Instant::now();
+        let (states, logits) = self.forward(&proposals);
+        let backbone = forward.elapsed();
+        let blocks = self.commit(&proposals, states, &logits);
+        let bookkeeping = began.elapsed() - heads - drafting - backbone;
+        Ok(Round { blocks, spent: Spent { backbone, heads, drafting, bookkeeping } })
+    }
 
-/// Feeds committed tokens; gives hidden state and next token after the last one.
-fn advance(
-    backbone: &Backbone,
-    cache: &mut KvCache,
-    verifier: &mut Verifier,
-    tokens: &[u32],
-) -> (Tensor<2>, (u32, f32)) {
-    let hidden = backbone.model.hidden(&[Span::chain(tokens)], Some(cache)).narrow(0, tokens.len() - 1, 1);
-    let (outcome, lead) = verifier.at(&backbone.model.logits(hidden.clone()), &[], &[]);
-    let Outcome::Emit(next) = outcome else { unreachable!("nothing was drafted that could be accepted") };
-    (hidden, (next, lead))
+    /// Takes back everything after `decoded` tokens of a document's continuation and commits `tokens`, at least one, instead;
+    /// its next step reads them. How a comparison goes on after a near-tie.
+    ///
+    /// # Panics
+    /// For a document that had no block in the last step.
+    pub fn replace(&mut self, document: usize, decoded: usize, tokens: &[u32]) {
+        let row = self.rows.iter().position(|row| row.document == document).expect("a document of the last step");
+        let kept = self.documents[document].rewrite(decoded, tokens);
+        self.cache.truncate(row, kept);
+    }
+
+    /// Gives the rows of finished documents to those that wait; what nobody takes is no row any more.
+    fn seat(&mut self) {
+        for row in (0..self.rows.len()).rev() {
+            if !self.documents[self.rows[row].document].finished(&self.backbone.end_of_text) {
+                continue;
+            }
+            if let Some(document) = self.waiting.pop_front() {
+                self.rows[row] = Row::new(document, self.drafter, self.options.verification);
+                self.cache.truncate(row, 0);
+            } else {
+                self.rows.swap_remove(row);
+                self.cache.swap_remove(row);
+            }
+        }
+    }
+
+    /// What is committed in a row and not read yet.
+    fn unread(&self, row: usize) -> &[u32] {
+        &self.documents[self.rows[row].document].text[self.cache.len(row)..]
+    }
+
+    /// By row, the lattice of its next block; none where there is still something to read.
+    fn look_where_read(&self) -> Result<Vec<Option<Looked>>> {
+        let read: Vec<usize> = (0..self.rows.len()).filter(|&row| self.unread(row).is_empty()).collect();
+        let mut looked: Vec<Option<Looked>> = self.rows.iter().map(|_| None).collect();
+        read.iter().zip(self.look(&read)?).for_each(|(&row, found)| looked[row] = Some(found));
+        Ok(looked)
+    }
+
+    /// The lattices of some rows.
+    fn look(&self, rows: &[usize]) -> Result<Vec<Looked>> {
+        let slots = |row: &Row| self.documents[row.document].left().min(self.heads.count() + 1);
+        let nowhere = |&row: &usize| Looked::nowhere(self.rows[row].next.0, slots(&self.rows[row]));
+        if rows.is_empty() || !self.drafter.reads_heads() {
+            return rows.iter().map(nowhere).collect();
+        }
+        let Self { heads, options, .. } = self;
+        let (model, width) = (&self.backbone.model, self.backbone.model.config().hidden_size);
+        let hidden: Vec<f32> = rows.iter().flat_map(|&row| self.rows[row].hidden.iter().copied()).collect();
+        let hidden = from_host(hidden, [rows.len(), width], model.device());
+        let first: Vec<u32> = rows.iter().map(|&row| self.rows[row].next.0).collect();
+        let found = match options.stop {
+            StopRule::Never => heads.candidates(model, hidden, &first, options.top_k),
+            _ => heads.candidates_and_spreads(model, hidden, &first, options.top_k),
+        };
+        match found {
+            Ok(found) => (rows.iter().enumerate())
+                .map(|(at, &row)| Looked::new(first[at], slots(&self.rows[row]), &found, at, options.stop))
+                .collect(),
+            // Heads whose numbers are not finite cannot draft; the text is the backbone's in any case.
+            Err(_) if rows.len() == 1 => rows.iter().map(nowhere).collect(),
+            // Those of one document take nothing from the others.
+            Err(_) => {
+                let alone: Result<Vec<Vec<Looked>>> = rows.chunks(1).map(|row| self.look(row)).collect();
+                Ok(alone?.into_iter().flatten().collect())
+            }
+        }
+    }
+
+    /// Drafts of the rows that were looked at.
+    fn draft(&mut self, looked: Vec<Option<Looked>>) -> Result<Vec<Option<Proposal>>> {
+        let one = |(row, looked): (&mut Row, Option<Looked>)| {
+            looked.map(|looked| row.draft(&self.documents[row.document], looked, self.drafter)).transpose()
+        };
+        self.rows.iter_mut().zip(looked).map(one).collect()
+    }
+
+    /// One forward of everything drafted, and of everything that is still to be read. Gives hidden states `[nodes, d]` and
+    /// logits `[nodes, V]`, row after row: of every drafted node, and of the last token that was read.
+    fn forward(&mut self, proposals: &[Option<Proposal>]) -> (Tensor<2>, Vec<f32>) {
+        let model = &self.backbone.model;
+        let (mut spans, mut nodes, mut tokens) = (Vec::new(), Vec::new(), 0);
+        for (row, proposal) in proposals.iter().enumerate() {
+            let text = &self.documents[self.rows[row].document].text;
+            let span = match proposal {
+                Some(proposal) => proposal.span(),
+                None => Span::chain(&text[self.cache.len(row)..]),
+            };
+            let all = tokens..tokens + span.tokens.len();
+            tokens = all.end;
+            nodes.extend(if proposal.is_some() { all } else { tokens - 1..tokens });
+            spans.push(span);
+        }
+        let states = model.hidden(&spans, Some(&mut self.cache));
+        let states = if nodes.len() == tokens { states } else { states.select(0, indices(nodes, model.device())) };
+        (states.clone(), model.logits(states))
+    }
+
+    /// Keeps what the rule keeps of every row's draft, and remembers where each stands now.
+    fn commit(&mut self, proposals: &[Option<Proposal>], states: Tensor<2>, logits: &[f32]) -> Vec<(usize, Block)> {
+        let model = &self.backbone.model;
+        let (width, vocabulary) = (model.config().hidden_size, model.config().vocab_size);
+        let (mut blocks, mut last, mut first) = (Vec::new(), Vec::new(), 0);
+        for (number, proposal) in proposals.iter().enumerate() {
+            let row = &mut self.rows[number];
+            let nodes = proposal.as_ref().map_or(1, |proposal| proposal.span().tokens.len());
+            let logits = &logits[first * vocabulary..][..nodes * vocabulary];
+            let mut at = 0;
+            if let Some(proposal) = proposal {
+                let (block, accepted) = row.accept(proposal, logits, &self.backbone.end_of_text);
+                at = accepted[accepted.len() - 1];
+                let text = &mut self.documents[row.document].text;
+                self.cache.keep(number, text.len(), &accepted);
+                text.extend(&block.tokens);
+                blocks.push((row.document, block));
+            } else {
+                row.read(logits);
+            }
+            last.push(first + at);
+            first += nodes;
+        }
+        let mut hidden = to_host(states.select(0, indices(last, model.device())));
+        self.options.dtype.round(&mut hidden);
+        self.rows.iter_mut().zip(hidden.chunks(width)).for_each(|(row, hidden)| hidden.clone_into(&mut row.hidden));
+        blocks
+    }
 }

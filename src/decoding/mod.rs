@@ -3,11 +3,12 @@
 
 mod blockwise;
 mod price;
+mod row;
 mod rules;
 mod stop;
 mod verification;
 
-pub use blockwise::{Block, Decoder, Decoding, Spent};
+pub use blockwise::{Block, Decoder, Decoding, Round, Spent};
 pub use price::seconds_by_nodes;
 pub use rules::{Drafted, Rule, Verdict};
 pub use stop::worthwhile;

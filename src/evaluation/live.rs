@@ -26,47 +26,48 @@ pub struct LiveOutcome {
     pub by_kind: BTreeMap<&'static str, u64>,
     /// Tokens decoded.
     pub tokens: usize,
-    /// Seconds spent decoding.
+    /// Seconds from the first prompt to the last token, of all documents together.
     pub seconds: f64,
 }
 
-/// Decodes `texts` live with a drafter and compares text and accepted lengths with `replayed`, block by block. After a
-/// near-tie, decoding goes on from the trace's token; after a mismatch it goes on by itself.
+/// Decodes `texts` live with a drafter, `batch` of them side by side, and compares text and accepted lengths with `replayed`,
+/// block by block. After a near-tie, a document goes on from the trace's token; after a mismatch it goes on by itself.
 pub fn check_live(
     backbone: &Backbone,
     heads: &FrozenHeads,
     drafter: &dyn Drafter,
     options: Decoding,
+    batch: usize,
     texts: &[&ReplayText],
     replayed: &[Vec<Step>],
 ) -> Result<LiveOutcome> {
-    let mut outcome = LiveOutcome::default();
-    for (text, steps) in texts.iter().zip(replayed) {
-        let started = Instant::now();
-        let prompt = &text.tokens[..text.prompt];
-        let mut decoder = Decoder::new(backbone, heads, drafter, options, prompt, text.limit)?;
-        let (mut tie, mut mismatch) = (None, false);
-        for step in steps {
-            let expected = &text.continuation()[step.start..][..step.accepted];
-            let block = decoder.step()?;
+    let started = Instant::now();
+    let documents: Vec<(&[u32], usize)> = texts.iter().map(|text| (&text.tokens[..text.prompt], text.limit)).collect();
+    let mut decoder = Decoder::new(backbone, heads, drafter, options, &documents, batch)?;
+    let mut steps: Vec<_> = replayed.iter().map(|steps| steps.iter()).collect();
+    let (mut ties, mut mismatches) = (vec![None; texts.len()], vec![false; texts.len()]);
+    while !decoder.finished() {
+        for (document, block) in decoder.step()?.blocks {
+            // After a mismatch the rest is decoded without help: is it at least the same text?
+            let Some(step) = steps[document].next().filter(|_| !mismatches[document]) else { continue };
+            let expected = &texts[document].continuation()[step.start..][..step.accepted];
             if block.tokens == expected {
                 continue;
             }
             let closest = block.closest.or(step.closest);
             if closest.margin >= NEAR_TIE {
-                mismatch = true;
-                break;
+                mismatches[document] = true;
+                continue;
             }
-            tie.get_or_insert(closest.decision.name());
-            decoder.replace(step.start, expected);
+            ties[document].get_or_insert(closest.decision.name());
+            decoder.replace(document, step.start, expected);
         }
-        // After a mismatch the rest is decoded without help: is it at least the same text?
-        while !decoder.finished() {
-            decoder.step()?;
-        }
-        outcome.tokens += decoder.decoded().len();
-        outcome.seconds += started.elapsed().as_secs_f64();
-        let same_text = decoder.decoded() == text.continuation();
+    }
+    let mut outcome = LiveOutcome { seconds: started.elapsed().as_secs_f64(), ..LiveOutcome::default() };
+    for (document, (text, (tie, mismatch))) in texts.iter().zip(ties.into_iter().zip(mismatches)).enumerate() {
+        let decoded = decoder.decoded(document);
+        outcome.tokens += decoded.len();
+        let same_text = decoded == text.continuation();
         if mismatch || !same_text {
             outcome.mismatches += 1;
             outcome.text_mismatches += usize::from(!same_text);
@@ -78,12 +79,15 @@ pub fn check_live(
     Ok(outcome)
 }
 
-/// Tokens per second of plain greedy decoding, one document at a time.
-pub fn autoregressive_speed(backbone: &Backbone, texts: &[&ReplayText]) -> Result<f64> {
+/// Tokens per second of plain greedy decoding, `batch` documents side by side and then the next ones.
+pub fn autoregressive_speed(backbone: &Backbone, texts: &[&ReplayText], batch: usize) -> f64 {
     let started = Instant::now();
     let mut tokens = 0;
-    for text in texts {
-        tokens += generate(backbone, &[&text.tokens[..text.prompt]], text.limit)[0].len();
+    for texts in texts.chunks(batch) {
+        let prompts: Vec<&[u32]> = texts.iter().map(|text| &text.tokens[..text.prompt]).collect();
+        // A limit below the greatest is the context's end, which ends a text in any case.
+        let limit = texts.iter().map(|text| text.limit).max().unwrap_or(0);
+        tokens += generate(backbone, &prompts, limit).iter().map(Vec::len).sum::<usize>();
     }
-    Ok(tokens as f64 / started.elapsed().as_secs_f64())
+    tokens as f64 / started.elapsed().as_secs_f64()
 }

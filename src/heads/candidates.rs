@@ -9,7 +9,7 @@ use super::{DraftHeads, Heads};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
 use crate::kernels::{Spread, spread, top_k};
-use crate::nn::{Projection, count_parameters};
+use crate::nn::{Linear, Projection, count_parameters};
 
 /// Trained heads, ready to draft.
 pub struct FrozenHeads {
@@ -41,7 +41,8 @@ const CHUNK: usize = 1 << 24;
 
 impl FrozenHeads {
     /// Heads above `model`, drafting from the tokens `ids` (ascending) or from all.
-    pub fn new(heads: Heads, model: &Model, ids: Option<Vec<u32>>) -> Self {
+    pub fn new(mut heads: Heads, model: &Model, ids: Option<Vec<u32>>) -> Self {
+        heads.linears().into_iter().for_each(Linear::freeze);
         let own: Vec<Projection> =
             (0..heads.count()).filter_map(|head| heads.unembedding(head).map(Projection::new)).collect();
         let tables = match &ids {
@@ -128,7 +129,7 @@ impl FrozenHeads {
                 let logits = table.logits(Tensor::stack::<3>(group, 0).reshape([heads * rows, width]));
                 let of_row = |row| Best::of(row, k, self.ids.as_deref(), spreads);
                 let best: Vec<Best> = logits.par_chunks(vocabulary).map(of_row).collect();
-                if best.iter().any(|best| best.ids.len() < k || best.spread.is_some_and(|s| !s.entropy.is_finite())) {
+                if !best.iter().all(|best| best.is_finite(k)) {
                     bail!(
                         "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
                     );
@@ -171,6 +172,13 @@ impl Best {
         }
         Self { ids, scores, margin, spread }
     }
+
+    /// Whether all of the `k` are there, which NaN never are, and nothing is infinite.
+    fn is_finite(&self, k: usize) -> bool {
+        self.ids.len() == k
+            && self.scores.iter().all(|score| score.is_finite())
+            && self.spread.is_none_or(|spread| spread.entropy.is_finite())
+    }
 }
 
 impl Candidates {
@@ -184,6 +192,11 @@ impl Candidates {
             scores: &self.scores[cells],
             margins: &self.margins[position * self.heads..][..self.heads],
         }
+    }
+
+    /// The softmax of every head at one position; none where they were not asked for.
+    pub fn spreads_at(&self, position: usize) -> &[Spread] {
+        self.spreads.get(position * self.heads..(position + 1) * self.heads).unwrap_or_default()
     }
 }
 

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 use super::{FfnHeads, LinearHeads, MedusaHeads, SharedFfnHeads, SpeculatorHeads};
 use crate::config::{FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig};
-use crate::nn::Init;
+use crate::nn::{Init, Linear};
 
 /// Gives the backbone's embeddings `[n, d]` of the tokens that were drafted for a slot: 0 is slot 1, the backbone's own next
 /// token, 1 what head 2 drafted, and so on. In training they are the text's tokens.
@@ -25,6 +25,9 @@ pub trait DraftHeads {
 
     /// Starts at n positions with the backbone's last hidden states `[n, d]`. What several heads read is computed once.
     fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a Drafted) -> States<'a>;
+
+    /// Every linear layer.
+    fn linears(&mut self) -> Vec<&mut Linear>;
 
     /// Whether a head reads what the heads before it drafted, so that they must draft one after the other.
     fn reads_drafted(&self) -> bool {
@@ -94,6 +97,16 @@ impl Heads {
 impl DraftHeads for Heads {
     fn count(&self) -> usize {
         self.member().count()
+    }
+
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Ffn(heads) => heads.linears(),
+            Self::SharedFfn(heads) => heads.linears(),
+            Self::Medusa(heads) => heads.linears(),
+            Self::Linear(heads) => heads.linears(),
+            Self::Speculator(heads) => heads.linears(),
+        }
     }
 
     fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a Drafted) -> States<'a> {

@@ -37,6 +37,10 @@ impl DraftHeads for FfnHeads {
         self.heads.len()
     }
 
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        self.heads.iter_mut().flat_map(|head| [&mut head.up, &mut head.down]).collect()
+    }
+
     fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
         Box::new(move |head| {
             let head = &self.heads[head];

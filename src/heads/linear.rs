@@ -24,6 +24,10 @@ impl DraftHeads for LinearHeads {
         self.heads.len()
     }
 
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        self.heads.iter_mut().collect()
+    }
+
     fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
         Box::new(move |head| hidden.clone() + self.heads[head].forward(hidden.clone()))
     }

@@ -49,6 +49,10 @@ impl DraftHeads for MedusaHeads {
         self.heads.len()
     }
 
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        self.heads.iter_mut().flat_map(|head| &mut head.blocks).collect()
+    }
+
     fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
         Box::new(move |head| {
             let blocks = self.heads[head].blocks.iter();

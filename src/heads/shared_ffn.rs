@@ -31,6 +31,10 @@ impl DraftHeads for SharedFfnHeads {
         self.down.len()
     }
 
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        [&mut self.up].into_iter().chain(&mut self.down).collect()
+    }
+
     fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
         let activations = silu(self.up.forward(hidden.clone()));
         Box::new(move |head| hidden.clone() + self.down[head].forward(activations.clone()))

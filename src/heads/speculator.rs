@@ -62,6 +62,10 @@ impl DraftHeads for SpeculatorHeads {
         self.stages.len()
     }
 
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        self.stages.iter_mut().flat_map(|stage| [&mut stage.carry, &mut stage.embed, &mut stage.down]).collect()
+    }
+
     fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a Drafted) -> States<'a> {
         let carried = 0.5f64.powf(0.5 / self.count() as f64);
         let share = (1.0 - carried * carried).sqrt() / carried;

@@ -12,7 +12,8 @@ use crate::config::{
     FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
 };
 use crate::nn::{
-    FrozenUnembedding, IGNORE, Init, Projection, Targets, collect_parameters, from_host, load_parameters, unembed,
+    FrozenUnembedding, IGNORE, Init, Linear, Projection, Targets, collect_parameters, from_host, load_parameters,
+    to_host, unembed,
 };
 
 const WIDTH: usize = 4;
@@ -274,4 +275,37 @@ fn medusa_blocks_are_distinct() {
     let found = states(&heads, &hidden);
     assert_eq!(distance(found[0].clone(), hidden), 0.0);
     assert!(distance(found[1].clone(), expected) < 1e-6);
+}
+
+/// What lets documents be drafted for side by side: nobody's candidates depend on who else is there.
+#[test]
+fn frozen_on_the_cpu_a_row_has_the_same_bits_alone_and_beside_others() {
+    let (device, rows, width) = (Device::flex(), 21, 40);
+    let part = |shift: f32, from: usize, count: usize| {
+        let numbers = (0..rows * width).map(|i| (i as f32 * 0.7 + shift).sin()).collect();
+        from_host(numbers, [rows, width], &device).narrow(0, from, count)
+    };
+    let states = |heads: &Heads, from: usize, count: usize| -> Vec<Vec<f32>> {
+        let drafted = |slot: usize| part(slot as f32 + 5.0, from, count);
+        [0, 1].map(heads.begin(part(0.0, from, count), &drafted)).map(to_host).into()
+    };
+    for architecture in architectures() {
+        let heads = Heads::new(&architecture, COUNT, [VOCABULARY, width], &mut Init::seeded(9, &device));
+        let mut parameters = collect_parameters(&heads);
+        let numbers = parameters.values_mut().flat_map(|(_, numbers)| numbers.iter_mut());
+        numbers.enumerate().for_each(|(i, x)| *x += 0.1 * (i as f32).cos());
+        let mut heads = load_parameters(heads, parameters).unwrap();
+        let before = states(&heads, 0, rows);
+        heads.linears().into_iter().for_each(Linear::freeze);
+        let together = states(&heads, 0, rows);
+        for (before, together) in before.iter().zip(&together) {
+            let differences = before.iter().zip(together).map(|(a, b)| (a - b).abs());
+            assert!(differences.fold(0.0, f32::max) < 1e-5, "{architecture:?}: freezing changes no result");
+        }
+        for row in 0..rows {
+            for (alone, together) in states(&heads, row, 1).iter().zip(&together) {
+                assert_eq!(alone[..], together[row * width..][..width], "{architecture:?}, row {row}");
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! A matrix of weights in the order in which products read it.
 
+use std::fmt;
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -27,6 +28,12 @@ enum Panels {
     Float32(Vec<f32>),
     Float16(Vec<u32>, Float16),
     Bfloat16(Vec<u32>),
+}
+
+impl fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PackedMatrix {{ outputs: {}, inputs: {} }}", self.outputs, self.inputs)
+    }
 }
 
 impl PackedMatrix {

@@ -1,12 +1,16 @@
 //! Layers with the names and shapes of Hugging Face checkpoints, so that parameter paths are tensor names.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 
-use super::from_host;
+use super::{from_host, on_host, to_host};
+use crate::config::StorageType;
+use crate::kernels::{PackedMatrix, on_pool};
 
 /// Makes initial parameters: seeded normal numbers, the same on every device, or zeros to be loaded over.
 pub struct Init {
@@ -49,7 +53,7 @@ impl Init {
 
     /// `[outputs, inputs]` of normal numbers of the given deviation, no bias.
     pub fn linear(&mut self, outputs: usize, inputs: usize, deviation: f32) -> Linear {
-        Linear { weight: self.matrix(outputs, inputs, deviation), bias: None }
+        Linear { weight: self.matrix(outputs, inputs, deviation), bias: None, packed: None }
     }
 
     /// A table of zeros.
@@ -60,7 +64,7 @@ impl Init {
     /// A linear layer whose output is zero until it is trained.
     pub fn zero_linear(&mut self, outputs: usize, inputs: usize) -> Linear {
         let weight = Param::from_tensor(Tensor::zeros([outputs, inputs], &self.device));
-        Linear { weight, bias: Some(self.vector(outputs, 0.0)) }
+        Linear { weight, bias: Some(self.vector(outputs, 0.0)), packed: None }
     }
 }
 
@@ -71,11 +75,31 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[outputs]`
     pub bias: Option<Param<Tensor<1>>>,
+    /// Once frozen, on the CPU.
+    #[module(skip)]
+    packed: Option<Arc<PackedMatrix>>,
 }
 
 impl Linear {
+    /// From now on computes with the numbers that it has now, on the CPU so that a row's result does not depend on the rows
+    /// beside it.
+    pub fn freeze(&mut self) {
+        let weight = self.weight.val();
+        if on_host(&weight.device()) && weight.dtype() == DType::F32 {
+            let (inputs, bias) = (weight.dims()[1], self.bias.as_ref().map(|bias| to_host(bias.val())));
+            let packed = PackedMatrix::new(&to_host(weight), inputs, bias.unwrap_or_default(), StorageType::Float32);
+            self.packed = Some(Arc::new(packed));
+        }
+    }
+
     /// `[n, inputs]` to `[n, outputs]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        if let Some(packed) = &self.packed {
+            let ([rows, _], device, mut y) = (x.dims(), x.device(), Vec::new());
+            let x = to_host(x);
+            on_pool(|| packed.multiply(&x, &mut y));
+            return from_host(y, [rows, packed.outputs()], &device);
+        }
         let y = x.matmul(self.weight.val().transpose());
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),

@@ -26,7 +26,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
     (
         "autoregressive_tokens_per_s",
         "Decoded tokens divided by wall-clock seconds, prefill included, when the same documents are decoded one token a \
-         call on the same device.",
+         call on the same device, batch of them at a time.",
     ),
     (
         "backbone_calls",
@@ -36,6 +36,11 @@ const DEFINITIONS: &[(&str, &str)] = &[
     (
         "backbone_flops_per_token",
         "2 x verified_tokens_per_call x (weights of the backbone's matrices, unembedding included + multiplications of attention behind 512 tokens), divided by block_efficiency.",
+    ),
+    (
+        "batch",
+        "Documents decoded side by side in the live check: block by block, one that waits takes the place of one that has \
+         ended; token by token, the next batch begins when all of the one before have ended.",
     ),
     (
         "best_paths",
@@ -228,8 +233,8 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ("tokens", "Decoded tokens of one document, end-of-text included."),
     (
         "tokens_per_s",
-        "Decoded tokens divided by wall-clock seconds, prefill and drafting included, over the documents decoded live; \
-         for a whole live check, over all its variants together.",
+        "Decoded tokens of the documents decoded live, all together, divided by the wall-clock seconds from the first prompt \
+         to the last token, prefill and drafting included; for a whole live check, over all its variants together.",
     ),
     ("top_k", "k: the candidates kept per head in the lattice."),
     (

@@ -145,6 +145,7 @@ fn trial((variant, value, block_efficiency): (&str, f64, f64)) -> TuningPoint {
 fn live() -> Live {
     Live {
         documents: 50,
+        batch: 1,
         mismatches: 0,
         near_ties: 2,
         near_ties_by_kind: [("top-k".into(), 1), ("verifier".into(), 1)].into(),

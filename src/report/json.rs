@@ -107,6 +107,7 @@ mod tests {
             "/looping/share",
             "/looping/bpd_block_efficiency_without",
             "/live/documents",
+            "/live/batch",
             "/live/mismatches",
             "/live/near_ties",
             "/live/near_ties_by_kind/verifier",

@@ -218,6 +218,9 @@ pub struct Looping {
 pub struct Live {
     /// Documents decoded live, each with every variant listed.
     pub documents: u64,
+    /// Documents decoded side by side.
+    #[serde(default = "one")]
+    pub batch: u64,
     /// Documents that differ from replay for no good reason, summed over variants. Anything but 0 is a bug.
     pub mismatches: u64,
     /// Documents whose first difference is a near-tie, summed over variants.
@@ -244,6 +247,11 @@ pub struct LiveVariant {
     pub near_ties: u64,
     /// Decoded tokens per second of this variant.
     pub tokens_per_s: f64,
+}
+
+/// How older reports decoded.
+fn one() -> u64 {
+    1
 }
 
 /// What older reports varied.

@@ -59,8 +59,10 @@ pub fn live(live: &Live) -> String {
     let kinds: Vec<_> =
         live.near_ties_by_kind.iter().map(|(kind, n)| format!("{kind} {}", format::count(*n))).collect();
     let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
+    let together = if live.batch > 1 { format!(", {} documents side by side", live.batch) } else { String::new() };
     format!(
-        "{} decoded live with {}: {}, {}{kinds}. All variants together decode {} tokens/s, autoregressive decoding {}.",
+        "{} decoded live with {}: {}, {}{kinds}. All variants together decode {} tokens/s, autoregressive decoding \
+         {}{together}.",
         format::counted(live.documents, "document", "documents"),
         format::counted(live.variants.len() as u64, "variant", "variants"),
         format::counted(live.mismatches, "mismatch", "mismatches"),

@@ -389,11 +389,12 @@ impl Evaluation<'_> {
         let backbone = &self.workspace.backbone;
         let mut live = Live {
             documents: sample.len() as u64,
+            batch: options.live_batch.min(sample.len()) as u64,
             mismatches: 0,
             near_ties: 0,
             near_ties_by_kind: BTreeMap::new(),
             tokens_per_s: 0.0,
-            autoregressive_tokens_per_s: autoregressive_speed(backbone, &sample)?,
+            autoregressive_tokens_per_s: autoregressive_speed(backbone, &sample, options.live_batch),
             variants: Vec::new(),
         };
         let mut sum = LiveOutcome::default();
@@ -409,7 +410,8 @@ impl Evaluation<'_> {
                 verification: Verification::GREEDY,
             };
             let heads = &self.heads.heads;
-            let outcome = check_live(backbone, heads, &*drafter, decoding, &sample, &steps[..sample.len()])?;
+            let (batch, steps) = (options.live_batch, &steps[..sample.len()]);
+            let outcome = check_live(backbone, heads, &*drafter, decoding, batch, &sample, steps)?;
             live.mismatches += outcome.mismatches as u64;
             live.near_ties += outcome.near_ties as u64;
             for (kind, n) in outcome.by_kind {

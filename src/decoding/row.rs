@@ -1,0 +1,185 @@
+//! One document of a batch: what is drafted for it, and what of that is kept.
+
+use super::Block;
+use super::stop::worthwhile;
+use super::verification::{Outcome, Verification, Verifier};
+use crate::backbone::Span;
+use crate::config::StopRule;
+use crate::error::Result;
+use crate::heads::Candidates;
+use crate::lattice::{DraftTree, Lattice};
+use crate::rescorer::{Closest, Decision, Drafter, Drafts, Opening, Session};
+
+/// A text and how far it may go.
+pub(super) struct Document {
+    /// Prompt and what was decoded.
+    pub text: Vec<u32>,
+    prompt: usize,
+    limit: usize,
+}
+
+impl Document {
+    pub fn new(prompt: &[u32], limit: usize) -> Self {
+        Self { text: prompt.to_vec(), prompt: prompt.len(), limit }
+    }
+
+    pub fn decoded(&self) -> &[u32] {
+        &self.text[self.prompt..]
+    }
+
+    /// The most tokens that the text can have.
+    pub fn longest(&self) -> usize {
+        self.prompt + self.limit
+    }
+
+    /// The most tokens that can follow.
+    pub fn left(&self) -> usize {
+        self.longest() - self.text.len()
+    }
+
+    /// Whether one of the ids `ends` or the limit was reached.
+    pub fn finished(&self, ends: &[u32]) -> bool {
+        self.left() == 0 || self.decoded().last().is_some_and(|token| ends.contains(token))
+    }
+
+    /// Puts `tokens` in the place of everything after `decoded` tokens of the continuation; gives the number of tokens that
+    /// stayed.
+    pub fn rewrite(&mut self, decoded: usize, tokens: &[u32]) -> usize {
+        let kept = self.prompt + decoded;
+        self.text.truncate(kept);
+        self.text.extend(tokens);
+        kept
+    }
+}
+
+/// The lattice of a block.
+pub(super) struct Looked {
+    lattice: Lattice,
+    /// The most tokens that the block may have.
+    slots: usize,
+    /// The smallest lead of a k-th candidate over the first one left out.
+    margin: f32,
+    /// How close the block came to another end.
+    stop_margin: f64,
+}
+
+impl Looked {
+    /// Behind `first`, the block's pinned token, the candidates at position `at`.
+    pub fn new(first: u32, slots: usize, found: &Candidates, at: usize, stop: StopRule) -> Result<Self> {
+        let (k, of_heads) = (found.k, found.at(at));
+        let lattice = Lattice::pinned(first, k, of_heads.ids, of_heads.scores)?.prefix(slots, k)?;
+        let (worth, stop_margin) = worthwhile(stop, &lattice, found.spreads_at(at));
+        let margin = of_heads.margin(worth - 1, k);
+        Ok(Self { lattice: lattice.prefix(worth, k)?, slots, margin, stop_margin })
+    }
+
+    /// The pinned token alone.
+    pub fn nowhere(first: u32, slots: usize) -> Result<Self> {
+        let lattice = Lattice::pinned(first, 1, &[], &[])?;
+        Ok(Self { lattice, slots, margin: f32::INFINITY, stop_margin: f64::INFINITY })
+    }
+}
+
+/// The drafts of a block as a tree.
+pub(super) struct Proposal {
+    drafts: Drafts,
+    tree: DraftTree,
+    /// The column that each node follows.
+    after: Vec<Option<usize>>,
+    /// The closest decision in drafting.
+    closest: Closest,
+}
+
+impl Proposal {
+    pub fn span(&self) -> Span<'_> {
+        Span { tokens: self.tree.tokens(), after: Some(&self.after) }
+    }
+}
+
+/// What decodes one document.
+pub(super) struct Row<'a> {
+    /// Its number.
+    pub document: usize,
+    session: Box<dyn Session + 'a>,
+    verifier: Verifier,
+    /// After the last token that was read: the hidden state `[d]`, rounded as the heads read it,
+    pub hidden: Vec<f32>,
+    /// and the token that follows, with the lead of the backbone's first choice there.
+    pub next: (u32, f32),
+}
+
+impl<'a> Row<'a> {
+    /// Begins a document, with dice of its own.
+    pub fn new(document: usize, drafter: &'a dyn Drafter, verification: Verification) -> Self {
+        let (session, verifier) = (drafter.session(), Verifier::new(verification));
+        Self { document, session, verifier, hidden: Vec::new(), next: (0, f32::INFINITY) }
+    }
+
+    /// Drafts the next block of `document`, whose text was read.
+    pub fn draft(&mut self, document: &Document, looked: Looked, drafter: &dyn Drafter) -> Result<Proposal> {
+        let Looked { lattice, slots, margin, stop_margin } = looked;
+        let start = document.text.len();
+        let opening = Opening { start, slots, lattice: &lattice, hidden: &self.hidden };
+        let mut drafts = self.session.drafts(&document.text, &[opening])?;
+        let drafts = drafts.pop().expect("one start gives one set of drafts");
+        let tree = DraftTree::from_paths(&drafts.paths);
+        // A root follows the last committed token.
+        let column = |parent: &Option<usize>| Some(parent.map_or(start - 1, |parent| start + parent));
+        let after = tree.parents().iter().map(column).collect();
+        let mut closest = Closest::new(Decision::Draft, drafts.margin).or(Closest::new(Decision::Stop, stop_margin));
+        if drafter.reads_whole_lattice() {
+            closest = closest.or(Closest::new(Decision::Candidates, f64::from(margin)));
+        }
+        Ok(Proposal { drafts, tree, after, closest })
+    }
+
+    /// Takes the token that follows where the backbone's logits are these.
+    pub fn read(&mut self, logits: &[f32]) {
+        let (outcome, lead) = self.verifier.at(logits, &[], &[]);
+        let Outcome::Emit(next) = outcome else { unreachable!("nothing was drafted that could be accepted") };
+        self.next = (next, lead);
+    }
+
+    /// Follows the drafts from the pinned root as far as the rule keeps them, to one of the ids `ends` at most. `logits` are
+    /// those of the nodes, `[nodes, V]`. Gives the block, and the nodes that make it, root first.
+    pub fn accept(&mut self, proposal: &Proposal, logits: &[f32], ends: &[u32]) -> (Block, Vec<usize>) {
+        let Proposal { tree, drafts, closest, .. } = proposal;
+        let vocabulary = logits.len() / tree.len();
+        // The lead after the last accepted node decides where acceptance ended, so it belongs to this block as well.
+        let (mut node, mut lead, mut accepted) = (0, self.next.1, vec![0]);
+        // The paths that begin with what was accepted.
+        let mut paths: Vec<&Vec<u32>> = drafts.paths.iter().collect();
+        while !ends.contains(&tree.tokens()[node]) {
+            let depth = accepted.len();
+            let mut tokens: Vec<u32> = Vec::new();
+            for token in paths.iter().filter_map(|path| path.get(depth)) {
+                // What was drawn twice is looked at twice; what was chosen is one choice.
+                if !drafts.q.is_empty() || !tokens.contains(token) {
+                    tokens.push(*token);
+                }
+            }
+            let mut q = Vec::new();
+            if let Some(known) = drafts.q.get(depth) {
+                q = vec![0.0; vocabulary];
+                known.iter().for_each(|&(token, probability)| q[token as usize] = probability);
+            }
+            let (outcome, here) = self.verifier.at(&logits[node * vocabulary..][..vocabulary], &tokens, &q);
+            lead = lead.min(here);
+            match outcome {
+                Outcome::Emit(token) => {
+                    self.next = (token, here);
+                    break;
+                }
+                Outcome::Accept(number) => {
+                    let token = tokens[number];
+                    node = tree.child(node, token).expect("every drafted token is a node");
+                    accepted.push(node);
+                    paths.retain(|path| path.get(depth) == Some(&token));
+                }
+            }
+        }
+        let tokens = accepted.iter().map(|&node| tree.tokens()[node]).collect();
+        let closest = Closest::new(Decision::Verifier, f64::from(lead)).or(*closest);
+        (Block { tokens, nodes: tree.len(), closest }, accepted)
+    }
+}
