@@ -89,7 +89,13 @@ fn main() -> Result<()> {
         let first = task.inner.evaluate(&burn::module::Module::valid(&heads))?.metrics["dev_loss"].as_f64();
         let run = scratch.path().join(name);
         let task = Timed { started: Instant::now(), ..task };
-        train(heads, &task, &[], &options.training, &Place { folder: &run, key: name, title: "train-heads" })?;
+        train(
+            heads,
+            &task,
+            &[],
+            &options.training,
+            &Place { folder: &run, key: name, title: "train-heads", keep_checkpoints: false },
+        )?;
         let curve = task.curve.lock().expect("one thread");
         let &(seconds, last) = curve.last().expect("the last step is evaluated");
         let speed = (options.training.steps * BATCH * LENGTH) as f64 / seconds;

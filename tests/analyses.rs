@@ -24,7 +24,7 @@ impl Run {
     fn open() -> Self {
         let folder = world().join("runs/tiny");
         let backbone = Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::flex()).unwrap();
-        let heads = load_heads(&folder.join("heads"), &backbone.model, &backbone.hash).unwrap();
+        let heads = load_heads(&folder.join("heads"), &backbone).unwrap();
         let trace = Trace::open(&folder.join("traces/fables-test"), &backbone.identity()).unwrap();
         Self { backbone, heads, trace, set: report(world())["datasets"][0].clone() }
     }

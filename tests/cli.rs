@@ -101,10 +101,24 @@ fn the_report_holds_every_field_of_the_schema_as_a_number() {
     list(set, "tuning").iter().for_each(|point| assert_numbers(point, &["block_efficiency"]));
     assert_numbers(&set["looping"], &["documents", "share"]);
     let live = &set["live"];
-    assert_numbers(live, &["documents", "mismatches", "near_ties", "tokens_per_s", "autoregressive_tokens_per_s"]);
+    assert_numbers(live, &["documents", "mismatches", "near_ties"]);
     assert!(live["near_ties_by_kind"].is_object());
     assert_eq!(list(live, "variants").len(), VARIANTS.len() - 1);
-    list(live, "variants").iter().for_each(|v| assert_numbers(v, &["mismatches", "near_ties", "tokens_per_s"]));
+    list(live, "variants").iter().for_each(|v| assert_numbers(v, &["mismatches", "near_ties"]));
+    let timing = &set["timing"];
+    let totals = ["candidates_seconds", "lattices_seconds", "tokens_per_s", "autoregressive_tokens_per_s"];
+    assert_numbers(timing, &totals);
+    assert_eq!(list(timing, "variants").len(), VARIANTS.len() - 1);
+    for variant in list(timing, "variants") {
+        let ratio = number(variant, "replay_tokens_per_s") / number(variant, "tokens_per_s");
+        assert!((number(variant, "replay_over_live") / ratio - 1.0).abs() < 1e-9, "{variant}");
+        let tokens = number(variant, "replay_tokens_per_s") * number(variant, "replay_seconds");
+        assert!((tokens / number(set, "decoded_tokens") - 1.0).abs() < 1e-9, "{variant}");
+        let name = variant["name"].as_str().unwrap();
+        let scale = &list(set, "variants").iter().find(|v| v["name"] == name).unwrap()["lm_scale"];
+        assert!(variant["neural"] == false || (name.ends_with("small") || name.ends_with("whole")), "{name}");
+        assert!(variant["neural"] == false || *scale != 0.0, "{name} is switched off");
+    }
 }
 
 #[test]

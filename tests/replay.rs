@@ -33,6 +33,7 @@ fn assert_exact(set: &Value) {
 
 fn without_live(mut set: Value) -> Value {
     set["live"].take();
+    set["timing"].take();
     set
 }
 

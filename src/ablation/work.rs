@@ -161,7 +161,7 @@ impl<'a> Worker<'a> {
     fn compute(&self, run: &CellRun) -> Result<Report> {
         let workspace = self.workspace(run)?;
         workspace.describe()?;
-        stages::run(&workspace)
+        stages::run(&workspace, None)
     }
 
     /// What a run is made of.

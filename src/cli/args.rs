@@ -121,13 +121,28 @@ pub enum Command {
         only: Option<String>,
     },
     /// Replay every variant on the test traces, check a sample live, write the report
-    #[command(after_help = "Example:\n  draftsmith evaluate mine.toml --set evaluation.top_k=32")]
+    #[command(
+        after_help = "Examples:\n  draftsmith evaluate mine.toml --set evaluation.top_k=32\n  draftsmith evaluate mine.toml --set heads.keep_checkpoints=true --all-checkpoints\n  draftsmith evaluate mine.toml --heads runs/other/heads"
+    )]
     Evaluate {
         #[command(flatten)]
         config: ConfigFile,
         /// Keep every step of every variant with its drafts: sets evaluation.keep_steps
         #[arg(long)]
         keep_steps: bool,
+        /// Evaluate every checkpoint of the heads as well, by training step: sets evaluation.all_checkpoints
+        ///
+        /// The heads must have been trained with heads.keep_checkpoints. Plain decoding, the oracle and every variant without a
+        /// neural model are replayed with each checkpoint, at the settings that dev chose for the best one.
+        #[arg(long)]
+        all_checkpoints: bool,
+        /// Evaluate these trained heads instead of the run's own, and train none
+        ///
+        /// The folder `heads` of a run, the run's folder, or a heads.safetensors with its heads.json beside it, of the same backbone. What
+        /// follows from them goes to runs/NAME/other-heads/KEY, which is as a run of its own; the run's own heads, candidates and report are
+        /// not touched.
+        #[arg(long, value_name = "PATH")]
+        heads: Option<PathBuf>,
         #[command(flatten)]
         gates: Gates,
     },

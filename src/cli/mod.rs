@@ -55,7 +55,10 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Ablate(options) => ablate::ablate(common, options),
         Command::Plan(config) => ablate::plan(common, config),
         Command::Status { path } => ablate::status(common, path),
-        Command::Evaluate { config, keep_steps, gates } => stages::evaluate(common, config, *keep_steps, gates),
+        Command::Evaluate { config, keep_steps, all_checkpoints, heads, gates } => {
+            let flags = [("keep_steps", *keep_steps), ("all_checkpoints", *all_checkpoints)];
+            stages::evaluate(common, config, &flags, heads.as_deref(), gates)
+        }
         Command::Report { schema: true, .. } => print(&report::schema()),
         Command::Report { runs, output, gates, .. } => stages::report(common, runs, output.as_deref(), gates),
         Command::Generate(options) => generate::generate(common, options),

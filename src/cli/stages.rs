@@ -29,7 +29,7 @@ fn open(config: Config) -> Result<Workspace> {
 }
 
 pub fn run(common: &Common, file: &ConfigFile) -> Result<()> {
-    evaluate(common, file, false, &Gates { fail_under: Vec::new() })
+    evaluate(common, file, &[], None, &Gates { fail_under: Vec::new() })
 }
 
 pub fn pretrain(common: &Common, file: &ConfigFile) -> Result<()> {
@@ -80,13 +80,27 @@ pub fn train_rescorer(common: &Common, file: &ConfigFile, only: Option<&str>) ->
     print(&format!("{}\n", workspace.folder.join("rescorers").display()))
 }
 
-pub fn evaluate(common: &Common, file: &ConfigFile, keep_steps: bool, gates: &Gates) -> Result<()> {
+/// `flags` are keys of `[evaluation]`, each with whether the command line sets it.
+pub fn evaluate(
+    common: &Common,
+    file: &ConfigFile,
+    flags: &[(&str, bool)],
+    heads: Option<&Path>,
+    gates: &Gates,
+) -> Result<()> {
     let mut file = file.clone();
-    file.set.extend(keep_steps.then(|| "evaluation.keep_steps=true".to_owned()));
+    file.set.extend(flags.iter().filter(|(_, set)| *set).map(|(key, _)| format!("evaluation.{key}=true")));
     let Some(config) = load(common, &file)? else { return Ok(()) };
     config.traces.require_hidden("evaluate")?;
     let workspace = open(config)?;
-    let result = stages::run(&workspace)?;
+    let (workspace, heads) = match heads {
+        None => (workspace, None),
+        Some(path) => {
+            let (workspace, heads) = stages::other_heads(workspace, path)?;
+            (workspace, Some(heads))
+        }
+    };
+    let result = stages::run(&workspace, heads)?;
     show(common, &result, &workspace.folder.join("report"))?;
     report::check_gates(&result, &gates.fail_under)
 }

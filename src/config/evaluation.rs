@@ -51,6 +51,9 @@ pub struct EvaluationConfig {
     /// Keeps every step of every variant with its drafts, `report/steps/SET.jsonl.gz`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keep_steps: bool,
+    /// Evaluates every checkpoint of the heads as well; needs `heads.keep_checkpoints`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all_checkpoints: bool,
     /// Bootstrap resamples.
     pub bootstrap: usize,
     /// Names of the variants to evaluate, as in the report's table; empty: all. `bpd` is there in any case.
@@ -83,6 +86,7 @@ impl Default for EvaluationConfig {
             gates: vec![1.0, 2.0, 4.0],
             shares: vec![0.0, 0.25, 0.5, 0.75, 1.0],
             keep_steps: false,
+            all_checkpoints: false,
             bootstrap: 10_000,
             variants: Vec::new(),
             live_documents: 8,

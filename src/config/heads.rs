@@ -38,6 +38,11 @@ pub struct HeadsConfig {
     pub prompt_positions: bool,
     /// What the best checkpoint, and `training.patience`, go by: "dev-loss" or "dev-block-efficiency".
     pub choose_by: ChooseBy,
+    /// Keeps the weights at every multiple of `training.checkpoint_every` steps for `evaluate --all-checkpoints`, 4 bytes a
+    /// parameter each; off, only the latest and the best checkpoint stay. The heads are the same with it and without, so those
+    /// that are trained are not trained again for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keep_checkpoints: bool,
     /// Steps, learning rate and the rest.
     pub training: OptimizationConfig,
     /// Parts of the training, one after the other, each with data, targets and rate of its own; without any, it is all one.
@@ -59,6 +64,7 @@ impl Default for HeadsConfig {
             positions_per_step: 1024,
             prompt_positions: false,
             choose_by: ChooseBy::DevLoss,
+            keep_checkpoints: false,
             training: OptimizationConfig { steps: 200, learning_rate: 2e-3, ..OptimizationConfig::default() },
             stage: Vec::new(),
         }

@@ -178,6 +178,11 @@ impl RescorerConfig {
         }
     }
 
+    /// Whether it is fitted on what the heads propose.
+    pub fn reads_lattices(&self) -> bool {
+        matches!(self, Self::Transition(_) | Self::Lava(_))
+    }
+
     /// What text it is fitted on, where the configuration says it.
     fn text(&self) -> Option<&[TextSource]> {
         match self {

@@ -24,7 +24,7 @@ pub use family::{DraftHeads, Drafted, Heads, States};
 pub use ffn::FfnHeads;
 pub use linear::LinearHeads;
 pub use medusa::MedusaHeads;
-pub use saved::{load_heads, load_heads_to_train, save_heads};
+pub use saved::{copy_heads, hash_heads, heads_folder, load_heads, load_heads_at, load_heads_to_train, save_heads};
 pub use shared_ffn::SharedFfnHeads;
 pub use speculator::SpeculatorHeads;
 pub use stored::{StoredCandidates, block_starts};

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::time::Instant;
 
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,7 @@ pub struct StoredCandidates {
     first: Vec<usize>,
     /// By document: the most tokens its continuation could have had.
     limits: Vec<usize>,
+    seconds: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,12 +40,21 @@ struct Description {
     positions: usize,
 }
 
+/// What no two makings have in common, in a file of its own.
+const TIMINGS: &str = "timings.json";
+
+#[derive(Serialize, Deserialize)]
+struct Timings {
+    seconds: f64,
+}
+
 impl StoredCandidates {
     /// Computes the `k` best tokens of every head for `trace` and writes them into `folder`.
     ///
     /// # Errors
     /// What [`FrozenHeads::candidates`] refuses, an interrupt, a full disk; then nothing is left behind.
     pub fn make(trace: &Trace, heads: &FrozenHeads, model: &Model, k: usize, folder: &Path, title: &str) -> Result<()> {
+        let started = Instant::now();
         let (mut ids, mut scores, mut margins, mut spreads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut bar = Progress::new(title, trace.documents().len());
         let mut found_k = k.min(heads.vocabulary());
@@ -73,6 +84,7 @@ impl StoredCandidates {
             file.write_all(bytemuck::cast_slice(&spreads))
         })?;
         files::write_json(&folder.join("candidates.json"), &description)?;
+        files::write_json(&folder.join(TIMINGS), &Timings { seconds: started.elapsed().as_secs_f64() })?;
         bar.finish(&format!(
             "{} positions, the {found_k} best tokens of {} heads",
             description.positions,
@@ -101,7 +113,13 @@ impl StoredCandidates {
             bail!("{}: not the candidates of this trace. Remove its folder, and they are made again.", path.display());
         }
         let limits = trace.documents().iter().map(|document| document.limit).collect();
-        Ok(Self { description, map, first, limits })
+        let seconds = files::read_json(&folder.join(TIMINGS)).ok().map(|Timings { seconds }| seconds);
+        Ok(Self { description, map, first, limits, seconds })
+    }
+
+    /// Wall-clock seconds in which they were made; none of older ones.
+    pub fn seconds(&self) -> Option<f64> {
+        self.seconds
     }
 
     /// k

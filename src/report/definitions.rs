@@ -43,6 +43,10 @@ const DEFINITIONS: &[(&str, &str)] = &[
          ended; token by token, the next batch begins when all of the one before have ended.",
     ),
     (
+        "by_step",
+        "block_efficiency and ci95 on the evaluated split with the heads of each checkpoint, for plain bpd, the oracle and every variant that reads the heads and runs no neural model, at the settings and with the rescorers of chosen_step.",
+    ),
+    (
         "best_paths",
         "For each pbest- variant that was not switched off, its block_efficiency and verified_tokens_per_call on the evaluated split when its drafts are the p best paths under the settings that dev chose for the table's p (and plain bpd's draft besides, where evaluation.include_top1 is on and p is above 1).",
     ),
@@ -73,11 +77,16 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "bpd_block_efficiency_without",
         "Block efficiency of plain bpd over the documents that do not loop; null when every document loops.",
     ),
+    (
+        "candidates_seconds",
+        "Wall-clock seconds in which the heads' candidates were computed from the stored hidden states at every position of the evaluated split, whenever that was; replay reads them from disk.",
+    ),
     ("calls", "Verification forwards of the backbone for one document."),
     (
         "choice_share",
         "Of the slots behind the pinned one in the blocks drafted, the share that were left more than one candidate by top_k and the tuned gate.",
     ),
+    ("chosen_step", "The training step of the heads that dev chose, which every other number is about."),
     (
         "ci95",
         "The 2.5 % and 97.5 % quantiles of block_efficiency under a bootstrap that resamples whole groups of documents.",
@@ -142,6 +151,10 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "Bytes of keys and values read in a call behind 128, 512, 1,024 and 2,048 tokens, divided by block_efficiency: the backbone's once, a neural rescorer's once a slot.",
     ),
     (
+        "lattices_seconds",
+        "Wall-clock seconds in which the stored candidates were read and the lattices of every position built, once for all variants.",
+    ),
+    (
         "lm_scale",
         "a: the weight of the rescorer, whose score a path receives as (1-a) times the head score plus a times the \
          rescorer's; chosen on dev only, null without a rescorer.",
@@ -178,6 +191,10 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "near_ties_by_kind",
         "near_ties by the decision that was nearly tied: the verifier's first two tokens, the k-th candidate against the \
          next, the p-th path against the next, or the rescorer's argmax.",
+    ),
+    (
+        "neural",
+        "True where replay runs a language model, whose forwards are then part of replay_seconds; every other variant is replayed from stored lattices by table look-ups and a small network at most.",
     ),
     (
         "oracle",
@@ -220,10 +237,20 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "Of all pairs of neighbouring tokens in the variant's first drafts at the starts that plain bpd visits, the share whose two tokens are equal.",
     ),
     (
+        "replay_over_live",
+        "replay_tokens_per_s divided by tokens_per_s of the same variant on the same machine: how many times faster replay is than decoding.",
+    ),
+    (
+        "replay_seconds",
+        "Wall-clock seconds in which the variant walked all documents of the evaluated split once, from lattices in memory and at its final settings, on all threads; candidates_seconds, lattices_seconds and the search on dev are not in it.",
+    ),
+    ("replay_tokens_per_s", "decoded_tokens divided by replay_seconds."),
+    (
         "rescorer_flops_per_token",
         "Floating-point operations of the rescorers that have a say on one block, divided by block_efficiency; 0 for n-gram models, which look up.",
     ),
     ("sets", "The data sets that the line is fitted to."),
+    ("step", "The optimizer steps that the heads of a checkpoint were trained for."),
     ("share", "Looping documents divided by all documents of the data set."),
     ("slope", "The line's rise in tokens per backbone call for each further head of h_max."),
     (
@@ -236,6 +263,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "Decoded tokens of the documents decoded live, all together, divided by the wall-clock seconds from the first prompt \
          to the last token, prefill and drafting included; for a whole live check, over all its variants together.",
     ),
+    ("timing", "Seconds and speeds, the only numbers that differ between two evaluations of the same inputs."),
     ("top_k", "k: the candidates kept per head in the lattice."),
     (
         "tuned",

@@ -1,7 +1,8 @@
 //! Which plots a data set gets, and in which colours: a variant keeps its colour from plot to plot.
 
-use super::model::{BASELINE, BestPaths, Dataset};
-use super::svg::{Bar, BarChart, Colour, LineChart, Reference, Series, XAxis, YAxis};
+use super::format;
+use super::model::{BASELINE, BestPaths, Dataset, ORACLE, OraclePoint, Variant};
+use super::svg::{Bar, BarChart, Chart, Colour, Lengths, LineChart, Reference, Row, Series, XAxis, YAxis};
 use crate::evaluation::HeadQuality;
 
 /// A plot with its words.
@@ -9,6 +10,13 @@ pub struct Figure {
     pub title: &'static str,
     pub caption: String,
     pub svg: String,
+}
+
+impl Figure {
+    /// A plot whose drawing is called by its title and a few words that tell it from others of that title.
+    pub fn new(title: &'static str, which: &str, caption: impl Into<String>, chart: &impl Chart) -> Self {
+        Self { title, caption: caption.into(), svg: chart.svg(&format!("{title} {which}")) }
+    }
 }
 
 /// The plots of a data set, in reading order; those without data are left out.
@@ -26,6 +34,7 @@ pub fn figures(set: &Dataset) -> Vec<Figure> {
     if set.heads.len() > 1 {
         figures.extend([accuracy(set), entropy(set), entropies(set), reliability(set)]);
     }
+    figures.extend(by_step(set));
     if !set.oracle.is_empty() {
         figures.push(oracle(set));
     }
@@ -38,6 +47,12 @@ pub fn figures(set: &Dataset) -> Vec<Figure> {
     figures
 }
 
+const TOKENS_PER_CALL: &str = "tokens per backbone call";
+
+fn on(set: &Dataset, title: &'static str, caption: impl Into<String>, chart: &impl Chart) -> Figure {
+    Figure::new(title, &format!("on {}", set.name), caption, chart)
+}
+
 /// The baseline's grey, or the colour of the name's place among the variants, then the tuned.
 fn colour(set: &Dataset, name: &str) -> Colour {
     let variants = set.variants.iter().map(|v| &v.name).filter(|n| *n != BASELINE);
@@ -46,144 +61,93 @@ fn colour(set: &Dataset, name: &str) -> Colour {
 }
 
 fn efficiency(set: &Dataset) -> Figure {
-    let title = "Block efficiency by variant";
-    let bar = |v: &super::Variant| Bar {
+    let row = |v: &Variant| Row {
         label: v.name.clone(),
-        value: v.block_efficiency,
-        interval: v.ci95,
-        colour: colour(set, &v.name),
+        bars: vec![Bar { value: v.block_efficiency, interval: v.ci95, colour: colour(set, &v.name) }],
     };
-    let chart = BarChart {
-        title: format!("{title} on {}", set.name),
-        axis: "tokens per backbone call".into(),
-        bars: set.variants.iter().map(bar).collect(),
-        references: vec![Reference { label: "autoregressive".into(), value: 1.0, colour: Colour::Ink }],
-    };
-    let caption = "Whiskers are 95 % bootstrap intervals over groups of documents.".to_owned();
-    Figure { title, caption, svg: chart.svg() }
+    let chart = BarChart::new(Lengths::Efficiency(TOKENS_PER_CALL), set.variants.iter().map(row).collect())
+        .references(vec![autoregressive()]);
+    on(set, "Block efficiency by variant", "Whiskers are 95 % bootstrap intervals over groups of documents.", &chart)
+}
+
+/// One token a call.
+pub fn autoregressive() -> Reference {
+    Reference { label: "autoregressive".into(), value: 1.0, colour: Colour::Ink }
 }
 
 fn acceptance(set: &Dataset) -> Figure {
-    let title = "Acceptance by position";
-    let caption = "From position 2 on: position 1 is the backbone's own next token and always accepted.".to_owned();
-    let y_label = "share of blocks that accept this position";
-    Figure { title, caption, svg: by_position(set, title, y_label, |v| &v.accept_rate_by_position) }
+    let caption = "From position 2 on: position 1 is the backbone's own next token and always accepted.";
+    let chart = by_position(set, "share of blocks that accept this position", |v| &v.accept_rate_by_position);
+    on(set, "Acceptance by position", caption, &chart)
 }
 
 fn conditional_acceptance(set: &Dataset) -> Figure {
-    let title = "Acceptance after acceptance";
-    let caption = "Of the blocks that accepted the position before, the share that accept this one.".to_owned();
-    let y_label = "share of blocks that accepted the one before";
-    Figure { title, caption, svg: by_position(set, title, y_label, |v| &v.conditional_accept_rate_by_position) }
+    let caption = "Of the blocks that accepted the position before, the share that accept this one.";
+    let y = "share of blocks that accepted the one before";
+    let chart = by_position(set, y, |v| &v.conditional_accept_rate_by_position);
+    on(set, "Acceptance after acceptance", caption, &chart)
 }
 
 /// A rate of every variant from position 2 on.
-fn by_position(set: &Dataset, title: &str, y_label: &str, rates: fn(&super::Variant) -> &[f64]) -> String {
-    let series = |v: &super::Variant| Series {
-        label: v.name.clone(),
-        points: rates(v).iter().enumerate().skip(1).map(|(j, &rate)| [j as f64 + 1.0, rate]).collect(),
-        colour: colour(set, &v.name),
-        chosen: None,
+fn by_position<'a>(set: &Dataset, y: &'a str, rates: fn(&Variant) -> &[f64]) -> LineChart<'a> {
+    let series = |v: &Variant| {
+        let points = rates(v).iter().enumerate().skip(1).map(|(j, &rate)| [j as f64 + 1.0, rate]);
+        Series::new(&v.name, colour(set, &v.name), points)
     };
-    let chart = LineChart {
-        title: format!("{title} on {}", set.name),
-        x: XAxis::Positions,
-        x_label: "position in the block".into(),
-        y: YAxis::Shares,
-        y_label: y_label.into(),
-        series: set.variants.iter().map(series).collect(),
-        references: Vec::new(),
-    };
-    chart.svg()
+    LineChart::new(
+        XAxis::Positions("position in the block"),
+        YAxis::Shares(y),
+        set.variants.iter().map(series).collect(),
+    )
 }
 
 /// A line over the heads, of those that have the number.
-fn by_head(set: &Dataset, label: String, colour: Colour, value: impl Fn(&HeadQuality) -> Option<f64>) -> Series {
-    let points = set.heads.iter().filter_map(|head| Some([head.head as f64, value(head)?])).collect();
-    Series { label, points, colour, chosen: None }
+fn by_head(set: &Dataset, label: &str, colour: Colour, value: impl Fn(&HeadQuality) -> Option<f64>) -> Series {
+    Series::new(label, colour, set.heads.iter().filter_map(|head| Some([head.head as f64, value(head)?])))
 }
 
 fn accuracy(set: &Dataset) -> Figure {
-    let title = "Accuracy of the heads";
-    let chart = LineChart {
-        title: format!("{title} on {}", set.name),
-        x: XAxis::Positions,
-        x_label: "head".into(),
-        y: YAxis::Shares,
-        y_label: "share of positions".into(),
-        series: vec![
-            by_head(set, format!("among the top {}", set.top_k), Colour::Ink, |head| head.accuracy_top_k),
-            by_head(set, "first choice".into(), Colour::Accent, |head| head.accuracy),
-        ],
-        references: Vec::new(),
-    };
-    let caption = "At all positions, not only where blocks begin, and whatever the heads before said.".to_owned();
-    Figure { title, caption, svg: chart.svg() }
+    let top_k = format!("among the top {}", set.top_k);
+    let series = vec![
+        by_head(set, &top_k, Colour::Ink, |head| head.accuracy_top_k),
+        by_head(set, "first choice", Colour::Accent, |head| head.accuracy),
+    ];
+    let chart = LineChart::new(XAxis::Positions("head"), YAxis::Shares("share of positions"), series);
+    let caption = "At all positions, not only where blocks begin, and whatever the heads before said.";
+    on(set, "Accuracy of the heads", caption, &chart)
 }
 
 fn entropy(set: &Dataset) -> Figure {
-    let title = "Entropy of the heads";
-    let mut series = by_head(set, "mean entropy".into(), Colour::Accent, |head| Some(head.entropy));
-    series.chosen = set.h_max.map(|h| h as f64);
-    let chart = LineChart {
-        title: format!("{title} on {}", set.name),
-        x: XAxis::Positions,
-        x_label: "head".into(),
-        y: YAxis::FromZero,
-        y_label: "nats".into(),
-        series: vec![series],
-        references: Vec::new(),
-    };
-    let caption =
-        "Mean over positions; the ringed head is the last of an unbroken rise from head 2 on, h_max.".to_owned();
-    Figure { title, caption, svg: chart.svg() }
+    let series = by_head(set, "mean entropy", Colour::Accent, |head| Some(head.entropy));
+    let series = series.ringed(set.h_max.map(|h| h as f64));
+    let chart = LineChart::new(XAxis::Positions("head"), YAxis::FromZero("nats"), vec![series]);
+    let caption = "Mean over positions; the ringed head is the last of an unbroken rise from head 2 on, h_max.";
+    on(set, "Entropy of the heads", caption, &chart)
 }
 
 fn entropies(set: &Dataset) -> Figure {
-    let title = "Entropy by position";
-    let series = |(i, head): (usize, &HeadQuality)| Series {
-        label: format!("head {}", head.head),
-        points: head.entropy_histogram.iter().enumerate().map(|(bin, &share)| [bin as f64 / 2.0, share]).collect(),
-        colour: head_colour(i),
-        chosen: None,
+    let series = |(i, head): (usize, &HeadQuality)| {
+        let points = head.entropy_histogram.iter().enumerate().map(|(bin, &share)| [bin as f64 / 2.0, share]);
+        Series::new(format!("head {}", head.head), head_colour(i), points)
     };
-    let chart = LineChart {
-        title: format!("{title} on {}", set.name),
-        x: XAxis::Linear,
-        x_label: "entropy in nats, from".into(),
-        y: YAxis::Shares,
-        y_label: "share of positions".into(),
-        series: set.heads.iter().enumerate().map(series).collect(),
-        references: Vec::new(),
-    };
-    let caption = "A histogram for each head, in steps of half a nat.".to_owned();
-    Figure { title, caption, svg: chart.svg() }
+    let series = set.heads.iter().enumerate().map(series).collect();
+    let chart = LineChart::new(XAxis::Linear("entropy in nats, from"), YAxis::Shares("share of positions"), series);
+    on(set, "Entropy by position", "A histogram for each head, in steps of half a nat.", &chart)
 }
 
 fn reliability(set: &Dataset) -> Figure {
-    let title = "Reliability of the heads";
     let series = |(i, head): (usize, &HeadQuality)| {
-        let bins = &head.calibration.as_ref()?.bins;
-        let points = bins.iter().map(|bin| [bin.predicted, bin.bin_accuracy]).collect();
-        Some(Series { label: format!("head {}", head.head), points, colour: head_colour(i), chosen: None })
+        let points = head.calibration.as_ref()?.bins.iter().map(|bin| [bin.predicted, bin.bin_accuracy]);
+        Some(Series::new(format!("head {}", head.head), head_colour(i), points))
     };
-    let right = Series {
-        label: "as often as said".into(),
-        points: vec![[0.0, 0.0], [1.0, 1.0]],
-        colour: Colour::Baseline,
-        chosen: None,
-    };
-    let chart = LineChart {
-        title: format!("{title} on {}", set.name),
-        x: XAxis::Linear,
-        x_label: "predicted probability of the first choice".into(),
-        y: YAxis::Shares,
-        y_label: "share of positions where it is right".into(),
-        series: std::iter::once(right).chain(set.heads.iter().enumerate().filter_map(series)).collect(),
-        references: Vec::new(),
-    };
-    let caption = "Ten bins of equally many positions for each head; below the diagonal a head is too sure.".to_owned();
-    Figure { title, caption, svg: chart.svg() }
+    let right = Series::new("as often as said", Colour::Baseline, [[0.0, 0.0], [1.0, 1.0]]);
+    let chart = LineChart::new(
+        XAxis::Linear("predicted probability of the first choice"),
+        YAxis::Shares("share of positions where it is right"),
+        std::iter::once(right).chain(set.heads.iter().enumerate().filter_map(series)).collect(),
+    );
+    let caption = "Ten bins of equally many positions for each head; below the diagonal a head is too sure.";
+    on(set, "Reliability of the heads", caption, &chart)
 }
 
 /// The backbone's, then one for each head.
@@ -191,73 +155,68 @@ fn head_colour(i: usize) -> Colour {
     if i == 0 { Colour::Ink } else { Colour::Cycle(i - 1) }
 }
 
+/// The bands of many lines would hide each other: plain decoding, the oracle and the table's best variant have one.
+fn by_step(set: &Dataset) -> Option<Figure> {
+    let steps = set.by_step.as_ref()?;
+    let best = set.best().map(|v| v.name.as_str());
+    let series = |name: &str| {
+        let points = || steps.points.iter().filter(|point| point.variant == name);
+        let colour = if name == ORACLE { Colour::Ink } else { colour(set, name) };
+        let line = Series::new(name, colour, points().map(|point| [point.step as f64, point.block_efficiency]));
+        let line = line.ringed(Some(steps.chosen_step as f64));
+        let banded = [Some(BASELINE), Some(ORACLE), best].contains(&Some(name));
+        if banded { line.within(points().map(|point| point.ci95).collect()) } else { line }
+    };
+    let series = steps.variants().into_iter().map(series).collect();
+    let chart = LineChart::new(XAxis::Linear("training step"), YAxis::Linear(TOKENS_PER_CALL), series);
+    let caption = format!(
+        "Heads of every checkpoint, at the settings that dev chose for those of step {}, which is ringed; bands are 95 % \
+         bootstrap intervals.",
+        format::count(steps.chosen_step)
+    );
+    Some(on(set, "Block efficiency by training step", caption, &chart))
+}
+
 fn oracle(set: &Dataset) -> Figure {
-    let title = "Oracle by candidates per head";
-    let series = |label: &str, colour, value: fn(&super::OraclePoint) -> f64| Series {
-        label: label.into(),
-        points: by_x(set.oracle.iter().map(|p| [p.top_k as f64, value(p)])),
-        colour,
-        chosen: None,
+    // Colours that no variant has.
+    let series = |label: &str, colour, value: fn(&OraclePoint) -> f64| {
+        Series::new(label, colour, by_x(set.oracle.iter().map(|p| [p.top_k as f64, value(p)])))
     };
+    let series = vec![
+        series("fewest calls (dp)", Colour::Ink, |p| p.block_efficiency_dp),
+        series("longest each step", Colour::Accent, |p| p.block_efficiency),
+    ];
     let best = set.best().filter(|v| v.name != BASELINE);
-    let references = set.baseline().into_iter().chain(best);
-    let chart = LineChart {
-        title: format!("{title} on {}", set.name),
-        x: XAxis::Log2,
-        x_label: "candidates per head, k".into(),
-        y: YAxis::Linear,
-        y_label: "tokens per backbone call".into(),
-        // Colours that no variant has.
-        series: vec![
-            series("fewest calls (dp)", Colour::Ink, |p| p.block_efficiency_dp),
-            series("longest each step", Colour::Accent, |p| p.block_efficiency),
-        ],
-        references: references
-            .map(|v| Reference { label: v.name.clone(), value: v.block_efficiency, colour: colour(set, &v.name) })
-            .collect(),
-    };
+    let reference =
+        |v: &Variant| Reference { label: v.name.clone(), value: v.block_efficiency, colour: colour(set, &v.name) };
+    let chart = LineChart::new(XAxis::Log2("candidates per head, k"), YAxis::Linear(TOKENS_PER_CALL), series)
+        .references(set.baseline().into_iter().chain(best).map(reference).collect());
     let caption =
         format!("What a perfect choice from the top-k lattice would reach. The variants use k = {}.", set.top_k);
-    Figure { title, caption, svg: chart.svg() }
+    on(set, "Oracle by candidates per head", caption, &chart)
 }
 
 fn best_paths(set: &Dataset) -> Figure {
-    let title = "What more paths buy";
-    let svg = best_path_lines(set, title, "paths, p", |point| point.paths as f64);
-    let caption = "The p best paths on test, with the settings that dev chose for the table's p.".to_owned();
-    Figure { title, caption, svg }
+    let caption = "The p best paths on test, with the settings that dev chose for the table's p.";
+    on(set, "What more paths buy", caption, &best_path_lines(set, "paths, p", |point| point.paths as f64))
 }
 
 fn best_paths_by_nodes(set: &Dataset) -> Figure {
-    let title = "What more nodes buy";
-    let svg = best_path_lines(set, title, "draft nodes per call", |point| point.verified_tokens_per_call);
-    let caption = "The same by what a call verifies, prefixes shared.".to_owned();
-    Figure { title, caption, svg }
+    let chart = best_path_lines(set, "draft nodes per call", |point| point.verified_tokens_per_call);
+    on(set, "What more nodes buy", "The same by what a call verifies, prefixes shared.", &chart)
 }
 
-fn best_path_lines(set: &Dataset, title: &str, x_label: &str, x: fn(&BestPaths) -> f64) -> String {
+fn best_path_lines<'a>(set: &Dataset, x_label: &'a str, x: fn(&BestPaths) -> f64) -> LineChart<'a> {
     let mut names: Vec<&str> = set.best_paths.iter().map(|point| point.variant.as_str()).collect();
     names.dedup();
-    let series = |name: &&str| Series {
-        label: (*name).to_owned(),
-        points: by_x(set.best_paths.iter().filter(|p| p.variant == **name).map(|p| [x(p), p.block_efficiency])),
-        colour: colour(set, name),
-        chosen: None,
+    let series = |name: &&str| {
+        let points = set.best_paths.iter().filter(|p| p.variant == **name).map(|p| [x(p), p.block_efficiency]);
+        Series::new(*name, colour(set, name), by_x(points))
     };
-    let chart = LineChart {
-        title: format!("{title} on {}", set.name),
-        x: XAxis::Log2,
-        x_label: x_label.into(),
-        y: YAxis::Linear,
-        y_label: "tokens per backbone call".into(),
-        series: names.iter().map(series).collect(),
-        references: Vec::new(),
-    };
-    chart.svg()
+    LineChart::new(XAxis::Log2(x_label), YAxis::Linear(TOKENS_PER_CALL), names.iter().map(series).collect())
 }
 
 fn tuning(set: &Dataset) -> Figure {
-    let title = "Rescorer weight on dev";
     let mut names: Vec<&str> = Vec::new();
     // Other settings are in the file.
     let scales = || set.tuning.iter().filter(|point| point.parameter == "lm_scale");
@@ -266,23 +225,15 @@ fn tuning(set: &Dataset) -> Figure {
             names.push(&point.variant);
         }
     }
-    let series = |name: &&str| Series {
-        label: (*name).to_owned(),
-        points: by_x(scales().filter(|p| p.variant == **name).map(|p| [p.value, p.block_efficiency])),
-        colour: colour(set, name),
-        chosen: set.variants.iter().find(|v| v.name == **name).and_then(|v| v.lm_scale),
+    let series = |name: &&str| {
+        let points = scales().filter(|p| p.variant == **name).map(|p| [p.value, p.block_efficiency]);
+        let chosen = set.variants.iter().find(|v| v.name == **name).and_then(|v| v.lm_scale);
+        Series::new(*name, colour(set, name), by_x(points)).ringed(chosen)
     };
-    let chart = LineChart {
-        title: format!("{title} of {}", set.name),
-        x: XAxis::Linear,
-        x_label: "lm_scale".into(),
-        y: YAxis::Linear,
-        y_label: "tokens per backbone call, on dev".into(),
-        series: names.iter().map(series).collect(),
-        references: Vec::new(),
-    };
-    let caption = "The ringed weight is the one the test uses; test documents had no part in choosing it.".to_owned();
-    Figure { title, caption, svg: chart.svg() }
+    let y = YAxis::Linear("tokens per backbone call, on dev");
+    let chart = LineChart::new(XAxis::Linear("lm_scale"), y, names.iter().map(series).collect());
+    let caption = "The ringed weight is the one the test uses; test documents had no part in choosing it.";
+    Figure::new("Rescorer weight on dev", &format!("of {}", set.name), caption, &chart)
 }
 
 fn by_x(points: impl Iterator<Item = [f64; 2]>) -> Vec<[f64; 2]> {

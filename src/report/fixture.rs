@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 use crate::evaluation::{Cost, Example, ExampleBlock, Examples, HeadQuality, Regression, calibration};
 
 use super::model::{
-    BestPaths, Dataset, Live, LiveVariant, Looping, OraclePoint, Report, SameStarts, TuningPoint, Variant,
+    BestPaths, BySteps, Dataset, Live, LiveVariant, Looping, OraclePoint, Report, SameStarts, StepPoint, TuningPoint,
+    Variant,
 };
+use super::timing::{Timing, VariantTiming};
 
 /// Three variants with everything measured.
 pub fn report() -> Report {
@@ -27,7 +29,9 @@ pub fn report() -> Report {
             best: vec![example("tale-7", 4.0, [" Pip found", " it"])],
             worst: vec![example("tale-3", 1.25, [" He", " was was"])],
         }),
+        by_step: Some(by_step()),
         live: Some(live()),
+        timing: Some(timing()),
         ..dataset("tales")
     };
     set.set_heads((1..=9).map(head).collect());
@@ -57,10 +61,12 @@ fn dataset(name: &str) -> Dataset {
         variants: Vec::new(),
         oracle: Vec::new(),
         tuning: Vec::new(),
+        by_step: None,
         best_paths: Vec::new(),
         examples: None,
         looping: Looping { documents: 12, share: 0.06, bpd_block_efficiency_without: Some(1.462) },
         live: None,
+        timing: None,
     }
 }
 
@@ -149,12 +155,36 @@ fn live() -> Live {
         mismatches: 0,
         near_ties: 2,
         near_ties_by_kind: [("top-k".into(), 1), ("verifier".into(), 1)].into(),
-        tokens_per_s: 41.25,
-        autoregressive_tokens_per_s: 30.5,
-        variants: ["bpd", "2-gram"]
-            .map(|name| LiveVariant { name: name.into(), mismatches: 0, near_ties: 1, tokens_per_s: 44.5 })
-            .into(),
+        variants: ["bpd", "2-gram"].map(|name| LiveVariant { name: name.into(), mismatches: 0, near_ties: 1 }).into(),
     }
+}
+
+/// Decoded live were the first two.
+fn timing() -> Timing {
+    let replayed = |name, seconds| VariantTiming::replayed(name, name == "16-best 3-gram", 18_944, seconds);
+    let mut timing = Timing {
+        candidates_seconds: Some(61.25),
+        lattices_seconds: Some(0.75),
+        tokens_per_s: Some(41.25),
+        autoregressive_tokens_per_s: Some(30.5),
+        variants: vec![replayed("bpd", 0.5), replayed("2-gram", 2.0), replayed("16-best 3-gram", 64.0)],
+    };
+    timing.set_live("bpd", 44.5);
+    timing.set_live("2-gram", 38.5);
+    timing
+}
+
+/// Plain decoding and one other variant after three trainings.
+fn by_step() -> BySteps {
+    let point = |step, variant: &str, block_efficiency: f64| StepPoint {
+        step,
+        variant: variant.into(),
+        block_efficiency,
+        ci95: [block_efficiency - 0.03, block_efficiency + 0.04],
+    };
+    let points = [(50, 1.31, 1.402), (100, 1.48, 1.7), (150, 1.525, 1.739)];
+    let of_step = |(step, plain, local)| [point(step, "bpd", plain), point(step, "2-gram", local)];
+    BySteps { chosen_step: 150, points: points.into_iter().flat_map(of_step).collect() }
 }
 
 fn provenance() -> serde_json::Map<String, Value> {

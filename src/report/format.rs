@@ -68,6 +68,12 @@ pub fn scaled(x: f64, unit: &str) -> String {
     format!("{} {}{unit}", fixed(value, decimals), steps[step]).trim_end().to_owned()
 }
 
+/// Three digits, as far as decimals go: `0.0123`, `1.23`, `123`.
+pub fn three_digits(x: f64) -> String {
+    let magnitude = if x > 0.0 { x.log10().floor() as i32 } else { 0 };
+    fixed(x, (2 - magnitude).clamp(0, 6) as usize)
+}
+
 /// `1 document`, `200 documents`.
 pub fn counted(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(n), if n == 1 { one } else { many })

@@ -1,7 +1,8 @@
 //! The tables besides the variants' one, shared by the page and Markdown so that they cannot disagree.
 
-use super::format;
-use super::model::Dataset;
+use super::model::{BySteps, Dataset, StepPoint};
+use super::timing::{Timing, VariantTiming};
+use super::{format, summary};
 use crate::evaluation::{Cost, Example, Examples, HeadQuality, KV_CONTEXTS};
 
 /// A table whose rows have a name and some numbers.
@@ -39,16 +40,74 @@ pub fn grids(set: &Dataset) -> Vec<Grid> {
     if !set.heads.is_empty() {
         grids.push(heads(set));
     }
+    grids.extend(set.by_step.as_ref().map(by_step));
     if !set.best_paths.is_empty() {
         grids.push(best_paths(set));
     }
     if set.variants.iter().any(|variant| variant.cost.is_some()) {
         grids.push(costs(set));
     }
+    grids.extend(set.timing.as_ref().map(timing));
+    // The page writes these documents out below.
     if let Some(examples) = &set.examples {
         grids.push(documents(examples));
     }
     grids
+}
+
+/// A row for each step, a column for each variant.
+fn by_step(steps: &BySteps) -> Grid {
+    let names = steps.variants();
+    let row = |points: &[StepPoint]| {
+        let chosen = if points[0].step == steps.chosen_step { " (chosen)" } else { "" };
+        let cell = |point: &StepPoint| {
+            let text = format!("{} {}", format::efficiency(point.block_efficiency), format::interval(point.ci95));
+            GridCell::new(text, point.block_efficiency)
+        };
+        (format!("{}{chosen}", format::count(points[0].step)), points.iter().map(cell).collect())
+    };
+    Grid {
+        title: "By training step",
+        rows_are: "step",
+        note:
+            "Block efficiency with its 95 % interval with the heads of each checkpoint, at the settings and with the \
+               rescorers of the chosen one."
+                .into(),
+        headings: names.iter().map(|name| ((*name).to_owned(), "by_step")).collect(),
+        rows: steps.points.chunk_by(|a, b| a.step == b.step).map(row).collect(),
+    }
+}
+
+/// Replay beside live decoding.
+fn timing(timing: &Timing) -> Grid {
+    let row = |variant: &VariantTiming| {
+        let speed = |value| GridCell::or_nothing(value, |x| format::scaled(x, ""));
+        let times = |value| GridCell::or_nothing(value, |x| format!("{}×", format::three_digits(x)));
+        let alone = timing.autoregressive_tokens_per_s;
+        let cells = vec![
+            GridCell::new(if variant.neural { "yes" } else { "no" }.into(), f64::from(variant.neural)),
+            GridCell::or_nothing(variant.replay_seconds, format::three_digits),
+            speed(variant.replay_tokens_per_s),
+            speed(variant.tokens_per_s),
+            times(variant.tokens_per_s.zip(alone).map(|(live, alone)| live / alone)),
+            times(variant.replay_over_live),
+        ];
+        (variant.name.clone(), cells)
+    };
+    Grid {
+        title: "Timing",
+        rows_are: "variant",
+        note: summary::timing(timing),
+        headings: vec![
+            ("neural".into(), "neural"),
+            ("replay (s)".into(), "replay_seconds"),
+            ("replay, tokens/s".into(), "replay_tokens_per_s"),
+            ("live, tokens/s".into(), "tokens_per_s"),
+            ("live / autoregressive".into(), "autoregressive_tokens_per_s"),
+            ("replay / live".into(), "replay_over_live"),
+        ],
+        rows: timing.variants.iter().map(row).collect(),
+    }
 }
 
 /// A row for each variant, a column for each p.

@@ -134,16 +134,12 @@ impl Section {
 
 impl LiveSection {
     fn new(live: &Live, report: &Report) -> Self {
-        let columns = [("mismatches", "mismatches"), ("near-ties", "near_ties"), ("tokens/s", "tokens_per_s")];
-        let mut headings = headings(columns.into_iter(), report);
-        headings.push(Heading { text: "speed-up".into(), definition: "tokens/s over autoregressive tokens/s.".into() });
+        let columns = [("mismatches", "mismatches"), ("near-ties", "near_ties")];
+        let headings = headings(columns.into_iter(), report);
         let rows = live.variants.iter().map(|v| {
-            let speed_up = v.tokens_per_s / live.autoregressive_tokens_per_s;
             let cells = vec![
                 Cell::new(format::count(v.mismatches), v.mismatches as f64),
                 Cell::new(format::count(v.near_ties), v.near_ties as f64),
-                Cell::new(format::fixed(v.tokens_per_s, 1), v.tokens_per_s),
-                Cell::new(format!("{}×", format::fixed(speed_up, 2)), speed_up),
             ];
             Row { name: v.name.clone(), best: false, cells }
         });
@@ -249,7 +245,7 @@ mod tests {
     fn one_drawing_for_each_plot_with_shapes_in_it() {
         let page = page(|_| ());
         let drawings = drawings(&page);
-        assert_eq!(drawings.len(), 11);
+        assert_eq!(drawings.len(), 12);
         for drawing in drawings {
             assert!(drawing.contains("viewBox=") && drawing.contains("role=\"img\"><title>"));
             assert!(["<rect class=\"bar\"", "<polyline"].iter().any(|shape| drawing.contains(shape)));
@@ -259,11 +255,12 @@ mod tests {
 
     #[test]
     fn plots_without_data_are_left_out() {
-        assert_eq!(drawings(&page(|r| r.datasets[0].oracle.clear())).len(), 10);
-        assert_eq!(drawings(&page(|r| r.datasets[0].heads.clear())).len(), 7);
-        assert_eq!(drawings(&page(|r| r.datasets[0].best_paths.clear())).len(), 9);
+        assert_eq!(drawings(&page(|r| r.datasets[0].oracle.clear())).len(), 11);
+        assert_eq!(drawings(&page(|r| r.datasets[0].heads.clear())).len(), 8);
+        assert_eq!(drawings(&page(|r| r.datasets[0].by_step = None)).len(), 11);
+        assert_eq!(drawings(&page(|r| r.datasets[0].best_paths.clear())).len(), 10);
         assert_eq!(drawings(&html(&fixture::smallest()).unwrap()).len(), 3);
-        assert_eq!(drawings(&page(|r| r.datasets[0].variants.truncate(1))).len(), 11);
+        assert_eq!(drawings(&page(|r| r.datasets[0].variants.truncate(1))).len(), 12);
         assert_eq!(drawings(&page(|r| r.datasets.clear())).len(), 0);
     }
 
@@ -289,7 +286,9 @@ mod tests {
             (block.accepted, block.rejected) = (evil.into(), evil.into());
             let live = set.live.as_mut().unwrap();
             live.near_ties_by_kind.insert(evil.into(), 1);
-            live.variants.push(LiveVariant { name: evil.into(), mismatches: 0, near_ties: 0, tokens_per_s: 1.0 });
+            live.variants.push(LiveVariant { name: evil.into(), mismatches: 0, near_ties: 0 });
+            set.timing.as_mut().unwrap().variants[0].name = evil.into();
+            set.by_step.as_mut().unwrap().points[0].variant = evil.into();
         });
         assert!(page.contains("&lt;img") && !page.contains("<img"));
     }

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::model::{Report, SCHEMA_VERSION};
+use super::timing;
 use crate::error::{Error, Result, bail};
 
 /// Pretty-printed JSON with a final newline; the order of its fields never changes.
@@ -33,7 +35,15 @@ pub fn from_json(text: &str) -> Result<Report> {
             header.schema_version
         );
     }
-    serde_json::from_str(text).map_err(|e| {
+    let report = if header.schema_version < 4 {
+        serde_json::from_str(text).and_then(|mut older: Value| {
+            timing::out_of_live_check(&mut older);
+            serde_json::from_value(older)
+        })
+    } else {
+        serde_json::from_str(text)
+    };
+    report.map_err(|e| {
         Error::new(format!(
             "the report does not follow schema version {}: {e}. Run the evaluation again to write it anew.",
             header.schema_version
@@ -51,7 +61,6 @@ pub fn read(path: &Path) -> Result<Report> {
 mod tests {
     use super::*;
     use crate::report::fixture;
-    use serde_json::Value;
 
     #[test]
     fn round_trips_to_the_byte() {
@@ -111,11 +120,20 @@ mod tests {
             "/live/mismatches",
             "/live/near_ties",
             "/live/near_ties_by_kind/verifier",
-            "/live/tokens_per_s",
-            "/live/autoregressive_tokens_per_s",
             "/live/variants/0/mismatches",
             "/live/variants/0/near_ties",
-            "/live/variants/0/tokens_per_s",
+            "/by_step/chosen_step",
+            "/by_step/points/0/step",
+            "/by_step/points/0/block_efficiency",
+            "/by_step/points/0/ci95/1",
+            "/timing/candidates_seconds",
+            "/timing/lattices_seconds",
+            "/timing/tokens_per_s",
+            "/timing/autoregressive_tokens_per_s",
+            "/timing/variants/0/replay_seconds",
+            "/timing/variants/0/replay_tokens_per_s",
+            "/timing/variants/0/tokens_per_s",
+            "/timing/variants/0/replay_over_live",
         ];
         for pointer in numbers {
             assert!(set.pointer(pointer).is_some_and(Value::is_number), "{pointer}");
@@ -137,7 +155,7 @@ mod tests {
         };
         remove(&mut json, &["efficiency_by_h_max"]);
         let set = &mut json["datasets"][0];
-        remove(set, &["heads", "h_max", "autoregressive_cost", "best_paths", "examples"]);
+        remove(set, &["heads", "h_max", "autoregressive_cost", "by_step", "best_paths", "examples", "timing"]);
         for variant in set["variants"].as_array_mut().unwrap() {
             remove(variant, &["conditional_accept_rate_by_position", "cost"]);
         }
@@ -146,10 +164,32 @@ mod tests {
         assert!(!text.contains("\n### ") && page.matches("<svg ").count() == 4);
     }
 
+    /// Version 3 had its speeds among the live check's numbers.
+    #[test]
+    fn finds_the_speeds_of_older_reports() {
+        let mut json = serde_json::to_value(fixture::report()).unwrap();
+        json["schema_version"] = 3.into();
+        let set = json["datasets"][0].as_object_mut().unwrap();
+        set.remove("timing").unwrap();
+        let live = set.get_mut("live").unwrap();
+        live["tokens_per_s"] = 41.5.into();
+        live["autoregressive_tokens_per_s"] = 30.25.into();
+        live["variants"][1]["tokens_per_s"] = 12.5.into();
+        let report = from_json(&json.to_string()).unwrap();
+        let timing = report.datasets[0].timing.as_ref().unwrap();
+        assert_eq!((timing.tokens_per_s, timing.autoregressive_tokens_per_s), (Some(41.5), Some(30.25)));
+        let second = &timing.variants[1];
+        assert_eq!((&*second.name, second.tokens_per_s, second.replay_over_live), ("2-gram", Some(12.5), None));
+        // Written anew under its old version, it is read as it is.
+        let again = from_json(&to_json(&report).unwrap()).unwrap();
+        assert!(again == report);
+        assert!(!crate::report::html(&report).unwrap().contains("NaN"));
+    }
+
     #[test]
     fn refuses_a_newer_schema_even_one_it_cannot_parse() {
         let error = from_json(r#"{"schema_version": 99, "somewhere": "else"}"#).unwrap_err().to_string();
-        assert!(error.contains("schema version 99") && error.contains("reads up to 3"), "{error}");
+        assert!(error.contains("schema version 99") && error.contains("reads up to 4"), "{error}");
     }
 
     #[test]

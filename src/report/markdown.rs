@@ -162,8 +162,7 @@ Oracle, each step its longest / fewest calls (dp): k=1 1.525 / 1.525, k=2 1.784 
 
 12 of 200 documents (6.0 %) loop; without them bpd has a block efficiency of 1.462.
 
-Live check: 50 documents decoded live with 2 variants: 0 mismatches, 2 near-ties (top-k 1, verifier 1). All variants \
-together decode 41.2 tokens/s, autoregressive decoding 30.5.
+Live check: 50 documents decoded live with 2 variants: 0 mismatches, 2 near-ties (top-k 1, verifier 1).
 "
         );
         let heads = "\

@@ -35,6 +35,7 @@ mod page;
 mod schema;
 mod summary;
 mod svg;
+mod timing;
 mod training;
 
 use std::path::Path;
@@ -47,11 +48,12 @@ pub use html::html;
 pub use json::{from_json, read, to_json};
 pub use markdown::{markdown, table};
 pub use model::{
-    BASELINE, BestPaths, Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, SameStarts,
-    TuningPoint, Variant,
+    BASELINE, BestPaths, BySteps, Dataset, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION,
+    SameStarts, StepPoint, TuningPoint, Variant,
 };
 pub use schema::schema;
 pub use summary::summary;
+pub use timing::{Timing, VariantTiming};
 pub use training::write_training;
 
 use crate::error::{Error, Result};

@@ -9,10 +9,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::timing::Timing;
 use crate::evaluation::{Cost, Examples, HeadQuality, Regression, h_max, regression};
 
 /// The version that [`Report::new`] stamps. It rises whenever an older reader would misread a newer file.
-pub const SCHEMA_VERSION: u64 = 3;
+pub const SCHEMA_VERSION: u64 = 4;
 
 /// The variant that every gain is measured against: plain blockwise parallel decoding.
 pub const BASELINE: &str = "bpd";
@@ -71,6 +72,9 @@ pub struct Dataset {
     pub oracle: Vec<OraclePoint>,
     /// The search for each variant's settings on dev; empty where nothing was tuned.
     pub tuning: Vec<TuningPoint>,
+    /// The heads of every checkpoint; none where only those of the best were evaluated.
+    #[serde(default)]
+    pub by_step: Option<BySteps>,
     /// What more drafts buy the `pbest-` variants; empty where none was tried.
     #[serde(default)]
     pub best_paths: Vec<BestPaths>,
@@ -81,6 +85,9 @@ pub struct Dataset {
     pub examples: Option<Examples>,
     /// The check by live decoding, where one was made.
     pub live: Option<Live>,
+    /// How long it took; none in older reports without a live check.
+    #[serde(default)]
+    pub timing: Option<Timing>,
 }
 
 /// One way of drafting and verifying, measured over a whole data set.
@@ -186,6 +193,39 @@ pub struct TuningPoint {
     pub block_efficiency: f64,
 }
 
+/// Block efficiency in the course of the heads' training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BySteps {
+    /// The step of the heads that everything else is about.
+    pub chosen_step: u64,
+    /// By rising step, at each in the order of [`Dataset::variants`].
+    pub points: Vec<StepPoint>,
+}
+
+impl BySteps {
+    /// The variants, in their order.
+    pub fn variants(&self) -> Vec<&str> {
+        let first = self.points.first().map(|point| point.step);
+        let of_first = self.points.iter().filter(|point| Some(point.step) == first);
+        of_first.map(|point| point.variant.as_str()).collect()
+    }
+}
+
+/// A variant with the heads of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StepPoint {
+    /// Steps that the heads were trained for.
+    pub step: u64,
+    /// As in [`Variant::name`].
+    pub variant: String,
+    /// On the evaluated split.
+    pub block_efficiency: f64,
+    /// As in [`Variant::ci95`].
+    pub ci95: [f64; 2],
+}
+
 /// A `pbest-` variant with another number of drafts, its settings kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -227,10 +267,6 @@ pub struct Live {
     pub near_ties: u64,
     /// The same, by the kind of decision that was nearly tied.
     pub near_ties_by_kind: BTreeMap<String, u64>,
-    /// Decoded tokens per second over all variants together.
-    pub tokens_per_s: f64,
-    /// Decoded tokens per second of one-token-a-call decoding of the same documents.
-    pub autoregressive_tokens_per_s: f64,
     /// In the order of [`Dataset::variants`].
     pub variants: Vec<LiveVariant>,
 }
@@ -245,8 +281,6 @@ pub struct LiveVariant {
     pub mismatches: u64,
     /// As in [`Live::near_ties`], of this variant alone.
     pub near_ties: u64,
-    /// Decoded tokens per second of this variant.
-    pub tokens_per_s: f64,
 }
 
 /// How older reports decoded.

@@ -2,6 +2,7 @@
 
 use super::format;
 use super::model::{BASELINE, Dataset, Live, Report, Variant};
+use super::timing::Timing;
 
 /// What the page opens with: a claim for every data set, and what all of them together say.
 pub fn claims(report: &Report) -> Vec<String> {
@@ -59,17 +60,37 @@ pub fn live(live: &Live) -> String {
     let kinds: Vec<_> =
         live.near_ties_by_kind.iter().map(|(kind, n)| format!("{kind} {}", format::count(*n))).collect();
     let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
-    let together = if live.batch > 1 { format!(", {} documents side by side", live.batch) } else { String::new() };
+    let together = if live.batch > 1 { format!(", {} side by side,", live.batch) } else { String::new() };
     format!(
-        "{} decoded live with {}: {}, {}{kinds}. All variants together decode {} tokens/s, autoregressive decoding \
-         {}{together}.",
+        "{} decoded live{together} with {}: {}, {}{kinds}.",
         format::counted(live.documents, "document", "documents"),
         format::counted(live.variants.len() as u64, "variant", "variants"),
         format::counted(live.mismatches, "mismatch", "mismatches"),
         format::counted(live.near_ties, "near-tie", "near-ties"),
-        format::fixed(live.tokens_per_s, 1),
-        format::fixed(live.autoregressive_tokens_per_s, 1),
     )
+}
+
+/// What is not about one variant, and what the variants' numbers are.
+pub fn timing(timing: &Timing) -> String {
+    let seconds = |x| format!("{} s", format::three_digits(x));
+    let mut sentences = Vec::new();
+    if let Some(lattices) = timing.lattices_seconds {
+        let computed =
+            timing.candidates_seconds.map(|x| format!("The heads' candidates took {} to compute and the ", seconds(x)));
+        sentences.push(format!(
+            "{}lattices {} to build, once for all variants; replay begins there, on all threads.",
+            computed.unwrap_or_else(|| "The ".into()),
+            seconds(lattices)
+        ));
+    }
+    if let (Some(together), Some(alone)) = (timing.tokens_per_s, timing.autoregressive_tokens_per_s) {
+        sentences.push(format!(
+            "Live, all variants together decode {} tokens/s, autoregressive decoding {}.",
+            format::fixed(together, 1),
+            format::fixed(alone, 1)
+        ));
+    }
+    sentences.join(" ")
 }
 
 fn efficiency(variant: &Variant) -> String {

@@ -137,38 +137,33 @@ fn figures(lines: &[Line]) -> Vec<Figure> {
         Chart {
             title: "Loss",
             definition: "Cross-entropy in nats per target; for heads, the mean over the heads weighted by loss_weights.",
-            y: YAxis::Linear,
-            y_label: "nats per target",
+            y: YAxis::Linear("nats per target"),
             curves: vec![train(|l| l.loss), dev(|l| l.dev_loss)],
         },
         Chart {
             title: "Accuracy by head on dev",
             definition: "The share of a head's dev targets that are its first choice.",
-            y: YAxis::Shares,
-            y_label: "share of targets",
+            y: YAxis::Shares("share of targets"),
             curves: (0..heads).map(head).collect(),
         },
         Chart {
             title: "Block efficiency on dev",
             definition: "Decoded tokens divided by backbone calls, both summed over the dev documents, when plain \
                          blockwise decoding (every head's first choice) is replayed on them.",
-            y: YAxis::Linear,
-            y_label: "tokens per backbone call",
+            y: YAxis::Linear("tokens per backbone call"),
             curves: vec![dev(|l| l.dev_block_efficiency)],
         },
         Chart {
             title: "Learning rate",
             definition: "The factor, without unit, that the optimizer's normalised update is multiplied by.",
-            y: YAxis::FromZero,
-            y_label: "learning rate",
+            y: YAxis::FromZero("learning rate"),
             curves: vec![train(|l| l.learning_rate)],
         },
         Chart {
             title: "Gradient norm",
             definition: "The Euclidean norm of the loss's gradient over all parameters, before clipping, in nats per \
                          target per unit of parameter.",
-            y: YAxis::FromZero,
-            y_label: "norm before clipping",
+            y: YAxis::FromZero("norm before clipping"),
             curves: vec![train(|l| l.gradient_norm)],
         },
     ];
@@ -183,16 +178,15 @@ fn curve(
     chosen: Option<f64>,
     value: impl Fn(&Line) -> Option<f64>,
 ) -> Series {
-    let points = lines.iter().filter_map(|line| Some([line.step as f64, value(line)?])).collect();
-    Series { label: label.to_owned(), points, colour, chosen }
+    let points = lines.iter().filter_map(|line| Some([line.step as f64, value(line)?]));
+    Series::new(label, colour, points).ringed(chosen)
 }
 
 struct Chart {
     title: &'static str,
     /// One sentence.
     definition: &'static str,
-    y: YAxis,
-    y_label: &'static str,
+    y: YAxis<'static>,
     curves: Vec<Series>,
 }
 
@@ -201,15 +195,8 @@ impl Chart {
         self.curves.retain(|curve| !curve.points.is_empty());
         let window = self.curves.iter().map(|curve| window(curve.points.len())).max()?;
         let thinned = |curve: Series| Series { points: thinned(&curve.points, curve.chosen), ..curve };
-        let chart = LineChart {
-            title: format!("{} by step", self.title),
-            x: XAxis::Linear,
-            x_label: "step".into(),
-            y: self.y,
-            y_label: self.y_label.into(),
-            series: self.curves.into_iter().map(thinned).collect(),
-            references: Vec::new(),
-        };
+        let series = self.curves.into_iter().map(thinned).collect();
+        let chart = LineChart::new(XAxis::Linear("step"), self.y, series);
         let mut caption = self.definition.to_owned();
         if window > 1 {
             caption += &format!(
@@ -217,7 +204,7 @@ impl Chart {
                  up to {window} consecutive values."
             );
         }
-        Some(Figure { title: self.title, caption, svg: chart.svg() })
+        Some(Figure::new(self.title, "by step", caption, &chart))
     }
 }
 

@@ -1,8 +1,12 @@
 //! `evaluate`: every variant by replay, scales tuned on dev, a sample checked live.
 
+mod by_step;
+mod live;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Instant;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -11,20 +15,20 @@ use rayon::prelude::*;
 use super::ways::{Way, all_ways, ways};
 use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
 use crate::config::{Config, EvaluationConfig, RescorerConfig};
-use crate::decoding::{Decoding, Verification};
 use crate::error::{Error, Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
-    Axis, Coordinate, Drafting, Example, Examples, LiveOutcome, ReplayText, SameStarts, Step, StepRecord, Tally, Trial,
-    autoregressive_speed, best_and_worst, block_efficiency, check_live, cost, coverage, drafts_of, example,
-    head_qualities, loops, oracle_lengths, replay, replay_best_paths, replay_oracle, search,
+    Axis, Coordinate, Drafting, Example, Examples, ReplayText, SameStarts, Step, StepRecord, Tally, Trial,
+    best_and_worst, block_efficiency, cost, coverage, drafts_of, example, head_qualities, loops, oracle_lengths,
+    replay, replay_best_paths, replay_oracle, search,
 };
 use crate::files;
+use crate::heads::{FrozenHeads, StoredCandidates};
 use crate::lattice::{Lattice, oracle_dp};
 use crate::progress::{self, Progress};
 use crate::report::{
-    self, BestPaths, Dataset, DocumentSet, Documents, Live, LiveVariant, Looping, ORACLE, OraclePoint, Report,
-    SCHEMA_VERSION, TuningPoint, Variant, read,
+    self, BestPaths, Dataset, DocumentSet, Documents, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, Timing,
+    TuningPoint, Variant, VariantTiming, read,
 };
 use crate::rescorer::{Drafter, Settings};
 
@@ -123,12 +127,40 @@ pub(super) struct Found {
     documents: Vec<Counts>,
     /// Its walks over the test documents.
     steps: Vec<Vec<Step>>,
+    /// What they took.
+    seconds: f64,
 }
 
 /// Documents with their lattices cut to the evaluated k.
 struct Texts {
     texts: Vec<ReplayText>,
     lattices: Vec<Vec<Lattice>>,
+    /// What building them from stored candidates took.
+    seconds: f64,
+}
+
+impl Texts {
+    /// Every document with the lattices that `stored` gives, cut to what `options` ask for.
+    fn new(trace: &CorpusTrace, stored: &StoredCandidates, options: &EvaluationConfig) -> Result<Self> {
+        let (started, mut texts) = (Instant::now(), Vec::new());
+        for (document, entry) in trace.trace.documents().iter().enumerate().filter(|(_, entry)| entry.continuation > 0)
+        {
+            let text = ReplayText::new(&trace.trace, document, stored, options.top_k);
+            texts.push(text.map_err(|e| e.within(&entry.id))?);
+        }
+        if texts.is_empty() {
+            bail!("no traced document has a continuation; there is nothing to evaluate.");
+        }
+        let lattices = texts.iter().map(|text| text.narrowed(options.top_k, options.stop)).collect::<Result<_>>()?;
+        Ok(Self { texts, lattices, seconds: started.elapsed().as_secs_f64() })
+    }
+}
+
+impl Walked<'_> {
+    /// Whether it runs a language model of its own, which has a say.
+    fn is_neural(&self, heads: &FrozenHeads) -> bool {
+        self.way.uses(heads, &self.found.settings).rescorers.iter().any(|rescorer| rescorer.reads_prefix())
+    }
 }
 
 impl Evaluation<'_> {
@@ -140,8 +172,12 @@ impl Evaluation<'_> {
             let known: Vec<&str> = known.iter().map(|way| way.name.as_str()).collect();
             bail!("`evaluation.variants` names `{unknown}`, but the variants here are {}.", known.join(", "));
         }
-        let (dev_key, test_key) = (&dev.key, &test.key);
-        let (dev, test) = (self.texts(dev)?, self.texts(test)?);
+        let (dev_key, test_key, test_trace) = (&dev.key, &test.key, test);
+        let widest = self.workspace.reach().widest;
+        let stored = candidates(self.workspace, self.heads, dev, widest)?;
+        let dev = Texts::new(dev, &stored, options)?;
+        let stored = candidates(self.workspace, self.heads, test, widest)?;
+        let test = Texts::new(test, &stored, options)?;
         // Searches, walks over test, live checks.
         let mut bar = Progress::new(format!("evaluate {name}"), 3 * ways.len());
         let start = Settings::new(options.top_k, coverage(&dev.texts, options.top_k), 1.0);
@@ -159,10 +195,12 @@ impl Evaluation<'_> {
             variants: Vec::new(),
             oracle: Vec::new(),
             tuning: Vec::new(),
+            by_step: None,
             best_paths: Vec::new(),
             examples: None,
             looping: Looping { documents: 0, share: 0.0, bpd_block_efficiency_without: None },
             live: None,
+            timing: None,
         };
         let model = &self.workspace.backbone.model;
         set.set_heads(head_qualities(&test.texts, model, options.top_k));
@@ -215,7 +253,20 @@ impl Evaluation<'_> {
         if options.keep_steps {
             self.write_steps(name, &test, &walked)?;
         }
-        set.live = self.live(&test.texts, &walked, &mut set.variants, &mut bar)?;
+        let replayed = |walked: &Walked| {
+            let neural = walked.is_neural(&self.heads.heads);
+            VariantTiming::replayed(&walked.way.name, neural, set.decoded_tokens, walked.found.seconds)
+        };
+        set.timing = Some(Timing {
+            candidates_seconds: stored.seconds(),
+            lattices_seconds: Some(test.seconds),
+            variants: walked.iter().map(replayed).collect(),
+            ..Timing::default()
+        });
+        self.live(&test.texts, &walked, &mut set, &mut bar)?;
+        if options.all_checkpoints {
+            set.by_step = Some(self.by_step(test_trace, &walked)?);
+        }
         bar.finish(&format!("{} test documents, {} variants", set.documents, set.variants.len()));
         Ok((set, documents))
     }
@@ -251,7 +302,14 @@ impl Evaluation<'_> {
         let terms: Vec<_> = way.terms().map(|term| (&self.rescorers[term].key, &rescorer[term])).collect();
         // What says which variants there are, and what is reported beside them.
         let (variants, oracle_top_k) = (Vec::new(), Vec::new());
-        let options = EvaluationConfig { paths: 0, nodes: 0, variants, oracle_top_k, ..evaluation.clone() };
+        let options = EvaluationConfig {
+            paths: 0,
+            nodes: 0,
+            variants,
+            oracle_top_k,
+            all_checkpoints: false,
+            ..evaluation.clone()
+        };
         files::hash_json(&(
             (dev, test, &self.heads.key, terms, options, seed, traces.dtype),
             (&way.name, way.identity(), format!("{from:?} {axes:?}")),
@@ -282,7 +340,9 @@ impl Evaluation<'_> {
         let switched = off.then(|| way.clone().switched_off());
         let way = switched.as_ref().unwrap_or(way);
         let settings = tuned.settings;
+        let started = Instant::now();
         let steps = walk(test, &*way.drafter(&settings))?;
+        let seconds = started.elapsed().as_secs_f64();
         let tally = tally(&steps);
         let base = plain.map_or(&tally.documents, |plain| &plain.documents);
         let mut variant = self.variant(&way.name, way.drafts(), &tally, base, test)?;
@@ -308,24 +368,7 @@ impl Evaluation<'_> {
             block_efficiency: trial.block_efficiency,
         };
         let tuning = tuned.curve.into_iter().map(point).collect();
-        Ok(Found { settings, off, tuning, variant, best_paths, documents: tally.documents, steps })
-    }
-
-    /// Every document with its lattices, wide enough for the largest k asked for.
-    fn texts(&self, trace: &CorpusTrace) -> Result<Texts> {
-        let options = &self.workspace.config.evaluation;
-        let stored = candidates(self.workspace, self.heads, trace, self.workspace.reach().widest)?;
-        let mut texts = Vec::new();
-        for (document, entry) in trace.trace.documents().iter().enumerate().filter(|(_, entry)| entry.continuation > 0)
-        {
-            let text = ReplayText::new(&trace.trace, document, &stored, options.top_k);
-            texts.push(text.map_err(|e| e.within(&entry.id))?);
-        }
-        if texts.is_empty() {
-            bail!("no traced document has a continuation; there is nothing to evaluate.");
-        }
-        let lattices = texts.iter().map(|text| text.narrowed(options.top_k, options.stop)).collect::<Result<_>>()?;
-        Ok(Texts { texts, lattices })
+        Ok(Found { settings, off, tuning, variant, best_paths, documents: tally.documents, steps, seconds })
     }
 
     fn variant(&self, name: &str, drafts: usize, tally: &Tally, base: &[Counts], texts: &Texts) -> Result<Variant> {
@@ -372,67 +415,6 @@ impl Evaluation<'_> {
         };
         let [best, worst] = best_and_worst(steps);
         Ok(Examples { variant: walked.way.name.clone(), best: of(best)?, worst: of(worst)? })
-    }
-
-    fn live(
-        &self,
-        texts: &[ReplayText],
-        walked: &[Walked],
-        variants: &mut [Variant],
-        bar: &mut Progress,
-    ) -> Result<Option<Live>> {
-        let options = &self.workspace.config.evaluation;
-        let sample: Vec<&ReplayText> = texts.iter().take(options.live_documents).collect();
-        if sample.is_empty() {
-            return Ok(None);
-        }
-        let backbone = &self.workspace.backbone;
-        let mut live = Live {
-            documents: sample.len() as u64,
-            batch: options.live_batch.min(sample.len()) as u64,
-            mismatches: 0,
-            near_ties: 0,
-            near_ties_by_kind: BTreeMap::new(),
-            tokens_per_s: 0.0,
-            autoregressive_tokens_per_s: autoregressive_speed(backbone, &sample, options.live_batch),
-            variants: Vec::new(),
-        };
-        let mut sum = LiveOutcome::default();
-        for Walked { way, found } in walked {
-            let Found { settings, steps, .. } = &**found;
-            progress::stop_if_interrupted("evaluating")?;
-            bar.advance(|| format!("live {}", way.name));
-            let drafter = way.drafter(settings);
-            let decoding = Decoding {
-                top_k: options.top_k,
-                dtype: self.workspace.config.traces.dtype,
-                stop: options.stop,
-                verification: Verification::GREEDY,
-            };
-            let heads = &self.heads.heads;
-            let (batch, steps) = (options.live_batch, &steps[..sample.len()]);
-            let outcome = check_live(backbone, heads, &*drafter, decoding, batch, &sample, steps)?;
-            live.mismatches += outcome.mismatches as u64;
-            live.near_ties += outcome.near_ties as u64;
-            for (kind, n) in outcome.by_kind {
-                *live.near_ties_by_kind.entry(kind.to_owned()).or_default() += n;
-            }
-            sum.tokens += outcome.tokens;
-            sum.seconds += outcome.seconds;
-            if outcome.text_mismatches > 0
-                && let Some(variant) = variants.iter_mut().find(|v| v.name == way.name)
-            {
-                variant.lossless = false;
-            }
-            live.variants.push(LiveVariant {
-                name: way.name.clone(),
-                mismatches: outcome.mismatches as u64,
-                near_ties: outcome.near_ties as u64,
-                tokens_per_s: outcome.tokens as f64 / outcome.seconds,
-            });
-        }
-        live.tokens_per_s = sum.tokens as f64 / sum.seconds;
-        Ok(Some(live))
     }
 }
 

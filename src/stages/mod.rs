@@ -7,6 +7,7 @@ mod candidates;
 mod evaluate;
 mod language_model;
 mod opened;
+mod other_heads;
 mod outline;
 mod pretrain;
 mod trace;
@@ -18,6 +19,7 @@ mod workspace;
 pub use candidates::candidates;
 pub use evaluate::evaluate;
 pub use opened::{OpenedDrafter, OpenedRun};
+pub use other_heads::other_heads;
 pub use outline::{Planned, PlannedKind, outline};
 pub use pretrain::pretrain;
 pub use trace::{CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_traces, trace};
@@ -27,16 +29,26 @@ pub use workspace::{Corpus, Inputs, Reach, Stage, Store, Workspace};
 
 use std::time::Instant;
 
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::report::Report;
 
-/// Every stage of a run that is not finished.
-pub fn run(workspace: &Workspace) -> Result<Report> {
+/// Every stage of a run that is not finished; with `heads`, those are evaluated and none are trained.
+pub fn run(workspace: &Workspace, heads: Option<TrainedHeads>) -> Result<Report> {
+    let config = &workspace.config;
+    if config.evaluation.all_checkpoints && !config.heads.keep_checkpoints && heads.is_none() {
+        bail!("`evaluation.all_checkpoints` (--all-checkpoints): {HOW_TO_KEEP}");
+    }
     let traces = trace(workspace)?;
-    let heads = train_heads(workspace, &traces)?;
+    let heads = match heads {
+        Some(heads) => heads,
+        None => train_heads(workspace, &traces)?,
+    };
     let rescorers = train_rescorers(workspace, &traces, Some(&heads), None)?;
     let started = Instant::now();
     let report = evaluate(workspace, &traces, &heads, &rescorers)?;
     workspace.note_seconds(&workspace.folder.join("report"), started)?;
     Ok(report)
 }
+
+/// What to do where checkpoints are missing.
+const HOW_TO_KEEP: &str = "a training keeps the latest and the best checkpoint only, unless `heads.keep_checkpoints = true` was set before it began. Set it, remove the run's folder `heads` if there is one (finished heads are not trained again), and start this command once more.";

@@ -64,7 +64,7 @@ impl OpenedRun {
         }
         let config = config::load(&file, &Overrides::default())?;
         let (backbone, template) = load_backbone(&config, device)?;
-        let heads = load_heads(&folder.join("heads"), &backbone.model, &backbone.hash)?;
+        let heads = load_heads(&folder.join("heads"), &backbone)?;
         let mut rescorers = BTreeMap::new();
         for (name, rescorer) in &config.rescorer {
             let place = folder.join("rescorers").join(name);

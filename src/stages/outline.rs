@@ -70,10 +70,7 @@ pub fn outline(workspace: &Workspace) -> Result<Vec<Planned>> {
     }
     let heads = train_heads::key(config, &traces.fit_key)?;
     stages.push(planned(PlannedKind::Heads, "heads", "train-heads", heads.clone()));
-    let reads_lattices = config
-        .rescorer
-        .values()
-        .any(|rescorer| matches!(rescorer, RescorerConfig::Transition(_) | RescorerConfig::Lava(_)));
+    let reads_lattices = config.rescorer.values().any(RescorerConfig::reads_lattices);
     for trace in &traces.traces {
         let k = match trace.split {
             Split::Train if !reads_lattices => continue,

@@ -107,7 +107,7 @@ fn fit(
     let key = files::hash_json(&(options, config.seed, tokenizer.hash(), &train_text, &watched));
     let task =
         LanguageModelling::new(train_text, watched, options.model.context, options.documents_per_step, config.seed)?;
-    let place = Place { folder: run, key: &key, title: "pretrain" };
+    let place = Place { folder: run, key: &key, title: "pretrain", keep_checkpoints: false };
     let model = train(model, &task, &[], &options.training, &place)?;
     Ok(burn::module::Module::valid(&model))
 }

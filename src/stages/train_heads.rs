@@ -1,6 +1,6 @@
 //! `train-heads`: heads 2 to H on the train traces, chosen on dev.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 
@@ -26,6 +26,8 @@ pub struct TrainedHeads {
     pub heads: FrozenHeads,
     /// For the stages that depend on them.
     pub key: String,
+    /// Where they were trained.
+    pub folder: PathBuf,
 }
 
 /// Trains the heads unless that is done, and loads them.
@@ -43,7 +45,7 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
             let heads = Heads::new(architecture, count, size, &mut Init::seeded(config.seed, &trained));
             heads.copy_unembedding(|| model.unembedding())
         } else {
-            load_heads_to_train(from, model, &backbone.hash, (architecture, count), &trained)?
+            load_heads_to_train(from, backbone, (architecture, count), &trained)?
         };
         let (train_texts, dev_texts) = (texts(&traces.train), texts(&traces.dev));
         let task = |model| HeadTraining::new(&train_texts, &dev_texts, model, &options, config.seed);
@@ -54,16 +56,16 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
         }
         let task = task(model)?;
         progress::say(format!("{title}: {count} heads, {} parameters, {}", count_parameters(&heads), task.words()));
-        let place = Place { folder, key: &key, title };
+        let place = Place { folder, key: &key, title, keep_checkpoints: config.heads.keep_checkpoints };
         let trained = train(heads, &task, &replicas, &options.training, &place);
         // What an interrupted training learnt so far can be looked at as well.
         if folder.join("metrics.jsonl").exists() {
             write_training(folder, TITLE)?;
         }
         let heads = trained?;
-        save_heads(folder, &heads.valid(), size[1], architecture, task.draft_vocabulary(), &backbone.hash)
+        save_heads(folder, &heads.valid(), architecture, task.draft_vocabulary(), backbone)
     })?;
-    Ok(TrainedHeads { heads: load_heads(&folder, &backbone.model, &backbone.hash)?, key })
+    Ok(TrainedHeads { heads: load_heads(&folder, backbone)?, key, folder })
 }
 
 /// The backbone once more on every further device that heads train on.
@@ -72,9 +74,9 @@ fn elsewhere(config: &Config) -> Result<Vec<Backbone>> {
     config.device_choices()?[1..].iter().map(load).collect()
 }
 
-/// The path of what is started from says nothing, its bytes do.
+/// The path of what is started from says nothing, its bytes do; and what is kept besides changes nothing.
 fn options(heads: &HeadsConfig) -> HeadsConfig {
-    HeadsConfig { init_from: String::new(), ..heads.clone() }
+    HeadsConfig { init_from: String::new(), keep_checkpoints: false, ..heads.clone() }
 }
 
 /// Hash of what makes the heads, on traces whose fit key is `traces`.

@@ -44,7 +44,7 @@ fn wanted<'a>(config: &'a Config, only: Option<&'a str>) -> impl Iterator<Item =
 
 /// Whether one of them reads the heads' lattices.
 pub fn rescorers_need_heads(config: &Config, only: Option<&str>) -> bool {
-    wanted(config, only).any(|(_, config)| matches!(config, RescorerConfig::Transition(_) | RescorerConfig::Lava(_)))
+    wanted(config, only).any(|(_, config)| config.reads_lattices())
 }
 
 /// Fits every rescorer that is not done (or only those that the one called `only` needs), and loads them by name; a sum's terms
@@ -65,7 +65,7 @@ pub fn train_rescorers(
         }
         let stage = Stage { name: &place, key: &key, title: &title };
         let folder = workspace.stage(&stage, |folder| {
-            let place = Place { folder, key: &key, title: &title };
+            let place = Place { folder, key: &key, title: &title, keep_checkpoints: false };
             let lattices =
                 || LatticeFitting { workspace, traces, heads: heads.expect("as above"), kind: config.kind() };
             match config {

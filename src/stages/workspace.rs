@@ -26,18 +26,20 @@ pub struct Workspace {
     pub config: Config,
     /// Where tensors live.
     pub device: Opened,
-    /// `runs/<name>`, or a cell's folder.
+    /// `runs/<name>`, or a folder two below it: a cell's, or that of heads that were made elsewhere.
     pub folder: PathBuf,
     /// The frozen model.
     pub backbone: Arc<Backbone>,
     /// By the name in the configuration, in its order.
     pub corpora: Arc<Vec<Corpus>>,
     places: Places,
+    /// Where heads come from that this run has not trained.
+    other_heads: Option<PathBuf>,
 }
 
 /// Where stages are.
 enum Places {
-    /// In the run's folder, which is locked.
+    /// In the run's folder, which is locked; what follows from other heads is in theirs.
     Own(#[expect(dead_code, reason = "held until the run is closed")] File),
     /// In a store, by key.
     Store(Store),
@@ -210,7 +212,8 @@ impl Workspace {
             progress::say(note);
         }
         let Inputs { backbone, corpora } = Inputs::read(&config, &device.device)?;
-        let workspace = Self { config, device, folder, backbone, corpora, places: Places::Own(lock) };
+        let workspace =
+            Self { config, device, folder, backbone, corpora, places: Places::Own(lock), other_heads: None };
         workspace.describe()?;
         Ok(workspace)
     }
@@ -218,7 +221,16 @@ impl Workspace {
     /// A cell of an ablation; nothing is written.
     pub fn cell(config: Config, device: Opened, folder: PathBuf, inputs: &Inputs, store: &Store) -> Self {
         let Inputs { backbone, corpora } = inputs.clone();
-        Self { config, device, folder, backbone, corpora, places: Places::Store(store.clone()) }
+        Self { config, device, folder, backbone, corpora, places: Places::Store(store.clone()), other_heads: None }
+    }
+
+    /// The same run with the heads in `path`, which `key` tells from others: what follows from them goes into a folder of their
+    /// own, which has links to what does not.
+    pub fn with_other_heads(self, path: &Path, key: &str) -> Result<Self> {
+        let folder = self.folder.join("other-heads").join(&key[..12]);
+        let workspace = Self { folder, other_heads: Some(path.to_owned()), ..self };
+        workspace.describe()?;
+        Ok(workspace)
     }
 
     /// Writes `run.toml` and `provenance.json`.
@@ -240,11 +252,27 @@ impl Workspace {
     /// Where a stage is.
     pub fn place(&self, stage: &Stage) -> PathBuf {
         match &self.places {
-            Places::Own(_) => self.folder.join(stage.name),
+            Places::Own(_) if self.other_heads.is_none() || self.follows_from_heads(stage.name) => {
+                self.folder.join(stage.name)
+            }
+            Places::Own(_) => self.two_above().join(stage.name),
             Places::Store(store) => {
                 let sort = stage.name.split('/').next().unwrap_or_default();
                 store.folder.join(format!("{sort}-{}", &stage.key[..12]))
             }
+        }
+    }
+
+    /// The run's folder, of one two below it.
+    fn two_above(&self) -> &Path {
+        self.folder.ancestors().nth(2).unwrap_or(&self.folder)
+    }
+
+    fn follows_from_heads(&self, stage: &str) -> bool {
+        match stage.split_once('/') {
+            Some(("traces", _)) => false,
+            Some(("rescorers", name)) => self.config.rescorer[name].reads_lattices(),
+            _ => true,
         }
     }
 
@@ -276,10 +304,11 @@ impl Workspace {
                 self.note_seconds(&folder, started)
             })?;
         }
-        if let Places::Store(_) = self.places {
+        let here = self.folder.join(stage.name);
+        if folder != here {
             let up: PathBuf = stage.name.split('/').map(|_| "..").chain([".."]).collect();
-            let name = folder.file_name().unwrap_or_default();
-            files::link(&up.join("store").join(name), &self.folder.join(stage.name))?;
+            let below = folder.strip_prefix(self.two_above()).unwrap_or(&folder);
+            files::link(&up.join(below), &here)?;
         }
         Ok(folder)
     }
@@ -358,10 +387,11 @@ impl Workspace {
             "data": self.corpora.iter().map(|c| (c.name.clone(), json!({"path": c.config.path, "hash": c.hash})))
                 .collect::<Map<_, _>>(),
         });
-        match fields {
-            Value::Object(map) => map,
-            _ => unreachable!("an object was written"),
+        let Value::Object(mut fields) = fields else { unreachable!("an object was written") };
+        if let Some(path) = &self.other_heads {
+            fields.insert("heads".into(), json!({"path": path.display().to_string()}));
         }
+        fields
     }
 
     /// Whether the stage in `folder` was finished with the same inputs by the same program; says so if it was. If it was

@@ -23,6 +23,8 @@ pub struct Tokenizer {
     /// Whether [`Tokenizer::encode`] adds special tokens.
     special: bool,
     hash: String,
+    /// The hash without a chat template.
+    plain_hash: String,
 }
 
 impl Tokenizer {
@@ -34,12 +36,13 @@ impl Tokenizer {
             text.parse().map_err(|e| Error::new(format!("{}: not a tokenizer.json ({e}).", path.display())))?;
         let bos = leading_token(folder, &inner)?;
         let hash = blake3::hash(format!("{bos:?}{text}").as_bytes()).to_hex().to_string();
-        Ok(Self { inner, bos, special: true, hash })
+        Ok(Self { inner, bos, special: true, plain_hash: hash.clone(), hash })
     }
 
     /// A tokenizer that came with other files; `bos` is prepended to every text. `key` stands for all of it in the hash.
     pub fn from_parts(inner: tokenizers::Tokenizer, bos: Option<u32>, key: &str) -> Self {
-        Self { inner, bos, special: true, hash: files::hash_json(&(key, bos)) }
+        let hash = files::hash_json(&(key, bos));
+        Self { inner, bos, special: true, plain_hash: hash.clone(), hash }
     }
 
     /// Fits a byte-level BPE of `vocab_size` types on `texts`, with [`END_OF_TEXT`] as id 0, and writes it to `folder`.
@@ -115,6 +118,11 @@ impl Tokenizer {
     /// BLAKE3 of the file and of the leading token.
     pub fn hash(&self) -> &str {
         &self.hash
+    }
+
+    /// The same whatever chat template texts are put in: it says which ids stand for which text.
+    pub fn plain_hash(&self) -> &str {
+        &self.plain_hash
     }
 }
 

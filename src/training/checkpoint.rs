@@ -1,5 +1,6 @@
 //! Checkpoints on disk: `checkpoints/step-000500/{model.safetensors, optimizer.safetensors, state.json}` (and
-//! `average.safetensors`), `latest.json`, `best.json`. Each folder appears whole; older ones are removed once nothing points at them.
+//! `average.safetensors`), `latest.json`, `best.json`. Each folder appears whole; older ones are removed once nothing points at them,
+//! or cut down to the weights that dev saw, where every checkpoint is kept.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use crate::error::{Error, Result, bail};
 use crate::files::{self, StagedDir};
 use crate::nn::{collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
 
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
 /// The averaged weights, where they are kept.
 const AVERAGE: &str = "average.safetensors";
 
@@ -32,6 +35,9 @@ pub struct State {
     pub metrics_bytes: u64,
     /// The best dev score so far and its step.
     pub best: Option<Best>,
+    /// The weights of every multiple of so many steps stay; none where only the latest and the best do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_every: Option<usize>,
 }
 
 /// A dev evaluation.
@@ -52,7 +58,34 @@ impl State {
 
     /// Before the first step.
     pub fn new(key: &str) -> Self {
-        Self { schema_version: SCHEMA, key: key.to_owned(), step: 0, metrics_bytes: 0, best: None }
+        Self { schema_version: SCHEMA, key: key.to_owned(), step: 0, metrics_bytes: 0, best: None, kept_every: None }
+    }
+}
+
+/// The checkpoints that a training with [`Place::keep_checkpoints`](super::Place) left.
+pub struct KeptCheckpoints {
+    /// The step that dev chose.
+    pub best: usize,
+    /// By rising step: the file with the weights that dev saw.
+    pub weights: Vec<(usize, PathBuf)>,
+}
+
+impl KeptCheckpoints {
+    /// Those under `folder/checkpoints`; none unless all are there.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn find(folder: &Path) -> Result<Option<Self>> {
+        let checkpoints = Checkpoints::new(folder);
+        let Some(State { step, best: Some(best), kept_every: Some(every), .. }) = checkpoints.latest_state()? else {
+            return Ok(None);
+        };
+        let file = |path: PathBuf| [AVERAGE, MODEL].map(|name| path.join(name)).into_iter().find(|file| file.exists());
+        let steps = checkpoints.steps()?.into_iter();
+        let weights: Vec<_> = steps.filter_map(|(step, path)| Some((step, file(path)?))).collect();
+        let has = |step: usize| weights.iter().any(|(kept, _)| *kept == step);
+        let all = (every..=step).step_by(every).chain([best.step]).all(has);
+        Ok(all.then_some(Self { best: best.step, weights }))
     }
 }
 
@@ -86,8 +119,8 @@ impl Checkpoints {
     ) -> Result<()> {
         let staged = StagedDir::new(&self.of_step(state.step))?;
         let single = StorageType::Float32;
-        parameters_to_safetensors(&staged.path().join("model.safetensors"), &collect_parameters(model), single)?;
-        parameters_to_safetensors(&staged.path().join("optimizer.safetensors"), &optimizer.state(), single)?;
+        parameters_to_safetensors(&staged.path().join(MODEL), &collect_parameters(model), single)?;
+        parameters_to_safetensors(&staged.path().join(OPTIMIZER), &optimizer.state(), single)?;
         if let Some(average) = average {
             parameters_to_safetensors(&staged.path().join(AVERAGE), average.values(), single)?;
         }
@@ -98,22 +131,43 @@ impl Checkpoints {
             files::write_json(&self.folder.join("best.json"), &Pointer { step: best.step })?;
         }
         // What is kept follows from the state, not from the pointers: one of them may be older after a crash.
-        self.remove_all_but(&[Some(state.step), state.best.map(|best| best.step)])
+        self.clear_up(state)
     }
 
-    fn remove_all_but(&self, steps: &[Option<usize>]) -> Result<()> {
-        let kept: Vec<PathBuf> = steps.iter().flatten().map(|&step| self.of_step(step)).collect();
-        let listing = fs::read_dir(&self.folder).map_err(|e| Error::io("read", &self.folder, e))?;
-        for path in listing.flatten().map(|entry| entry.path()) {
-            if path.is_dir() && !kept.contains(&path) {
+    /// Leaves the latest and the best checkpoint whole, and of the others the weights that are kept.
+    fn clear_up(&self, state: &State) -> Result<()> {
+        for (step, path) in self.steps()? {
+            if step == state.step || state.best.is_some_and(|best| best.step == step) {
+                continue;
+            }
+            if state.kept_every.is_none_or(|every| !step.is_multiple_of(every)) {
                 fs::remove_dir_all(&path).map_err(|e| Error::io("remove", &path, e))?;
+                continue;
+            }
+            let averaged = path.join(AVERAGE).exists();
+            for path in [Some(OPTIMIZER), averaged.then_some(MODEL)].into_iter().flatten().map(|name| path.join(name)) {
+                if path.exists() {
+                    fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+                }
             }
         }
         Ok(())
     }
 
-    /// The latest state of a training with this key; none when there is none, or one of other inputs.
-    pub fn latest(&self, key: &str) -> Result<Option<State>> {
+    /// The folders of all steps, rising.
+    fn steps(&self) -> Result<Vec<(usize, PathBuf)>> {
+        let listing = fs::read_dir(&self.folder).map_err(|e| Error::io("read", &self.folder, e))?;
+        let step = |path: PathBuf| {
+            let step = path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()?;
+            Some((step, path)).filter(|(_, path)| path.is_dir())
+        };
+        let mut steps: Vec<_> = listing.flatten().filter_map(|entry| step(entry.path())).collect();
+        steps.sort();
+        Ok(steps)
+    }
+
+    /// The state that `latest.json` points at; none without one.
+    fn latest_state(&self) -> Result<Option<State>> {
         let pointer = self.folder.join("latest.json");
         if !pointer.exists() {
             return Ok(None);
@@ -127,7 +181,12 @@ impl Checkpoints {
                 state.schema_version
             );
         }
-        Ok((state.key == key).then_some(state))
+        Ok(Some(state))
+    }
+
+    /// The latest state of a training with this key; none when there is none, or one of other inputs.
+    pub fn latest(&self, key: &str) -> Result<Option<State>> {
+        Ok(self.latest_state()?.filter(|state| state.key == key))
     }
 
     /// Model, optimizer and average as they were at `state`.
@@ -138,7 +197,7 @@ impl Checkpoints {
         optimizer: &mut AdamW,
         average: Option<&mut Average>,
     ) -> Result<M> {
-        let path = self.of_step(state.step).join("optimizer.safetensors");
+        let path = self.of_step(state.step).join(OPTIMIZER);
         let device = model.devices().first().cloned().map(|d| d.without_autodiff());
         let Some(device) = device else { bail!("a model without parameters cannot be trained.") };
         optimizer
@@ -152,7 +211,7 @@ impl Checkpoints {
 
     /// The model alone, or with averaged weights, of any kept step.
     pub fn load_model<M: Module>(&self, step: usize, model: M, averaged: bool) -> Result<M> {
-        let path = self.of_step(step).join(if averaged { AVERAGE } else { "model.safetensors" });
+        let path = self.of_step(step).join(if averaged { AVERAGE } else { MODEL });
         load_parameters(model, parameters_from_safetensors(&path)?).map_err(|e| e.within(path.display()))
     }
 

@@ -10,5 +10,6 @@ mod tests;
 
 pub use adamw::AdamW;
 pub use average::Average;
+pub use checkpoint::KeptCheckpoints;
 pub use run::{Batch, Evaluated, Place, Replica, Task, train};
 pub use schedule::{Schedule, Stage};

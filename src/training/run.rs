@@ -64,6 +64,8 @@ pub struct Place<'a> {
     pub key: &'a str,
     /// What the progress bar calls it.
     pub title: &'a str,
+    /// Whether the weights of every checkpoint stay, not only those of the latest and the best.
+    pub keep_checkpoints: bool,
 }
 
 /// The task once more, on another device.
@@ -164,6 +166,7 @@ where
         let stop = progress::interrupted();
         if is_best || last || stop || state.step.is_multiple_of(options.checkpoint_every) {
             state.metrics_bytes = metrics.sync()?;
+            state.kept_every = place.keep_checkpoints.then_some(options.checkpoint_every);
             timings.write(
                 &json!({"step": state.step, "seconds": started.elapsed().as_secs_f64(), "tokens_per_s": speed}),
             )?;

@@ -259,6 +259,27 @@ pub fn report(folder: &Path) -> Value {
     read_json(&folder.join("runs/tiny/report/report.json"))
 }
 
+/// The text of the report of the run in `folder`, byte by byte but for what no two evaluations have in common: the sections
+/// `timing`, and how the program was called.
+pub fn untimed_report(folder: &Path) -> String {
+    let text = fs::read_to_string(folder.join("runs/tiny/report/report.json")).unwrap();
+    let (mut kept, mut end) = (String::new(), None::<String>);
+    for line in text.split_inclusive('\n') {
+        let (indent, words) = line.split_at(line.len() - line.trim_start().len());
+        match &end {
+            Some(last) if line.starts_with(last) => end = None,
+            Some(_) => {}
+            None => match words.trim_end() {
+                "\"timing\": {" => end = Some(format!("{indent}}}")),
+                "\"argv\": [" => end = Some(format!("{indent}]")),
+                _ => kept += line,
+            },
+        }
+    }
+    assert!(kept.len() < text.len() && !kept.contains("_per_s\": ") && !kept.contains("seconds\": "), "{kept}");
+    kept
+}
+
 /// The shared folder beside the crate, or a visible line that it is absent.
 pub fn shared() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");

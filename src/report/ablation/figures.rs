@@ -2,8 +2,8 @@
 
 use super::model::{Ablated, AblatedSet, Axis, Setting, Summary};
 use super::seeds::mean;
-use crate::report::figures::Figure;
-use crate::report::svg::{Bar, BarChart, Colour, LineChart, Reference, Series, XAxis, YAxis};
+use crate::report::figures::{Figure, autoregressive};
+use crate::report::svg::{Bar, BarChart, Colour, Lengths, LineChart, Row, Series, XAxis, YAxis};
 use crate::report::{BASELINE, ORACLE};
 
 /// Lines in a drawing besides plain decoding's and the oracle's.
@@ -55,33 +55,19 @@ fn lines(set: &AblatedSet, place: usize, axis: &Axis, numbers: &[f64]) -> Figure
         .into_iter()
         .chain(shown.map(|(i, name)| (name, Colour::Cycle(i))))
         .chain([(ORACLE, Colour::Ink)]);
-    let series = shown.map(|(name, colour)| Series {
-        label: name.to_owned(),
-        points: axis
-            .values
-            .iter()
-            .zip(numbers)
-            .filter_map(|(value, x)| Some([*x, over(name, value, |v| Some(v.block_efficiency))?]))
-            .collect(),
-        colour,
-        chosen: None,
+    let series = shown.map(|(name, colour)| {
+        let point = |(value, x): (&String, &f64)| Some([*x, over(name, value, |v| Some(v.block_efficiency))?]);
+        Series::new(name, colour, axis.values.iter().zip(numbers).filter_map(point))
     });
     let doubling = numbers[0] >= 1.0 && numbers.iter().all(|x| x.log2().fract() == 0.0);
-    let title = "Block efficiency by axis";
-    let chart = LineChart {
-        title: format!("{title} {} on {}", axis.label, set.name),
-        x: if doubling { XAxis::Log2 } else { XAxis::Linear },
-        x_label: axis.key.clone(),
-        y: YAxis::Linear,
-        y_label: "tokens per backbone call, mean over settings".into(),
-        series: series.collect(),
-        references: Vec::new(),
-    };
+    let x = if doubling { XAxis::Log2(&axis.key) } else { XAxis::Linear(&axis.key) };
+    let y = YAxis::Linear("tokens per backbone call, mean over settings");
+    let chart = LineChart::new(x, y, series.collect());
     let caption = format!(
         "By {}: means over all settings with that value, of plain decoding, the oracle and the {LINES} variants that are best on dev.",
         axis.key
     );
-    Figure { title, caption, svg: chart.svg() }
+    Figure::new("Block efficiency by axis", &format!("{} on {}", axis.label, set.name), caption, &chart)
 }
 
 fn bars(set: &AblatedSet, place: usize, axis: &Axis) -> Figure {
@@ -89,21 +75,13 @@ fn bars(set: &AblatedSet, place: usize, axis: &Axis) -> Figure {
         let best = having(set, place, value)
             .filter_map(Setting::best)
             .reduce(|best, variant| if variant.on_dev() > best.on_dev() { variant } else { best })?;
-        Some(Bar {
-            label: format!("{value}: {}", best.variant),
-            value: best.block_efficiency,
-            interval: best.interval,
-            colour: Colour::Cycle(number),
-        })
+        let bar = Bar { value: best.block_efficiency, interval: best.interval, colour: Colour::Cycle(number) };
+        Some(Row { label: format!("{value}: {}", best.variant), bars: vec![bar] })
     };
-    let title = "Best on dev by axis";
-    let chart = BarChart {
-        title: format!("{title} {} on {}", axis.label, set.name),
-        axis: "tokens per backbone call, on test".into(),
-        bars: axis.values.iter().enumerate().filter_map(bar).collect(),
-        references: vec![Reference { label: "autoregressive".into(), value: 1.0, colour: Colour::Ink }],
-    };
+    let rows = axis.values.iter().enumerate().filter_map(bar).collect();
+    let chart = BarChart::new(Lengths::Efficiency("tokens per backbone call, on test"), rows)
+        .references(vec![autoregressive()]);
     let caption =
         format!("For each value of {}: the setting and variant that are best on dev, with 95 % intervals.", axis.key);
-    Figure { title, caption, svg: chart.svg() }
+    Figure::new("Best on dev by axis", &format!("{} on {}", axis.label, set.name), caption, &chart)
 }

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::figures::figures;
 use super::{ComparedVariant, Comparison};
 use crate::error::{Error, Result, bail};
 use crate::files::StagedDir;
 use crate::report::format;
 use crate::report::markdown::{aligned_rows, escape};
-use crate::report::page::{self, TextTable};
+use crate::report::page::{self, Plot, TextTable};
 
 impl Comparison {
     /// The aligned tables for the terminal.
@@ -64,11 +65,13 @@ impl Comparison {
         struct Section<'a> {
             name: &'a str,
             facts: String,
+            figures: Vec<Plot>,
             table: TextTable,
         }
         let sets = self.datasets.iter().map(|set| Section {
             name: &set.name,
             facts: format::counted(set.shared_documents, "shared document", "shared documents"),
+            figures: figures(self, set).into_iter().map(Plot::from).collect(),
             table: TextTable::headed(self.cells(&set.variants)),
         });
         page::render(

@@ -1,116 +1,193 @@
 //! Horizontal bars with an interval each: long names keep to one line, and lengths start at zero, so they compare.
 
 use super::scale::{Scale, decimals, ticks};
-use super::{Anchor, Canvas, Colour, Key, Reference, WIDTH, fit, text_width};
+use super::{Anchor, Canvas, Chart, Colour, Key, Reference, WIDTH, fit, text_width};
 use crate::report::format;
 
 /// One bar from zero to its value.
 pub struct Bar {
-    pub label: String,
     pub value: f64,
     /// Drawn across the end of the bar, low end first.
     pub interval: [f64; 2],
     pub colour: Colour,
 }
 
-/// Bars from top to bottom over one axis.
-pub struct BarChart {
-    pub title: String,
-    pub axis: String,
+/// Bars that belong to one name, from top to bottom.
+pub struct Row {
+    pub label: String,
     pub bars: Vec<Bar>,
-    pub references: Vec<Reference>,
+}
+
+/// What lies along the axis, with its words.
+pub enum Lengths<'a> {
+    /// Tokens per call.
+    Efficiency(&'a str),
+    /// Relative differences, which may be negative.
+    Change(&'a str),
+}
+
+/// Rows from top to bottom over one axis.
+pub struct BarChart<'a> {
+    lengths: Lengths<'a>,
+    rows: Vec<Row>,
+    references: Vec<Reference>,
+    keys: Vec<(String, Colour)>,
 }
 
 const TOP: f64 = 4.0;
-const PITCH: f64 = 27.0;
-const THICKNESS: f64 = 15.0;
+const GAP: f64 = 12.0;
+/// Room for the longest value behind a bar.
+const RIGHT: f64 = 54.0;
 
-impl BarChart {
-    /// The drawing.
-    pub fn svg(&self) -> String {
-        let mut canvas = Canvas::new(&self.title);
-        let names = self.bars.iter().map(|b| text_width(&b.label)).fold(0.0, f64::max).min(165.0);
-        let ends =
-            self.bars.iter().flat_map(|b| [b.value, b.interval[1]]).chain(self.references.iter().map(|r| r.value));
-        let ticks = ticks([0.0, ends.filter(|x| x.is_finite()).fold(0.0, f64::max)], 5);
-        let values = ticks.last().copied().unwrap_or(1.0);
-        let scale = Scale::linear([0.0, values], [names + 10.0, WIDTH - 48.0]);
-        let bottom = TOP + PITCH * self.bars.len() as f64;
+impl<'a> BarChart<'a> {
+    /// The rows, without references and without a legend.
+    pub fn new(lengths: Lengths<'a>, rows: Vec<Row>) -> Self {
+        Self { lengths, rows, references: Vec::new(), keys: Vec::new() }
+    }
+
+    /// With dashed lines across.
+    pub fn references(self, references: Vec<Reference>) -> Self {
+        Self { references, ..self }
+    }
+
+    /// With a legend of what the colours stand for.
+    pub fn keys(self, keys: Vec<(String, Colour)>) -> Self {
+        Self { keys, ..self }
+    }
+
+    fn bars(&self) -> impl Iterator<Item = &Bar> {
+        self.rows.iter().flat_map(|row| &row.bars)
+    }
+
+    /// A tick of the axis, whose ticks differ in so many decimals.
+    fn tick(&self, value: f64, decimals: usize) -> String {
+        match self.lengths {
+            Lengths::Efficiency(_) => format::fixed(value, decimals),
+            Lengths::Change(_) => format!("{} %", format::fixed(100.0 * value, decimals.saturating_sub(2))),
+        }
+    }
+
+    /// A value and its interval.
+    fn value(&self, bar: &Bar) -> [String; 2] {
+        match self.lengths {
+            Lengths::Efficiency(_) => [format::efficiency(bar.value), format::interval(bar.interval)],
+            Lengths::Change(_) => [format::signed_percent(bar.value), format::percent_interval(bar.interval)],
+        }
+    }
+
+    fn draw(&self, canvas: &mut Canvas, label: &str, bar: &Bar, scale: &Scale, middle: f64, thickness: f64) {
+        let [zero, end] = [0.0, bar.value].map(|v| scale.place(v));
+        let [value, interval] = self.value(bar);
+        canvas.coloured(bar.colour, |c| {
+            let corner = [zero.min(end), middle - thickness / 2.0];
+            c.rect("bar", corner, [(end - zero).abs(), thickness], &format!("{label}: {value} {interval}"));
+        });
+        let mut right = end.max(zero);
+        if bar.interval.iter().all(|x| x.is_finite()) {
+            let [low, high] = bar.interval.map(|v| scale.place(v));
+            canvas.line("interval", [low, middle], [high, middle]);
+            for x in [low, high] {
+                canvas.line("interval", [x, middle - 4.0], [x, middle + 4.0]);
+            }
+            right = right.max(high);
+        }
+        canvas.text("tick", Anchor::Start, [right + 6.0, middle + 4.0], &value);
+    }
+}
+
+impl Chart for BarChart<'_> {
+    fn svg(&self, title: &str) -> String {
+        let mut canvas = Canvas::new(title);
+        let thickness = if self.rows.iter().all(|row| row.bars.len() == 1) { 15.0 } else { 12.0 };
+        let height = |row: &Row| GAP + thickness * row.bars.len() as f64;
+        let names = self.rows.iter().map(|row| text_width(&row.label)).fold(0.0, f64::max).min(165.0);
+        let ends = self.bars().flat_map(|b| [b.value, b.interval[0], b.interval[1]]);
+        let ends = ends.chain(self.references.iter().map(|r| r.value)).filter(|x| x.is_finite());
+        let range = ends.fold([0.0, 0.0], |[low, high]: [f64; 2], x| [low.min(x), high.max(x)]);
+        let ticks = ticks(range, 5);
+        let ends = [ticks[0], ticks[ticks.len() - 1]];
+        let scale = Scale::linear(ends, [names + 10.0, WIDTH - RIGHT]);
+        let bottom = TOP + self.rows.iter().map(height).sum::<f64>();
 
         let decimals = decimals(&ticks);
         for &tick in &ticks {
             let x = scale.place(tick);
             canvas.line("grid", [x, TOP], [x, bottom + 4.0]);
-            canvas.text("tick", Anchor::Middle, [x, bottom + 18.0], &format::fixed(tick, decimals));
+            canvas.text("tick", Anchor::Middle, [x, bottom + 18.0], &self.tick(tick, decimals));
         }
-        for (i, bar) in self.bars.iter().enumerate().filter(|(_, b)| b.value.is_finite()) {
-            draw(&mut canvas, bar, &scale, names, TOP + PITCH * (i as f64 + 0.5));
+        let mut top = TOP;
+        for row in &self.rows {
+            let middle = top + height(row) / 2.0;
+            canvas.text("name", Anchor::End, [names, middle + 4.0], &fit(&row.label, names));
+            for (i, bar) in row.bars.iter().enumerate().filter(|(_, bar)| bar.value.is_finite()) {
+                let middle = top + GAP / 2.0 + thickness * (i as f64 + 0.5);
+                self.draw(&mut canvas, &row.label, bar, &scale, middle, thickness);
+            }
+            top += height(row);
         }
         canvas.line("axis", [scale.place(0.0), TOP], [scale.place(0.0), bottom]);
         for reference in &self.references {
             let x = scale.place(reference.value);
             canvas.coloured(reference.colour, |c| c.line("reference", [x, TOP], [x, bottom]));
         }
-        canvas.text("tick", Anchor::End, [WIDTH - 48.0 + 12.0, bottom + 36.0], &self.axis);
-        let keys: Vec<_> =
-            self.references.iter().map(|r| Key { label: r.label.clone(), colour: r.colour, dashed: true }).collect();
+        let (Lengths::Efficiency(words) | Lengths::Change(words)) = self.lengths;
+        canvas.text("tick", Anchor::End, [WIDTH - RIGHT + 12.0, bottom + 36.0], words);
+        let keys = self.keys.iter().map(|(label, colour)| Key { label: label.clone(), colour: *colour, dashed: false });
+        let references = self.references.iter().map(Key::of);
+        let keys: Vec<Key> = keys.chain(references).collect();
         let end = if keys.is_empty() { bottom + 44.0 } else { canvas.legend(bottom + 58.0, &keys) };
         canvas.finish(end)
     }
-}
-
-fn draw(canvas: &mut Canvas, bar: &Bar, scale: &Scale, names: f64, middle: f64) {
-    let [zero, end] = [0.0, bar.value].map(|v| scale.place(v));
-    let value = format::efficiency(bar.value);
-    let tooltip = format!("{}: {value} {}", bar.label, format::interval(bar.interval));
-    canvas.text("name", Anchor::End, [names, middle + 4.0], &fit(&bar.label, names));
-    canvas.coloured(bar.colour, |c| {
-        c.rect("bar", [zero, middle - THICKNESS / 2.0], [(end - zero).max(0.0), THICKNESS], &tooltip);
-    });
-    let mut right = end;
-    if bar.interval.iter().all(|x| x.is_finite()) {
-        let [low, high] = bar.interval.map(|v| scale.place(v));
-        canvas.line("interval", [low, middle], [high, middle]);
-        for x in [low, high] {
-            canvas.line("interval", [x, middle - 4.0], [x, middle + 4.0]);
-        }
-        right = right.max(high);
-    }
-    canvas.text("tick", Anchor::Start, [right + 6.0, middle + 4.0], &value);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn bar(label: &str, value: f64) -> Bar {
-        Bar { label: label.into(), value, interval: [value - 0.1, value + 0.1], colour: Colour::Cycle(0) }
+    fn row(label: &str, values: &[f64]) -> Row {
+        let bar =
+            |(i, &value): (usize, &f64)| Bar { value, interval: [value - 0.1, value + 0.1], colour: Colour::Cycle(i) };
+        Row { label: label.into(), bars: values.iter().enumerate().map(bar).collect() }
     }
 
-    fn chart(bars: Vec<Bar>) -> String {
-        BarChart { title: "t".into(), axis: "x".into(), bars, references: Vec::new() }.svg()
+    fn chart(rows: Vec<Row>) -> String {
+        BarChart::new(Lengths::Efficiency("x"), rows).svg("t")
+    }
+
+    /// Left end and width of every bar.
+    fn places(svg: &str) -> Vec<[f64; 2]> {
+        let number = |rect: &str, name: &str| {
+            rect.split(&format!(" {name}=\"")).nth(1).unwrap().split('"').next().unwrap().parse::<f64>().unwrap()
+        };
+        svg.split("<rect").skip(1).map(|rect| ["x", "width"].map(|name| number(rect, name))).collect()
     }
 
     #[test]
     fn lengths_are_proportional() {
-        let svg = chart(vec![bar("a", 1.0), bar("b", 2.0)]);
-        let widths: Vec<f64> = svg
-            .split("<rect")
-            .skip(1)
-            .map(|r| r.split("width=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
-            .collect();
-        assert!((widths[1] / widths[0] - 2.0).abs() < 1e-3, "{widths:?}");
+        for rows in [vec![row("a", &[1.0]), row("b", &[2.0])], vec![row("a", &[1.0, 2.0])]] {
+            let places = places(&chart(rows));
+            assert!((places[1][1] / places[0][1] - 2.0).abs() < 1e-3, "{places:?}");
+        }
+    }
+
+    #[test]
+    fn a_negative_change_ends_at_zero() {
+        let svg = BarChart::new(Lengths::Change("x"), vec![row("a", &[-0.2, 0.4])]).svg("t");
+        let [negative, positive] = places(&svg)[..] else { panic!("{svg}") };
+        assert!((negative[0] + negative[1] - positive[0]).abs() < 0.02, "{svg}");
+        assert!((positive[1] / negative[1] - 2.0).abs() < 1e-3, "{svg}");
+        assert!(svg.contains(">\u{2212}20.0 %</text>") && svg.contains(">+40.0 %</text>"), "{svg}");
     }
 
     #[test]
     fn names_are_escaped_and_shortened() {
-        let svg = chart(vec![bar(&"<b>".repeat(30), 1.0)]);
+        let svg = chart(vec![row(&"<b>".repeat(30), &[1.0])]);
         assert!(!svg.contains("<b>") && svg.contains("…</text>"));
     }
 
     #[test]
     fn a_value_that_is_not_finite_is_left_out() {
-        let svg = chart(vec![bar("a", 1.0), bar("b", f64::NAN)]);
+        let svg = chart(vec![row("a", &[1.0]), row("b", &[f64::NAN])]);
         assert!(!svg.contains("NaN") && svg.matches("<rect").count() == 1);
     }
 }

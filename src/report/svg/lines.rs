@@ -1,7 +1,7 @@
 //! Lines over one axis of positions, of values or of powers of two.
 
 use super::scale::{Scale, decimals, ticks};
-use super::{Anchor, Canvas, Colour, Key, Reference, WIDTH, text_width};
+use super::{Anchor, Canvas, Chart, Colour, Key, Reference, WIDTH, text_width};
 use crate::report::format;
 
 /// One line.
@@ -12,37 +12,54 @@ pub struct Series {
     pub colour: Colour,
     /// The x of a point to ring.
     pub chosen: Option<f64>,
+    /// By point, low end first: drawn as a band behind the line; empty for none.
+    pub intervals: Vec<[f64; 2]>,
 }
 
-/// What lies along x.
-pub enum XAxis {
+impl Series {
+    /// The line alone.
+    pub fn new(label: impl Into<String>, colour: Colour, points: impl IntoIterator<Item = [f64; 2]>) -> Self {
+        let points = points.into_iter().collect();
+        Self { label: label.into(), points, colour, chosen: None, intervals: Vec::new() }
+    }
+
+    /// With a ring around the point at `x`.
+    pub fn ringed(self, x: Option<f64>) -> Self {
+        Self { chosen: x, ..self }
+    }
+
+    /// With an interval for every point.
+    pub fn within(self, intervals: Vec<[f64; 2]>) -> Self {
+        Self { intervals, ..self }
+    }
+}
+
+/// What lies along x, with its words.
+pub enum XAxis<'a> {
     /// Whole numbers, each labelled.
-    Positions,
+    Positions(&'a str),
     /// Powers of two at even distances.
-    Log2,
+    Log2(&'a str),
     /// Any values.
-    Linear,
+    Linear(&'a str),
 }
 
-/// What lies along y.
-pub enum YAxis {
+/// What lies along y, with its words.
+pub enum YAxis<'a> {
     /// Any values.
-    Linear,
+    Linear(&'a str),
     /// Values whose distance from 0 counts, so the axis begins there.
-    FromZero,
+    FromZero(&'a str),
     /// Shares: labelled as percentages, from 0.
-    Shares,
+    Shares(&'a str),
 }
 
 /// Lines with markers, a legend below.
-pub struct LineChart {
-    pub title: String,
-    pub x: XAxis,
-    pub x_label: String,
-    pub y: YAxis,
-    pub y_label: String,
-    pub series: Vec<Series>,
-    pub references: Vec<Reference>,
+pub struct LineChart<'a> {
+    x: XAxis<'a>,
+    y: YAxis<'a>,
+    series: Vec<Series>,
+    references: Vec<Reference>,
 }
 
 const TOP: f64 = 26.0;
@@ -51,15 +68,14 @@ const RIGHT: f64 = WIDTH - 18.0;
 /// The most markers a line has besides a ringed one; more would hide it.
 const MARKERS: usize = 40;
 
-impl LineChart {
-    /// The drawing.
-    pub fn svg(&self) -> String {
-        let mut canvas = Canvas::new(&self.title);
+impl Chart for LineChart<'_> {
+    fn svg(&self, title: &str) -> String {
+        let mut canvas = Canvas::new(title);
         let y_ticks = self.y_ticks();
         let labels = self.y_labels(&y_ticks);
         let left = labels.iter().map(|l| text_width(l)).fold(0.0, f64::max) + 8.0;
         let y = Scale::linear(ends(&y_ticks), [BOTTOM, TOP]);
-        canvas.text("tick", Anchor::Start, [0.0, 12.0], &self.y_label);
+        canvas.text("tick", Anchor::Start, [0.0, 12.0], self.y_label());
         for (&tick, label) in y_ticks.iter().zip(&labels) {
             let place = y.place(tick);
             canvas.line("grid", [left, place], [RIGHT, place]);
@@ -75,10 +91,36 @@ impl LineChart {
         let end = canvas.legend(BOTTOM + 60.0, &self.keys());
         canvas.finish(end)
     }
+}
+
+impl<'a> LineChart<'a> {
+    /// The lines, without references.
+    pub fn new(x: XAxis<'a>, y: YAxis<'a>, series: Vec<Series>) -> Self {
+        Self { x, y, series, references: Vec::new() }
+    }
+
+    /// With dashed lines across.
+    pub fn references(self, references: Vec<Reference>) -> Self {
+        Self { references, ..self }
+    }
+
+    fn x_label(&self) -> &str {
+        let (XAxis::Positions(words) | XAxis::Log2(words) | XAxis::Linear(words)) = self.x;
+        words
+    }
+
+    fn y_label(&self) -> &str {
+        let (YAxis::Linear(words) | YAxis::FromZero(words) | YAxis::Shares(words)) = self.y;
+        words
+    }
 
     fn draw(&self, canvas: &mut Canvas, series: &Series, x: &Scale, y: &Scale, decimals: usize) {
         let points: Vec<_> = series.points.iter().filter(|p| finite(p)).collect();
         let place = |p: &[f64; 2]| [x.place(p[0]), y.place(p[1])];
+        if !series.intervals.is_empty() {
+            let ends = series.points.iter().zip(&series.intervals).filter(|(p, ends)| finite(p) && finite(ends));
+            canvas.band(&ends.map(|([at, _], ends)| ends.map(|end| place(&[*at, end]))).collect::<Vec<_>>());
+        }
         canvas.polyline(&points.iter().map(|p| place(p)).collect::<Vec<_>>());
         let every = points.len().div_ceil(MARKERS);
         for (i, point) in points.iter().enumerate() {
@@ -88,10 +130,10 @@ impl LineChart {
                 continue;
             }
             let value = match self.y {
-                YAxis::Shares => format::percent(point[1]),
-                YAxis::Linear | YAxis::FromZero => format::fixed(point[1], (decimals + 1).max(3)),
+                YAxis::Shares(_) => format::percent(point[1]),
+                YAxis::Linear(_) | YAxis::FromZero(_) => format::fixed(point[1], (decimals + 1).max(3)),
             };
-            let tooltip = format!("{}, {} {}: {value}", series.label, self.x_label, super::number(point[0]));
+            let tooltip = format!("{}, {} {}: {value}", series.label, self.x_label(), super::number(point[0]));
             if chosen {
                 canvas.ring(place(point));
             }
@@ -101,18 +143,18 @@ impl LineChart {
 
     fn keys(&self) -> Vec<Key> {
         let series = self.series.iter().map(|s| Key { label: s.label.clone(), colour: s.colour, dashed: false });
-        let references = self.references.iter().map(|r| Key { label: r.label.clone(), colour: r.colour, dashed: true });
+        let references = self.references.iter().map(Key::of);
         series.chain(references).collect()
     }
 
     fn x_axis(&self, canvas: &mut Canvas, left: f64) -> Scale {
         let range = range(self.points().map(|p| p[0]));
         let ticks = match self.x {
-            XAxis::Positions => (range[0] as u64..=range[1] as u64).map(|j| j as f64).collect(),
-            XAxis::Log2 => powers_of_two(range),
-            XAxis::Linear => ticks(range, 6),
+            XAxis::Positions(_) => (range[0] as u64..=range[1] as u64).map(|j| j as f64).collect(),
+            XAxis::Log2(_) => powers_of_two(range),
+            XAxis::Linear(_) => ticks(range, 6),
         };
-        let scale = if matches!(self.x, XAxis::Log2) { Scale::log2 } else { Scale::linear };
+        let scale = if matches!(self.x, XAxis::Log2(_)) { Scale::log2 } else { Scale::linear };
         let scale = scale(ends(&ticks), [left + 10.0, RIGHT - 4.0]);
         let decimals = decimals(&ticks);
         let every = ticks.len().div_ceil(16);
@@ -122,21 +164,22 @@ impl LineChart {
             canvas.line("axis", [place, BOTTOM], [place, BOTTOM + 4.0]);
             canvas.text("tick", Anchor::Middle, [place, BOTTOM + 18.0], &format::fixed(tick, decimals));
         }
-        canvas.text("tick", Anchor::End, [RIGHT, BOTTOM + 36.0], &self.x_label);
+        canvas.text("tick", Anchor::End, [RIGHT, BOTTOM + 36.0], self.x_label());
         scale
     }
 
     fn y_ticks(&self) -> Vec<f64> {
         let values = self.points().map(|p| p[1]).chain(self.references.iter().map(|r| r.value));
-        let zero = (!matches!(self.y, YAxis::Linear)).then_some(0.0);
-        ticks(range(values.chain(zero)), 5)
+        let intervals = self.series.iter().flat_map(|s| s.intervals.iter().flatten().copied());
+        let zero = (!matches!(self.y, YAxis::Linear(_))).then_some(0.0);
+        ticks(range(values.chain(intervals).chain(zero)), 5)
     }
 
     fn y_labels(&self, ticks: &[f64]) -> Vec<String> {
         let decimals = decimals(ticks);
         let label = |&tick: &f64| match self.y {
-            YAxis::Shares => format!("{} %", format::fixed(100.0 * tick, decimals.saturating_sub(2))),
-            YAxis::Linear | YAxis::FromZero => format::fixed(tick, decimals),
+            YAxis::Shares(_) => format!("{} %", format::fixed(100.0 * tick, decimals.saturating_sub(2))),
+            YAxis::Linear(_) | YAxis::FromZero(_) => format::fixed(tick, decimals),
         };
         ticks.iter().map(label).collect()
     }
@@ -169,28 +212,25 @@ mod tests {
     use super::*;
 
     fn chart(x: XAxis, points: Vec<[f64; 2]>) -> String {
-        let series = vec![Series {
-            label: "a<b".into(),
-            chosen: points.first().map(|p| p[0]),
-            points,
-            colour: Colour::Cycle(2),
-        }];
-        let label = "x".to_owned();
-        LineChart {
-            title: "t".into(),
-            x,
-            x_label: label.clone(),
-            y: YAxis::Linear,
-            y_label: label,
-            series,
-            references: vec![],
-        }
-        .svg()
+        let chosen = points.first().map(|p| p[0]);
+        let series = Series::new("a<b", Colour::Cycle(2), points).ringed(chosen);
+        LineChart::new(x, YAxis::Linear("x"), vec![series]).svg("t")
+    }
+
+    #[test]
+    fn a_band_goes_around_the_intervals_and_fits() {
+        let series = Series::new("a", Colour::Accent, [[1.0, 1.5], [2.0, 1.6]]).within(vec![[0.5, 1.9], [1.5, 3.0]]);
+        let svg = LineChart::new(XAxis::Linear("x"), YAxis::Linear("y"), vec![series]).svg("t");
+        let band = svg.split("class=\"band\" points=\"").nth(1).unwrap().split('"').next().unwrap();
+        let heights: Vec<f64> = band.split(' ').map(|p| p.split(',').nth(1).unwrap().parse().unwrap()).collect();
+        // There by the low ends, back by the high ones; higher values are further up.
+        assert!(heights.len() == 4 && heights[0] > heights[1] && heights[1] > heights[3] && heights[3] > heights[2]);
+        assert!(heights.iter().all(|y| (TOP..=BOTTOM).contains(y)), "{heights:?}");
     }
 
     #[test]
     fn draws_every_finite_point() {
-        let svg = chart(XAxis::Linear, vec![[0.0, 1.0], [0.5, f64::NAN], [1.0, 2.0]]);
+        let svg = chart(XAxis::Linear("x"), vec![[0.0, 1.0], [0.5, f64::NAN], [1.0, 2.0]]);
         assert!(!svg.contains("NaN") && !svg.contains("a<b"));
         assert_eq!(svg.matches("class=\"marker\"").count(), 2 + 1, "two points and the legend's");
         assert_eq!(svg.matches("class=\"ring\"").count(), 1);
@@ -198,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_long_line_keeps_every_point_but_not_every_marker() {
-        let svg = chart(XAxis::Linear, (0..1000).map(|i| [f64::from(i), 2.0]).collect());
+        let svg = chart(XAxis::Linear("x"), (0..1000).map(|i| [f64::from(i), 2.0]).collect());
         let points = svg.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
         assert_eq!(points.split(' ').count(), 1000);
         assert_eq!(svg.matches("class=\"marker\"").count(), MARKERS + 2, "with the ringed one and the legend's");
@@ -207,13 +247,13 @@ mod tests {
 
     #[test]
     fn small_values_keep_their_digits() {
-        assert!(chart(XAxis::Linear, vec![[1.0, 1e-4], [2.0, 3e-4]]).contains("x 2: 0.000300<"));
+        assert!(chart(XAxis::Linear("x"), vec![[1.0, 1e-4], [2.0, 3e-4]]).contains("x 2: 0.000300<"));
     }
 
     #[test]
     fn one_point_and_none_still_draw() {
         for points in [vec![], vec![[1.0, 1.0]]] {
-            for x in [XAxis::Positions, XAxis::Log2, XAxis::Linear] {
+            for x in [XAxis::Positions("x"), XAxis::Log2("x"), XAxis::Linear("x")] {
                 let svg = chart(x, points.clone());
                 assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
             }

@@ -8,7 +8,7 @@ mod bars;
 mod lines;
 mod scale;
 
-pub use bars::{Bar, BarChart};
+pub use bars::{Bar, BarChart, Lengths, Row};
 pub use lines::{LineChart, Series, XAxis, YAxis};
 
 /// The rules that the drawings' classes and variables need, for the page's `<style>`.
@@ -50,6 +50,12 @@ impl Colour {
             Self::Cycle(i) => (i + i / Self::CYCLE + 1) % 4,
         }
     }
+}
+
+/// Something that can be drawn.
+pub trait Chart {
+    /// The drawing, called `title`.
+    fn svg(&self, title: &str) -> String;
 }
 
 /// A value that the bars or lines are compared with, drawn as a dashed line across the plot.
@@ -100,6 +106,13 @@ impl Canvas {
             "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\"><title>{}</title></rect>",
             escape(tooltip)
         );
+    }
+
+    /// A pale area between the lower and the upper ends at rising places.
+    fn band(&mut self, ends: &[[[f64; 2]; 2]]) {
+        let around = ends.iter().map(|[low, _]| low).chain(ends.iter().rev().map(|[_, high]| high));
+        let points: Vec<_> = around.map(|[x, y]| format!("{},{}", number(*x), number(*y))).collect();
+        self.body += &format!("<polygon class=\"band\" points=\"{}\"/>", points.join(" "));
     }
 
     fn polyline(&mut self, points: &[[f64; 2]]) {
@@ -175,6 +188,12 @@ struct Key {
     label: String,
     colour: Colour,
     dashed: bool,
+}
+
+impl Key {
+    fn of(reference: &Reference) -> Self {
+        Self { label: reference.label.clone(), colour: reference.colour, dashed: true }
+    }
 }
 
 /// At most two decimals, none where they are zero: the same bytes on every machine.

@@ -1,0 +1,44 @@
+//! Drawings of a comparison: a run has one colour in all of them.
+
+use super::{ComparedSet, ComparedVariant, Comparison};
+use crate::report::figures::{Figure, autoregressive};
+use crate::report::svg::{Bar, BarChart, Colour, Lengths, Row};
+
+/// Block efficiency of every run, and what the later ones differ by from the first.
+pub fn figures(comparison: &Comparison, set: &ComparedSet) -> [Figure; 2] {
+    let keys = |from: usize| {
+        let named = |(i, run): (usize, &String)| (format!("run {}: {run}", i + 1), Colour::Cycle(i));
+        comparison.runs.iter().enumerate().skip(from).map(named).collect::<Vec<_>>()
+    };
+    let place = format!("on {}", set.name);
+    let lengths = Lengths::Efficiency("tokens per backbone call");
+    let chart = BarChart::new(lengths, rows(set, efficiencies)).references(vec![autoregressive()]).keys(keys(0));
+    let caption =
+        "On the documents that all runs share; whiskers are 95 % bootstrap intervals over groups of documents.";
+    let efficiency = Figure::new("Block efficiency by run", &place, caption, &chart);
+    let chart = BarChart::new(Lengths::Change("block efficiency against run 1"), rows(set, changes)).keys(keys(1));
+    let caption =
+        "Whiskers are 95 % intervals with both runs resampled together: one that leaves out 0 is a difference.";
+    [efficiency, Figure::new("Difference from run 1", &place, caption, &chart)]
+}
+
+/// A row for every variant that has a bar.
+fn rows(set: &ComparedSet, bars: fn(&ComparedVariant) -> Vec<Bar>) -> Vec<Row> {
+    let rows = set.variants.iter().map(|variant| Row { label: variant.name.clone(), bars: bars(variant) });
+    rows.filter(|row| !row.bars.is_empty()).collect()
+}
+
+fn efficiencies(variant: &ComparedVariant) -> Vec<Bar> {
+    let bars = variant.block_efficiency.iter().zip(&variant.ci95).enumerate();
+    bars.filter_map(|(i, (value, interval))| {
+        Some(Bar { value: (*value)?, interval: (*interval)?, colour: Colour::Cycle(i) })
+    })
+    .collect()
+}
+
+fn changes(variant: &ComparedVariant) -> Vec<Bar> {
+    let from_first = variant.differences.iter().filter(|difference| difference.base == 1);
+    from_first
+        .map(|d| Bar { value: d.difference, interval: d.difference_ci95, colour: Colour::Cycle(d.run as usize - 1) })
+        .collect()
+}
