@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use assert_cmd::Command;
-use common::{skipped, world};
+use common::{finished, skipped, succeed};
 use serde_json::Value;
 
 /// Looks at a page in a frame of a given width: what the page is like, as JSON in the outer document.
@@ -39,7 +39,7 @@ frame.onload = () => {
   }
   const table = inner.querySelector("table");
   if (table && SORT) {
-    const column = () => [...table.tBodies[0].rows].map(row => Number(row.cells[1].dataset.order));
+    const column = () => [...table.tBodies[0].rows].map(row => Number.parseFloat(row.cells[1].dataset.order ?? row.cells[1].textContent));
     table.tHead.rows[0].cells[1].click();
     const falling = column();
     table.tHead.rows[0].cells[1].click();
@@ -84,18 +84,43 @@ fn look(browser: &str, page: &Path, width: u32, sort: bool) -> Value {
     serde_json::from_str(&found).unwrap_or_else(|e| panic!("{e}: {found}\n{}", String::from_utf8_lossy(&output.stderr)))
 }
 
+/// Two rescorers, two k and two seeds: an axis of each kind, and intervals over seeds.
+const GRID: &str = r#"
+extends = "run.toml"
+name = "grid"
+[evaluation]
+live_documents = 0
+[ablation.matrix]
+"rescorer" = [{ counts = { kind = "ngram", order = 2 } }, { counts = { kind = "ngram", order = 3 } }]
+"evaluation.top_k" = [2, 4]
+seed = [1, 2]
+"#;
+
 #[test]
 fn pages_fit_wide_and_narrow_windows() {
     let Some(browser) = browser() else { return skipped("there is no chromium") };
-    let run = world().join("runs/tiny");
-    for (page, sort) in [("report/report.html", true), ("heads/report.html", false)] {
+    let finished = finished();
+    let folder = finished.path();
+    let sets = ["name=steps", "heads.keep_checkpoints=true", "evaluation.top_k=4"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    succeed(folder, &[&["evaluate", "run.toml", "--all-checkpoints"], &sets[..]].concat());
+    succeed(folder, &["report", "runs/tiny", "runs/steps", "--output", "compared"]);
+    fs::write(folder.join("grid.toml"), GRID).unwrap();
+    succeed(folder, &["ablate", "grid.toml"]);
+    for (page, sort, least) in [
+        ("runs/tiny/report/report.html", true, 11),
+        ("runs/steps/report/report.html", true, 12),
+        ("runs/tiny/heads/report.html", false, 5),
+        ("compared/comparison.html", true, 2),
+        ("runs/grid/report/ablation.html", false, 2),
+    ] {
         for width in [1280, 390] {
-            let found = look(&browser, &run.join(page), width, sort);
+            let found = look(&browser, &folder.join(page), width, sort);
             assert_eq!(found["wide"], width, "{page}");
             assert_eq!(found["scroll"], width, "{page} at {width} is wider than its window");
             assert_eq!(found["cut"], serde_json::json!([]), "{page} at {width}");
             let drawings = found["drawings"].as_array().unwrap();
-            assert!(drawings.len() > 2, "{page}");
+            assert!(drawings.len() >= least, "{page}: {}", drawings.len());
             for drawing in drawings {
                 let size = |name: &str| drawing[name].as_f64().unwrap();
                 assert!(size("shapes") >= 1.0 && size("width") > 150.0 && size("height") > 50.0, "{page}: {drawing}");
@@ -112,10 +137,9 @@ fn pages_fit_wide_and_narrow_windows() {
         }
     }
     // What the looking is for: a page that does not fit, with an empty drawing, is seen as one.
-    let text = fs::read_to_string(run.join("report/report.html")).unwrap();
+    let text = fs::read_to_string(folder.join("runs/tiny/report/report.html")).unwrap();
     let empty = "<svg viewBox=\"0 0 9 9\"><title>empty</title><text x=\"8\" y=\"5\">beyond</text></svg>";
-    let folder = tempfile::tempdir().unwrap();
-    let hurt = folder.path().join("hurt.html");
+    let hurt = folder.join("hurt.html");
     fs::write(&hurt, text.replace("</main>", &format!("{empty}<p style=\"width: 600px\">wide</p></main>"))).unwrap();
     let found = look(&browser, &hurt, 390, false);
     assert!(found["scroll"].as_u64().unwrap() > 390);

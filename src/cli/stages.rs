@@ -24,6 +24,13 @@ pub(super) fn load(common: &Common, file: &ConfigFile) -> Result<Option<Config>>
 }
 
 fn open(config: Config) -> Result<Workspace> {
+    let workspace = open_silently(config)?;
+    workspace.describe()?;
+    Ok(workspace)
+}
+
+/// The run, in whose folder nothing is written.
+fn open_silently(config: Config) -> Result<Workspace> {
     let device = device::open(config.device_choices()?[0])?;
     Workspace::open(config, device)
 }
@@ -92,11 +99,10 @@ pub fn evaluate(
     file.set.extend(flags.iter().filter(|(_, set)| *set).map(|(key, _)| format!("evaluation.{key}=true")));
     let Some(config) = load(common, &file)? else { return Ok(()) };
     config.traces.require_hidden("evaluate")?;
-    let workspace = open(config)?;
     let (workspace, heads) = match heads {
-        None => (workspace, None),
+        None => (open(config)?, None),
         Some(path) => {
-            let (workspace, heads) = stages::other_heads(workspace, path)?;
+            let (workspace, heads) = stages::other_heads(open_silently(config)?, path)?;
             (workspace, Some(heads))
         }
     };

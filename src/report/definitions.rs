@@ -43,10 +43,6 @@ const DEFINITIONS: &[(&str, &str)] = &[
          ended; token by token, the next batch begins when all of the one before have ended.",
     ),
     (
-        "by_step",
-        "block_efficiency and ci95 on the evaluated split with the heads of each checkpoint, for plain bpd, the oracle and every variant that reads the heads and runs no neural model, at the settings and with the rescorers of chosen_step.",
-    ),
-    (
         "best_paths",
         "For each pbest- variant that was not switched off, its block_efficiency and verified_tokens_per_call on the evaluated split when its drafts are the p best paths under the settings that dev chose for the table's p (and plain bpd's draft besides, where evaluation.include_top1 is on and p is above 1).",
     ),
@@ -76,6 +72,10 @@ const DEFINITIONS: &[(&str, &str)] = &[
     (
         "bpd_block_efficiency_without",
         "Block efficiency of plain bpd over the documents that do not loop; null when every document loops.",
+    ),
+    (
+        "by_step",
+        "block_efficiency and ci95 on the evaluated split with the heads of each checkpoint, for plain bpd, the oracle and every variant that reads the heads and runs no neural model, at the settings and with the rescorers of chosen_step.",
     ),
     (
         "candidates_seconds",

@@ -264,10 +264,10 @@ impl Evaluation<'_> {
             ..Timing::default()
         });
         self.live(&test.texts, &walked, &mut set, &mut bar)?;
+        bar.finish(&format!("{} test documents, {} variants", set.documents, set.variants.len()));
         if options.all_checkpoints {
             set.by_step = Some(self.by_step(test_trace, &walked)?);
         }
-        bar.finish(&format!("{} test documents, {} variants", set.documents, set.variants.len()));
         Ok((set, documents))
     }
 

@@ -201,7 +201,7 @@ impl Mark {
 const STAGES: u32 = 4;
 
 impl Workspace {
-    /// Opens `runs/<name>`, loads the backbone, reads the corpora; writes `run.toml` and `provenance.json`.
+    /// Opens `runs/<name>`, loads the backbone, reads the corpora.
     ///
     /// # Errors
     /// Another process on the folder; what [`Inputs::read`] refuses.
@@ -212,10 +212,7 @@ impl Workspace {
             progress::say(note);
         }
         let Inputs { backbone, corpora } = Inputs::read(&config, &device.device)?;
-        let workspace =
-            Self { config, device, folder, backbone, corpora, places: Places::Own(lock), other_heads: None };
-        workspace.describe()?;
-        Ok(workspace)
+        Ok(Self { config, device, folder, backbone, corpora, places: Places::Own(lock), other_heads: None })
     }
 
     /// A cell of an ablation; nothing is written.

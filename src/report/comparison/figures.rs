@@ -18,7 +18,7 @@ pub fn figures(comparison: &Comparison, set: &ComparedSet) -> [Figure; 2] {
     let efficiency = Figure::new("Block efficiency by run", &place, caption, &chart);
     let chart = BarChart::new(Lengths::Change("block efficiency against run 1"), rows(set, changes)).keys(keys(1));
     let caption =
-        "Whiskers are 95 % intervals with both runs resampled together: one that leaves out 0 is a difference.";
+        "Whiskers are 95 % intervals with both runs resampled together: one that leaves out 0 is a clear difference.";
     [efficiency, Figure::new("Difference from run 1", &place, caption, &chart)]
 }
 

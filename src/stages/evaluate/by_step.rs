@@ -44,6 +44,9 @@ impl Evaluation<'_> {
                 add(&way.name, &tally(&walk(&texts, &*way.drafter(&found.settings))?))?;
             }
             add(ORACLE, &oracle(&texts.texts, options.top_k).1)?;
+            let plain = &points[points.len() - replayed.len() - 1];
+            let efficiency = plain.block_efficiency;
+            progress::say(format!("evaluate {} at step {step}: {} {efficiency:.3}", test.corpus, plain.variant));
         }
         Ok(BySteps { chosen_step: best as u64, points })
     }
