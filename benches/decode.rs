@@ -2,8 +2,8 @@
 //!
 //!     DRAFTSMITH_RUN=runs/quickstart cargo bench --bench decode
 //!
-//! Prompts are those of the run's first data set's test split (DRAFTSMITH_PROMPTS of them, 8). Every variant decodes all of them in
-//! each of DRAFTSMITH_ROUNDS rounds (3); the best round counts, as a machine is only ever disturbed towards slower. The time of a
+//! Prompts are those of the test split of the run's data set DRAFTSMITH_SET, or its first (DRAFTSMITH_PROMPTS of them, 8), decoded with
+//! the settings tuned on it. Every variant decodes all of them in each of DRAFTSMITH_ROUNDS rounds (3); the best round counts, as a machine is only ever disturbed towards slower. The time of a
 //! forward of n tokens is measured apart, behind the first prompt. Then 1, 4 and 8 prompts are decoded side by side: token by
 //! token, by plain blocks, and by trees of DRAFTSMITH_NODES nodes (8). With DRAFTSMITH_PYTHON and DRAFTSMITH_PEERS (a folder with
 //! `hf_decode.py`), the same prompts go through that script as well.
@@ -13,7 +13,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use draftsmith::backbone::{Span, generate};
-use draftsmith::config::DataConfig;
 use draftsmith::decoding::{Decoder, Decoding, Spent, Verification, seconds_by_nodes};
 use draftsmith::device;
 use draftsmith::rescorer::Drafter;
@@ -31,7 +30,12 @@ fn main() {
     };
     let device = device::open("cpu".parse().expect("a device")).expect("the CPU");
     let run = OpenedRun::open(&folder, &device.device).expect("an evaluated run");
-    let (texts, max_new) = (prompts(&run), run.config.traces.max_new);
+    let set = std::env::var("DRAFTSMITH_SET").ok().or_else(|| {
+        let mut sets = run.config.data.iter();
+        sets.find(|(_, data)| data.test > 0.0).map(|(name, _)| name.clone())
+    });
+    let set = set.expect("an evaluated run has a test split");
+    let (texts, max_new) = (prompts(&run, &set), run.config.traces.max_new);
     let prompts: Vec<Vec<u32>> =
         texts.iter().map(|text| run.backbone.tokenizer.encode(text).expect("a prompt")).collect();
     let rounds = number("DRAFTSMITH_ROUNDS", 3);
@@ -57,7 +61,7 @@ fn main() {
         .expect("heads that draft");
     let mut variants = Vec::new();
     for name in run.variants() {
-        let opened = || run.drafter(Some(&name), None).expect("a variant of the run").1;
+        let opened = || run.drafter(Some(&name), Some(&set)).expect("a variant of the run").1;
         if opened().grows() {
             variants.push((format!("{name} (auto)"), opened().priced(seconds.clone())));
         }
@@ -131,7 +135,7 @@ fn side_by_side(run: &OpenedRun, prompts: &[&[u32]], max_new: usize, rounds: usi
     let tree = run.variants().into_iter().find(|name| name.starts_with("tree-"));
     let names = ["bpd".to_owned()].into_iter().chain(tree);
     let variants = names.map(|name| {
-        let opened = run.drafter(Some(&name), None).expect("a variant of the run").1;
+        let opened = run.drafter(Some(&name), Some(&set)).expect("a variant of the run").1;
         (if opened.grows() { format!("{name} ({nodes} nodes)") } else { name }, opened.with_nodes(nodes))
     });
     let variants: Vec<_> = variants.collect();
@@ -158,10 +162,9 @@ fn side_by_side(run: &OpenedRun, prompts: &[&[u32]], max_new: usize, rounds: usi
     }
 }
 
-/// The first test prompts of the run's first data set that has any.
-fn prompts(run: &OpenedRun) -> Vec<String> {
-    let has_test = |data: &&DataConfig| data.test > 0.0;
-    let data = run.config.data.values().find(has_test).expect("an evaluated run has a test split");
+/// The first test prompts of a data set.
+fn prompts(run: &OpenedRun, set: &str) -> Vec<String> {
+    let data = run.config.data.get(set).expect("DRAFTSMITH_SET names a data set of the run");
     let fractions = SplitFractions::from(data);
     let documents = read_corpus(std::path::Path::new(&data.path), data).expect("the corpus is where it was");
     let test = documents.iter().filter(|document| fractions.split_of(&document.group) == Split::Test);

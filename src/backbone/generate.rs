@@ -1,20 +1,9 @@
 //! Plain decoding, many texts side by side.
 
+use burn::tensor::Tensor;
+
 use super::{Backbone, Model, Sampler, Span};
 use crate::nn::indices;
-
-/// The id of the largest logit (the smaller id wins a tie) and its lead over the second.
-pub fn best_two(logits: &[f32]) -> (u32, f32) {
-    let (mut best, mut first, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
-    for (i, &x) in logits.iter().enumerate() {
-        if x > first {
-            (best, second, first) = (i, first, x);
-        } else if x > second {
-            second = x;
-        }
-    }
-    (best as u32, first - second)
-}
 
 /// Greedy continuations of `prompts` (each of at least one token), a final end-of-text included: until then, `max_new`
 /// tokens or the context's end. All prompts are decoded in one batch; choose its size with memory in mind.
@@ -24,21 +13,32 @@ pub fn generate(backbone: &Backbone, prompts: &[&[u32]], max_new: usize) -> Vec<
 
 /// [`generate`] with the given end-of-text ids.
 pub(super) fn greedy(model: &Model, end_of_text: &[u32], prompts: &[&[u32]], max_new: usize) -> Vec<Vec<u32>> {
-    continuations(model, end_of_text, prompts, max_new, |_, logits| best_two(logits).0)
+    let projection = model.projection();
+    continuations(model, end_of_text, prompts, max_new, |_, hidden| {
+        projection.largest(hidden, 1, false).iter().map(|best| best.first().0).collect()
+    })
 }
 
 /// As [`generate`], but drawn by one sampler for each prompt.
 pub fn sample(backbone: &Backbone, prompts: &[&[u32]], max_new: usize, samplers: &mut [Sampler]) -> Vec<Vec<u32>> {
     let Backbone { model, end_of_text, .. } = backbone;
-    continuations(model, end_of_text, prompts, max_new, |text, logits| samplers[text].draw(logits))
+    continuations(model, end_of_text, prompts, max_new, |texts, hidden| {
+        let logits = model.logits(hidden);
+        texts
+            .iter()
+            .zip(logits.chunks(model.config().vocab_size))
+            .map(|(&text, row)| samplers[text].draw(row))
+            .collect()
+    })
 }
 
+/// `choose` gives the next token of some texts, by their last hidden states `[texts, d]`.
 fn continuations(
     model: &Model,
     end_of_text: &[u32],
     prompts: &[&[u32]],
     max_new: usize,
-    mut choose: impl FnMut(usize, &[f32]) -> u32,
+    mut choose: impl FnMut(&[usize], Tensor<2>) -> Vec<u32>,
 ) -> Vec<Vec<u32>> {
     let config = model.config();
     let limit = |prompt: &[u32]| max_new.min(config.max_position_embeddings.saturating_sub(prompt.len()));
@@ -57,15 +57,13 @@ fn continuations(
             last.push(rows - 1);
         }
         let hidden = if last.len() == rows { hidden } else { hidden.select(0, indices(last, model.device())) };
-        let logits = model.logits(hidden);
-        let running = next.iter_mut().enumerate().filter(|(_, tokens)| !tokens.is_empty());
-        for ((text, tokens), logits) in running.zip(logits.chunks(config.vocab_size)) {
-            let token = choose(text, logits);
+        let running: Vec<usize> = (0..next.len()).filter(|&text| !next[text].is_empty()).collect();
+        for (text, token) in running.iter().copied().zip(choose(&running, hidden)) {
             let result: &mut Vec<u32> = &mut results[text];
             result.push(token);
-            tokens.clear();
+            next[text].clear();
             if !end_of_text.contains(&token) && result.len() < limit(prompts[text]) {
-                tokens.push(token);
+                next[text].push(token);
             }
         }
     }

@@ -25,7 +25,7 @@ pub use cache::KvCache;
 pub use check::{Check, check};
 pub use columns::Span;
 pub use folder::{Backbone, Checkpoint, Identity, save_model};
-pub use generate::{best_two, generate, sample};
+pub use generate::{generate, sample};
 pub use hub::{resolve, resolve_file};
 pub use model::{Model, Precision};
 pub use model_config::{Biases, ModelConfig, NormKind, Positions, RopeScaling, Rotary};

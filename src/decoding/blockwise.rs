@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::Tensor;
 
 use super::row::{Document, Looked, Proposal, Row};
-use super::verification::Verification;
+use super::verification::{Predictions, Verification};
 use crate::backbone::{Backbone, KvCache, Span};
 use crate::config::{StopRule, StorageType};
 use crate::error::{Result, bail};
@@ -150,9 +150,9 @@ impl<'a> Decoder<'a> {
         let proposals = self.draft(looked)?;
         let drafting = began.elapsed() - heads;
         let forward = Instant::now();
-        let (states, logits) = self.forward(&proposals);
+        let (states, predictions) = self.forward(&proposals);
         let backbone = forward.elapsed();
-        let blocks = self.commit(&proposals, states, &logits);
+        let blocks = self.commit(&proposals, states, &predictions);
         let bookkeeping = began.elapsed() - heads - drafting - backbone;
         Ok(Round { blocks, spent: Spent { backbone, heads, drafting, bookkeeping } })
     }
@@ -236,8 +236,8 @@ impl<'a> Decoder<'a> {
     }
 
     /// One forward of everything drafted, and of everything that is still to be read. Gives hidden states `[nodes, d]` and
-    /// logits `[nodes, V]`, row after row: of every drafted node, and of the last token that was read.
-    fn forward(&mut self, proposals: &[Option<Proposal>]) -> (Tensor<2>, Vec<f32>) {
+    /// what the backbone predicts, row after row: of every drafted node, and of the last token that was read.
+    fn forward(&mut self, proposals: &[Option<Proposal>]) -> (Tensor<2>, Predictions) {
         let model = &self.backbone.model;
         let (mut spans, mut nodes, mut tokens) = (Vec::new(), Vec::new(), 0);
         for (row, proposal) in proposals.iter().enumerate() {
@@ -253,35 +253,41 @@ impl<'a> Decoder<'a> {
         }
         let states = model.hidden(&spans, Some(&mut self.cache));
         let states = if nodes.len() == tokens { states } else { states.select(0, indices(nodes, model.device())) };
-        (states.clone(), model.logits(states))
+        (states.clone(), Predictions::of(states, model, self.options.verification.rule))
     }
 
     /// Keeps what the rule keeps of every row's draft, and remembers where each stands now.
-    fn commit(&mut self, proposals: &[Option<Proposal>], states: Tensor<2>, logits: &[f32]) -> Vec<(usize, Block)> {
+    fn commit(
+        &mut self,
+        proposals: &[Option<Proposal>],
+        states: Tensor<2>,
+        predictions: &Predictions,
+    ) -> Vec<(usize, Block)> {
         let model = &self.backbone.model;
-        let (width, vocabulary) = (model.config().hidden_size, model.config().vocab_size);
         let (mut blocks, mut last, mut first) = (Vec::new(), Vec::new(), 0);
         for (number, proposal) in proposals.iter().enumerate() {
             let row = &mut self.rows[number];
             let nodes = proposal.as_ref().map_or(1, |proposal| proposal.span().tokens.len());
-            let logits = &logits[first * vocabulary..][..nodes * vocabulary];
             let mut at = 0;
             if let Some(proposal) = proposal {
-                let (block, accepted) = row.accept(proposal, logits, &self.backbone.end_of_text);
+                let (block, accepted) = row.accept(proposal, predictions, first, &self.backbone.end_of_text);
                 at = accepted[accepted.len() - 1];
                 let text = &mut self.documents[row.document].text;
                 self.cache.keep(number, text.len(), &accepted);
                 text.extend(&block.tokens);
                 blocks.push((row.document, block));
             } else {
-                row.read(logits);
+                row.read(predictions.at(first));
             }
             last.push(first + at);
             first += nodes;
         }
         let mut hidden = to_host(states.select(0, indices(last, model.device())));
         self.options.dtype.round(&mut hidden);
-        self.rows.iter_mut().zip(hidden.chunks(width)).for_each(|(row, hidden)| hidden.clone_into(&mut row.hidden));
+        self.rows
+            .iter_mut()
+            .zip(hidden.chunks(model.config().hidden_size))
+            .for_each(|(row, hidden)| hidden.clone_into(&mut row.hidden));
         blocks
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Block;
 use super::stop::worthwhile;
-use super::verification::{Outcome, Verification, Verifier};
+use super::verification::{Outcome, Prediction, Predictions, Verification, Verifier};
 use crate::backbone::Span;
 use crate::config::StopRule;
 use crate::error::Result;
@@ -133,18 +133,23 @@ impl<'a> Row<'a> {
         Ok(Proposal { drafts, tree, after, closest })
     }
 
-    /// Takes the token that follows where the backbone's logits are these.
-    pub fn read(&mut self, logits: &[f32]) {
-        let (outcome, lead) = self.verifier.at(logits, &[], &[]);
+    /// Takes the token that follows where the backbone predicts this.
+    pub fn read(&mut self, prediction: Prediction) {
+        let (outcome, lead) = self.verifier.at(prediction, &[], &[]);
         let Outcome::Emit(next) = outcome else { unreachable!("nothing was drafted that could be accepted") };
         self.next = (next, lead);
     }
 
-    /// Follows the drafts from the pinned root as far as the rule keeps them, to one of the ids `ends` at most. `logits` are
-    /// those of the nodes, `[nodes, V]`. Gives the block, and the nodes that make it, root first.
-    pub fn accept(&mut self, proposal: &Proposal, logits: &[f32], ends: &[u32]) -> (Block, Vec<usize>) {
+    /// Follows the drafts from the pinned root as far as the rule keeps them, to one of the ids `ends` at most. The root's
+    /// prediction is number `root`, the other nodes' follow it. Gives the block, and the nodes that make it, root first.
+    pub fn accept(
+        &mut self,
+        proposal: &Proposal,
+        predictions: &Predictions,
+        root: usize,
+        ends: &[u32],
+    ) -> (Block, Vec<usize>) {
         let Proposal { tree, drafts, closest, .. } = proposal;
-        let vocabulary = logits.len() / tree.len();
         // The lead after the last accepted node decides where acceptance ended, so it belongs to this block as well.
         let (mut node, mut lead, mut accepted) = (0, self.next.1, vec![0]);
         // The paths that begin with what was accepted.
@@ -158,12 +163,8 @@ impl<'a> Row<'a> {
                     tokens.push(*token);
                 }
             }
-            let mut q = Vec::new();
-            if let Some(known) = drafts.q.get(depth) {
-                q = vec![0.0; vocabulary];
-                known.iter().for_each(|&(token, probability)| q[token as usize] = probability);
-            }
-            let (outcome, here) = self.verifier.at(&logits[node * vocabulary..][..vocabulary], &tokens, &q);
+            let q = drafts.q.get(depth).map_or(&[][..], |q| q);
+            let (outcome, here) = self.verifier.at(predictions.at(root + node), &tokens, q);
             lead = lead.min(here);
             match outcome {
                 Outcome::Emit(token) => {

@@ -4,14 +4,12 @@
 //! All of it is over the same positions: every place of a traced continuation at which a block could begin and whose block
 //! has a slot for the head with a token of the text in it.
 
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Calibration, ReplayText, calibration};
 use crate::backbone::Model;
-use crate::kernels::{largest, spread};
-use crate::nn::from_host;
+use crate::nn::{Largest, from_host};
 
 /// Width of a histogram's bin in nats.
 const BIN: f32 = 0.5;
@@ -58,8 +56,8 @@ pub fn head_qualities(texts: &[ReplayText], model: &Model, k: usize) -> Vec<Head
 fn backbone_entropies(text: &ReplayText, model: &Model) -> Vec<f32> {
     let rows = text.lattices.len();
     let hidden = from_host(text.hidden.clone(), [rows, text.hidden.len() / rows], model.device());
-    let logits = model.logits(hidden);
-    logits.par_chunks(model.config().vocab_size).map(|row| spread(row, largest(row).1).entropy).collect()
+    let entropy = |found: Largest| found.spread.expect("it was asked for").entropy;
+    model.projection().largest(hidden, 1, true).into_iter().map(entropy).collect()
 }
 
 /// The head of a slot from 1 on.

@@ -3,13 +3,12 @@
 use std::cell::RefCell;
 
 use burn::tensor::Tensor;
-use rayon::prelude::*;
 
 use super::{DraftHeads, Heads};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
-use crate::kernels::{Spread, spread, top_k};
-use crate::nn::{Linear, Projection, count_parameters};
+use crate::kernels::Spread;
+use crate::nn::{Largest, Linear, Projection, count_parameters};
 
 /// Trained heads, ready to draft.
 pub struct FrozenHeads {
@@ -126,13 +125,16 @@ impl FrozenHeads {
                 let group: Vec<Tensor<2>> = (head..head + self.together()).map(&mut states).collect();
                 let heads = group.len();
                 let table = &self.tables[head.min(self.tables.len() - 1)];
-                let logits = table.logits(Tensor::stack::<3>(group, 0).reshape([heads * rows, width]));
-                let of_row = |row| Best::of(row, k, self.ids.as_deref(), spreads);
-                let best: Vec<Best> = logits.par_chunks(vocabulary).map(of_row).collect();
-                if !best.iter().all(|best| best.is_finite(k)) {
+                let states = Tensor::stack::<3>(group, 0).reshape([heads * rows, width]);
+                // One more, for the margin.
+                let mut best = table.largest(states, k + 1, spreads);
+                if !best.iter().all(|best| best.is_finite(vocabulary.min(k + 1))) {
                     bail!(
                         "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
                     );
+                }
+                if let Some(names) = &self.ids {
+                    best.iter_mut().flat_map(|best| &mut best.ids).for_each(|id| *id = names[*id as usize]);
                 }
                 for best in best.chunks(rows) {
                     drafted.borrow_mut().push(best.iter().map(|best| best.ids[0]).collect());
@@ -140,44 +142,14 @@ impl FrozenHeads {
                 found.extend(best);
             }
             for (row, head) in (0..rows).flat_map(|row| (0..count).map(move |head| (row, head))) {
-                let Best { ids, scores, margin, spread } = &found[head * rows + row];
-                all.ids.extend(ids);
-                all.scores.extend(scores);
-                all.margins.push(*margin);
+                let Largest { ids, logits, spread } = &found[head * rows + row];
+                all.ids.extend(&ids[..k]);
+                all.scores.extend(&logits[..k]);
+                all.margins.push(logits.get(k).map_or(f32::INFINITY, |left_out| logits[k - 1] - left_out));
                 all.spreads.extend(spread);
             }
         }
         Ok(all)
-    }
-}
-
-/// The k best of a row.
-struct Best {
-    ids: Vec<u32>,
-    scores: Vec<f32>,
-    margin: f32,
-    spread: Option<Spread>,
-}
-
-impl Best {
-    fn of(logits: &[f32], k: usize, names: Option<&[u32]>, spreads: bool) -> Self {
-        let (mut ids, mut scores) = (Vec::with_capacity(k + 1), Vec::with_capacity(k + 1));
-        top_k(logits, k + 1, &mut ids, &mut scores);
-        let spread = spreads.then(|| spread(logits, scores.first().copied().unwrap_or(f32::NAN)));
-        let margin = if scores.len() > k { scores[k - 1] - scores[k] } else { f32::INFINITY };
-        ids.truncate(k);
-        scores.truncate(k);
-        if let Some(names) = names {
-            ids.iter_mut().for_each(|id| *id = names[*id as usize]);
-        }
-        Self { ids, scores, margin, spread }
-    }
-
-    /// Whether all of the `k` are there, which NaN never are, and nothing is infinite.
-    fn is_finite(&self, k: usize) -> bool {
-        self.ids.len() == k
-            && self.scores.iter().all(|score| score.is_finite())
-            && self.spread.is_none_or(|spread| spread.entropy.is_finite())
     }
 }
 

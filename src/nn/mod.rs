@@ -2,6 +2,7 @@
 
 mod cross_entropy;
 mod frozen;
+mod largest;
 mod layers;
 mod parameters;
 mod projection;
@@ -10,6 +11,7 @@ mod targets;
 
 pub use cross_entropy::{Unembedded, unembed};
 pub use frozen::{FrozenLoss, FrozenUnembedding};
+pub use largest::Largest;
 pub use layers::{Init, Linear, Matrix, Norm};
 pub use parameters::{
     ParameterPath, ReadParameter, Values, collect_parameters, count_parameters, load_parameters, read_parameters,

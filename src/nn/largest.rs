@@ -1,0 +1,136 @@
+//! The largest logits of a projection. On an accelerator, nothing else of the logits leaves the device.
+
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use super::{Projection, to_host};
+use crate::kernels::{Spread, spread, top_k};
+
+/// The largest logits of one state.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Largest {
+    /// Outputs, best first; of equal ones the smaller first.
+    pub ids: Vec<u32>,
+    /// Their logits.
+    pub logits: Vec<f32>,
+    /// The softmax over all outputs, where it was asked for.
+    pub spread: Option<Spread>,
+}
+
+impl Largest {
+    /// The best output and its lead over the second; 0 and NaN where no logit is a number.
+    pub fn first(&self) -> (u32, f32) {
+        let logit = |place: usize| self.logits.get(place).copied().unwrap_or(f32::NEG_INFINITY);
+        (self.ids.first().copied().unwrap_or(0), logit(0) - logit(1))
+    }
+
+    /// Whether all of `k` are there, which NaN never are, and nothing is infinite.
+    pub fn is_finite(&self, k: usize) -> bool {
+        self.ids.len() == k
+            && self.logits.iter().all(|logit| logit.is_finite())
+            && self.spread.is_none_or(|spread| spread.entropy.is_finite())
+    }
+}
+
+/// Differences below this weigh nothing in a softmax of float32.
+const LEAST: f32 = -87.0;
+
+impl Projection {
+    /// The `k` largest logits of each of some states `[n, d]`, or all where there are fewer; with `spreads` also their softmax,
+    /// which costs an exponential for every logit. NaN is never among them. Where more logits are equal to the k-th than there is
+    /// room for, the CPU takes the smallest outputs and an accelerator any.
+    pub fn largest(&self, states: Tensor<2>, k: usize, spreads: bool) -> Vec<Largest> {
+        let outputs = self.dims()[0];
+        let k = k.min(outputs);
+        match self {
+            Self::Packed(_) => {
+                let of_row = |logits: &[f32]| {
+                    let (mut ids, mut best) = (Vec::with_capacity(k), Vec::with_capacity(k));
+                    top_k(logits, k, &mut ids, &mut best);
+                    let spread = spreads.then(|| spread(logits, best.first().copied().unwrap_or(f32::NAN)));
+                    Largest { ids, logits: best, spread }
+                };
+                self.logits(states).par_chunks(outputs).map(of_row).collect()
+            }
+            Self::Tensor(matrix) => on_device(states.matmul(matrix.as_ref().clone().transpose()), k, spreads),
+        }
+    }
+}
+
+/// The same by tensor operations, from logits `[n, V]`.
+fn on_device(logits: Tensor<2>, k: usize, spreads: bool) -> Vec<Largest> {
+    let outputs = logits.dims()[1];
+    let spreads = spreads.then(|| {
+        let most = logits.clone().max_dim(1);
+        let below = (logits.clone() - most.clone()).clamp_min(LEAST);
+        let weights = below.clone().exp();
+        let sum = weights.clone().sum_dim(1);
+        let log = sum.clone().log();
+        let entropy = log.clone() - (weights * below).sum_dim(1) / sum;
+        to_host(Tensor::cat(vec![most + log, entropy], 1))
+    });
+    let (values, ids) = logits.topk_with_indices(k, 1);
+    let ids: Vec<i64> = ids.into_data().convert::<i64>().try_into_vec().expect("converted to i64");
+    let of_row = |(row, (values, ids)): (usize, (&[f32], &[i64]))| {
+        let mut best: Vec<(f32, u32)> = values
+            .iter()
+            .zip(ids)
+            .filter(|(value, id)| !value.is_nan() && (0..outputs as i64).contains(*id))
+            .map(|(value, id)| (*value, *id as u32))
+            .collect();
+        best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let spread = spreads.as_ref().map(|s| Spread { log_sum: s[2 * row], entropy: s[2 * row + 1] });
+        let (logits, ids) = best.into_iter().unzip();
+        Largest { ids, logits, spread }
+    };
+    to_host(values).chunks(k).zip(ids.chunks(k)).enumerate().map(of_row).collect()
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::nn::from_host;
+
+    const OUTPUTS: usize = 100;
+
+    fn numbers(n: usize, shift: f32) -> Vec<f32> {
+        (0..n).map(|at| 2.0 * (at as f32 * 0.7 + shift).sin()).collect()
+    }
+
+    fn projections() -> [Projection; 2] {
+        let matrix: Tensor<2> = from_host(numbers(OUTPUTS * 5, 0.2), [OUTPUTS, 5], &Device::flex());
+        [Projection::new(matrix.clone()), Projection::Tensor(Box::new(matrix))]
+    }
+
+    #[test]
+    fn they_are_the_first_of_all_logits_in_order() {
+        for projection in projections() {
+            let states = || from_host(numbers(15, 1.3), [3, 5], &Device::flex());
+            let found = projection.largest(states(), 7, true);
+            for (found, all) in found.iter().zip(projection.logits(states()).chunks(OUTPUTS)) {
+                let mut order: Vec<u32> = (0..OUTPUTS as u32).collect();
+                order.sort_by(|&a, &b| all[b as usize].total_cmp(&all[a as usize]).then(a.cmp(&b)));
+                assert_eq!(found.ids, order[..7]);
+                assert_eq!(found.first(), (order[0], all[order[0] as usize] - all[order[1] as usize]));
+                assert!(found.is_finite(7) && !found.is_finite(8));
+                let sum: f64 = all.iter().map(|&x| f64::from(x).exp()).sum();
+                let entropy: f64 = all.iter().map(|&x| f64::from(x).exp() / sum).map(|p| -p * p.ln()).sum();
+                let spread = found.spread.unwrap();
+                assert!((f64::from(spread.log_sum) - sum.ln()).abs() < 1e-5, "{spread:?}");
+                assert!((f64::from(spread.entropy) - entropy).abs() < 1e-5, "{spread:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_taken() {
+        for projection in projections() {
+            let states = from_host(vec![f32::NAN; 5], [1, 5], &Device::flex());
+            let found = projection.largest(states, 3, true).remove(0);
+            assert!(!found.is_finite(3));
+            assert!(found.first().1.is_nan());
+        }
+    }
+}
