@@ -135,25 +135,13 @@ fn all_variants(report: &Ablated, set: &AblatedSet) -> String {
     if !(1..=MOST).contains(&set.settings.len()) {
         return String::new();
     }
-    let mut names: Vec<&str> = Vec::new();
-    for variant in set.settings.iter().flat_map(|setting| &setting.variants) {
-        if !names.contains(&variant.variant.as_str()) {
-            names.push(&variant.variant);
-        }
-    }
-    let heading = |setting: &Setting| {
-        let values = report.setting_axes().zip(&setting.values);
-        let words = values
-            .map(|(axis, value)| if axis.key == "cell" { value.clone() } else { format!("{} {value}", axis.label) });
-        words.collect::<Vec<_>>().join(", ").replace('|', "\\|")
-    };
+    let heading = |setting: &Setting| report.words(setting).replace('|', "\\|");
     let headings: Vec<String> = set.settings.iter().map(heading).collect();
     let mut text =
         format!("\n| block efficiency | {} |\n|---|{}\n", headings.join(" | "), "---:|".repeat(headings.len()));
-    for name in names {
+    for name in set.variants() {
         let cell = |setting: &Setting| {
-            let found = setting.variants.iter().find(|variant| variant.variant == name);
-            found.map_or("–".to_owned(), |variant| format::efficiency(variant.block_efficiency))
+            setting.variant(name).map_or("–".to_owned(), |variant| format::efficiency(variant.block_efficiency))
         };
         text += &format!("| `{name}` | {} |\n", set.settings.iter().map(cell).collect::<Vec<_>>().join(" | "));
     }

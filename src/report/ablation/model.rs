@@ -193,6 +193,14 @@ impl Ablated {
         self.axes.iter().filter(|axis| axis.key != Self::SEED)
     }
 
+    /// A setting's values in a few words.
+    pub fn words(&self, setting: &Setting) -> String {
+        let values = self.setting_axes().zip(&setting.values);
+        let words = values
+            .map(|(axis, value)| if axis.key == "cell" { value.clone() } else { format!("{} {value}", axis.label) });
+        words.collect::<Vec<_>>().join(", ")
+    }
+
     /// Cells of a state.
     pub fn count(&self, state: CellState) -> usize {
         self.cells.iter().filter(|cell| cell.state == state).count()
@@ -226,6 +234,17 @@ impl AblatedSet {
         };
         Self { name: name.to_owned(), best: best(false), best_single: best(true), settings }
     }
+
+    /// The variants of all settings, in the order in which they come up.
+    pub fn variants(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for variant in self.settings.iter().flat_map(|setting| &setting.variants) {
+            if !names.contains(&variant.variant.as_str()) {
+                names.push(&variant.variant);
+            }
+        }
+        names
+    }
 }
 
 impl Setting {
@@ -250,6 +269,11 @@ impl Setting {
         Self { values, variants: cells[0].iter().map(summary).collect() }
     }
 
+    /// A variant by its name.
+    pub fn variant(&self, name: &str) -> Option<&Summary> {
+        self.variants.iter().find(|variant| variant.variant == name)
+    }
+
     /// The variants that can decode.
     pub fn decoders(&self) -> impl Iterator<Item = &Summary> {
         self.variants.iter().filter(|variant| variant.variant != ORACLE)
@@ -257,7 +281,7 @@ impl Setting {
 
     /// Plain decoding.
     pub fn baseline(&self) -> Option<&Summary> {
-        self.variants.iter().find(|variant| variant.variant == BASELINE)
+        self.variant(BASELINE)
     }
 
     /// The variant that is best on dev, the first of equal ones.
