@@ -155,9 +155,18 @@ fn head_colour(i: usize) -> Colour {
     if i == 0 { Colour::Ink } else { Colour::Cycle(i - 1) }
 }
 
+/// Lines over the training steps, besides plain decoding's and the oracle's.
+const LINES: usize = 6;
+
 /// The bands of many lines would hide each other: plain decoding, the oracle and the table's best variant have one.
 fn by_step(set: &Dataset) -> Option<Figure> {
     let steps = set.by_step.as_ref()?;
+    let names = steps.variants();
+    let on_dev = |v: &&Variant| v.dev_block_efficiency.unwrap_or(f64::NEG_INFINITY);
+    let mut others: Vec<&Variant> =
+        set.decoders().filter(|v| v.name != BASELINE && names.contains(&&*v.name)).collect();
+    others.sort_by(|a, b| on_dev(b).total_cmp(&on_dev(a)));
+    let shown = others.iter().take(LINES).map(|v| v.name.as_str());
     let best = set.best().map(|v| v.name.as_str());
     let series = |name: &str| {
         let points = || steps.points.iter().filter(|point| point.variant == name);
@@ -167,11 +176,12 @@ fn by_step(set: &Dataset) -> Option<Figure> {
         let banded = [Some(BASELINE), Some(ORACLE), best].contains(&Some(name));
         if banded { line.within(points().map(|point| point.ci95).collect()) } else { line }
     };
-    let series = steps.variants().into_iter().map(series).collect();
+    let series = [BASELINE].into_iter().chain(shown).chain([ORACLE]).map(series);
+    let series = series.filter(|line| !line.points.is_empty()).collect();
     let chart = LineChart::new(XAxis::Linear("training step"), YAxis::Linear(TOKENS_PER_CALL), series);
     let caption = format!(
-        "Heads of every checkpoint, at the settings that dev chose for those of step {}, which is ringed; bands are 95 % \
-         bootstrap intervals.",
+        "Plain decoding, the oracle and the {LINES} variants that are best on dev, with the heads of every checkpoint at the \
+         settings that were chosen for step {}, which is ringed. Bands are 95 % bootstrap intervals.",
         format::count(steps.chosen_step)
     );
     Some(on(set, "Block efficiency by training step", caption, &chart))
