@@ -87,7 +87,7 @@ fn main() {
             share(spent.bookkeeping)
         );
     }
-    side_by_side(&run, &prompts, max_new, rounds);
+    side_by_side(&run, &set, &prompts, max_new, rounds);
     peer(&run, &texts, max_new);
 }
 
@@ -130,12 +130,12 @@ fn by_blocks(run: &OpenedRun, drafter: &dyn Drafter, prompts: &[&[u32]], max_new
 
 /// Several prompts side by side: token by token, plain blocks, and the run's first tree with few nodes, as many rows are
 /// computed anyway.
-fn side_by_side(run: &OpenedRun, prompts: &[&[u32]], max_new: usize, rounds: usize) {
+fn side_by_side(run: &OpenedRun, set: &str, prompts: &[&[u32]], max_new: usize, rounds: usize) {
     let nodes = number("DRAFTSMITH_NODES", 8);
     let tree = run.variants().into_iter().find(|name| name.starts_with("tree-"));
     let names = ["bpd".to_owned()].into_iter().chain(tree);
     let variants = names.map(|name| {
-        let opened = run.drafter(Some(&name), Some(&set)).expect("a variant of the run").1;
+        let opened = run.drafter(Some(&name), Some(set)).expect("a variant of the run").1;
         (if opened.grows() { format!("{name} ({nodes} nodes)") } else { name }, opened.with_nodes(nodes))
     });
     let variants: Vec<_> = variants.collect();
