@@ -1,5 +1,5 @@
-//! The same numbers on an accelerator as on the CPU: forwards, cached forwards, draft trees, and a training step of heads
-//! above the frozen backbone. Guards against faults of fused kernels that the tensor library has had (its issues 4366, 5162
+//! The same numbers on an accelerator as on the CPU: forwards, cached forwards, draft trees, a training step of heads above
+//! the frozen backbone; and the same text, token by token and block by block. Guards against faults of fused kernels that the tensor library has had (its issues 4366, 5162
 //! and 5257). Debian's software Vulkan is accelerator enough.
 #![cfg(all(feature = "cpu", feature = "wgpu"))]
 
@@ -11,11 +11,13 @@ use burn::module::{ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use common::skipped;
-use draftsmith::backbone::{Checkpoint, KvCache, Model, Precision, Span, check};
-use draftsmith::config::{FfnConfig, HeadArchitecture};
+use draftsmith::backbone::{Backbone, Checkpoint, KvCache, Model, Precision, Span, check, generate};
+use draftsmith::config::{FfnConfig, HeadArchitecture, SpeculatorConfig, StopRule, StorageType};
+use draftsmith::decoding::{Decoder, Decoding, Verification};
 use draftsmith::device::{DeviceChoice, open};
-use draftsmith::heads::{DraftHeads, Heads};
-use draftsmith::nn::{FrozenUnembedding, Init, Targets, from_host, to_host};
+use draftsmith::heads::{DraftHeads, FrozenHeads, Heads};
+use draftsmith::nn::{FrozenUnembedding, Init, Targets, collect_parameters, from_host, load_parameters, to_host};
+use draftsmith::rescorer::{Bpd, Drafter, Rescoring, Selection, Settings};
 
 const TOLERANCE: f32 = 1e-3;
 
@@ -130,4 +132,74 @@ fn a_training_step_above_the_frozen_backbone_agrees_with_the_cpu() {
     let expected = gradients(&Device::flex());
     assert!(expected.iter().any(|g| g.abs() > 10.0 * TOLERANCE));
     assert_near(&gradients(&device), &expected, "gradients");
+}
+
+/// Heads that are a little off the backbone's own prediction, the same on every device.
+fn heads(backbone: &Backbone, architecture: &HeadArchitecture) -> FrozenHeads {
+    let config = backbone.model.config();
+    let device = backbone.model.device();
+    let heads = Heads::new(architecture, 4, [config.vocab_size, config.hidden_size], &mut Init::seeded(5, device));
+    let mut parameters = collect_parameters(&heads);
+    let numbers = parameters.values_mut().flat_map(|(_, numbers)| numbers.iter_mut());
+    numbers.enumerate().for_each(|(i, x)| *x += 0.02 * (i as f32 * 0.7).sin());
+    FrozenHeads::new(load_parameters(heads, parameters).unwrap(), &backbone.model, None)
+}
+
+/// The texts of `prompts`, and how many blocks they took together.
+fn by_blocks(
+    backbone: &Backbone,
+    heads: &FrozenHeads,
+    drafter: &dyn Drafter,
+    prompts: &[Vec<u32>],
+    batch: usize,
+) -> (Vec<Vec<u32>>, usize) {
+    let options =
+        Decoding { top_k: 8, dtype: StorageType::Float32, stop: StopRule::Never, verification: Verification::GREEDY };
+    // Of different lengths, so that one ends before the others and a third takes its place.
+    let documents: Vec<(&[u32], usize)> = prompts.iter().zip([10, 24, 17]).map(|(p, most)| (&p[..], most)).collect();
+    let mut decoder = Decoder::new(backbone, heads, drafter, options, &documents, batch).unwrap();
+    let mut blocks = 0;
+    while !decoder.finished() {
+        blocks += decoder.step().unwrap().blocks.len();
+    }
+    ((0..prompts.len()).map(|document| decoder.decoded(document).to_vec()).collect(), blocks)
+}
+
+#[test]
+fn texts_decoded_by_blocks_are_the_greedy_ones_of_both_devices() {
+    let Some(device) = accelerator() else { return };
+    let folder = root().join("checkpoints/tales");
+    let [there, here] =
+        [&device, &Device::flex()].map(|device| Backbone::load(&folder, Precision::AS_STORED, device).unwrap());
+    let prompts =
+        ["Write a short story about a fox named Pip who finds a lamp.\n", "Once", "The old miller had two sons"]
+            .map(|text| here.tokenizer.encode(text).unwrap());
+    let token_by_token = |backbone: &Backbone| {
+        let texts =
+            prompts.iter().zip([10, 24, 17]).map(|(prompt, most)| generate(backbone, &[prompt], most).remove(0));
+        texts.collect::<Vec<_>>()
+    };
+    let expected = token_by_token(&here);
+    assert_eq!(token_by_token(&there), expected);
+    let settings = Settings::new(8, vec![0.9; 4], 1.0);
+    let tree =
+        Rescoring { rescorers: Vec::new(), selection: Selection::ExpectedTree(12), include_top1: true, settings };
+    let architectures = [
+        HeadArchitecture::Ffn(FfnConfig { hidden: 16, ..FfnConfig::default() }),
+        HeadArchitecture::Speculator(SpeculatorConfig { inner: 16 }),
+    ];
+    for architecture in &architectures {
+        let [there_heads, here_heads] = [&there, &here].map(|backbone| heads(backbone, architecture));
+        for (name, drafter) in [("bpd", &Bpd as &dyn Drafter), ("tree", &tree)] {
+            for batch in [1, 2] {
+                let (texts, blocks) = by_blocks(&there, &there_heads, drafter, &prompts, batch);
+                let on_cpu = by_blocks(&here, &here_heads, drafter, &prompts, batch);
+                println!("{architecture:?}, {name}, {batch} side by side: {blocks} blocks, {} on the CPU", on_cpu.1);
+                assert_eq!(texts, expected, "{architecture:?}, {name}, {batch} side by side");
+                assert_eq!(on_cpu.0, expected, "{architecture:?}, {name}, {batch} side by side, on the CPU");
+                let tokens = expected.iter().map(Vec::len).sum();
+                assert!(name == "bpd" || blocks < tokens, "no drafted token was ever kept");
+            }
+        }
+    }
 }
