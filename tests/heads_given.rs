@@ -84,9 +84,14 @@ fn every_checkpoint_has_the_numbers_of_its_heads() {
 
 #[test]
 fn checkpoints_that_were_not_kept_are_asked_for() {
+    let asked = ["evaluate", "run.toml", "--all-checkpoints"];
+    // Before anything is trained for nothing.
+    let untrained = traced();
+    assert_eq!(run(untrained.path(), &asked).code, Some(2));
+    assert!(!untrained.path().join("runs/tiny/heads").exists());
     let folder = finished();
     let refused = |arguments: &[&str]| {
-        let outcome = run(folder.path(), &[&["evaluate", "run.toml", "--all-checkpoints"], arguments].concat());
+        let outcome = run(folder.path(), &[&asked[..], arguments].concat());
         assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
         let error = outcome.stderr.lines().find(|line| line.starts_with("error: ")).unwrap().to_owned();
         assert!(error.contains("Set it, remove the run's folder `heads`"), "{error}");
