@@ -2,11 +2,11 @@
 //!
 //!     DRAFTSMITH_RUN=runs/quickstart cargo bench --bench decode
 //!
-//! Prompts are those of the test split of the run's data set DRAFTSMITH_SET, or its first (DRAFTSMITH_PROMPTS of them, 8), decoded with
-//! the settings tuned on it. Every variant decodes all of them in each of DRAFTSMITH_ROUNDS rounds (3); the best round counts, as a machine is only ever disturbed towards slower. The time of a
-//! forward of n tokens is measured apart, behind the first prompt. Then 1, 4 and 8 prompts are decoded side by side: token by
-//! token, by plain blocks, and by trees of DRAFTSMITH_NODES nodes (8). With DRAFTSMITH_PYTHON and DRAFTSMITH_PEERS (a folder with
-//! `hf_decode.py`), the same prompts go through that script as well.
+//! Prompts are those of the test split of the run's data set DRAFTSMITH_SET, or its first (DRAFTSMITH_PROMPTS of them, 8), decoded
+//! with the settings tuned on it. Every variant decodes all of them in each of DRAFTSMITH_ROUNDS rounds (3); the best round counts,
+//! as a machine is only ever disturbed towards slower. The time of a forward of n tokens is measured apart, behind the first prompt.
+//! Then 1, 4 and 8 prompts are decoded side by side: token by token, by plain blocks, and by trees of DRAFTSMITH_NODES nodes (8).
+//! With DRAFTSMITH_PYTHON and DRAFTSMITH_PEERS (a folder with `hf_decode.py`), the same prompts go through that script as well.
 
 use std::path::PathBuf;
 use std::process::Command;
