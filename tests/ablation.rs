@@ -10,25 +10,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::{PROGRAM, inputs, read_json, run, succeed};
+use common::{GRID, PROGRAM, inputs, read_json, run, succeed};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Two orders, two k and two seeds: eight cells, two sets of heads, two n-gram models.
-const GRID: &str = r#"
-extends = "run.toml"
-name = "grid"
-[heads.training]
-steps = 12
-[evaluation]
-live_documents = 0
-[ablation.matrix]
-"rescorer" = [{ counts = { kind = "ngram", order = 2 } }, { counts = { kind = "ngram", order = 3 } }]
-"evaluation.top_k" = [2, 4]
-seed = [1, 2]
-"#;
 
 const FILES: [&str; 4] = ["ablation.json", "ablation.csv", "ablation.md", "ablation.html"];
 

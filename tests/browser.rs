@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use assert_cmd::Command;
-use common::{finished, skipped, succeed};
+use common::{GRID, finished, skipped, succeed};
 use serde_json::Value;
 
 /// Looks at a page in a frame of a given width: what the page is like, as JSON in the outer document.
@@ -83,18 +83,6 @@ fn look(browser: &str, page: &Path, width: u32, sort: bool) -> Value {
     let found = found.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
     serde_json::from_str(&found).unwrap_or_else(|e| panic!("{e}: {found}\n{}", String::from_utf8_lossy(&output.stderr)))
 }
-
-/// Two rescorers, two k and two seeds: an axis of each kind, and intervals over seeds.
-const GRID: &str = r#"
-extends = "run.toml"
-name = "grid"
-[evaluation]
-live_documents = 0
-[ablation.matrix]
-"rescorer" = [{ counts = { kind = "ngram", order = 2 } }, { counts = { kind = "ngram", order = 3 } }]
-"evaluation.top_k" = [2, 4]
-seed = [1, 2]
-"#;
 
 #[test]
 fn pages_fit_wide_and_narrow_windows() {

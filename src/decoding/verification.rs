@@ -8,7 +8,6 @@ use burn::tensor::Tensor;
 
 use super::rules::{Drafted, Rule};
 use crate::backbone::{Model, draw_place};
-use crate::kernels::top_k;
 use crate::nn::Largest;
 
 /// How drafts are verified.
@@ -67,11 +66,7 @@ impl Prediction<'_> {
     fn first(self) -> (u32, f32) {
         match self {
             Self::First(first) => first,
-            Self::Logits(logits) => {
-                let mut two = Largest::default();
-                top_k(logits, 2, &mut two.ids, &mut two.logits);
-                two.first()
-            }
+            Self::Logits(logits) => Largest::of(logits, 2, false).first(),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{Projection, to_host};
 use crate::kernels::{Spread, spread, top_k};
 
 /// The largest logits of one state.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Largest {
     /// Outputs, best first; of equal ones the smaller first.
     pub ids: Vec<u32>,
@@ -18,6 +18,14 @@ pub struct Largest {
 }
 
 impl Largest {
+    /// The `k` largest of a row of logits in this process's memory; with `spreads` also its softmax.
+    pub fn of(row: &[f32], k: usize, spreads: bool) -> Self {
+        let (mut ids, mut logits) = (Vec::with_capacity(k), Vec::with_capacity(k));
+        top_k(row, k, &mut ids, &mut logits);
+        let spread = spreads.then(|| spread(row, logits.first().copied().unwrap_or(f32::NAN)));
+        Self { ids, logits, spread }
+    }
+
     /// The best output and its lead over the second; 0 and NaN where no logit is a number.
     pub fn first(&self) -> (u32, f32) {
         let logit = |place: usize| self.logits.get(place).copied().unwrap_or(f32::NEG_INFINITY);
@@ -44,13 +52,7 @@ impl Projection {
         let k = k.min(outputs);
         match self {
             Self::Packed(_) => {
-                let of_row = |logits: &[f32]| {
-                    let (mut ids, mut best) = (Vec::with_capacity(k), Vec::with_capacity(k));
-                    top_k(logits, k, &mut ids, &mut best);
-                    let spread = spreads.then(|| spread(logits, best.first().copied().unwrap_or(f32::NAN)));
-                    Largest { ids, logits: best, spread }
-                };
-                self.logits(states).par_chunks(outputs).map(of_row).collect()
+                self.logits(states).par_chunks(outputs).map(|row| Largest::of(row, k, spreads)).collect()
             }
             Self::Tensor(matrix) => on_device(states.matmul(matrix.as_ref().clone().transpose()), k, spreads),
         }

@@ -178,6 +178,20 @@ pub fn run_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -
     Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
+/// Two orders, two k and two seeds: eight cells, two sets of heads, two n-gram models.
+pub const GRID: &str = r#"
+extends = "run.toml"
+name = "grid"
+[heads.training]
+steps = 12
+[evaluation]
+live_documents = 0
+[ablation.matrix]
+"rescorer" = [{ counts = { kind = "ngram", order = 2 } }, { counts = { kind = "ngram", order = 3 } }]
+"evaluation.top_k" = [2, 4]
+seed = [1, 2]
+"#;
+
 /// Runs the program in `folder` and panics unless it ends with 0.
 pub fn succeed(folder: &Path, arguments: &[&str]) -> Outcome {
     let outcome = run(folder, arguments);
