@@ -53,7 +53,7 @@ const VARIANTS: [&str; 25] = [
 #[test]
 fn the_report_holds_every_field_of_the_schema_as_a_number() {
     let report = report(world());
-    assert_eq!(report["schema_version"], 4);
+    assert_eq!(report["schema_version"], 5);
     for name in ["version", "argv", "seed", "device", "backbone", "tokenizer", "data"] {
         assert!(!report["provenance"][name].is_null(), "{name}");
     }

@@ -41,6 +41,10 @@ pub struct EvaluationConfig {
     pub include_top1: bool,
     /// Decays over the slots tried on dev by variants with one draft; 1 is always tried.
     pub decays: Vec<f64>,
+    /// Powers tried on dev: every head's scores are divided by this power of the temperature that makes them most likely on
+    /// dev. 0, which leaves them as they are, is tried as well; empty, nothing is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slot_tempering: Vec<f64>,
     /// Temperatures tried on dev by the variants that maximise expected accepted length.
     pub temperatures: Vec<f64>,
     /// Gates tried on dev: candidates whose head score is further behind their slot's first are left out. No gate is always
@@ -82,6 +86,7 @@ impl Default for EvaluationConfig {
             stop: StopRule::Never,
             include_top1: true,
             decays: vec![0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
+            slot_tempering: Vec::new(),
             temperatures: vec![0.3, 0.5, 0.7, 1.0, 1.4, 2.0],
             gates: vec![1.0, 2.0, 4.0],
             shares: vec![0.0, 0.25, 0.5, 0.75, 1.0],
@@ -111,6 +116,9 @@ impl EvaluationConfig {
                 let most = if most == f64::MAX { String::new() } else { format!(" and at most {most}") };
                 bail!("`evaluation.{name}` is {values:?}; its numbers must be above 0{most}.");
             }
+        }
+        if self.slot_tempering.iter().any(|power| !(0.0..=1.0).contains(power)) {
+            bail!("`evaluation.slot_tempering` must lie between 0 and 1.");
         }
         if self.temperatures.is_empty() {
             bail!("`evaluation.temperatures` is empty; name at least one, such as 1.0.");

@@ -16,6 +16,7 @@ mod records;
 mod replay;
 mod same_starts;
 mod tally;
+mod temperatures;
 mod tuning;
 
 pub use best_paths::replay_best_paths;
@@ -29,4 +30,5 @@ pub use records::{StepRecord, drafts_of};
 pub use replay::{ReplayText, Step, coverage, oracle_lengths, replay, replay_oracle};
 pub use same_starts::SameStarts;
 pub use tally::{Tally, block_efficiency, loops};
+pub use temperatures::slot_temperatures;
 pub use tuning::{Axis, Coordinate, Trial, Tuned, search};

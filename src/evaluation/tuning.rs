@@ -16,6 +16,8 @@ pub enum Coordinate {
     TopK,
     /// The gate.
     Gate,
+    /// The power of the slots' temperatures.
+    Tempering,
     /// The share of one of a sum's terms; the others keep their ratios.
     Share(usize),
 }
@@ -76,6 +78,7 @@ impl Coordinate {
             Self::Temperature => settings.belief.temperature,
             Self::TopK => settings.top_k as f64,
             Self::Gate => settings.gate,
+            Self::Tempering => settings.tempering,
             Self::Share(term) => settings.shares[term],
         }
     }
@@ -88,6 +91,7 @@ impl Coordinate {
             Self::Temperature => settings.belief.temperature = value,
             Self::TopK => settings.top_k = value as usize,
             Self::Gate => settings.gate = value,
+            Self::Tempering => settings.tempering = value,
             Self::Share(term) => {
                 let others: f64 =
                     settings.shares.iter().enumerate().filter(|(at, _)| *at != term).map(|(_, s)| s).sum();
@@ -179,6 +183,8 @@ mod tests {
             belief: Belief { temperature: 1.0, coverage: vec![], cut: f64::INFINITY },
             top_k: 4,
             gate: f64::INFINITY,
+            slot_temperatures: vec![],
+            tempering: 0.0,
             shares: vec![0.5, 0.25, 0.25],
         }
     }

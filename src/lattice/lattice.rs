@@ -125,6 +125,17 @@ impl Lattice {
         Ok(narrowed)
     }
 
+    /// A copy with the scores of every slot divided by its number in `temperatures` (above 0); beyond their end they stay as
+    /// they are, and so does the order within a slot.
+    pub fn tempered(&self, temperatures: &[f64]) -> Self {
+        let mut tempered = self.clone();
+        for (slot, &temperature) in temperatures.iter().enumerate().take(self.slots()) {
+            let scores = &mut tempered.scores[self.range(slot)];
+            scores.iter_mut().for_each(|score| *score = (f64::from(*score) / temperature) as f32);
+        }
+        tempered
+    }
+
     fn range(&self, slot: usize) -> Range<usize> {
         self.starts[slot]..self.starts[slot + 1]
     }
@@ -188,6 +199,15 @@ mod tests {
         refused(&[2], &[5, 6], &[0.0, f32::NEG_INFINITY], "is -inf");
         assert!(Lattice::pinned(1, 2, &[1, 2, 3], &[3.0, 2.0, 1.0]).is_err());
         assert!(Lattice::pinned(1, 0, &[], &[]).is_err());
+    }
+
+    #[test]
+    fn temperatures_divide_the_scores_of_their_slots() {
+        let lattice = Lattice::pinned(7, 2, &[1, 2, 3, 4, 5, 6], &[3.0, 1.0, 5.0, 4.0, 2.0, 0.5]).unwrap();
+        let tempered = lattice.tempered(&[1.0, 2.0, 0.5]);
+        assert_eq!((tempered.scores(1), tempered.scores(2)), (&[1.5, 0.5][..], &[10.0, 8.0][..]));
+        assert_eq!((tempered.scores(3), tempered.ids(2)), (lattice.scores(3), lattice.ids(2)));
+        assert_eq!(lattice.tempered(&[1.0; 9]), lattice);
     }
 
     proptest! {

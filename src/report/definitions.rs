@@ -250,6 +250,12 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "Floating-point operations of the rescorers that have a say on one block, divided by block_efficiency; 0 for n-gram models, which look up.",
     ),
     ("sets", "The data sets that the line is fitted to."),
+    (
+        "slot_temperatures",
+        "For each slot of the block: the temperature, from 1/4 to 4, at which the softmax of the candidates' scores makes the \
+         backbone's tokens on dev most likely, over the positions where these were among the top_k candidates in this slot \
+         and in every slot before; 1 for the pinned slot.",
+    ),
     ("step", "The optimizer steps that the heads of a checkpoint were trained for."),
     ("share", "Looping documents divided by all documents of the data set."),
     ("slope", "The line's rise in tokens per backbone call for each further head of h_max."),
@@ -267,7 +273,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ("top_k", "k: the candidates kept per head in the lattice."),
     (
         "tuned",
-        "The settings chosen on dev by name: lm_scale; decay, by whose power each later slot counts less; temperature, by which scores are divided before they become probabilities; top_k, the candidates per slot that are looked at; gate, the most that a candidate may be behind its slot's first, infinity where it is absent; and the shares of a sum's terms; empty where the variant did not beat plain bpd on dev and drafts as it does.",
+        "The settings chosen on dev by name: lm_scale; decay, by whose power each later slot counts less; temperature, by which scores are divided before they become probabilities; slot_tempering, by whose power of slot_temperatures head scores are divided where paths are compared; top_k, the candidates per slot that are looked at; gate, the most that a candidate may be behind its slot's first, infinity where it is absent; and the shares of a sum's terms; empty where the variant did not beat plain bpd on dev and drafts as it does.",
     ),
     (
         "tuning",

@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn refuses_a_newer_schema_even_one_it_cannot_parse() {
         let error = from_json(r#"{"schema_version": 99, "somewhere": "else"}"#).unwrap_err().to_string();
-        assert!(error.contains("schema version 99") && error.contains("reads up to 4"), "{error}");
+        assert!(error.contains("schema version 99") && error.contains("reads up to 5"), "{error}");
     }
 
     #[test]

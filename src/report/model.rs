@@ -13,7 +13,7 @@ use super::timing::Timing;
 use crate::evaluation::{Cost, Examples, HeadQuality, Regression, h_max, regression};
 
 /// The version that [`Report::new`] stamps. It rises whenever an older reader would misread a newer file.
-pub const SCHEMA_VERSION: u64 = 4;
+pub const SCHEMA_VERSION: u64 = 5;
 
 /// The variant that every gain is measured against: plain blockwise parallel decoding.
 pub const BASELINE: &str = "bpd";
@@ -57,6 +57,9 @@ pub struct Dataset {
     /// On dev, by slot: how often the backbone's token is among the candidates, if it was in all slots before.
     #[serde(default)]
     pub coverage: Vec<f64>,
+    /// On dev, by slot: the temperature that makes the head's scores most likely; empty where none was tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slot_temperatures: Vec<f64>,
     /// From head 1, the backbone, on; empty in older reports.
     #[serde(default)]
     pub heads: Vec<HeadQuality>,

@@ -70,15 +70,16 @@ impl Session for LocalSession<'_> {
         let (rescoring, width) = (self.rescoring, self.rescoring.beam());
         let lattices: Vec<Lattice> =
             blocks.iter().map(|block| rescoring.narrowed(block.lattice)).collect::<Result<_>>()?;
+        let compared: Vec<_> = lattices.iter().map(|lattice| rescoring.settings.tempered(lattice)).collect();
         let (mut growing, mut language) = (Vec::with_capacity(blocks.len()), None);
-        for (block, lattice) in blocks.iter().zip(&lattices) {
+        for (block, (lattice, compared)) in blocks.iter().zip(lattices.iter().zip(&compared)) {
             let (sum, found) = rescoring.sum(text, &Opening { lattice, ..*block })?;
             language = found;
             let first = lattice.ids(0)[0];
             let state = if sum.is_empty() { sum.start() } else { sum.extend(sum.start(), first).1 };
             let after = block.start.checked_sub(1);
             let beam = vec![Prefix { tokens: vec![first], score: 0.0, state, after }];
-            growing.push(Growing { lattice, sum, beam, margin: f64::INFINITY });
+            growing.push(Growing { lattice: compared, sum, beam, margin: f64::INFINITY });
         }
         let Some((share, rescorer)) = language else {
             assert!(blocks.is_empty(), "a search is local because a language model has a share");

@@ -1,5 +1,7 @@
 //! Drafts from head scores and any sum of rescorers.
 
+use std::borrow::Cow;
+
 use super::local::LocalSession;
 use super::scores::Sum;
 use super::{Drafter, Drafts, NeuralRescorer, Opening, Rescorer, Session};
@@ -35,6 +37,10 @@ pub struct Settings {
     /// Candidates whose head score is further than this behind their slot's first are not looked at: a slot whose head is
     /// sure has no choice left.
     pub gate: f64,
+    /// By slot (0 is the pinned one): the temperature that makes the head's scores most likely on dev; none beyond their end.
+    pub slot_temperatures: Vec<f64>,
+    /// The power of `slot_temperatures` by which head scores are divided where paths are compared: 0, they are taken as they are.
+    pub tempering: f64,
     /// Of each rescorer in the sum: its share of `scale`. They sum to 1.
     pub shares: Vec<f64>,
 }
@@ -50,8 +56,19 @@ impl Settings {
             belief: Belief { temperature, coverage, cut: CUT },
             top_k,
             gate: f64::INFINITY,
+            slot_temperatures: Vec::new(),
+            tempering: 0.0,
             shares: Vec::new(),
         }
+    }
+
+    /// The lattice as paths are compared in it; rescorers read it as it was.
+    pub(super) fn tempered<'a>(&self, lattice: &'a Lattice) -> Cow<'a, Lattice> {
+        if self.tempering == 0.0 {
+            return Cow::Borrowed(lattice);
+        }
+        let temperatures: Vec<f64> = self.slot_temperatures.iter().map(|t| t.powf(self.tempering)).collect();
+        Cow::Owned(lattice.tempered(&temperatures))
     }
 }
 
@@ -139,9 +156,10 @@ impl Rescoring<'_> {
 
     fn global(&self, text: &[u32], block: &Opening, pace: &mut Pace) -> Result<Drafts> {
         let narrowed = self.narrowed(block.lattice)?;
-        let lattice = &narrowed;
+        let tempered = self.settings.tempered(&narrowed);
+        let lattice = &*tempered;
         let drafts = if self.rescores() {
-            let block = Opening { lattice, ..*block };
+            let block = Opening { lattice: &narrowed, ..*block };
             let (sum, _) = self.sum(text, &block)?;
             match sum.only_ngram() {
                 Some((model, state)) => self.select(lattice, model, state, pace),

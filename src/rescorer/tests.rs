@@ -6,12 +6,13 @@ use burn::tensor::{Device, Tensor};
 use super::host_tables::log_probabilities;
 use super::scores::Sum;
 use super::{
-    Blocks, Drafter, LatticeNetwork, Lava, LavaNetwork, NeuralRescorer, Opening, Rescorer, Rescoring, Scores,
-    Selection, Settings, Table, Transition, TransitionNetwork,
+    BlockShape, Blocks, Drafter, Drafts, LatticeNetwork, Lava, LavaNetwork, NeuralRescorer, Opening, Price, Rescorer,
+    Rescoring, Scores, Selection, Settings, Table, Transition, TransitionNetwork,
 };
 use crate::backbone::{Model, ModelConfig, Span, Transformer};
 use crate::config::{LanguageModelConfig, Normalisation, StorageType};
-use crate::lattice::{Lattice, PathScorer, SlotScorer, Weighting};
+use crate::error::Result;
+use crate::lattice::{Lattice, PathScorer, SlotScorer, Weighting, p_best};
 use crate::nn::{Init, from_host, indices, to_host};
 
 const VOCABULARY: usize = 40;
@@ -167,6 +168,47 @@ fn scores_that_are_not_numbers_are_refused_and_positive_ones_shifted() {
     let shifted = Table::new(&lattice, |slot| vec![3.0 + slot as f64; lattice.width(slot)]).unwrap();
     let nothing = Table::new(&lattice, |slot| vec![0.0; lattice.width(slot)]).unwrap();
     assert_eq!(shifted, nothing);
+}
+
+/// Scores made up from the tokens and, to see what it reads, from their head scores.
+struct Reading;
+
+impl Rescorer for Reading {
+    fn scores<'a>(&'a self, _: &[u32], block: &Opening) -> Result<Scores<'a>> {
+        let of_slot = |slot: usize| {
+            let candidates = block.lattice.ids(slot).iter().zip(block.lattice.scores(slot));
+            candidates.map(|(&id, &score)| -f64::from(id * 13 % 7) / 4.0 - f64::from(score.abs())).collect()
+        };
+        Table::new(block.lattice, of_slot).map(Scores::Table)
+    }
+
+    fn price(&self, _: &BlockShape) -> Price {
+        Price::default()
+    }
+}
+
+#[test]
+fn tempering_divides_what_paths_are_compared_by_and_not_what_rescorers_read() {
+    let (lattice, temperatures) = (lattice(3), vec![1.0, 4.0, 0.25, 2.0, 0.5]);
+    let divided = lattice.tempered(&temperatures);
+    let opening = Opening { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &[] };
+    let Scores::Table(table) = Reading.scores(&[], &opening).unwrap() else { panic!("a table") };
+    let (sum, _) = Sum::new(&lattice, vec![(1.0, Scores::Table(table))]);
+    let expected: Drafts = p_best(&divided, &sum, sum.start(), Weighting::from(0.5), 4).into();
+    let settings = |tempering| Settings {
+        weighting: Weighting::from(0.5),
+        slot_temperatures: temperatures.clone(),
+        tempering,
+        shares: vec![1.0],
+        ..Settings::new(3, Vec::new(), 1.0)
+    };
+    let drafts = |tempering| {
+        let (rescorers, selection): (Vec<&dyn Rescorer>, _) = (vec![&Reading], Selection::Paths(4));
+        let rescoring = Rescoring { rescorers, selection, include_top1: false, settings: settings(tempering) };
+        rescoring.session().drafts(&[], &[opening]).unwrap().remove(0)
+    };
+    assert_eq!(drafts(1.0), expected);
+    assert_ne!(drafts(0.0).paths, expected.paths);
 }
 
 /// Log-probabilities of the next token by one whole forward.

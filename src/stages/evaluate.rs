@@ -20,7 +20,7 @@ use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
     Axis, Coordinate, Drafting, Example, Examples, ReplayText, SameStarts, Step, StepRecord, Tally, Trial,
     best_and_worst, block_efficiency, cost, coverage, drafts_of, example, head_qualities, loops, oracle_lengths,
-    replay, replay_best_paths, replay_oracle, search,
+    replay, replay_best_paths, replay_oracle, search, slot_temperatures,
 };
 use crate::files;
 use crate::heads::{FrozenHeads, StoredCandidates};
@@ -180,7 +180,10 @@ impl Evaluation<'_> {
         let test = Texts::new(test, &stored, options)?;
         // Searches, walks over test, live checks.
         let mut bar = Progress::new(format!("evaluate {name}"), 3 * ways.len());
-        let start = Settings::new(options.top_k, coverage(&dev.texts, options.top_k), 1.0);
+        let mut start = Settings::new(options.top_k, coverage(&dev.texts, options.top_k), 1.0);
+        if !options.slot_tempering.is_empty() {
+            start.slot_temperatures = slot_temperatures(&dev.texts, options.top_k);
+        }
         let mut set = Dataset {
             name: name.to_owned(),
             split: "test".into(),
@@ -189,6 +192,7 @@ impl Evaluation<'_> {
             block_size: self.heads.heads.count() as u64 + 1,
             top_k: options.top_k as u64,
             coverage: start.belief.coverage.clone(),
+            slot_temperatures: start.slot_temperatures.clone(),
             heads: Vec::new(),
             h_max: None,
             autoregressive_cost: None,

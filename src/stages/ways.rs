@@ -105,6 +105,7 @@ impl Way<'_> {
             None => Settings { shares: vec![1.0 / terms.max(1) as f64; terms], ..settings.clone() },
             Some(single) => Settings {
                 weighting: Weighting::from(single.weighting.scale),
+                tempering: single.tempering,
                 shares: single.shares.clone(),
                 ..settings.clone()
             },
@@ -136,6 +137,12 @@ impl Way<'_> {
             climbs: !(single && coordinate == Coordinate::Scale),
         };
         let mut axes = Vec::new();
+        // A single draft by head scores alone is the same at every temperature.
+        let compares = matches!(self.drafting, Drafting::Search(_)) && (!single || !self.rescorers.is_empty());
+        if compares && !self.reads_prefix() && !options.slot_tempering.is_empty() {
+            let powers = [&[0.0], &options.slot_tempering[..]].concat();
+            axes.push(axis(Coordinate::Tempering, "slot_tempering", powers));
+        }
         let expects = matches!(self.drafting, Drafting::Search(Selection::ExpectedPath | Selection::ExpectedTree(_)));
         if expects {
             axes.push(axis(Coordinate::Temperature, "temperature", options.temperatures.clone()));

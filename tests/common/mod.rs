@@ -122,6 +122,7 @@ nodes = 8
 lm_scales = [0.3, 0.7]
 decays = [0.8]
 temperatures = [1.0, 0.5]
+slot_tempering = [1.0]
 gates = [2.0]
 shares = [0.0, 0.5]
 oracle_top_k = [1, 2, 4, 8]
