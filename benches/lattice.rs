@@ -6,6 +6,7 @@ use std::path::Path;
 
 use divan::{Bencher, black_box};
 use draftsmith::backbone::{Checkpoint, Precision};
+use draftsmith::config::LatticeLoss;
 use draftsmith::device;
 use draftsmith::kernels::top_k;
 use draftsmith::lattice::{Lattice, NoScorer, p_best};
@@ -132,6 +133,6 @@ fn transition_scorer(bencher: Bencher, rank: usize) {
     let lattice = lattice(&mut rng);
     let opening = Opening { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
     let network = TransitionNetwork::new(HEADS, width, rank, &mut Init::seeded(1, &device));
-    let transition = Transition::new(&network, &model);
+    let transition = Transition::new(&network, &model, LatticeLoss::CrossEntropy);
     bencher.bench_local(|| transition.scores(&[], black_box(&opening)).expect("numbers"));
 }

@@ -22,8 +22,8 @@ pub use evaluation::{EvaluationConfig, StopRule};
 pub use heads::{ChooseBy, HeadLoss, HeadStage, HeadsConfig, LossWeights, VocabularyConfig};
 pub use read::{Overrides, load};
 pub use rescorers::{
-    LatticeRescorerConfig, MOST_NGRAMS, NeuralConfig, NgramConfig, Normalisation, RescorerConfig, Smoothing, SumConfig,
-    TextSource,
+    LatticeLoss, LatticeRescorerConfig, MOST_NGRAMS, NeuralConfig, NgramConfig, Normalisation, RescorerConfig,
+    Smoothing, SumConfig, TextSource,
 };
 pub use schema::{BackboneConfig, Config, DataConfig, LanguageModelConfig, OptimizationConfig, PretrainConfig};
 pub use storage::StorageType;

@@ -122,12 +122,34 @@ pub enum Normalisation {
     Candidates,
 }
 
+/// What a network of lattices learns from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LatticeLoss {
+    /// The cross-entropy of the true token over each slot's candidates, behind the true token before.
+    #[default]
+    CrossEntropy,
+    /// The negative log-likelihood of the true path among all paths of the lattice: a linear-chain conditional random field
+    /// (Lafferty et al. 2001).
+    Crf,
+}
+
+impl LatticeLoss {
+    /// What was fitted before there was a choice stays valid.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// `kind = "transition"` and `kind = "lava"`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LatticeRescorerConfig {
     /// Width to which embeddings and hidden states are mapped.
     pub rank: usize,
+    /// "cross-entropy" or, for "transition", "crf".
+    #[serde(skip_serializing_if = "LatticeLoss::is_default")]
+    pub loss: LatticeLoss,
     /// Blocks per training step.
     pub blocks_per_step: usize,
     /// Steps, learning rate and the rest.
@@ -138,6 +160,7 @@ impl Default for LatticeRescorerConfig {
     fn default() -> Self {
         Self {
             rank: 64,
+            loss: LatticeLoss::default(),
             blocks_per_step: 256,
             training: OptimizationConfig { steps: 300, learning_rate: 3e-3, ..OptimizationConfig::default() },
         }
@@ -224,6 +247,11 @@ impl RescorerConfig {
                 neural.training.validate(&format!("{key}.training"))
             }
             Self::Transition(lattice) | Self::Lava(lattice) => {
+                if matches!(self, Self::Lava(_)) && lattice.loss == LatticeLoss::Crf {
+                    bail!(
+                        "`{key}.loss` is \"crf\", but a \"lava\" rescorer scores every slot by itself: over its paths that is \"cross-entropy\". Leave it out, or use kind \"transition\"."
+                    );
+                }
                 at_least(&format!("{key}.rank"), lattice.rank, 1)?;
                 at_least(&format!("{key}.blocks_per_step"), lattice.blocks_per_step, 1)?;
                 lattice.training.validate(&format!("{key}.training"))

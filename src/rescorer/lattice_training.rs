@@ -1,5 +1,6 @@
 //! Training of rescorers that read a block's lattice and the backbone's hidden state: to find, among the candidates of every
-//! slot, the token that the backbone wrote (cross-entropy over the slot's candidates, the tokens before given).
+//! slot, the token that the backbone wrote (cross-entropy over the slot's candidates, the tokens before given), or among all
+//! paths of the lattice the one that it wrote (a linear-chain conditional random field).
 
 use std::collections::HashMap;
 
@@ -11,6 +12,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, Value, json};
 
 use crate::backbone::Model;
+use crate::config::{LatticeLoss, LatticeRescorerConfig};
 use crate::error::{Result, bail};
 use crate::heads::{StoredCandidates, block_starts};
 use crate::nn::{from_host, indices, to_host};
@@ -22,6 +24,12 @@ pub trait LatticeNetwork {
     /// Scores `[blocks, slots, k]` of the candidates of slots 2 to H, whose softmax over the candidates of a slot is their
     /// probability.
     fn scores(&self, blocks: &Blocks) -> Tensor<3>;
+
+    /// Scores `[blocks, slots - 1, k, k]` of the candidates of slots 3 to H behind each candidate of the slot before; none where
+    /// there are no such slots, and of a network that does not read the candidate before.
+    fn pairs(&self, _blocks: &Blocks) -> Option<Tensor<4>> {
+        None
+    }
 }
 
 /// What networks read of some blocks: n of them, with s = H - 1 slots behind the pinned one.
@@ -66,6 +74,7 @@ pub struct LatticeTraining<'a> {
     dev_starts: Vec<Start>,
     model: &'a Model,
     k: usize,
+    loss: LatticeLoss,
     blocks_per_step: usize,
     seed: u64,
     device: Device,
@@ -88,9 +97,10 @@ impl<'a> LatticeTraining<'a> {
         dev: Vec<Recorded<'a>>,
         model: &'a Model,
         k: usize,
-        blocks_per_step: usize,
+        options: &LatticeRescorerConfig,
         seed: u64,
     ) -> Result<Self> {
+        let LatticeRescorerConfig { loss, blocks_per_step, .. } = *options;
         let starts = |recorded: &[Recorded]| -> Vec<Start> {
             let of_trace = |(number, (trace, _)): (usize, &Recorded)| {
                 block_starts(trace.documents()).into_iter().map(move |(document, t)| (number, document, t)).collect()
@@ -108,7 +118,7 @@ impl<'a> LatticeTraining<'a> {
         let every = dev_starts.len().div_ceil(DEV_BLOCKS).max(1);
         dev_starts = dev_starts.into_iter().step_by(every).collect();
         let device = model.device().clone();
-        Ok(Self { train, dev, train_starts, dev_starts, model, k, blocks_per_step, seed, device })
+        Ok(Self { train, dev, train_starts, dev_starts, model, k, loss, blocks_per_step, seed, device })
     }
 
     fn draw(&self, number: usize) -> Vec<Start> {
@@ -153,28 +163,80 @@ impl<'a> LatticeTraining<'a> {
         (blocks, targets)
     }
 
-    /// Sum of the cross-entropies as a graph, tokens found at first place, and tokens to find.
-    fn loss(&self, network: &impl LatticeNetwork, blocks: &Blocks, targets: &[usize]) -> (Tensor<1>, usize, usize) {
+    /// Sum of the losses as a graph, tokens found at first place, and tokens to find. A random field learns from the slots up
+    /// to the first that lacks its token.
+    fn loss(
+        &self,
+        network: &impl LatticeNetwork,
+        blocks: &Blocks,
+        mut targets: Vec<usize>,
+    ) -> (Tensor<1>, usize, usize) {
         let scores = network.scores(blocks);
-        let [n, slots, k] = scores.dims();
-        let mut wanted = vec![0.0; n * slots * k];
-        for (cell, &target) in targets.iter().enumerate().filter(|(_, target)| **target != NONE) {
-            wanted[cell * k + target] = 1.0;
+        let [_, slots, k] = scores.dims();
+        let pairs = match self.loss {
+            LatticeLoss::CrossEntropy => None,
+            LatticeLoss::Crf => network.pairs(blocks),
+        };
+        if pairs.is_some() {
+            for block in targets.chunks_mut(slots) {
+                let known = block.iter().take_while(|target| **target != NONE).count();
+                block[known..].fill(NONE);
+            }
         }
-        let log_probabilities = log_softmax(scores, 2);
-        let found = to_host(log_probabilities.clone().without_autodiff());
+        let found = to_host(scores.clone().without_autodiff());
         let best = |row: &[f32]| row.iter().enumerate().fold(0, |best, (at, x)| if *x > row[best] { at } else { best });
         let counted = targets.iter().filter(|target| **target != NONE).count();
-        let right = found.chunks(k).zip(targets).filter(|(row, target)| best(row) == **target).count();
-        let loss = (log_probabilities * from_host(wanted, [n, slots, k], &self.device)).sum().neg();
+        let right = found.chunks(k).zip(&targets).filter(|(row, target)| best(row) == **target).count();
+        let loss = match pairs {
+            None => log_softmax(scores, 2).mul(one_hot(&targets, &self.device, [slots, k])).sum().neg(),
+            Some(pairs) => random_field(scores, pairs, &targets),
+        };
         (loss, right, counted)
     }
+}
+
+/// 1 at the targets of some blocks, `[blocks, slots, k]`.
+fn one_hot(targets: &[usize], device: &Device, [slots, k]: [usize; 2]) -> Tensor<3> {
+    let mut wanted = vec![0.0; targets.len() * k];
+    for (cell, &target) in targets.iter().enumerate().filter(|(_, target)| **target != NONE) {
+        wanted[cell * k + target] = 1.0;
+    }
+    from_host(wanted, [targets.len() / slots, slots, k], device)
+}
+
+/// The sum over blocks of the negative log-likelihood of the path along `targets`, up to the first slot without one, among all
+/// paths up to there. `scores` `[n, slots, k]` are behind the true tokens, `pairs` `[n, slots - 1, k, k]` behind every candidate.
+fn random_field(scores: Tensor<3>, pairs: Tensor<4>, targets: &[usize]) -> Tensor<1> {
+    let ([n, slots, k], device) = (scores.dims(), scores.device());
+    let of_paths = (scores.clone() * one_hot(targets, &device, [slots, k])).sum();
+    // By slot, the blocks whose path ends there.
+    let known = |block: &[usize]| block.iter().filter(|target| **target != NONE).count();
+    let lengths: Vec<usize> = targets.chunks(slots).map(known).collect();
+    // By candidate, the logarithm of the sum over all prefixes that end with it.
+    let mut prefixes = scores.narrow(1, 0, 1).reshape([n, k]);
+    let mut all = Tensor::zeros([1], &device);
+    for slot in 0..slots {
+        if slot > 0 {
+            let step = pairs.clone().narrow(1, slot - 1, 1).reshape([n, k, k]);
+            prefixes = log_sum_exp(prefixes.reshape([n, k, 1]) + step).reshape([n, k]);
+        }
+        let ends: Vec<f32> = lengths.iter().map(|&length| if length == slot + 1 { 1.0 } else { 0.0 }).collect();
+        let sums = log_sum_exp(prefixes.clone().reshape([n, k, 1])).reshape([n]);
+        all = all + (sums * from_host(ends, [n], &device)).sum();
+    }
+    all - of_paths
+}
+
+/// Over the second dimension, `[n, 1, m]`.
+fn log_sum_exp(scores: Tensor<3>) -> Tensor<3> {
+    let most = scores.clone().max_dim(1).detach();
+    (scores - most.clone()).exp().sum_dim(1).log() + most
 }
 
 impl<N: LatticeNetwork> Task<N> for LatticeTraining<'_> {
     fn batch(&self, network: &N, number: usize) -> Result<Batch> {
         let (blocks, targets) = self.blocks(&self.train, &self.draw(number));
-        let (loss, right, counted) = self.loss(network, &blocks, &targets);
+        let (loss, right, counted) = self.loss(network, &blocks, targets);
         let mean = loss / counted.max(1) as f64;
         let value = f64::from(to_host(mean.clone().without_autodiff())[0]);
         let accuracy = right as f64 / counted.max(1) as f64;
@@ -191,7 +253,7 @@ impl<N: LatticeNetwork> Task<N> for LatticeTraining<'_> {
         let (mut loss, mut right, mut counted) = (0.0, 0, 0);
         for starts in self.dev_starts.chunks(AT_ONCE) {
             let (blocks, targets) = self.blocks(&self.dev, starts);
-            let (sum, hits, tokens) = self.loss(network, &blocks, &targets);
+            let (sum, hits, tokens) = self.loss(network, &blocks, targets);
             loss += f64::from(to_host(sum)[0]);
             right += hits;
             counted += tokens;
@@ -208,5 +270,95 @@ impl<N: LatticeNetwork> Task<N> for LatticeTraining<'_> {
             json!({"document": trace.documents()[document].id, "token": t})
         };
         json!({"blocks": self.draw(number).iter().map(names).collect::<Vec<_>>()})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BLOCKS: usize = 3;
+    const SLOTS: usize = 4;
+    const K: usize = 3;
+
+    /// Scores behind the true tokens and behind all, which say the same of the true path.
+    fn field(numbers: &[f64], targets: &[usize]) -> (Vec<f64>, Vec<f64>) {
+        let (scores, pairs) = numbers.split_at(BLOCKS * SLOTS * K);
+        let pairs = &pairs[..BLOCKS * (SLOTS - 1) * K * K];
+        let cell = |at: usize| match (at / K % SLOTS, targets[(at / K).saturating_sub(1)]) {
+            (0, _) | (_, NONE) => scores[at],
+            (slot, before) => pairs[((at / K / SLOTS * (SLOTS - 1) + slot - 1) * K + before) * K + at % K],
+        };
+        ((0..scores.len()).map(cell).collect(), pairs.to_vec())
+    }
+
+    /// By its definition, over every path up to the first slot without a target.
+    fn by_enumeration(scores: &[f64], pairs: &[f64], targets: &[usize]) -> f64 {
+        let mut sum = 0.0;
+        for (block, targets) in targets.chunks(SLOTS).enumerate() {
+            let length = targets.iter().take_while(|target| **target != NONE).count();
+            let step = |slot: usize, before: usize, place: usize| match slot {
+                0 => scores[block * SLOTS * K + place],
+                _ => pairs[((block * (SLOTS - 1) + slot - 1) * K + before) * K + place],
+            };
+            let score = |path: &[usize]| -> f64 {
+                path.iter().enumerate().map(|(slot, &place)| step(slot, path[slot.saturating_sub(1)], place)).sum()
+            };
+            let all = (0..K.pow(length as u32)).map(|code| {
+                let path: Vec<usize> = (0..length).map(|slot| code / K.pow(slot as u32) % K).collect();
+                score(&path).exp()
+            });
+            sum += all.sum::<f64>().ln() - score(&targets[..length]);
+        }
+        sum
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Its value and its slope in a direction.
+        #[test]
+        fn a_random_field_is_over_all_paths(
+            targets in prop::collection::vec(prop::option::weighted(0.8, 0..K), BLOCKS * SLOTS),
+            numbers in prop::collection::vec(-2f64..2.0, BLOCKS * SLOTS * K * (1 + K)),
+            direction in prop::collection::vec(-1f64..1.0, BLOCKS * SLOTS * K * (1 + K)),
+        ) {
+            let up_to_a_gap = |block: &[Option<usize>]| {
+                let known = block.iter().take_while(|target| target.is_some()).count();
+                block.iter().enumerate().map(|(slot, t)| t.filter(|_| slot < known).unwrap_or(NONE)).collect::<Vec<_>>()
+            };
+            let targets: Vec<usize> = targets.chunks(SLOTS).flat_map(up_to_a_gap).collect();
+            let (scores, pairs) = field(&numbers, &targets);
+            let device = Device::flex().autodiff();
+            let leaf = |values: &[f64]| {
+                let values: Vec<f32> = values.iter().map(|&x| x as f32).collect();
+                let rows = values.len() / K;
+                from_host(values, [rows, K], &device).require_grad()
+            };
+            let (of_scores, of_pairs) = (leaf(&scores), leaf(&pairs));
+            let loss = random_field(
+                of_scores.clone().reshape([BLOCKS, SLOTS, K]),
+                of_pairs.clone().reshape([BLOCKS, SLOTS - 1, K, K]),
+                &targets,
+            );
+            let (found, expected) = (f64::from(to_host(loss.clone().without_autodiff())[0]), by_enumeration(&scores, &pairs, &targets));
+            prop_assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{found} {expected}");
+
+            let slopes = loss.backward();
+            let along = |leaf: &Tensor<2>, direction: &[f64]| -> f64 {
+                let slopes = to_host(leaf.grad(&slopes).expect("a leaf of the loss"));
+                slopes.iter().zip(direction).map(|(slope, x)| f64::from(*slope) * x).sum()
+            };
+            let (towards_scores, towards_pairs) = field(&direction, &targets);
+            let found = along(&of_scores, &towards_scores) + along(&of_pairs, &towards_pairs);
+            let at = |far: f64| {
+                let moved: Vec<f64> = numbers.iter().zip(&direction).map(|(x, d)| x + far * d).collect();
+                let (scores, pairs) = field(&moved, &targets);
+                by_enumeration(&scores, &pairs, &targets)
+            };
+            let expected = (at(1e-4) - at(-1e-4)) / 2e-4;
+            prop_assert!((found - expected).abs() < 1e-3, "{found} {expected}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::{
     Rescoring, Scores, Selection, Settings, Table, Transition, TransitionNetwork,
 };
 use crate::backbone::{Model, ModelConfig, Span, Transformer};
-use crate::config::{LanguageModelConfig, Normalisation, StorageType};
+use crate::config::{LanguageModelConfig, LatticeLoss, Normalisation, StorageType};
 use crate::error::Result;
 use crate::lattice::{Lattice, PathScorer, SlotScorer, Weighting, p_best};
 use crate::nn::{Init, from_host, indices, to_host};
@@ -52,6 +52,22 @@ impl ModuleMapper for Shake {
     }
 }
 
+/// A block whose tokens are `path`, as networks read it.
+fn block_of(model: &Model, lattice: &Lattice, path: &[u32], hidden: &[f32]) -> Blocks {
+    let (slots, k) = (lattice.slots() - 1, 3);
+    let ids: Vec<u32> = (1..=slots).flat_map(|slot| lattice.ids(slot).to_vec()).collect();
+    let scores: Vec<f32> =
+        (1..=slots).flat_map(|slot| lattice.scores(slot).iter().map(move |u| u - lattice.scores(slot)[0])).collect();
+    let device = model.device();
+    Blocks {
+        hidden: super::lattice_training::unit_rows(from_host(hidden.to_vec(), [1, WIDTH], device)),
+        before: super::lattice_training::unit_rows(model.embed(&path[..slots])),
+        tokens: super::lattice_training::unit_rows(model.embed(&ids)),
+        candidates: indices(0..ids.len(), device),
+        head_scores: from_host(scores, [1, slots, k], device),
+    }
+}
+
 /// What a network says of a block whose tokens are `path`, slot by slot: log-probabilities of the candidates.
 fn by_the_network(
     network: &impl LatticeNetwork,
@@ -60,19 +76,10 @@ fn by_the_network(
     path: &[u32],
     hidden: &[f32],
 ) -> Vec<Vec<f64>> {
-    let (slots, k) = (lattice.slots() - 1, 3);
-    let ids: Vec<u32> = (1..=slots).flat_map(|slot| lattice.ids(slot).to_vec()).collect();
-    let scores: Vec<f32> =
-        (1..=slots).flat_map(|slot| lattice.scores(slot).iter().map(move |u| u - lattice.scores(slot)[0])).collect();
-    let device = model.device();
-    let blocks = Blocks {
-        hidden: super::lattice_training::unit_rows(from_host(hidden.to_vec(), [1, WIDTH], device)),
-        before: super::lattice_training::unit_rows(model.embed(&path[..slots])),
-        tokens: super::lattice_training::unit_rows(model.embed(&ids)),
-        candidates: indices(0..ids.len(), device),
-        head_scores: from_host(scores, [1, slots, k], device),
-    };
-    to_host(network.scores(&blocks)).chunks(k).map(|row| log_probabilities(row.iter().copied())).collect()
+    to_host(network.scores(&block_of(model, lattice, path, hidden)))
+        .chunks(3)
+        .map(|row| log_probabilities(row.iter().copied()))
+        .collect()
 }
 
 fn assert_agrees(network: &impl LatticeNetwork, fitted: &dyn Rescorer, model: &Model) {
@@ -103,13 +110,43 @@ fn assert_agrees(network: &impl LatticeNetwork, fitted: &dyn Rescorer, model: &M
 fn fitted_lattice_networks_say_what_the_trained_ones_do() {
     let (model, device) = (model(3), Device::flex());
     let transition = TransitionNetwork::new(4, WIDTH, 5, &mut Init::seeded(1, &device));
-    assert_agrees(&transition, &Transition::new(&transition, &model), &model);
+    assert_agrees(&transition, &Transition::new(&transition, &model, LatticeLoss::CrossEntropy), &model);
     let shaken = transition.map(&mut Shake(0.0));
-    assert_agrees(&shaken, &Transition::new(&shaken, &model), &model);
+    assert_agrees(&shaken, &Transition::new(&shaken, &model, LatticeLoss::CrossEntropy), &model);
     let lava = LavaNetwork::new(4, WIDTH, 5, &mut Init::seeded(1, &device));
     assert_agrees(&lava, &Lava::new(&lava, &model), &model);
     let shaken = lava.map(&mut Shake(0.0));
     assert_agrees(&shaken, &Lava::new(&shaken, &model), &model);
+}
+
+/// A network trained as a random field, and what it drafts with: behind every candidate, its scores as they are.
+#[test]
+fn pairs_are_the_scores_behind_every_candidate() {
+    let (model, lattice, hidden) = (model(3), lattice(2), hidden(1));
+    let network = TransitionNetwork::new(4, WIDTH, 5, &mut Init::seeded(1, &Device::flex())).map(&mut Shake(0.0));
+    let blocks = block_of(&model, &lattice, &lattice.top1(), &hidden);
+    let pairs = to_host(network.pairs(&blocks).unwrap());
+    let fitted = Transition::new(&network, &model, LatticeLoss::Crf);
+    let opening = Opening { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
+    let Scores::Table(table) = fitted.scores(&[], &opening).unwrap() else { panic!("a table") };
+    let (sum, _) = Sum::new(&lattice, vec![(1.0, Scores::Table(table))]);
+    for slot in 2..5 {
+        let mut shifts = Vec::new();
+        for before in 0..3 {
+            let mut path = lattice.top1();
+            path[slot - 1] = lattice.ids(slot - 1)[before];
+            let behind = to_host(network.scores(&block_of(&model, &lattice, &path, &hidden)));
+            let mut state = sum.start();
+            path[..slot].iter().for_each(|&token| state = sum.extend(state, token).1);
+            for place in 0..3 {
+                let pair = pairs[((slot - 2) * 3 + before) * 3 + place];
+                let expected = behind[(slot - 1) * 3 + place];
+                assert!((pair - expected).abs() < 1e-4, "slot {slot}, {place} behind {before}: {pair} {expected}");
+                shifts.push(sum.extend(state, lattice.ids(slot)[place]).0 - f64::from(pair));
+            }
+        }
+        assert!(shifts.iter().all(|shift| (shift - shifts[0]).abs() < 1e-4), "one shift a slot: {shifts:?}");
+    }
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //!
 //! `S_t(a, b) = c_j U_t(b) + <A(a) * G_j(h_t), B(b)>` for candidate b of slot j behind candidate a of slot j - 1, with `U_t(b)`
 //! the slot's head score and `c_j`, `A`, `B`, `G_j` learnt: `A` and `B` are linear maps of the backbone's embeddings to a low
-//! rank, `G_j(h) = 1 + W h + s_j`. Locally normalised over the slot's candidates it is a probability, as for a 2-gram. The
-//! form is that of recent lattice rerankers; the slot's own `c_j` and `s_j` are ours.
+//! rank, `G_j(h) = 1 + W h + s_j`. Trained by cross-entropy it is normalised over the slot's candidates and so a probability, as
+//! for a 2-gram; trained as a random field only whole paths are, by the sum over all of them, which compares no two paths and is
+//! left out. The form is that of recent lattice rerankers; the slot's own `c_j` and `s_j` are ours.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -12,6 +13,7 @@ use super::host_tables::{TokenTable, log_probabilities, multiplied, packed, unit
 use super::lattice_training::{Blocks, LatticeNetwork};
 use super::{BlockShape, Opening, Price, Rescorer, Scores, Table};
 use crate::backbone::Model;
+use crate::config::LatticeLoss;
 use crate::error::Result;
 use crate::kernels::{PackedMatrix, products};
 use crate::nn::{Init, Linear, to_host};
@@ -43,23 +45,49 @@ impl TransitionNetwork {
     }
 }
 
+impl TransitionNetwork {
+    /// `G`, `[n, slots, rank]`.
+    fn gates(&self, blocks: &Blocks) -> Tensor<3> {
+        let ([n, slots, _], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
+        let gate = self.gate.forward(blocks.hidden.clone()).reshape([n, 1, rank]);
+        gate + self.slot_gates.val().reshape([1, slots, rank]) + 1.0
+    }
+
+    /// `c U`, `[n, slots, k]`.
+    fn weighted_heads(&self, blocks: &Blocks) -> Tensor<3> {
+        let [_, slots, _] = blocks.head_scores.dims();
+        blocks.head_scores.clone() * self.head_weights.val().reshape([1, slots, 1])
+    }
+}
+
 impl LatticeNetwork for TransitionNetwork {
     fn scores(&self, blocks: &Blocks) -> Tensor<3> {
-        let [n, slots, k] = blocks.head_scores.dims();
+        let ([n, slots, k], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
         let before = self.before.forward(blocks.before.clone());
-        let rank = before.dims()[1];
-        let gate = self.gate.forward(blocks.hidden.clone()).reshape([n, 1, rank]);
-        let gate = gate + self.slot_gates.val().reshape([1, slots, rank]) + 1.0;
-        let query = before.reshape([n, slots, rank]) * gate;
+        let query = before.reshape([n, slots, rank]) * self.gates(blocks);
         let after = blocks.spread(self.after.forward(blocks.tokens.clone()));
         let transitions = (query.reshape([n * slots, 1, rank]) * after).sum_dim(2).reshape([n, slots, k]);
-        blocks.head_scores.clone() * self.head_weights.val().reshape([1, slots, 1]) + transitions
+        self.weighted_heads(blocks) + transitions
+    }
+
+    fn pairs(&self, blocks: &Blocks) -> Option<Tensor<4>> {
+        let ([n, slots, k], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
+        if slots < 2 {
+            return None;
+        }
+        let spread = |of_tokens: Tensor<2>| blocks.spread(of_tokens).reshape([n, slots, k, rank]);
+        let before = spread(self.before.forward(blocks.tokens.clone())).narrow(1, 0, slots - 1);
+        let after = spread(self.after.forward(blocks.tokens.clone())).narrow(1, 1, slots - 1);
+        let gates = self.gates(blocks).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, rank]);
+        let heads = self.weighted_heads(blocks).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, k]);
+        Some((before * gates).matmul(after.swap_dims(2, 3)) + heads)
     }
 }
 
 /// A fitted transition scorer.
 pub struct Transition {
     rank: usize,
+    loss: LatticeLoss,
     before: TokenTable,
     after: TokenTable,
     gate: PackedMatrix,
@@ -68,10 +96,11 @@ pub struct Transition {
 }
 
 impl Transition {
-    /// Of a trained network above `model`.
-    pub fn new(network: &TransitionNetwork, model: &Model) -> Self {
+    /// Of a network above `model` that was trained by `loss`.
+    pub fn new(network: &TransitionNetwork, model: &Model, loss: LatticeLoss) -> Self {
         let [before, after] = TokenTable::of([&network.before, &network.after], model);
         Self {
+            loss,
             rank: network.gate.weight.val().dims()[0],
             before,
             after,
@@ -102,8 +131,11 @@ impl Rescorer for Transition {
             products(&queries, &self.after.rows(lattice.ids(slot)), self.rank, &mut scores);
             let weight = self.head_weights[slot - 1];
             let rows = scores.chunks(head.len());
-            rows.flat_map(|row| log_probabilities(row.iter().zip(head).map(|(x, u)| x + weight * (u - head[0]))))
-                .collect()
+            let rows = rows.map(|row| row.iter().zip(head).map(|(x, u)| x + weight * (u - head[0])));
+            match self.loss {
+                LatticeLoss::CrossEntropy => rows.flat_map(log_probabilities).collect(),
+                LatticeLoss::Crf => rows.flatten().map(f64::from).collect(),
+            }
         };
         Ok(Scores::Table(Table::new(lattice, of_slot)?))
     }

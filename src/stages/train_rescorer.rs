@@ -129,7 +129,7 @@ pub(super) fn load_rescorer(
         RescorerConfig::Transition(options) => {
             let empty = TransitionNetwork::new(slots, width, options.rank, &mut init());
             let network = load_network(folder, empty, shape(options.rank))?;
-            Some(Box::new(Transition::new(&network, model)))
+            Some(Box::new(Transition::new(&network, model, options.loss)))
         }
         RescorerConfig::Lava(options) => {
             let empty = LavaNetwork::new(slots, width, options.rank, &mut init());
@@ -172,7 +172,7 @@ impl LatticeFitting<'_> {
             pair(&traces.dev, &dev_candidates),
             &backbone.model,
             evaluation.top_k,
-            options.blocks_per_step,
+            options,
             workspace.config.seed,
         )?;
         let device = workspace.device.device.clone().autodiff();
