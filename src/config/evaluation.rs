@@ -39,6 +39,9 @@ pub struct EvaluationConfig {
     pub stop: StopRule,
     /// Whether plain decoding's draft is always among several, so that no block of theirs is shorter than its.
     pub include_top1: bool,
+    /// Whether the `path-` and `tree-` variants are evaluated a second time, as `NAME+lookup`, with copies of what followed the
+    /// last tokens earlier in the text where these are likely enough.
+    pub lookup: bool,
     /// Decays over the slots tried on dev by variants with one draft; 1 is always tried.
     pub decays: Vec<f64>,
     /// Powers tried on dev: every head's scores are divided by this power of the temperature that makes them most likely on
@@ -85,6 +88,7 @@ impl Default for EvaluationConfig {
             nodes: 32,
             stop: StopRule::Never,
             include_top1: true,
+            lookup: true,
             decays: vec![0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
             slot_tempering: Vec::new(),
             temperatures: vec![0.3, 0.5, 0.7, 1.0, 1.4, 2.0],

@@ -185,6 +185,7 @@ mod tests {
             gate: f64::INFINITY,
             slot_temperatures: vec![],
             tempering: 0.0,
+            trust: Default::default(),
             shares: vec![0.5, 0.25, 0.25],
         }
     }

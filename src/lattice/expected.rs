@@ -6,6 +6,9 @@
 //! The probability that the backbone says the prefix is that share times the [`Belief::coverage`] of every slot, and a
 //! tree's expected accepted length is the sum of it over the tree's nodes. No node is more probable than its parent, so
 //! taking the most probable nodes greedily gives the best tree of its size.
+//!
+//! A path from another source than the lattice can compete: [`Copied`] tokens, each with the probability that it is right if
+//! those before it are. A node that both sources offer is as probable as the more confident of them says.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -38,6 +41,24 @@ pub struct Expected {
     pub length: f64,
     /// The nodes that were chosen.
     pub nodes: usize,
+}
+
+/// A token of a path from another source than the lattice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Copied {
+    /// The token, which need not be among the slot's candidates.
+    pub token: u32,
+    /// The probability that it is right if those before it are, at most 1.
+    pub trust: f64,
+}
+
+/// What a tree has besides what the lattice offers; each may be empty.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// A path that is in it in any case.
+    pub held: &'a [u32],
+    /// A path, from the pinned token on, as much of which is in it as is probable enough.
+    pub copied: &'a [Copied],
 }
 
 /// What a block of so many nodes takes, and what its tokens are worth.
@@ -75,10 +96,11 @@ pub fn priced_tree<S: PathScorer>(
     start: S::State,
     weighting: Weighting,
     belief: &Belief,
+    copied: &[Copied],
     price: Price,
 ) -> Expected {
     let beliefs = Beliefs::new(lattice, scorer, start, weighting, belief);
-    let (mut tree, next) = grow(&beliefs, lattice.slots(), &[], price.seconds.len());
+    let (mut tree, next) = grow(&beliefs, lattice.slots(), Beside { held: &[], copied }, price.seconds.len());
     let probabilities = tree.nodes.iter().map(|node| node.probability);
     let afforded = price.affords(probabilities);
     let next = tree.nodes.get(afforded).map(|node| node.probability).or(next);
@@ -86,8 +108,8 @@ pub fn priced_tree<S: PathScorer>(
     tree.expected(&[], next)
 }
 
-/// The tree of `nodes` nodes (at least one) with the longest expected accepted length among those that hold the path `held`,
-/// which may be empty; the whole lattice if that is smaller, and `held` alone if it has `nodes` nodes or more. Of equally
+/// The tree of `nodes` nodes (at least one) with the longest expected accepted length among those that have what is
+/// [`Beside`] it; the whole lattice if that is smaller, and the held path alone if it has `nodes` nodes or more. Of equally
 /// probable nodes the one found first is taken: the shorter prefix, then the candidate that is earlier in its slot.
 pub fn expected_tree<S: PathScorer>(
     lattice: &Lattice,
@@ -95,30 +117,40 @@ pub fn expected_tree<S: PathScorer>(
     start: S::State,
     weighting: Weighting,
     belief: &Belief,
-    held: &[u32],
+    beside: Beside,
     nodes: usize,
 ) -> Expected {
     let beliefs = Beliefs::new(lattice, scorer, start, weighting, belief);
-    let (tree, next) = grow(&beliefs, lattice.slots(), held, nodes);
-    tree.expected(held, next)
+    let (tree, next) = grow(&beliefs, lattice.slots(), beside, nodes);
+    tree.expected(beside.held, next)
 }
 
-/// The most probable prefixes of a block of `slots` slots, until they have `nodes` nodes together with the path `held`, and
+/// The most probable prefixes of a block of `slots` slots, until they have `nodes` nodes together with the held path, and
 /// the probability of the next one, if there is one.
-fn grow(beliefs: &Beliefs, slots: usize, held: &[u32], nodes: usize) -> (Tree, Option<f64>) {
+fn grow(beliefs: &Beliefs, slots: usize, beside: Beside, nodes: usize) -> (Tree, Option<f64>) {
+    let Beside { held, copied } = beside;
     let mut open = BinaryHeap::new();
     let mut tree = Tree { nodes: Vec::new(), inside: 0, end: usize::MAX };
     let mut found = 0;
-    let mut extend = |open: &mut BinaryHeap<Prefix>, parent: usize, node: u32, slot: usize, probability: f64| {
-        for (edge, share) in beliefs.after(node) {
-            let probability = probability * share * beliefs.coverage(slot);
-            open.push(Prefix { probability, number: found, parent, node: edge.to, token: edge.token });
+    let mut extend = |open: &mut BinaryHeap<Prefix>, parent: usize, slot: usize, behind: Behind, probability: f64| {
+        let mut copy = copied.get(slot).filter(|_| behind.copied);
+        let mut add = |share: f64, token: u32, behind: Behind| {
+            open.push(Prefix { probability: probability * share, number: found, parent, behind, token });
             found += 1;
+        };
+        for (edge, share) in behind.node.into_iter().flat_map(|node| beliefs.after(node)) {
+            let share = share * beliefs.coverage(slot);
+            let same = copy.take_if(|copy| copy.token == edge.token);
+            let share = same.as_ref().map_or(share, |copy| copy.trust.max(share));
+            add(share, edge.token, Behind { node: Some(edge.to), copied: same.is_some() });
+        }
+        if let Some(Copied { token, trust }) = copy {
+            add(*trust, *token, Behind { node: None, copied: true });
         }
     };
-    extend(&mut open, usize::MAX, 0, 0, 1.0);
+    extend(&mut open, usize::MAX, 0, Behind { node: Some(0), copied: true }, 1.0);
     while tree.nodes.len() + held.len() - tree.inside < nodes.max(1) {
-        let Some(Prefix { probability, parent, node, token, .. }) = open.pop() else { break };
+        let Some(Prefix { probability, parent, behind, token, .. }) = open.pop() else { break };
         let slot = tree.nodes.get(parent).map_or(0, |parent| parent.slot + 1);
         let index = tree.nodes.len();
         if slot == tree.inside && parent == tree.end && held.get(slot) == Some(&token) {
@@ -126,7 +158,7 @@ fn grow(beliefs: &Beliefs, slots: usize, held: &[u32], nodes: usize) -> (Tree, O
         }
         tree.nodes.push(Grown { parent, token, slot, probability });
         if slot + 1 < slots {
-            extend(&mut open, index, node, slot + 1, probability);
+            extend(&mut open, index, slot + 1, behind, probability);
         }
     }
     let next = open.peek().map(|next| next.probability);
@@ -134,13 +166,15 @@ fn grow(beliefs: &Beliefs, slots: usize, held: &[u32], nodes: usize) -> (Tree, O
 }
 
 /// The path with the longest expected accepted length, by dynamic programming: from a state, the best next token is the one
-/// with the largest `probability * (1 + what is expected after it)`. Ties go to the earlier candidate.
+/// with the largest `probability * (1 + what is expected after it)`. Ties go to the earlier candidate. The copied path, as it
+/// is, is taken instead where more of it is expected to be accepted.
 pub fn expected_path<S: PathScorer>(
     lattice: &Lattice,
     scorer: &S,
     start: S::State,
     weighting: Weighting,
     belief: &Belief,
+    copied: &[Copied],
 ) -> Expected {
     let beliefs = Beliefs::new(lattice, scorer, start, weighting, belief);
     let mut after = vec![0.0; beliefs.slot.len()];
@@ -169,7 +203,22 @@ pub fn expected_path<S: PathScorer>(
         path.push(edge.token);
         node = edge.to;
     }
-    Expected { nodes: path.len(), paths: vec![path], margin, length: after[0] }
+    let of_copied = expected_length(copied);
+    if of_copied > after[0] {
+        (path, margin) = (copied.iter().map(|copied| copied.token).collect(), lead(of_copied, after[0]));
+    } else if !copied.is_empty() {
+        margin = margin.min(lead(after[0], of_copied));
+    }
+    Expected { nodes: path.len(), paths: vec![path], margin, length: after[0].max(of_copied) }
+}
+
+/// How much of a copied path is expected to be accepted.
+fn expected_length(copied: &[Copied]) -> f64 {
+    let all_right = copied.iter().scan(1.0, |right, copied| {
+        *right *= copied.trust;
+        Some(*right)
+    });
+    all_right.sum()
 }
 
 /// The shares of every state's continuations.
@@ -264,9 +313,17 @@ struct Prefix {
     number: usize,
     /// Its parent in the tree; none at the root.
     parent: usize,
-    /// Where it leads in the graph.
-    node: u32,
+    behind: Behind,
     token: u32,
+}
+
+/// Where a prefix leads.
+#[derive(Clone, Copy)]
+struct Behind {
+    /// In the graph; none where its tokens are not in the lattice.
+    node: Option<u32>,
+    /// Whether it is the beginning of the copied path.
+    copied: bool,
 }
 
 impl Ord for Prefix {
@@ -384,12 +441,12 @@ mod tests {
             let belief = Belief { temperature, coverage, cut: f64::INFINITY };
             let mut all = prefixes(&lattice, &scorer, weighting, &belief);
             let longest = best_path(&all, lattice.slots());
-            let path = expected_path(&lattice, &scorer, START, weighting, &belief);
+            let path = expected_path(&lattice, &scorer, START, weighting, &belief, &[]);
             prop_assert!((path.length - longest).abs() < 1e-9, "{} {longest}", path.length);
             let worth: f64 = all.iter().filter(|(prefix, _)| path.paths[0].starts_with(prefix)).map(|(_, p)| p).sum();
             prop_assert!((worth - longest).abs() < 1e-9, "the path is worth {worth}");
 
-            let tree = expected_tree(&lattice, &scorer, START, weighting, &belief, &[], nodes);
+            let tree = expected_tree(&lattice, &scorer, START, weighting, &belief, Beside::default(), nodes);
             all.sort_by(|a, b| b.1.total_cmp(&a.1));
             let best: f64 = all.iter().take(nodes).map(|(_, p)| p).sum();
             prop_assert!((tree.length - best).abs() < 1e-9, "{} {best}", tree.length);
@@ -402,7 +459,7 @@ mod tests {
             let seconds: Vec<f64> = (0..nodes).map(|n| 1.0 + 0.1 * (n as f64).powf(f64::from(seed % 3) / 2.0 + 0.5)).collect();
             for rate in [0.0, 0.5, 2.0, 50.0] {
                 let price = Price { seconds: &seconds, rate };
-                let priced = priced_tree(&lattice, &scorer, START, weighting, &belief, price);
+                let priced = priced_tree(&lattice, &scorer, START, weighting, &belief, &[], price);
                 let size = DraftTree::from_paths(&priced.paths).len();
                 let gain = |n: usize| all.iter().take(n).map(|(_, p)| p).sum::<f64>() - rate * seconds[n - 1];
                 prop_assert!((priced.length - rate * seconds[size - 1] - gain(size)).abs() < 1e-9);
@@ -411,7 +468,7 @@ mod tests {
 
             // With a path that must be there, the best of the others beside it.
             let held = lattice.top1();
-            let tree = expected_tree(&lattice, &scorer, START, weighting, &belief, &held, nodes);
+            let tree = expected_tree(&lattice, &scorer, START, weighting, &belief, Beside { held: &held, copied: &[] }, nodes);
             prop_assert!(tree.paths.iter().any(|path| *path == held || path.starts_with(&held)));
             prop_assert_eq!(DraftTree::from_paths(&tree.paths).len(), nodes.max(held.len()).min(all.len()));
             let others: Vec<f64> = all.iter().filter(|(prefix, _)| !held.starts_with(prefix)).map(|(_, p)| *p).collect();
@@ -426,12 +483,75 @@ mod tests {
         }
     }
 
+    /// Every prefix that the lattice or the copied path has, each step as probable as the more confident of them says.
+    fn with_copies(all: &[(Vec<u32>, f64)], copied: &[Copied], slots: usize) -> Vec<(Vec<u32>, f64)> {
+        let of = |prefix: &[u32]| all.iter().find(|(other, _)| other == prefix).map(|(_, p)| *p);
+        let mut found: Vec<(Vec<u32>, f64)> = vec![(Vec::new(), 1.0)];
+        let mut at = 0;
+        while let Some((prefix, probability)) = found.get(at).cloned() {
+            at += 1;
+            if prefix.len() == slots {
+                continue;
+            }
+            let on_path = prefix.iter().zip(copied).all(|(token, copied)| *token == copied.token);
+            let copy = copied.get(prefix.len()).filter(|_| on_path);
+            for token in 0..100u32 {
+                let longer = [&prefix[..], &[token]].concat();
+                let before = if prefix.is_empty() { Some(1.0) } else { of(&prefix) };
+                let of_lattice = of(&longer).zip(before).map(|(longer, before)| longer / before);
+                let of_copy = copy.filter(|copy| copy.token == token).map(|copy| copy.trust);
+                if let Some(share) = of_lattice.into_iter().chain(of_copy).reduce(f64::max) {
+                    found.push((longer, probability * share));
+                }
+            }
+        }
+        found.split_off(1)
+    }
+
     proptest! {
+        #[test]
+        fn copies_compete_with_the_lattice(
+            lattice in small_lattice(),
+            seed: u32,
+            coverage in prop::collection::vec(0.3f64..1.0, 0..5),
+            choices in prop::collection::vec((0usize..6, 0f64..=1.0), 0..6),
+            nodes in 1usize..12,
+        ) {
+            let (scorer, weighting) = (MadeUp::new(seed, 3), Weighting::from(0.5));
+            let belief = Belief { temperature: 1.0, coverage, cut: f64::INFINITY };
+            // Candidates of the slot, or tokens that no slot has.
+            let token = |(slot, (at, trust)): (usize, (usize, f64))| Copied {
+                token: lattice.ids(slot).get(at).copied().unwrap_or(90 + at as u32),
+                trust,
+            };
+            let copied: Vec<Copied> = choices.into_iter().take(lattice.slots()).enumerate().map(token).collect();
+            let of_lattice = prefixes(&lattice, &scorer, weighting, &belief);
+            let mut all = with_copies(&of_lattice, &copied, lattice.slots());
+            all.sort_by(|a, b| b.1.total_cmp(&a.1));
+            let best: f64 = all.iter().take(nodes).map(|(_, p)| p).sum();
+            let tree = expected_tree(&lattice, &scorer, START, weighting, &belief, Beside { held: &[], copied: &copied }, nodes);
+            prop_assert!((tree.length - best).abs() < 1e-9, "{} {best}", tree.length);
+            prop_assert_eq!(DraftTree::from_paths(&tree.paths).len(), nodes.min(all.len()));
+            let inside = |prefix: &Vec<u32>| tree.paths.iter().any(|path| path.starts_with(prefix));
+            let sum: f64 = all.iter().filter(|(prefix, _)| inside(prefix)).map(|(_, p)| p).sum();
+            prop_assert!((sum - best).abs() < 1e-9, "its nodes are worth {sum}, not {best}");
+
+            // One path: the lattice's best or the copy.
+            let of_lattice = best_path(&of_lattice, lattice.slots());
+            let of_copy: f64 = (1..=copied.len()).map(|n| copied[..n].iter().map(|c| c.trust).product::<f64>()).sum();
+            let path = expected_path(&lattice, &scorer, START, weighting, &belief, &copied);
+            prop_assert!((path.length - of_lattice.max(of_copy)).abs() < 1e-9);
+            if of_copy > of_lattice {
+                let tokens: Vec<u32> = copied.iter().map(|copied| copied.token).collect();
+                prop_assert_eq!(path.paths, [tokens]);
+            }
+        }
+
         #[test]
         fn a_cut_leaves_out_what_is_improbable(lattice in small_lattice(), seed: u32, nodes in 1usize..12) {
             let (scorer, weighting) = (MadeUp::new(seed, 3), Weighting::from(0.5));
             let belief = |cut| Belief { temperature: 0.2, coverage: vec![], cut };
-            let length = |cut| expected_tree(&lattice, &scorer, START, weighting, &belief(cut), &[], nodes).length;
+            let length = |cut| expected_tree(&lattice, &scorer, START, weighting, &belief(cut), Beside::default(), nodes).length;
             // At most 1,024 paths are left out, each of them less than exp(-12) times as probable as the best.
             prop_assert!((length(12.0) - length(f64::INFINITY)).abs() < 1024.0 * nodes as f64 * (-12f64).exp());
         }
@@ -448,9 +568,9 @@ mod tests {
             }
         }
         let belief = Belief { temperature: 1.0, coverage: vec![], cut: f64::INFINITY };
-        let tree = expected_tree(&lattice, &Never, (), Weighting::from(0.5), &belief, &[], 3);
+        let tree = expected_tree(&lattice, &Never, (), Weighting::from(0.5), &belief, Beside::default(), 3);
         assert_eq!((tree.paths, tree.length), (vec![vec![7, 1], vec![7, 3]], 2.0));
-        let path = expected_path(&lattice, &Never, (), Weighting::from(0.5), &belief);
+        let path = expected_path(&lattice, &Never, (), Weighting::from(0.5), &belief, &[]);
         assert_eq!((path.paths, path.margin), (vec![vec![7, 1, 2]], 0.0));
     }
 }

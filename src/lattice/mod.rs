@@ -24,7 +24,7 @@ mod ranking;
 mod tree;
 mod weighting;
 
-pub use expected::{Belief, Expected, Price, expected_path, expected_tree, priced_tree};
+pub use expected::{Belief, Beside, Copied, Expected, Price, expected_path, expected_tree, priced_tree};
 pub use lattice::Lattice;
 pub use oracle::{greedy_calls, oracle_dp, oracle_length};
 pub use path::Path;

@@ -251,6 +251,12 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ),
     ("sets", "The data sets that the line is fitted to."),
     (
+        "lookup_trust",
+        "By the length of the longest suffix (1, 2, 3 to 4, 5 to 8, at least 9 tokens) that occurs earlier in the text, and by \
+         slot: over all positions of dev at which a block could begin, of those whose copied tokens are right in every slot \
+         before, the share where it is so in this slot as well, both counts begun with one right of two.",
+    ),
+    (
         "slot_temperatures",
         "For each slot of the block: the temperature, from 1/4 to 4, at which the softmax of the candidates' scores makes the \
          backbone's tokens on dev most likely, over the positions where these were among the top_k candidates in this slot \

@@ -56,6 +56,7 @@ fn dataset(name: &str) -> Dataset {
         top_k: 16,
         coverage: vec![1.0, 0.82, 0.71],
         slot_temperatures: vec![1.0, 1.12, 0.94],
+        lookup_trust: Default::default(),
         heads: Vec::new(),
         h_max: None,
         autoregressive_cost: Some(cost(1.0, 0.0)),

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::timing::Timing;
 use crate::evaluation::{Cost, Examples, HeadQuality, Regression, h_max, regression};
+use crate::rescorer::Trust;
 
 /// The version that [`Report::new`] stamps. It rises whenever an older reader would misread a newer file.
 pub const SCHEMA_VERSION: u64 = 5;
@@ -60,6 +61,9 @@ pub struct Dataset {
     /// On dev, by slot: the temperature that makes the head's scores most likely; empty where none was tried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slot_temperatures: Vec<f64>,
+    /// On dev: how often a copied token is right; empty where none was copied.
+    #[serde(default, skip_serializing_if = "Trust::is_empty")]
+    pub lookup_trust: Trust,
     /// From head 1, the backbone, on; empty in older reports.
     #[serde(default)]
     pub heads: Vec<HeadQuality>,

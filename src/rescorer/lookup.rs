@@ -1,14 +1,23 @@
-//! Prompt lookup: a draft copied from the text itself, the control that needs no training.
+//! Prompt lookup: a draft copied from the text itself.
 //!
-//! The longest suffix of the known text, of 3 tokens down to 1, that occurs earlier in it is looked up, and the tokens that
-//! followed its latest occurrence are the draft. The known text is the prompt, what has been decoded, and the pinned token,
-//! which the backbone has said already.
+//! The longest suffix of the known text that occurs earlier in it is looked up, and the tokens that followed its latest
+//! occurrence are the draft. The known text is the prompt, what has been decoded, and the pinned token, which the backbone has
+//! said already.
+//!
+//! [`PromptLookup`] is the control that needs no training: suffixes of 3 tokens down to 1, and its draft is taken for good.
+//! [`Trust`] says how probable a copy is, so that it can compete with what the heads propose.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{Drafter, Drafts, Opening, Session};
 use crate::error::Result;
+use crate::lattice::{Copied, Lattice};
 
-/// The longest suffix that is looked up.
+/// The longest suffix that the control looks up.
 const LONGEST: usize = 3;
+/// The longest suffix whose length makes a difference to trust.
+const LONGEST_TRUSTED: usize = 16;
 
 /// Drafts what followed the same tokens before; where they never occurred, the pinned token alone.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +42,7 @@ impl Session for PromptLookup {
         let one = |block: &Opening| {
             let pinned = block.lattice.ids(0)[0];
             let known = [&text[..block.start], &[pinned]].concat();
-            let followed = &known[latest_match(&known)..];
+            let followed = &known[latest_match(&known, LONGEST).0..];
             let draft = std::iter::once(pinned).chain(followed.iter().copied()).take(block.slots).collect();
             // A comparison of tokens is no near-tie.
             Drafts::chosen(vec![draft], f64::INFINITY)
@@ -42,13 +51,83 @@ impl Session for PromptLookup {
     }
 }
 
-/// Where the latest earlier occurrence of the longest suffix ends; the end of the text where there is none.
-fn latest_match(known: &[u32]) -> usize {
-    let of_length = |length: usize| {
-        let before = known.len().checked_sub(length)?;
-        (length..known.len()).rev().find(|&end| known[end - length..end] == known[before..])
-    };
-    (1..=LONGEST).rev().find_map(of_length).unwrap_or(known.len())
+/// Where the latest earlier occurrence of the longest suffix of at most `longest` tokens ends, and how long that suffix is; the
+/// end of the text and 0 where there is none.
+fn latest_match(known: &[u32], longest: usize) -> (usize, usize) {
+    let mut best = (known.len(), 0);
+    for end in (1..known.len()).rev() {
+        let backwards = known[..end].iter().rev().zip(known.iter().rev());
+        let common = backwards.take(longest).take_while(|(a, b)| a == b).count();
+        if common > best.1 {
+            best = (end, common);
+        }
+        if common == longest {
+            break;
+        }
+    }
+    best
+}
+
+/// How far copies can be trusted: by the length of the suffix that they follow (1, 2, 3 to 4, 5 to 8, 9 or more tokens) and by slot
+/// (0 is the pinned one), the probability that the copied token is right if those before it are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Trust(Vec<Vec<f64>>);
+
+impl Trust {
+    /// Measured at every place of some texts, each with the tokens of its prompt, at which a block of at most `slots` slots could
+    /// begin; half-way to even odds where nothing was seen (Laplace's rule).
+    pub fn measured<'a>(texts: impl Iterator<Item = (&'a [u32], usize)>, slots: usize) -> Self {
+        let classes = 1 + class(LONGEST_TRUSTED);
+        let mut seen = vec![vec![[1u64, 2]; slots]; classes];
+        for (text, prompt) in texts {
+            for start in prompt..text.len() {
+                let Some((class, copy)) = copy(&text[..=start], slots) else { continue };
+                for (right_and_all, (copied, token)) in seen[class].iter_mut().zip(copy.iter().zip(&text[start..])) {
+                    right_and_all[1] += 1;
+                    if copied != token {
+                        break;
+                    }
+                    right_and_all[0] += 1;
+                }
+            }
+        }
+        let share = |[right, all]: [u64; 2]| right as f64 / all as f64;
+        let of_class = |seen: Vec<[u64; 2]>| {
+            // The pinned token is no copy.
+            let behind = seen.into_iter().skip(1).map(share);
+            std::iter::once(1.0).chain(behind).collect()
+        };
+        Self(seen.into_iter().map(of_class).collect())
+    }
+
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What is copied behind `text` and the pinned token of `lattice`, at most to its last slot; nothing where no suffix occurs
+    /// earlier.
+    pub fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<Copied> {
+        let known = [text, lattice.ids(0)].concat();
+        let Some((class, copy)) = copy(&known, lattice.slots()) else { return Vec::new() };
+        let trust = self.0.get(class).map_or(&[][..], Vec::as_slice);
+        copy.into_iter().zip(trust).map(|(token, &trust)| Copied { token, trust }).collect()
+    }
+}
+
+fn class(length: usize) -> usize {
+    length.next_power_of_two().ilog2() as usize
+}
+
+/// The class of the longest match and a block's copy from there, which begins with the last known token and may read what it
+/// has copied itself, as texts that loop do.
+fn copy(known: &[u32], slots: usize) -> Option<(usize, Vec<u32>)> {
+    let (end, length) = latest_match(known, LONGEST_TRUSTED);
+    let mut text = known.to_vec();
+    (length > 0).then(|| {
+        (end..end + slots - 1).for_each(|from| text.push(text[from]));
+        (class(length), text.split_off(known.len() - 1))
+    })
 }
 
 #[cfg(test)]
@@ -79,7 +158,55 @@ mod tests {
         assert_eq!(draft(&[1, 2, 1], 3, 2, 1), [2]);
     }
 
+    #[test]
+    fn a_trusted_copy_reads_on_in_itself() {
+        let trust = Trust(vec![vec![1.0, 0.5, 0.25], vec![1.0, 0.75, 0.5]]);
+        let copied = |text: &[u32], pinned: u32, slots: u32| -> Vec<(u32, f64)> {
+            let (ids, scores): (Vec<u32>, Vec<f32>) = (1..slots).map(|slot| (slot, 0.0)).unzip();
+            let lattice = Lattice::pinned(pinned, 1, &ids, &scores).unwrap();
+            trust.copied(text, &lattice).into_iter().map(|copied| (copied.token, copied.trust)).collect()
+        };
+        // `1 2` came before.
+        assert_eq!(copied(&[1, 2, 7, 8, 1], 2, 3), [(2, 1.0), (7, 0.75), (8, 0.5)]);
+        // A loop of one token, whose suffix of two came before.
+        assert_eq!(copied(&[4, 4], 4, 3), [(4, 1.0), (4, 0.75), (4, 0.5)]);
+        assert_eq!(copied(&[3, 4, 1], 4, 2), [(4, 1.0), (1, 0.5)]);
+        assert_eq!(copied(&[1, 2], 3, 3), []);
+        assert_eq!(Trust::default().copied(&[1, 1], &Lattice::pinned(1, 1, &[2], &[0.0]).unwrap()), []);
+    }
+
     proptest! {
+        /// By looking at every place anew.
+        #[test]
+        fn trust_is_the_share_of_right_copies(
+            texts in prop::collection::vec((prop::collection::vec(0u32..3, 2..25), 1usize..6), 1..5),
+            slots in 1usize..6,
+        ) {
+            let texts: Vec<(Vec<u32>, usize)> = texts.into_iter().map(|(text, prompt)| (text, prompt)).collect();
+            let trust = Trust::measured(texts.iter().map(|(text, prompt)| (&text[..], *prompt)), slots);
+            for (class, lengths) in [(0, 1..=1), (1, 2..=2), (2, 3..=4), (3, 5..=8), (4, 9..=16)] {
+                let mut expected = vec![1.0];
+                for slot in 1..slots {
+                    let (mut right, mut all) = (1, 2);
+                    for (text, prompt) in &texts {
+                        for start in *prompt..text.len() {
+                            let known = &text[..=start];
+                            let (end, length) = latest_match(known, 16);
+                            // Copied from a text that goes on in itself.
+                            let copied = |slot: usize| known[end..].iter().cycle().nth(slot - 1).copied();
+                            let right_to = |slot: usize| (1..=slot).all(|slot| copied(slot) == text.get(start + slot).copied());
+                            if lengths.contains(&length) && start + slot < text.len() && right_to(slot - 1) {
+                                all += 1;
+                                right += usize::from(right_to(slot));
+                            }
+                        }
+                    }
+                    expected.push(right as f64 / all as f64);
+                }
+                prop_assert_eq!(&trust.0[class], &expected);
+            }
+        }
+
         /// By trying every place and length: the longest match wins, then the latest.
         #[test]
         fn is_the_best_of_all_places(text in prop::collection::vec(0u32..4, 0..30), pinned in 0u32..4, slots in 1usize..6) {

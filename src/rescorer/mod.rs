@@ -30,7 +30,7 @@ pub use drawn::DrawnDrafter;
 pub use family::Rescorer;
 pub use lattice_training::{Blocks, LatticeNetwork, LatticeTraining, Recorded};
 pub use lava::{Lava, LavaNetwork};
-pub use lookup::PromptLookup;
+pub use lookup::{PromptLookup, Trust};
 pub use neural::NeuralRescorer;
 pub use ngram_rescorer::{NgramRescorer, load_ngram, ngram_vocabulary, save_ngram};
 pub use price::{BlockShape, Price};

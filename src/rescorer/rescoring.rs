@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use super::local::LocalSession;
 use super::scores::Sum;
-use super::{Drafter, Drafts, NeuralRescorer, Opening, Rescorer, Session};
+use super::{Drafter, Drafts, NeuralRescorer, Opening, Rescorer, Session, Trust};
 use crate::error::Result;
 use crate::lattice::{
-    Belief, Lattice, NoScorer, PathScorer, Price, Weighting, expected_path, expected_tree, p_best, priced_tree,
+    Belief, Beside, Copied, Lattice, NoScorer, PathScorer, Price, Weighting, expected_path, expected_tree, p_best,
+    priced_tree,
 };
 
 /// What is taken from the lattice.
@@ -41,6 +42,8 @@ pub struct Settings {
     pub slot_temperatures: Vec<f64>,
     /// The power of `slot_temperatures` by which head scores are divided where paths are compared: 0, they are taken as they are.
     pub tempering: f64,
+    /// How far copies can be trusted, measured on dev.
+    pub trust: Trust,
     /// Of each rescorer in the sum: its share of `scale`. They sum to 1.
     pub shares: Vec<f64>,
 }
@@ -58,6 +61,7 @@ impl Settings {
             gate: f64::INFINITY,
             slot_temperatures: Vec::new(),
             tempering: 0.0,
+            trust: Trust::default(),
             shares: Vec::new(),
         }
     }
@@ -80,6 +84,8 @@ pub struct Rescoring<'a> {
     pub selection: Selection,
     /// The draft of plain decoding is always among several drafts, so that none of its blocks is ever shortened.
     pub include_top1: bool,
+    /// What is copied from the text competes with the lattice for expected lengths, as far as it can be trusted.
+    pub copies: bool,
     /// Weights and the rest.
     pub settings: Settings,
 }
@@ -125,18 +131,26 @@ impl Rescoring<'_> {
     }
 
     /// Searches the whole lattice.
-    fn select<S: PathScorer>(&self, lattice: &Lattice, scorer: &S, start: S::State, pace: &mut Pace) -> Drafts {
+    fn select<S: PathScorer>(
+        &self,
+        lattice: &Lattice,
+        scorer: &S,
+        start: S::State,
+        copied: &[Copied],
+        pace: &mut Pace,
+    ) -> Drafts {
         let Settings { weighting, belief, .. } = &self.settings;
         match &self.selection {
             &Selection::Paths(p) => p_best(lattice, scorer, start, *weighting, p).into(),
-            Selection::ExpectedPath => expected_path(lattice, scorer, start, *weighting, belief).into(),
+            Selection::ExpectedPath => expected_path(lattice, scorer, start, *weighting, belief, copied).into(),
             &Selection::ExpectedTree(nodes) => {
                 let held = if self.include_top1 { lattice.top1() } else { Vec::new() };
-                expected_tree(lattice, scorer, start, *weighting, belief, &held, nodes).into()
+                let beside = Beside { held: &held, copied };
+                expected_tree(lattice, scorer, start, *weighting, belief, beside, nodes).into()
             }
             Selection::PricedTree(seconds) => {
                 let price = Price { seconds, rate: pace.rate(seconds) };
-                let tree = priced_tree(lattice, scorer, start, *weighting, belief, price);
+                let tree = priced_tree(lattice, scorer, start, *weighting, belief, copied, price);
                 pace.tokens += tree.length;
                 pace.seconds += seconds[tree.nodes - 1];
                 tree.into()
@@ -158,15 +172,16 @@ impl Rescoring<'_> {
         let narrowed = self.narrowed(block.lattice)?;
         let tempered = self.settings.tempered(&narrowed);
         let lattice = &*tempered;
+        let copied = if self.copies { self.settings.trust.copied(&text[..block.start], lattice) } else { Vec::new() };
         let drafts = if self.rescores() {
             let block = Opening { lattice: &narrowed, ..*block };
             let (sum, _) = self.sum(text, &block)?;
             match sum.only_ngram() {
-                Some((model, state)) => self.select(lattice, model, state, pace),
-                None => self.select(lattice, &sum, sum.start(), pace),
+                Some((model, state)) => self.select(lattice, model, state, &copied, pace),
+                None => self.select(lattice, &sum, sum.start(), &copied, pace),
             }
         } else {
-            self.select(lattice, &NoScorer, (), pace)
+            self.select(lattice, &NoScorer, (), &copied, pace)
         };
         Ok(self.with_top1(drafts, lattice))
     }

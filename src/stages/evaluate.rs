@@ -30,7 +30,7 @@ use crate::report::{
     self, BestPaths, Dataset, DocumentSet, Documents, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, Timing,
     TuningPoint, Variant, VariantTiming, read,
 };
-use crate::rescorer::{Drafter, Settings};
+use crate::rescorer::{Drafter, Settings, Trust};
 
 /// Evaluates unless that is done; gives the report and writes it to `report/`.
 pub fn evaluate(
@@ -184,6 +184,10 @@ impl Evaluation<'_> {
         if !options.slot_tempering.is_empty() {
             start.slot_temperatures = slot_temperatures(&dev.texts, options.top_k);
         }
+        if options.lookup {
+            let texts = dev.texts.iter().map(|text| (&text.tokens[..], text.prompt));
+            start.trust = Trust::measured(texts, self.heads.heads.count() + 1);
+        }
         let mut set = Dataset {
             name: name.to_owned(),
             split: "test".into(),
@@ -193,6 +197,7 @@ impl Evaluation<'_> {
             top_k: options.top_k as u64,
             coverage: start.belief.coverage.clone(),
             slot_temperatures: start.slot_temperatures.clone(),
+            lookup_trust: start.trust.clone(),
             heads: Vec::new(),
             h_max: None,
             autoregressive_cost: None,

@@ -141,8 +141,8 @@ impl OpenedDrafter<'_> {
 }
 
 fn untuned(set: &Dataset, config: &Config) -> Settings {
-    let slot_temperatures = set.slot_temperatures.clone();
-    Settings { slot_temperatures, ..Settings::new(config.evaluation.top_k, set.coverage.clone(), 1.0) }
+    let (slot_temperatures, trust) = (set.slot_temperatures.clone(), set.lookup_trust.clone());
+    Settings { slot_temperatures, trust, ..Settings::new(config.evaluation.top_k, set.coverage.clone(), 1.0) }
 }
 
 /// The settings in a report; none where nothing was tuned.

@@ -20,7 +20,11 @@ pub(super) struct Way<'a> {
     /// Its rescorers by name.
     rescorers: Vec<(String, &'a dyn Rescorer)>,
     include_top1: bool,
+    copies: bool,
 }
+
+/// Ends the name of a variant that copies from the text.
+const COPIES: &str = "+lookup";
 
 /// Where its drafts come from.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +49,7 @@ impl Way<'_> {
 
     fn search(&self, selection: Selection, include_top1: bool, settings: &Settings) -> Rescoring<'_> {
         let rescorers = self.rescorers.iter().map(|(_, rescorer)| *rescorer).collect();
-        Rescoring { rescorers, selection, include_top1, settings: settings.clone() }
+        Rescoring { rescorers, selection, include_top1, copies: self.copies, settings: settings.clone() }
     }
 
     /// For a `pbest-` variant that is not switched off: what gives its `p` best paths and no other.
@@ -62,7 +66,7 @@ impl Way<'_> {
 
     /// Tells it from another with the same name and rescorers.
     pub fn identity(&self) -> String {
-        format!("{:?}", self.drafting)
+        format!("{:?} {}", self.drafting, self.copies)
     }
 
     /// The same name, drafting as plain decoding does.
@@ -78,6 +82,11 @@ impl Way<'_> {
     /// Whether it drafts trees of a size that can be chosen.
     pub fn grows(&self) -> bool {
         matches!(self.drafting, Drafting::Search(Selection::ExpectedTree(_)))
+    }
+
+    /// Whether its drafts have the longest expected accepted length.
+    fn expects(&self) -> bool {
+        matches!(self.drafting, Drafting::Search(Selection::ExpectedPath | Selection::ExpectedTree(_)))
     }
 
     /// What it uses under `settings`, for the cost model.
@@ -143,8 +152,7 @@ impl Way<'_> {
             let powers = [&[0.0], &options.slot_tempering[..]].concat();
             axes.push(axis(Coordinate::Tempering, "slot_tempering", powers));
         }
-        let expects = matches!(self.drafting, Drafting::Search(Selection::ExpectedPath | Selection::ExpectedTree(_)));
-        if expects {
+        if self.expects() {
             axes.push(axis(Coordinate::Temperature, "temperature", options.temperatures.clone()));
         }
         if !self.rescorers.is_empty() {
@@ -181,7 +189,7 @@ pub(super) fn all_ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedR
     let include_top1 = options.include_top1;
     let way = |name: &str, drafting| {
         let (name, rescorer, rescorers) = (name.to_owned(), String::new(), Vec::new());
-        Way { name, rescorer, drafting, rescorers, include_top1 }
+        Way { name, rescorer, drafting, rescorers, include_top1, copies: false }
     };
     let mut single = vec![way("bpd", Drafting::Plain), way("prompt-lookup", Drafting::Lookup)];
     let mut several =
@@ -201,6 +209,7 @@ pub(super) fn all_ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedR
                 drafting: Drafting::Search(selection),
                 rescorers: rescorers.clone(),
                 include_top1,
+                copies: false,
             });
         };
         add("", Selection::Paths(1));
@@ -218,5 +227,12 @@ pub(super) fn all_ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedR
             }
         }
     }
-    single.into_iter().chain(several).collect()
+    let ways = single.into_iter().chain(several);
+    let copying = |way: Way<'a>| {
+        let copying = way.expects() && options.lookup;
+        let name = format!("{}{COPIES}", way.name);
+        let second = copying.then(|| Way { name, copies: true, ..way.clone() });
+        std::iter::once(way).chain(second)
+    };
+    ways.flat_map(copying).collect()
 }
