@@ -182,7 +182,7 @@ mod tests {
             texts in prop::collection::vec((prop::collection::vec(0u32..3, 2..25), 1usize..6), 1..5),
             slots in 1usize..6,
         ) {
-            let texts: Vec<(Vec<u32>, usize)> = texts.into_iter().map(|(text, prompt)| (text, prompt)).collect();
+
             let trust = Trust::measured(texts.iter().map(|(text, prompt)| (&text[..], *prompt)), slots);
             for (class, lengths) in [(0, 1..=1), (1, 2..=2), (2, 3..=4), (3, 5..=8), (4, 9..=16)] {
                 let mut expected = vec![1.0];
