@@ -87,131 +87,6 @@ impl Price<'_> {
     }
 }
 
-/// The tree that makes the most of its time, at most as large as the prices go: of the trees of the longest expected accepted
-/// length, one for every number of nodes, the one whose length exceeds the rate times its seconds by most. With the rate that
-/// decoding reaches in the long run, no other choice of trees is faster.
-pub fn priced_tree<S: PathScorer>(
-    lattice: &Lattice,
-    scorer: &S,
-    start: S::State,
-    weighting: Weighting,
-    belief: &Belief,
-    copied: &[Copied],
-    price: Price,
-) -> Expected {
-    let beliefs = Beliefs::new(lattice, scorer, start, weighting, belief);
-    let (mut tree, next) = grow(&beliefs, lattice.slots(), Beside { held: &[], copied }, price.seconds.len());
-    let probabilities = tree.nodes.iter().map(|node| node.probability);
-    let afforded = price.affords(probabilities);
-    let next = tree.nodes.get(afforded).map(|node| node.probability).or(next);
-    tree.nodes.truncate(afforded);
-    tree.expected(&[], next)
-}
-
-/// The tree of `nodes` nodes (at least one) with the longest expected accepted length among those that have what is
-/// [`Beside`] it; the whole lattice if that is smaller, and the held path alone if it has `nodes` nodes or more. Of equally
-/// probable nodes the one found first is taken: the shorter prefix, then the candidate that is earlier in its slot.
-pub fn expected_tree<S: PathScorer>(
-    lattice: &Lattice,
-    scorer: &S,
-    start: S::State,
-    weighting: Weighting,
-    belief: &Belief,
-    beside: Beside,
-    nodes: usize,
-) -> Expected {
-    let beliefs = Beliefs::new(lattice, scorer, start, weighting, belief);
-    let (tree, next) = grow(&beliefs, lattice.slots(), beside, nodes);
-    tree.expected(beside.held, next)
-}
-
-/// The most probable prefixes of a block of `slots` slots, until they have `nodes` nodes together with the held path, and
-/// the probability of the next one, if there is one.
-fn grow(beliefs: &Beliefs, slots: usize, beside: Beside, nodes: usize) -> (Tree, Option<f64>) {
-    let Beside { held, copied } = beside;
-    let mut open = BinaryHeap::new();
-    let mut tree = Tree { nodes: Vec::new(), inside: 0, end: usize::MAX };
-    let mut found = 0;
-    let mut extend = |open: &mut BinaryHeap<Prefix>, parent: usize, slot: usize, behind: Behind, probability: f64| {
-        let mut copy = copied.get(slot).filter(|_| behind.copied);
-        let mut add = |share: f64, token: u32, behind: Behind| {
-            open.push(Prefix { probability: probability * share, number: found, parent, behind, token });
-            found += 1;
-        };
-        for (edge, share) in behind.node.into_iter().flat_map(|node| beliefs.after(node)) {
-            let share = share * beliefs.coverage(slot);
-            let same = copy.take_if(|copy| copy.token == edge.token);
-            let share = same.as_ref().map_or(share, |copy| copy.trust.max(share));
-            add(share, edge.token, Behind { node: Some(edge.to), copied: same.is_some() });
-        }
-        if let Some(Copied { token, trust }) = copy {
-            add(*trust, *token, Behind { node: None, copied: true });
-        }
-    };
-    extend(&mut open, usize::MAX, 0, Behind { node: Some(0), copied: true }, 1.0);
-    while tree.nodes.len() + held.len() - tree.inside < nodes.max(1) {
-        let Some(Prefix { probability, parent, behind, token, .. }) = open.pop() else { break };
-        let slot = tree.nodes.get(parent).map_or(0, |parent| parent.slot + 1);
-        let index = tree.nodes.len();
-        if slot == tree.inside && parent == tree.end && held.get(slot) == Some(&token) {
-            (tree.inside, tree.end) = (tree.inside + 1, index);
-        }
-        tree.nodes.push(Grown { parent, token, slot, probability });
-        if slot + 1 < slots {
-            extend(&mut open, index, slot + 1, behind, probability);
-        }
-    }
-    let next = open.peek().map(|next| next.probability);
-    (tree, next)
-}
-
-/// The path with the longest expected accepted length, by dynamic programming: from a state, the best next token is the one
-/// with the largest `probability * (1 + what is expected after it)`. Ties go to the earlier candidate. The copied path, as it
-/// is, is taken instead where more of it is expected to be accepted.
-pub fn expected_path<S: PathScorer>(
-    lattice: &Lattice,
-    scorer: &S,
-    start: S::State,
-    weighting: Weighting,
-    belief: &Belief,
-    copied: &[Copied],
-) -> Expected {
-    let beliefs = Beliefs::new(lattice, scorer, start, weighting, belief);
-    let mut after = vec![0.0; beliefs.slot.len()];
-    // Nodes are in topological order.
-    for node in (0..after.len()).rev() {
-        let worth =
-            |(edge, share): (Edge, f64)| share * beliefs.coverage(beliefs.slot[node]) * (1.0 + after[edge.to as usize]);
-        after[node] = beliefs.after(node as u32).map(worth).fold(0.0, f64::max);
-    }
-    let (mut node, mut path, mut margin) = (0u32, Vec::new(), f64::INFINITY);
-    for _ in 0..lattice.slots() {
-        let (mut best, mut second) = (None::<(f64, Edge)>, 0.0);
-        let mut choices = 0;
-        for (edge, share) in beliefs.after(node) {
-            let worth = share * (1.0 + after[edge.to as usize]);
-            choices += 1;
-            match best {
-                Some((most, _)) if worth <= most => second = f64::max(second, worth),
-                _ => second = best.replace((worth, edge)).map_or(0.0, |(before, _)| before),
-            }
-        }
-        let Some((worth, edge)) = best else { break };
-        if choices > 1 {
-            margin = margin.min(lead(worth, second));
-        }
-        path.push(edge.token);
-        node = edge.to;
-    }
-    let of_copied = expected_length(copied);
-    if of_copied > after[0] {
-        (path, margin) = (copied.iter().map(|copied| copied.token).collect(), lead(of_copied, after[0]));
-    } else if !copied.is_empty() {
-        margin = margin.min(lead(after[0], of_copied));
-    }
-    Expected { nodes: path.len(), paths: vec![path], margin, length: after[0].max(of_copied) }
-}
-
 /// How much of a copied path is expected to be accepted.
 fn expected_length(copied: &[Copied]) -> f64 {
     let all_right = copied.iter().scan(1.0, |right, copied| {
@@ -221,8 +96,9 @@ fn expected_length(copied: &[Copied]) -> f64 {
     all_right.sum()
 }
 
-/// The shares of every state's continuations.
-struct Beliefs<'a> {
+/// How probable the prefixes of a block are: the shares of every state's continuations.
+pub struct Beliefs<'a> {
+    slots: usize,
     graph: Graph,
     /// By node: where its edges begin; one more than there are nodes.
     first: Vec<usize>,
@@ -234,7 +110,8 @@ struct Beliefs<'a> {
 }
 
 impl<'a> Beliefs<'a> {
-    fn new<S: PathScorer>(
+    /// Of a lattice, under head scores and a scorer in the state behind the committed tokens.
+    pub fn new<S: PathScorer>(
         lattice: &Lattice,
         scorer: &S,
         start: S::State,
@@ -258,7 +135,107 @@ impl<'a> Beliefs<'a> {
         let mut slot = vec![0; graph.nodes()];
         edges.iter().for_each(|edge| slot[edge.to as usize] = slot[edge.from as usize] + 1);
         let share = shares(edges, &first, belief.temperature);
-        Self { graph, first, slot, share, belief }
+        Self { slots: lattice.slots(), graph, first, slot, share, belief }
+    }
+
+    /// The tree of `nodes` nodes (at least one) with the longest expected accepted length among those that have what is
+    /// [`Beside`] it; the whole lattice if that is smaller, and the held path alone if it has `nodes` nodes or more. Of equally
+    /// probable nodes the one found first is taken: the shorter prefix, then the candidate that is earlier in its slot.
+    pub fn tree(&self, beside: Beside, nodes: usize) -> Expected {
+        let (tree, next) = self.grow(beside, nodes);
+        tree.expected(beside.held, next)
+    }
+
+    /// The tree that makes the most of its time, at most as large as the prices go: of the trees of the longest expected accepted
+    /// length, one for every number of nodes, the one whose length exceeds the rate times its seconds by most. With the rate that
+    /// decoding reaches in the long run, no other choice of trees is faster.
+    pub fn priced_tree(&self, copied: &[Copied], price: Price) -> Expected {
+        let (mut tree, next) = self.grow(Beside { held: &[], copied }, price.seconds.len());
+        let probabilities = tree.nodes.iter().map(|node| node.probability);
+        let afforded = price.affords(probabilities);
+        let next = tree.nodes.get(afforded).map(|node| node.probability).or(next);
+        tree.nodes.truncate(afforded);
+        tree.expected(&[], next)
+    }
+
+    /// The path with the longest expected accepted length, by dynamic programming: from a state, the best next token is the one
+    /// with the largest `probability * (1 + what is expected after it)`. Ties go to the earlier candidate. The copied path, as it
+    /// is, is taken instead where more of it is expected to be accepted.
+    pub fn path(&self, copied: &[Copied]) -> Expected {
+        let mut after = vec![0.0; self.slot.len()];
+        // Nodes are in topological order.
+        for node in (0..after.len()).rev() {
+            let worth =
+                |(edge, share): (Edge, f64)| share * self.coverage(self.slot[node]) * (1.0 + after[edge.to as usize]);
+            after[node] = self.after(node as u32).map(worth).fold(0.0, f64::max);
+        }
+        let (mut node, mut path, mut margin) = (0u32, Vec::new(), f64::INFINITY);
+        for _ in 0..self.slots {
+            let (mut best, mut second) = (None::<(f64, Edge)>, 0.0);
+            let mut choices = 0;
+            for (edge, share) in self.after(node) {
+                let worth = share * (1.0 + after[edge.to as usize]);
+                choices += 1;
+                match best {
+                    Some((most, _)) if worth <= most => second = f64::max(second, worth),
+                    _ => second = best.replace((worth, edge)).map_or(0.0, |(before, _)| before),
+                }
+            }
+            let Some((worth, edge)) = best else { break };
+            if choices > 1 {
+                margin = margin.min(lead(worth, second));
+            }
+            path.push(edge.token);
+            node = edge.to;
+        }
+        let of_copied = expected_length(copied);
+        if of_copied > after[0] {
+            (path, margin) = (copied.iter().map(|copied| copied.token).collect(), lead(of_copied, after[0]));
+        } else if !copied.is_empty() {
+            margin = margin.min(lead(after[0], of_copied));
+        }
+        Expected { nodes: path.len(), paths: vec![path], margin, length: after[0].max(of_copied) }
+    }
+
+    /// The most probable prefixes, until they have `nodes` nodes together with the held path, and the probability of the next
+    /// one, if there is one.
+    fn grow(&self, beside: Beside, nodes: usize) -> (Tree, Option<f64>) {
+        let Beside { held, copied } = beside;
+        let mut open = BinaryHeap::new();
+        let mut tree = Tree { nodes: Vec::new(), inside: 0, end: usize::MAX };
+        let mut found = 0;
+        let mut extend =
+            |open: &mut BinaryHeap<Prefix>, parent: usize, slot: usize, behind: Behind, probability: f64| {
+                let mut copy = copied.get(slot).filter(|_| behind.copied);
+                let mut add = |share: f64, token: u32, behind: Behind| {
+                    open.push(Prefix { probability: probability * share, number: found, parent, behind, token });
+                    found += 1;
+                };
+                for (edge, share) in behind.node.into_iter().flat_map(|node| self.after(node)) {
+                    let share = share * self.coverage(slot);
+                    let same = copy.take_if(|copy| copy.token == edge.token);
+                    let share = same.as_ref().map_or(share, |copy| copy.trust.max(share));
+                    add(share, edge.token, Behind { node: Some(edge.to), copied: same.is_some() });
+                }
+                if let Some(Copied { token, trust }) = copy {
+                    add(*trust, *token, Behind { node: None, copied: true });
+                }
+            };
+        extend(&mut open, usize::MAX, 0, Behind { node: Some(0), copied: true }, 1.0);
+        while tree.nodes.len() + held.len() - tree.inside < nodes.max(1) {
+            let Some(Prefix { probability, parent, behind, token, .. }) = open.pop() else { break };
+            let slot = tree.nodes.get(parent).map_or(0, |parent| parent.slot + 1);
+            let index = tree.nodes.len();
+            if slot == tree.inside && parent == tree.end && held.get(slot) == Some(&token) {
+                (tree.inside, tree.end) = (tree.inside + 1, index);
+            }
+            tree.nodes.push(Grown { parent, token, slot, probability });
+            if slot + 1 < self.slots {
+                extend(&mut open, index, slot + 1, behind, probability);
+            }
+        }
+        let next = open.peek().map(|next| next.probability);
+        (tree, next)
     }
 
     /// The edges out of a node, the one to the end of the block apart, each with its share.
@@ -439,14 +416,15 @@ mod tests {
         ) {
             let (scorer, weighting) = (MadeUp::new(seed, order), Weighting::from(scale));
             let belief = Belief { temperature, coverage, cut: f64::INFINITY };
+            let believed = Beliefs::new(&lattice, &scorer, START, weighting, &belief);
             let mut all = prefixes(&lattice, &scorer, weighting, &belief);
             let longest = best_path(&all, lattice.slots());
-            let path = expected_path(&lattice, &scorer, START, weighting, &belief, &[]);
+            let path = believed.path(&[]);
             prop_assert!((path.length - longest).abs() < 1e-9, "{} {longest}", path.length);
             let worth: f64 = all.iter().filter(|(prefix, _)| path.paths[0].starts_with(prefix)).map(|(_, p)| p).sum();
             prop_assert!((worth - longest).abs() < 1e-9, "the path is worth {worth}");
 
-            let tree = expected_tree(&lattice, &scorer, START, weighting, &belief, Beside::default(), nodes);
+            let tree = believed.tree(Beside::default(), nodes);
             all.sort_by(|a, b| b.1.total_cmp(&a.1));
             let best: f64 = all.iter().take(nodes).map(|(_, p)| p).sum();
             prop_assert!((tree.length - best).abs() < 1e-9, "{} {best}", tree.length);
@@ -459,7 +437,7 @@ mod tests {
             let seconds: Vec<f64> = (0..nodes).map(|n| 1.0 + 0.1 * (n as f64).powf(f64::from(seed % 3) / 2.0 + 0.5)).collect();
             for rate in [0.0, 0.5, 2.0, 50.0] {
                 let price = Price { seconds: &seconds, rate };
-                let priced = priced_tree(&lattice, &scorer, START, weighting, &belief, &[], price);
+                let priced = believed.priced_tree(&[], price);
                 let size = DraftTree::from_paths(&priced.paths).len();
                 let gain = |n: usize| all.iter().take(n).map(|(_, p)| p).sum::<f64>() - rate * seconds[n - 1];
                 prop_assert!((priced.length - rate * seconds[size - 1] - gain(size)).abs() < 1e-9);
@@ -468,7 +446,7 @@ mod tests {
 
             // With a path that must be there, the best of the others beside it.
             let held = lattice.top1();
-            let tree = expected_tree(&lattice, &scorer, START, weighting, &belief, Beside { held: &held, copied: &[] }, nodes);
+            let tree = believed.tree(Beside { held: &held, copied: &[] }, nodes);
             prop_assert!(tree.paths.iter().any(|path| *path == held || path.starts_with(&held)));
             prop_assert_eq!(DraftTree::from_paths(&tree.paths).len(), nodes.max(held.len()).min(all.len()));
             let others: Vec<f64> = all.iter().filter(|(prefix, _)| !held.starts_with(prefix)).map(|(_, p)| *p).collect();
@@ -525,11 +503,12 @@ mod tests {
                 trust,
             };
             let copied: Vec<Copied> = choices.into_iter().take(lattice.slots()).enumerate().map(token).collect();
+            let believed = Beliefs::new(&lattice, &scorer, START, weighting, &belief);
             let of_lattice = prefixes(&lattice, &scorer, weighting, &belief);
             let mut all = with_copies(&of_lattice, &copied, lattice.slots());
             all.sort_by(|a, b| b.1.total_cmp(&a.1));
             let best: f64 = all.iter().take(nodes).map(|(_, p)| p).sum();
-            let tree = expected_tree(&lattice, &scorer, START, weighting, &belief, Beside { held: &[], copied: &copied }, nodes);
+            let tree = believed.tree(Beside { held: &[], copied: &copied }, nodes);
             prop_assert!((tree.length - best).abs() < 1e-9, "{} {best}", tree.length);
             prop_assert_eq!(DraftTree::from_paths(&tree.paths).len(), nodes.min(all.len()));
             let inside = |prefix: &Vec<u32>| tree.paths.iter().any(|path| path.starts_with(prefix));
@@ -539,7 +518,7 @@ mod tests {
             // One path: the lattice's best or the copy.
             let of_lattice = best_path(&of_lattice, lattice.slots());
             let of_copy: f64 = (1..=copied.len()).map(|n| copied[..n].iter().map(|c| c.trust).product::<f64>()).sum();
-            let path = expected_path(&lattice, &scorer, START, weighting, &belief, &copied);
+            let path = believed.path(&copied);
             prop_assert!((path.length - of_lattice.max(of_copy)).abs() < 1e-9);
             if of_copy > of_lattice {
                 let tokens: Vec<u32> = copied.iter().map(|copied| copied.token).collect();
@@ -551,7 +530,10 @@ mod tests {
         fn a_cut_leaves_out_what_is_improbable(lattice in small_lattice(), seed: u32, nodes in 1usize..12) {
             let (scorer, weighting) = (MadeUp::new(seed, 3), Weighting::from(0.5));
             let belief = |cut| Belief { temperature: 0.2, coverage: vec![], cut };
-            let length = |cut| expected_tree(&lattice, &scorer, START, weighting, &belief(cut), Beside::default(), nodes).length;
+            let length = |cut| {
+                let belief = belief(cut);
+                Beliefs::new(&lattice, &scorer, START, weighting, &belief).tree(Beside::default(), nodes).length
+            };
             // At most 1,024 paths are left out, each of them less than exp(-12) times as probable as the best.
             prop_assert!((length(12.0) - length(f64::INFINITY)).abs() < 1024.0 * nodes as f64 * (-12f64).exp());
         }
@@ -568,9 +550,10 @@ mod tests {
             }
         }
         let belief = Belief { temperature: 1.0, coverage: vec![], cut: f64::INFINITY };
-        let tree = expected_tree(&lattice, &Never, (), Weighting::from(0.5), &belief, Beside::default(), 3);
+        let believed = Beliefs::new(&lattice, &Never, (), Weighting::from(0.5), &belief);
+        let tree = believed.tree(Beside::default(), 3);
         assert_eq!((tree.paths, tree.length), (vec![vec![7, 1], vec![7, 3]], 2.0));
-        let path = expected_path(&lattice, &Never, (), Weighting::from(0.5), &belief, &[]);
+        let path = believed.path(&[]);
         assert_eq!((path.paths, path.margin), (vec![vec![7, 1, 2]], 0.0));
     }
 }

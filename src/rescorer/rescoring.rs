@@ -6,10 +6,7 @@ use super::local::LocalSession;
 use super::scores::Sum;
 use super::{Drafter, Drafts, NeuralRescorer, Opening, Rescorer, Session, Trust};
 use crate::error::Result;
-use crate::lattice::{
-    Belief, Beside, Copied, Lattice, NoScorer, PathScorer, Price, Weighting, expected_path, expected_tree, p_best,
-    priced_tree,
-};
+use crate::lattice::{Belief, Beliefs, Beside, Copied, Lattice, NoScorer, PathScorer, Price, Weighting, p_best};
 
 /// What is taken from the lattice.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,17 +137,17 @@ impl Rescoring<'_> {
         pace: &mut Pace,
     ) -> Drafts {
         let Settings { weighting, belief, .. } = &self.settings;
+        let believed = || Beliefs::new(lattice, scorer, start, *weighting, belief);
         match &self.selection {
             &Selection::Paths(p) => p_best(lattice, scorer, start, *weighting, p).into(),
-            Selection::ExpectedPath => expected_path(lattice, scorer, start, *weighting, belief, copied).into(),
+            Selection::ExpectedPath => believed().path(copied).into(),
             &Selection::ExpectedTree(nodes) => {
                 let held = if self.include_top1 { lattice.top1() } else { Vec::new() };
-                let beside = Beside { held: &held, copied };
-                expected_tree(lattice, scorer, start, *weighting, belief, beside, nodes).into()
+                believed().tree(Beside { held: &held, copied }, nodes).into()
             }
             Selection::PricedTree(seconds) => {
                 let price = Price { seconds, rate: pace.rate(seconds) };
-                let tree = priced_tree(lattice, scorer, start, *weighting, belief, copied, price);
+                let tree = believed().priced_tree(copied, price);
                 pace.tokens += tree.length;
                 pace.seconds += seconds[tree.nodes - 1];
                 tree.into()
