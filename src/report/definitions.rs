@@ -60,6 +60,10 @@ const DEFINITIONS: &[(&str, &str)] = &[
          decoding has 1, and block_size is the most.",
     ),
     (
+        "block_efficiency_without_loops",
+        "block_efficiency over the documents that do not loop: those in whose text no n-gram of at most 16 tokens repeats three times or more in a row.",
+    ),
+    (
         "block_efficiency_document_mean",
         "The unweighted mean over documents of each document's decoded tokens divided by its backbone calls.",
     ),

@@ -111,6 +111,7 @@ fn variant(name: &str, block_efficiency: f64, ci95: [f64; 2], lift: f64) -> Vari
         block_efficiency,
         ci95,
         block_efficiency_document_mean: block_efficiency + 0.02,
+        block_efficiency_without_loops: Some(block_efficiency - 0.05),
         backbone_calls: 12_422,
         prefill_calls: 200,
         verified_tokens_per_call: 8.75,

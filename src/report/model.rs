@@ -109,6 +109,9 @@ pub struct Variant {
     pub ci95: [f64; 2],
     /// Unweighted mean over documents of each document's own ratio.
     pub block_efficiency_document_mean: f64,
+    /// Over the documents that do not loop; none where all do, and in older reports.
+    #[serde(default)]
+    pub block_efficiency_without_loops: Option<f64>,
     /// Verification forwards; prefills are not among them.
     pub backbone_calls: u64,
     /// Forwards over prompts.

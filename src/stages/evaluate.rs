@@ -135,6 +135,8 @@ pub(super) struct Found {
 struct Texts {
     texts: Vec<ReplayText>,
     lattices: Vec<Vec<Lattice>>,
+    /// Whether its continuation loops.
+    looping: Vec<bool>,
     /// What building them from stored candidates took.
     seconds: f64,
 }
@@ -152,7 +154,8 @@ impl Texts {
             bail!("no traced document has a continuation; there is nothing to evaluate.");
         }
         let lattices = texts.iter().map(|text| text.narrowed(options.top_k, options.stop)).collect::<Result<_>>()?;
-        Ok(Self { texts, lattices, seconds: started.elapsed().as_secs_f64() })
+        let looping = texts.iter().map(|text| loops(text.continuation())).collect();
+        Ok(Self { texts, lattices, looping, seconds: started.elapsed().as_secs_f64() })
     }
 }
 
@@ -239,8 +242,7 @@ impl Evaluation<'_> {
             bar.update(2 * walked.len(), || format!("{} on test", walked[walked.len() - 1].way.name));
         }
         let base = walked.first().expect("plain decoding is the first variant").found.documents.clone();
-        let looping: Vec<bool> = test.texts.iter().map(|t| loops(t.continuation())).collect();
-        set.looping = looping_text(&looping, &base);
+        set.looping = looping_text(&test.looping, &base);
         set.oracle = options.oracle_top_k.iter().map(|&k| oracle(&test.texts, k).0).collect();
         let (_, tally) = oracle(&test.texts, options.top_k);
         documents.add(ORACLE, &tally.documents);
@@ -390,6 +392,7 @@ impl Evaluation<'_> {
             block_efficiency: tally.block_efficiency(),
             ci95: bands.ratio,
             block_efficiency_document_mean: tally.document_mean(),
+            block_efficiency_without_loops: without_loops(&texts.looping, &tally.documents),
             backbone_calls: tally.total().calls,
             prefill_calls: tally.documents.len() as u64,
             verified_tokens_per_call: mean_nodes,
@@ -530,10 +533,16 @@ fn oracle(texts: &[ReplayText], k: usize) -> (OraclePoint, Tally) {
 
 fn looping_text(looping: &[bool], base: &[Counts]) -> Looping {
     let documents = looping.iter().filter(|&&l| l).count();
-    let rest: Vec<Counts> = base.iter().zip(looping).filter(|(_, looping)| !**looping).map(|(c, _)| *c).collect();
     Looping {
         documents: documents as u64,
         share: documents as f64 / looping.len() as f64,
-        bpd_block_efficiency_without: (!rest.is_empty()).then(|| block_efficiency(&rest)),
+        bpd_block_efficiency_without: without_loops(looping, base),
     }
+}
+
+/// Over the documents that do not loop.
+fn without_loops(looping: &[bool], documents: &[Counts]) -> Option<f64> {
+    let rest = documents.iter().zip(looping).filter(|(_, looping)| !**looping);
+    let rest: Vec<Counts> = rest.map(|(counts, _)| *counts).collect();
+    (!rest.is_empty()).then(|| block_efficiency(&rest))
 }
