@@ -334,6 +334,10 @@ fn text_by_blocks_is_the_text_by_tokens() {
         assert_eq!(sample("1"), sample("1"), "{rule}");
         assert_ne!(sample("1"), sample("2"), "{rule}");
     }
+    // However long a block takes here and now.
+    let sampled = ["--run", "runs/tiny", "--variant", "tree-counts", "--rule", "sample", "--seed", "1"];
+    let as_evaluated = generate(&[&sampled[..], &["--budget", "run"], &prompt].concat());
+    assert_eq!(generate(&[&sampled[..], &prompt].concat()).stdout, as_evaluated.stdout);
     let lossy = generate(&[&["--run", "runs/tiny", "--rule", "top-k=5"], &prompt[..]].concat());
     assert!(lossy.stderr.contains("lossy"), "{}", lossy.stderr);
 }

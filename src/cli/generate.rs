@@ -9,7 +9,7 @@ use serde_json::json;
 use super::args::{Budget, Common, Format, GenerateOptions};
 use super::{print, print_json};
 use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
-use crate::decoding::{Decoder, Decoding, Verification, seconds_by_nodes};
+use crate::decoding::{Decoder, Decoding, Rule, Verification, seconds_by_nodes};
 use crate::device;
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -107,7 +107,8 @@ fn by_blocks(
     let prompt = encode(&run.backbone, &prompt)?;
     let (name, opened) = run.drafter(options.variant.as_deref(), options.data.as_deref())?;
     let sized = match options.budget {
-        Budget::Auto if opened.grows() && rule.drawn().is_none() => {
+        // Under any other rule the text depends on the trees: a seed must repeat, however busy the machine is.
+        Budget::Auto if opened.grows() && rule == Rule::Greedy => {
             let (context, most) = (prompt.len().min(MEASURED_BEHIND), run.config.evaluation.nodes);
             opened.priced(seconds_by_nodes(&run.backbone, &run.heads, context, most)?)
         }
