@@ -109,6 +109,7 @@ fn configurations() {
         ("rescorer.prompt-lookup={kind=\"lava\"}", &["rescorer.prompt-lookup", "built-in variant"]),
         ("evaluation.decays=[1.5]", &["evaluation.decays", "above 0 and at most 1"]),
         ("evaluation.temperatures=[]", &["evaluation.temperatures", "at least one"]),
+        ("evaluation.lookup=[1.5]", &["evaluation.lookup", "between 0 and 1"]),
         ("evaluation.slot_tempering=[2.0]", &["evaluation.slot_tempering", "between 0 and 1"]),
         ("evaluation.gates=[-1.0]", &["evaluation.gates", "above 0"]),
         ("evaluation.curve_paths=[2, 0]", &["evaluation.curve_paths", "at least 1"]),

@@ -157,7 +157,7 @@ fn so_when_the_context_ends_the_block() {
 #[test]
 fn one_candidate_a_head_makes_every_variant_plain_decoding() {
     let folder = inputs();
-    let set = all_live(folder.path(), &["evaluation.top_k=1", "evaluation.lookup=false"]);
+    let set = all_live(folder.path(), &["evaluation.top_k=1", "evaluation.lookup=[]"]);
     assert_exact(&set);
     let reads_heads = |variant: &&Value| variant["name"] != "prompt-lookup";
     for variant in set["variants"].as_array().unwrap().iter().filter(reads_heads) {

@@ -39,9 +39,10 @@ pub struct EvaluationConfig {
     pub stop: StopRule,
     /// Whether plain decoding's draft is always among several, so that no block of theirs is shorter than its.
     pub include_top1: bool,
-    /// Whether the `path-` and `tree-` variants are evaluated a second time, as `NAME+lookup`, with copies of what followed the
-    /// last tokens earlier in the text where these are likely enough.
-    pub lookup: bool,
+    /// Factors tried on dev by the `path-` and `tree-` variants that have copies of what followed the last tokens earlier in the
+    /// text besides, `NAME+lookup`: how probable copies are said to be is multiplied by it. 0, which leaves copies out, is
+    /// always tried; empty, there are no such variants.
+    pub lookup: Vec<f64>,
     /// Decays over the slots tried on dev by variants with one draft; 1 is always tried.
     pub decays: Vec<f64>,
     /// Powers tried on dev: every head's scores are divided by this power of the temperature that makes them most likely on
@@ -88,7 +89,7 @@ impl Default for EvaluationConfig {
             nodes: 32,
             stop: StopRule::Never,
             include_top1: true,
-            lookup: true,
+            lookup: vec![0.7, 0.85, 1.0],
             decays: vec![0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
             slot_tempering: Vec::new(),
             temperatures: vec![0.3, 0.5, 0.7, 1.0, 1.4, 2.0],
@@ -123,6 +124,9 @@ impl EvaluationConfig {
         }
         if self.slot_tempering.iter().any(|power| !(0.0..=1.0).contains(power)) {
             bail!("`evaluation.slot_tempering` must lie between 0 and 1.");
+        }
+        if self.lookup.iter().any(|factor| !(0.0..=1.0).contains(factor)) {
+            bail!("`evaluation.lookup` must lie between 0 and 1; [] leaves the variants that copy out.");
         }
         if self.temperatures.is_empty() {
             bail!("`evaluation.temperatures` is empty; name at least one, such as 1.0.");

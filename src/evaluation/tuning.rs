@@ -18,6 +18,8 @@ pub enum Coordinate {
     Gate,
     /// The power of the slots' temperatures.
     Tempering,
+    /// What the trust in copies is multiplied by.
+    Copying,
     /// The share of one of a sum's terms; the others keep their ratios.
     Share(usize),
 }
@@ -79,6 +81,7 @@ impl Coordinate {
             Self::TopK => settings.top_k as f64,
             Self::Gate => settings.gate,
             Self::Tempering => settings.tempering,
+            Self::Copying => settings.copying,
             Self::Share(term) => settings.shares[term],
         }
     }
@@ -92,6 +95,7 @@ impl Coordinate {
             Self::TopK => settings.top_k = value as usize,
             Self::Gate => settings.gate = value,
             Self::Tempering => settings.tempering = value,
+            Self::Copying => settings.copying = value,
             Self::Share(term) => {
                 let others: f64 =
                     settings.shares.iter().enumerate().filter(|(at, _)| *at != term).map(|(_, s)| s).sum();
@@ -186,6 +190,7 @@ mod tests {
             slot_temperatures: vec![],
             tempering: 0.0,
             trust: Default::default(),
+            copying: 1.0,
             shares: vec![0.5, 0.25, 0.25],
         }
     }

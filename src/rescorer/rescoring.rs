@@ -41,6 +41,8 @@ pub struct Settings {
     pub tempering: f64,
     /// How far copies can be trusted, measured on dev.
     pub trust: Trust,
+    /// What `trust` is multiplied by; 0: nothing is copied.
+    pub copying: f64,
     /// Of each rescorer in the sum: its share of `scale`. They sum to 1.
     pub shares: Vec<f64>,
 }
@@ -59,8 +61,20 @@ impl Settings {
             slot_temperatures: Vec::new(),
             tempering: 0.0,
             trust: Trust::default(),
+            copying: 1.0,
             shares: Vec::new(),
         }
+    }
+
+    /// What is copied behind `text` and the pinned token.
+    fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<Copied> {
+        if self.copying == 0.0 {
+            return Vec::new();
+        }
+        let mut copied = self.trust.copied(text, lattice);
+        // The pinned token is right.
+        copied.iter_mut().skip(1).for_each(|copied| copied.trust *= self.copying);
+        copied
     }
 
     /// The lattice as paths are compared in it; rescorers read it as it was.
@@ -169,7 +183,7 @@ impl Rescoring<'_> {
         let narrowed = self.narrowed(block.lattice)?;
         let tempered = self.settings.tempered(&narrowed);
         let lattice = &*tempered;
-        let copied = if self.copies { self.settings.trust.copied(&text[..block.start], lattice) } else { Vec::new() };
+        let copied = if self.copies { self.settings.copied(&text[..block.start], lattice) } else { Vec::new() };
         let drafts = if self.rescores() {
             let block = Opening { lattice: &narrowed, ..*block };
             let (sum, _) = self.sum(text, &block)?;

@@ -187,7 +187,7 @@ impl Evaluation<'_> {
         if !options.slot_tempering.is_empty() {
             start.slot_temperatures = slot_temperatures(&dev.texts, options.top_k);
         }
-        if options.lookup {
+        if !options.lookup.is_empty() {
             let texts = dev.texts.iter().map(|text| (&text.tokens[..], text.prompt));
             start.trust = Trust::measured(texts, self.heads.heads.count() + 1);
         }

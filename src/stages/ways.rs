@@ -155,6 +155,9 @@ impl Way<'_> {
         if self.expects() {
             axes.push(axis(Coordinate::Temperature, "temperature", options.temperatures.clone()));
         }
+        if self.copies {
+            axes.push(axis(Coordinate::Copying, "lookup", [&[0.0], &options.lookup[..]].concat()));
+        }
         if !self.rescorers.is_empty() {
             axes.push(axis(Coordinate::Scale, "lm_scale", options.scales()));
             if self.rescorers.len() > 1 {
@@ -229,7 +232,7 @@ pub(super) fn all_ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedR
     }
     let ways = single.into_iter().chain(several);
     let copying = |way: Way<'a>| {
-        let copying = way.expects() && options.lookup;
+        let copying = way.expects() && !options.lookup.is_empty();
         let name = format!("{}{COPIES}", way.name);
         let second = copying.then(|| Way { name, copies: true, ..way.clone() });
         std::iter::once(way).chain(second)
