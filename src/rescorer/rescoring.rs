@@ -61,7 +61,7 @@ impl Settings {
             slot_temperatures: Vec::new(),
             tempering: 0.0,
             trust: Trust::default(),
-            copying: 1.0,
+            copying: 0.0,
             shares: Vec::new(),
         }
     }

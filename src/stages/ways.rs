@@ -155,9 +155,6 @@ impl Way<'_> {
         if self.expects() {
             axes.push(axis(Coordinate::Temperature, "temperature", options.temperatures.clone()));
         }
-        if self.copies {
-            axes.push(axis(Coordinate::Copying, "lookup", [&[0.0], &options.lookup[..]].concat()));
-        }
         if !self.rescorers.is_empty() {
             axes.push(axis(Coordinate::Scale, "lm_scale", options.scales()));
             if self.rescorers.len() > 1 {
@@ -173,6 +170,10 @@ impl Way<'_> {
                 let gates = [&options.gates[..], &[f64::INFINITY]].concat();
                 axes.push(axis(Coordinate::Gate, "gate", gates));
             }
+        }
+        if self.copies {
+            // From none on, and last: so that they come on top of what the variant without them has found.
+            axes.push(axis(Coordinate::Copying, "lookup", [&[0.0], &options.lookup[..]].concat()));
         }
         axes
     }
