@@ -182,13 +182,8 @@ fn texts_decoded_by_blocks_are_the_greedy_ones_of_both_devices() {
     let expected = token_by_token(&here);
     assert_eq!(token_by_token(&there), expected);
     let settings = Settings::new(8, vec![0.9; 4], 1.0);
-    let tree = Rescoring {
-        rescorers: Vec::new(),
-        selection: Selection::ExpectedTree(12),
-        include_top1: true,
-        copies: false,
-        settings,
-    };
+    let tree =
+        Rescoring { rescorers: Vec::new(), selection: Selection::ExpectedTree(12), include_top1: true, settings };
     let architectures = [
         HeadArchitecture::Ffn(FfnConfig { hidden: 16, ..FfnConfig::default() }),
         HeadArchitecture::Speculator(SpeculatorConfig { inner: 16 }),

@@ -103,7 +103,7 @@ fn blocks_of(
 fn rescoring<'a>(rescorer: &'a dyn Rescorer, selection: Selection, scale: f64) -> Rescoring<'a> {
     let mut settings = Settings::new(4, vec![], 0.7);
     (settings.weighting.scale, settings.shares) = (scale, vec![1.0]);
-    Rescoring { rescorers: vec![rescorer], selection, include_top1: true, copies: false, settings }
+    Rescoring { rescorers: vec![rescorer], selection, include_top1: true, settings }
 }
 
 proptest! {

@@ -130,10 +130,15 @@ pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) ->
     Ok(steps)
 }
 
+/// Slots of the longest block.
+pub(super) fn most_slots(texts: &[ReplayText]) -> usize {
+    texts.iter().flat_map(|text| &text.lattices).map(Lattice::slots).max().unwrap_or(0)
+}
+
 /// By slot, over all starts of `texts`: of the starts whose target was among the top `k` of every slot before, the share where
 /// it is so in this slot as well; 1 where there was none.
 pub fn coverage(texts: &[ReplayText], k: usize) -> Vec<f64> {
-    let slots = texts.iter().flat_map(|text| &text.lattices).map(Lattice::slots).max().unwrap_or(0);
+    let slots = most_slots(texts);
     let (mut offered, mut covered) = (vec![0u64; slots], vec![0u64; slots]);
     for text in texts {
         let target = text.continuation();

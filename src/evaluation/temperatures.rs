@@ -1,7 +1,7 @@
 //! How sure each head may be: a temperature a slot, fitted on dev.
 
+use super::replay::most_slots;
 use super::{ReplayText, oracle_lengths};
-use crate::lattice::Lattice;
 
 /// Temperatures lie between 1 over this and this: the late slots have few targets to tell one by.
 const WIDEST: f64 = 4.0;
@@ -12,9 +12,8 @@ const HALVINGS: usize = 24;
 /// which the softmax of the candidates' scores makes those targets most likely (temperature scaling: Guo et al. 2017); 1 for the
 /// pinned slot, and where there was none.
 pub fn slot_temperatures(texts: &[ReplayText], k: usize) -> Vec<f64> {
-    let slots = texts.iter().flat_map(|text| &text.lattices).map(Lattice::slots).max().unwrap_or(0);
     // By slot: the candidates' scores less the target's.
-    let mut seen: Vec<Vec<Vec<f64>>> = vec![Vec::new(); slots];
+    let mut seen: Vec<Vec<Vec<f64>>> = vec![Vec::new(); most_slots(texts)];
     for text in texts {
         let target = text.continuation();
         for (t, length) in oracle_lengths(text, k).into_iter().enumerate() {

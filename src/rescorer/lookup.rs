@@ -123,10 +123,9 @@ fn class(length: usize) -> usize {
 /// has copied itself, as texts that loop do.
 fn copy(known: &[u32], slots: usize) -> Option<(usize, Vec<u32>)> {
     let (end, length) = latest_match(known, LONGEST_TRUSTED);
-    let mut text = known.to_vec();
     (length > 0).then(|| {
-        (end..end + slots - 1).for_each(|from| text.push(text[from]));
-        (class(length), text.split_off(known.len() - 1))
+        let copied = known.last().into_iter().chain(known[end..].iter().cycle());
+        (class(length), copied.copied().take(slots).collect())
     })
 }
 

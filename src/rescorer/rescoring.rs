@@ -95,8 +95,6 @@ pub struct Rescoring<'a> {
     pub selection: Selection,
     /// The draft of plain decoding is always among several drafts, so that none of its blocks is ever shortened.
     pub include_top1: bool,
-    /// What is copied from the text competes with the lattice for expected lengths, as far as it can be trusted.
-    pub copies: bool,
     /// Weights and the rest.
     pub settings: Settings,
 }
@@ -183,7 +181,7 @@ impl Rescoring<'_> {
         let narrowed = self.narrowed(block.lattice)?;
         let tempered = self.settings.tempered(&narrowed);
         let lattice = &*tempered;
-        let copied = if self.copies { self.settings.copied(&text[..block.start], lattice) } else { Vec::new() };
+        let copied = self.settings.copied(&text[..block.start], lattice);
         let drafts = if self.rescores() {
             let block = Opening { lattice: &narrowed, ..*block };
             let (sum, _) = self.sum(text, &block)?;

@@ -241,8 +241,7 @@ fn tempering_divides_what_paths_are_compared_by_and_not_what_rescorers_read() {
     };
     let drafts = |tempering| {
         let (rescorers, selection): (Vec<&dyn Rescorer>, _) = (vec![&Reading], Selection::Paths(4));
-        let rescoring =
-            Rescoring { rescorers, selection, include_top1: false, copies: false, settings: settings(tempering) };
+        let rescoring = Rescoring { rescorers, selection, include_top1: false, settings: settings(tempering) };
         rescoring.session().drafts(&[], &[opening]).unwrap().remove(0)
     };
     assert_eq!(drafts(1.0), expected);
@@ -271,13 +270,8 @@ fn local_search_is_greedy_or_a_beam_by_definition() {
         let mut settings = Settings::new(3, vec![], 1.0);
         settings.weighting = Weighting { scale, decay };
         settings.shares = vec![1.0];
-        let rescoring = Rescoring {
-            rescorers: vec![&rescorer],
-            selection: Selection::Paths(width),
-            include_top1: false,
-            copies: false,
-            settings,
-        };
+        let rescoring =
+            Rescoring { rescorers: vec![&rescorer], selection: Selection::Paths(width), include_top1: false, settings };
         let together = rescoring.session().drafts(&text, &openings).unwrap();
         for ((&start, lattice), drafts) in starts.iter().zip(&lattices).zip(&together) {
             let mut beam = vec![(0.0, vec![lattice.ids(0)[0]])];

@@ -49,7 +49,7 @@ impl Way<'_> {
 
     fn search(&self, selection: Selection, include_top1: bool, settings: &Settings) -> Rescoring<'_> {
         let rescorers = self.rescorers.iter().map(|(_, rescorer)| *rescorer).collect();
-        Rescoring { rescorers, selection, include_top1, copies: self.copies, settings: settings.clone() }
+        Rescoring { rescorers, selection, include_top1, settings: settings.clone() }
     }
 
     /// For a `pbest-` variant that is not switched off: what gives its `p` best paths and no other.
@@ -66,7 +66,7 @@ impl Way<'_> {
 
     /// Tells it from another with the same name and rescorers.
     pub fn identity(&self) -> String {
-        format!("{:?} {}", self.drafting, self.copies)
+        format!("{:?}", self.drafting)
     }
 
     /// The same name, drafting as plain decoding does.
