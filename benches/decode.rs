@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use draftsmith::backbone::{Span, generate};
 use draftsmith::decoding::{Decoder, Decoding, Spent, Verification, seconds_by_nodes};
 use draftsmith::device;
-use draftsmith::rescorer::Drafter;
+use draftsmith::drafting::Drafter;
 use draftsmith::stages::OpenedRun;
 use draftsmith::text::{Split, SplitFractions, read_corpus};
 
@@ -63,7 +63,7 @@ fn main() {
     for name in run.variants() {
         let opened = || run.drafter(Some(&name), Some(&set)).expect("a variant of the run").1;
         if opened().grows() {
-            variants.push((format!("{name} (auto)"), opened().priced(seconds.clone())));
+            variants.push((format!("{name} (auto)"), opened().timed(seconds.clone())));
         }
         variants.push((name.clone(), opened()));
     }

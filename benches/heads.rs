@@ -22,7 +22,7 @@ use draftsmith::error::Result;
 use draftsmith::heads::{HeadTraining, Heads, TrainingText};
 use draftsmith::nn::{Init, to_host};
 use draftsmith::traces::Trace;
-use draftsmith::training::{Batch, Evaluated, Place, Schedule, Task, train};
+use draftsmith::training::{Batch, Evaluated, Schedule, Task, TrainingContext, train};
 use serde_json::{Map, Value, json};
 
 const DOCUMENTS: usize = 64;
@@ -94,7 +94,7 @@ fn main() -> Result<()> {
             &task,
             &[],
             &options.training,
-            &Place { folder: &run, key: name, title: "train-heads", keep_checkpoints: false },
+            &TrainingContext { folder: &run, key: name, title: "train-heads", keep_checkpoints: false },
         )?;
         let curve = task.curve.lock().expect("one thread");
         let &(seconds, last) = curve.last().expect("the last step is evaluated");

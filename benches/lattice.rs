@@ -10,11 +10,9 @@ use draftsmith::config::LatticeLoss;
 use draftsmith::device;
 use draftsmith::kernels::top_k;
 use draftsmith::lattice::{Lattice, NoScorer, p_best};
+use draftsmith::ngram::{Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, State, Vocabulary, estimate};
 use draftsmith::nn::Init;
-use draftsmith::rescorer::ngram::{
-    Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, State, Vocabulary, estimate,
-};
-use draftsmith::rescorer::{Opening, Rescorer, Transition, TransitionNetwork};
+use draftsmith::rescorer::{BlockContext, Rescorer, Transition, TransitionNetwork};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -131,8 +129,8 @@ fn transition_scorer(bencher: Bencher, rank: usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let hidden: Vec<f32> = (0..width).map(|_| rng.random_range(-1.0..1.0)).collect();
     let lattice = lattice(&mut rng);
-    let opening = Opening { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
+    let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
     let network = TransitionNetwork::new(HEADS, width, rank, &mut Init::seeded(1, &device));
     let transition = Transition::new(&network, &model, LatticeLoss::CrossEntropy);
-    bencher.bench_local(|| transition.scores(&[], black_box(&opening)).expect("numbers"));
+    bencher.bench_local(|| transition.scores(&[], black_box(&context)).expect("numbers"));
 }

@@ -14,9 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use draftsmith::rescorer::ngram::{
-    Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, Rows, State, Vocabulary, estimate,
-};
+use draftsmith::ngram::{Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, Rows, State, Vocabulary, estimate};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -89,7 +87,7 @@ fn queries(folder: &Path, documents: &[Vec<u32>], order: usize) {
     let estimated = estimate(&counter.finish().expect("text"), &options, &memory).expect("a fallback");
     let (model, arpa) = (folder.join(format!("o{order}.ngram")), folder.join(format!("o{order}.arpa")));
     Model::write(&estimated.listing, &model).expect("a model");
-    draftsmith::rescorer::ngram::arpa::save(&estimated.listing, &arpa).expect("ARPA text");
+    draftsmith::ngram::arpa::save(&estimated.listing, &arpa).expect("ARPA text");
     let model = Model::open(&model).expect("a model");
     let lattices = lattices(documents);
     let file = folder.join("lattices");

@@ -18,7 +18,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use draftsmith::lattice::{self, Lattice, p_best};
-use draftsmith::rescorer::ngram::{
+use draftsmith::ngram::{
     Counter, DEFAULT_FALLBACK, Ending, Listing, Memory, Model, Options, Vocabulary, arpa, estimate,
 };
 use draftsmith::text::Tokenizer;

@@ -7,8 +7,8 @@
 //! - [`backbone`]: the frozen language model, its cache and its plain text. [`traces`]: text with its hidden states, on
 //!   disk.
 //! - [`lattice`]: the top-k lattice and the pure algorithms on it. [`training`]: the one loop for everything that trains.
-//! - [`heads`]: draft heads and their training task. [`rescorer`]: n-gram, neural and lattice rescorers, and what drafts
-//!   with them.
+//! - [`ngram`]: the n-gram toolkit. [`heads`]: draft heads and their training task. [`rescorer`]: n-gram, neural and lattice
+//!   rescorers. [`drafting`]: what turns heads, rescorers and the text into drafts.
 //! - [`decoding`]: the live blockwise loop and its verification rules. [`evaluation`]: replay, tallies, what is tuned,
 //!   bootstrap, the live check. [`report`]: one value, three renderings.
 //! - [`stages`]: what the commands do, with hashes that know what is finished. [`ablation`]: many runs that share them.
@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod decoding;
 pub mod device;
+pub mod drafting;
 pub mod error;
 pub mod evaluation;
 pub mod files;
@@ -30,6 +31,7 @@ mod hash;
 pub mod heads;
 pub mod kernels;
 pub mod lattice;
+pub mod ngram;
 pub mod nn;
 pub mod progress;
 pub mod report;

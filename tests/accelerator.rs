@@ -15,9 +15,9 @@ use draftsmith::backbone::{Backbone, Checkpoint, KvCache, Model, Precision, Span
 use draftsmith::config::{FfnConfig, HeadArchitecture, SpeculatorConfig, StopRule, StorageType};
 use draftsmith::decoding::{Decoder, Decoding, Verification};
 use draftsmith::device::{DeviceChoice, open};
+use draftsmith::drafting::{Bpd, Drafter, Rescoring, Selection, Settings};
 use draftsmith::heads::{DraftHeads, FrozenHeads, Heads};
 use draftsmith::nn::{FrozenUnembedding, Init, Targets, collect_parameters, from_host, load_parameters, to_host};
-use draftsmith::rescorer::{Bpd, Drafter, Rescoring, Selection, Settings};
 
 const TOLERANCE: f32 = 1e-3;
 

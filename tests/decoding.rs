@@ -11,11 +11,10 @@ use common::{CONTEXT, world};
 use draftsmith::backbone::{Backbone, Precision, Span, generate};
 use draftsmith::config::{FfnConfig, FirstLayer, HeadArchitecture, SpeculatorConfig, StopRule, StorageType};
 use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
+use draftsmith::drafting::{Bpd, Drafter, DrawnDrafter, PromptLookup, Rescoring, Selection, Settings};
 use draftsmith::heads::{FrozenHeads, Heads};
 use draftsmith::nn::Init;
-use draftsmith::rescorer::{
-    Bpd, Drafter, DrawnDrafter, PromptLookup, Rescorer, Rescoring, Selection, Settings, load_ngram,
-};
+use draftsmith::rescorer::{Rescorer, load_ngram};
 use proptest::prelude::*;
 
 fn backbone() -> Backbone {
@@ -132,7 +131,7 @@ proptest! {
             Box::new(rescoring(&counts, Selection::Paths(7), 1.0)),
             Box::new(rescoring(&counts, Selection::ExpectedPath, 0.3)),
             Box::new(rescoring(&counts, Selection::ExpectedTree(12), 0.5)),
-            Box::new(rescoring(&counts, Selection::PricedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
+            Box::new(rescoring(&counts, Selection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
         ];
         let options =
             Decoding { top_k: 4, dtype: StorageType::Float32, stop, verification: Verification::GREEDY };
@@ -153,7 +152,7 @@ fn ways<'a>(counts: &'a dyn Rescorer, seed: u64) -> Vec<(Box<dyn Drafter + 'a>, 
         (Box::new(PromptLookup), Verification::GREEDY, true),
         (Box::new(rescoring(counts, Selection::Paths(5), 0.6)), Verification::GREEDY, true),
         (
-            Box::new(rescoring(counts, Selection::PricedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
+            Box::new(rescoring(counts, Selection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
             Verification::GREEDY,
             true,
         ),

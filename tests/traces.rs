@@ -13,7 +13,7 @@ use draftsmith::backbone::{Backbone, Precision, Span};
 use draftsmith::config::{DataConfig, StorageType, TraceText};
 use draftsmith::nn::to_host;
 use draftsmith::text::{Document, read_corpus};
-use draftsmith::traces::{Plan, Sampling, Trace, TraceDocument, make};
+use draftsmith::traces::{Sampling, Trace, TraceDocument, TracePlan, make};
 use tempfile::TempDir;
 
 const PLENTY: u64 = 1 << 40;
@@ -37,11 +37,11 @@ impl Setting {
     fn make(
         &self,
         folder: &Path,
-        change: impl FnOnce(&mut Plan),
+        change: impl FnOnce(&mut TracePlan),
         free: impl Fn(usize) -> u64,
     ) -> (usize, Option<String>) {
         let read = |index: usize| Ok(self.documents[index].clone());
-        let mut plan = Plan {
+        let mut plan = TracePlan {
             title: "trace",
             key: "key",
             documents: self.documents.len(),
@@ -71,7 +71,7 @@ impl Setting {
     }
 
     /// A trace made in one go.
-    fn whole(&self, change: impl FnOnce(&mut Plan)) -> (TempDir, PathBuf) {
+    fn whole(&self, change: impl FnOnce(&mut TracePlan)) -> (TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("trace");
         assert_eq!(self.make(&folder, change, |_| PLENTY).1, None);
@@ -104,7 +104,7 @@ fn a_full_disk_stops_it_in_time_and_what_is_finished_stays() {
     let setting = Setting::new();
     // The second stops in the second window.
     for (size, enough) in [(3, 5), (1, 65)] {
-        let change = |plan: &mut Plan| plan.batch = size;
+        let change = |plan: &mut TracePlan| plan.batch = size;
         let (_kept, expected) = setting.whole(change);
         let (total, _) = setting.make(&tempfile::tempdir().unwrap().path().join("t"), change, |_| PLENTY);
         let dir = tempfile::tempdir().unwrap();
@@ -160,7 +160,7 @@ fn whatever_a_crash_left_is_cut_to_whole_batches() {
 #[test]
 fn what_another_configuration_began_is_started_over() {
     let setting = Setting::new();
-    let other = |plan: &mut Plan| {
+    let other = |plan: &mut TracePlan| {
         plan.key = "other";
         plan.dtype = None;
     };
@@ -208,7 +208,7 @@ fn samples_follow_the_seed() {
 #[test]
 fn the_corpus_is_read_as_it_is() {
     let setting = Setting::new();
-    let change = |plan: &mut Plan| (plan.text, plan.dtype) = (TraceText::Corpus, Some(StorageType::Float32));
+    let change = |plan: &mut TracePlan| (plan.text, plan.dtype) = (TraceText::Corpus, Some(StorageType::Float32));
     let (_kept, folder) = setting.whole(change);
     let trace = setting.open(&folder);
     assert_eq!(trace.text(), TraceText::Corpus);

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use collect::collect;
 pub use jobs::{Jobs, run_jobs};
-pub use plan::{CellPlan, Plan, SharedStages, plan};
+pub use plan::{AblationPlan, CellPlan, SharedStages, plan};
 pub use status::{Status, status};
 pub use work::{Shard, Worker};
 

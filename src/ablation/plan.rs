@@ -15,7 +15,7 @@ use crate::traces::free_space;
 
 /// What an ablation will do.
 #[derive(Debug, Serialize)]
-pub struct Plan {
+pub struct AblationPlan {
     /// Its name.
     pub name: String,
     /// Every cell.
@@ -65,7 +65,7 @@ pub struct SharedStages {
 }
 
 /// Plans; nothing is made.
-pub fn plan(ablation: &Ablation, worker: &Worker, claims: &Claims) -> Result<Plan> {
+pub fn plan(ablation: &Ablation, worker: &Worker, claims: &Claims) -> Result<AblationPlan> {
     let running = ablation.running(claims);
     // In the order of the stages, the same for every cell.
     let mut sorts: Vec<SharedStages> = Vec::new();
@@ -127,7 +127,7 @@ pub fn plan(ablation: &Ablation, worker: &Worker, claims: &Claims) -> Result<Pla
         CellPlan { cell: words, folder: run.folder.clone(), state }
     };
     let place = ablation.folder.ancestors().find(|path| path.is_dir()).unwrap_or(std::path::Path::new("."));
-    Ok(Plan {
+    Ok(AblationPlan {
         name: ablation.config.name.clone(),
         cells: ablation.grid.cells.iter().enumerate().map(cell).collect(),
         different_cells: ablation.runs.len(),

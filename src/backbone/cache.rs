@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
 
-use super::columns::{Columns, Placed, Span};
+use super::columns::{CacheSlot, Columns, Span};
 use super::model_config::ModelConfig;
 use crate::kernels::LayerCache;
 use crate::nn::indices;
@@ -52,7 +52,7 @@ impl KvCache {
     }
 
     /// Takes the tokens of one span a text.
-    pub(super) fn place(&mut self, spans: &[Span]) -> Vec<Vec<Placed>> {
+    pub(super) fn place(&mut self, spans: &[Span]) -> Vec<Vec<CacheSlot>> {
         assert_eq!(spans.len(), self.texts.len(), "one span for each text of the cache");
         let placed = self.texts.iter_mut().zip(spans).map(|(columns, span)| columns.place(span)).collect();
         if let Storage::Host(layers) = &mut self.storage {

@@ -1,6 +1,6 @@
 //! How the columns of a cache hang together: a text is a chain of tokens, and draft tokens branch off it as a tree.
 
-use crate::kernels::Seen;
+use crate::kernels::VisibleSpan;
 
 /// New tokens of one text, behind what its cache holds.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ struct Branch {
 
 /// A new token's place.
 #[derive(Debug, Clone)]
-pub(super) struct Placed {
+pub(super) struct CacheSlot {
     /// Its column.
     pub column: usize,
     /// Its place in the text, or in the text that its path through the tree would be.
@@ -59,18 +59,18 @@ impl Columns {
     ///
     /// # Panics
     /// When a token follows a column that is not there yet.
-    pub fn place(&mut self, span: &Span) -> Vec<Placed> {
+    pub fn place(&mut self, span: &Span) -> Vec<CacheSlot> {
         assert!(span.after.is_none_or(|after| after.len() == span.tokens.len()), "every token follows one column");
         let after = |i: usize, len: usize| span.after.map_or(len.checked_sub(1), |after| after[i]);
         (0..span.tokens.len()).map(|i| self.push(after(i, self.len()))).collect()
     }
 
-    fn push(&mut self, after: Option<usize>) -> Placed {
+    fn push(&mut self, after: Option<usize>) -> CacheSlot {
         let column = self.len();
         assert!(after.is_none_or(|after| after < column), "a token follows an earlier column");
         if self.branches.is_empty() && after == column.checked_sub(1) {
             self.trunk += 1;
-            return Placed { column, position: column, prefix: column + 1, others: Vec::new() };
+            return CacheSlot { column, position: column, prefix: column + 1, others: Vec::new() };
         }
         let (prefix, ancestors) = match after {
             None => (0, Vec::new()),
@@ -83,7 +83,7 @@ impl Columns {
         let others = ancestors.iter().copied().chain([column]).collect();
         let position = prefix + ancestors.len();
         self.branches.push(Branch { prefix, ancestors });
-        Placed { column, position, prefix, others }
+        CacheSlot { column, position, prefix, others }
     }
 
     /// Forgets every column from `len` on.
@@ -98,13 +98,13 @@ impl Columns {
     }
 }
 
-impl Placed {
+impl CacheSlot {
     /// What the token sees, at most `window` tokens, itself included.
-    pub fn seen(&self, window: Option<usize>) -> Seen {
+    pub fn visible(&self, window: Option<usize>) -> VisibleSpan {
         let first = window.map_or(0, |window| (self.position + 1).saturating_sub(window));
         // Ancestors stand at consecutive positions from the prefix on.
         let hidden = first.saturating_sub(self.prefix).min(self.others.len());
-        Seen { first, prefix: self.prefix, others: self.others[hidden..].to_vec() }
+        VisibleSpan { first, prefix: self.prefix, others: self.others[hidden..].to_vec() }
     }
 }
 
@@ -112,8 +112,8 @@ impl Placed {
 mod tests {
     use super::*;
 
-    fn seen(placed: &Placed, window: Option<usize>) -> Vec<usize> {
-        let seen = placed.seen(window);
+    fn visible(placed: &CacheSlot, window: Option<usize>) -> Vec<usize> {
+        let seen = placed.visible(window);
         (seen.first..seen.prefix).chain(seen.others).collect()
     }
 
@@ -127,16 +127,16 @@ mod tests {
         let paths: [&[usize]; 6] =
             [&[0, 1, 2, 3], &[0, 1, 2, 4], &[0, 1, 2, 3, 5], &[0, 1, 2, 4, 6], &[0, 1, 2, 4, 6, 7], &[0, 1, 8]];
         for (placed, path) in placed.iter().zip(paths) {
-            assert_eq!(seen(placed, None), path);
+            assert_eq!(visible(placed, None), path);
             assert_eq!(placed.position, path.len() - 1);
             for window in 1..7 {
-                assert_eq!(seen(placed, Some(window)), path[path.len().saturating_sub(window)..]);
+                assert_eq!(visible(placed, Some(window)), path[path.len().saturating_sub(window)..]);
             }
         }
         columns.truncate(7);
         let next = columns.place(&Span { tokens: &[0], after: Some(&[Some(6)]) });
-        assert_eq!(seen(&next[0], None), [0, 1, 2, 4, 6, 7]);
+        assert_eq!(visible(&next[0], None), [0, 1, 2, 4, 6, 7]);
         columns.straighten(5);
-        assert_eq!(seen(&columns.place(&Span::chain(&[0]))[0], None), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(visible(&columns.place(&Span::chain(&[0]))[0], None), [0, 1, 2, 3, 4, 5]);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::architectures::{Architecture, Keys, architecture, config_json};
@@ -38,7 +39,7 @@ impl Backbone {
     /// with ids beyond the embedding; each names the file.
     pub fn load(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
-        let Identity { end_of_text, weights, hash } = checkpoint.identity(precision)?;
+        let CheckpointIdentity { end_of_text, weights, hash } = checkpoint.identity(precision)?;
         let precision = Precision { weights: Some(weights), ..precision };
         let tokenizer = checkpoint.tokenizer()?;
         let vocabulary = checkpoint.config.vocab_size;
@@ -51,10 +52,24 @@ impl Backbone {
         }
         Ok(Self { model: checkpoint.load(precision, device)?, tokenizer, end_of_text, hash, path: folder.to_owned() })
     }
+
+    /// Returns what everything that is made with this backbone is bound to.
+    pub fn identity(&self) -> BackboneIdentity {
+        BackboneIdentity { backbone: self.hash.clone(), tokenizer: self.tokenizer.hash().to_owned() }
+    }
+}
+
+/// The backbone and the tokenizer that something was made with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackboneIdentity {
+    /// [`Backbone::hash`]
+    pub backbone: String,
+    /// [`Tokenizer::hash`](crate::text::Tokenizer::hash)
+    pub tokenizer: String,
 }
 
 /// What decides what a model writes, besides its architecture.
-pub struct Identity {
+pub struct CheckpointIdentity {
     /// Ids that end a text: those of `generation_config.json`, else of `config.json`.
     pub end_of_text: Vec<u32>,
     /// The type that matrices are rounded to.
@@ -217,7 +232,7 @@ impl Checkpoint {
     }
 
     /// End-of-text ids, type of the weights, and the hash of all that decides what the model writes with `precision`.
-    pub fn identity(&self, precision: Precision) -> Result<Identity> {
+    pub fn identity(&self, precision: Precision) -> Result<CheckpointIdentity> {
         let end_of_text = self.end_of_text()?;
         let weights = precision.weights.unwrap_or(self.storage());
         let parts = match &self.weights {
@@ -230,7 +245,7 @@ impl Checkpoint {
         };
         let hashes: Vec<String> = parts.iter().map(|path| files::hash_file(path)).collect::<Result<_>>()?;
         let hash = files::hash_json(&(hashes, &end_of_text, weights, precision.compute));
-        Ok(Identity { end_of_text, weights, hash })
+        Ok(CheckpointIdentity { end_of_text, weights, hash })
     }
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::columns::{Placed, Span};
+use super::columns::{CacheSlot, Span};
 use super::model_config::{ModelConfig, NormKind, Positions};
 use crate::config::StorageType;
 use crate::error::Result;
-use crate::kernels::{LayerCache, NormWeights, PackedMatrix, Rotations, Seen, activate, attend, gate, on_pool};
+use crate::kernels::{LayerCache, NormWeights, PackedMatrix, Rotations, VisibleSpan, activate, attend, gate, on_pool};
 use crate::nn::ReadParameter;
 
 /// A decoder with packed weights.
@@ -135,11 +135,21 @@ impl HostDecoder {
 
     /// Hidden states `[tokens, d]` after the final norm, span after span. `caches` are those of the spans' texts, by layer,
     /// with room for the new columns; without them, each span is a text of its own.
-    pub fn hidden(&self, spans: &[Span], placed: &[Vec<Placed>], caches: Option<&mut [Vec<LayerCache>]>) -> Vec<f32> {
+    pub fn hidden(
+        &self,
+        spans: &[Span],
+        placed: &[Vec<CacheSlot>],
+        caches: Option<&mut [Vec<LayerCache>]>,
+    ) -> Vec<f32> {
         on_pool(|| self.forward(spans, placed, caches))
     }
 
-    fn forward(&self, spans: &[Span], placed: &[Vec<Placed>], mut caches: Option<&mut [Vec<LayerCache>]>) -> Vec<f32> {
+    fn forward(
+        &self,
+        spans: &[Span],
+        placed: &[Vec<CacheSlot>],
+        mut caches: Option<&mut [Vec<LayerCache>]>,
+    ) -> Vec<f32> {
         let config = &self.config;
         let positions: Vec<usize> = placed.iter().flatten().map(|token| token.position).collect();
         let tokens: Vec<u32> = spans.iter().flat_map(|span| span.tokens.iter().copied()).collect();
@@ -153,10 +163,13 @@ impl HostDecoder {
         let rotations = Rotations::new(&positions, &config.frequencies());
         let window = config.windows.iter().copied().flatten().next();
         let seen = [None, window].map(|window| {
-            placed.iter().map(|text| text.iter().map(|token| token.seen(window)).collect()).collect::<Vec<Vec<Seen>>>()
+            placed
+                .iter()
+                .map(|text| text.iter().map(|token| token.visible(window)).collect())
+                .collect::<Vec<Vec<VisibleSpan>>>()
         });
         // Without a cache one layer's keys and values serve after the other's.
-        let longest = |text: &Vec<Placed>| text.last().map_or(0, |token| token.column + 1);
+        let longest = |text: &Vec<CacheSlot>| text.last().map_or(0, |token| token.column + 1);
         let fresh = |text| vec![LayerCache::new(config.num_key_value_heads, config.head_dim, longest(text))];
         let mut own: Vec<Vec<LayerCache>> =
             if caches.is_none() { placed.iter().map(fresh).collect() } else { Vec::new() };
@@ -194,7 +207,7 @@ impl HostDecoder {
         &self,
         layer: &Layer,
         products: &[f32],
-        texts: impl Iterator<Item = ((&'a Vec<Placed>, &'a Vec<Seen>), &'a mut LayerCache)>,
+        texts: impl Iterator<Item = ((&'a Vec<CacheSlot>, &'a Vec<VisibleSpan>), &'a mut LayerCache)>,
         rotations: &Rotations,
         mixed: &mut Vec<f32>,
     ) {

@@ -24,7 +24,7 @@ mod weights;
 pub use cache::KvCache;
 pub use check::{Check, check};
 pub use columns::Span;
-pub use folder::{Backbone, Checkpoint, Identity, save_model};
+pub use folder::{Backbone, BackboneIdentity, Checkpoint, CheckpointIdentity, save_model};
 pub use generate::{generate, sample};
 pub use hub::{resolve, resolve_file};
 pub use model::{Model, Precision};

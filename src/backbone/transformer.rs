@@ -6,10 +6,10 @@ use burn::tensor::activation::{gelu, gelu_approximate, silu, softmax};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::cache::{DeviceCache, KvCache, Storage};
-use super::columns::{Columns, Placed, Span};
+use super::columns::{CacheSlot, Columns, Span};
 use super::model_config::{ModelConfig, NormKind, Positions};
-use crate::kernels::{Activation, Rotations, Seen};
-use crate::nn::{Init, Linear, Matrix, Norm, from_host, indices};
+use crate::kernels::{Activation, Rotations, VisibleSpan};
+use crate::nn::{Embedding, Init, Linear, Norm, from_host, indices};
 
 /// A decoder with trainable parameters.
 #[derive(Module, Debug)]
@@ -22,8 +22,8 @@ pub struct Transformer {
 
 #[derive(Module, Debug)]
 struct Decoder {
-    embed_tokens: Matrix,
-    embed_positions: Option<Matrix>,
+    embed_tokens: Embedding,
+    embed_positions: Option<Embedding>,
     layers: Vec<Layer>,
     norm: Norm,
 }
@@ -104,9 +104,9 @@ impl Transformer {
         let learned = config.positions == Positions::Learned;
         Self {
             model: Decoder {
-                embed_tokens: Matrix { weight: init.matrix(config.vocab_size, d, deviation) },
+                embed_tokens: Embedding { weight: init.matrix(config.vocab_size, d, deviation) },
                 embed_positions: learned
-                    .then(|| Matrix { weight: init.matrix(config.max_position_embeddings, d, deviation) }),
+                    .then(|| Embedding { weight: init.matrix(config.max_position_embeddings, d, deviation) }),
                 layers,
                 norm: norm(init),
             },
@@ -209,7 +209,7 @@ impl Transformer {
     fn masks(
         &self,
         spans: &[Span],
-        placed: &[Vec<Placed>],
+        placed: &[Vec<CacheSlot>],
         new: usize,
         cache: Option<&DeviceCache>,
     ) -> [Option<Mask>; 2] {
@@ -232,7 +232,7 @@ impl Mask {
     /// None where everything is visible.
     fn new(
         spans: &[Span],
-        placed: &[Vec<Placed>],
+        placed: &[Vec<CacheSlot>],
         new: usize,
         cache: Option<&DeviceCache>,
         window: Option<usize>,
@@ -246,7 +246,7 @@ impl Mask {
         for (row, &text) in texts.iter().enumerate() {
             for (i, token) in placed[text].iter().enumerate() {
                 let flags = &mut visible[(row * new + i) * columns..][..columns];
-                let Seen { first, prefix, others } = token.seen(window);
+                let VisibleSpan { first, prefix, others } = token.visible(window);
                 let seen = (first..prefix).chain(others);
                 match cache {
                     Some(cache) => seen.for_each(|column| flags[cache.places(text)[column]] = true),

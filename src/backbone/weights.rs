@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::architectures::{Architecture, Place};
+use super::architectures::{Architecture, StoredParameter};
 use super::model_config::ModelConfig;
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -104,7 +104,7 @@ impl Weights {
     /// # Errors
     /// A tensor that is missing, or too small for the part that is asked for.
     pub fn read(&mut self, architecture: &dyn Architecture, config: &ModelConfig, parameter: &str) -> Result<Values> {
-        let Place { tensor, transposed, rows } = architecture.place(config, parameter);
+        let StoredParameter { tensor, transposed, rows } = architecture.place(config, parameter);
         // Some exporters leave out the outermost name.
         let bare = tensor.split_once('.').map_or("", |(_, bare)| bare);
         let Some((name, &file)) = self.tensors.get_key_value(&tensor).or_else(|| self.tensors.get_key_value(bare))

@@ -9,7 +9,7 @@ use indicatif::{HumanBytes, HumanDuration};
 use super::args::{AblateOptions, Common, ConfigFile, Format};
 use super::stages::load;
 use super::{print, print_json};
-use crate::ablation::{self, Ablation, Jobs, Plan, Status, Worker, collect, run_jobs};
+use crate::ablation::{self, Ablation, AblationPlan, Jobs, Status, Worker, collect, run_jobs};
 use crate::claims::Claims;
 use crate::config::{self, Config, Overrides};
 use crate::device;
@@ -103,7 +103,7 @@ pub fn plan(common: &Common, file: &ConfigFile) -> Result<()> {
     }
 }
 
-fn plan_table(plan: &Plan) -> String {
+fn plan_table(plan: &AblationPlan) -> String {
     let mut text = String::new();
     for cell in &plan.cells {
         text += &format!("{:<8} {}\n", cell.state, cell.cell);

@@ -11,10 +11,10 @@ use super::{print, print_json};
 use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
 use crate::decoding::{Decoder, Decoding, Rule, Verification, seconds_by_nodes};
 use crate::device;
+use crate::drafting::{Drafter, DrawnDrafter, Origin};
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::progress;
-use crate::rescorer::{Drafter, DrawnDrafter, Origin};
 use crate::stages::OpenedRun;
 use crate::text::Tokenizer;
 
@@ -110,7 +110,7 @@ fn by_blocks(
         // Under any other rule the text depends on the trees: a seed must repeat, however busy the machine is.
         Budget::Auto if opened.grows() && rule == Rule::Greedy => {
             let (context, most) = (prompt.len().min(MEASURED_BEHIND), run.config.evaluation.nodes);
-            opened.priced(seconds_by_nodes(&run.backbone, &run.heads, context, most)?)
+            opened.timed(seconds_by_nodes(&run.backbone, &run.heads, context, most)?)
         }
         Budget::Auto | Budget::Run => opened,
         Budget::Nodes(nodes) => opened.with_nodes(nodes),

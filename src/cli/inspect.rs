@@ -11,8 +11,8 @@ use crate::config::Config;
 use crate::device;
 use crate::error::{Error, Result, bail};
 use crate::files;
+use crate::ngram;
 use crate::report;
-use crate::rescorer::ngram;
 
 pub fn inspect(common: &Common, options: &InspectOptions) -> Result<()> {
     if options.path.extension().is_some_and(|extension| extension == "ngram") {

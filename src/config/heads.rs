@@ -47,7 +47,7 @@ pub struct HeadsConfig {
     pub training: OptimizationConfig,
     /// Parts of the training, one after the other, each with data, targets and rate of its own; without any, it is all one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub stage: Vec<HeadStage>,
+    pub stage: Vec<HeadPhase>,
 }
 
 impl Default for HeadsConfig {
@@ -74,7 +74,7 @@ impl Default for HeadsConfig {
 /// `[[heads.stage]]`: what is not given is as in `[heads]` and `[heads.training]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct HeadStage {
+pub struct HeadPhase {
     /// Its steps; those of all stages make `heads.training.steps`.
     pub steps: usize,
     /// Corpora by name; all where it is not given.
@@ -178,8 +178,8 @@ impl LossWeights {
 
 impl HeadsConfig {
     /// The stages with nothing left open; one where none is given.
-    pub fn stages(&self) -> Vec<HeadStage> {
-        let whole = [HeadStage {
+    pub fn stages(&self) -> Vec<HeadPhase> {
+        let whole = [HeadPhase {
             steps: self.training.steps,
             data: None,
             text: None,
@@ -188,7 +188,7 @@ impl HeadsConfig {
             warmup_steps: None,
         }];
         let given = if self.stage.is_empty() { &whole[..] } else { &self.stage };
-        let filled = |stage: &HeadStage| HeadStage {
+        let filled = |stage: &HeadPhase| HeadPhase {
             steps: stage.steps,
             data: stage.data.clone(),
             text: Some(stage.text.clone().unwrap_or_else(|| self.text.clone())),
@@ -229,7 +229,7 @@ impl HeadsConfig {
     }
 }
 
-impl HeadStage {
+impl HeadPhase {
     fn validate(&self, key: &str, whole: &Config) -> Result<()> {
         at_least(&format!("{key}: steps"), self.steps, 1)?;
         for name in self.data.iter().flatten() {

@@ -19,11 +19,11 @@ pub use architecture::{
     FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
 };
 pub use evaluation::{EvaluationConfig, StopRule};
-pub use heads::{ChooseBy, HeadLoss, HeadStage, HeadsConfig, LossWeights, VocabularyConfig};
+pub use heads::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
 pub use read::{Overrides, load};
 pub use rescorers::{
     LatticeLoss, LatticeRescorerConfig, MOST_NGRAMS, NeuralConfig, NgramConfig, Normalisation, RescorerConfig,
-    Smoothing, SumConfig, TextSource,
+    SumConfig, TextSource,
 };
 pub use schema::{BackboneConfig, Config, DataConfig, LanguageModelConfig, OptimizationConfig, PretrainConfig};
 pub use storage::StorageType;

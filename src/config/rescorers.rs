@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::schema::at_least;
 use super::{Config, LanguageModelConfig, OptimizationConfig, TraceText};
 use crate::error::{Result, bail};
+use crate::ngram::Smoothing;
 
 /// `[rescorer.NAME]`, by its `kind`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,17 +31,6 @@ pub enum TextSource {
     Gold,
     /// The text that the backbone wrote itself: greedy and sampled traces.
     Traces,
-}
-
-/// How an n-gram model sets probability aside for what was not seen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Smoothing {
-    /// Interpolated modified Kneser-Ney (Chen and Goodman 1998).
-    #[default]
-    KneserNey,
-    /// Katz back-off with Good-Turing discounts of counts up to 5 (Katz 1987).
-    Katz,
 }
 
 /// `kind = "ngram"`

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
-use super::row::{Document, Looked, Proposal, Row};
+use super::row::{BlockLattice, Document, Proposal, Row};
 use super::verification::{Predictions, Verification};
 use crate::backbone::{Backbone, KvCache, Span};
 use crate::config::{StopRule, StorageType};
+use crate::drafting::{Drafter, TightestMargin};
 use crate::error::{Result, bail};
 use crate::heads::FrozenHeads;
 use crate::nn::{from_host, indices, to_host};
-use crate::rescorer::{Closest, Drafter};
 
 /// One decoded block.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,8 +27,8 @@ pub struct Block {
     pub tokens: Vec<u32>,
     /// Draft nodes verified.
     pub nodes: usize,
-    /// The closest decision.
-    pub closest: Closest,
+    /// The tightest decision.
+    pub tightest: TightestMargin,
 }
 
 /// What one step of all documents gave.
@@ -190,17 +190,17 @@ impl<'a> Decoder<'a> {
     }
 
     /// By row, the lattice of its next block; none where there is still something to read.
-    fn look_where_read(&self) -> Result<Vec<Option<Looked>>> {
+    fn look_where_read(&self) -> Result<Vec<Option<BlockLattice>>> {
         let read: Vec<usize> = (0..self.rows.len()).filter(|&row| self.unread(row).is_empty()).collect();
-        let mut looked: Vec<Option<Looked>> = self.rows.iter().map(|_| None).collect();
+        let mut looked: Vec<Option<BlockLattice>> = self.rows.iter().map(|_| None).collect();
         read.iter().zip(self.look(&read)?).for_each(|(&row, found)| looked[row] = Some(found));
         Ok(looked)
     }
 
     /// The lattices of some rows.
-    fn look(&self, rows: &[usize]) -> Result<Vec<Looked>> {
+    fn look(&self, rows: &[usize]) -> Result<Vec<BlockLattice>> {
         let slots = |row: &Row| self.documents[row.document].left().min(self.heads.count() + 1);
-        let nowhere = |&row: &usize| Looked::nowhere(self.rows[row].next.0, slots(&self.rows[row]));
+        let nowhere = |&row: &usize| BlockLattice::nowhere(self.rows[row].next.0, slots(&self.rows[row]));
         if rows.is_empty() || !self.drafter.reads_heads() {
             return rows.iter().map(nowhere).collect();
         }
@@ -211,25 +211,25 @@ impl<'a> Decoder<'a> {
         let first: Vec<u32> = rows.iter().map(|&row| self.rows[row].next.0).collect();
         let found = match options.stop {
             StopRule::Never => heads.candidates(model, hidden, &first, options.top_k),
-            _ => heads.candidates_and_spreads(model, hidden, &first, options.top_k),
+            _ => heads.candidates_with_stats(model, hidden, &first, options.top_k),
         };
         match found {
             Ok(found) => (rows.iter().enumerate())
-                .map(|(at, &row)| Looked::new(first[at], slots(&self.rows[row]), &found, at, options.stop))
+                .map(|(at, &row)| BlockLattice::new(first[at], slots(&self.rows[row]), &found, at, options.stop))
                 .collect(),
             // Heads whose numbers are not finite cannot draft; the text is the backbone's in any case.
             Err(_) if rows.len() == 1 => rows.iter().map(nowhere).collect(),
             // Those of one document take nothing from the others.
             Err(_) => {
-                let alone: Result<Vec<Vec<Looked>>> = rows.chunks(1).map(|row| self.look(row)).collect();
+                let alone: Result<Vec<Vec<BlockLattice>>> = rows.chunks(1).map(|row| self.look(row)).collect();
                 Ok(alone?.into_iter().flatten().collect())
             }
         }
     }
 
     /// Drafts of the rows that were looked at.
-    fn draft(&mut self, looked: Vec<Option<Looked>>) -> Result<Vec<Option<Proposal>>> {
-        let one = |(row, looked): (&mut Row, Option<Looked>)| {
+    fn draft(&mut self, looked: Vec<Option<BlockLattice>>) -> Result<Vec<Option<Proposal>>> {
+        let one = |(row, looked): (&mut Row, Option<BlockLattice>)| {
             looked.map(|looked| row.draft(&self.documents[row.document], looked, self.drafter)).transpose()
         };
         self.rows.iter_mut().zip(looked).map(one).collect()

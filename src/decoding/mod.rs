@@ -2,14 +2,14 @@
 //! have written itself, or that another [`Rule`] keeps. Knows nothing of metrics.
 
 mod blockwise;
-mod price;
 mod row;
 mod rules;
 mod stop;
+mod timing;
 mod verification;
 
 pub use blockwise::{Block, Decoder, Decoding, Round, Spent};
-pub use price::seconds_by_nodes;
-pub use rules::{Drafted, Rule, Verdict};
-pub use stop::worthwhile;
+pub use rules::{DraftedTokens, Rule, Verdict};
+pub use stop::early_stop_len;
+pub use timing::seconds_by_nodes;
 pub use verification::Verification;

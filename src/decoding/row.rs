@@ -1,14 +1,15 @@
 //! One document of a batch: what is drafted for it, and what of that is kept.
 
 use super::Block;
-use super::stop::worthwhile;
+use super::stop::early_stop_len;
 use super::verification::{Outcome, Prediction, Predictions, Verification, Verifier};
 use crate::backbone::Span;
 use crate::config::StopRule;
+use crate::drafting::{Decision, Drafter, Drafts, Session, TightestMargin};
 use crate::error::Result;
 use crate::heads::Candidates;
 use crate::lattice::{DraftTree, Lattice};
-use crate::rescorer::{Closest, Decision, Drafter, Drafts, Opening, Session};
+use crate::rescorer::BlockContext;
 
 /// A text and how far it may go.
 pub(super) struct Document {
@@ -53,7 +54,7 @@ impl Document {
 }
 
 /// The lattice of a block.
-pub(super) struct Looked {
+pub(super) struct BlockLattice {
     lattice: Lattice,
     /// The most tokens that the block may have.
     slots: usize,
@@ -63,12 +64,12 @@ pub(super) struct Looked {
     stop_margin: f64,
 }
 
-impl Looked {
+impl BlockLattice {
     /// Behind `first`, the block's pinned token, the candidates at position `at`.
     pub fn new(first: u32, slots: usize, found: &Candidates, at: usize, stop: StopRule) -> Result<Self> {
         let (k, of_heads) = (found.k, found.at(at));
         let lattice = Lattice::pinned(first, k, of_heads.ids, of_heads.scores)?.prefix(slots, k)?;
-        let (worth, stop_margin) = worthwhile(stop, &lattice, found.spreads_at(at));
+        let (worth, stop_margin) = early_stop_len(stop, &lattice, found.stats_at(at));
         let margin = of_heads.margin(worth - 1, k);
         Ok(Self { lattice: lattice.prefix(worth, k)?, slots, margin, stop_margin })
     }
@@ -86,8 +87,8 @@ pub(super) struct Proposal {
     tree: DraftTree,
     /// The column that each node follows.
     after: Vec<Option<usize>>,
-    /// The closest decision in drafting.
-    closest: Closest,
+    /// The tightest decision in drafting.
+    tightest: TightestMargin,
 }
 
 impl Proposal {
@@ -116,21 +117,22 @@ impl<'a> Row<'a> {
     }
 
     /// Drafts the next block of `document`, whose text was read.
-    pub fn draft(&mut self, document: &Document, looked: Looked, drafter: &dyn Drafter) -> Result<Proposal> {
-        let Looked { lattice, slots, margin, stop_margin } = looked;
+    pub fn draft(&mut self, document: &Document, looked: BlockLattice, drafter: &dyn Drafter) -> Result<Proposal> {
+        let BlockLattice { lattice, slots, margin, stop_margin } = looked;
         let start = document.text.len();
-        let opening = Opening { start, slots, lattice: &lattice, hidden: &self.hidden };
-        let mut drafts = self.session.drafts(&document.text, &[opening])?;
+        let context = BlockContext { start, slots, lattice: &lattice, hidden: &self.hidden };
+        let mut drafts = self.session.drafts(&document.text, &[context])?;
         let drafts = drafts.pop().expect("one start gives one set of drafts");
         let tree = DraftTree::from_paths(&drafts.paths);
         // A root follows the last committed token.
         let column = |parent: &Option<usize>| Some(parent.map_or(start - 1, |parent| start + parent));
         let after = tree.parents().iter().map(column).collect();
-        let mut closest = Closest::new(Decision::Draft, drafts.margin).or(Closest::new(Decision::Stop, stop_margin));
+        let mut tightest =
+            TightestMargin::new(Decision::Draft, drafts.margin).or(TightestMargin::new(Decision::Stop, stop_margin));
         if drafter.reads_whole_lattice() {
-            closest = closest.or(Closest::new(Decision::Candidates, f64::from(margin)));
+            tightest = tightest.or(TightestMargin::new(Decision::Candidates, f64::from(margin)));
         }
-        Ok(Proposal { drafts, tree, after, closest })
+        Ok(Proposal { drafts, tree, after, tightest })
     }
 
     /// Takes the token that follows where the backbone predicts this.
@@ -149,7 +151,7 @@ impl<'a> Row<'a> {
         root: usize,
         ends: &[u32],
     ) -> (Block, Vec<usize>) {
-        let Proposal { tree, drafts, closest, .. } = proposal;
+        let Proposal { tree, drafts, tightest, .. } = proposal;
         // The lead after the last accepted node decides where acceptance ended, so it belongs to this block as well.
         let (mut node, mut lead, mut accepted) = (0, self.next.1, vec![0]);
         // The paths that begin with what was accepted.
@@ -180,7 +182,7 @@ impl<'a> Row<'a> {
             }
         }
         let tokens = accepted.iter().map(|&node| tree.tokens()[node]).collect();
-        let closest = Closest::new(Decision::Verifier, f64::from(lead)).or(*closest);
-        (Block { tokens, nodes: tree.len(), closest }, accepted)
+        let tightest = TightestMargin::new(Decision::Verifier, f64::from(lead)).or(*tightest);
+        (Block { tokens, nodes: tree.len(), tightest }, accepted)
     }
 }

@@ -8,12 +8,12 @@
 
 use std::str::FromStr;
 
+use crate::drafting::Origin;
 use crate::error::{Error, Result, bail};
-use crate::rescorer::Origin;
 
 /// The drafted tokens at one place, and the distribution they were drawn from where they were drawn.
 #[derive(Debug, Clone, Copy)]
-pub struct Drafted<'a> {
+pub struct DraftedTokens<'a> {
     /// In the order in which they are looked at.
     pub tokens: &'a [u32],
     /// `[V]`, sums to 1; empty for deterministic drafts.
@@ -126,7 +126,7 @@ impl Rule {
     }
 
     /// The verdict at a place where the backbone's distribution is `p` (`[V]`, sums to 1).
-    pub fn verdict(self, p: &[f64], drafted: Drafted) -> Verdict {
+    pub fn verdict(self, p: &[f64], drafted: DraftedTokens) -> Verdict {
         match self {
             Self::Greedy => by_set(p, drafted.tokens, |token| token == largest(p)),
             Self::TopK(k) => by_set(p, drafted.tokens, |token| {
@@ -275,7 +275,7 @@ mod tests {
     fn emitted(rule: Rule, p: &[f64], q: &[f64], draws: &[(Vec<u32>, f64)]) -> Vec<f64> {
         let mut emitted = vec![0.0; V];
         for (tokens, probability) in draws {
-            let verdict = rule.verdict(p, Drafted { tokens, q });
+            let verdict = rule.verdict(p, DraftedTokens { tokens, q });
             let mut rejected = *probability;
             for (&token, accept) in tokens.iter().zip(&verdict.accept) {
                 assert!((0.0..=1.0 + 1e-12).contains(accept), "{rule:?}: {accept}");
@@ -325,7 +325,7 @@ mod tests {
         fn more_drafts_are_accepted_no_less(p in distribution(), q in distribution(), k in 1usize..4) {
             let accepted = |rule: Rule, k: usize| -> f64 {
                 let one = |(tokens, probability): (Vec<u32>, f64)| {
-                    let verdict = rule.verdict(&p, Drafted { tokens: &tokens, q: &q });
+                    let verdict = rule.verdict(&p, DraftedTokens { tokens: &tokens, q: &q });
                     probability * (1.0 - verdict.accept.iter().map(|accept| 1.0 - accept).product::<f64>())
                 };
                 draws(Origin::Independent, &q, k).into_iter().map(one).sum()
@@ -364,7 +364,7 @@ mod tests {
                     }
                     _ => vec![draw(&q, &mut rng), draw(&q, &mut rng)],
                 };
-                let verdict = rule.verdict(&p, Drafted { tokens: &tokens, q: &q });
+                let verdict = rule.verdict(&p, DraftedTokens { tokens: &tokens, q: &q });
                 let accepted = (0..tokens.len()).find(|&at| rng.random::<f64>() < verdict.accept[at]);
                 let token = accepted.map_or_else(|| draw(&verdict.residual, &mut rng), |at| tokens[at]);
                 counts[token as usize] += 1;
@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn lossy_rules_accept_what_they_say() {
         let p = [0.5, 0.3, 0.15, 0.05];
-        let accept = |rule: Rule| rule.verdict(&p, Drafted { tokens: &[0, 1, 2, 3], q: &[] }).accept;
+        let accept = |rule: Rule| rule.verdict(&p, DraftedTokens { tokens: &[0, 1, 2, 3], q: &[] }).accept;
         assert_eq!(accept(Rule::TopK(2)), [1.0, 1.0, 0.0, 0.0]);
         // exp(-H) = 0.319: the threshold is the smaller of 0.2 and 0.16.
         assert_eq!(accept(Rule::Typical { epsilon: 0.2, delta: 0.5 }), [1.0, 1.0, 0.0, 0.0]);

@@ -1,34 +1,34 @@
 //! Where a block ends early: hopeless slots are not verified.
 
 use crate::config::StopRule;
-use crate::kernels::Spread;
+use crate::kernels::SoftmaxStats;
 use crate::lattice::Lattice;
 
 /// AdaEDL's gamma (arXiv 2410.18351, section 3).
 const GAMMA: f64 = 0.2;
 
-/// How many slots of a block are drafted, the pinned one among them, and how close the closest slot that was looked at came
-/// to its bound. `spreads` are those of the heads, from that of slot 2 on; they are not looked at where blocks never end
+/// How many slots of a block are drafted, the pinned one among them, and how close the tightest slot that was looked at came
+/// to its bound. `stats` are those of the heads, from that of slot 2 on; they are not looked at where blocks never end
 /// early.
-pub fn worthwhile(rule: StopRule, lattice: &Lattice, spreads: &[Spread]) -> (usize, f64) {
+pub fn early_stop_len(rule: StopRule, lattice: &Lattice, stats: &[SoftmaxStats]) -> (usize, f64) {
     let (bound, worth): (f64, &dyn Fn(usize) -> f64) = match rule {
         StopRule::Never => return (lattice.slots(), f64::INFINITY),
         StopRule::MaxProbability(bound) => {
-            (bound, &|slot| f64::from(lattice.scores(slot)[0] - spreads[slot - 1].log_sum).exp())
+            (bound, &|slot| f64::from(lattice.scores(slot)[0] - stats[slot - 1].log_sum).exp())
         }
         StopRule::EntropyBound(bound) => {
-            (bound, &|slot| 1.0 - (GAMMA * f64::from(spreads[slot - 1].entropy)).max(0.0).sqrt())
+            (bound, &|slot| 1.0 - (GAMMA * f64::from(stats[slot - 1].entropy)).max(0.0).sqrt())
         }
     };
-    let mut closest = f64::INFINITY;
+    let mut tightest = f64::INFINITY;
     for slot in 1..lattice.slots() {
         let worth = worth(slot);
-        closest = closest.min((worth - bound).abs());
+        tightest = tightest.min((worth - bound).abs());
         if worth < bound {
-            return (slot, closest);
+            return (slot, tightest);
         }
     }
-    (lattice.slots(), closest)
+    (lattice.slots(), tightest)
 }
 
 #[cfg(test)]
@@ -39,9 +39,9 @@ mod tests {
     fn blocks_end_before_the_first_slot_below_the_bound() {
         let lattice = Lattice::pinned(7, 2, &[1, 3, 2, 4, 5, 6], &[3.0, 2.0, 1.0, 0.0, 4.0, 0.0]).unwrap();
         // First choices with probabilities of 0.5, 0.2 and 0.9.
-        let spread = |score: f32, probability: f32, entropy| Spread { log_sum: score - probability.ln(), entropy };
-        let spreads = [spread(3.0, 0.5, 0.2), spread(1.0, 0.2, 1.8), spread(4.0, 0.9, 3.2)];
-        let at = |rule| worthwhile(rule, &lattice, &spreads);
+        let stats = |score: f32, probability: f32, entropy| SoftmaxStats { log_sum: score - probability.ln(), entropy };
+        let stats = [stats(3.0, 0.5, 0.2), stats(1.0, 0.2, 1.8), stats(4.0, 0.9, 3.2)];
+        let at = |rule| early_stop_len(rule, &lattice, &stats);
         assert_eq!(at(StopRule::Never), (4, f64::INFINITY));
         let (slots, margin) = at(StopRule::MaxProbability(0.3));
         assert!(slots == 2 && (margin - 0.1).abs() < 1e-6, "{slots} {margin}");

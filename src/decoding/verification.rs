@@ -6,7 +6,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use burn::tensor::Tensor;
 
-use super::rules::{Drafted, Rule};
+use super::rules::{DraftedTokens, Rule};
 use crate::backbone::{Model, draw_place};
 use crate::nn::Largest;
 
@@ -100,7 +100,7 @@ impl Verifier {
         };
         let mut of_all = vec![0.0; if q.is_empty() { 0 } else { logits.len() }];
         q.iter().for_each(|&(token, probability)| of_all[token as usize] = probability);
-        let verdict = self.options.rule.verdict(&self.distribution(logits), Drafted { tokens, q: &of_all });
+        let verdict = self.options.rule.verdict(&self.distribution(logits), DraftedTokens { tokens, q: &of_all });
         let samples = self.options.rule.samples();
         for (number, &accept) in verdict.accept.iter().enumerate() {
             let roll = if samples { self.rng.random::<f64>() } else { 0.5 };

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use super::{ReplayText, Step};
+use crate::drafting::{Decision, Drafter, TightestMargin};
 use crate::error::Result;
 use crate::lattice::{DraftTree, Lattice, accepted_length};
-use crate::rescorer::{Closest, Decision, Drafter};
 
 /// Walks one text once for each of `counts`, with that many of the best paths that `drafter` gives, the most of them at every
 /// start. Where `include_top1`, plain decoding's draft is added to several that lack it. The few best are the first of the
@@ -28,7 +28,7 @@ pub fn replay_best_paths(
             let paths = match found.entry(start) {
                 Entry::Occupied(earlier) => earlier.into_mut(),
                 Entry::Vacant(place) => {
-                    let drafts = session.drafts(&text.tokens, &[text.opening(start, lattice)])?.remove(0);
+                    let drafts = session.drafts(&text.tokens, &[text.block_context(start, lattice)])?.remove(0);
                     place.insert(drafts.paths)
                 }
             };
@@ -42,7 +42,7 @@ pub fn replay_best_paths(
                 accepted,
                 slots: lattice.slots().min(target.len() - start),
                 nodes: DraftTree::from_paths(&paths).len(),
-                closest: Closest::new(Decision::Draft, f64::INFINITY),
+                tightest: TightestMargin::new(Decision::Draft, f64::INFINITY),
             });
             start += accepted;
         }

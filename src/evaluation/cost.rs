@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backbone::Model;
 use crate::heads::FrozenHeads;
-use crate::rescorer::{BlockShape, Price, Rescorer};
+use crate::rescorer::{BlockShape, Rescorer, RescoringCost};
 
 /// Tokens of context at which reading keys and values is priced.
 pub const KV_CONTEXTS: [usize; 4] = [128, 512, 1024, 2048];
@@ -62,22 +62,22 @@ pub fn cost(model: &Model, drafting: &Drafting, nodes: f64, accepted: f64) -> Co
     let bytes = |weights: usize| (weights * model.weight_bytes()) as f64;
     let heads = drafting.heads.map_or(0, FrozenHeads::parameters) * HEAD_BYTES;
     let products = drafting.heads.map_or(0, FrozenHeads::products);
-    let rescoring = |context: usize| -> Price {
+    let rescoring = |context: usize| -> RescoringCost {
         let slots = drafting.heads.map_or(1, |heads| heads.count() + 1);
         let (candidates, prefixes, committed) = (drafting.candidates, drafting.prefixes, accepted);
         let block = BlockShape { slots, candidates, prefixes, committed, context };
-        drafting.rescorers.iter().map(|rescorer| rescorer.price(&block)).sum()
+        drafting.rescorers.iter().map(|rescorer| rescorer.cost(&block)).sum()
     };
-    let price = rescoring(FLOPS_CONTEXT);
+    let cost = rescoring(FLOPS_CONTEXT);
     let kv_bytes =
         |context: usize| (config.cached_numbers(context) * model.state_bytes()) as f64 + rescoring(context).kv_bytes;
     let per_node = (layers + unembedding + config.attention_products(FLOPS_CONTEXT)) as f64;
     Cost {
-        parameter_bytes: bytes(layers + unembedding + embedding) + heads as f64 + price.held_bytes,
-        parameter_bytes_per_token: (bytes(layers + unembedding) + heads as f64 + price.read_bytes) / accepted,
+        parameter_bytes: bytes(layers + unembedding + embedding) + heads as f64 + cost.held_bytes,
+        parameter_bytes_per_token: (bytes(layers + unembedding) + heads as f64 + cost.read_bytes) / accepted,
         kv_bytes_per_token: KV_CONTEXTS.iter().map(|&context| kv_bytes(context) / accepted).collect(),
         backbone_flops_per_token: 2.0 * nodes * per_node / accepted,
         head_flops_per_token: 2.0 * products as f64 / accepted,
-        rescorer_flops_per_token: price.flops / accepted,
+        rescorer_flops_per_token: cost.flops / accepted,
     }
 }

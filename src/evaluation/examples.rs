@@ -4,9 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ReplayText, Step};
+use crate::drafting::Drafter;
 use crate::error::Result;
 use crate::lattice::{Lattice, accepted_length};
-use crate::rescorer::{Drafter, Opening};
+use crate::rescorer::BlockContext;
 use crate::text::Tokenizer;
 
 /// Documents of either kind.
@@ -78,8 +79,9 @@ pub fn example(
     drafter: &dyn Drafter,
     tokenizer: &Tokenizer,
 ) -> Result<Example> {
-    let openings: Vec<Opening> = steps.iter().map(|step| text.opening(step.start, &lattices[step.start])).collect();
-    let drafts = drafter.session().drafts(&text.tokens, &openings)?;
+    let blocks: Vec<BlockContext> =
+        steps.iter().map(|step| text.block_context(step.start, &lattices[step.start])).collect();
+    let drafts = drafter.session().drafts(&text.tokens, &blocks)?;
     let mut blocks = Vec::new();
     for (step, drafts) in steps.iter().zip(drafts) {
         let (begin, end) = (text.prompt + step.start, text.prompt + step.start + step.accepted);
@@ -111,7 +113,7 @@ fn continued(tokenizer: &Tokenizer, before: &[u32], tokens: &[u32]) -> Result<St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rescorer::{Closest, Decision};
+    use crate::drafting::{Decision, TightestMargin};
 
     fn walk(accepted: &[usize]) -> Vec<Step> {
         let step = |&accepted: &usize| Step {
@@ -119,7 +121,7 @@ mod tests {
             accepted,
             slots: 9,
             nodes: 9,
-            closest: Closest::new(Decision::Draft, f64::INFINITY),
+            tightest: TightestMargin::new(Decision::Draft, f64::INFINITY),
         };
         accepted.iter().map(step).collect()
     }

@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Calibration, ReplayText, calibration};
+use super::{Reliability, ReplayText, reliability};
 use crate::backbone::Model;
 use crate::nn::{Largest, from_host};
 
@@ -31,7 +31,7 @@ pub struct HeadQuality {
     /// Share of positions whose token is among its `top_k`.
     pub accuracy_top_k: Option<f64>,
     /// Whether its first choice is as often right as its probability says.
-    pub calibration: Option<Calibration>,
+    pub calibration: Option<Reliability>,
 }
 
 /// Every head from the backbone on, over `texts`, with the candidates of the top `k`.
@@ -56,7 +56,7 @@ pub fn head_qualities(texts: &[ReplayText], model: &Model, k: usize) -> Vec<Head
 fn backbone_entropies(text: &ReplayText, model: &Model) -> Vec<f32> {
     let rows = text.lattices.len();
     let hidden = from_host(text.hidden.clone(), [rows, text.hidden.len() / rows], model.device());
-    let entropy = |found: Largest| found.spread.expect("it was asked for").entropy;
+    let entropy = |found: Largest| found.stats.expect("it was asked for").entropy;
     model.projection().largest(hidden, 1, true).into_iter().map(entropy).collect()
 }
 
@@ -64,16 +64,16 @@ fn backbone_entropies(text: &ReplayText, model: &Model) -> Vec<f32> {
 fn of_slot(texts: &[ReplayText], slot: usize, k: usize) -> HeadQuality {
     let (mut entropies, mut first_choices, mut among) = (Vec::new(), Vec::new(), 0u64);
     for text in texts {
-        let heads = text.spreads.len() / text.lattices.len();
+        let heads = text.stats.len() / text.lattices.len();
         for (t, &token) in text.continuation().iter().skip(slot).enumerate() {
             let lattice = &text.lattices[t];
             if slot >= lattice.slots() {
                 continue;
             }
-            let spread = text.spreads[t * heads + slot - 1];
+            let stats = text.stats[t * heads + slot - 1];
             let (ids, scores) = (lattice.ids(slot), lattice.scores(slot));
-            entropies.push(spread.entropy);
-            first_choices.push((f64::from(scores[0] - spread.log_sum).exp(), ids[0] == token));
+            entropies.push(stats.entropy);
+            first_choices.push((f64::from(scores[0] - stats.log_sum).exp(), ids[0] == token));
             among += u64::from(ids.iter().take(k).any(|&id| id == token));
         }
     }
@@ -86,7 +86,7 @@ fn of_slot(texts: &[ReplayText], slot: usize, k: usize) -> HeadQuality {
         entropy_histogram,
         accuracy: share(first_choices.iter().filter(|(_, right)| *right).count() as u64),
         accuracy_top_k: share(among),
-        calibration: calibration(first_choices),
+        calibration: reliability(first_choices),
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::Instant;
 use super::{ReplayText, Step};
 use crate::backbone::{Backbone, generate};
 use crate::decoding::{Decoder, Decoding};
+use crate::drafting::Drafter;
 use crate::error::Result;
 use crate::heads::FrozenHeads;
-use crate::rescorer::Drafter;
 
 /// The bound under which a decision is a floating-point near-tie in float32.
 pub const NEAR_TIE: f64 = 1e-3;
@@ -54,12 +54,12 @@ pub fn check_live(
             if block.tokens == expected {
                 continue;
             }
-            let closest = block.closest.or(step.closest);
-            if closest.margin >= NEAR_TIE {
+            let tightest = block.tightest.or(step.tightest);
+            if tightest.margin >= NEAR_TIE {
                 mismatches[document] = true;
                 continue;
             }
-            ties[document].get_or_insert(closest.decision.name());
+            ties[document].get_or_insert(tightest.decision.name());
             decoder.replace(document, step.start, expected);
         }
     }

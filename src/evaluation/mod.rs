@@ -6,13 +6,13 @@
 
 mod best_paths;
 pub mod bootstrap;
-mod calibration;
 mod confidence;
 mod cost;
 mod examples;
 mod head_quality;
 mod live;
 mod records;
+mod reliability;
 mod replay;
 mod same_starts;
 mod tally;
@@ -20,13 +20,13 @@ mod temperatures;
 mod tuning;
 
 pub use best_paths::replay_best_paths;
-pub use calibration::{Calibration, CalibrationBin, calibration};
 pub use confidence::{Regression, h_max, regression};
 pub use cost::{Cost, Drafting, KV_CONTEXTS, cost};
 pub use examples::{Example, ExampleBlock, Examples, best_and_worst, example};
 pub use head_quality::{HeadQuality, head_qualities};
 pub use live::{LiveOutcome, NEAR_TIE, autoregressive_speed, check_live};
 pub use records::{StepRecord, drafts_of};
+pub use reliability::{Reliability, ReliabilityBin, reliability};
 pub use replay::{ReplayText, Step, coverage, oracle_lengths, replay, replay_oracle};
 pub use same_starts::SameStarts;
 pub use tally::{Tally, block_efficiency, loops};

@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use super::{ReplayText, Step};
+use crate::drafting::Drafter;
 use crate::error::Result;
 use crate::lattice::Lattice;
-use crate::rescorer::{Drafter, Opening};
+use crate::rescorer::BlockContext;
 
 /// One call of the backbone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,6 +36,7 @@ pub fn drafts_of(
     steps: &[Step],
     drafter: &dyn Drafter,
 ) -> Result<Vec<Vec<Vec<u32>>>> {
-    let openings: Vec<Opening> = steps.iter().map(|step| text.opening(step.start, &lattices[step.start])).collect();
-    Ok(drafter.session().drafts(&text.tokens, &openings)?.into_iter().map(|drafts| drafts.paths).collect())
+    let blocks: Vec<BlockContext> =
+        steps.iter().map(|step| text.block_context(step.start, &lattices[step.start])).collect();
+    Ok(drafter.session().drafts(&text.tokens, &blocks)?.into_iter().map(|drafts| drafts.paths).collect())
 }

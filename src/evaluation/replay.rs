@@ -5,12 +5,13 @@
 //! backbone. Slot 1 is the trace's own token, never recomputed.
 
 use crate::config::StopRule;
-use crate::decoding::worthwhile;
+use crate::decoding::early_stop_len;
+use crate::drafting::{Decision, Drafter, TightestMargin};
 use crate::error::Result;
 use crate::heads::StoredCandidates;
-use crate::kernels::Spread;
+use crate::kernels::SoftmaxStats;
 use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length};
-use crate::rescorer::{Closest, Decision, Drafter, Opening};
+use crate::rescorer::BlockContext;
 use crate::traces::{Trace, TraceDocument};
 
 /// One traced document, with the lattice of every position at which a block could begin.
@@ -30,7 +31,7 @@ pub struct ReplayText {
     /// And the smallest lead of a head's k-th candidate over the first left out.
     pub margins: Vec<f32>,
     /// And every head's softmax: `[continuation, H - 1]`.
-    pub spreads: Vec<Spread>,
+    pub stats: Vec<SoftmaxStats>,
 }
 
 /// One block of a replay.
@@ -44,8 +45,8 @@ pub struct Step {
     pub slots: usize,
     /// Draft nodes verified.
     pub nodes: usize,
-    /// The closest decision behind the draft.
-    pub closest: Closest,
+    /// The tightest decision behind the draft.
+    pub tightest: TightestMargin,
 }
 
 impl ReplayText {
@@ -61,15 +62,15 @@ impl ReplayText {
             margins.push(candidates.at(document, t).margin(lattice.slots() - 1, k.min(candidates.k())));
             lattices.push(lattice);
         }
-        let spreads = (0..entry.continuation).flat_map(|t| candidates.spreads(document, t)).collect();
+        let stats = (0..entry.continuation).flat_map(|t| candidates.stats(document, t)).collect();
         let entry = entry.clone();
-        Ok(Self { prompt: entry.prompt, limit: entry.limit, entry, tokens, hidden, lattices, margins, spreads })
+        Ok(Self { prompt: entry.prompt, limit: entry.limit, entry, tokens, hidden, lattices, margins, stats })
     }
 
     /// The block behind `t` tokens of the continuation, with the given candidates.
-    pub fn opening<'a>(&'a self, t: usize, lattice: &'a Lattice) -> Opening<'a> {
+    pub fn block_context<'a>(&'a self, t: usize, lattice: &'a Lattice) -> BlockContext<'a> {
         let width = self.hidden.len() / self.lattices.len();
-        Opening {
+        BlockContext {
             start: self.prompt + t,
             slots: self.lattices[t].slots(),
             lattice,
@@ -84,9 +85,9 @@ impl ReplayText {
 
     /// The lattices cut to the top `k`, and to where blocks end early.
     pub fn narrowed(&self, k: usize, stop: StopRule) -> Result<Vec<Lattice>> {
-        let heads = self.spreads.len() / self.lattices.len().max(1);
+        let heads = self.stats.len() / self.lattices.len().max(1);
         let one = |(t, lattice): (usize, &Lattice)| {
-            lattice.prefix(worthwhile(stop, lattice, &self.spreads[t * heads..][..heads]).0, k)
+            lattice.prefix(early_stop_len(stop, lattice, &self.stats[t * heads..][..heads]).0, k)
         };
         self.lattices.iter().enumerate().map(one).collect()
     }
@@ -97,8 +98,9 @@ pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) ->
     let target = text.continuation();
     let mut session = drafter.session();
     let all = if drafter.prefers_all_starts() {
-        let openings: Vec<Opening> = lattices.iter().enumerate().map(|(t, lattice)| text.opening(t, lattice)).collect();
-        session.drafts(&text.tokens, &openings)?
+        let blocks: Vec<BlockContext> =
+            lattices.iter().enumerate().map(|(t, lattice)| text.block_context(t, lattice)).collect();
+        session.drafts(&text.tokens, &blocks)?
     } else {
         Vec::new()
     };
@@ -109,21 +111,21 @@ pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) ->
         let drafts = match all.get(start) {
             Some(drafts) => drafts,
             None => {
-                one = session.drafts(&text.tokens, &[text.opening(start, &lattices[start])])?;
+                one = session.drafts(&text.tokens, &[text.block_context(start, &lattices[start])])?;
                 &one[0]
             }
         };
         let accepted = accepted_length(&drafts.paths, &target[start..]).max(1);
-        let mut closest = Closest::new(Decision::Draft, drafts.margin);
+        let mut tightest = TightestMargin::new(Decision::Draft, drafts.margin);
         if drafter.reads_whole_lattice() {
-            closest = closest.or(Closest::new(Decision::Candidates, f64::from(text.margins[start])));
+            tightest = tightest.or(TightestMargin::new(Decision::Candidates, f64::from(text.margins[start])));
         }
         steps.push(Step {
             start,
             accepted,
             slots: lattices[start].slots().min(target.len() - start),
             nodes: DraftTree::from_paths(&drafts.paths).len(),
-            closest,
+            tightest,
         });
         start += accepted;
     }
@@ -173,7 +175,7 @@ pub fn replay_oracle(text: &ReplayText, lengths: &[usize]) -> Vec<Step> {
             accepted: lengths[start],
             slots,
             nodes,
-            closest: Closest::new(Decision::Draft, f64::INFINITY),
+            tightest: TightestMargin::new(Decision::Draft, f64::INFINITY),
         });
         start += lengths[start];
     }

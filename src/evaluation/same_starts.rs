@@ -4,9 +4,10 @@ use std::cmp::Ordering;
 use std::iter::Sum;
 
 use super::{ReplayText, Step};
+use crate::drafting::Drafter;
 use crate::error::Result;
 use crate::lattice::{Lattice, accepted_length};
-use crate::rescorer::{Drafter, Opening};
+use crate::rescorer::BlockContext;
 
 /// Counts over the blocks that plain decoding visits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,8 +37,9 @@ impl SameStarts {
     /// Those of one text, which plain decoding walked in `steps`.
     pub fn of(text: &ReplayText, lattices: &[Lattice], steps: &[Step], drafter: &dyn Drafter) -> Result<Self> {
         let mut counts = Self::default();
-        let openings: Vec<Opening> = steps.iter().map(|step| text.opening(step.start, &lattices[step.start])).collect();
-        let drafts = drafter.session().drafts(&text.tokens, &openings)?;
+        let blocks: Vec<BlockContext> =
+            steps.iter().map(|step| text.block_context(step.start, &lattices[step.start])).collect();
+        let drafts = drafter.session().drafts(&text.tokens, &blocks)?;
         for (step, drafts) in steps.iter().zip(drafts) {
             let target = &text.continuation()[step.start..];
             let (accepted, plain) = (accepted_length(&drafts.paths, target).max(1), lattices[step.start].top1());

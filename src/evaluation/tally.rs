@@ -104,7 +104,7 @@ pub fn loops(tokens: &[u32]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rescorer::{Closest, Decision};
+    use crate::drafting::{Decision, TightestMargin};
 
     #[test]
     fn loops_are_three_repeats_in_a_row() {
@@ -124,7 +124,7 @@ mod tests {
             accepted,
             slots,
             nodes: 3,
-            closest: Closest::new(Decision::Draft, 1.0),
+            tightest: TightestMargin::new(Decision::Draft, 1.0),
         };
         let mut tally = Tally::default();
         tally.add(&[step(0, 2, 3), step(2, 1, 3), step(3, 1, 1)]);

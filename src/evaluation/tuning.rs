@@ -1,7 +1,7 @@
 //! Settings chosen on dev: one axis after the other, the others held still, until a round changes nothing.
 
+use crate::drafting::Settings;
 use crate::error::Result;
-use crate::rescorer::Settings;
 
 /// Something that is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub enum Coordinate {
     Gate,
     /// The power of the slots' temperatures.
     Tempering,
-    /// What the trust in copies is multiplied by.
-    Copying,
+    /// What the confidence in copies is multiplied by.
+    LookupScale,
     /// The share of one of a sum's terms; the others keep their ratios.
     Share(usize),
 }
@@ -77,11 +77,11 @@ impl Coordinate {
         match self {
             Self::Scale => settings.weighting.scale,
             Self::Decay => settings.weighting.decay,
-            Self::Temperature => settings.belief.temperature,
+            Self::Temperature => settings.calibration.temperature,
             Self::TopK => settings.top_k as f64,
             Self::Gate => settings.gate,
             Self::Tempering => settings.tempering,
-            Self::Copying => settings.copying,
+            Self::LookupScale => settings.lookup_scale,
             Self::Share(term) => settings.shares[term],
         }
     }
@@ -91,11 +91,11 @@ impl Coordinate {
         match self {
             Self::Scale => settings.weighting.scale = value,
             Self::Decay => settings.weighting.decay = value,
-            Self::Temperature => settings.belief.temperature = value,
+            Self::Temperature => settings.calibration.temperature = value,
             Self::TopK => settings.top_k = value as usize,
             Self::Gate => settings.gate = value,
             Self::Tempering => settings.tempering = value,
-            Self::Copying => settings.copying = value,
+            Self::LookupScale => settings.lookup_scale = value,
             Self::Share(term) => {
                 let others: f64 =
                     settings.shares.iter().enumerate().filter(|(at, _)| *at != term).map(|(_, s)| s).sum();
@@ -179,18 +179,18 @@ pub fn search(start: Settings, axes: &[Axis], mut measure: impl FnMut(&Settings)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lattice::{Belief, Weighting};
+    use crate::lattice::{Calibration, Weighting};
 
     fn start() -> Settings {
         Settings {
             weighting: Weighting::from(0.0),
-            belief: Belief { temperature: 1.0, coverage: vec![], cut: f64::INFINITY },
+            calibration: Calibration { temperature: 1.0, coverage: vec![], cut: f64::INFINITY },
             top_k: 4,
             gate: f64::INFINITY,
             slot_temperatures: vec![],
             tempering: 0.0,
-            trust: Default::default(),
-            copying: 1.0,
+            confidence: Default::default(),
+            lookup_scale: 1.0,
             shares: vec![0.5, 0.25, 0.25],
         }
     }

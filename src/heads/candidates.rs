@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use super::{DraftHeads, Heads};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
-use crate::kernels::Spread;
+use crate::kernels::SoftmaxStats;
 use crate::nn::{Largest, Linear, Projection, count_parameters};
 
 /// Trained heads, ready to draft.
@@ -32,7 +32,7 @@ pub struct Candidates {
     /// `[positions, heads]`: the k-th logit's lead over the first one left out.
     pub margins: Vec<f32>,
     /// `[positions, heads]`: the softmax over all that the head drafts from; empty where it was not asked for.
-    pub spreads: Vec<Spread>,
+    pub stats: Vec<SoftmaxStats>,
 }
 
 /// Logits held at once: 64 MB of float32.
@@ -88,11 +88,11 @@ impl FrozenHeads {
         self.find(model, hidden, first, k, false)
     }
 
-    /// The same with [`Candidates::spreads`], which cost an exponential for every logit.
+    /// The same with [`Candidates::stats`], which cost an exponential for every logit.
     ///
     /// # Errors
     /// As [`FrozenHeads::candidates`].
-    pub fn candidates_and_spreads(
+    pub fn candidates_with_stats(
         &self,
         model: &Model,
         hidden: Tensor<2>,
@@ -102,17 +102,11 @@ impl FrozenHeads {
         self.find(model, hidden, first, k, true)
     }
 
-    fn find(&self, model: &Model, hidden: Tensor<2>, first: &[u32], k: usize, spreads: bool) -> Result<Candidates> {
+    fn find(&self, model: &Model, hidden: Tensor<2>, first: &[u32], k: usize, stats: bool) -> Result<Candidates> {
         let ([n, width], vocabulary, count) = (hidden.dims(), self.vocabulary(), self.count());
         let k = k.min(vocabulary);
-        let mut all = Candidates {
-            heads: count,
-            k,
-            ids: Vec::new(),
-            scores: Vec::new(),
-            margins: Vec::new(),
-            spreads: Vec::new(),
-        };
+        let mut all =
+            Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new(), stats: Vec::new() };
         let chunk = (CHUNK / vocabulary / count).max(1);
         for start in (0..n).step_by(chunk) {
             let rows = chunk.min(n - start);
@@ -127,7 +121,7 @@ impl FrozenHeads {
                 let table = &self.tables[head.min(self.tables.len() - 1)];
                 let states = Tensor::stack::<3>(group, 0).reshape([heads * rows, width]);
                 // One more, for the margin.
-                let mut best = table.largest(states, k + 1, spreads);
+                let mut best = table.largest(states, k + 1, stats);
                 if !best.iter().all(|best| best.is_finite(vocabulary.min(k + 1))) {
                     bail!(
                         "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
@@ -142,11 +136,11 @@ impl FrozenHeads {
                 found.extend(best);
             }
             for (row, head) in (0..rows).flat_map(|row| (0..count).map(move |head| (row, head))) {
-                let Largest { ids, logits, spread } = &found[head * rows + row];
+                let Largest { ids, logits, stats } = &found[head * rows + row];
                 all.ids.extend(&ids[..k]);
                 all.scores.extend(&logits[..k]);
                 all.margins.push(logits.get(k).map_or(f32::INFINITY, |left_out| logits[k - 1] - left_out));
-                all.spreads.extend(spread);
+                all.stats.extend(stats);
             }
         }
         Ok(all)
@@ -167,8 +161,8 @@ impl Candidates {
     }
 
     /// The softmax of every head at one position; none where they were not asked for.
-    pub fn spreads_at(&self, position: usize) -> &[Spread] {
-        self.spreads.get(position * self.heads..(position + 1) * self.heads).unwrap_or_default()
+    pub fn stats_at(&self, position: usize) -> &[SoftmaxStats] {
+        self.stats.get(position * self.heads..(position + 1) * self.heads).unwrap_or_default()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::nn::{Init, Linear};
 
 /// Gives the backbone's embeddings `[n, d]` of the tokens that were drafted for a slot: 0 is slot 1, the backbone's own next
 /// token, 1 what head 2 drafted, and so on. In training they are the text's tokens.
-pub type Drafted<'a> = dyn Fn(usize) -> Tensor<2> + 'a;
+pub type DraftedEmbeddings<'a> = dyn Fn(usize) -> Tensor<2> + 'a;
 
 /// Gives the state `[n, d]` of a head (0 is head 2) at n positions, computed when it is asked for; heads are asked for in
 /// ascending order, and some may be left out.
@@ -24,7 +24,7 @@ pub trait DraftHeads {
     fn count(&self) -> usize;
 
     /// Starts at n positions with the backbone's last hidden states `[n, d]`. What several heads read is computed once.
-    fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a Drafted) -> States<'a>;
+    fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a DraftedEmbeddings) -> States<'a>;
 
     /// Every linear layer.
     fn linears(&mut self) -> Vec<&mut Linear>;
@@ -109,7 +109,7 @@ impl DraftHeads for Heads {
         }
     }
 
-    fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a Drafted) -> States<'a> {
+    fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a DraftedEmbeddings) -> States<'a> {
         self.member().begin(hidden, drafted)
     }
 

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
-use super::{DraftHeads, Drafted, States};
+use super::{DraftHeads, DraftedEmbeddings, States};
 use crate::nn::{Init, Linear};
 
 /// Heads 2 to H of blockwise parallel decoding (Stern et al. 2018, arXiv 1811.03115, section 6), each with a first layer of
@@ -41,7 +41,7 @@ impl DraftHeads for FfnHeads {
         self.heads.iter_mut().flat_map(|head| [&mut head.up, &mut head.down]).collect()
     }
 
-    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
+    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a DraftedEmbeddings) -> States<'a> {
         Box::new(move |head| {
             let head = &self.heads[head];
             hidden.clone() + head.down.forward(silu(head.up.forward(hidden.clone())))

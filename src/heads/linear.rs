@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::{DraftHeads, Drafted, States};
+use super::{DraftHeads, DraftedEmbeddings, States};
 use crate::nn::{Init, Linear};
 
 /// Linear probes, the baseline of what a head's non-linearity buys. They start at zero.
@@ -28,7 +28,7 @@ impl DraftHeads for LinearHeads {
         self.heads.iter_mut().collect()
     }
 
-    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
+    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a DraftedEmbeddings) -> States<'a> {
         Box::new(move |head| hidden.clone() + self.heads[head].forward(hidden.clone()))
     }
 }

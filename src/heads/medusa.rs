@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
-use super::{DraftHeads, Drafted, States};
-use crate::nn::{Init, Linear, Matrix};
+use super::{DraftHeads, DraftedEmbeddings, States};
+use crate::nn::{Embedding, Init, Linear};
 
 /// The heads of Medusa-1 (Cai et al. 2024, arXiv 2401.10774, section 2.1), under the frozen unembedding or, as in the
 /// original, each under a copy of it that learns. Blocks start at zero.
@@ -17,7 +17,7 @@ pub struct MedusaHeads {
 #[derive(Module, Debug)]
 struct MedusaHead {
     blocks: Vec<Linear>,
-    unembedding: Option<Matrix>,
+    unembedding: Option<Embedding>,
 }
 
 impl MedusaHeads {
@@ -26,7 +26,7 @@ impl MedusaHeads {
     pub fn new(count: usize, d: usize, blocks: usize, vocabulary: Option<usize>, init: &mut Init) -> Self {
         let head = |init: &mut Init| MedusaHead {
             blocks: (0..blocks).map(|_| init.zero_linear(d, d)).collect(),
-            unembedding: vocabulary.map(|vocabulary| init.zero_matrix(vocabulary, d)),
+            unembedding: vocabulary.map(|vocabulary| init.zero_embedding(vocabulary, d)),
         };
         Self { heads: (0..count).map(|_| head(init)).collect() }
     }
@@ -53,7 +53,7 @@ impl DraftHeads for MedusaHeads {
         self.heads.iter_mut().flat_map(|head| &mut head.blocks).collect()
     }
 
-    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
+    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a DraftedEmbeddings) -> States<'a> {
         Box::new(move |head| {
             let blocks = self.heads[head].blocks.iter();
             blocks.fold(hidden.clone(), |x, block| x.clone() + silu(block.forward(x)))

@@ -20,7 +20,7 @@ mod tests;
 mod vocabulary;
 
 pub use candidates::{Candidates, CandidatesAt, FrozenHeads};
-pub use family::{DraftHeads, Drafted, Heads, States};
+pub use family::{DraftHeads, DraftedEmbeddings, Heads, States};
 pub use ffn::FfnHeads;
 pub use linear::LinearHeads;
 pub use medusa::MedusaHeads;

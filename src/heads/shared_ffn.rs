@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
-use super::{DraftHeads, Drafted, States};
+use super::{DraftHeads, DraftedEmbeddings, States};
 use crate::nn::{Init, Linear};
 
 /// Heads 2 to H of blockwise parallel decoding as the paper has them (Stern et al. 2018, arXiv 1811.03115, section 6): the
@@ -35,7 +35,7 @@ impl DraftHeads for SharedFfnHeads {
         [&mut self.up].into_iter().chain(&mut self.down).collect()
     }
 
-    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a Drafted) -> States<'a> {
+    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a DraftedEmbeddings) -> States<'a> {
         let activations = silu(self.up.forward(hidden.clone()));
         Box::new(move |head| hidden.clone() + self.down[head].forward(activations.clone()))
     }

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 
-use super::{DraftHeads, Drafted, States};
+use super::{DraftHeads, DraftedEmbeddings, States};
 use crate::nn::{Init, Linear, Norm};
 
 /// The token/embedding speculator (Wertheimer et al. 2024, arXiv 2404.19124, section 2): for head j, with the token x that
@@ -66,7 +66,7 @@ impl DraftHeads for SpeculatorHeads {
         self.stages.iter_mut().flat_map(|stage| [&mut stage.carry, &mut stage.embed, &mut stage.down]).collect()
     }
 
-    fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a Drafted) -> States<'a> {
+    fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a DraftedEmbeddings) -> States<'a> {
         let carried = 0.5f64.powf(0.5 / self.count() as f64);
         let share = (1.0 - carried * carried).sqrt() / carried;
         let (mut state, mut done) = (scaled(hidden.clone()), 0);

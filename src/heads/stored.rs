@@ -13,7 +13,7 @@ use super::{CandidatesAt, FrozenHeads};
 use crate::backbone::Model;
 use crate::error::{Error, Result, bail};
 use crate::files;
-use crate::kernels::Spread;
+use crate::kernels::SoftmaxStats;
 use crate::lattice::Lattice;
 use crate::nn::from_host;
 use crate::progress::{self, Progress};
@@ -55,7 +55,7 @@ impl StoredCandidates {
     /// What [`FrozenHeads::candidates`] refuses, an interrupt, a full disk; then nothing is left behind.
     pub fn make(trace: &Trace, heads: &FrozenHeads, model: &Model, k: usize, folder: &Path, title: &str) -> Result<()> {
         let started = Instant::now();
-        let (mut ids, mut scores, mut margins, mut spreads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut ids, mut scores, mut margins, mut stats) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut bar = Progress::new(title, trace.documents().len());
         let mut found_k = k.min(heads.vocabulary());
         for document in trace.documents() {
@@ -64,13 +64,13 @@ impl StoredCandidates {
                 let rows = document.prompt - 1..document.len() - 1;
                 let hidden =
                     from_host(trace.hidden(document, rows.clone()), [rows.len(), trace.width()], model.device());
-                let found = heads.candidates_and_spreads(model, hidden, trace.continuation(document), k);
+                let found = heads.candidates_with_stats(model, hidden, trace.continuation(document), k);
                 let found = found.map_err(|e| e.within(&document.id))?;
                 found_k = found.k;
                 ids.extend(found.ids);
                 scores.extend(found.scores);
                 margins.extend(found.margins);
-                spreads.extend(found.spreads.iter().map(|spread| [spread.log_sum, spread.entropy]));
+                stats.extend(found.stats.iter().map(|stats| [stats.log_sum, stats.entropy]));
             }
             bar.advance(String::new);
         }
@@ -81,7 +81,7 @@ impl StoredCandidates {
             file.write_all(bytemuck::cast_slice(&ids))?;
             file.write_all(bytemuck::cast_slice(&scores))?;
             file.write_all(bytemuck::cast_slice(&margins))?;
-            file.write_all(bytemuck::cast_slice(&spreads))
+            file.write_all(bytemuck::cast_slice(&stats))
         })?;
         files::write_json(&folder.join("candidates.json"), &description)?;
         files::write_json(&folder.join(TIMINGS), &Timings { seconds: started.elapsed().as_secs_f64() })?;
@@ -147,19 +147,19 @@ impl StoredCandidates {
     }
 
     /// The softmax of every head there, over all that it drafts from.
-    pub fn spreads(&self, document: usize, t: usize) -> impl Iterator<Item = Spread> {
+    pub fn stats(&self, document: usize, t: usize) -> impl Iterator<Item = SoftmaxStats> {
         let heads = self.heads();
         let at = &self.parts()[3][2 * (self.first[document] + t) * heads..][..2 * heads];
-        let spread = |pair: &[u32]| Spread { log_sum: f32::from_bits(pair[0]), entropy: f32::from_bits(pair[1]) };
-        at.chunks(2).map(spread)
+        let stats = |pair: &[u32]| SoftmaxStats { log_sum: f32::from_bits(pair[0]), entropy: f32::from_bits(pair[1]) };
+        at.chunks(2).map(stats)
     }
 
     fn parts(&self) -> [&[u32]; 4] {
         let Description { heads, k, positions } = self.description;
         let (ids, rest) = bytemuck::cast_slice(&self.map).split_at(positions * heads * k);
         let (scores, rest) = rest.split_at(positions * heads * k);
-        let (margins, spreads) = rest.split_at(positions * heads);
-        [ids, scores, margins, spreads]
+        let (margins, stats) = rest.split_at(positions * heads);
+        [ids, scores, margins, stats]
     }
 
     /// The lattice of that block with the best `k` of every slot, as long as the document's limit lets it be; `first` is the

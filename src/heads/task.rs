@@ -15,12 +15,12 @@ use super::vocabulary::Vocabulary;
 use super::{DraftHeads, Heads};
 use crate::backbone::Model;
 use crate::config::{
-    ChooseBy, HeadArchitecture, HeadLoss, HeadStage, HeadUnembedding, HeadsConfig, OptimizationConfig,
+    ChooseBy, HeadArchitecture, HeadLoss, HeadPhase, HeadUnembedding, HeadsConfig, OptimizationConfig,
 };
 use crate::error::{Result, bail};
 use crate::nn::{FrozenUnembedding, Targets, unembed};
 use crate::traces::Trace;
-use crate::training::{Batch, Evaluated, Schedule, Stage, Task};
+use crate::training::{Batch, Evaluated, Schedule, SchedulePhase, Task};
 
 /// A trace and the corpus, by name, that it is of.
 #[derive(Clone, Copy)]
@@ -53,7 +53,7 @@ pub struct HeadTraining<'a> {
 
 /// A stage with its positions.
 struct Prepared {
-    config: HeadStage,
+    config: HeadPhase,
     /// Groups of positions with the probability of drawing from each.
     groups: Vec<(f64, Vec<Position>)>,
 }
@@ -207,7 +207,7 @@ impl<'a> HeadTraining<'a> {
 }
 
 /// Finds a stage's positions.
-fn prepare(train: &[TrainingText], config: HeadStage, prompt: bool) -> Result<Prepared> {
+fn prepare(train: &[TrainingText], config: HeadPhase, prompt: bool) -> Result<Prepared> {
     let chosen =
         |text: &TrainingText| config.data.as_ref().is_none_or(|names| names.iter().any(|name| name == text.corpus));
     let positions = |wanted: &dyn Fn(&TrainingText) -> bool| -> Vec<Position> {
@@ -323,7 +323,7 @@ impl Task<Heads> for HeadTraining<'_> {
     }
 
     fn schedule(&self, options: &OptimizationConfig) -> Schedule {
-        let stage = |stage: &Prepared| Stage {
+        let stage = |stage: &Prepared| SchedulePhase {
             steps: stage.config.steps,
             learning_rate: stage.config.learning_rate.unwrap_or(options.learning_rate),
             warmup_steps: stage.config.warmup_steps.unwrap_or(options.warmup_steps),

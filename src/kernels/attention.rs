@@ -15,7 +15,7 @@ use super::{ARCH, PANEL, Shared};
 
 /// What a new token may attend to, in columns of its text's cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct VisibleSpan {
     /// Columns `first..prefix`.
     pub first: usize,
     /// One past the last of them.
@@ -24,7 +24,7 @@ pub struct Seen {
     pub others: Vec<usize>,
 }
 
-impl Seen {
+impl VisibleSpan {
     fn end(&self) -> usize {
         self.others.last().map_or(self.prefix, |last| last + 1)
     }
@@ -114,7 +114,7 @@ impl LayerCache {
 
 /// Attends with `queries` `[tokens, query heads, width]`, already scaled, to what each token sees of `cache`; writes
 /// `[tokens, query heads, width]` to `out`. Query heads share the key heads in equal groups.
-pub fn attend(queries: &[f32], seen: &[Seen], cache: &LayerCache, out: &mut [f32]) {
+pub fn attend(queries: &[f32], seen: &[VisibleSpan], cache: &LayerCache, out: &mut [f32]) {
     let width = cache.width;
     let query_heads = queries.len() / seen.len() / width;
     let group = query_heads / cache.heads;
@@ -153,7 +153,7 @@ struct Scratch {
 /// Some query rows of one key head; row `r` is query head `r % group` of token `r / group`.
 struct BlockOfRows<'a> {
     queries: &'a [f32],
-    seen: &'a [Seen],
+    seen: &'a [VisibleSpan],
     cache: &'a LayerCache,
     out: Shared,
     head: usize,
@@ -171,7 +171,7 @@ impl BlockOfRows<'_> {
     }
 
     #[inline(always)]
-    fn seen(&self, row: usize) -> &Seen {
+    fn visible(&self, row: usize) -> &VisibleSpan {
         &self.seen[(self.first + row) / self.group]
     }
 }
@@ -188,7 +188,7 @@ impl WithSimd for Attend<'_> {
         let (width, panel) = (cache.width, 2 * S::F32_LANES);
         let (mut start, mut end) = (usize::MAX, 0);
         for row in 0..rows {
-            let seen = block.seen(row);
+            let seen = block.visible(row);
             (start, end) = (start.min(seen.start()), end.max(seen.end()));
         }
         start = start / panel * panel;
@@ -214,7 +214,7 @@ impl WithSimd for Attend<'_> {
         weights.clear();
         weights.resize(rows * columns, 0.0);
         for row in 0..rows {
-            let seen = block.seen(row);
+            let seen = block.visible(row);
             let scores = &mut scores[row * columns..][..columns];
             softmax(seen, start, scores);
             for column in seen.first..seen.prefix {
@@ -252,7 +252,7 @@ impl WithSimd for Attend<'_> {
 
 /// Replaces the scores of the seen columns by `e^(score - largest)`; `scores` begins at column `start`.
 #[inline(always)]
-fn softmax(seen: &Seen, start: usize, scores: &mut [f32]) {
+fn softmax(seen: &VisibleSpan, start: usize, scores: &mut [f32]) {
     let prefix = seen.first.min(seen.prefix)..seen.prefix;
     let near = if prefix.is_empty() { 0..0 } else { prefix.start - start..prefix.end - start };
     // In sixteen strands, which vectors can follow; the largest is the same in any order.

@@ -20,11 +20,11 @@ mod softmax;
 mod tile;
 mod topk;
 
-pub use attention::{LayerCache, Seen, attend};
+pub use attention::{LayerCache, VisibleSpan, attend};
 pub use packed::PackedMatrix;
 pub use products::products;
 pub use rows::{Activation, NormWeights, Rotations, activate, gate};
-pub use softmax::{Spread, exponentiate, largest, spread};
+pub use softmax::{SoftmaxStats, exponentiate, largest, softmax_stats};
 pub use topk::top_k;
 
 use std::sync::LazyLock;

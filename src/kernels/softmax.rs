@@ -64,16 +64,16 @@ pub fn exponentiate(row: &mut [f32], shift: f32) -> f32 {
 
 /// What a softmax makes of a row, in natural logarithms.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spread {
+pub struct SoftmaxStats {
     /// `ln(sum of e^x)`: a logit minus it is a log-probability.
     pub log_sum: f32,
     /// `-sum of p ln p`, in nats.
     pub entropy: f32,
 }
 
-/// The spread of a row of logits, in one pass that writes nothing; `most` is the largest of them. What is no number makes
+/// The stats of a row of logits, in one pass that writes nothing; `most` is the largest of them. What is no number makes
 /// both results none.
-pub fn spread(row: &[f32], most: f32) -> Spread {
+pub fn softmax_stats(row: &[f32], most: f32) -> SoftmaxStats {
     struct Sums<'a>(&'a [f32], f32);
     impl WithSimd for Sums<'_> {
         type Output = (f32, f32);
@@ -98,7 +98,7 @@ pub fn spread(row: &[f32], most: f32) -> Spread {
         }
     }
     let (sum, weighted) = ARCH.dispatch(Sums(row, most));
-    Spread { log_sum: most + sum.ln(), entropy: sum.ln() - weighted / sum }
+    SoftmaxStats { log_sum: most + sum.ln(), entropy: sum.ln() - weighted / sum }
 }
 
 #[cfg(test)]
@@ -128,7 +128,7 @@ mod tests {
             let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
             let probabilities = row.iter().map(|&x| f64::from(x).exp() / sum).filter(|p| *p > 0.0);
             let entropy: f64 = probabilities.map(|p| -p * p.ln()).sum();
-            let found = spread(&row, row.iter().copied().fold(f32::MIN, f32::max));
+            let found = softmax_stats(&row, row.iter().copied().fold(f32::MIN, f32::max));
             assert!((f64::from(found.log_sum) - sum.ln()).abs() < 1e-5, "{length}: {found:?} {}", sum.ln());
             assert!((f64::from(found.entropy) - entropy).abs() < 1e-4, "{length}: {found:?} {entropy}");
         }
@@ -136,9 +136,9 @@ mod tests {
 
     #[test]
     fn impossible_tokens_spread_nothing_and_what_is_no_number_spoils_a_spread() {
-        let found = spread(&[0.0, f32::NEG_INFINITY, 0.0], 0.0);
+        let found = softmax_stats(&[0.0, f32::NEG_INFINITY, 0.0], 0.0);
         assert!((found.entropy - 2f32.ln()).abs() < 1e-6 && (found.log_sum - 2f32.ln()).abs() < 1e-6);
-        let broken = spread(&[0.0, f32::NAN], 0.0);
+        let broken = softmax_stats(&[0.0, f32::NAN], 0.0);
         assert!(broken.entropy.is_nan() && broken.log_sum.is_nan());
     }
 

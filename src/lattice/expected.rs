@@ -3,11 +3,11 @@
 //! The p likeliest paths are often near-copies that differ in their last slot, where a draft has mostly been rejected
 //! already. Here a prefix is as probable as its share of all paths of the lattice: with path weights `exp(score /
 //! temperature)`, that share comes from one backward pass over the graph of slots and scorer states (forward-backward).
-//! The probability that the backbone says the prefix is that share times the [`Belief::coverage`] of every slot, and a
+//! The probability that the backbone says the prefix is that share times the [`Calibration::coverage`] of every slot, and a
 //! tree's expected accepted length is the sum of it over the tree's nodes. No node is more probable than its parent, so
 //! taking the most probable nodes greedily gives the best tree of its size.
 //!
-//! A path from another source than the lattice can compete: [`Copied`] tokens, each with the probability that it is right if
+//! A path from another source than the lattice can compete: [`LookupToken`] tokens, each with the probability that it is right if
 //! those before it are. A node that both sources offer is as probable as the more confident of them says.
 
 use std::cmp::Ordering;
@@ -19,7 +19,7 @@ use super::{Lattice, PathScorer, Weighting};
 
 /// How scores become probabilities. Temperature and coverage are fitted on dev.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Belief {
+pub struct Calibration {
     /// Above 0: scores are divided by it before they are exponentiated.
     pub temperature: f64,
     /// By slot (0 is slot 1, pinned): the probability that the backbone's token is among the candidates, given that it was
@@ -45,11 +45,11 @@ pub struct Expected {
 
 /// A token of a path from another source than the lattice.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Copied {
+pub struct LookupToken {
     /// The token, which need not be among the slot's candidates.
     pub token: u32,
     /// The probability that it is right if those before it are, at most 1.
-    pub trust: f64,
+    pub confidence: f64,
 }
 
 /// What a tree has besides what the lattice offers; each may be empty.
@@ -58,19 +58,19 @@ pub struct Beside<'a> {
     /// A path that is in it in any case.
     pub held: &'a [u32],
     /// A path, from the pinned token on, as much of which is in it as is probable enough.
-    pub copied: &'a [Copied],
+    pub copied: &'a [LookupToken],
 }
 
 /// What a block of so many nodes takes, and what its tokens are worth.
 #[derive(Debug, Clone, Copy)]
-pub struct Price<'a> {
+pub struct TimeBudget<'a> {
     /// By nodes, from 1: seconds of a block.
     pub seconds: &'a [f64],
     /// Tokens a second that the time could be spent on elsewhere.
     pub rate: f64,
 }
 
-impl Price<'_> {
+impl TimeBudget<'_> {
     /// How many of the nodes, which are given by their probabilities from the most probable on, make the most of their time:
     /// those with the largest expected accepted length less what the time would give elsewhere. Of equally good numbers the
     /// smaller.
@@ -88,16 +88,16 @@ impl Price<'_> {
 }
 
 /// How much of a copied path is expected to be accepted.
-fn expected_length(copied: &[Copied]) -> f64 {
+fn expected_length(copied: &[LookupToken]) -> f64 {
     let all_right = copied.iter().scan(1.0, |right, copied| {
-        *right *= copied.trust;
+        *right *= copied.confidence;
         Some(*right)
     });
     all_right.sum()
 }
 
 /// How probable the prefixes of a block are: the shares of every state's continuations.
-pub struct Beliefs<'a> {
+pub struct PrefixProbabilities<'a> {
     slots: usize,
     graph: Graph,
     /// By node: where its edges begin; one more than there are nodes.
@@ -106,20 +106,20 @@ pub struct Beliefs<'a> {
     slot: Vec<usize>,
     /// By edge: its share of the weight of all paths from where it begins.
     share: Vec<f64>,
-    belief: &'a Belief,
+    calibration: &'a Calibration,
 }
 
-impl<'a> Beliefs<'a> {
+impl<'a> PrefixProbabilities<'a> {
     /// Of a lattice, under head scores and a scorer in the state behind the committed tokens.
     pub fn new<S: PathScorer>(
         lattice: &Lattice,
         scorer: &S,
         start: S::State,
         weighting: Weighting,
-        belief: &'a Belief,
+        calibration: &'a Calibration,
     ) -> Self {
         let mut search = Search::new(lattice, scorer.on(lattice), weighting);
-        let floor = search.floor(start, 1) - belief.cut * belief.temperature;
+        let floor = search.floor(start, 1) - calibration.cut * calibration.temperature;
         let graph = search.graph(start, floor);
         let edges = graph.edges();
         let mut first = vec![usize::MAX; graph.nodes() + 1];
@@ -134,8 +134,8 @@ impl<'a> Beliefs<'a> {
         }
         let mut slot = vec![0; graph.nodes()];
         edges.iter().for_each(|edge| slot[edge.to as usize] = slot[edge.from as usize] + 1);
-        let share = shares(edges, &first, belief.temperature);
-        Self { slots: lattice.slots(), graph, first, slot, share, belief }
+        let share = shares(edges, &first, calibration.temperature);
+        Self { slots: lattice.slots(), graph, first, slot, share, calibration }
     }
 
     /// The tree of `nodes` nodes (at least one) with the longest expected accepted length among those that have what is
@@ -146,13 +146,13 @@ impl<'a> Beliefs<'a> {
         tree.expected(beside.held, next)
     }
 
-    /// The tree that makes the most of its time, at most as large as the prices go: of the trees of the longest expected accepted
+    /// The tree that makes the most of its time, at most as large as the budget go: of the trees of the longest expected accepted
     /// length, one for every number of nodes, the one whose length exceeds the rate times its seconds by most. With the rate that
     /// decoding reaches in the long run, no other choice of trees is faster.
-    pub fn priced_tree(&self, copied: &[Copied], price: Price) -> Expected {
-        let (mut tree, next) = self.grow(Beside { held: &[], copied }, price.seconds.len());
+    pub fn timed_tree(&self, copied: &[LookupToken], budget: TimeBudget) -> Expected {
+        let (mut tree, next) = self.grow(Beside { held: &[], copied }, budget.seconds.len());
         let probabilities = tree.nodes.iter().map(|node| node.probability);
-        let afforded = price.affords(probabilities);
+        let afforded = budget.affords(probabilities);
         let next = tree.nodes.get(afforded).map(|node| node.probability).or(next);
         tree.nodes.truncate(afforded);
         tree.expected(&[], next)
@@ -161,7 +161,7 @@ impl<'a> Beliefs<'a> {
     /// The path with the longest expected accepted length, by dynamic programming: from a state, the best next token is the one
     /// with the largest `probability * (1 + what is expected after it)`. Ties go to the earlier candidate. The copied path, as it
     /// is, is taken instead where more of it is expected to be accepted.
-    pub fn path(&self, copied: &[Copied]) -> Expected {
+    pub fn path(&self, copied: &[LookupToken]) -> Expected {
         let mut after = vec![0.0; self.slot.len()];
         // Nodes are in topological order.
         for node in (0..after.len()).rev() {
@@ -205,25 +205,25 @@ impl<'a> Beliefs<'a> {
         let mut tree = Tree { nodes: Vec::new(), inside: 0, end: usize::MAX };
         let mut found = 0;
         let mut extend =
-            |open: &mut BinaryHeap<Prefix>, parent: usize, slot: usize, behind: Behind, probability: f64| {
+            |open: &mut BinaryHeap<OpenNode>, parent: usize, slot: usize, behind: Behind, probability: f64| {
                 let mut copy = copied.get(slot).filter(|_| behind.copied);
                 let mut add = |share: f64, token: u32, behind: Behind| {
-                    open.push(Prefix { probability: probability * share, number: found, parent, behind, token });
+                    open.push(OpenNode { probability: probability * share, number: found, parent, behind, token });
                     found += 1;
                 };
                 for (edge, share) in behind.node.into_iter().flat_map(|node| self.after(node)) {
                     let share = share * self.coverage(slot);
                     let same = copy.take_if(|copy| copy.token == edge.token);
-                    let share = same.as_ref().map_or(share, |copy| copy.trust.max(share));
+                    let share = same.as_ref().map_or(share, |copy| copy.confidence.max(share));
                     add(share, edge.token, Behind { node: Some(edge.to), copied: same.is_some() });
                 }
-                if let Some(Copied { token, trust }) = copy {
-                    add(*trust, *token, Behind { node: None, copied: true });
+                if let Some(LookupToken { token, confidence }) = copy {
+                    add(*confidence, *token, Behind { node: None, copied: true });
                 }
             };
         extend(&mut open, usize::MAX, 0, Behind { node: Some(0), copied: true }, 1.0);
         while tree.nodes.len() + held.len() - tree.inside < nodes.max(1) {
-            let Some(Prefix { probability, parent, behind, token, .. }) = open.pop() else { break };
+            let Some(OpenNode { probability, parent, behind, token, .. }) = open.pop() else { break };
             let slot = tree.nodes.get(parent).map_or(0, |parent| parent.slot + 1);
             let index = tree.nodes.len();
             if slot == tree.inside && parent == tree.end && held.get(slot) == Some(&token) {
@@ -247,7 +247,7 @@ impl<'a> Beliefs<'a> {
     }
 
     fn coverage(&self, slot: usize) -> f64 {
-        self.belief.coverage.get(slot).copied().unwrap_or(1.0)
+        self.calibration.coverage.get(slot).copied().unwrap_or(1.0)
     }
 }
 
@@ -284,7 +284,7 @@ fn lead(taken: f64, left: f64) -> f64 {
 }
 
 /// A prefix that could become a node of the tree.
-struct Prefix {
+struct OpenNode {
     probability: f64,
     /// In the order of finding.
     number: usize,
@@ -303,25 +303,25 @@ struct Behind {
     copied: bool,
 }
 
-impl Ord for Prefix {
+impl Ord for OpenNode {
     fn cmp(&self, other: &Self) -> Ordering {
         self.probability.total_cmp(&other.probability).then(other.number.cmp(&self.number))
     }
 }
 
-impl PartialOrd for Prefix {
+impl PartialOrd for OpenNode {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Prefix {
+impl PartialEq for OpenNode {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Prefix {}
+impl Eq for OpenNode {}
 
 /// A tree, its nodes from the most probable on, parents before children.
 struct Tree {
@@ -376,8 +376,14 @@ mod tests {
     use proptest::prelude::*;
 
     /// The probability of every prefix by enumerating all paths, the definition word for word.
-    fn prefixes(lattice: &Lattice, scorer: &MadeUp, weighting: Weighting, belief: &Belief) -> Vec<(Vec<u32>, f64)> {
-        let weight = |path: &Vec<u32>| (path_score(lattice, scorer, START, path, weighting) / belief.temperature).exp();
+    fn prefixes(
+        lattice: &Lattice,
+        scorer: &MadeUp,
+        weighting: Weighting,
+        calibration: &Calibration,
+    ) -> Vec<(Vec<u32>, f64)> {
+        let weight =
+            |path: &Vec<u32>| (path_score(lattice, scorer, START, path, weighting) / calibration.temperature).exp();
         let paths = all_paths(lattice);
         let total: f64 = paths.iter().map(weight).sum();
         let mut found: Vec<(Vec<u32>, f64)> = Vec::new();
@@ -385,7 +391,7 @@ mod tests {
             let mut heads: Vec<Vec<u32>> = paths.iter().map(|path| path[..length].to_vec()).collect();
             heads.sort();
             heads.dedup();
-            let coverage: f64 = belief.coverage.iter().take(length).product();
+            let coverage: f64 = calibration.coverage.iter().take(length).product();
             for head in heads {
                 let share: f64 = paths.iter().filter(|path| path.starts_with(&head)).map(weight).sum::<f64>() / total;
                 found.push((head, share * coverage));
@@ -415,16 +421,16 @@ mod tests {
             nodes in 1usize..12,
         ) {
             let (scorer, weighting) = (MadeUp::new(seed, order), Weighting::from(scale));
-            let belief = Belief { temperature, coverage, cut: f64::INFINITY };
-            let believed = Beliefs::new(&lattice, &scorer, START, weighting, &belief);
-            let mut all = prefixes(&lattice, &scorer, weighting, &belief);
+            let calibration = Calibration { temperature, coverage, cut: f64::INFINITY };
+            let probable = PrefixProbabilities::new(&lattice, &scorer, START, weighting, &calibration);
+            let mut all = prefixes(&lattice, &scorer, weighting, &calibration);
             let longest = best_path(&all, lattice.slots());
-            let path = believed.path(&[]);
+            let path = probable.path(&[]);
             prop_assert!((path.length - longest).abs() < 1e-9, "{} {longest}", path.length);
             let worth: f64 = all.iter().filter(|(prefix, _)| path.paths[0].starts_with(prefix)).map(|(_, p)| p).sum();
             prop_assert!((worth - longest).abs() < 1e-9, "the path is worth {worth}");
 
-            let tree = believed.tree(Beside::default(), nodes);
+            let tree = probable.tree(Beside::default(), nodes);
             all.sort_by(|a, b| b.1.total_cmp(&a.1));
             let best: f64 = all.iter().take(nodes).map(|(_, p)| p).sum();
             prop_assert!((tree.length - best).abs() < 1e-9, "{} {best}", tree.length);
@@ -436,17 +442,17 @@ mod tests {
             // Of all numbers of nodes, the one that is worth most of its time.
             let seconds: Vec<f64> = (0..nodes).map(|n| 1.0 + 0.1 * (n as f64).powf(f64::from(seed % 3) / 2.0 + 0.5)).collect();
             for rate in [0.0, 0.5, 2.0, 50.0] {
-                let price = Price { seconds: &seconds, rate };
-                let priced = believed.priced_tree(&[], price);
-                let size = DraftTree::from_paths(&priced.paths).len();
+                let budget = TimeBudget { seconds: &seconds, rate };
+                let timed = probable.timed_tree(&[], budget);
+                let size = DraftTree::from_paths(&timed.paths).len();
                 let gain = |n: usize| all.iter().take(n).map(|(_, p)| p).sum::<f64>() - rate * seconds[n - 1];
-                prop_assert!((priced.length - rate * seconds[size - 1] - gain(size)).abs() < 1e-9);
+                prop_assert!((timed.length - rate * seconds[size - 1] - gain(size)).abs() < 1e-9);
                 prop_assert!((1..=nodes.min(all.len())).all(|n| gain(n) <= gain(size) + 1e-9), "{size} nodes at {rate}");
             }
 
             // With a path that must be there, the best of the others beside it.
             let held = lattice.top1();
-            let tree = believed.tree(Beside { held: &held, copied: &[] }, nodes);
+            let tree = probable.tree(Beside { held: &held, copied: &[] }, nodes);
             prop_assert!(tree.paths.iter().any(|path| *path == held || path.starts_with(&held)));
             prop_assert_eq!(DraftTree::from_paths(&tree.paths).len(), nodes.max(held.len()).min(all.len()));
             let others: Vec<f64> = all.iter().filter(|(prefix, _)| !held.starts_with(prefix)).map(|(_, p)| *p).collect();
@@ -462,7 +468,7 @@ mod tests {
     }
 
     /// Every prefix that the lattice or the copied path has, each step as probable as the more confident of them says.
-    fn with_copies(all: &[(Vec<u32>, f64)], copied: &[Copied], slots: usize) -> Vec<(Vec<u32>, f64)> {
+    fn with_copies(all: &[(Vec<u32>, f64)], copied: &[LookupToken], slots: usize) -> Vec<(Vec<u32>, f64)> {
         let of = |prefix: &[u32]| all.iter().find(|(other, _)| other == prefix).map(|(_, p)| *p);
         let mut found: Vec<(Vec<u32>, f64)> = vec![(Vec::new(), 1.0)];
         let mut at = 0;
@@ -477,7 +483,7 @@ mod tests {
                 let longer = [&prefix[..], &[token]].concat();
                 let before = if prefix.is_empty() { Some(1.0) } else { of(&prefix) };
                 let of_lattice = of(&longer).zip(before).map(|(longer, before)| longer / before);
-                let of_copy = copy.filter(|copy| copy.token == token).map(|copy| copy.trust);
+                let of_copy = copy.filter(|copy| copy.token == token).map(|copy| copy.confidence);
                 if let Some(share) = of_lattice.into_iter().chain(of_copy).reduce(f64::max) {
                     found.push((longer, probability * share));
                 }
@@ -496,19 +502,19 @@ mod tests {
             nodes in 1usize..12,
         ) {
             let (scorer, weighting) = (MadeUp::new(seed, 3), Weighting::from(0.5));
-            let belief = Belief { temperature: 1.0, coverage, cut: f64::INFINITY };
+            let calibration = Calibration { temperature: 1.0, coverage, cut: f64::INFINITY };
             // Candidates of the slot, or tokens that no slot has.
-            let token = |(slot, (at, trust)): (usize, (usize, f64))| Copied {
+            let token = |(slot, (at, confidence)): (usize, (usize, f64))| LookupToken {
                 token: lattice.ids(slot).get(at).copied().unwrap_or(90 + at as u32),
-                trust,
+                confidence,
             };
-            let copied: Vec<Copied> = choices.into_iter().take(lattice.slots()).enumerate().map(token).collect();
-            let believed = Beliefs::new(&lattice, &scorer, START, weighting, &belief);
-            let of_lattice = prefixes(&lattice, &scorer, weighting, &belief);
+            let copied: Vec<LookupToken> = choices.into_iter().take(lattice.slots()).enumerate().map(token).collect();
+            let probable = PrefixProbabilities::new(&lattice, &scorer, START, weighting, &calibration);
+            let of_lattice = prefixes(&lattice, &scorer, weighting, &calibration);
             let mut all = with_copies(&of_lattice, &copied, lattice.slots());
             all.sort_by(|a, b| b.1.total_cmp(&a.1));
             let best: f64 = all.iter().take(nodes).map(|(_, p)| p).sum();
-            let tree = believed.tree(Beside { held: &[], copied: &copied }, nodes);
+            let tree = probable.tree(Beside { held: &[], copied: &copied }, nodes);
             prop_assert!((tree.length - best).abs() < 1e-9, "{} {best}", tree.length);
             prop_assert_eq!(DraftTree::from_paths(&tree.paths).len(), nodes.min(all.len()));
             let inside = |prefix: &Vec<u32>| tree.paths.iter().any(|path| path.starts_with(prefix));
@@ -517,8 +523,8 @@ mod tests {
 
             // One path: the lattice's best or the copy.
             let of_lattice = best_path(&of_lattice, lattice.slots());
-            let of_copy: f64 = (1..=copied.len()).map(|n| copied[..n].iter().map(|c| c.trust).product::<f64>()).sum();
-            let path = believed.path(&copied);
+            let of_copy: f64 = (1..=copied.len()).map(|n| copied[..n].iter().map(|c| c.confidence).product::<f64>()).sum();
+            let path = probable.path(&copied);
             prop_assert!((path.length - of_lattice.max(of_copy)).abs() < 1e-9);
             if of_copy > of_lattice {
                 let tokens: Vec<u32> = copied.iter().map(|copied| copied.token).collect();
@@ -529,10 +535,10 @@ mod tests {
         #[test]
         fn a_cut_leaves_out_what_is_improbable(lattice in small_lattice(), seed: u32, nodes in 1usize..12) {
             let (scorer, weighting) = (MadeUp::new(seed, 3), Weighting::from(0.5));
-            let belief = |cut| Belief { temperature: 0.2, coverage: vec![], cut };
+            let calibration = |cut| Calibration { temperature: 0.2, coverage: vec![], cut };
             let length = |cut| {
-                let belief = belief(cut);
-                Beliefs::new(&lattice, &scorer, START, weighting, &belief).tree(Beside::default(), nodes).length
+                let calibration = calibration(cut);
+                PrefixProbabilities::new(&lattice, &scorer, START, weighting, &calibration).tree(Beside::default(), nodes).length
             };
             // At most 1,024 paths are left out, each of them less than exp(-12) times as probable as the best.
             prop_assert!((length(12.0) - length(f64::INFINITY)).abs() < 1024.0 * nodes as f64 * (-12f64).exp());
@@ -549,11 +555,11 @@ mod tests {
                 (f64::NEG_INFINITY, ())
             }
         }
-        let belief = Belief { temperature: 1.0, coverage: vec![], cut: f64::INFINITY };
-        let believed = Beliefs::new(&lattice, &Never, (), Weighting::from(0.5), &belief);
-        let tree = believed.tree(Beside::default(), 3);
+        let calibration = Calibration { temperature: 1.0, coverage: vec![], cut: f64::INFINITY };
+        let probable = PrefixProbabilities::new(&lattice, &Never, (), Weighting::from(0.5), &calibration);
+        let tree = probable.tree(Beside::default(), 3);
         assert_eq!((tree.paths, tree.length), (vec![vec![7, 1], vec![7, 3]], 2.0));
-        let path = believed.path(&[]);
+        let path = probable.path(&[]);
         assert_eq!((path.paths, path.margin), (vec![vec![7, 1, 2]], 0.0));
     }
 }

@@ -6,7 +6,7 @@
 //! 1. [`Lattice`] holds the candidates of all slots; its first candidates are the plain draft of blockwise parallel
 //!    decoding, its first k candidates the lattice of a smaller k.
 //! 2. [`p_best`] finds the p best paths under head scores plus a [`PathScorer`] (an n-gram model, for instance);
-//!    [`Beliefs`] say how probable prefixes are, and find the tree and the path with the longest expected accepted length and the
+//!    [`PrefixProbabilities`] say how probable prefixes are, and find the tree and the path with the longest expected accepted length and the
 //!    tree that makes the most of its time.
 //! 3. [`DraftTree`] shares the prefixes of several drafts, so that one tree-masked forward verifies them all.
 //! 4. [`oracle_length`], [`oracle_dp`] and [`greedy_calls`] say how good any draft from the lattice could have been.
@@ -24,7 +24,7 @@ mod ranking;
 mod tree;
 mod weighting;
 
-pub use expected::{Belief, Beliefs, Beside, Copied, Expected, Price};
+pub use expected::{Beside, Calibration, Expected, LookupToken, PrefixProbabilities, TimeBudget};
 pub use lattice::Lattice;
 pub use oracle::{greedy_calls, oracle_dp, oracle_length};
 pub use path::Path;

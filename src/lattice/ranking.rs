@@ -82,14 +82,14 @@ impl Graph {
         node.last_edge = edge;
     }
 
-    fn edge(&self, prefix: Prefix) -> Edge {
+    fn edge(&self, prefix: RankedPrefix) -> Edge {
         self.edges[prefix.edge as usize]
     }
 }
 
 /// A prefix as a back-pointer: the `rank`-th best path into the node where `edge` begins, then `edge`.
 #[derive(Clone, Copy)]
-struct Prefix {
+struct RankedPrefix {
     score: f64,
     edge: u32,
     rank: u32,
@@ -99,9 +99,9 @@ struct Prefix {
 pub(super) struct Ranking<'a> {
     graph: &'a Graph,
     /// Per node, its best prefixes in order.
-    ranked: Vec<Vec<Prefix>>,
+    ranked: Vec<Vec<RankedPrefix>>,
     /// Per node, for every edge into it, the best prefix by that edge that is not ranked yet.
-    open: Vec<Vec<Prefix>>,
+    open: Vec<Vec<RankedPrefix>>,
 }
 
 impl<'a> Ranking<'a> {
@@ -137,24 +137,24 @@ impl<'a> Ranking<'a> {
         true
     }
 
-    fn first_by_every_edge(&self, node: usize) -> Vec<Prefix> {
+    fn first_by_every_edge(&self, node: usize) -> Vec<RankedPrefix> {
         let edge = |edge: u32| (edge != NONE).then_some(edge);
         let first = edge(self.graph.nodes[node].last_edge);
         std::iter::successors(first, |&after| edge(self.graph.edges[after as usize].previous))
             .map(|edge| {
                 let Edge { from, weight, .. } = self.graph.edges[edge as usize];
-                Prefix { score: self.graph.nodes[from as usize].best + weight, edge, rank: 0 }
+                RankedPrefix { score: self.graph.nodes[from as usize].best + weight, edge, rank: 0 }
             })
             .collect()
     }
 
     /// Opens what follows `last`, just ranked, by the same edge.
-    fn open_successor(&mut self, node: usize, last: Prefix) {
+    fn open_successor(&mut self, node: usize, last: RankedPrefix) {
         let Edge { from, weight, .. } = self.graph.edge(last);
         let (from, rank) = (from as usize, last.rank + 1);
         if self.rank(from, rank as usize) {
             let score = self.ranked[from][rank as usize].score + weight;
-            self.open[node].push(Prefix { score, edge: last.edge, rank });
+            self.open[node].push(RankedPrefix { score, edge: last.edge, rank });
         }
     }
 
@@ -171,7 +171,7 @@ impl<'a> Ranking<'a> {
     }
 
     /// Lexicographic order of two prefixes of one length.
-    fn by_tokens(&mut self, a: Prefix, b: Prefix) -> Ordering {
+    fn by_tokens(&mut self, a: RankedPrefix, b: RankedPrefix) -> Ordering {
         let (x, y) = (self.graph.edge(a), self.graph.edge(b));
         let same_before = x.from == y.from && a.rank == b.rank;
         let before = if same_before {
@@ -184,13 +184,13 @@ impl<'a> Ranking<'a> {
     }
 
     /// The `rank`-th best prefix that `edge` extends, which is known to exist.
-    fn before(&mut self, edge: Edge, rank: u32) -> Prefix {
+    fn before(&mut self, edge: Edge, rank: u32) -> RankedPrefix {
         let (node, rank) = (edge.from as usize, rank as usize);
         self.rank(node, rank);
         self.ranked[node][rank]
     }
 
-    fn spell(&mut self, path: Prefix) -> Path {
+    fn spell(&mut self, path: RankedPrefix) -> Path {
         let mut tokens = Vec::new();
         let mut edge = self.graph.edge(path);
         let mut rank = path.rank;

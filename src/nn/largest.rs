@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::{Projection, to_host};
-use crate::kernels::{Spread, spread, top_k};
+use crate::kernels::{SoftmaxStats, softmax_stats, top_k};
 
 /// The largest logits of one state.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,16 +14,16 @@ pub struct Largest {
     /// Their logits.
     pub logits: Vec<f32>,
     /// The softmax over all outputs, where it was asked for.
-    pub spread: Option<Spread>,
+    pub stats: Option<SoftmaxStats>,
 }
 
 impl Largest {
-    /// The `k` largest of a row of logits in this process's memory; with `spreads` also its softmax.
-    pub fn of(row: &[f32], k: usize, spreads: bool) -> Self {
+    /// The `k` largest of a row of logits in this process's memory; with `stats` also its softmax.
+    pub fn of(row: &[f32], k: usize, stats: bool) -> Self {
         let (mut ids, mut logits) = (Vec::with_capacity(k), Vec::with_capacity(k));
         top_k(row, k, &mut ids, &mut logits);
-        let spread = spreads.then(|| spread(row, logits.first().copied().unwrap_or(f32::NAN)));
-        Self { ids, logits, spread }
+        let stats = stats.then(|| softmax_stats(row, logits.first().copied().unwrap_or(f32::NAN)));
+        Self { ids, logits, stats }
     }
 
     /// The best output and its lead over the second; 0 and NaN where no logit is a number.
@@ -36,7 +36,7 @@ impl Largest {
     pub fn is_finite(&self, k: usize) -> bool {
         self.ids.len() == k
             && self.logits.iter().all(|logit| logit.is_finite())
-            && self.spread.is_none_or(|spread| spread.entropy.is_finite())
+            && self.stats.is_none_or(|stats| stats.entropy.is_finite())
     }
 }
 
@@ -44,25 +44,23 @@ impl Largest {
 const LEAST: f32 = -87.0;
 
 impl Projection {
-    /// The `k` largest logits of each of some states `[n, d]`, or all where there are fewer; with `spreads` also their softmax,
+    /// The `k` largest logits of each of some states `[n, d]`, or all where there are fewer; with `stats` also their softmax,
     /// which costs an exponential for every logit. NaN is never among them. Where more logits are equal to the k-th than there is
     /// room for, the CPU takes the smallest outputs and an accelerator any.
-    pub fn largest(&self, states: Tensor<2>, k: usize, spreads: bool) -> Vec<Largest> {
+    pub fn largest(&self, states: Tensor<2>, k: usize, stats: bool) -> Vec<Largest> {
         let outputs = self.dims()[0];
         let k = k.min(outputs);
         match self {
-            Self::Packed(_) => {
-                self.logits(states).par_chunks(outputs).map(|row| Largest::of(row, k, spreads)).collect()
-            }
-            Self::Tensor(matrix) => on_device(states.matmul(matrix.as_ref().clone().transpose()), k, spreads),
+            Self::Packed(_) => self.logits(states).par_chunks(outputs).map(|row| Largest::of(row, k, stats)).collect(),
+            Self::Tensor(matrix) => on_device(states.matmul(matrix.as_ref().clone().transpose()), k, stats),
         }
     }
 }
 
 /// The same by tensor operations, from logits `[n, V]`.
-fn on_device(logits: Tensor<2>, k: usize, spreads: bool) -> Vec<Largest> {
+fn on_device(logits: Tensor<2>, k: usize, stats: bool) -> Vec<Largest> {
     let outputs = logits.dims()[1];
-    let spreads = spreads.then(|| {
+    let stats = stats.then(|| {
         let most = logits.clone().max_dim(1);
         let below = (logits.clone() - most.clone()).clamp_min(LEAST);
         let weights = below.clone().exp();
@@ -81,9 +79,9 @@ fn on_device(logits: Tensor<2>, k: usize, spreads: bool) -> Vec<Largest> {
             .map(|(value, id)| (*value, *id as u32))
             .collect();
         best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let spread = spreads.as_ref().map(|s| Spread { log_sum: s[2 * row], entropy: s[2 * row + 1] });
+        let stats = stats.as_ref().map(|s| SoftmaxStats { log_sum: s[2 * row], entropy: s[2 * row + 1] });
         let (logits, ids) = best.into_iter().unzip();
-        Largest { ids, logits, spread }
+        Largest { ids, logits, stats }
     };
     to_host(values).chunks(k).zip(ids.chunks(k)).enumerate().map(of_row).collect()
 }
@@ -119,9 +117,9 @@ mod tests {
                 assert!(found.is_finite(7) && !found.is_finite(8));
                 let sum: f64 = all.iter().map(|&x| f64::from(x).exp()).sum();
                 let entropy: f64 = all.iter().map(|&x| f64::from(x).exp() / sum).map(|p| -p * p.ln()).sum();
-                let spread = found.spread.unwrap();
-                assert!((f64::from(spread.log_sum) - sum.ln()).abs() < 1e-5, "{spread:?}");
-                assert!((f64::from(spread.entropy) - entropy).abs() < 1e-5, "{spread:?}");
+                let stats = found.stats.unwrap();
+                assert!((f64::from(stats.log_sum) - sum.ln()).abs() < 1e-5, "{stats:?}");
+                assert!((f64::from(stats.entropy) - entropy).abs() < 1e-5, "{stats:?}");
             }
         }
     }

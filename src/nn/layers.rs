@@ -57,8 +57,8 @@ impl Init {
     }
 
     /// A table of zeros.
-    pub fn zero_matrix(&mut self, types: usize, width: usize) -> Matrix {
-        Matrix { weight: Param::from_tensor(Tensor::zeros([types, width], &self.device)) }
+    pub fn zero_embedding(&mut self, types: usize, width: usize) -> Embedding {
+        Embedding { weight: Param::from_tensor(Tensor::zeros([types, width], &self.device)) }
     }
 
     /// A linear layer whose output is zero until it is trained.
@@ -117,7 +117,7 @@ impl Linear {
 
 /// A table of vectors: embedding, and unembedding where it is tied.
 #[derive(Module, Debug)]
-pub struct Matrix {
+pub struct Embedding {
     /// `[types, width]`
     pub weight: Param<Tensor<2>>,
 }

@@ -12,7 +12,7 @@ mod targets;
 pub use cross_entropy::{Unembedded, unembed};
 pub use frozen::{FrozenLoss, FrozenUnembedding};
 pub use largest::Largest;
-pub use layers::{Init, Linear, Matrix, Norm};
+pub use layers::{Embedding, Init, Linear, Norm};
 pub use parameters::{
     ParameterPath, ReadParameter, Values, collect_parameters, count_parameters, load_parameters, read_parameters,
 };

@@ -255,7 +255,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ),
     ("sets", "The data sets that the line is fitted to."),
     (
-        "lookup_trust",
+        "lookup_confidence",
         "By the length of the longest suffix (1, 2, 3 to 4, 5 to 8, at least 9 tokens) that occurs earlier in the text, and by \
          slot: over all positions of dev at which a block could begin, of those whose copied tokens are right in every slot \
          before, the share where it is so in this slot as well, both counts begun with one right of two.",
@@ -283,7 +283,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ("top_k", "k: the candidates kept per head in the lattice."),
     (
         "tuned",
-        "The settings chosen on dev by name: lm_scale; decay, by whose power each later slot counts less; temperature, by which scores are divided before they become probabilities; slot_tempering, by whose power of slot_temperatures head scores are divided where paths are compared; lookup, by which lookup_trust is multiplied, 0 where nothing is copied; top_k, the candidates per slot that are looked at; gate, the most that a candidate may be behind its slot's first, infinity where it is absent; and the shares of a sum's terms; empty where the variant did not beat plain bpd on dev and drafts as it does.",
+        "The settings chosen on dev by name: lm_scale; decay, by whose power each later slot counts less; temperature, by which scores are divided before they become probabilities; slot_tempering, by whose power of slot_temperatures head scores are divided where paths are compared; lookup, by which lookup_confidence is multiplied, 0 where nothing is copied; top_k, the candidates per slot that are looked at; gate, the most that a candidate may be behind its slot's first, infinity where it is absent; and the shares of a sum's terms; empty where the variant did not beat plain bpd on dev and drafts as it does.",
     ),
     (
         "tuning",

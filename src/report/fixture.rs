@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::evaluation::{Cost, Example, ExampleBlock, Examples, HeadQuality, Regression, calibration};
+use crate::evaluation::{Cost, Example, ExampleBlock, Examples, HeadQuality, Regression, reliability};
 
 use super::model::{
     BestPaths, BySteps, Dataset, Live, LiveVariant, Looping, OraclePoint, Report, SameStarts, StepPoint, TuningPoint,
@@ -56,7 +56,7 @@ fn dataset(name: &str) -> Dataset {
         top_k: 16,
         coverage: vec![1.0, 0.82, 0.71],
         slot_temperatures: vec![1.0, 1.12, 0.94],
-        lookup_trust: Default::default(),
+        lookup_confidence: Default::default(),
         heads: Vec::new(),
         h_max: None,
         autoregressive_cost: Some(cost(1.0, 0.0)),
@@ -92,7 +92,7 @@ fn example(document: &str, block_efficiency: f64, [accepted, rejected]: [&str; 2
 /// A head that is ever less sure, up to head 7, and never sure enough.
 fn head(head: u64) -> HeadQuality {
     let predicted = |i: u64| (((i * 13 + head) % 100) as f64 / 100.0, (i * 31) % 100 < 60 / head);
-    let calibration = calibration((0..200).map(predicted).collect());
+    let calibration = reliability((0..200).map(predicted).collect());
     let accuracy = (head > 1).then_some(0.8 / head as f64);
     HeadQuality {
         head,

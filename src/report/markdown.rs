@@ -103,7 +103,7 @@ pub(super) fn aligned_rows(cells: &[Vec<String>]) -> String {
     text
 }
 
-/// Names come from configs and may hold anything: keep them from opening tags, cells, code or emphasis.
+/// Names come from configs and may hold anything: keep them from context tags, cells, code or emphasis.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::timing::Timing;
+use crate::drafting::LookupConfidence;
 use crate::evaluation::{Cost, Examples, HeadQuality, Regression, h_max, regression};
-use crate::rescorer::Trust;
 
 /// The version that [`Report::new`] stamps. It rises whenever an older reader would misread a newer file.
 pub const SCHEMA_VERSION: u64 = 5;
@@ -62,8 +62,8 @@ pub struct Dataset {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slot_temperatures: Vec<f64>,
     /// On dev: how often a copied token is right; empty where none was copied.
-    #[serde(default, skip_serializing_if = "Trust::is_empty")]
-    pub lookup_trust: Trust,
+    #[serde(default, skip_serializing_if = "LookupConfidence::is_empty")]
+    pub lookup_confidence: LookupConfidence,
     /// From head 1, the backbone, on; empty in older reports.
     #[serde(default)]
     pub heads: Vec<HeadQuality>,

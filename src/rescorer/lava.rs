@@ -12,7 +12,7 @@ use burn::tensor::activation::{softmax, tanh};
 
 use super::host_tables::{TokenTable, log_probabilities, multiplied, packed, unit_row};
 use super::lattice_training::{Blocks, LatticeNetwork};
-use super::{BlockShape, Opening, Price, Rescorer, Scores, Table};
+use super::{BlockContext, BlockShape, Rescorer, RescoringCost, Scores, Table};
 use crate::backbone::Model;
 use crate::error::Result;
 use crate::kernels::{PackedMatrix, products};
@@ -52,8 +52,8 @@ impl LavaNetwork {
             right: init.linear(rank, rank, of_rank),
             hidden: init.linear(rank, d, of_width),
             score: init.zero_linear(rank, d),
-            slot_queries: init.zero_matrix(slots, rank).weight,
-            slot_biases: init.zero_matrix(slots, rank).weight,
+            slot_queries: init.zero_embedding(slots, rank).weight,
+            slot_biases: init.zero_embedding(slots, rank).weight,
             head_weights: init.vector(slots, 1.0),
         }
     }
@@ -148,7 +148,7 @@ impl Lava {
 }
 
 impl Rescorer for Lava {
-    fn scores<'a>(&'a self, _: &[u32], block: &Opening) -> Result<Scores<'a>> {
+    fn scores<'a>(&'a self, _: &[u32], block: &BlockContext) -> Result<Scores<'a>> {
         let (lattice, rank) = (block.lattice, self.rank);
         let hidden = unit_row(block.hidden);
         let (query, bias) = (multiplied(&self.query, &hidden), multiplied(&self.hidden, &hidden));
@@ -175,12 +175,12 @@ impl Rescorer for Lava {
     }
 
     /// Two maps of the hidden state; keys, values and scores of every candidate; three maps of every slot's view.
-    fn price(&self, block: &BlockShape) -> Price {
+    fn cost(&self, block: &BlockShape) -> RescoringCost {
         let weights = 4 * self.rank * (2 * self.query.inputs() + 3 * self.rank);
         let tables = self.keys.bytes() + self.values.bytes() + self.scores.bytes();
         let candidates = 3 * (block.slots - 1) * block.candidates;
         let products = 2 * self.query.inputs() + candidates + 3 * block.slots * self.rank;
-        Price {
+        RescoringCost {
             held_bytes: (weights + tables) as f64,
             read_bytes: weights as f64,
             kv_bytes: 0.0,

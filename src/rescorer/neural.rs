@@ -1,6 +1,6 @@
 //! A small decoder-only language model as a rescorer (arXiv 2404.09221): it reads the whole prefix.
 
-use super::{BlockShape, Opening, Price, Rescorer, Scores};
+use super::{BlockContext, BlockShape, Rescorer, RescoringCost, Scores};
 use crate::backbone::Model;
 use crate::config::Normalisation;
 use crate::error::Result;
@@ -14,13 +14,13 @@ pub struct NeuralRescorer {
 }
 
 impl Rescorer for NeuralRescorer {
-    fn scores<'a>(&'a self, _: &[u32], _: &Opening) -> Result<Scores<'a>> {
+    fn scores<'a>(&'a self, _: &[u32], _: &BlockContext) -> Result<Scores<'a>> {
         Ok(Scores::Language(self))
     }
 
     /// Committed tokens are fed at once; then, slot by slot, the newest token of every prefix kept. Logits are those of the
     /// candidates, or where prefixes are compared by their probability over the vocabulary, of all tokens.
-    fn price(&self, block: &BlockShape) -> Price {
+    fn cost(&self, block: &BlockShape) -> RescoringCost {
         let config = self.model.config();
         let forwards = block.slots as f64;
         let kept = block.prefixes.min(block.candidates);
@@ -32,7 +32,7 @@ impl Rescorer for NeuralRescorer {
         let embedding = if config.tie_word_embeddings { 0 } else { unembedding };
         let bytes = |weights: usize| (weights * self.model.weight_bytes()) as f64;
         let unembedded = if over_vocabulary { bytes(unembedding) * (forwards - 1.0) } else { 0.0 };
-        Price {
+        RescoringCost {
             held_bytes: bytes(layers + unembedding + embedding),
             read_bytes: bytes(layers) * forwards + unembedded,
             kv_bytes: (config.cached_numbers(block.context) * self.model.state_bytes()) as f64 * forwards,

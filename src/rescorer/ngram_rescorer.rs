@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ngram::{Listing, Model, Rows, State, Vocabulary};
-use super::{BlockShape, Opening, Price, Rescorer, Scores};
+use super::{BlockContext, BlockShape, Rescorer, RescoringCost, Scores};
 use crate::backbone::Backbone;
 use crate::error::Result;
 use crate::lattice::{Lattice, PathScorer, SlotScorer};
+use crate::ngram::{Listing, Model, Rows, State, Vocabulary};
 
 impl PathScorer for Model {
     type State = State;
@@ -47,13 +47,13 @@ impl SlotScorer for LatticeRows<'_> {
 pub struct NgramRescorer(pub Model);
 
 impl Rescorer for NgramRescorer {
-    fn scores<'a>(&'a self, text: &[u32], block: &Opening) -> Result<Scores<'a>> {
+    fn scores<'a>(&'a self, text: &[u32], block: &BlockContext) -> Result<Scores<'a>> {
         Ok(Scores::Ngram(&self.0, self.0.state_of(&text[..block.start], true)))
     }
 
     /// Its scores are looked up.
-    fn price(&self, _: &BlockShape) -> Price {
-        Price { held_bytes: self.0.bytes() as f64, ..Price::default() }
+    fn cost(&self, _: &BlockShape) -> RescoringCost {
+        RescoringCost { held_bytes: self.0.bytes() as f64, ..RescoringCost::default() }
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a rescorer says of one block, and the weighted sum of several.
 
 use super::NeuralRescorer;
-use super::ngram::{Model, State};
 use super::ngram_rescorer::LatticeRows;
 use crate::config::MOST_NGRAMS;
 use crate::error::{Result, bail};
 use crate::lattice::{Lattice, PathScorer, SlotScorer};
+use crate::ngram::{Model, State};
 
 /// A rescorer's view of one block.
 pub enum Scores<'a> {
@@ -88,7 +88,7 @@ impl Table {
 }
 
 /// A weighted sum of finite-state scores.
-pub(super) struct Sum<'a> {
+pub struct Sum<'a> {
     lattice: &'a Lattice,
     table: Option<Table>,
     /// With their shares.
@@ -98,7 +98,7 @@ pub(super) struct Sum<'a> {
 
 /// What a sum remembers of a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct SumState {
+pub struct SumState {
     /// Tokens in the prefix.
     slot: u16,
     /// Place of the last token in its slot, where the next scores depend on it.

@@ -6,13 +6,11 @@ use burn::tensor::{Device, Tensor};
 use super::host_tables::log_probabilities;
 use super::scores::Sum;
 use super::{
-    BlockShape, Blocks, Drafter, Drafts, LatticeNetwork, Lava, LavaNetwork, NeuralRescorer, Opening, Price, Rescorer,
-    Rescoring, Scores, Selection, Settings, Table, Transition, TransitionNetwork,
+    BlockContext, Blocks, LatticeNetwork, Lava, LavaNetwork, Rescorer, Scores, Table, Transition, TransitionNetwork,
 };
-use crate::backbone::{Model, ModelConfig, Span, Transformer};
-use crate::config::{LanguageModelConfig, LatticeLoss, Normalisation, StorageType};
-use crate::error::Result;
-use crate::lattice::{Lattice, PathScorer, SlotScorer, Weighting, p_best};
+use crate::backbone::{Model, ModelConfig, Transformer};
+use crate::config::{LanguageModelConfig, LatticeLoss, StorageType};
+use crate::lattice::{Lattice, PathScorer, SlotScorer};
 use crate::nn::{Init, from_host, indices, to_host};
 
 const VOCABULARY: usize = 40;
@@ -85,8 +83,8 @@ fn by_the_network(
 fn assert_agrees(network: &impl LatticeNetwork, fitted: &dyn Rescorer, model: &Model) {
     for shift in 0..5 {
         let (lattice, hidden) = (lattice(shift), hidden(shift as usize));
-        let opening = Opening { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
-        let Scores::Table(table) = fitted.scores(&[], &opening).unwrap() else { panic!("a table") };
+        let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
+        let Scores::Table(table) = fitted.scores(&[], &context).unwrap() else { panic!("a table") };
         let (sum, _) = Sum::new(&lattice, vec![(1.0, Scores::Table(table))]);
         // Along every path the walk's scores are the network's.
         for choice in 0..81usize {
@@ -127,8 +125,8 @@ fn pairs_are_the_scores_behind_every_candidate() {
     let blocks = block_of(&model, &lattice, &lattice.top1(), &hidden);
     let pairs = to_host(network.pairs(&blocks).unwrap());
     let fitted = Transition::new(&network, &model, LatticeLoss::Crf);
-    let opening = Opening { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
-    let Scores::Table(table) = fitted.scores(&[], &opening).unwrap() else { panic!("a table") };
+    let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
+    let Scores::Table(table) = fitted.scores(&[], &context).unwrap() else { panic!("a table") };
     let (sum, _) = Sum::new(&lattice, vec![(1.0, Scores::Table(table))]);
     for slot in 2..5 {
         let mut shifts = Vec::new();
@@ -205,101 +203,4 @@ fn scores_that_are_not_numbers_are_refused_and_positive_ones_shifted() {
     let shifted = Table::new(&lattice, |slot| vec![3.0 + slot as f64; lattice.width(slot)]).unwrap();
     let nothing = Table::new(&lattice, |slot| vec![0.0; lattice.width(slot)]).unwrap();
     assert_eq!(shifted, nothing);
-}
-
-/// Scores made up from the tokens and, to see what it reads, from their head scores.
-struct Reading;
-
-impl Rescorer for Reading {
-    fn scores<'a>(&'a self, _: &[u32], block: &Opening) -> Result<Scores<'a>> {
-        let of_slot = |slot: usize| {
-            let candidates = block.lattice.ids(slot).iter().zip(block.lattice.scores(slot));
-            candidates.map(|(&id, &score)| -f64::from(id * 13 % 7) / 4.0 - f64::from(score.abs())).collect()
-        };
-        Table::new(block.lattice, of_slot).map(Scores::Table)
-    }
-
-    fn price(&self, _: &BlockShape) -> Price {
-        Price::default()
-    }
-}
-
-#[test]
-fn tempering_divides_what_paths_are_compared_by_and_not_what_rescorers_read() {
-    let (lattice, temperatures) = (lattice(3), vec![1.0, 4.0, 0.25, 2.0, 0.5]);
-    let divided = lattice.tempered(&temperatures);
-    let opening = Opening { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &[] };
-    let Scores::Table(table) = Reading.scores(&[], &opening).unwrap() else { panic!("a table") };
-    let (sum, _) = Sum::new(&lattice, vec![(1.0, Scores::Table(table))]);
-    let expected: Drafts = p_best(&divided, &sum, sum.start(), Weighting::from(0.5), 4).into();
-    let settings = |tempering| Settings {
-        weighting: Weighting::from(0.5),
-        slot_temperatures: temperatures.clone(),
-        tempering,
-        shares: vec![1.0],
-        ..Settings::new(3, Vec::new(), 1.0)
-    };
-    let drafts = |tempering| {
-        let (rescorers, selection): (Vec<&dyn Rescorer>, _) = (vec![&Reading], Selection::Paths(4));
-        let rescoring = Rescoring { rescorers, selection, include_top1: false, settings: settings(tempering) };
-        rescoring.session().drafts(&[], &[opening]).unwrap().remove(0)
-    };
-    assert_eq!(drafts(1.0), expected);
-    assert_ne!(drafts(0.0).paths, expected.paths);
-}
-
-/// Log-probabilities of the next token by one whole forward.
-fn log_softmax_after(model: &Model, text: &[u32]) -> Vec<f64> {
-    let hidden = model.hidden(&[Span::chain(text)], None).narrow(0, text.len() - 1, 1);
-    log_probabilities(model.logits(hidden).into_iter())
-}
-
-#[test]
-fn local_search_is_greedy_or_a_beam_by_definition() {
-    let rescorer = NeuralRescorer { model: model(8), normalise: Normalisation::Vocabulary };
-    let text: Vec<u32> = (0..20).map(|at| (at * 11 + 3) % VOCABULARY as u32).collect();
-    let lattices: Vec<Lattice> = (0..3).map(|at| lattice(at * 5)).collect();
-    let starts = [0, 6, 20];
-    let hidden = hidden(0);
-    let openings: Vec<Opening> = starts
-        .iter()
-        .zip(&lattices)
-        .map(|(&start, lattice)| Opening { start, slots: lattice.slots(), lattice, hidden: &hidden })
-        .collect();
-    for (width, decay, scale) in [(1, 1.0, 0.6), (1, 0.8, 1.0), (4, 1.0, 0.6), (4, 0.8, 0.3), (9, 1.0, 1.0)] {
-        let mut settings = Settings::new(3, vec![], 1.0);
-        settings.weighting = Weighting { scale, decay };
-        settings.shares = vec![1.0];
-        let rescoring =
-            Rescoring { rescorers: vec![&rescorer], selection: Selection::Paths(width), include_top1: false, settings };
-        let together = rescoring.session().drafts(&text, &openings).unwrap();
-        for ((&start, lattice), drafts) in starts.iter().zip(&lattices).zip(&together) {
-            let mut beam = vec![(0.0, vec![lattice.ids(0)[0]])];
-            let mut margin = f64::INFINITY;
-            for slot in 1..lattice.slots() {
-                let mut longer = Vec::new();
-                for (score, prefix) in &beam {
-                    let after = log_softmax_after(&rescorer.model, &[&text[..start], prefix].concat());
-                    for (&id, &head) in lattice.ids(slot).iter().zip(lattice.scores(slot)) {
-                        let one = (1.0 - scale) * f64::from(head) + scale * after[id as usize];
-                        longer.push((score + decay.powi(slot as i32) * one, [&prefix[..], &[id]].concat()));
-                    }
-                }
-                longer.sort_by(|a, b| b.0.total_cmp(&a.0));
-                if longer.len() > width {
-                    margin = f64::min(margin, longer[width - 1].0 - longer[width].0);
-                }
-                longer.truncate(width);
-                beam = longer;
-            }
-            let paths: Vec<Vec<u32>> = beam.into_iter().map(|(_, path)| path).collect();
-            assert_eq!(drafts.paths, paths, "start {start}, width {width}");
-            assert!((drafts.margin - margin).abs() < 1e-4, "{} {margin}", drafts.margin);
-        }
-        // One block at a time, as live decoding asks, gives the same.
-        let mut session = rescoring.session();
-        for (opening, drafts) in openings.iter().zip(together) {
-            assert_eq!(session.drafts(&text[..opening.start], &[*opening]).unwrap()[0].paths, drafts.paths);
-        }
-    }
 }

@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 
 use super::host_tables::{TokenTable, log_probabilities, multiplied, packed, unit_row};
 use super::lattice_training::{Blocks, LatticeNetwork};
-use super::{BlockShape, Opening, Price, Rescorer, Scores, Table};
+use super::{BlockContext, BlockShape, Rescorer, RescoringCost, Scores, Table};
 use crate::backbone::Model;
 use crate::config::LatticeLoss;
 use crate::error::Result;
@@ -39,7 +39,7 @@ impl TransitionNetwork {
             before: init.linear(rank, d, deviation),
             after: init.zero_linear(rank, d),
             gate: init.zero_linear(rank, d),
-            slot_gates: init.zero_matrix(slots, rank).weight,
+            slot_gates: init.zero_embedding(slots, rank).weight,
             head_weights: init.vector(slots, 1.0),
         }
     }
@@ -112,7 +112,7 @@ impl Transition {
 }
 
 impl Rescorer for Transition {
-    fn scores<'a>(&'a self, _: &[u32], block: &Opening) -> Result<Scores<'a>> {
+    fn scores<'a>(&'a self, _: &[u32], block: &BlockContext) -> Result<Scores<'a>> {
         let lattice = block.lattice;
         let gate = multiplied(&self.gate, &unit_row(block.hidden));
         let of_slot = |slot: usize| {
@@ -141,11 +141,11 @@ impl Rescorer for Transition {
     }
 
     /// The gate once; then every pair of neighbouring candidates, the first slot of them behind the pinned token alone.
-    fn price(&self, block: &BlockShape) -> Price {
+    fn cost(&self, block: &BlockShape) -> RescoringCost {
         let (k, slots) = (block.candidates, block.slots);
         let pairs = if slots < 2 { 0 } else { k + (slots - 2) * k * k };
         let gate = self.gate.inputs() * self.rank;
-        Price {
+        RescoringCost {
             held_bytes: (self.before.bytes() + self.after.bytes() + 4 * gate) as f64,
             read_bytes: (4 * gate) as f64,
             kv_bytes: 0.0,

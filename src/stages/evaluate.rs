@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::ways::{Way, all_ways, ways};
 use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
 use crate::config::{Config, EvaluationConfig, RescorerConfig};
+use crate::drafting::{Drafter, LookupConfidence, Settings};
 use crate::error::{Error, Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
@@ -30,7 +31,6 @@ use crate::report::{
     self, BestPaths, Dataset, DocumentSet, Documents, Looping, ORACLE, OraclePoint, Report, SCHEMA_VERSION, Timing,
     TuningPoint, Variant, VariantTiming, read,
 };
-use crate::rescorer::{Drafter, Settings, Trust};
 
 /// Evaluates unless that is done; gives the report and writes it to `report/`.
 pub fn evaluate(
@@ -189,7 +189,7 @@ impl Evaluation<'_> {
         }
         if !options.lookup.is_empty() {
             let texts = dev.texts.iter().map(|text| (&text.tokens[..], text.prompt));
-            start.trust = Trust::measured(texts, self.heads.heads.count() + 1);
+            start.confidence = LookupConfidence::measured(texts, self.heads.heads.count() + 1);
         }
         let mut set = Dataset {
             name: name.to_owned(),
@@ -198,9 +198,9 @@ impl Evaluation<'_> {
             decoded_tokens: test.texts.iter().map(|t| t.continuation().len() as u64).sum(),
             block_size: self.heads.heads.count() as u64 + 1,
             top_k: options.top_k as u64,
-            coverage: start.belief.coverage.clone(),
+            coverage: start.calibration.coverage.clone(),
             slot_temperatures: start.slot_temperatures.clone(),
-            lookup_trust: start.trust.clone(),
+            lookup_confidence: start.confidence.clone(),
             heads: Vec::new(),
             h_max: None,
             autoregressive_cost: None,

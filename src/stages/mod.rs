@@ -5,7 +5,6 @@
 
 mod candidates;
 mod evaluate;
-mod language_model;
 mod opened;
 mod other_heads;
 mod outline;

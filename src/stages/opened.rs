@@ -11,12 +11,12 @@ use super::ways::{Way, ways};
 use super::workspace::load_backbone;
 use crate::backbone::Backbone;
 use crate::config::{self, Config, Overrides};
+use crate::drafting::{Drafter, Selection, Settings};
 use crate::error::{Error, Result, bail};
 use crate::evaluation::Coordinate;
 use crate::heads::{FrozenHeads, load_heads};
 use crate::lattice::Weighting;
 use crate::report::{self, Dataset, Report};
-use crate::rescorer::{Drafter, Selection, Settings};
 use crate::text::ChatTemplate;
 
 /// A run's backbone, heads, rescorers and the settings that were chosen.
@@ -130,8 +130,8 @@ impl OpenedDrafter<'_> {
     }
 
     /// It with trees as large as pays, by the seconds of a block by its nodes (from 1); what drafts no trees is as it was.
-    pub fn priced(self, seconds: Vec<f64>) -> Self {
-        Self { way: self.way.with_trees(Selection::PricedTree(seconds)), ..self }
+    pub fn timed(self, seconds: Vec<f64>) -> Self {
+        Self { way: self.way.with_trees(Selection::TimedTree(seconds)), ..self }
     }
 
     /// It, ready to draft.
@@ -141,8 +141,8 @@ impl OpenedDrafter<'_> {
 }
 
 fn untuned(set: &Dataset, config: &Config) -> Settings {
-    let (slot_temperatures, trust) = (set.slot_temperatures.clone(), set.lookup_trust.clone());
-    Settings { slot_temperatures, trust, ..Settings::new(config.evaluation.top_k, set.coverage.clone(), 1.0) }
+    let (slot_temperatures, confidence) = (set.slot_temperatures.clone(), set.lookup_confidence.clone());
+    Settings { slot_temperatures, confidence, ..Settings::new(config.evaluation.top_k, set.coverage.clone(), 1.0) }
 }
 
 /// The settings in a report; none where nothing was tuned.

@@ -1,5 +1,5 @@
 //! What a run is made of, known before anything is made: that is how cells of an ablation share stages, how what is left is
-//! counted, and how a finished cell is told without opening anything of it.
+//! counted, and how a finished cell is told without context anything of it.
 
 use std::path::PathBuf;
 

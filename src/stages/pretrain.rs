@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::language_model::LanguageModelling;
 use super::workspace::read_corpora;
 use crate::backbone::{ModelConfig, Transformer, save_model};
 use crate::config::{Config, PretrainConfig, StorageType};
@@ -13,8 +12,9 @@ use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{Init, count_parameters};
 use crate::progress;
+use crate::rescorer::LanguageModelling;
 use crate::text::{Document, END_OF_TEXT, Split, Tokenizer};
-use crate::training::{Place, train};
+use crate::training::{TrainingContext, train};
 
 /// Dev documents that the loss is watched on while training; the final figures use all of them.
 const WATCHED: usize = 48;
@@ -107,7 +107,7 @@ fn fit(
     let key = files::hash_json(&(options, config.seed, tokenizer.hash(), &train_text, &watched));
     let task =
         LanguageModelling::new(train_text, watched, options.model.context, options.documents_per_step, config.seed)?;
-    let place = Place { folder: run, key: &key, title: "pretrain", keep_checkpoints: false };
+    let place = TrainingContext { folder: run, key: &key, title: "pretrain", keep_checkpoints: false };
     let model = train(model, &task, &[], &options.training, &place)?;
     Ok(burn::module::Module::valid(&model))
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::progress;
 use crate::text::{Document, Split};
-use crate::traces::{self, Estimate, Plan, Sampling, Trace};
+use crate::traces::{self, Estimate, Sampling, Trace, TracePlan};
 
 /// The traces of a run.
 pub struct Traces {
@@ -168,7 +168,7 @@ pub fn estimate_traces(workspace: &Workspace) -> Result<TracesEstimate> {
         if workspace.is_finished(&job.folder, &job.key) {
             finished.push(job.name);
         } else {
-            let estimate = |plan: &Plan| Estimate::new(&workspace.backbone, plan, &job.folder, true);
+            let estimate = |plan: &TracePlan| Estimate::new(&workspace.backbone, plan, &job.folder, true);
             traces.push(NamedEstimate { estimate: job.with_plan(workspace, estimate)?, name: job.name });
         }
     }
@@ -243,9 +243,9 @@ impl<'a> Job<'a> {
         Stage { name: &self.place, key: &self.key, title: &self.title }
     }
 
-    fn with_plan<R>(&self, workspace: &Workspace, work: impl FnOnce(&Plan) -> R) -> R {
+    fn with_plan<R>(&self, workspace: &Workspace, work: impl FnOnce(&TracePlan) -> R) -> R {
         let options = &workspace.config.traces;
-        work(&Plan {
+        work(&TracePlan {
             title: &self.title,
             key: &workspace.stamped(&self.key),
             documents: self.documents.len(),

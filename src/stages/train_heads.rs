@@ -15,7 +15,7 @@ use crate::heads::{FrozenHeads, HeadTraining, Heads, TrainingText, load_heads, l
 use crate::nn::{Init, count_parameters};
 use crate::progress;
 use crate::report::write_training;
-use crate::training::{Place, Replica, train};
+use crate::training::{Replica, TrainingContext, train};
 
 /// What the page of their training is called.
 const TITLE: &str = "Training of the heads";
@@ -56,7 +56,7 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
         }
         let task = task(model)?;
         progress::say(format!("{title}: {count} heads, {} parameters, {}", count_parameters(&heads), task.words()));
-        let place = Place { folder, key: &key, title, keep_checkpoints: config.heads.keep_checkpoints };
+        let place = TrainingContext { folder, key: &key, title, keep_checkpoints: config.heads.keep_checkpoints };
         let trained = train(heads, &task, &replicas, &options.training, &place);
         // What an interrupted training learnt so far can be looked at as well.
         if folder.join("metrics.jsonl").exists() {

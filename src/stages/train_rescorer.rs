@@ -6,7 +6,6 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 
-use super::language_model::LanguageModelling;
 use super::pretrain::whole_text;
 use super::workspace::Stage;
 use super::{CorpusTrace, Traces, TrainedHeads, Workspace, candidates};
@@ -15,15 +14,15 @@ use crate::config::{Config, LatticeRescorerConfig, NeuralConfig, NgramConfig, Re
 use crate::error::{Result, bail};
 use crate::files;
 use crate::heads::StoredCandidates;
+use crate::ngram::{self, Counter, Ending, Memory, estimate};
 use crate::nn::{Init, count_parameters};
 use crate::progress::{self, Progress};
-use crate::rescorer::ngram::{self, Counter, Ending, Memory, estimate};
 use crate::rescorer::{
-    LatticeNetwork, LatticeTraining, Lava, LavaNetwork, NetworkShape, NeuralRescorer, Recorded, Rescorer, Transition,
-    TransitionNetwork, load_network, load_ngram, ngram_vocabulary, save_network, save_ngram,
+    LanguageModelling, LatticeNetwork, LatticeTraining, Lava, LavaNetwork, NetworkShape, NeuralRescorer, Recorded,
+    Rescorer, Transition, TransitionNetwork, load_network, load_ngram, ngram_vocabulary, save_network, save_ngram,
 };
 use crate::text::Split;
-use crate::training::{Place, train};
+use crate::training::{TrainingContext, train};
 
 /// A fitted rescorer.
 pub struct FittedRescorer {
@@ -65,7 +64,7 @@ pub fn train_rescorers(
         }
         let stage = Stage { name: &place, key: &key, title: &title };
         let folder = workspace.stage(&stage, |folder| {
-            let place = Place { folder, key: &key, title: &title, keep_checkpoints: false };
+            let place = TrainingContext { folder, key: &key, title: &title, keep_checkpoints: false };
             let lattices =
                 || LatticeFitting { workspace, traces, heads: heads.expect("as above"), kind: config.kind() };
             match config {
@@ -153,7 +152,7 @@ impl LatticeFitting<'_> {
         &self,
         new: impl Fn(usize, usize, usize, &mut Init) -> N,
         options: &LatticeRescorerConfig,
-        place: &Place,
+        place: &TrainingContext,
     ) -> Result<()> {
         let Self { workspace, traces, heads, kind } = self;
         let (backbone, slots, rank) = (&workspace.backbone, heads.heads.count(), options.rank);
@@ -235,7 +234,12 @@ fn count(workspace: &Workspace, traces: &Traces, options: &NgramConfig, folder: 
     Ok(())
 }
 
-fn fit_language_model(workspace: &Workspace, traces: &Traces, options: &NeuralConfig, place: &Place) -> Result<()> {
+fn fit_language_model(
+    workspace: &Workspace,
+    traces: &Traces,
+    options: &NeuralConfig,
+    place: &TrainingContext,
+) -> Result<()> {
     let title = place.title;
     let seed = workspace.config.seed;
     let tokens = |traces: &[CorpusTrace], split| -> Result<Vec<Vec<u32>>> {

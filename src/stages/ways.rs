@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::config::{Config, EvaluationConfig, RescorerConfig};
+use crate::drafting::{Bpd, Drafter, PromptLookup, Rescoring, Selection, Settings};
 use crate::evaluation::{self, Axis, Coordinate};
 use crate::heads::FrozenHeads;
 use crate::lattice::Weighting;
-use crate::rescorer::{Bpd, Drafter, PromptLookup, Rescorer, Rescoring, Selection, Settings};
+use crate::rescorer::Rescorer;
 use crate::stages::FittedRescorer;
 
 /// A variant before its settings are chosen.
@@ -126,7 +127,7 @@ impl Way<'_> {
         match self.drafting {
             Drafting::Search(Selection::Paths(p)) => p,
             Drafting::Search(Selection::ExpectedTree(nodes)) => nodes,
-            Drafting::Search(Selection::PricedTree(ref seconds)) => seconds.len(),
+            Drafting::Search(Selection::TimedTree(ref seconds)) => seconds.len(),
             Drafting::Plain | Drafting::Lookup | Drafting::Search(Selection::ExpectedPath) => 1,
         }
     }
@@ -173,7 +174,7 @@ impl Way<'_> {
         }
         if self.copies {
             // From none on, and last: so that they come on top of what the variant without them has found.
-            axes.push(axis(Coordinate::Copying, "lookup", [&[0.0], &options.lookup[..]].concat()));
+            axes.push(axis(Coordinate::LookupScale, "lookup", [&[0.0], &options.lookup[..]].concat()));
         }
         axes
     }
@@ -232,11 +233,11 @@ pub(super) fn all_ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedR
         }
     }
     let ways = single.into_iter().chain(several);
-    let copying = |way: Way<'a>| {
-        let copying = way.expects() && !options.lookup.is_empty();
+    let lookup_scale = |way: Way<'a>| {
+        let lookup_scale = way.expects() && !options.lookup.is_empty();
         let name = format!("{}{COPIES}", way.name);
-        let second = copying.then(|| Way { name, copies: true, ..way.clone() });
+        let second = lookup_scale.then(|| Way { name, copies: true, ..way.clone() });
         std::iter::once(way).chain(second)
     };
-    ways.flat_map(copying).collect()
+    ways.flat_map(lookup_scale).collect()
 }

@@ -7,7 +7,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::make::{continuations, teacher_forced};
-use super::plan::{Item, Plan};
+use super::plan::{Item, TracePlan};
 use super::{TraceDocument, documents_done};
 use crate::backbone::{Backbone, generate};
 use crate::config::TraceText;
@@ -51,7 +51,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// Of making the trace in `folder`; `timed` computes the beginning of one batch.
-    pub fn new(backbone: &Backbone, plan: &Plan, folder: &Path, timed: bool) -> Result<Self> {
+    pub fn new(backbone: &Backbone, plan: &TracePlan, folder: &Path, timed: bool) -> Result<Self> {
         let every = plan.documents.div_ceil(SAMPLE).max(1);
         let read = (0..plan.documents).step_by(every);
         let share = plan.documents as f64 / read.len().max(1) as f64;
@@ -109,7 +109,7 @@ const READ: usize = 512;
 
 /// Seconds for each document of a batch of middling length: the beginnings of its prompts are continued by a few tokens, and
 /// some of its text is read. That contexts get longer is left out.
-fn seconds_a_document(backbone: &Backbone, plan: &Plan, mut items: Vec<Item>) -> f64 {
+fn seconds_a_document(backbone: &Backbone, plan: &TracePlan, mut items: Vec<Item>) -> f64 {
     items.sort_by_key(|item| plan.most(item));
     let size = plan.batch.min(items.len());
     let first = (items.len() - size) / 2;

@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
 use super::likely::{Likely, LikelyTokens};
+use crate::backbone::BackboneIdentity;
 use crate::config::{StorageType, TraceText};
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -18,15 +19,6 @@ compile_error!("traces are mapped as they lie on the disk, little-endian");
 
 /// Version of the layout.
 const SCHEMA: u32 = 2;
-
-/// What a trace belongs to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// [`crate::backbone::Backbone::hash`]
-    pub backbone: String,
-    /// [`crate::text::Tokenizer::hash`]
-    pub tokenizer: String,
-}
 
 /// One traced document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +53,7 @@ impl TraceDocument {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
     schema_version: u32,
-    identity: Identity,
+    identity: BackboneIdentity,
     /// What follows the prompts.
     text: TraceText,
     width: usize,
@@ -84,7 +76,7 @@ struct Documents {
 }
 
 impl Header {
-    pub fn new(identity: Identity, text: TraceText, width: usize, dtype: Option<StorageType>) -> Self {
+    pub fn new(identity: BackboneIdentity, text: TraceText, width: usize, dtype: Option<StorageType>) -> Self {
         Self { schema_version: SCHEMA, identity, text, width, dtype }
     }
 
@@ -113,7 +105,7 @@ impl Trace {
     ///
     /// # Errors
     /// A file missing or of the wrong size; another backbone or tokenizer than `expected`; a newer layout.
-    pub fn open(folder: &Path, expected: &Identity) -> Result<Self> {
+    pub fn open(folder: &Path, expected: &BackboneIdentity) -> Result<Self> {
         let trace = Self::open_any(folder)?;
         let found = &trace.header.identity;
         trace.require(folder, "tokenizer", &found.tokenizer, &expected.tokenizer)?;
@@ -272,8 +264,8 @@ pub(super) fn map(folder: &Path, name: &str, size: u64) -> Result<Option<Mmap>> 
 mod tests {
     use super::*;
 
-    fn identity(backbone: &str) -> Identity {
-        Identity { backbone: backbone.into(), tokenizer: "t".into() }
+    fn identity(backbone: &str) -> BackboneIdentity {
+        BackboneIdentity { backbone: backbone.into(), tokenizer: "t".into() }
     }
 
     /// Two documents, the second one first in the files.

@@ -3,22 +3,15 @@
 
 use std::path::Path;
 
+use super::TracePlan;
 use super::estimate::FreeSpace;
 use super::partial::{Partial, Traced, discard};
 use super::plan::Item;
-use super::{Identity, Plan};
 use crate::backbone::{Backbone, Span, generate, sample};
 use crate::config::TraceText;
 use crate::error::{Error, Result, bail};
 use crate::nn::to_host;
 use crate::progress::{self, Progress};
-
-impl Backbone {
-    /// What traces of this backbone are bound to.
-    pub fn identity(&self) -> Identity {
-        Identity { backbone: self.hash.clone(), tokenizer: self.tokenizer.hash().to_owned() }
-    }
-}
 
 /// Writes the trace into `folder`, going on with what an earlier process finished of it. `mark` puts into it, just before
 /// it takes its place, what says that it is whole.
@@ -30,7 +23,7 @@ impl Backbone {
 /// A disk that will not hold the next batch, which is found before it is computed; Ctrl-C. Both keep what is finished.
 pub fn make(
     backbone: &Backbone,
-    plan: &Plan,
+    plan: &TracePlan,
     folder: &Path,
     free: FreeSpace,
     mark: impl FnOnce(&Path) -> Result<()>,
@@ -85,7 +78,7 @@ fn stop_if_interrupted(partial: &Partial) -> Result<()> {
 }
 
 /// What follows the prompts of a batch: `max_new` tokens each, at most.
-pub(super) fn continuations(backbone: &Backbone, plan: &Plan, batch: &[Item], max_new: usize) -> Vec<Vec<u32>> {
+pub(super) fn continuations(backbone: &Backbone, plan: &TracePlan, batch: &[Item], max_new: usize) -> Vec<Vec<u32>> {
     let prompts: Vec<&[u32]> = batch.iter().map(|item| item.prompt.as_slice()).collect();
     match plan.text {
         TraceText::Greedy => generate(backbone, &prompts, max_new),
@@ -98,7 +91,7 @@ pub(super) fn continuations(backbone: &Backbone, plan: &Plan, batch: &[Item], ma
 }
 
 /// The texts of a batch with their hidden states.
-fn compute(backbone: &Backbone, plan: &Plan, batch: &[Item]) -> Vec<Traced> {
+fn compute(backbone: &Backbone, plan: &TracePlan, batch: &[Item]) -> Vec<Traced> {
     let continuations = continuations(backbone, plan, batch, plan.max_new);
     let texts = batch.iter().zip(&continuations).map(|(item, new)| [item.prompt.as_slice(), new].concat());
     let texts: Vec<Vec<u32>> = texts.collect();

@@ -16,8 +16,8 @@ mod partial;
 mod plan;
 
 pub use estimate::{Estimate, FreeSpace, free_space};
-pub use format::{Identity, Trace, TraceDocument};
+pub use format::{Trace, TraceDocument};
 pub use likely::{Likely, with_likely};
 pub use make::make;
 pub use partial::{discard, documents_done};
-pub use plan::{Plan, Sampling};
+pub use plan::{Sampling, TracePlan};

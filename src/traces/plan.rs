@@ -15,7 +15,7 @@ use crate::text::Document;
 const WINDOW: usize = 64;
 
 /// What to trace, and how.
-pub struct Plan<'a> {
+pub struct TracePlan<'a> {
     /// Shown while it runs.
     pub title: &'a str,
     /// Hash of everything the trace depends on: only what was made under the same one is gone on with.
@@ -83,7 +83,7 @@ impl Item {
     }
 }
 
-impl Plan<'_> {
+impl TracePlan<'_> {
     pub(super) fn header(&self, backbone: &Backbone) -> Header {
         Header::new(backbone.identity(), self.text, backbone.model.config().hidden_size, self.dtype)
     }
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn windows_are_the_same_wherever_one_goes_on() {
         let read = |_| unreachable!("windows read nothing");
-        let plan = Plan {
+        let plan = TracePlan {
             title: "",
             key: "",
             documents: 1000,

@@ -62,7 +62,7 @@ impl State {
     }
 }
 
-/// The checkpoints that a training with [`Place::keep_checkpoints`](super::Place) left.
+/// The checkpoints that a training with [`TrainingContext::keep_checkpoints`](super::TrainingContext) left.
 pub struct KeptCheckpoints {
     /// The step that dev chose.
     pub best: usize,

@@ -11,5 +11,5 @@ mod tests;
 pub use adamw::AdamW;
 pub use average::Average;
 pub use checkpoint::KeptCheckpoints;
-pub use run::{Batch, Evaluated, Place, Replica, Task, train};
-pub use schedule::{Schedule, Stage};
+pub use run::{Batch, Evaluated, Replica, Task, TrainingContext, train};
+pub use schedule::{Schedule, SchedulePhase};

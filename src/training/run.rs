@@ -57,7 +57,7 @@ pub trait Task<M> {
 }
 
 /// Where a training lives and what identifies it.
-pub struct Place<'a> {
+pub struct TrainingContext<'a> {
     /// Holds `checkpoints/`, `metrics.jsonl` and `timings.jsonl`.
     pub folder: &'a Path,
     /// Hash of everything the result depends on; a checkpoint of another key is not resumed but replaced.
@@ -87,7 +87,7 @@ pub fn train<M, T>(
     task: &T,
     replicas: &[Replica<T>],
     options: &OptimizationConfig,
-    place: &Place,
+    place: &TrainingContext,
 ) -> Result<M>
 where
     M: Module,
@@ -255,7 +255,7 @@ fn side_by_side<R: Send>(work: Vec<impl FnOnce() -> R + Send>) -> Vec<R> {
 }
 
 /// Leaves step, batch and model behind for whoever looks for the cause, and says so.
-fn diverged<M: Module>(culprit: &Value, model: &M, place: &Place) -> Result<Error> {
+fn diverged<M: Module>(culprit: &Value, model: &M, place: &TrainingContext) -> Result<Error> {
     let (file, parameters) = (place.folder.join("diverged.json"), place.folder.join("diverged.safetensors"));
     files::write_json(&file, culprit)?;
     parameters_to_safetensors(&parameters, &collect_parameters(model), StorageType::Float32)?;

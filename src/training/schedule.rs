@@ -4,7 +4,7 @@ use crate::config::OptimizationConfig;
 
 /// One stage of a training.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stage {
+pub struct SchedulePhase {
     /// Its steps.
     pub steps: usize,
     /// Its highest rate.
@@ -16,7 +16,7 @@ pub struct Stage {
 /// Stages one after the other; in each a linear warm-up, then a cosine from the highest to the final rate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
-    stages: Vec<Stage>,
+    stages: Vec<SchedulePhase>,
     /// The last rate of a stage as a share of its highest.
     final_rate: f64,
 }
@@ -25,11 +25,11 @@ impl Schedule {
     /// One stage.
     pub fn new(options: &OptimizationConfig) -> Self {
         let &OptimizationConfig { steps, learning_rate, warmup_steps, .. } = options;
-        Self::of_stages(vec![Stage { steps, learning_rate, warmup_steps }], options.final_rate)
+        Self::of_stages(vec![SchedulePhase { steps, learning_rate, warmup_steps }], options.final_rate)
     }
 
     /// Several, at least one.
-    pub fn of_stages(stages: Vec<Stage>, final_rate: f64) -> Self {
+    pub fn of_stages(stages: Vec<SchedulePhase>, final_rate: f64) -> Self {
         assert!(!stages.is_empty());
         Self { stages, final_rate }
     }
@@ -49,7 +49,7 @@ impl Schedule {
     /// The learning rate of step `step` (from 0).
     pub fn rate(&self, step: usize) -> f64 {
         let (index, step) = self.stage(step);
-        let Stage { steps, learning_rate, warmup_steps } = self.stages[index];
+        let SchedulePhase { steps, learning_rate, warmup_steps } = self.stages[index];
         if step < warmup_steps {
             return learning_rate * (step + 1) as f64 / warmup_steps as f64;
         }
@@ -64,8 +64,8 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    fn stage(steps: usize, learning_rate: f64, warmup_steps: usize) -> Stage {
-        Stage { steps, learning_rate, warmup_steps }
+    fn stage(steps: usize, learning_rate: f64, warmup_steps: usize) -> SchedulePhase {
+        SchedulePhase { steps, learning_rate, warmup_steps }
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn trained(task: &Toy, options: &OptimizationConfig) -> (Vec<f32>, usize) {
 fn trained_on(task: &Toy, devices: usize, options: &OptimizationConfig) -> (Vec<f32>, usize) {
     let folder = tempfile::tempdir().unwrap();
     let model = Init::seeded(1, &Device::flex().autodiff()).linear(2, 3, 0.5);
-    let place = Place { folder: folder.path(), key: "toy", title: "toy", keep_checkpoints: false };
+    let place = TrainingContext { folder: folder.path(), key: "toy", title: "toy", keep_checkpoints: false };
     let replica = |_| Replica { device: Device::flex(), task: Toy::new(task.rows, task.best) };
     let replicas: Vec<_> = (1..devices).map(replica).collect();
     let model = train(model, task, &replicas, options, &place).unwrap();
@@ -111,7 +111,7 @@ fn a_loss_that_is_no_number_stops_with_the_batch_saved() {
     }
     let folder = tempfile::tempdir().unwrap();
     let model = Init::seeded(1, &Device::flex().autodiff()).linear(2, 3, 0.5);
-    let place = Place { folder: folder.path(), key: "toy", title: "toy", keep_checkpoints: false };
+    let place = TrainingContext { folder: folder.path(), key: "toy", title: "toy", keep_checkpoints: false };
     let options = OptimizationConfig { steps: 9, accumulate: 2, ..OptimizationConfig::default() };
     let error = train(model, &Broken(Toy::new(2, 1.0)), &[], &options, &place).unwrap_err().to_string();
     assert!(error.contains("the loss at step 2 is NaN") && error.contains("diverged.json"), "{error}");

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::model_config::{Biases, ModelConfig, NormKind, Positions};
-use super::{Architecture, Keys, Place, in_layer, query_key_value, renamed};
+use super::{Architecture, Keys, StoredParameter, in_layer, query_key_value, renamed};
 use crate::error::{Result, bail};
 use crate::kernels::Activation;
 
@@ -53,9 +53,9 @@ impl Architecture for Gpt2 {
         })
     }
 
-    fn place(&self, config: &ModelConfig, parameter: &str) -> Place {
+    fn place(&self, config: &ModelConfig, parameter: &str) -> StoredParameter {
         let Some((layer, part, kind)) = in_layer(parameter) else {
-            return Place::whole(match parameter {
+            return StoredParameter::whole(match parameter {
                 "model.embed_tokens.weight" => "transformer.wte.weight",
                 "model.embed_positions.weight" => "transformer.wpe.weight",
                 "model.norm.weight" => "transformer.ln_f.weight",
@@ -66,7 +66,7 @@ impl Architecture for Gpt2 {
         let d = config.hidden_size;
         let third = query_key_value(part);
         let part = if third.is_some() { "attn.c_attn" } else { renamed(part, &PARTS) };
-        Place {
+        StoredParameter {
             tensor: format!("transformer.h.{layer}.{part}.{kind}"),
             transposed: kind == "weight" && !part.starts_with("ln"),
             rows: third.into_iter().map(|i| i * d..(i + 1) * d).collect(),

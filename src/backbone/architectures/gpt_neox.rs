@@ -2,7 +2,7 @@
 //! stored together.
 
 use super::super::model_config::{Biases, ModelConfig, NormKind};
-use super::{Architecture, Keys, Place, in_layer, query_key_value, renamed};
+use super::{Architecture, Keys, StoredParameter, in_layer, query_key_value, renamed};
 use crate::error::{Result, bail};
 use crate::kernels::Activation;
 
@@ -47,9 +47,9 @@ impl Architecture for GptNeox {
         })
     }
 
-    fn place(&self, config: &ModelConfig, parameter: &str) -> Place {
+    fn place(&self, config: &ModelConfig, parameter: &str) -> StoredParameter {
         let Some((layer, part, kind)) = in_layer(parameter) else {
-            return Place::whole(match parameter {
+            return StoredParameter::whole(match parameter {
                 "model.embed_tokens.weight" => "gpt_neox.embed_in.weight",
                 "model.norm.weight" => "gpt_neox.final_layer_norm.weight",
                 "model.norm.bias" => "gpt_neox.final_layer_norm.bias",
@@ -61,7 +61,7 @@ impl Architecture for GptNeox {
         let part = if third.is_some() { "attention.query_key_value" } else { renamed(part, &PARTS) };
         let width = config.head_dim;
         let of_head = |head: usize, third: usize| (3 * head + third) * width..(3 * head + third + 1) * width;
-        Place {
+        StoredParameter {
             tensor: format!("gpt_neox.layers.{layer}.{part}.{kind}"),
             transposed: false,
             rows: (0..config.num_attention_heads).flat_map(|head| third.map(|third| of_head(head, third))).collect(),

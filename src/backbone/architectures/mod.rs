@@ -30,8 +30,8 @@ pub trait Architecture: Sync {
     fn config(&self, keys: &Keys) -> Result<ModelConfig>;
 
     /// Where a checkpoint keeps a parameter; as a Llama does, unless the family says otherwise.
-    fn place(&self, _config: &ModelConfig, parameter: &str) -> Place {
-        Place::whole(parameter)
+    fn place(&self, _config: &ModelConfig, parameter: &str) -> StoredParameter {
+        StoredParameter::whole(parameter)
     }
 
     /// Whether a tensor of the checkpoint holds nothing that is read: it follows from the configuration.
@@ -60,7 +60,7 @@ pub fn architecture(keys: &Keys) -> Result<&'static dyn Architecture> {
 
 /// Where a checkpoint keeps a parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct StoredParameter {
     /// Name of the tensor.
     pub tensor: String,
     /// Whether a matrix is stored `[inputs, outputs]`.
@@ -69,7 +69,7 @@ pub struct Place {
     pub rows: Vec<Range<usize>>,
 }
 
-impl Place {
+impl StoredParameter {
     /// All of a tensor.
     pub fn whole(tensor: impl Into<String>) -> Self {
         Self { tensor: tensor.into(), transposed: false, rows: Vec::new() }

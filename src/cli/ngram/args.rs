@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::error::{Result, bail};
-use crate::rescorer::ngram::{Memory, Smoothing};
+use crate::ngram::{Memory, Smoothing};
 
 #[derive(Debug, Subcommand)]
 pub enum NgramCommand {
@@ -104,7 +104,7 @@ pub struct EstimateOptions {
     #[arg(long)]
     pub order: Option<usize>,
     /// How probability is set aside for what was not seen
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_parser = smoothing, default_value = "kneser-ney", value_name = "kneser-ney|katz")]
     pub smoothing: Smoothing,
     /// Discounts for an order whose counts of counts are degenerate (0.5 1 1.5 when no numbers follow)
     #[arg(long, num_args = 0..=3, value_names = ["D1", "D2", "D3"])]
@@ -158,6 +158,14 @@ impl MemoryOption {
         }
         let folder = result.parent().filter(|folder| !folder.as_os_str().is_empty());
         Ok(Memory::new(self.memory, folder.unwrap_or(std::path::Path::new("."))))
+    }
+}
+
+fn smoothing(text: &str) -> std::result::Result<Smoothing, String> {
+    match text {
+        "kneser-ney" => Ok(Smoothing::KneserNey),
+        "katz" => Ok(Smoothing::Katz),
+        _ => Err("it is kneser-ney or katz".to_owned()),
     }
 }
 

@@ -7,7 +7,7 @@ use super::args::TextOptions;
 use crate::backbone::{Checkpoint, resolve};
 use crate::error::{Error, Result, bail};
 use crate::files;
-use crate::rescorer::ngram::{Ending, Vocabulary};
+use crate::ngram::{Ending, Vocabulary};
 use crate::text::Tokenizer;
 use crate::traces::Trace;
 

@@ -12,11 +12,11 @@ pub use args::NgramCommand;
 use super::args::{Common, Format};
 use super::{print, print_json};
 use crate::error::{Error, Result, bail};
-use crate::progress;
-use crate::rescorer::ngram::{
+use crate::ngram::{
     Counter, Counts, DEFAULT_FALLBACK, Ending, Listing, Memory, Model, Options, PartialCount, Score, Vocabulary, arpa,
     estimate,
 };
+use crate::progress;
 use args::{EstimateOptions, MemoryOption, TextOptions};
 use input::{Input, for_each_line_of_ids};
 

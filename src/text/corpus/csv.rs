@@ -5,7 +5,7 @@ use std::path::Path;
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
 use serde_json::Value;
 
-use super::records::{Each, Place, read_whole};
+use super::records::{Each, RecordLocation, read_whole};
 use crate::error::{Error, Result, bail};
 
 /// Calls `each` with every row as an object of strings. Places are the lines on which rows begin.
@@ -41,7 +41,7 @@ pub fn for_each_row(path: &Path, delimiter: u8, each: Each) -> Result<()> {
             return Ok(());
         }
         let fields = headings.iter().zip(&row).map(|(name, value)| (name.to_owned(), Value::from(value)));
-        each(Place::Line(line), &fields.collect())?;
+        each(RecordLocation::Line(line), &fields.collect())?;
     }
 }
 

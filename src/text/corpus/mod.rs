@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::config::DataConfig;
 use crate::error::{Result, bail};
-use records::{Column, Format, Place, for_each_record, read_whole};
+use records::{Column, Format, RecordLocation, for_each_record, read_whole};
 use template::Template;
 
 /// One document: a prompt and the text that follows it.
@@ -130,7 +130,7 @@ impl<'a> Fields<'a> {
         needed.map(column(true)).chain(optional.into_iter().map(column(false))).collect()
     }
 
-    fn document(&self, record: &Map<String, Value>, place: Place) -> Result<Document> {
+    fn document(&self, record: &Map<String, Value>, place: RecordLocation) -> Result<Document> {
         let config = self.config;
         let id = match record.get(&config.id) {
             None | Some(Value::Null) => place.to_string().replace(' ', "-"),

@@ -10,7 +10,7 @@ use parquet::record::Field;
 use parquet::schema::types::Type;
 use serde_json::Value;
 
-use super::records::{Column, Each, Place};
+use super::records::{Column, Each, RecordLocation};
 use crate::error::{Error, Result, bail, guarded};
 use crate::files;
 
@@ -29,7 +29,7 @@ pub fn for_each_row(path: &Path, columns: &[Column], each: Each) -> Result<()> {
         let projection = projection(reader.metadata().file_metadata().schema(), columns)?;
         let rows = reader.get_row_iter(Some(projection)).map_err(|e| explain(&e))?;
         for (index, row) in rows.enumerate() {
-            let place = Place::Row(index + 1);
+            let place = RecordLocation::Row(index + 1);
             let row = row.map_err(|e| explain(&e).within(place))?;
             let fields = row.get_column_iter().map(|(name, field)| {
                 let value = value(field).map_err(|kind| {

@@ -11,14 +11,14 @@ use crate::files;
 
 /// Where in its file a record begins, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum RecordLocation {
     /// A line of text.
     Line(usize),
     /// A row of a table.
     Row(usize),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RecordLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line(number) => write!(f, "line {number}"),
@@ -56,7 +56,7 @@ impl Format {
 }
 
 /// What is called with every record.
-pub type Each<'a> = &'a mut dyn FnMut(Place, &Map<String, Value>) -> Result<()>;
+pub type Each<'a> = &'a mut dyn FnMut(RecordLocation, &Map<String, Value>) -> Result<()>;
 
 /// A column that a corpus reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,9 +73,10 @@ pub struct Column {
 pub fn for_each_record(
     path: &Path,
     columns: &[Column],
-    mut each: impl FnMut(Place, &Map<String, Value>) -> Result<()>,
+    mut each: impl FnMut(RecordLocation, &Map<String, Value>) -> Result<()>,
 ) -> Result<()> {
-    let mut each = |place: Place, record: &Map<String, Value>| each(place, record).map_err(|e| e.within(place));
+    let mut each =
+        |place: RecordLocation, record: &Map<String, Value>| each(place, record).map_err(|e| e.within(place));
     let each: Each = &mut each;
     let read = match Format::of(path) {
         Format::Separated(delimiter) => csv::for_each_row(path, delimiter, each),
@@ -93,7 +94,7 @@ fn for_each_object(path: &Path, each: Each) -> Result<()> {
         if text.read_until(b'\n', &mut line).map_err(|e| Error::io("read", path, e))? == 0 {
             break;
         }
-        let place = Place::Line(number);
+        let place = RecordLocation::Line(number);
         let Ok(line) = std::str::from_utf8(&line) else { return Err(not_text(number)) };
         if line.trim().is_empty() {
             continue;

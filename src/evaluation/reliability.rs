@@ -9,17 +9,17 @@ const BINS: usize = 10;
 /// A reliability diagram and its one number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Calibration {
+pub struct Reliability {
     /// Expected calibration error: the mean over positions of |accuracy - predicted| of their bin.
     pub ece: f64,
     /// By rising predicted probability, all of the same number of positions or one more.
-    pub bins: Vec<CalibrationBin>,
+    pub bins: Vec<ReliabilityBin>,
 }
 
 /// One bin.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CalibrationBin {
+pub struct ReliabilityBin {
     /// Positions in it.
     pub bin_positions: u64,
     /// Mean predicted probability of the first choice.
@@ -29,22 +29,22 @@ pub struct CalibrationBin {
 }
 
 /// Of predicted probabilities and whether each prediction was right; none of none. Equal probabilities keep their order.
-pub fn calibration(mut predictions: Vec<(f64, bool)>) -> Option<Calibration> {
+pub fn reliability(mut predictions: Vec<(f64, bool)>) -> Option<Reliability> {
     let all = predictions.len();
     let count = BINS.min(all);
     predictions.sort_by(|a, b| a.0.total_cmp(&b.0));
     let of_bin = |number: usize| {
         let bin = &predictions[number * all / count..(number + 1) * all / count];
         let share = |sum: f64| sum / bin.len() as f64;
-        CalibrationBin {
+        ReliabilityBin {
             bin_positions: bin.len() as u64,
             predicted: share(bin.iter().map(|(probability, _)| probability).sum()),
             bin_accuracy: share(bin.iter().filter(|(_, right)| *right).count() as f64),
         }
     };
-    let bins: Vec<CalibrationBin> = (0..count).map(of_bin).collect();
-    let error = |bin: &CalibrationBin| (bin.bin_accuracy - bin.predicted).abs() * bin.bin_positions as f64;
-    (all > 0).then(|| Calibration { ece: bins.iter().map(error).sum::<f64>() / all as f64, bins })
+    let bins: Vec<ReliabilityBin> = (0..count).map(of_bin).collect();
+    let error = |bin: &ReliabilityBin| (bin.bin_accuracy - bin.predicted).abs() * bin.bin_positions as f64;
+    (all > 0).then(|| Reliability { ece: bins.iter().map(error).sum::<f64>() / all as f64, bins })
 }
 
 #[cfg(test)]
@@ -55,7 +55,7 @@ mod tests {
     fn bins_have_equal_mass_and_the_error_is_their_weighted_gap() {
         // 25 predictions, each right as often as a fixed pattern says; recomputed bin by bin from the sorted list.
         let all: Vec<(f64, bool)> = (0..25u32).map(|i| (f64::from(i * 7 % 25) / 25.0, i % 3 == 0)).collect();
-        let found = calibration(all.clone()).unwrap();
+        let found = reliability(all.clone()).unwrap();
         let mut sorted = all;
         sorted.sort_by(|a, b| a.partial_cmp(b).unwrap());
         let sizes: Vec<u64> = found.bins.iter().map(|bin| bin.bin_positions).collect();
@@ -78,8 +78,8 @@ mod tests {
 
     #[test]
     fn few_predictions_are_bins_of_one_and_none_are_nothing() {
-        let found = calibration(vec![(0.75, true), (0.25, false)]).unwrap();
+        let found = reliability(vec![(0.75, true), (0.25, false)]).unwrap();
         assert_eq!((found.ece, found.bins.len()), (0.25, 2));
-        assert_eq!(calibration(Vec::new()), None);
+        assert_eq!(reliability(Vec::new()), None);
     }
 }

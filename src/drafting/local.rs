@@ -9,15 +9,14 @@
 
 use burn::tensor::Tensor;
 
-use super::NeuralRescorer;
-use super::drafter::{Drafts, Opening, Session};
+use super::drafter::{Drafts, Session};
 use super::rescoring::Rescoring;
-use super::scores::{Sum, SumState};
 use crate::backbone::{KvCache, Model, Span};
 use crate::config::Normalisation;
 use crate::error::{Result, bail};
 use crate::kernels::{exponentiate, largest};
 use crate::lattice::{Lattice, PathScorer, SlotScorer};
+use crate::rescorer::{BlockContext, NeuralRescorer, Sum, SumState};
 
 /// Local rescoring on one text.
 pub(super) struct LocalSession<'a> {
@@ -32,13 +31,13 @@ struct Growing<'a> {
     lattice: &'a Lattice,
     sum: Sum<'a>,
     /// Best first.
-    beam: Vec<Prefix>,
+    beam: Vec<BeamPrefix>,
     /// The smallest lead of what was kept over what was dropped.
     margin: f64,
 }
 
 #[derive(Clone)]
-struct Prefix {
+struct BeamPrefix {
     tokens: Vec<u32>,
     score: f64,
     state: SumState,
@@ -66,19 +65,19 @@ impl<'a> LocalSession<'a> {
 }
 
 impl Session for LocalSession<'_> {
-    fn drafts(&mut self, text: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>> {
+    fn drafts(&mut self, text: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>> {
         let (rescoring, width) = (self.rescoring, self.rescoring.beam());
         let lattices: Vec<Lattice> =
             blocks.iter().map(|block| rescoring.narrowed(block.lattice)).collect::<Result<_>>()?;
         let compared: Vec<_> = lattices.iter().map(|lattice| rescoring.settings.tempered(lattice)).collect();
         let (mut growing, mut language) = (Vec::with_capacity(blocks.len()), None);
         for (block, (lattice, compared)) in blocks.iter().zip(lattices.iter().zip(&compared)) {
-            let (sum, found) = rescoring.sum(text, &Opening { lattice, ..*block })?;
+            let (sum, found) = rescoring.sum(text, &BlockContext { lattice, ..*block })?;
             language = found;
             let first = lattice.ids(0)[0];
             let state = if sum.is_empty() { sum.start() } else { sum.extend(sum.start(), first).1 };
             let after = block.start.checked_sub(1);
-            let beam = vec![Prefix { tokens: vec![first], score: 0.0, state, after }];
+            let beam = vec![BeamPrefix { tokens: vec![first], score: 0.0, state, after }];
             growing.push(Growing { lattice: compared, sum, beam, margin: f64::INFINITY });
         }
         let Some((share, rescorer)) = language else {
@@ -139,7 +138,7 @@ impl Growing<'_> {
         }
         let kept = longer.into_iter().take(width).map(|(score, prefix, id, state)| {
             let tokens = [&prefix.tokens[..], &[id]].concat();
-            Prefix { tokens, score, state, after: prefix.after }
+            BeamPrefix { tokens, score, state, after: prefix.after }
         });
         self.beam = kept.collect();
     }
@@ -148,9 +147,9 @@ impl Growing<'_> {
 /// Feeds every active prefix's newest token; gives the hidden states after it, `[prefixes, d]`.
 fn extend(model: &Model, cache: &mut KvCache, active: &mut [&mut Growing]) -> Tensor<2> {
     let past = cache.len(0);
-    let mut prefixes: Vec<&mut Prefix> = active.iter_mut().flat_map(|growing| growing.beam.iter_mut()).collect();
+    let mut prefixes: Vec<&mut BeamPrefix> = active.iter_mut().flat_map(|growing| growing.beam.iter_mut()).collect();
     let after: Vec<Option<usize>> = prefixes.iter().map(|prefix| prefix.after).collect();
-    let newest = |prefix: &Prefix| *prefix.tokens.last().expect("a prefix begins with its pinned token");
+    let newest = |prefix: &BeamPrefix| *prefix.tokens.last().expect("a prefix begins with its pinned token");
     let tokens: Vec<u32> = prefixes.iter().map(|prefix| newest(prefix)).collect();
     prefixes.iter_mut().enumerate().for_each(|(i, prefix)| prefix.after = Some(past + i));
     model.hidden(&[Span { tokens: &tokens, after: Some(&after) }], Some(cache))

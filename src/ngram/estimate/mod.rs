@@ -30,6 +30,8 @@ mod share;
 #[cfg(test)]
 mod tests;
 
+use serde::{Deserialize, Serialize};
+
 use super::counts::Counts;
 use super::key::Packing;
 use super::listing::Listing;
@@ -37,8 +39,18 @@ use super::sort::{Memory, Record, Sorter};
 use super::words::{BOS, EOS, UNK};
 use crate::error::{Result, bail};
 
-pub use crate::config::Smoothing;
 pub use discounts::{DEFAULT_FALLBACK, Discounts};
+
+/// How an n-gram model sets probability aside for what was not seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Smoothing {
+    /// Interpolated modified Kneser-Ney (Chen and Goodman 1998).
+    #[default]
+    KneserNey,
+    /// Katz back-off with Good-Turing discounts of counts up to 5 (Katz 1987).
+    Katz,
+}
 
 /// How to estimate.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -17,7 +17,7 @@ pub struct BlockShape {
 
 /// What a block takes of one rescorer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Price {
+pub struct RescoringCost {
     /// Bytes of everything that is held in memory or mapped.
     pub held_bytes: f64,
     /// Bytes of weights that are read, as often as they are; rows that are looked up in tables are not counted.
@@ -28,7 +28,7 @@ pub struct Price {
     pub flops: f64,
 }
 
-impl std::iter::Sum for Price {
+impl std::iter::Sum for RescoringCost {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), |sum, one| Self {
             held_bytes: sum.held_bytes + one.held_bytes,

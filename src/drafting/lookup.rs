@@ -5,19 +5,20 @@
 //! said already.
 //!
 //! [`PromptLookup`] is the control that needs no training: suffixes of 3 tokens down to 1, and its draft is taken for good.
-//! [`Trust`] says how probable a copy is, so that it can compete with what the heads propose.
+//! [`LookupConfidence`] says how probable a copy is, so that it can compete with what the heads propose.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Drafter, Drafts, Opening, Session};
+use super::{Drafter, Drafts, Session};
 use crate::error::Result;
-use crate::lattice::{Copied, Lattice};
+use crate::lattice::{Lattice, LookupToken};
+use crate::rescorer::BlockContext;
 
 /// The longest suffix that the control looks up.
 const LONGEST: usize = 3;
-/// The longest suffix whose length makes a difference to trust.
-const LONGEST_TRUSTED: usize = 16;
+/// The longest suffix whose length makes a difference to confidence.
+const LONGEST_MEASURED: usize = 16;
 
 /// Drafts what followed the same tokens before; where they never occurred, the pinned token alone.
 #[derive(Debug, Clone, Copy)]
@@ -38,8 +39,8 @@ impl Drafter for PromptLookup {
 }
 
 impl Session for PromptLookup {
-    fn drafts(&mut self, text: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>> {
-        let one = |block: &Opening| {
+    fn drafts(&mut self, text: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>> {
+        let one = |block: &BlockContext| {
             let pinned = block.lattice.ids(0)[0];
             let known = [&text[..block.start], &[pinned]].concat();
             let followed = &known[latest_match(&known, LONGEST).0..];
@@ -71,13 +72,13 @@ fn latest_match(known: &[u32], longest: usize) -> (usize, usize) {
 /// How far copies can be trusted: by the length of the suffix that they follow (1, 2, 3 to 4, 5 to 8, 9 or more tokens) and by slot
 /// (0 is the pinned one), the probability that the copied token is right if those before it are.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Trust(Vec<Vec<f64>>);
+pub struct LookupConfidence(Vec<Vec<f64>>);
 
-impl Trust {
+impl LookupConfidence {
     /// Measured at every place of some texts, each with the tokens of its prompt, at which a block of at most `slots` slots could
     /// begin; half-way to even odds where nothing was seen (Laplace's rule).
     pub fn measured<'a>(texts: impl Iterator<Item = (&'a [u32], usize)>, slots: usize) -> Self {
-        let classes = 1 + class(LONGEST_TRUSTED);
+        let classes = 1 + class(LONGEST_MEASURED);
         let mut seen = vec![vec![[1u64, 2]; slots]; classes];
         for (text, prompt) in texts {
             for start in prompt..text.len() {
@@ -107,11 +108,11 @@ impl Trust {
 
     /// What is copied behind `text` and the pinned token of `lattice`, at most to its last slot; nothing where no suffix occurs
     /// earlier.
-    pub fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<Copied> {
+    pub fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<LookupToken> {
         let known = [text, lattice.ids(0)].concat();
         let Some((class, copy)) = copy(&known, lattice.slots()) else { return Vec::new() };
-        let trust = self.0.get(class).map_or(&[][..], Vec::as_slice);
-        copy.into_iter().zip(trust).map(|(token, &trust)| Copied { token, trust }).collect()
+        let confidence = self.0.get(class).map_or(&[][..], Vec::as_slice);
+        copy.into_iter().zip(confidence).map(|(token, &confidence)| LookupToken { token, confidence }).collect()
     }
 }
 
@@ -122,7 +123,7 @@ fn class(length: usize) -> usize {
 /// The class of the longest match and a block's copy from there, which begins with the last known token and may read what it
 /// has copied itself, as texts that loop do.
 fn copy(known: &[u32], slots: usize) -> Option<(usize, Vec<u32>)> {
-    let (end, length) = latest_match(known, LONGEST_TRUSTED);
+    let (end, length) = latest_match(known, LONGEST_MEASURED);
     (length > 0).then(|| {
         let copied = known.last().into_iter().chain(known[end..].iter().cycle());
         (class(length), copied.copied().take(slots).collect())
@@ -137,7 +138,7 @@ mod tests {
 
     fn draft(text: &[u32], start: usize, pinned: u32, slots: usize) -> Vec<u32> {
         let lattice = Lattice::pinned(pinned, 1, &[], &[]).unwrap();
-        let block = Opening { start, slots, lattice: &lattice, hidden: &[] };
+        let block = BlockContext { start, slots, lattice: &lattice, hidden: &[] };
         let drafts = PromptLookup.session().drafts(text, &[block]).unwrap().remove(0);
         assert_eq!(drafts.paths.len(), 1);
         drafts.paths[0].clone()
@@ -159,11 +160,11 @@ mod tests {
 
     #[test]
     fn a_trusted_copy_reads_on_in_itself() {
-        let trust = Trust(vec![vec![1.0, 0.5, 0.25], vec![1.0, 0.75, 0.5]]);
+        let confidence = LookupConfidence(vec![vec![1.0, 0.5, 0.25], vec![1.0, 0.75, 0.5]]);
         let copied = |text: &[u32], pinned: u32, slots: u32| -> Vec<(u32, f64)> {
             let (ids, scores): (Vec<u32>, Vec<f32>) = (1..slots).map(|slot| (slot, 0.0)).unzip();
             let lattice = Lattice::pinned(pinned, 1, &ids, &scores).unwrap();
-            trust.copied(text, &lattice).into_iter().map(|copied| (copied.token, copied.trust)).collect()
+            confidence.copied(text, &lattice).into_iter().map(|copied| (copied.token, copied.confidence)).collect()
         };
         // `1 2` came before.
         assert_eq!(copied(&[1, 2, 7, 8, 1], 2, 3), [(2, 1.0), (7, 0.75), (8, 0.5)]);
@@ -171,7 +172,7 @@ mod tests {
         assert_eq!(copied(&[4, 4], 4, 3), [(4, 1.0), (4, 0.75), (4, 0.5)]);
         assert_eq!(copied(&[3, 4, 1], 4, 2), [(4, 1.0), (1, 0.5)]);
         assert_eq!(copied(&[1, 2], 3, 3), []);
-        assert_eq!(Trust::default().copied(&[1, 1], &Lattice::pinned(1, 1, &[2], &[0.0]).unwrap()), []);
+        assert_eq!(LookupConfidence::default().copied(&[1, 1], &Lattice::pinned(1, 1, &[2], &[0.0]).unwrap()), []);
     }
 
     proptest! {
@@ -182,7 +183,7 @@ mod tests {
             slots in 1usize..6,
         ) {
 
-            let trust = Trust::measured(texts.iter().map(|(text, prompt)| (&text[..], *prompt)), slots);
+            let confidence = LookupConfidence::measured(texts.iter().map(|(text, prompt)| (&text[..], *prompt)), slots);
             for (class, lengths) in [(0, 1..=1), (1, 2..=2), (2, 3..=4), (3, 5..=8), (4, 9..=16)] {
                 let mut expected = vec![1.0];
                 for slot in 1..slots {
@@ -191,7 +192,7 @@ mod tests {
                         for start in *prompt..text.len() {
                             let known = &text[..=start];
                             let (end, length) = latest_match(known, 16);
-                            // Copied from a text that goes on in itself.
+                            // LookupToken from a text that goes on in itself.
                             let copied = |slot: usize| known[end..].iter().cycle().nth(slot - 1).copied();
                             let right_to = |slot: usize| (1..=slot).all(|slot| copied(slot) == text.get(start + slot).copied());
                             if lengths.contains(&length) && start + slot < text.len() && right_to(slot - 1) {
@@ -202,7 +203,7 @@ mod tests {
                     }
                     expected.push(right as f64 / all as f64);
                 }
-                prop_assert_eq!(&trust.0[class], &expected);
+                prop_assert_eq!(&confidence.0[class], &expected);
             }
         }
 

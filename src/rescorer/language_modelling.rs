@@ -67,7 +67,7 @@ impl LanguageModelling {
 }
 
 /// The document at place `index` of an endless sequence that shuffles `count` documents anew for every pass.
-pub(super) fn shuffled(seed: u64, count: usize, index: usize) -> usize {
+fn shuffled(seed: u64, count: usize, index: usize) -> usize {
     let (pass, place) = (index / count, index % count);
     let mut order: Vec<usize> = (0..count).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed.wrapping_add(0x9e37_79b9 * (pass as u64 + 1))));

@@ -3,9 +3,10 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::{Drafter, Drafts, Opening, Origin, Session};
+use super::{Drafter, Drafts, Origin, Session};
 use crate::backbone::draw_place;
 use crate::error::Result;
+use crate::rescorer::BlockContext;
 
 /// How paths are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,13 +37,13 @@ struct DrawnSession {
 }
 
 impl Session for DrawnSession {
-    fn drafts(&mut self, _: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>> {
+    fn drafts(&mut self, _: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>> {
         blocks.iter().map(|block| Ok(self.draw(block))).collect()
     }
 }
 
 impl DrawnSession {
-    fn draw(&mut self, block: &Opening) -> Drafts {
+    fn draw(&mut self, block: &BlockContext) -> Drafts {
         let lattice = block.lattice;
         let q: Vec<Vec<(u32, f64)>> = (0..lattice.slots())
             .map(|slot| {

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 
 use super::local::LocalSession;
-use super::scores::Sum;
-use super::{Drafter, Drafts, NeuralRescorer, Opening, Rescorer, Session, Trust};
+use super::{Drafter, Drafts, LookupConfidence, Session};
 use crate::error::Result;
-use crate::lattice::{Belief, Beliefs, Beside, Copied, Lattice, NoScorer, PathScorer, Price, Weighting, p_best};
+use crate::lattice::{
+    Beside, Calibration, Lattice, LookupToken, NoScorer, PathScorer, PrefixProbabilities, TimeBudget, Weighting, p_best,
+};
+use crate::rescorer::{BlockContext, NeuralRescorer, Rescorer, Sum};
 
 /// What is taken from the lattice.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +22,7 @@ pub enum Selection {
     /// The tree that makes the most of its time, given the seconds of a block by its nodes (from 1) on this machine. What a
     /// second is worth is what the blocks before were expected to bring in theirs, so the tree is a function of the committed
     /// blocks and the given seconds, not of the clock.
-    PricedTree(Vec<f64>),
+    TimedTree(Vec<f64>),
 }
 
 /// What is fitted on dev.
@@ -29,7 +31,7 @@ pub struct Settings {
     /// Scale of the rescorers together, and decay over the slots.
     pub weighting: Weighting,
     /// How scores become probabilities; for expected lengths.
-    pub belief: Belief,
+    pub calibration: Calibration,
     /// Candidates per slot that are looked at.
     pub top_k: usize,
     /// Candidates whose head score is further than this behind their slot's first are not looked at: a slot whose head is
@@ -40,14 +42,14 @@ pub struct Settings {
     /// The power of `slot_temperatures` by which head scores are divided where paths are compared: 0, they are taken as they are.
     pub tempering: f64,
     /// How far copies can be trusted, measured on dev.
-    pub trust: Trust,
-    /// What `trust` is multiplied by; 0: nothing is copied.
-    pub copying: f64,
+    pub confidence: LookupConfidence,
+    /// What `confidence` is multiplied by; 0: nothing is copied.
+    pub lookup_scale: f64,
     /// Of each rescorer in the sum: its share of `scale`. They sum to 1.
     pub shares: Vec<f64>,
 }
 
-/// [`Belief::cut`]: a path that is left out is less than 6e-6 times as probable as a good one.
+/// [`Calibration::cut`]: a path that is left out is less than 6e-6 times as probable as a good one.
 const CUT: f64 = 12.0;
 
 impl Settings {
@@ -55,25 +57,25 @@ impl Settings {
     pub fn new(top_k: usize, coverage: Vec<f64>, temperature: f64) -> Self {
         Self {
             weighting: Weighting::from(0.0),
-            belief: Belief { temperature, coverage, cut: CUT },
+            calibration: Calibration { temperature, coverage, cut: CUT },
             top_k,
             gate: f64::INFINITY,
             slot_temperatures: Vec::new(),
             tempering: 0.0,
-            trust: Trust::default(),
-            copying: 0.0,
+            confidence: LookupConfidence::default(),
+            lookup_scale: 0.0,
             shares: Vec::new(),
         }
     }
 
     /// What is copied behind `text` and the pinned token.
-    fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<Copied> {
-        if self.copying == 0.0 {
+    fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<LookupToken> {
+        if self.lookup_scale == 0.0 {
             return Vec::new();
         }
-        let mut copied = self.trust.copied(text, lattice);
+        let mut copied = self.confidence.copied(text, lattice);
         // The pinned token is right.
-        copied.iter_mut().skip(1).for_each(|copied| copied.trust *= self.copying);
+        copied.iter_mut().skip(1).for_each(|copied| copied.confidence *= self.lookup_scale);
         copied
     }
 
@@ -115,7 +117,7 @@ impl Rescoring<'_> {
     pub(super) fn beam(&self) -> usize {
         match self.selection {
             Selection::Paths(p) => p.max(1),
-            Selection::ExpectedPath | Selection::ExpectedTree(_) | Selection::PricedTree(_) => 1,
+            Selection::ExpectedPath | Selection::ExpectedTree(_) | Selection::TimedTree(_) => 1,
         }
     }
 
@@ -128,7 +130,7 @@ impl Rescoring<'_> {
     pub(super) fn sum<'a>(
         &'a self,
         text: &[u32],
-        block: &Opening<'a>,
+        block: &BlockContext<'a>,
     ) -> Result<(Sum<'a>, Option<(f64, &'a NeuralRescorer)>)> {
         let mut parts = Vec::new();
         for (rescorer, &share) in self.rescorers.iter().zip(&self.settings.shares) {
@@ -145,21 +147,21 @@ impl Rescoring<'_> {
         lattice: &Lattice,
         scorer: &S,
         start: S::State,
-        copied: &[Copied],
+        copied: &[LookupToken],
         pace: &mut Pace,
     ) -> Drafts {
-        let Settings { weighting, belief, .. } = &self.settings;
-        let believed = || Beliefs::new(lattice, scorer, start, *weighting, belief);
+        let Settings { weighting, calibration, .. } = &self.settings;
+        let probable = || PrefixProbabilities::new(lattice, scorer, start, *weighting, calibration);
         match &self.selection {
             &Selection::Paths(p) => p_best(lattice, scorer, start, *weighting, p).into(),
-            Selection::ExpectedPath => believed().path(copied).into(),
+            Selection::ExpectedPath => probable().path(copied).into(),
             &Selection::ExpectedTree(nodes) => {
                 let held = if self.include_top1 { lattice.top1() } else { Vec::new() };
-                believed().tree(Beside { held: &held, copied }, nodes).into()
+                probable().tree(Beside { held: &held, copied }, nodes).into()
             }
-            Selection::PricedTree(seconds) => {
-                let price = Price { seconds, rate: pace.rate(seconds) };
-                let tree = believed().priced_tree(copied, price);
+            Selection::TimedTree(seconds) => {
+                let budget = TimeBudget { seconds, rate: pace.rate(seconds) };
+                let tree = probable().timed_tree(copied, budget);
                 pace.tokens += tree.length;
                 pace.seconds += seconds[tree.nodes - 1];
                 tree.into()
@@ -177,13 +179,13 @@ impl Rescoring<'_> {
         drafts
     }
 
-    fn global(&self, text: &[u32], block: &Opening, pace: &mut Pace) -> Result<Drafts> {
+    fn global(&self, text: &[u32], block: &BlockContext, pace: &mut Pace) -> Result<Drafts> {
         let narrowed = self.narrowed(block.lattice)?;
         let tempered = self.settings.tempered(&narrowed);
         let lattice = &*tempered;
         let copied = self.settings.copied(&text[..block.start], lattice);
         let drafts = if self.rescores() {
-            let block = Opening { lattice: &narrowed, ..*block };
+            let block = BlockContext { lattice: &narrowed, ..*block };
             let (sum, _) = self.sum(text, &block)?;
             match sum.only_ngram() {
                 Some((model, state)) => self.select(lattice, model, state, &copied, pace),
@@ -235,7 +237,7 @@ struct GlobalSession<'a> {
 }
 
 impl Session for GlobalSession<'_> {
-    fn drafts(&mut self, text: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>> {
+    fn drafts(&mut self, text: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>> {
         blocks.iter().map(|block| self.rescoring.global(text, block, &mut self.pace)).collect()
     }
 }

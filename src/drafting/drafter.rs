@@ -2,19 +2,7 @@
 
 use crate::error::Result;
 use crate::lattice::{Expected, Lattice, PBest};
-
-/// A block to be drafted.
-#[derive(Clone, Copy)]
-pub struct Opening<'a> {
-    /// Tokens committed before it: it is drafted as if only `text[..start]` were there.
-    pub start: usize,
-    /// The most tokens it may have: H, fewer near the end of the context and of what may be decoded.
-    pub slots: usize,
-    /// The heads' candidates.
-    pub lattice: &'a Lattice,
-    /// The backbone's last hidden state `[d]` that the heads read, rounded as the traces store it.
-    pub hidden: &'a [f32],
-}
+use crate::rescorer::BlockContext;
 
 /// The drafts for one block.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,16 +60,16 @@ impl Decision {
     }
 }
 
-/// The closest decision behind a block, and the lead by which it was taken.
+/// The tightest decision behind a block, and the lead by which it was taken.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Closest {
+pub struct TightestMargin {
     /// Which decision.
     pub decision: Decision,
     /// Its lead, in the units of its scores.
     pub margin: f64,
 }
 
-impl Closest {
+impl TightestMargin {
     /// One decision.
     pub fn new(decision: Decision, margin: f64) -> Self {
         Self { decision, margin }
@@ -133,7 +121,7 @@ pub trait Drafter: Sync {
 /// A drafter at work on one text.
 pub trait Session {
     /// Drafts for every one of `blocks`, which begin at ascending places of `text`, at most at its end.
-    fn drafts(&mut self, text: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>>;
+    fn drafts(&mut self, text: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>>;
 }
 
 /// Plain blockwise parallel decoding: every head's own best token.
@@ -151,8 +139,8 @@ impl Drafter for Bpd {
 }
 
 impl Session for Bpd {
-    fn drafts(&mut self, _text: &[u32], blocks: &[Opening]) -> Result<Vec<Drafts>> {
-        let one = |block: &Opening| Drafts::chosen(vec![block.lattice.top1()], first_leads(block.lattice));
+    fn drafts(&mut self, _text: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>> {
+        let one = |block: &BlockContext| Drafts::chosen(vec![block.lattice.top1()], first_leads(block.lattice));
         Ok(blocks.iter().map(one).collect())
     }
 }
