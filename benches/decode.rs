@@ -57,7 +57,7 @@ fn main() {
     println!(
         "variant                tokens/s  speed-up  tokens/call  nodes/call | share of a block: backbone heads drafting rest"
     );
-    let seconds = seconds_by_nodes(&run.backbone, &run.heads, prompts[0].len(), run.config.evaluation.nodes)
+    let seconds = seconds_by_nodes(&run.backbone, &run.heads, prompts[0].len(), run.config.drafting.nodes)
         .expect("heads that draft");
     let mut variants = Vec::new();
     for name in run.variants() {
@@ -104,9 +104,9 @@ struct Decoded {
 /// Decodes `batch` prompts side by side, then the next ones, as `generate` does.
 fn by_blocks(run: &OpenedRun, drafter: &dyn Drafter, prompts: &[&[u32]], max_new: usize, batch: usize) -> Decoded {
     let decoding = Decoding {
-        top_k: run.config.evaluation.top_k,
+        top_k: run.config.lattice.top_k,
         dtype: run.config.traces.dtype,
-        stop: run.config.evaluation.stop,
+        stop: run.config.drafting.stop,
         verification: Verification::GREEDY,
     };
     let (began, mut spent) = (Instant::now(), Vec::new());

@@ -107,13 +107,13 @@ fn configurations() {
         ("rescorer.look.loss=\"crf\"", &["rescorer.look.loss", "kind \"transition\""]),
         ("rescorer.tree-x={kind=\"lava\"}", &["rescorer.tree-x", "built-in variant"]),
         ("rescorer.prompt-lookup={kind=\"lava\"}", &["rescorer.prompt-lookup", "built-in variant"]),
-        ("evaluation.decays=[1.5]", &["evaluation.decays", "above 0 and at most 1"]),
-        ("evaluation.temperatures=[]", &["evaluation.temperatures", "at least one"]),
-        ("evaluation.lookup=[1.5]", &["evaluation.lookup", "between 0 and 1"]),
-        ("evaluation.slot_tempering=[2.0]", &["evaluation.slot_tempering", "between 0 and 1"]),
-        ("evaluation.gates=[-1.0]", &["evaluation.gates", "above 0"]),
+        ("tuning.decays=[1.5]", &["tuning.decays", "above 0 and at most 1"]),
+        ("tuning.temperatures=[]", &["tuning.temperatures", "at least one"]),
+        ("tuning.lookup=[1.5]", &["tuning.lookup", "between 0 and 1"]),
+        ("tuning.slot_tempering=[2.0]", &["tuning.slot_tempering", "between 0 and 1"]),
+        ("tuning.gates=[-1.0]", &["tuning.gates", "above 0"]),
         ("evaluation.curve_paths=[2, 0]", &["evaluation.curve_paths", "at least 1"]),
-        ("evaluation.nodes=0", &["evaluation.nodes", "at least 1"]),
+        ("drafting.nodes=0", &["drafting.nodes", "at least 1"]),
         ("heads.loss_weights=even", &["--set", "loss_weights", "\"constant\", { decay = 0.8 }"]),
     ] {
         refused(path, &["run", "run.toml", "--set", set], words);
@@ -316,7 +316,7 @@ fn heads_of_other_versions() {
         json.to_string()
     });
     // Other scales, so that the heads are read and used again.
-    succeed(path, &["run", "run.toml", "--set", "evaluation.lm_scales=[0.4]"]);
+    succeed(path, &["run", "run.toml", "--set", "tuning.lm_scales=[0.4]"]);
     set(&description, "schema_version", json!(99));
     refused(path, &["run", "run.toml"], &["heads/heads.json", "newer version"]);
 }

@@ -89,7 +89,7 @@ fn pages_fit_wide_and_narrow_windows() {
     let Some(browser) = browser() else { return skipped("there is no chromium") };
     let finished = finished();
     let folder = finished.path();
-    let sets = ["name=steps", "heads.keep_checkpoints=true", "evaluation.top_k=4"];
+    let sets = ["name=steps", "heads.keep_checkpoints=true", "lattice.top_k=4"];
     let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
     succeed(folder, &[&["evaluate", "run.toml", "--all-checkpoints"], &sets[..]].concat());
     succeed(folder, &["report", "runs/tiny", "runs/steps", "--output", "compared"]);

@@ -81,9 +81,9 @@ fn so_with_half_precision_traces() {
 #[test]
 fn so_with_wide_trees_and_with_blocks_longer_than_texts() {
     let folder = inputs();
-    let wide = ["evaluation.paths=40", "evaluation.top_k=12", "heads.block_size=7"];
+    let wide = ["drafting.paths=40", "lattice.top_k=12", "heads.block_size=7"];
     assert_exact(&all_live(folder.path(), &wide));
-    let long = ["heads.block_size=30", "heads.training.steps=4", "traces.max_new=9", "evaluation.paths=3"];
+    let long = ["heads.block_size=30", "heads.training.steps=4", "traces.max_new=9", "drafting.paths=3"];
     assert_exact(&all_live(folder.path(), &long));
 }
 
@@ -135,13 +135,13 @@ fn so_when_blocks_end_where_heads_are_unsure() {
     };
     let whole = verified(&all_live(folder.path(), &[]));
     for stop in ["{max-probability=0.2}", "{entropy-bound=0.2}"] {
-        let set = all_live(folder.path(), &[&format!("evaluation.stop={stop}")]);
+        let set = all_live(folder.path(), &[&format!("drafting.stop={stop}")]);
         assert_exact(&set);
         // Plain decoding, first in the table, verifies less than whole blocks, and prompt lookup, second, what it did.
         let fewer = verified(&set);
         assert!(fewer[0] > 1.0 && fewer[0] < whole[0] && fewer[1] == whole[1], "{stop}: {fewer:?} {whole:?}");
     }
-    let none = all_live(folder.path(), &["evaluation.stop={max-probability=1.0}", "evaluation.variants=[\"counts\"]"]);
+    let none = all_live(folder.path(), &["drafting.stop={max-probability=1.0}", "drafting.variants=[\"counts\"]"]);
     assert_exact(&none);
     let names: Vec<&str> = none["variants"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["bpd", "counts", "oracle"]);
@@ -157,7 +157,7 @@ fn so_when_the_context_ends_the_block() {
 #[test]
 fn one_candidate_a_head_makes_every_variant_plain_decoding() {
     let folder = inputs();
-    let set = all_live(folder.path(), &["evaluation.top_k=1", "evaluation.lookup=[]"]);
+    let set = all_live(folder.path(), &["lattice.top_k=1", "tuning.lookup=[]"]);
     assert_exact(&set);
     let reads_heads = |variant: &&Value| variant["name"] != "prompt-lookup";
     for variant in set["variants"].as_array().unwrap().iter().filter(reads_heads) {

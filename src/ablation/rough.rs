@@ -110,7 +110,7 @@ fn fitting(rescorer: &RescorerConfig, config: &Config, [vocabulary, width]: [usi
             (steps(&neural.training) * tokens * 6.0 * parameters, 4 * KEPT * parameters as u64)
         }
         RescorerConfig::Transition(lattice) | RescorerConfig::Lava(lattice) => {
-            let candidates = (lattice.blocks_per_step * (config.heads.block_size - 1) * config.evaluation.top_k) as f64;
+            let candidates = (lattice.blocks_per_step * (config.heads.block_size - 1) * config.lattice.top_k) as f64;
             let parameters = (3 * lattice.rank * width) as u64;
             (steps(&lattice.training) * candidates * 6.0 * (lattice.rank * width) as f64 / 8.0, 4 * KEPT * parameters)
         }

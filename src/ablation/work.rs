@@ -65,7 +65,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 impl<'a> Worker<'a> {
     /// A worker; nothing is written.
     pub fn new(ablation: &'a Ablation, device: Opened, claims: Claims) -> Self {
-        let reaches = ablation.runs.iter().map(|run| Reach::of(&ablation.config_of(run).evaluation));
+        let reaches = ablation.runs.iter().map(|run| Reach::of(ablation.config_of(run)));
         let reach = reaches
             .reduce(|a, b| Reach { top_k: a.top_k.max(b.top_k), widest: a.widest.max(b.widest) })
             .expect("a grid has cells");

@@ -122,7 +122,7 @@ pub enum Command {
     },
     /// Replay every variant on the test traces, check a sample live, write the report
     #[command(
-        after_help = "Examples:\n  draftsmith evaluate mine.toml --set evaluation.top_k=32\n  draftsmith evaluate mine.toml --set heads.keep_checkpoints=true --all-checkpoints\n  draftsmith evaluate mine.toml --heads runs/other/heads"
+        after_help = "Examples:\n  draftsmith evaluate mine.toml --set lattice.top_k=32\n  draftsmith evaluate mine.toml --set heads.keep_checkpoints=true --all-checkpoints\n  draftsmith evaluate mine.toml --heads runs/other/heads"
     )]
     Evaluate {
         #[command(flatten)]

@@ -109,7 +109,7 @@ fn by_blocks(
     let sized = match options.budget {
         // Under any other rule the text depends on the trees: a seed must repeat, however busy the machine is.
         Budget::Auto if opened.grows() && rule == Rule::Greedy => {
-            let (context, most) = (prompt.len().min(MEASURED_BEHIND), run.config.evaluation.nodes);
+            let (context, most) = (prompt.len().min(MEASURED_BEHIND), run.config.drafting.nodes);
             opened.timed(seconds_by_nodes(&run.backbone, &run.heads, context, most)?)
         }
         Budget::Auto | Budget::Run => opened,
@@ -125,9 +125,9 @@ fn by_blocks(
         }
     };
     let decoding = Decoding {
-        top_k: run.config.evaluation.top_k,
+        top_k: run.config.lattice.top_k,
         dtype: run.config.traces.dtype,
-        stop: run.config.evaluation.stop,
+        stop: run.config.drafting.stop,
         verification: Verification { rule, temperature, seed },
     };
     let started = Instant::now();

@@ -300,7 +300,7 @@ mod tests {
         }
         let many: Vec<String> = (0..200).map(|n| n.to_string()).collect();
         let many = many.join(", ");
-        let error = refused(&format!("matrix = {{ seed = [{many}], \"evaluation.top_k\" = [{many}] }}"));
+        let error = refused(&format!("matrix = {{ seed = [{many}], \"lattice.top_k\" = [{many}] }}"));
         assert!(error.contains("40000 cells"), "{error}");
     }
 }

@@ -5,21 +5,26 @@
 
 mod ablation;
 mod architecture;
+mod drafting;
 mod evaluation;
 mod heads;
+mod lattice;
 mod presets;
 mod read;
 mod rescorers;
 mod schema;
 mod storage;
 mod traces;
+mod tuning;
 
 pub use ablation::{AblationConfig, Cell, Grid};
 pub use architecture::{
     FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
 };
-pub use evaluation::{EvaluationConfig, StopRule};
+pub use drafting::{DraftingConfig, StopRule};
+pub use evaluation::EvaluationConfig;
 pub use heads::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
+pub use lattice::LatticeConfig;
 pub use read::{Overrides, load};
 pub use rescorers::{
     LatticeLoss, LatticeRescorerConfig, MOST_NGRAMS, NeuralConfig, NgramConfig, Normalisation, RescorerConfig,
@@ -28,3 +33,4 @@ pub use rescorers::{
 pub use schema::{BackboneConfig, Config, DataConfig, LanguageModelConfig, OptimizationConfig, PretrainConfig};
 pub use storage::StorageType;
 pub use traces::{TraceText, TracesConfig};
+pub use tuning::TuningConfig;

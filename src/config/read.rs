@@ -199,9 +199,9 @@ mod tests {
     #[test]
     fn the_resolved_file_reads_back_as_itself() {
         let text = format!("{MINIMAL}[rescorer.a]\nkind = \"ngram\"\n[rescorer.b]\nkind = \"neural\"\n[pretrain]\n");
-        let config = read(&text, &["heads.block_size=7", "evaluation.lm_scales=[0.5]", "name=other"]).unwrap();
+        let config = read(&text, &["heads.block_size=7", "tuning.lm_scales=[0.5]", "name=other"]).unwrap();
         assert_eq!((config.heads.block_size, config.name.as_str()), (7, "other"));
-        assert_eq!(config.evaluation.scales(), [0.0, 0.5]);
+        assert_eq!(config.tuning.scales(), [0.0, 0.5]);
         assert_eq!(read(&config.to_toml(), &[]).unwrap(), config);
         for set in [
             ["heads.architecture={kind=\"ffn\",hidden=7,first_layer=\"shared\"}", "heads.loss_weights={decay=0.8}"],

@@ -7,7 +7,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{AblationConfig, EvaluationConfig, HeadsConfig, RescorerConfig, StorageType, TracesConfig};
+use super::{
+    AblationConfig, DraftingConfig, EvaluationConfig, HeadsConfig, LatticeConfig, RescorerConfig, StorageType,
+    TracesConfig, TuningConfig,
+};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result, bail};
 
@@ -36,7 +39,13 @@ pub struct Config {
     pub heads: HeadsConfig,
     /// Rescorers by name; the name is the variant's name in the report.
     pub rescorer: BTreeMap<String, RescorerConfig>,
-    /// Lattice, scales, oracle, bootstrap, live check.
+    /// The heads' candidates.
+    pub lattice: LatticeConfig,
+    /// Which drafts are made of them.
+    pub drafting: DraftingConfig,
+    /// The settings tried on dev.
+    pub tuning: TuningConfig,
+    /// Oracle, bootstrap, live check.
     pub evaluation: EvaluationConfig,
     /// Only for `ablate` and `plan`: what is varied.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +67,9 @@ impl Default for Config {
             traces: TracesConfig::default(),
             heads: HeadsConfig::default(),
             rescorer: BTreeMap::new(),
+            lattice: LatticeConfig::default(),
+            drafting: DraftingConfig::default(),
+            tuning: TuningConfig::default(),
             evaluation: EvaluationConfig::default(),
             ablation: None,
             pretrain: None,
@@ -292,6 +304,11 @@ impl Default for PretrainConfig {
 }
 
 impl Config {
+    /// The largest k that anything asks of a lattice.
+    pub fn widest(&self) -> usize {
+        self.evaluation.oracle_top_k.iter().copied().fold(self.lattice.top_k, usize::max)
+    }
+
     /// The device of the run, then the others that the heads train on as well.
     ///
     /// # Errors
@@ -369,6 +386,9 @@ impl Config {
             pretrain.model.validate("pretrain.model")?;
             pretrain.training.validate("pretrain.training")?;
         }
+        self.lattice.validate()?;
+        self.drafting.validate()?;
+        self.tuning.validate()?;
         self.evaluation.validate()?;
         self.grid().map(|_| ())
     }

@@ -44,7 +44,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ),
     (
         "best_paths",
-        "For each pbest- variant that was not switched off, its block_efficiency and verified_tokens_per_call on the evaluated split when its drafts are the p best paths under the settings that dev chose for the table's p (and plain bpd's draft besides, where evaluation.include_top1 is on and p is above 1).",
+        "For each pbest- variant that was not switched off, its block_efficiency and verified_tokens_per_call on the evaluated split when its drafts are the p best paths under the settings that dev chose for the table's p (and plain bpd's draft besides, where drafting.include_top1 is on and p is above 1).",
     ),
     (
         "bin_accuracy",

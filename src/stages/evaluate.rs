@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::ways::{Way, all_ways, ways};
 use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
-use crate::config::{Config, EvaluationConfig, RescorerConfig};
+use crate::config::{Config, RescorerConfig};
 use crate::drafting::{Drafter, LookupConfidence, Settings};
 use crate::error::{Error, Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
@@ -92,7 +92,7 @@ pub(super) fn key(workspace: &Workspace, traces: &str, heads: &str, rescorers: &
         workspace.corpora.iter().map(|c| &c.name).chain(workspace.config.rescorer.keys()).collect();
     files::hash_json(&(
         SCHEMA_VERSION,
-        &workspace.config.evaluation,
+        (&workspace.config.lattice, &workspace.config.drafting, &workspace.config.tuning, &workspace.config.evaluation),
         workspace.config.seed,
         traces,
         heads,
@@ -142,18 +142,19 @@ struct Texts {
 }
 
 impl Texts {
-    /// Every document with the lattices that `stored` gives, cut to what `options` ask for.
-    fn new(trace: &CorpusTrace, stored: &StoredCandidates, options: &EvaluationConfig) -> Result<Self> {
+    /// Every document with the lattices that `stored` gives, cut to what `config` asks for.
+    fn new(trace: &CorpusTrace, stored: &StoredCandidates, config: &Config) -> Result<Self> {
+        let top_k = config.lattice.top_k;
         let (started, mut texts) = (Instant::now(), Vec::new());
         for (document, entry) in trace.trace.documents().iter().enumerate().filter(|(_, entry)| entry.continuation > 0)
         {
-            let text = ReplayText::new(&trace.trace, document, stored, options.top_k);
+            let text = ReplayText::new(&trace.trace, document, stored, top_k);
             texts.push(text.map_err(|e| e.within(&entry.id))?);
         }
         if texts.is_empty() {
             bail!("no traced document has a continuation; there is nothing to evaluate.");
         }
-        let lattices = texts.iter().map(|text| text.narrowed(options.top_k, options.stop)).collect::<Result<_>>()?;
+        let lattices = texts.iter().map(|text| text.narrowed(top_k, config.drafting.stop)).collect::<Result<_>>()?;
         let looping = texts.iter().map(|text| loops(text.continuation())).collect();
         Ok(Self { texts, lattices, looping, seconds: started.elapsed().as_secs_f64() })
     }
@@ -168,26 +169,27 @@ impl Walked<'_> {
 
 impl Evaluation<'_> {
     fn dataset(&self, name: &str, dev: &CorpusTrace, test: &CorpusTrace) -> Result<(Dataset, DocumentSet)> {
-        let options = &self.workspace.config.evaluation;
+        let config = &self.workspace.config;
+        let (options, top_k) = (&config.evaluation, config.lattice.top_k);
         let ways = ways(&self.workspace.config, self.rescorers);
-        if let Some(unknown) = options.variants.iter().find(|name| ways.iter().all(|way| way.name != **name)) {
+        if let Some(unknown) = config.drafting.variants.iter().find(|name| ways.iter().all(|way| way.name != **name)) {
             let known = all_ways(&self.workspace.config, self.rescorers);
             let known: Vec<&str> = known.iter().map(|way| way.name.as_str()).collect();
-            bail!("`evaluation.variants` names `{unknown}`, but the variants here are {}.", known.join(", "));
+            bail!("`drafting.variants` names `{unknown}`, but the variants here are {}.", known.join(", "));
         }
         let (dev_key, test_key, test_trace) = (&dev.key, &test.key, test);
         let widest = self.workspace.reach().widest;
         let stored = candidates(self.workspace, self.heads, dev, widest)?;
-        let dev = Texts::new(dev, &stored, options)?;
+        let dev = Texts::new(dev, &stored, config)?;
         let stored = candidates(self.workspace, self.heads, test, widest)?;
-        let test = Texts::new(test, &stored, options)?;
+        let test = Texts::new(test, &stored, config)?;
         // Searches, walks over test, live checks.
         let mut bar = Progress::new(format!("evaluate {name}"), 3 * ways.len());
-        let mut start = Settings::new(options.top_k, coverage(&dev.texts, options.top_k), 1.0);
-        if !options.slot_tempering.is_empty() {
-            start.slot_temperatures = slot_temperatures(&dev.texts, options.top_k);
+        let mut start = Settings::new(top_k, coverage(&dev.texts, top_k), 1.0);
+        if !config.tuning.slot_tempering.is_empty() {
+            start.slot_temperatures = slot_temperatures(&dev.texts, top_k);
         }
-        if !options.lookup.is_empty() {
+        if !config.tuning.lookup.is_empty() {
             let texts = dev.texts.iter().map(|text| (&text.tokens[..], text.prompt));
             start.confidence = LookupConfidence::measured(texts, self.heads.heads.count() + 1);
         }
@@ -197,7 +199,7 @@ impl Evaluation<'_> {
             documents: test.texts.len() as u64,
             decoded_tokens: test.texts.iter().map(|t| t.continuation().len() as u64).sum(),
             block_size: self.heads.heads.count() as u64 + 1,
-            top_k: options.top_k as u64,
+            top_k: top_k as u64,
             coverage: start.calibration.coverage.clone(),
             slot_temperatures: start.slot_temperatures.clone(),
             lookup_confidence: start.confidence.clone(),
@@ -215,7 +217,7 @@ impl Evaluation<'_> {
             timing: None,
         };
         let model = &self.workspace.backbone.model;
-        set.set_heads(head_qualities(&test.texts, model, options.top_k));
+        set.set_heads(head_qualities(&test.texts, model, top_k));
         set.autoregressive_cost = Some(cost(model, &Drafting::none(), 1.0, 1.0));
         let mut documents = DocumentSet {
             ids: test.texts.iter().map(|text| text.entry.id.clone()).collect(),
@@ -226,7 +228,7 @@ impl Evaluation<'_> {
         let mut singles = BTreeMap::new();
         for way in ways {
             progress::stop_if_interrupted("evaluating")?;
-            let (from, axes) = (way.start(&start, &singles), way.axes(options));
+            let (from, axes) = (way.start(&start, &singles), way.axes(top_k, &config.tuning));
             let key = self.key_of(&way, &from, &axes, dev_key, test_key);
             let plain = walked.first().map(|plain| &*plain.found);
             let found = self.workspace.found(&key, || self.find(&way, from, &axes, plain, &dev, &test, &mut bar))?;
@@ -244,7 +246,7 @@ impl Evaluation<'_> {
         let base = walked.first().expect("plain decoding is the first variant").found.documents.clone();
         set.looping = looping_text(&test.looping, &base);
         set.oracle = options.oracle_top_k.iter().map(|&k| oracle(&test.texts, k).0).collect();
-        let (_, tally) = oracle(&test.texts, options.top_k);
+        let (_, tally) = oracle(&test.texts, top_k);
         documents.add(ORACLE, &tally.documents);
         set.variants.push(self.variant(ORACLE, 1, &tally, &base, &test)?);
         let (plain, most) = (block_efficiency(&base), tally.block_efficiency());
@@ -309,18 +311,10 @@ impl Evaluation<'_> {
 
     /// Hash of what [`Evaluation::find`] depends on.
     fn key_of(&self, way: &Way, from: &Settings, axes: &[Axis], dev: &str, test: &str) -> String {
-        let Config { evaluation, rescorer, traces, seed, .. } = &self.workspace.config;
+        let Config { lattice, drafting, tuning, evaluation, rescorer, traces, seed, .. } = &self.workspace.config;
         let terms: Vec<_> = way.terms().map(|term| (&self.rescorers[term].key, &rescorer[term])).collect();
-        // What says which variants there are, and what is reported beside them.
-        let (variants, oracle_top_k) = (Vec::new(), Vec::new());
-        let options = EvaluationConfig {
-            paths: 0,
-            nodes: 0,
-            variants,
-            oracle_top_k,
-            all_checkpoints: false,
-            ..evaluation.clone()
-        };
+        let options =
+            (lattice, drafting.include_top1, drafting.stop, tuning, evaluation.bootstrap, &evaluation.curve_paths);
         files::hash_json(&(
             (dev, test, &self.heads.key, terms, options, seed, traces.dtype),
             (&way.name, way.identity(), format!("{from:?} {axes:?}")),
@@ -339,7 +333,6 @@ impl Evaluation<'_> {
         test: &Texts,
         bar: &mut Progress,
     ) -> Result<Found> {
-        let options = &self.workspace.config.evaluation;
         let tuned = search(from, axes, |settings| {
             progress::stop_if_interrupted("evaluating")?;
             Ok(tally(&walk(dev, &*way.drafter(settings))?).block_efficiency())
@@ -368,7 +361,7 @@ impl Evaluation<'_> {
         let plain_steps = plain.map_or(&steps, |plain| &plain.steps);
         variant.same_starts = Some(same_starts(test, plain_steps, &*way.drafter(&settings))?);
         variant.choice_share = way.reads_heads().then(|| choice_share(test, &steps, &settings));
-        let best_paths = best_paths(test, way, &settings, options)?;
+        let best_paths = best_paths(test, way, &settings, &self.workspace.config)?;
         let drafting = way.uses(&self.heads.heads, &settings);
         let (nodes, accepted) = (variant.verified_tokens_per_call, variant.block_efficiency);
         variant.cost = Some(cost(&self.workspace.backbone.model, &drafting, nodes, accepted));
@@ -454,12 +447,12 @@ fn tally(walks: &[Vec<Step>]) -> Tally {
 }
 
 /// Block efficiency of a `pbest-` variant by the number of paths; nothing of others.
-fn best_paths(texts: &Texts, way: &Way, settings: &Settings, options: &EvaluationConfig) -> Result<Vec<BestPaths>> {
-    let counts = &options.curve_paths;
+fn best_paths(texts: &Texts, way: &Way, settings: &Settings, config: &Config) -> Result<Vec<BestPaths>> {
+    let counts = &config.evaluation.curve_paths;
     let Some(&most) = counts.iter().max() else { return Ok(Vec::new()) };
     let Some(drafter) = way.best_paths(most, settings) else { return Ok(Vec::new()) };
     let of_text = |_, text: &ReplayText, lattices: &[Lattice]| {
-        replay_best_paths(text, lattices, &*drafter, counts, options.include_top1)
+        replay_best_paths(text, lattices, &*drafter, counts, config.drafting.include_top1)
     };
     let mut tallies = vec![Tally::default(); counts.len()];
     for walks in of_each(texts, &*drafter, of_text)? {

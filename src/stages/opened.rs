@@ -105,7 +105,7 @@ impl OpenedRun {
         let way = way.ok_or_else(|| Error::new(format!("the run has no variant `{name}`; it has: {names}.")))?;
         let settings = chosen(set, &way, &self.config)?;
         // Switched off on dev, it drafts as plain decoding does.
-        let switched_off = settings.is_none() && !way.axes(&self.config.evaluation).is_empty();
+        let switched_off = settings.is_none() && !way.axes(self.config.lattice.top_k, &self.config.tuning).is_empty();
         let way = if switched_off { way.switched_off() } else { way };
         let settings = settings.unwrap_or_else(|| untuned(set, &self.config));
         Ok((name.to_owned(), OpenedDrafter { way, settings }))
@@ -142,7 +142,7 @@ impl OpenedDrafter<'_> {
 
 fn untuned(set: &Dataset, config: &Config) -> Settings {
     let (slot_temperatures, confidence) = (set.slot_temperatures.clone(), set.lookup_confidence.clone());
-    Settings { slot_temperatures, confidence, ..Settings::new(config.evaluation.top_k, set.coverage.clone(), 1.0) }
+    Settings { slot_temperatures, confidence, ..Settings::new(config.lattice.top_k, set.coverage.clone(), 1.0) }
 }
 
 /// The settings in a report; none where nothing was tuned.
@@ -155,7 +155,7 @@ fn chosen(set: &Dataset, way: &Way, config: &Config) -> Result<Option<Settings>>
     }
     let mut settings = way.start(&untuned(set, config), &BTreeMap::new());
     settings.weighting = Weighting::from(0.0);
-    let axes = way.axes(&config.evaluation);
+    let axes = way.axes(config.lattice.top_k, &config.tuning);
     let shares: Vec<f64> = axes
         .iter()
         .filter(|axis| matches!(axis.coordinate, Coordinate::Share(_)))

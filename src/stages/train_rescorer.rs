@@ -89,7 +89,7 @@ pub(super) fn key(config: &Config, rescorer: &RescorerConfig, traces: &str, head
     match rescorer {
         RescorerConfig::Transition(_) | RescorerConfig::Lava(_) => {
             let heads = heads.expect("whoever fits a rescorer of lattices has trained the heads");
-            files::hash_json(&(fitted, config.seed, traces, heads, config.evaluation.top_k))
+            files::hash_json(&(fitted, config.seed, traces, heads, config.lattice.top_k))
         }
         // Nothing is drawn.
         RescorerConfig::Ngram(_) => files::hash_json(&(fitted, traces)),
@@ -157,7 +157,7 @@ impl LatticeFitting<'_> {
         let Self { workspace, traces, heads, kind } = self;
         let (backbone, slots, rank) = (&workspace.backbone, heads.heads.count(), options.rank);
         let width = backbone.model.config().hidden_size;
-        let (evaluation, reach) = (&workspace.config.evaluation, workspace.reach());
+        let reach = workspace.reach();
         let of = |traces: &[CorpusTrace], k: usize| -> Result<Vec<StoredCandidates>> {
             traces.iter().map(|trace| candidates(workspace, heads, trace, k)).collect()
         };
@@ -170,7 +170,7 @@ impl LatticeFitting<'_> {
             pair(&traces.train, &train_candidates),
             pair(&traces.dev, &dev_candidates),
             &backbone.model,
-            evaluation.top_k,
+            workspace.config.lattice.top_k,
             options,
             workspace.config.seed,
         )?;

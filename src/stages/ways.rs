@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, EvaluationConfig, RescorerConfig};
+use crate::config::{Config, RescorerConfig, TuningConfig};
 use crate::drafting::{Bpd, Drafter, PromptLookup, Rescoring, Selection, Settings};
 use crate::evaluation::{self, Axis, Coordinate};
 use crate::heads::FrozenHeads;
@@ -137,7 +137,7 @@ impl Way<'_> {
     }
 
     /// What is tuned. With a rescorer that reads the whole prefix every trial is a run of a model, so only weights are.
-    pub fn axes(&self, options: &EvaluationConfig) -> Vec<Axis> {
+    pub fn axes(&self, top_k: usize, options: &TuningConfig) -> Vec<Axis> {
         // Of the weight of a single draft's rescorer the whole curve is wanted.
         let single = self.drafting == Drafting::Search(Selection::Paths(1));
         let axis = |coordinate, name: &str, values| Axis {
@@ -166,7 +166,7 @@ impl Way<'_> {
             if single && !self.reads_prefix() {
                 let decays = [&[1.0], &options.decays[..]].concat();
                 axes.push(axis(Coordinate::Decay, "decay", decays));
-                let fewer = |divisor: usize| (options.top_k / divisor).max(1) as f64;
+                let fewer = |divisor: usize| (top_k / divisor).max(1) as f64;
                 axes.push(axis(Coordinate::TopK, "top_k", vec![fewer(4), fewer(2), fewer(1)]));
                 let gates = [&options.gates[..], &[f64::INFINITY]].concat();
                 axes.push(axis(Coordinate::Gate, "gate", gates));
@@ -182,14 +182,14 @@ impl Way<'_> {
 
 /// The variants of a run that its configuration asks for, plain decoding among them in any case.
 pub(super) fn ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedRescorer>) -> Vec<Way<'a>> {
-    let wanted = &config.evaluation.variants;
+    let wanted = &config.drafting.variants;
     let is_wanted = |way: &Way| wanted.is_empty() || way.drafting == Drafting::Plain || wanted.contains(&way.name);
     all_ways(config, fitted).into_iter().filter(is_wanted).collect()
 }
 
 /// Every variant of a run: single drafts first, plain decoding before all.
 pub(super) fn all_ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedRescorer>) -> Vec<Way<'a>> {
-    let options = &config.evaluation;
+    let options = &config.drafting;
     let (paths, tree) = (Selection::Paths(options.paths), Selection::ExpectedTree(options.nodes));
     let include_top1 = options.include_top1;
     let way = |name: &str, drafting| {
@@ -234,7 +234,7 @@ pub(super) fn all_ways<'a>(config: &Config, fitted: &'a BTreeMap<String, FittedR
     }
     let ways = single.into_iter().chain(several);
     let lookup_scale = |way: Way<'a>| {
-        let lookup_scale = way.expects() && !options.lookup.is_empty();
+        let lookup_scale = way.expects() && !config.tuning.lookup.is_empty();
         let name = format!("{}{COPIES}", way.name);
         let second = lookup_scale.then(|| Way { name, copies: true, ..way.clone() });
         std::iter::once(way).chain(second)

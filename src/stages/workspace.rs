@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::evaluate::Found;
 use crate::backbone::{Backbone, Checkpoint, Precision, resolve, resolve_file};
 use crate::claims::Claims;
-use crate::config::{Config, DataConfig, EvaluationConfig};
+use crate::config::{Config, DataConfig};
 use crate::device::Opened;
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -78,8 +78,8 @@ pub struct Reach {
 
 impl Reach {
     /// What a configuration asks for.
-    pub fn of(config: &EvaluationConfig) -> Self {
-        Self { top_k: config.top_k, widest: config.widest() }
+    pub fn of(config: &Config) -> Self {
+        Self { top_k: config.lattice.top_k, widest: config.widest() }
     }
 }
 
@@ -241,7 +241,7 @@ impl Workspace {
     /// The largest k that is asked of candidates.
     pub fn reach(&self) -> Reach {
         match &self.places {
-            Places::Own(_) => Reach::of(&self.config.evaluation),
+            Places::Own(_) => Reach::of(&self.config),
             Places::Store(store) => store.reach,
         }
     }

@@ -114,17 +114,20 @@ of = ["counts", "turns", "look"]
 [rescorer.whole]
 kind = "sum"
 of = ["small", "counts"]
-[evaluation]
+[lattice]
 top_k = 6
+[drafting]
 paths = 5
-curve_paths = [40, 1, 5]
 nodes = 8
+[tuning]
 lm_scales = [0.3, 0.7]
 decays = [0.8]
 temperatures = [1.0, 0.5]
 slot_tempering = [1.0]
 gates = [2.0]
 shares = [0.0, 0.5]
+[evaluation]
+curve_paths = [40, 1, 5]
 oracle_top_k = [1, 2, 4, 8]
 bootstrap = 200
 live_documents = 4
@@ -189,7 +192,7 @@ steps = 12
 live_documents = 0
 [ablation.matrix]
 "rescorer" = [{ counts = { kind = "ngram", order = 2 } }, { counts = { kind = "ngram", order = 3 } }]
-"evaluation.top_k" = [2, 4]
+"lattice.top_k" = [2, 4]
 seed = [1, 2]
 "#;
 

@@ -19,7 +19,8 @@ impl Evaluation<'_> {
         let Some(KeptCheckpoints { best, weights }) = KeptCheckpoints::find(&heads.folder)? else {
             bail!("--all-checkpoints: {} has not every checkpoint: {HOW_TO_KEEP}", heads.folder.display());
         };
-        let (options, backbone) = (&workspace.config.evaluation, &workspace.backbone);
+        let (config, backbone) = (&workspace.config, &workspace.backbone);
+        let top_k = config.lattice.top_k;
         let replayed = walked.iter().filter(|walked| walked.way.reads_heads() && !walked.is_neural(&heads.heads));
         let replayed: Vec<&Walked> = replayed.collect();
         let mut points = Vec::new();
@@ -29,13 +30,13 @@ impl Evaluation<'_> {
             let folder = StagedDir::new(&workspace.folder.join("report").join("candidates"))?;
             let title = format!("candidates {} at step {step}", test.name.replace('-', " "));
             let heads = load_heads_at(&heads.folder, &file, backbone)?;
-            StoredCandidates::make(&test.trace, &heads, &backbone.model, options.top_k, folder.path(), &title)?;
+            StoredCandidates::make(&test.trace, &heads, &backbone.model, top_k, folder.path(), &title)?;
             let stored = StoredCandidates::open(folder.path(), &test.trace)?;
-            let texts = Texts::new(test, &stored, options)?;
+            let texts = Texts::new(test, &stored, config)?;
             let groups = groups(&texts.texts);
             let mut add = |name: &str, tally: &Tally| -> Result<()> {
                 let documents = &tally.documents;
-                let bands = intervals(&groups, documents, documents, options.bootstrap, workspace.config.seed)?;
+                let bands = intervals(&groups, documents, documents, config.evaluation.bootstrap, config.seed)?;
                 let (variant, block_efficiency) = (name.to_owned(), tally.block_efficiency());
                 points.push(StepPoint { step: step as u64, variant, block_efficiency, ci95: bands.ratio });
                 Ok(())
@@ -43,7 +44,7 @@ impl Evaluation<'_> {
             for Walked { way, found } in &replayed {
                 add(&way.name, &tally(&walk(&texts, &*way.drafter(&found.settings))?))?;
             }
-            add(ORACLE, &oracle(&texts.texts, options.top_k).1)?;
+            add(ORACLE, &oracle(&texts.texts, top_k).1)?;
             let plain = &points[points.len() - replayed.len() - 1];
             let efficiency = plain.block_efficiency;
             progress::say(format!("evaluate {} at step {step}: {} {efficiency:.3}", test.corpus, plain.variant));

@@ -18,7 +18,8 @@ impl Evaluation<'_> {
         set: &mut Dataset,
         bar: &mut Progress,
     ) -> Result<()> {
-        let options = &self.workspace.config.evaluation;
+        let config = &self.workspace.config;
+        let options = &config.evaluation;
         let sample: Vec<&ReplayText> = texts.iter().take(options.live_documents).collect();
         if sample.is_empty() {
             return Ok(());
@@ -41,9 +42,9 @@ impl Evaluation<'_> {
             bar.advance(|| format!("live {}", way.name));
             let drafter = way.drafter(settings);
             let decoding = Decoding {
-                top_k: options.top_k,
-                dtype: self.workspace.config.traces.dtype,
-                stop: options.stop,
+                top_k: config.lattice.top_k,
+                dtype: config.traces.dtype,
+                stop: config.drafting.stop,
                 verification: Verification::GREEDY,
             };
             let heads = &self.heads.heads;
