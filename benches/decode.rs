@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use draftsmith::backbone::{Span, generate};
 use draftsmith::decoding::{Decoder, Decoding, Spent, Verification, seconds_by_nodes};
 use draftsmith::device;
-use draftsmith::drafting::Drafter;
+use draftsmith::drafting::{PreparedVariant, Selection, Settings, SizedSelection, Variant};
 use draftsmith::stages::OpenedRun;
 use draftsmith::text::{Split, SplitFractions, read_corpus};
 
@@ -60,17 +60,18 @@ fn main() {
     let seconds = seconds_by_nodes(&run.backbone, &run.heads, prompts[0].len(), run.config.drafting.nodes)
         .expect("heads that draft");
     let mut variants = Vec::new();
-    for name in run.variants() {
-        let opened = || run.drafter(Some(&name), Some(&set)).expect("a variant of the run").1;
-        if opened().grows() {
-            variants.push((format!("{name} (auto)"), opened().timed(seconds.clone())));
+    for variant in run.variants() {
+        let (opened, settings) = run.variant(Some(&variant), Some(&set)).expect("a variant of the run");
+        if opened.drafts_trees() {
+            let timed = opened.clone().with_trees(SizedSelection::TimedTree(seconds.clone()));
+            variants.push((format!("{variant} (auto)"), timed, settings.clone()));
         }
-        variants.push((name.clone(), opened()));
+        variants.push((variant.to_string(), opened, settings));
     }
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    for (name, opened) in &variants {
+    for (name, opened, settings) in &variants {
         let best =
-            (0..rounds).map(|_| by_blocks(&run, &*opened.drafter(), &prompts, max_new, 1)).min_by_key(|d| d.elapsed);
+            (0..rounds).map(|_| by_blocks(&run, (opened, settings), &prompts, max_new, 1)).min_by_key(|d| d.elapsed);
         let Decoded { elapsed, tokens: decoded, blocks, nodes, spent } = best.expect("at least one round");
         assert_eq!(decoded, tokens, "{name} is lossless");
         let speed = tokens as f64 / elapsed.as_secs_f64();
@@ -102,11 +103,18 @@ struct Decoded {
 }
 
 /// Decodes `batch` prompts side by side, then the next ones, as `generate` does.
-fn by_blocks(run: &OpenedRun, drafter: &dyn Drafter, prompts: &[&[u32]], max_new: usize, batch: usize) -> Decoded {
+fn by_blocks(
+    run: &OpenedRun,
+    (variant, settings): (&PreparedVariant, &Settings),
+    prompts: &[&[u32]],
+    max_new: usize,
+    batch: usize,
+) -> Decoded {
+    let drafter = variant.drafter(settings);
     let decoding = Decoding {
         top_k: run.config.lattice.top_k,
         dtype: run.config.traces.dtype,
-        stop: run.config.drafting.stop,
+        stop: variant.variant.stop,
         verification: Verification::GREEDY,
     };
     let (began, mut spent) = (Instant::now(), Vec::new());
@@ -114,7 +122,7 @@ fn by_blocks(run: &OpenedRun, drafter: &dyn Drafter, prompts: &[&[u32]], max_new
     for prompts in prompts.chunks(batch) {
         let documents: Vec<(&[u32], usize)> = prompts.iter().map(|prompt| (*prompt, max_new)).collect();
         let mut decoder =
-            Decoder::new(&run.backbone, &run.heads, drafter, decoding, &documents, batch).expect("fitting prompts");
+            Decoder::new(&run.backbone, &run.heads, &*drafter, decoding, &documents, batch).expect("fitting prompts");
         while !decoder.finished() {
             let round = decoder.step().expect("a step");
             if !round.blocks.is_empty() {
@@ -132,11 +140,11 @@ fn by_blocks(run: &OpenedRun, drafter: &dyn Drafter, prompts: &[&[u32]], max_new
 /// computed anyway.
 fn side_by_side(run: &OpenedRun, set: &str, prompts: &[&[u32]], max_new: usize, rounds: usize) {
     let nodes = number("DRAFTSMITH_NODES", 8);
-    let tree = run.variants().into_iter().find(|name| name.starts_with("tree-"));
-    let names = ["bpd".to_owned()].into_iter().chain(tree);
-    let variants = names.map(|name| {
-        let opened = run.drafter(Some(&name), Some(set)).expect("a variant of the run").1;
-        (if opened.grows() { format!("{name} ({nodes} nodes)") } else { name }, opened.with_nodes(nodes))
+    let tree = run.variants().into_iter().find(|variant| variant.selection == Selection::ExpectedTree);
+    let variants = [Variant::plain()].into_iter().chain(tree).map(|variant| {
+        let (opened, settings) = run.variant(Some(&variant), Some(set)).expect("a variant of the run");
+        let name = if opened.drafts_trees() { format!("{variant} ({nodes} nodes)") } else { variant.to_string() };
+        (name, opened.with_trees(SizedSelection::ExpectedTree(nodes)), settings)
     });
     let variants: Vec<_> = variants.collect();
     println!("\nbatch  variant                      tokens/s  speed-up over token by token in the same batch");
@@ -149,13 +157,13 @@ fn side_by_side(run: &OpenedRun, set: &str, prompts: &[&[u32]], max_new: usize, 
             let texts = prompts.chunks(batch).flat_map(|prompts| generate(&run.backbone, prompts, max_new));
             tokens = texts.map(|text| text.len()).sum();
             best[0] = best[0].min(began.elapsed().as_secs_f64());
-            for (best, (name, opened)) in best[1..].iter_mut().zip(&variants) {
-                let decoded = by_blocks(run, &*opened.drafter(), prompts, max_new, batch);
+            for (best, (name, opened, settings)) in best[1..].iter_mut().zip(&variants) {
+                let decoded = by_blocks(run, (opened, settings), prompts, max_new, batch);
                 assert_eq!(decoded.tokens, tokens, "{name} is lossless");
                 *best = best.min(decoded.elapsed.as_secs_f64());
             }
         }
-        let names = ["token by token"].into_iter().chain(variants.iter().map(|(name, _)| name.as_str()));
+        let names = ["token by token"].into_iter().chain(variants.iter().map(|(name, ..)| name.as_str()));
         for (name, seconds) in names.zip(&best) {
             println!("{batch:>5}  {name:<28} {:8.1} {:9.2}", tokens as f64 / seconds, best[0] / seconds);
         }

@@ -12,10 +12,10 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use common::skipped;
 use draftsmith::backbone::{Backbone, Checkpoint, KvCache, Model, Precision, Span, check, generate};
-use draftsmith::config::{FfnConfig, HeadArchitecture, SpeculatorConfig, StopRule, StorageType};
+use draftsmith::config::{FfnConfig, HeadArchitecture, SpeculatorConfig, StorageType};
 use draftsmith::decoding::{Decoder, Decoding, Verification};
 use draftsmith::device::{DeviceChoice, open};
-use draftsmith::drafting::{Bpd, Drafter, Rescoring, Selection, Settings};
+use draftsmith::drafting::{Bpd, Drafter, Rescoring, Settings, SizedSelection, StopRule};
 use draftsmith::heads::{DraftHeads, FrozenHeads, Heads};
 use draftsmith::nn::{FrozenUnembedding, Init, Targets, collect_parameters, from_host, load_parameters, to_host};
 
@@ -183,7 +183,7 @@ fn texts_decoded_by_blocks_are_the_greedy_ones_of_both_devices() {
     assert_eq!(token_by_token(&there), expected);
     let settings = Settings::new(8, vec![0.9; 4], 1.0);
     let tree =
-        Rescoring { rescorers: Vec::new(), selection: Selection::ExpectedTree(12), include_top1: true, settings };
+        Rescoring { rescorers: Vec::new(), selection: SizedSelection::ExpectedTree(12), include_top1: true, settings };
     let architectures = [
         HeadArchitecture::Ffn(FfnConfig { hidden: 16, ..FfnConfig::default() }),
         HeadArchitecture::Speculator(SpeculatorConfig { inner: 16 }),

@@ -9,9 +9,9 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use common::{CONTEXT, world};
 use draftsmith::backbone::{Backbone, Precision, Span, generate};
-use draftsmith::config::{FfnConfig, FirstLayer, HeadArchitecture, SpeculatorConfig, StopRule, StorageType};
+use draftsmith::config::{FfnConfig, FirstLayer, HeadArchitecture, SpeculatorConfig, StorageType};
 use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
-use draftsmith::drafting::{Bpd, Drafter, DrawnDrafter, PromptLookup, Rescoring, Selection, Settings};
+use draftsmith::drafting::{Bpd, Drafter, DrawnDrafter, PromptLookup, Rescoring, Settings, SizedSelection, StopRule};
 use draftsmith::heads::{FrozenHeads, Heads};
 use draftsmith::nn::Init;
 use draftsmith::rescorer::{Rescorer, load_ngram};
@@ -99,7 +99,7 @@ fn blocks_of(
     blocks
 }
 
-fn rescoring<'a>(rescorer: &'a dyn Rescorer, selection: Selection, scale: f64) -> Rescoring<'a> {
+fn rescoring<'a>(rescorer: &'a dyn Rescorer, selection: SizedSelection, scale: f64) -> Rescoring<'a> {
     let mut settings = Settings::new(4, vec![], 0.7);
     (settings.weighting.scale, settings.shares) = (scale, vec![1.0]);
     Rescoring { rescorers: vec![rescorer], selection, include_top1: true, settings }
@@ -127,11 +127,11 @@ proptest! {
         let expected = generate(&backbone, &[&prompt], max_new).remove(0);
         let drafters: [Box<dyn Drafter>; 6] = [
             Box::new(Bpd),
-            Box::new(rescoring(&counts, Selection::Paths(1), 0.6)),
-            Box::new(rescoring(&counts, Selection::Paths(7), 1.0)),
-            Box::new(rescoring(&counts, Selection::ExpectedPath, 0.3)),
-            Box::new(rescoring(&counts, Selection::ExpectedTree(12), 0.5)),
-            Box::new(rescoring(&counts, Selection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
+            Box::new(rescoring(&counts, SizedSelection::Paths(1), 0.6)),
+            Box::new(rescoring(&counts, SizedSelection::Paths(7), 1.0)),
+            Box::new(rescoring(&counts, SizedSelection::ExpectedPath, 0.3)),
+            Box::new(rescoring(&counts, SizedSelection::ExpectedTree(12), 0.5)),
+            Box::new(rescoring(&counts, SizedSelection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
         ];
         let options =
             Decoding { top_k: 4, dtype: StorageType::Float32, stop, verification: Verification::GREEDY };
@@ -150,13 +150,13 @@ fn ways<'a>(counts: &'a dyn Rescorer, seed: u64) -> Vec<(Box<dyn Drafter + 'a>, 
     vec![
         (Box::new(Bpd), Verification::GREEDY, true),
         (Box::new(PromptLookup), Verification::GREEDY, true),
-        (Box::new(rescoring(counts, Selection::Paths(5), 0.6)), Verification::GREEDY, true),
+        (Box::new(rescoring(counts, SizedSelection::Paths(5), 0.6)), Verification::GREEDY, true),
         (
-            Box::new(rescoring(counts, Selection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
+            Box::new(rescoring(counts, SizedSelection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
             Verification::GREEDY,
             true,
         ),
-        (Box::new(rescoring(counts, Selection::ExpectedTree(9), 0.5)), rule(Rule::Deterministic), false),
+        (Box::new(rescoring(counts, SizedSelection::ExpectedTree(9), 0.5)), rule(Rule::Deterministic), false),
         (drawn(true), rule(Rule::Rejection), false),
         (drawn(true), rule(Rule::KSeq), false),
         (drawn(false), rule(Rule::RejectionWithoutReplacement), false),
@@ -273,7 +273,7 @@ fn memory_does_not_grow_with_the_documents() {
     let backbone = backbone();
     let heads = heads(&backbone, 1, 0.3, false);
     let counts = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
-    let drafter = rescoring(&counts, Selection::ExpectedTree(12), 0.5);
+    let drafter = rescoring(&counts, SizedSelection::ExpectedTree(12), 0.5);
     let decode_tokens = |most: usize| {
         let (mut tokens, mut prompt) = (0, 0);
         while tokens < most {
@@ -340,7 +340,7 @@ fn sampled_text_has_the_backbones_distribution_under_every_lossless_rule() {
         for seed in 0..draws {
             let drawn = |paths, replacement| DrawnDrafter { paths, temperature: 1.0, replacement, seed: seed ^ 0xabc };
             let drafter: Box<dyn Drafter> = match rule {
-                Rule::Deterministic => Box::new(rescoring(&counts_model, Selection::Paths(5), 1.0)),
+                Rule::Deterministic => Box::new(rescoring(&counts_model, SizedSelection::Paths(5), 1.0)),
                 Rule::RejectionWithoutReplacement => Box::new(drawn(3, false)),
                 _ => Box::new(drawn(3, true)),
             };

@@ -134,18 +134,20 @@ fn so_when_blocks_end_where_heads_are_unsure() {
         set["variants"].as_array().unwrap().iter().map(|v| v["verified_tokens_per_call"].as_f64().unwrap()).collect()
     };
     let whole = verified(&all_live(folder.path(), &[]));
-    for stop in ["{max-probability=0.2}", "{entropy-bound=0.2}"] {
+    for stop in ["max-probability=0.2", "entropy-bound=0.2"] {
         let set = all_live(folder.path(), &[&format!("drafting.stop={stop}")]);
         assert_exact(&set);
-        // Plain decoding, first in the table, verifies less than whole blocks, and prompt lookup, second, what it did.
+        // Plain decoding and prompt lookup, now the third row, verify what they did; first choices with the rule verify less.
         let fewer = verified(&set);
-        assert!(fewer[0] > 1.0 && fewer[0] < whole[0] && fewer[1] == whole[1], "{stop}: {fewer:?} {whole:?}");
+        assert!(fewer[0] == whole[0] && fewer[2] == whole[1], "{stop}: {fewer:?} {whole:?}");
+        assert!(fewer[1] > 1.0 && fewer[1] < whole[0], "{stop}: {fewer:?} {whole:?}");
     }
-    let none = all_live(folder.path(), &["drafting.stop={max-probability=1.0}", "drafting.variants=[\"counts\"]"]);
+    let stopped = ["bpd", "counts"].map(|name| format!("{name}+max-probability=1"));
+    let none = all_live(folder.path(), &[&format!("drafting.variants={stopped:?}")]);
     assert_exact(&none);
     let names: Vec<&str> = none["variants"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["bpd", "counts", "oracle"]);
-    assert_eq!(none["variants"][0]["block_efficiency"], 1.0, "no slot is drafted whose head is not quite sure");
+    assert_eq!(names, ["bpd", &stopped[0], &stopped[1], "oracle"]);
+    assert_eq!(none["variants"][1]["block_efficiency"], 1.0, "no slot is drafted whose head is not quite sure");
 }
 
 #[test]

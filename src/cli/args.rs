@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use super::ngram::NgramCommand;
 use crate::ablation::Shard;
 use crate::decoding::Rule;
+use crate::drafting::Variant;
 use crate::report::Gate;
 
 /// Trains prediction heads and draft rescorers for blockwise parallel decoding, and measures what they buy.
@@ -234,10 +235,10 @@ pub struct GenerateOptions {
     /// An evaluated run, whose model is decoded block by block
     #[arg(long, value_name = "RUN")]
     pub run: Option<PathBuf>,
-    /// With --run: the variant that drafts; the best of its report without it
+    /// With --run: the variant that drafts; the best on dev without it
     #[arg(long, requires = "run")]
-    pub variant: Option<String>,
-    /// With --run: the data set whose settings are taken; the report's first without it
+    pub variant: Option<Variant>,
+    /// With --run: the data set whose settings are taken; the first without it
     #[arg(long, value_name = "NAME", requires = "run")]
     pub data: Option<String>,
     /// With --run: nodes of the trees of a `tree-` variant, at most: a number, "auto" (as many as pay on this machine, block

@@ -11,7 +11,7 @@ use super::{print, print_json};
 use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
 use crate::decoding::{Decoder, Decoding, Rule, Verification, seconds_by_nodes};
 use crate::device;
-use crate::drafting::{Drafter, DrawnDrafter, Origin};
+use crate::drafting::{Drafter, DrawnDrafter, Origin, SizedSelection, StopRule};
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::progress;
@@ -105,29 +105,31 @@ fn by_blocks(
     let template = run.template.as_ref();
     let prompt = template.map_or_else(|| Ok(prompt.to_owned()), |template| template.render(prompt))?;
     let prompt = encode(&run.backbone, &prompt)?;
-    let (name, opened) = run.drafter(options.variant.as_deref(), options.data.as_deref())?;
+    let (opened, settings) = run.variant(options.variant.as_ref(), options.data.as_deref())?;
+    let (name, stop) = (opened.variant.to_string(), opened.variant.stop);
     let sized = match options.budget {
         // Under any other rule the text depends on the trees: a seed must repeat, however busy the machine is.
-        Budget::Auto if opened.grows() && rule == Rule::Greedy => {
+        Budget::Auto if opened.drafts_trees() && rule == Rule::Greedy => {
             let (context, most) = (prompt.len().min(MEASURED_BEHIND), run.config.drafting.nodes);
-            opened.timed(seconds_by_nodes(&run.backbone, &run.heads, context, most)?)
+            let seconds = seconds_by_nodes(&run.backbone, &run.heads, context, most)?;
+            opened.with_trees(SizedSelection::TimedTree(seconds))
         }
         Budget::Auto | Budget::Run => opened,
-        Budget::Nodes(nodes) => opened.with_nodes(nodes),
+        Budget::Nodes(nodes) => opened.with_trees(SizedSelection::ExpectedTree(nodes)),
     };
     let temperature = options.temperature.unwrap_or(1.0);
-    let (name, drafter): (String, Box<dyn Drafter>) = match rule.drawn() {
-        None => (name, sized.drafter()),
+    let (name, stop, drafter): (String, StopRule, Box<dyn Drafter>) = match rule.drawn() {
+        None => (name, stop, sized.drafter(&settings)),
         Some(origin) => {
             let replacement = origin == Origin::Independent;
             let drawn = DrawnDrafter { paths: options.drafts, temperature, replacement, seed: seed ^ DRAFT_DICE };
-            (format!("{} drawn drafts", options.drafts), Box::new(drawn))
+            (format!("{} drawn drafts", options.drafts), run.config.drafting.stop, Box::new(drawn))
         }
     };
     let decoding = Decoding {
         top_k: run.config.lattice.top_k,
         dtype: run.config.traces.dtype,
-        stop: run.config.drafting.stop,
+        stop,
         verification: Verification { rule, temperature, seed },
     };
     let started = Instant::now();

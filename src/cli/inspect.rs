@@ -1,6 +1,6 @@
 //! `inspect`: what a folder or a model file is; with `--check`, whether a model computes what reference vectors say.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -185,7 +185,7 @@ fn run(path: &Path) -> Result<Value> {
 
 /// Every folder below with a stage's mark, sorted.
 fn collect_stages(root: &Path, folder: &Path, stages: &mut Vec<Value>) -> Result<()> {
-    for path in listing(folder)?.into_iter().filter(|path| path.is_dir()) {
+    for path in files::listing(folder)?.into_iter().filter(|path| path.is_dir()) {
         if path.join("stage.json").exists() {
             let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
             stages.push(json!({"finished": name, "bytes": folder_bytes(&path)?}));
@@ -196,17 +196,10 @@ fn collect_stages(root: &Path, folder: &Path, stages: &mut Vec<Value>) -> Result
     Ok(())
 }
 
-fn listing(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    Ok(paths)
-}
-
 /// Bytes of every file in and below a folder.
 fn folder_bytes(path: &Path) -> Result<u64> {
     if !path.is_dir() {
         return path.metadata().map(|m| m.len()).map_err(|e| Error::io("read", path, e));
     }
-    listing(path)?.iter().map(|path| folder_bytes(path)).sum()
+    files::listing(path)?.iter().map(|path| folder_bytes(path)).sum()
 }

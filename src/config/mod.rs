@@ -16,12 +16,13 @@ mod schema;
 mod storage;
 mod traces;
 mod tuning;
+mod variants;
 
 pub use ablation::{AblationConfig, Cell, Grid};
 pub use architecture::{
     FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
 };
-pub use drafting::{DraftingConfig, StopRule};
+pub use drafting::DraftingConfig;
 pub use evaluation::EvaluationConfig;
 pub use heads::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
 pub use lattice::LatticeConfig;

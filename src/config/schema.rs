@@ -12,6 +12,7 @@ use super::{
     TracesConfig, TuningConfig,
 };
 use crate::device::DeviceChoice;
+use crate::drafting::Variant;
 use crate::error::{Error, Result, bail};
 
 /// The whole file; `extends = "other.toml"` at its top makes it a change of another.
@@ -372,11 +373,10 @@ impl Config {
         for (name, rescorer) in &self.rescorer {
             let key = format!("rescorer.{name}");
             names_a_folder(&key, name)?;
-            let prefixes = ["pbest-", "tree-", "path-", "beam-"];
-            if ["bpd", "prompt-lookup", "oracle", "0gram"].contains(&name.as_str())
-                || prefixes.iter().any(|p| name.starts_with(p))
-            {
-                bail!("`{key}`: this name is taken by a built-in variant; choose another.");
+            if !Variant::allows_rescorer(name) {
+                bail!(
+                    "`{key}`: this name is taken by a built-in variant (bpd, prompt-lookup, 0gram, and all that begin with pbest-, beam-, path- or tree- or contain +); choose another."
+                );
             }
             rescorer.validate(&key, self)?;
         }
@@ -388,6 +388,7 @@ impl Config {
         }
         self.lattice.validate()?;
         self.drafting.validate()?;
+        self.validate_variants()?;
         self.tuning.validate()?;
         self.evaluation.validate()?;
         self.grid().map(|_| ())

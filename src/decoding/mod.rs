@@ -4,12 +4,10 @@
 mod blockwise;
 mod row;
 mod rules;
-mod stop;
 mod timing;
 mod verification;
 
 pub use blockwise::{Block, Decoder, Decoding, Round, Spent};
 pub use rules::{DraftedTokens, Rule, Verdict};
-pub use stop::early_stop_len;
 pub use timing::seconds_by_nodes;
 pub use verification::Verification;

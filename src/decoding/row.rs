@@ -1,11 +1,9 @@
 //! One document of a batch: what is drafted for it, and what of that is kept.
 
 use super::Block;
-use super::stop::early_stop_len;
 use super::verification::{Outcome, Prediction, Predictions, Verification, Verifier};
 use crate::backbone::Span;
-use crate::config::StopRule;
-use crate::drafting::{Decision, Drafter, Drafts, Session, TightestMargin};
+use crate::drafting::{Decision, Drafter, Drafts, Session, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
 use crate::heads::Candidates;
 use crate::lattice::{DraftTree, Lattice};

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 
-use super::{Drafter, Drafts, Rescoring, Selection, Settings};
+use super::{Drafter, Drafts, Rescoring, Settings, SizedSelection};
 use crate::backbone::{Model, ModelConfig, Span, Transformer};
 use crate::config::{LanguageModelConfig, Normalisation, StorageType};
 use crate::error::Result;
@@ -71,7 +71,7 @@ fn tempering_divides_what_paths_are_compared_by_and_not_what_rescorers_read() {
         ..Settings::new(3, Vec::new(), 1.0)
     };
     let drafts = |tempering| {
-        let (rescorers, selection): (Vec<&dyn Rescorer>, _) = (vec![&Reading], Selection::Paths(4));
+        let (rescorers, selection): (Vec<&dyn Rescorer>, _) = (vec![&Reading], SizedSelection::Paths(4));
         let rescoring = Rescoring { rescorers, selection, include_top1: false, settings: settings(tempering) };
         rescoring.session().drafts(&[], &[context]).unwrap().remove(0)
     };
@@ -101,8 +101,12 @@ fn local_search_is_greedy_or_a_beam_by_definition() {
         let mut settings = Settings::new(3, vec![], 1.0);
         settings.weighting = Weighting { scale, decay };
         settings.shares = vec![1.0];
-        let rescoring =
-            Rescoring { rescorers: vec![&rescorer], selection: Selection::Paths(width), include_top1: false, settings };
+        let rescoring = Rescoring {
+            rescorers: vec![&rescorer],
+            selection: SizedSelection::Paths(width),
+            include_top1: false,
+            settings,
+        };
         let together = rescoring.session().drafts(&text, &blocks).unwrap();
         for ((&start, lattice), drafts) in starts.iter().zip(&lattices).zip(&together) {
             let mut beam = vec![(0.0, vec![lattice.ids(0)[0]])];

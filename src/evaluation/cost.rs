@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::Model;
+use crate::drafting::{PreparedVariant, Settings};
 use crate::heads::FrozenHeads;
 use crate::rescorer::{BlockShape, Rescorer, RescoringCost};
 
@@ -47,7 +48,19 @@ pub struct Drafting<'a> {
     pub prefixes: usize,
 }
 
-impl Drafting<'_> {
+impl<'a> Drafting<'a> {
+    /// What a variant uses under `settings`.
+    pub fn of(variant: &'a PreparedVariant, heads: &'a FrozenHeads, settings: &Settings) -> Self {
+        let rescores = variant.searches() && settings.weighting.scale != 0.0;
+        let rescorers = variant.terms().iter().zip(&settings.shares).filter(|(_, share)| rescores && **share != 0.0);
+        Self {
+            heads: variant.variant.reads_heads().then_some(heads),
+            rescorers: rescorers.map(|((_, rescorer), _)| *rescorer).collect(),
+            candidates: settings.top_k,
+            prefixes: if variant.reads_prefix() { variant.drafts() } else { 1 },
+        }
+    }
+
     /// No drafts: one token a call.
     pub fn none() -> Self {
         Self { heads: None, rescorers: Vec::new(), candidates: 1, prefixes: 1 }

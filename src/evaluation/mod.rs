@@ -4,6 +4,7 @@
 //! walks; [`bootstrap`] puts intervals around them; [`check_live`] decodes for real and compares. [`head_qualities`] look at the heads
 //! themselves: how sure they are, how often right, and whether the one says the other.
 
+mod axes;
 mod best_paths;
 pub mod bootstrap;
 mod confidence;
@@ -19,6 +20,7 @@ mod tally;
 mod temperatures;
 mod tuning;
 
+pub use axes::axes;
 pub use best_paths::replay_best_paths;
 pub use confidence::{Regression, h_max, regression};
 pub use cost::{Cost, Drafting, KV_CONTEXTS, cost};

@@ -4,9 +4,7 @@
 //! accepted length of any draft is a comparison of tokens, and block efficiency is exact without a forward of the
 //! backbone. Slot 1 is the trace's own token, never recomputed.
 
-use crate::config::StopRule;
-use crate::decoding::early_stop_len;
-use crate::drafting::{Decision, Drafter, TightestMargin};
+use crate::drafting::{Decision, Drafter, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
 use crate::heads::StoredCandidates;
 use crate::kernels::SoftmaxStats;

@@ -42,7 +42,7 @@ impl SameStarts {
         let drafts = drafter.session().drafts(&text.tokens, &blocks)?;
         for (step, drafts) in steps.iter().zip(drafts) {
             let target = &text.continuation()[step.start..];
-            let (accepted, plain) = (accepted_length(&drafts.paths, target).max(1), lattices[step.start].top1());
+            let (accepted, plain) = (accepted_length(&drafts.paths, target).max(1), text.lattices[step.start].top1());
             match accepted.cmp(&step.accepted) {
                 Ordering::Less => counts.losses += 1,
                 Ordering::Equal => counts.ties += 1,

@@ -1,10 +1,12 @@
 //! Settings chosen on dev: one axis after the other, the others held still, until a round changes nothing.
 
 use crate::drafting::Settings;
+use serde::Serialize;
+
 use crate::error::Result;
 
 /// Something that is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Coordinate {
     /// The rescorers' weight, `lm_scale`.
     Scale,
@@ -25,7 +27,7 @@ pub enum Coordinate {
 }
 
 /// A coordinate with the values to try.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Axis {
     /// What is chosen.
     pub coordinate: Coordinate,

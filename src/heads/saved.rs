@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DraftHeads, FrozenHeads, Heads};
 use crate::backbone::Backbone;
-use crate::config::{FfnConfig, FirstLayer, HeadArchitecture, StorageType};
+use crate::config::{HeadArchitecture, StorageType};
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{Init, collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
@@ -19,17 +19,14 @@ struct Description {
     width: usize,
     architecture: HeadArchitecture,
     backbone: String,
-    /// Hash of the tokenizer; none in older files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    tokenizer: Option<String>,
-    /// The ids that are drafted from, ascending; all where there are none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Hash of the tokenizer.
+    tokenizer: String,
+    /// The ids that are drafted from, ascending; null for all.
     vocabulary: Option<Vec<u32>>,
 }
 
-/// 1 knew one architecture, the FFN with separate first layers, and held the width of its hidden layer; 2 had no part of the
-/// vocabulary; 3 did not name the tokenizer.
-const SCHEMA: u32 = 4;
+/// The only layout there is.
+const SCHEMA: u32 = 1;
 
 const DESCRIPTION: &str = "heads.json";
 const WEIGHTS: &str = "heads.safetensors";
@@ -39,26 +36,15 @@ struct Version {
     schema_version: u32,
 }
 
-#[derive(Deserialize)]
-struct FirstDescription {
-    block_size: usize,
-    width: usize,
-    hidden: usize,
-    backbone: String,
-}
-
 impl Description {
     fn read(path: &Path) -> Result<Self> {
-        // Before the rest, which a newer version may write otherwise.
+        // Before the rest, which another layout may write otherwise.
         match files::read_json::<Version>(path)?.schema_version {
-            1 => {
-                let FirstDescription { block_size, width, hidden, backbone } = files::read_json(path)?;
-                let architecture = HeadArchitecture::Ffn(FfnConfig { hidden, first_layer: FirstLayer::Separate });
-                let (tokenizer, vocabulary) = (None, None);
-                Ok(Self { schema_version: 1, block_size, width, architecture, backbone, tokenizer, vocabulary })
-            }
-            2..=SCHEMA => files::read_json(path),
-            _ => bail!("{}: written by a newer version of this program; use that version.", path.display()),
+            SCHEMA => files::read_json(path),
+            other => bail!(
+                "{}: these heads have layout {other}, this program reads {SCHEMA}. Train them again with `draftsmith train-heads`.",
+                path.display()
+            ),
         }
     }
 }
@@ -77,7 +63,7 @@ pub fn save_heads(
         width: backbone.model.config().hidden_size,
         architecture: architecture.clone(),
         backbone: backbone.hash.clone(),
-        tokenizer: Some(backbone.tokenizer.plain_hash().to_owned()),
+        tokenizer: backbone.tokenizer.plain_hash().to_owned(),
         vocabulary,
     };
     let values = collect_parameters(heads);
@@ -88,7 +74,7 @@ pub fn save_heads(
 /// Reads the heads in `folder`, trained above `backbone`.
 ///
 /// # Errors
-/// Heads trained on another backbone (by hash or by width) or with another tokenizer, a newer layout, damaged files.
+/// Heads trained on another backbone (by hash or by width) or with another tokenizer, another layout, damaged files.
 pub fn load_heads(folder: &Path, backbone: &Backbone) -> Result<FrozenHeads> {
     load_heads_at(folder, &folder.join(WEIGHTS), backbone)
 }
@@ -182,7 +168,7 @@ fn read(folder: &Path, weights: &Path, backbone: &Backbone, device: &Device) -> 
             description.backbone
         );
     }
-    if description.tokenizer.as_ref().is_some_and(|trained| trained != tokenizer.plain_hash()) {
+    if description.tokenizer != tokenizer.plain_hash() {
         bail!(
             "{}: these heads were trained with another tokenizer on the same weights, so their ids stand for other text. Put back the tokenizer.json that they were trained with, or train heads on this one with `draftsmith train-heads`.",
             path.display()

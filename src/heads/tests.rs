@@ -224,7 +224,7 @@ fn collect_f64(heads: &Heads) -> std::collections::BTreeMap<String, Vec<f64>> {
     found.into_iter().map(|(name, (_, values))| (name, values.into_iter().map(f64::from).collect())).collect()
 }
 
-/// Which member it is stands in `heads.json`, not in the names: files of schema 1 have these.
+/// Which member it is stands in `heads.json`, not in the names.
 #[test]
 fn parameters_are_named_by_field_and_index() {
     let names = |architecture| -> Vec<String> {

@@ -13,12 +13,14 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use serde::{Deserialize, Serialize};
+
 use super::pbest::Search;
 use super::ranking::{Edge, Graph};
 use super::{Lattice, PathScorer, Weighting};
 
 /// How scores become probabilities. Temperature and coverage are fitted on dev.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
     /// Above 0: scores are divided by it before they are exponentiated.
     pub temperature: f64,

@@ -1,8 +1,10 @@
 //! How head scores and a rescorer's scores make the score of a path.
 
+use serde::{Deserialize, Serialize};
+
 /// The weights of a path's score: `sum over slots j (from 0) of decay^j * ((1 - scale) * b_j + scale * r_j)`, with b_j the
 /// head's score of the token in slot j and r_j the rescorer's, usually a log-probability given the tokens before.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Weighting {
     /// a, the rescorer's weight (`lm_scale`); 0: it does not count at all.
     pub scale: f64,

@@ -46,12 +46,16 @@ pub fn save_network(folder: &Path, network: &impl Module, shape: NetworkShape) -
 /// Reads the network in `folder` over `empty`.
 ///
 /// # Errors
-/// Another kind, size or backbone than `expected`, a newer layout, damaged files.
+/// Another kind, size or backbone than `expected`, another layout, damaged files.
 pub fn load_network<N: Module>(folder: &Path, empty: N, expected: NetworkShape) -> Result<N> {
     let path = folder.join("network.json");
     let found: Description = files::read_json(&path)?;
-    if found.schema_version > SCHEMA {
-        bail!("{}: written by a newer version of this program; use that version.", path.display());
+    if found.schema_version != SCHEMA {
+        bail!(
+            "{}: this rescorer has layout {}, this program reads {SCHEMA}. Train it again with `draftsmith train-rescorer`.",
+            path.display(),
+            found.schema_version
+        );
     }
     let shape = NetworkShape { kind: &found.kind, slots: found.slots, rank: found.rank, backbone: &found.backbone };
     if shape.backbone != expected.backbone {

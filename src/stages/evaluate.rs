@@ -12,14 +12,16 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use rayon::prelude::*;
 
-use super::ways::{Way, all_ways, ways};
+use super::variants::prepare;
 use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
 use crate::config::{Config, RescorerConfig};
-use crate::drafting::{Drafter, LookupConfidence, Settings};
+use crate::drafting::{
+    Drafter, LookupConfidence, PreparedVariant, Selection, Settings, StopRule, TunedSet, TunedVariant,
+};
 use crate::error::{Error, Result, bail};
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::evaluation::{
-    Axis, Coordinate, Drafting, Example, Examples, ReplayText, SameStarts, Step, StepRecord, Tally, Trial,
+    Axis, Coordinate, Drafting, Example, Examples, ReplayText, SameStarts, Step, StepRecord, Tally, Trial, axes,
     best_and_worst, block_efficiency, cost, coverage, drafts_of, example, head_qualities, loops, oracle_lengths,
     replay, replay_best_paths, replay_oracle, search, slot_temperatures,
 };
@@ -82,6 +84,9 @@ pub fn evaluate(
     Ok(report)
 }
 
+/// The folder of the settings that dev chose, a file for each data set.
+pub(super) const TUNED: &str = "tuned";
+
 /// The folder of the steps that are kept.
 const STEPS: &str = "steps";
 
@@ -110,7 +115,7 @@ struct Evaluation<'a> {
 
 /// A variant, switched off where it did not help on dev.
 struct Walked<'a> {
-    way: Way<'a>,
+    way: PreparedVariant<'a>,
     found: Arc<Found>,
 }
 
@@ -134,7 +139,8 @@ pub(super) struct Found {
 /// Documents with their lattices cut to the evaluated k.
 struct Texts {
     texts: Vec<ReplayText>,
-    lattices: Vec<Vec<Lattice>>,
+    /// By stop rule, the lattices of every document, which end where the rule ends blocks.
+    lattices: Vec<(StopRule, Vec<Vec<Lattice>>)>,
     /// Whether its continuation loops.
     looping: Vec<bool>,
     /// What building them from stored candidates took.
@@ -154,16 +160,27 @@ impl Texts {
         if texts.is_empty() {
             bail!("no traced document has a continuation; there is nothing to evaluate.");
         }
-        let lattices = texts.iter().map(|text| text.narrowed(top_k, config.drafting.stop)).collect::<Result<_>>()?;
+        let mut lattices: Vec<(StopRule, Vec<Vec<Lattice>>)> = Vec::new();
+        for stop in config.variants().into_iter().map(|variant| variant.stop) {
+            if lattices.iter().all(|(known, _)| *known != stop) {
+                lattices.push((stop, texts.iter().map(|text| text.narrowed(top_k, stop)).collect::<Result<_>>()?));
+            }
+        }
         let looping = texts.iter().map(|text| loops(text.continuation())).collect();
         Ok(Self { texts, lattices, looping, seconds: started.elapsed().as_secs_f64() })
+    }
+
+    /// The lattices of every document under a stop rule that one of the variants has.
+    fn lattices(&self, stop: StopRule) -> &[Vec<Lattice>] {
+        let found = self.lattices.iter().find(|(known, _)| *known == stop);
+        &found.expect("the lattices of every variant's rule were built").1
     }
 }
 
 impl Walked<'_> {
     /// Whether it runs a language model of its own, which has a say.
     fn is_neural(&self, heads: &FrozenHeads) -> bool {
-        self.way.uses(heads, &self.found.settings).rescorers.iter().any(|rescorer| rescorer.reads_prefix())
+        Drafting::of(&self.way, heads, &self.found.settings).rescorers.iter().any(|rescorer| rescorer.reads_prefix())
     }
 }
 
@@ -171,12 +188,8 @@ impl Evaluation<'_> {
     fn dataset(&self, name: &str, dev: &CorpusTrace, test: &CorpusTrace) -> Result<(Dataset, DocumentSet)> {
         let config = &self.workspace.config;
         let (options, top_k) = (&config.evaluation, config.lattice.top_k);
-        let ways = ways(&self.workspace.config, self.rescorers);
-        if let Some(unknown) = config.drafting.variants.iter().find(|name| ways.iter().all(|way| way.name != **name)) {
-            let known = all_ways(&self.workspace.config, self.rescorers);
-            let known: Vec<&str> = known.iter().map(|way| way.name.as_str()).collect();
-            bail!("`drafting.variants` names `{unknown}`, but the variants here are {}.", known.join(", "));
-        }
+        let ways: Vec<PreparedVariant> =
+            config.variants().into_iter().map(|variant| prepare(variant, config, self.rescorers)).collect();
         let (dev_key, test_key, test_trace) = (&dev.key, &test.key, test);
         let widest = self.workspace.reach().widest;
         let stored = candidates(self.workspace, self.heads, dev, widest)?;
@@ -228,21 +241,30 @@ impl Evaluation<'_> {
         let mut singles = BTreeMap::new();
         for way in ways {
             progress::stop_if_interrupted("evaluating")?;
-            let (from, axes) = (way.start(&start, &singles), way.axes(top_k, &config.tuning));
+            let name = way.variant.to_string();
+            let single = way.variant.rescorer.as_ref().and_then(|rescorer| singles.get(rescorer));
+            let (from, axes) = (way.start(&start, single), axes(&way, top_k, &config.tuning));
             let key = self.key_of(&way, &from, &axes, dev_key, test_key);
             let plain = walked.first().map(|plain| &*plain.found);
             let found = self.workspace.found(&key, || self.find(&way, from, &axes, plain, &dev, &test, &mut bar))?;
             let way = if found.off { way.switched_off() } else { way };
-            if way.name == way.rescorer {
-                singles.insert(way.name.clone(), found.settings.clone());
+            if let (Selection::BestPath, Some(rescorer)) = (way.variant.selection, &way.variant.rescorer) {
+                singles.insert(rescorer.clone(), found.settings.clone());
             }
             set.tuning.extend(found.tuning.iter().cloned());
             set.best_paths.extend(found.best_paths.iter().cloned());
-            documents.add(&way.name, &found.documents);
+            documents.add(&name, &found.documents);
             set.variants.push(found.variant.clone());
             walked.push(Walked { way, found });
-            bar.update(2 * walked.len(), || format!("{} on test", walked[walked.len() - 1].way.name));
+            bar.update(2 * walked.len(), || format!("{name} on test"));
         }
+        let tuned = walked.iter().map(|Walked { way, found }| TunedVariant {
+            variant: way.variant.clone(),
+            switched_off: found.off,
+            dev_block_efficiency: found.variant.dev_block_efficiency.unwrap_or_default(),
+            settings: found.settings.clone(),
+        });
+        TunedSet::new(name, tuned.collect()).write(&self.workspace.folder.join(TUNED))?;
         let base = walked.first().expect("plain decoding is the first variant").found.documents.clone();
         set.looping = looping_text(&test.looping, &base);
         set.oracle = options.oracle_top_k.iter().map(|&k| oracle(&test.texts, k).0).collect();
@@ -259,7 +281,7 @@ impl Evaluation<'_> {
             .best()
             .map(|best| best.name.clone())
             .and_then(|best| {
-                let walked = walked.iter().find(|walked| walked.way.name == best)?;
+                let walked = walked.iter().find(|walked| walked.way.variant.to_string() == best)?;
                 Some(self.examples(&test, walked))
             })
             .transpose()?;
@@ -268,7 +290,7 @@ impl Evaluation<'_> {
         }
         let replayed = |walked: &Walked| {
             let neural = walked.is_neural(&self.heads.heads);
-            VariantTiming::replayed(&walked.way.name, neural, set.decoded_tokens, walked.found.seconds)
+            VariantTiming::replayed(&walked.way.variant.to_string(), neural, set.decoded_tokens, walked.found.seconds)
         };
         set.timing = Some(Timing {
             candidates_seconds: stored.seconds(),
@@ -291,14 +313,14 @@ impl Evaluation<'_> {
             let mut file = GzEncoder::new(file, Compression::default());
             for Walked { way, found } in walked {
                 let Found { settings, steps, .. } = &**found;
-                let drafter = way.drafter(settings);
-                let drafts = of_each(texts, &*drafter, |number, text, lattices| {
+                let (name, drafter) = (way.variant.to_string(), way.drafter(settings));
+                let drafts = of_each(texts, way.variant.stop, &*drafter, |number, text, lattices| {
                     drafts_of(text, lattices, &steps[number], &*drafter)
                 })?;
                 for (text, (steps, drafts)) in texts.texts.iter().zip(steps.iter().zip(drafts)) {
                     for (step, drafts) in steps.iter().zip(drafts) {
                         let &Step { start, accepted, slots, nodes, .. } = step;
-                        let (variant, document) = (&way.name, &text.entry.id);
+                        let (variant, document) = (&*name, &text.entry.id);
                         let record = StepRecord { set, variant, document, start, accepted, slots, nodes, drafts };
                         serde_json::to_writer(&mut file, &record)?;
                         file.write_all(b"\n")?;
@@ -310,14 +332,14 @@ impl Evaluation<'_> {
     }
 
     /// Hash of what [`Evaluation::find`] depends on.
-    fn key_of(&self, way: &Way, from: &Settings, axes: &[Axis], dev: &str, test: &str) -> String {
+    fn key_of(&self, way: &PreparedVariant, from: &Settings, axes: &[Axis], dev: &str, test: &str) -> String {
         let Config { lattice, drafting, tuning, evaluation, rescorer, traces, seed, .. } = &self.workspace.config;
-        let terms: Vec<_> = way.terms().map(|term| (&self.rescorers[term].key, &rescorer[term])).collect();
+        let terms: Vec<_> = way.terms().iter().map(|(term, _)| (&self.rescorers[term].key, &rescorer[term])).collect();
         let options =
             (lattice, drafting.include_top1, drafting.stop, tuning, evaluation.bootstrap, &evaluation.curve_paths);
         files::hash_json(&(
             (dev, test, &self.heads.key, terms, options, seed, traces.dtype),
-            (&way.name, way.identity(), format!("{from:?} {axes:?}")),
+            (&way.variant, way.selection(), from, axes),
         ))
     }
 
@@ -325,7 +347,7 @@ impl Evaluation<'_> {
     #[expect(clippy::too_many_arguments, reason = "one caller, and each is a thing of its own")]
     fn find(
         &self,
-        way: &Way,
+        way: &PreparedVariant,
         from: Settings,
         axes: &[Axis],
         plain: Option<&Found>,
@@ -335,9 +357,9 @@ impl Evaluation<'_> {
     ) -> Result<Found> {
         let tuned = search(from, axes, |settings| {
             progress::stop_if_interrupted("evaluating")?;
-            Ok(tally(&walk(dev, &*way.drafter(settings))?).block_efficiency())
+            Ok(tally(&walk(dev, way.variant.stop, &*way.drafter(settings))?).block_efficiency())
         })?;
-        bar.advance(|| format!("{} on dev", way.name));
+        bar.advance(|| format!("{} on dev", way.variant));
         let plain_dev = plain.and_then(|plain| plain.variant.dev_block_efficiency).unwrap_or(tuned.block_efficiency);
         // What does not help on dev is switched off.
         let off = !axes.is_empty() && tuned.block_efficiency < plain_dev;
@@ -345,11 +367,11 @@ impl Evaluation<'_> {
         let way = switched.as_ref().unwrap_or(way);
         let settings = tuned.settings;
         let started = Instant::now();
-        let steps = walk(test, &*way.drafter(&settings))?;
+        let steps = walk(test, way.variant.stop, &*way.drafter(&settings))?;
         let seconds = started.elapsed().as_secs_f64();
         let tally = tally(&steps);
         let base = plain.map_or(&tally.documents, |plain| &plain.documents);
-        let mut variant = self.variant(&way.name, way.drafts(), &tally, base, test)?;
+        let mut variant = self.variant(&way.variant.to_string(), way.drafts(), &tally, base, test)?;
         let values = axes.iter().map(|axis| (axis.name.clone(), axis.coordinate.get(&settings)));
         variant.tuned = if off { BTreeMap::new() } else { values.filter(|(_, value)| value.is_finite()).collect() };
         variant.lm_scale = axes.iter().any(|axis| axis.coordinate == Coordinate::Scale).then_some(if off {
@@ -359,14 +381,15 @@ impl Evaluation<'_> {
         });
         variant.dev_block_efficiency = Some(if off { plain_dev } else { tuned.block_efficiency });
         let plain_steps = plain.map_or(&steps, |plain| &plain.steps);
-        variant.same_starts = Some(same_starts(test, plain_steps, &*way.drafter(&settings))?);
-        variant.choice_share = way.reads_heads().then(|| choice_share(test, &steps, &settings));
+        variant.same_starts = Some(same_starts(test, plain_steps, way, &settings)?);
+        variant.choice_share =
+            way.variant.reads_heads().then(|| choice_share(test.lattices(way.variant.stop), &steps, &settings));
         let best_paths = best_paths(test, way, &settings, &self.workspace.config)?;
-        let drafting = way.uses(&self.heads.heads, &settings);
+        let drafting = Drafting::of(way, &self.heads.heads, &settings);
         let (nodes, accepted) = (variant.verified_tokens_per_call, variant.block_efficiency);
         variant.cost = Some(cost(&self.workspace.backbone.model, &drafting, nodes, accepted));
         let point = |trial: Trial| TuningPoint {
-            variant: way.name.clone(),
+            variant: way.variant.to_string(),
             parameter: trial.parameter,
             value: trial.value,
             block_efficiency: trial.block_efficiency,
@@ -413,31 +436,33 @@ impl Evaluation<'_> {
         let drafter = walked.way.drafter(settings);
         let of = |numbers: Vec<usize>| -> Result<Vec<Example>> {
             let one = |&n: &usize| {
-                let (text, lattices) = (&texts.texts[n], &texts.lattices[n]);
+                let (text, lattices) = (&texts.texts[n], &texts.lattices(walked.way.variant.stop)[n]);
                 example(text, lattices, &steps[n], &*drafter, &self.workspace.backbone.tokenizer)
             };
             numbers.iter().map(one).collect()
         };
         let [best, worst] = best_and_worst(steps);
-        Ok(Examples { variant: walked.way.name.clone(), best: of(best)?, worst: of(worst)? })
+        Ok(Examples { variant: walked.way.variant.to_string(), best: of(best)?, worst: of(worst)? })
     }
 }
 
 /// Something of every document; documents are independent, so threads change nothing.
 fn of_each<R: Send>(
     texts: &Texts,
+    stop: StopRule,
     drafter: &dyn Drafter,
     work: impl Fn(usize, &ReplayText, &[Lattice]) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
-    let one = |number: usize| work(number, &texts.texts[number], &texts.lattices[number]);
+    let lattices = texts.lattices(stop);
+    let one = |number: usize| work(number, &texts.texts[number], &lattices[number]);
     let numbers = 0..texts.texts.len();
     // Where drafting at all starts at once is better, the device parallelises inside.
     if drafter.prefers_all_starts() { numbers.map(one).collect() } else { numbers.into_par_iter().map(one).collect() }
 }
 
 /// Walks every document.
-fn walk(texts: &Texts, drafter: &dyn Drafter) -> Result<Vec<Vec<Step>>> {
-    of_each(texts, drafter, |_, text, lattices| replay(text, lattices, drafter))
+fn walk(texts: &Texts, stop: StopRule, drafter: &dyn Drafter) -> Result<Vec<Vec<Step>>> {
+    of_each(texts, stop, drafter, |_, text, lattices| replay(text, lattices, drafter))
 }
 
 fn tally(walks: &[Vec<Step>]) -> Tally {
@@ -447,7 +472,7 @@ fn tally(walks: &[Vec<Step>]) -> Tally {
 }
 
 /// Block efficiency of a `pbest-` variant by the number of paths; nothing of others.
-fn best_paths(texts: &Texts, way: &Way, settings: &Settings, config: &Config) -> Result<Vec<BestPaths>> {
+fn best_paths(texts: &Texts, way: &PreparedVariant, settings: &Settings, config: &Config) -> Result<Vec<BestPaths>> {
     let counts = &config.evaluation.curve_paths;
     let Some(&most) = counts.iter().max() else { return Ok(Vec::new()) };
     let Some(drafter) = way.best_paths(most, settings) else { return Ok(Vec::new()) };
@@ -455,11 +480,11 @@ fn best_paths(texts: &Texts, way: &Way, settings: &Settings, config: &Config) ->
         replay_best_paths(text, lattices, &*drafter, counts, config.drafting.include_top1)
     };
     let mut tallies = vec![Tally::default(); counts.len()];
-    for walks in of_each(texts, &*drafter, of_text)? {
+    for walks in of_each(texts, way.variant.stop, &*drafter, of_text)? {
         tallies.iter_mut().zip(&walks).for_each(|(tally, steps)| tally.add(steps));
     }
     let point = |(&paths, tally): (&usize, &Tally)| BestPaths {
-        variant: way.name.clone(),
+        variant: way.variant.to_string(),
         paths: paths as u64,
         block_efficiency: tally.block_efficiency(),
         verified_tokens_per_call: tally.verified().0,
@@ -468,11 +493,17 @@ fn best_paths(texts: &Texts, way: &Way, settings: &Settings, config: &Config) ->
 }
 
 /// Drafts beside plain decoding's, at the starts that plain decoding visits.
-fn same_starts(texts: &Texts, plain: &[Vec<Step>], drafter: &dyn Drafter) -> Result<report::SameStarts> {
+fn same_starts(
+    texts: &Texts,
+    plain: &[Vec<Step>],
+    way: &PreparedVariant,
+    settings: &Settings,
+) -> Result<report::SameStarts> {
+    let drafter = way.drafter(settings);
     let of_text = |number: usize, text: &ReplayText, lattices: &[Lattice]| {
-        SameStarts::of(text, lattices, &plain[number], drafter)
+        SameStarts::of(text, lattices, &plain[number], &*drafter)
     };
-    let counts: SameStarts = of_each(texts, drafter, of_text)?.into_iter().sum();
+    let counts: SameStarts = of_each(texts, way.variant.stop, &*drafter, of_text)?.into_iter().sum();
     let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
     Ok(report::SameStarts {
         wins: counts.wins,
@@ -485,9 +516,9 @@ fn same_starts(texts: &Texts, plain: &[Vec<Step>], drafter: &dyn Drafter) -> Res
 }
 
 /// Of the slots behind the pinned one in visited blocks, the share with more than one candidate that was looked at.
-fn choice_share(texts: &Texts, walks: &[Vec<Step>], settings: &Settings) -> f64 {
+fn choice_share(lattices: &[Vec<Lattice>], walks: &[Vec<Step>], settings: &Settings) -> f64 {
     let (mut open, mut all) = (0u64, 0u64);
-    for (lattices, steps) in texts.lattices.iter().zip(walks) {
+    for (lattices, steps) in lattices.iter().zip(walks) {
         for lattice in steps.iter().map(|step| &lattices[step.start]) {
             for scores in (1..lattice.slots()).map(|slot| lattice.scores(slot)) {
                 let second = scores.get(1).filter(|_| settings.top_k > 1);

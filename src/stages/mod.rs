@@ -12,12 +12,12 @@ mod pretrain;
 mod trace;
 mod train_heads;
 mod train_rescorer;
-mod ways;
+mod variants;
 mod workspace;
 
 pub use candidates::candidates;
 pub use evaluate::evaluate;
-pub use opened::{OpenedDrafter, OpenedRun};
+pub use opened::OpenedRun;
 pub use other_heads::other_heads;
 pub use outline::{Planned, PlannedKind, outline};
 pub use pretrain::pretrain;

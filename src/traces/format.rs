@@ -18,7 +18,7 @@ use crate::files;
 compile_error!("traces are mapped as they lie on the disk, little-endian");
 
 /// Version of the layout.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 1;
 
 /// One traced document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

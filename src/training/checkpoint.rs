@@ -36,7 +36,6 @@ pub struct State {
     /// The best dev score so far and its step.
     pub best: Option<Best>,
     /// The weights of every multiple of so many steps stay; none where only the latest and the best do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_every: Option<usize>,
 }
 
@@ -174,9 +173,9 @@ impl Checkpoints {
         }
         let path = self.of_step(files::read_json::<Pointer>(&pointer)?.step).join("state.json");
         let state: State = files::read_json(&path)?;
-        if state.schema_version > SCHEMA {
+        if state.schema_version != SCHEMA {
             bail!(
-                "{} was written by a newer version of this program (schema {}, this one reads {SCHEMA}). Use that version, or delete the folder to train anew.",
+                "{}: this checkpoint has layout {}, this program reads {SCHEMA}. Delete the folder to train anew.",
                 path.display(),
                 state.schema_version
             );

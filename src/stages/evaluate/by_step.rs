@@ -21,7 +21,8 @@ impl Evaluation<'_> {
         };
         let (config, backbone) = (&workspace.config, &workspace.backbone);
         let top_k = config.lattice.top_k;
-        let replayed = walked.iter().filter(|walked| walked.way.reads_heads() && !walked.is_neural(&heads.heads));
+        let replayed =
+            walked.iter().filter(|walked| walked.way.variant.reads_heads() && !walked.is_neural(&heads.heads));
         let replayed: Vec<&Walked> = replayed.collect();
         let mut points = Vec::new();
         for (step, file) in weights {
@@ -42,7 +43,10 @@ impl Evaluation<'_> {
                 Ok(())
             };
             for Walked { way, found } in &replayed {
-                add(&way.name, &tally(&walk(&texts, &*way.drafter(&found.settings))?))?;
+                add(
+                    &way.variant.to_string(),
+                    &tally(&walk(&texts, way.variant.stop, &*way.drafter(&found.settings))?),
+                )?;
             }
             add(ORACLE, &oracle(&texts.texts, top_k).1)?;
             let plain = &points[points.len() - replayed.len() - 1];

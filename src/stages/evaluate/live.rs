@@ -37,14 +37,14 @@ impl Evaluation<'_> {
         let timing = set.timing.get_or_insert_default();
         let mut sum = LiveOutcome::default();
         for Walked { way, found } in walked {
-            let Found { settings, steps, .. } = &**found;
+            let (Found { settings, steps, .. }, name) = (&**found, way.variant.to_string());
             progress::stop_if_interrupted("evaluating")?;
-            bar.advance(|| format!("live {}", way.name));
+            bar.advance(|| format!("live {name}"));
             let drafter = way.drafter(settings);
             let decoding = Decoding {
                 top_k: config.lattice.top_k,
                 dtype: config.traces.dtype,
-                stop: config.drafting.stop,
+                stop: way.variant.stop,
                 verification: Verification::GREEDY,
             };
             let heads = &self.heads.heads;
@@ -58,16 +58,16 @@ impl Evaluation<'_> {
             sum.tokens += outcome.tokens;
             sum.seconds += outcome.seconds;
             if outcome.text_mismatches > 0
-                && let Some(variant) = set.variants.iter_mut().find(|v| v.name == way.name)
+                && let Some(variant) = set.variants.iter_mut().find(|v| v.name == name)
             {
                 variant.lossless = false;
             }
             live.variants.push(LiveVariant {
-                name: way.name.clone(),
+                name: name.clone(),
                 mismatches: outcome.mismatches as u64,
                 near_ties: outcome.near_ties as u64,
             });
-            timing.set_live(&way.name, outcome.tokens as f64 / outcome.seconds);
+            timing.set_live(&name, outcome.tokens as f64 / outcome.seconds);
         }
         timing.autoregressive_tokens_per_s = Some(alone);
         timing.tokens_per_s = Some(sum.tokens as f64 / sum.seconds);

@@ -1,0 +1,90 @@
+//! The variants of a run: those that follow from its rescorers, or those that it asks for.
+
+use super::{Config, RescorerConfig};
+use crate::drafting::{Selection, StopRule, Variant};
+use crate::error::{Result, bail};
+
+impl Config {
+    /// The variants to evaluate, plain decoding first: all that the rescorers give rise to, or of these and others those that
+    /// `drafting.variants` names.
+    pub fn variants(&self) -> Vec<Variant> {
+        let (wanted, all) = (&self.drafting.variants, self.default_variants());
+        if wanted.is_empty() {
+            return all;
+        }
+        let asked: Vec<Variant> =
+            all.iter().filter(|variant| variant.is_plain() || wanted.contains(variant)).cloned().collect();
+        let others = wanted.iter().filter(|variant| !all.contains(variant)).cloned();
+        asked.into_iter().chain(others).collect()
+    }
+
+    /// Those that follow from the configured rescorers: variants with one draft first, plain decoding before all; each that can
+    /// copy from the text is followed by the one that does.
+    fn default_variants(&self) -> Vec<Variant> {
+        let mut single = Vec::new();
+        let mut several = vec![Variant::new(Selection::BestPaths, None), Variant::new(Selection::ExpectedTree, None)];
+        for name in self.rescorer.keys() {
+            let selections: &[Selection] = match self.beam(name) {
+                Some(1) => &[Selection::BestPath],
+                Some(_) => &[Selection::BestPath, Selection::Beam],
+                None => &[Selection::BestPath, Selection::ExpectedPath, Selection::BestPaths, Selection::ExpectedTree],
+            };
+            for &selection in selections {
+                let list = if selection.is_single() { &mut single } else { &mut several };
+                list.push(Variant::new(selection, Some(name)));
+            }
+        }
+        let copying = |variant: Variant| {
+            let copies = variant.selection.is_expected() && !self.tuning.lookup.is_empty();
+            let second = copies.then(|| Variant { lookup: true, ..variant.clone() });
+            std::iter::once(variant).chain(second)
+        };
+        let stop = self.drafting.stop;
+        let searched = single.into_iter().chain(several).flat_map(copying).map(|variant| Variant { stop, ..variant });
+        let stopped = (stop != StopRule::Never).then(|| Variant { stop, ..Variant::plain() });
+        [Variant::plain()].into_iter().chain(stopped).chain([Variant::prompt_lookup()]).chain(searched).collect()
+    }
+
+    /// The terms of the rescorer `name`: a sum's, else itself.
+    pub fn terms<'a>(&'a self, name: &'a str) -> Vec<&'a str> {
+        match &self.rescorer[name] {
+            RescorerConfig::Sum(sum) => sum.of.iter().map(String::as_str).collect(),
+            _ => vec![name],
+        }
+    }
+
+    /// How many prefixes the beam of the rescorer `name` keeps, if it reads the whole prefix.
+    pub fn beam(&self, name: &str) -> Option<usize> {
+        self.terms(name).into_iter().find_map(|term| match &self.rescorer[term] {
+            RescorerConfig::Neural(neural) => Some(neural.beam),
+            _ => None,
+        })
+    }
+
+    /// Checks that the named variants can be made of the configured rescorers.
+    pub(super) fn validate_variants(&self) -> Result<()> {
+        for variant in &self.drafting.variants {
+            let known = || self.default_variants().iter().map(Variant::to_string).collect::<Vec<_>>().join(", ");
+            let beam = match &variant.rescorer {
+                None => None,
+                Some(name) if self.rescorer.contains_key(name) => self.beam(name),
+                Some(name) => bail!(
+                    "`drafting.variants` names `{variant}`, but there is no [rescorer.{name}]; the variants here are {}.",
+                    known()
+                ),
+            };
+            let possible = match variant.selection {
+                Selection::BestPath => true,
+                Selection::Beam => beam.is_some_and(|beam| beam > 1),
+                _ => beam.is_none(),
+            };
+            if !possible {
+                bail!(
+                    "`drafting.variants` names `{variant}`, but a rescorer that reads the whole prefix is searched from left to right, by itself or (beam-NAME) by a beam of more than 1, and no other is; the variants here are {}.",
+                    known()
+                );
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! Stop rules: slots that would hardly be accepted are not verified.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, bail};
+use crate::kernels::SoftmaxStats;
+use crate::lattice::Lattice;
+
+/// Says where a block's drafts end before its last slot, because what follows would hardly be accepted.
+///
+/// Written as `never`, `max-probability=0.1` or `entropy-bound=0.3`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(into = "String", try_from = "String")]
+#[schemars(with = "String")]
+pub enum StopRule {
+    /// Nowhere.
+    #[default]
+    Never,
+    /// Before the first slot whose head gives its first choice a smaller probability.
+    MaxProbability(f64),
+    /// Before the first slot with `1 - sqrt(0.2 H)` below this, H the entropy of the head's distribution in nats: a lower
+    /// bound of the share of its drafts that are accepted (AdaEDL; arXiv 2410.18351, section 3, with its bound held fixed).
+    EntropyBound(f64),
+}
+
+impl StopRule {
+    /// Checks that the bound is a probability.
+    pub fn validate(self) -> Result<()> {
+        if let Self::MaxProbability(bound) | Self::EntropyBound(bound) = self
+            && !(0.0..=1.0).contains(&bound)
+        {
+            bail!("the rule ends blocks at {bound}; the bound must lie between 0 and 1.");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for StopRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.write_str("never"),
+            Self::MaxProbability(bound) => write!(f, "max-probability={bound}"),
+            Self::EntropyBound(bound) => write!(f, "entropy-bound={bound}"),
+        }
+    }
+}
+
+impl FromStr for StopRule {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let rule = match text.split_once('=').map(|(name, bound)| (name, bound.parse())) {
+            None if text == "never" => Self::Never,
+            Some(("max-probability", Ok(bound))) => Self::MaxProbability(bound),
+            Some(("entropy-bound", Ok(bound))) => Self::EntropyBound(bound),
+            _ => bail!(
+                "`{text}` is no stop rule; there are never, max-probability=BOUND and entropy-bound=BOUND, such as max-probability=0.1."
+            ),
+        };
+        rule.validate().map(|()| rule)
+    }
+}
+
+impl From<StopRule> for String {
+    fn from(rule: StopRule) -> Self {
+        rule.to_string()
+    }
+}
+
+impl TryFrom<String> for StopRule {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+/// AdaEDL's gamma (arXiv 2410.18351, section 3).
+const GAMMA: f64 = 0.2;
+
+/// How many slots of a block are drafted, the pinned one among them, and how close the tightest slot that was looked at came
+/// to its bound. `stats` are those of the heads, from that of slot 2 on; they are not looked at where blocks never end
+/// early.
+pub fn early_stop_len(rule: StopRule, lattice: &Lattice, stats: &[SoftmaxStats]) -> (usize, f64) {
+    let (bound, worth): (f64, &dyn Fn(usize) -> f64) = match rule {
+        StopRule::Never => return (lattice.slots(), f64::INFINITY),
+        StopRule::MaxProbability(bound) => {
+            (bound, &|slot| f64::from(lattice.scores(slot)[0] - stats[slot - 1].log_sum).exp())
+        }
+        StopRule::EntropyBound(bound) => {
+            (bound, &|slot| 1.0 - (GAMMA * f64::from(stats[slot - 1].entropy)).max(0.0).sqrt())
+        }
+    };
+    let mut tightest = f64::INFINITY;
+    for slot in 1..lattice.slots() {
+        let worth = worth(slot);
+        tightest = tightest.min((worth - bound).abs());
+        if worth < bound {
+            return (slot, tightest);
+        }
+    }
+    (lattice.slots(), tightest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_end_before_the_first_slot_below_the_bound() {
+        let lattice = Lattice::pinned(7, 2, &[1, 3, 2, 4, 5, 6], &[3.0, 2.0, 1.0, 0.0, 4.0, 0.0]).unwrap();
+        // First choices with probabilities of 0.5, 0.2 and 0.9.
+        let stats = |score: f32, probability: f32, entropy| SoftmaxStats { log_sum: score - probability.ln(), entropy };
+        let stats = [stats(3.0, 0.5, 0.2), stats(1.0, 0.2, 1.8), stats(4.0, 0.9, 3.2)];
+        let at = |rule| early_stop_len(rule, &lattice, &stats);
+        assert_eq!(at(StopRule::Never), (4, f64::INFINITY));
+        let (slots, margin) = at(StopRule::MaxProbability(0.3));
+        assert!(slots == 2 && (margin - 0.1).abs() < 1e-6, "{slots} {margin}");
+        assert_eq!(at(StopRule::MaxProbability(0.1)).0, 4);
+        assert_eq!(at(StopRule::MaxProbability(0.6)).0, 1);
+        // 1 - sqrt(0.2 H): 0.8, 0.4, 0.2.
+        let (slots, margin) = at(StopRule::EntropyBound(0.3));
+        assert!(slots == 3 && (margin - 0.1).abs() < 1e-6, "{slots} {margin}");
+        assert_eq!(at(StopRule::EntropyBound(0.5)).0, 2);
+    }
+}

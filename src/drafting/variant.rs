@@ -1,0 +1,268 @@
+//! Variants: which drafts are proposed for a block.
+//!
+//! A [`Variant`] is a value; its name is how it is written in configurations, tables and on the command line. What dev chooses
+//! for it is [`Settings`](super::Settings), and [`PreparedVariant`](super::PreparedVariant) brings both together with the
+//! rescorers that it names.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::StopRule;
+use crate::error::{Error, Result, bail};
+
+/// Which drafts are proposed for a block.
+///
+/// Written as `bpd`, `prompt-lookup`, or `[SELECTION-]RESCORER[+lookup][+STOP]`, where SELECTION is `pbest`, `beam`, `path` or
+/// `tree` (none: the best path), RESCORER is a `[rescorer.NAME]` or `0gram` for head scores alone, and STOP a [`StopRule`]:
+/// `tree-ngram+lookup`, `bpd+max-probability=0.1`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(into = "String", try_from = "String")]
+#[schemars(with = "String")]
+pub struct Variant {
+    /// Where candidates come from.
+    pub source: Source,
+    /// The name of the rescorer that scores them beside the heads; none for head scores alone.
+    pub rescorer: Option<String>,
+    /// What is taken from the scored lattice.
+    pub selection: Selection,
+    /// Whether copies of what followed the last tokens earlier in the text compete with the lattice.
+    pub lookup: bool,
+    /// Where blocks end early.
+    pub stop: StopRule,
+}
+
+/// Where a variant's candidates come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The heads' lattice.
+    Heads,
+    /// The text: what followed its last tokens at their latest earlier place. The control that needs no training.
+    Text,
+}
+
+/// What a variant takes from a scored lattice; how many paths or nodes is a matter of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Selection {
+    /// The best path; by head scores alone that is every head's first choice.
+    BestPath,
+    /// The p best paths.
+    BestPaths,
+    /// Several paths, grown from left to right by a beam.
+    Beam,
+    /// The path with the longest expected accepted length.
+    ExpectedPath,
+    /// The tree with the longest expected accepted length.
+    ExpectedTree,
+}
+
+impl Selection {
+    const ALL: [Self; 5] = [Self::BestPath, Self::BestPaths, Self::Beam, Self::ExpectedPath, Self::ExpectedTree];
+
+    /// What stands before the rescorer's name.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::BestPath => "",
+            Self::BestPaths => "pbest-",
+            Self::Beam => "beam-",
+            Self::ExpectedPath => "path-",
+            Self::ExpectedTree => "tree-",
+        }
+    }
+
+    /// Whether drafts have the longest expected accepted length.
+    pub fn is_expected(self) -> bool {
+        matches!(self, Self::ExpectedPath | Self::ExpectedTree)
+    }
+
+    /// Whether there is one draft.
+    pub fn is_single(self) -> bool {
+        matches!(self, Self::BestPath | Self::ExpectedPath)
+    }
+}
+
+/// The name of plain blockwise decoding.
+const PLAIN: &str = "bpd";
+/// The name of the control that copies from the text.
+const TEXT: &str = "prompt-lookup";
+/// Stands in the place of a rescorer's name where there is none.
+const NO_RESCORER: &str = "0gram";
+/// Follows the name of a variant that also copies from the text.
+const LOOKUP: &str = "lookup";
+
+impl Variant {
+    /// Plain blockwise parallel decoding (Stern et al. 2018): every head's first choice.
+    pub fn plain() -> Self {
+        Self {
+            source: Source::Heads,
+            rescorer: None,
+            selection: Selection::BestPath,
+            lookup: false,
+            stop: StopRule::Never,
+        }
+    }
+
+    /// Prompt lookup: drafts copied from the text alone.
+    pub fn prompt_lookup() -> Self {
+        Self { source: Source::Text, ..Self::plain() }
+    }
+
+    /// The selection from the heads' lattice under a rescorer, or under head scores alone.
+    pub fn new(selection: Selection, rescorer: Option<&str>) -> Self {
+        Self { selection, rescorer: rescorer.map(str::to_owned), ..Self::plain() }
+    }
+
+    /// Whether every head's first choice is the draft and no block ends early: what gains are measured against.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::plain()
+    }
+
+    /// Whether the heads' candidates are read.
+    pub fn reads_heads(&self) -> bool {
+        self.source == Source::Heads
+    }
+
+    /// Whether `name` can be that of a rescorer: as a variant it must stand for the best path under that rescorer.
+    pub fn allows_rescorer(name: &str) -> bool {
+        name.parse().is_ok_and(|variant: Self| variant == Self::new(Selection::BestPath, Some(name)))
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.source, &self.rescorer, self.selection) {
+            (Source::Text, ..) => f.write_str(TEXT)?,
+            (Source::Heads, None, Selection::BestPath) => f.write_str(PLAIN)?,
+            (Source::Heads, rescorer, selection) => {
+                write!(f, "{}{}", selection.prefix(), rescorer.as_deref().unwrap_or(NO_RESCORER))?;
+            }
+        }
+        if self.lookup {
+            write!(f, "+{LOOKUP}")?;
+        }
+        if self.stop != StopRule::Never {
+            write!(f, "+{}", self.stop)?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Variant {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut parts = text.split('+');
+        let name = parts.next().unwrap_or_default();
+        let mut variant = match name {
+            "" => bail!("a variant has a name, such as bpd, tree-0gram or pbest-NAME for a [rescorer.NAME]."),
+            PLAIN => Self::plain(),
+            TEXT => Self::prompt_lookup(),
+            _ => {
+                let prefixed = Selection::ALL.into_iter().filter(|selection| name.starts_with(selection.prefix()));
+                let selection = prefixed.max_by_key(|selection| selection.prefix().len()).expect("the empty prefix");
+                let rescorer = &name[selection.prefix().len()..];
+                let rescorer = (rescorer != NO_RESCORER).then_some(rescorer);
+                if rescorer == Some("") || (rescorer.is_none() && selection == Selection::BestPath) {
+                    bail!("`{text}` is no variant: after {name} comes a rescorer's name, or 0gram behind a selection.");
+                }
+                Self::new(selection, rescorer)
+            }
+        };
+        for part in parts {
+            match part {
+                LOOKUP if !variant.lookup => variant.lookup = true,
+                _ if variant.stop == StopRule::Never => {
+                    variant.stop = part.parse().map_err(|e: Error| e.within(format!("the variant `{text}`")))?;
+                }
+                _ => bail!("the variant `{text}` says `+{part}` twice or has two stop rules; say one of each."),
+            }
+        }
+        if variant.lookup && !variant.selection.is_expected() {
+            bail!(
+                "the variant `{text}`: copies compete with the lattice where drafts have the longest expected accepted length; write path-NAME+lookup or tree-NAME+lookup."
+            );
+        }
+        if variant.source == Source::Text && variant.stop != StopRule::Never {
+            bail!("the variant `{text}`: {TEXT} reads no heads, by whose confidence a stop rule ends blocks.");
+        }
+        Ok(variant)
+    }
+}
+
+impl From<Variant> for String {
+    fn from(variant: Variant) -> Self {
+        variant.to_string()
+    }
+}
+
+impl TryFrom<String> for Variant {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn variant() -> impl Strategy<Value = Variant> {
+        let stop = prop::sample::select(vec![
+            StopRule::Never,
+            StopRule::MaxProbability(0.1),
+            StopRule::EntropyBound(0.25),
+            StopRule::MaxProbability(1e-7),
+        ]);
+        let rescorer = prop::option::of("[a-z][a-z0-9_.-]{0,6}");
+        let selection = prop::sample::select(Selection::ALL.to_vec());
+        (any::<bool>(), rescorer, selection, any::<bool>(), stop)
+            .prop_map(|(text, rescorer, selection, lookup, stop)| match text {
+                true => Variant::prompt_lookup(),
+                false => {
+                    let lookup = lookup && selection.is_expected();
+                    Variant { lookup, stop, ..Variant::new(selection, rescorer.as_deref()) }
+                }
+            })
+            .prop_filter("names of rescorers that are allowed", |variant| {
+                variant.rescorer.as_deref().is_none_or(Variant::allows_rescorer)
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn a_variant_is_what_its_name_says(variant in variant()) {
+            prop_assert_eq!(variant.to_string().parse::<Variant>().unwrap(), variant);
+        }
+    }
+
+    #[test]
+    fn names_are_read() {
+        let of = |text: &str| text.parse::<Variant>().unwrap();
+        assert!(of("bpd").is_plain() && !of("bpd+entropy-bound=0.3").is_plain());
+        assert_eq!(of("tree-0gram"), Variant::new(Selection::ExpectedTree, None));
+        let sum = Variant::new(Selection::ExpectedPath, Some("my-sum"));
+        assert_eq!(of("path-my-sum+lookup"), Variant { lookup: true, ..sum });
+        for (wrong, expected) in [
+            ("", "has a name"),
+            ("0gram", "is no variant"),
+            ("tree-", "is no variant"),
+            ("ngram+lookup", "longest expected"),
+            ("tree-ngram+lookup+lookup", "is no stop rule"),
+            ("bpd+max-probability=2", "between 0 and 1"),
+            ("bpd+max-probability=0.1+entropy-bound=0.1", "two stop rules"),
+            ("prompt-lookup+max-probability=0.1", "reads no heads"),
+            ("bpd+fast", "`fast` is no stop rule"),
+        ] {
+            let error = wrong.parse::<Variant>().unwrap_err().to_string();
+            assert!(error.contains(expected), "{wrong}: {error}");
+        }
+        for name in ["bpd", "prompt-lookup", "0gram", "tree-x", "pbest-", "a+b", ""] {
+            assert!(!Variant::allows_rescorer(name), "{name}");
+        }
+        assert!(Variant::allows_rescorer("ngram") && Variant::allows_rescorer("trees"));
+    }
+}

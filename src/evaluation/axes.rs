@@ -1,0 +1,48 @@
+//! Which settings of a variant are chosen on dev, and the values that are tried.
+
+use super::tuning::{Axis, Coordinate};
+use crate::config::TuningConfig;
+use crate::drafting::{PreparedVariant, SizedSelection};
+
+/// The axes along which a variant's settings are searched, on lattices of `top_k` candidates a slot. With a rescorer that reads
+/// the whole prefix every trial is a run of a model, so only weights are tried.
+pub fn axes(variant: &PreparedVariant, top_k: usize, options: &TuningConfig) -> Vec<Axis> {
+    // Of the weight of a single draft's rescorer the whole curve is wanted.
+    let single = variant.searches() && *variant.selection() == SizedSelection::Paths(1);
+    let axis = |coordinate, name: &str, values| Axis {
+        coordinate,
+        name: name.into(),
+        values,
+        climbs: !(single && coordinate == Coordinate::Scale),
+    };
+    let mut axes = Vec::new();
+    // A single draft by head scores alone is the same at every temperature, and so is not searched.
+    if variant.searches() && !variant.reads_prefix() && !options.slot_tempering.is_empty() {
+        let powers = [&[0.0], &options.slot_tempering[..]].concat();
+        axes.push(axis(Coordinate::Tempering, "slot_tempering", powers));
+    }
+    if variant.searches() && variant.variant.selection.is_expected() {
+        axes.push(axis(Coordinate::Temperature, "temperature", options.temperatures.clone()));
+    }
+    if !variant.terms().is_empty() {
+        axes.push(axis(Coordinate::Scale, "lm_scale", options.scales()));
+        if variant.terms().len() > 1 {
+            for (term, (name, _)) in variant.terms().iter().enumerate() {
+                axes.push(axis(Coordinate::Share(term), &format!("share of {name}"), options.shares.clone()));
+            }
+        }
+        if single && !variant.reads_prefix() {
+            let decays = [&[1.0], &options.decays[..]].concat();
+            axes.push(axis(Coordinate::Decay, "decay", decays));
+            let fewer = |divisor: usize| (top_k / divisor).max(1) as f64;
+            axes.push(axis(Coordinate::TopK, "top_k", vec![fewer(4), fewer(2), fewer(1)]));
+            let gates = [&options.gates[..], &[f64::INFINITY]].concat();
+            axes.push(axis(Coordinate::Gate, "gate", gates));
+        }
+    }
+    if variant.variant.lookup {
+        // From none on, and last: so that they come on top of what the variant without them has found.
+        axes.push(axis(Coordinate::LookupScale, "lookup", [&[0.0], &options.lookup[..]].concat()));
+    }
+    axes
+}
