@@ -1,6 +1,5 @@
 //! Tiny random checkpoints of every family against the logits that the reference library computed (`tests/reference/`,
 //! made by its `make.py`).
-#![cfg(feature = "cpu")]
 
 use std::path::{Path, PathBuf};
 

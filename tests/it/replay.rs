@@ -1,11 +1,9 @@
 //! Replay is exact: every test document of every variant, decoded live, gives the very blocks of the replay.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{CONTEXT, inputs, read_json, report, succeed, world};
+use crate::common::{CONTEXT, inputs, read_json, report, succeed, world};
 use serde_json::Value;
 
 /// Runs everything anew with `sets`, all documents live, and gives the data set's report.

@@ -1,10 +1,8 @@
 //! The program from outside: what a run leaves behind, and what every command prints.
 
-mod common;
-
 use std::fs;
 
-use common::{finished, inputs, read_json, report, succeed, world};
+use crate::common::{finished, inputs, read_json, report, succeed, world};
 use draftsmith::text::Tokenizer;
 use serde_json::Value;
 

@@ -1,14 +1,11 @@
 //! `trace` from outside: killed and interrupted, its estimate, and what the other commands make of its kinds of text.
-#![cfg(unix)]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{PROGRAM, everything_below, inputs, read_json, run, succeed, world};
+use crate::common::{PROGRAM, everything_below, inputs, read_json, run, succeed, world};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;

@@ -1,11 +1,9 @@
 //! What a configuration says of the heads' loss is what is trained.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{copy_folder, finished, inputs, read_json, report, succeed, world};
+use crate::common::{copy_folder, finished, inputs, read_json, report, succeed, world};
 use serde_json::Value;
 use tempfile::TempDir;
 

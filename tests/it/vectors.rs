@@ -1,12 +1,9 @@
 //! Real checkpoints against the logits, hidden states and greedy texts of a reference implementation.
-#![cfg(feature = "cpu")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
+use crate::common::{read_json, shared, skipped};
 use burn::tensor::Device;
-use common::{read_json, shared, skipped};
 use draftsmith::backbone::{Backbone, Precision, Span, check, generate};
 use draftsmith::config::StorageType;
 use draftsmith::nn::to_host;

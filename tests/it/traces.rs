@@ -1,14 +1,12 @@
 //! Traces: what is in them, and that stopping at any moment changes nothing of it.
 
-mod common;
-
 use std::cell::Cell;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::common::{CONTEXT, everything_below, world};
 use burn::tensor::Device;
-use common::{CONTEXT, everything_below, world};
 use draftsmith::backbone::{Backbone, Precision, Span};
 use draftsmith::config::{DataConfig, StorageType, TraceText};
 use draftsmith::nn::to_host;

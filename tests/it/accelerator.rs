@@ -1,16 +1,13 @@
 //! The same numbers on an accelerator as on the CPU: forwards, cached forwards, draft trees, a training step of heads above
 //! the frozen backbone; and the same text, token by token and block by block. Guards against faults of fused kernels that the
 //! tensor library has had (its issues 4366, 5162 and 5257). Debian's software Vulkan is accelerator enough.
-#![cfg(all(feature = "cpu", feature = "wgpu"))]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
+use crate::common::skipped;
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use common::skipped;
 use draftsmith::backbone::{Backbone, Checkpoint, KvCache, Model, Precision, Span, check, generate};
 use draftsmith::config::{FfnConfig, HeadArchitecture, SpeculatorConfig, StorageType};
 use draftsmith::decoding::{Decoder, Decoding, Verification};

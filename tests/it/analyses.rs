@@ -1,10 +1,7 @@
 //! The analyses in the report are those of their definitions, recomputed here from the run's files in another way.
-#![cfg(feature = "cpu")]
 
-mod common;
-
+use crate::common::{report, world};
 use burn::tensor::Device;
-use common::{report, world};
 use draftsmith::backbone::{Backbone, Precision};
 use draftsmith::heads::{FrozenHeads, load_heads};
 use draftsmith::nn::from_host;

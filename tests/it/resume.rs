@@ -1,14 +1,11 @@
 //! Stopping at any moment changes nothing: killed and resumed trainings, and two of the same seed, are the same bytes.
-#![cfg(unix)]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     Outcome, PROGRAM, copy_folder, everything_below, finished, inputs, read_json, run_with, succeed, untimed_report,
     world,
 };

@@ -1,14 +1,12 @@
 //! Every mistake ends with exit code 2 and one paragraph that names the file, and leaves nothing half-written.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Outcome, copy_folder, everything_below, finished, inputs, run, skipped, succeed, world};
+use crate::common::{Outcome, copy_folder, everything_below, finished, inputs, run, skipped, succeed, world};
 use draftsmith::config::StorageType;
 use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
 use serde_json::{Value, json};

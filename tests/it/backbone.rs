@@ -1,6 +1,5 @@
 //! However a text reaches the backbone (in pieces, side by side with others, rolled back, as a draft tree), its logits are
 //! those of one plain forward, in both engines; and the two engines agree.
-#![cfg(feature = "cpu")]
 
 use burn::tensor::{Device, Tensor};
 use draftsmith::backbone::{

@@ -1,8 +1,5 @@
 //! Ablations: cells share stages, each is made once by whoever comes first, and the table is the same bytes however often
 //! processes are killed and however many there are.
-#![cfg(unix)]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::{GRID, PROGRAM, inputs, read_json, run, succeed};
+use crate::common::{GRID, PROGRAM, copy_folder, everything_below, inputs, read_json, run, succeed};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -209,7 +206,7 @@ fn two_processes_at_once_make_nothing_twice() {
     // A line each for three traces; of two sets of heads, their candidates, two models, eight evaluations.
     assert_eq!(all.len() - cells, 3 + 2 + 4 + 2 + 8, "{all:?}");
     assert_eq!(report(folder.path()), report(undisturbed()));
-    let left: Vec<PathBuf> = common::everything_below(&folder.path().join("runs/grid/store"));
+    let left: Vec<PathBuf> = everything_below(&folder.path().join("runs/grid/store"));
     assert!(!left.iter().any(|path| path.to_string_lossy().contains(".claim-")), "{left:?}");
 }
 
@@ -248,7 +245,7 @@ fn a_failed_cell_is_named_and_tried_again_and_the_rest_go_on() {
     }
     let store = fs::read_dir(folder.path().join("runs/grid/store")).unwrap().map(|entry| entry.unwrap().path());
     let heads = store.into_iter().find(|path| path.to_string_lossy().contains("heads-")).unwrap();
-    common::copy_folder(&heads, &folder.path().join("absent"));
+    copy_folder(&heads, &folder.path().join("absent"));
     let mended = succeed(folder.path(), &["ablate", "grid.toml"]);
     assert!(!mended.stdout.contains("failed"), "{}", mended.stdout);
     assert_eq!(

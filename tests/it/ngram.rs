@@ -1,11 +1,9 @@
 //! `ngram`: from text to counts to models and back, interrupted and in parts.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{read_json, run, shared, succeed, world};
+use crate::common::{PROGRAM, read_json, run, shared, succeed, world};
 use serde_json::Value;
 
 fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
@@ -139,7 +137,7 @@ fn a_killed_count_goes_on_to_the_same_bytes() {
     let parts = || if progress.exists() { read_json(&progress)["parts"].as_u64() } else { None };
     for delay in [0, 3, 10] {
         let before = parts();
-        let mut command = std::process::Command::new(common::PROGRAM);
+        let mut command = std::process::Command::new(PROGRAM);
         let command = command.current_dir(path).args(count("killed.counts")).stderr(std::process::Stdio::null());
         let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
         // One part more, and then at any moment, in the midst of the next one as well.

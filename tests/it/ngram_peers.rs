@@ -3,13 +3,11 @@
 //! They are Python packages (`pip install pyspark pyarrow kenlm`; Spark needs Java). `DRAFTSMITH_PYTHON` names the
 //! Python that has them; without them these tests say that they did nothing.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::common::{has_packages, python_succeeds, skipped, succeed};
 use assert_cmd::Command;
-use common::{has_packages, python_succeeds, skipped, succeed};
 
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

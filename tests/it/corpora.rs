@@ -1,11 +1,9 @@
 //! Corpora as Python's `csv`, `json`, `gzip` and pyarrow write them. `pip install pyarrow`; `DRAFTSMITH_PYTHON` names the
 //! Python that has it. Without it these tests say that they did nothing.
 
-mod common;
-
 use std::path::Path;
 
-use common::{has_packages, inputs, python_succeeds, read_json, run, succeed};
+use crate::common::{has_packages, inputs, python_succeeds, read_json, run, run_with, succeed};
 use draftsmith::config::DataConfig;
 use draftsmith::text::read_corpus;
 use serde_json::Value;
@@ -147,7 +145,7 @@ fn a_preset_says_which_file_to_put_where() {
     let folder = inputs();
     let variables = [("HF_HUB_OFFLINE", "1"), ("HF_HOME", "hub")];
     let arguments = ["trace", "run.toml", "--set", "data.samsum={preset=\"samsum\"}"];
-    let outcome = common::run_with(folder.path(), &arguments, &variables);
+    let outcome = run_with(folder.path(), &arguments, &variables);
     assert_eq!(outcome.code, Some(2));
     for word in ["data.samsum: `default/test/0000.parquet` of the data set `knkarthick/samsum`", "SAMSum", "in `path`"]
     {

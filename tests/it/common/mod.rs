@@ -1,5 +1,4 @@
 //! A tiny world, made by the program itself once per test process: a corpus, a model pretrained on it, a finished run.
-#![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -134,7 +133,7 @@ live_documents = 4
 "#;
 
 /// Names of the stages of the run above, as the program says them.
-pub const STAGES: [&str; 9] = [
+const STAGES: [&str; 9] = [
     "trace fables train",
     "trace fables dev",
     "trace fables test",
@@ -203,12 +202,18 @@ pub fn succeed(folder: &Path, arguments: &[&str]) -> Outcome {
     outcome
 }
 
+/// Names the folder of the tiny world to a test that [`alone`] runs in a process of its own.
+const WORLD: &str = "DRAFTSMITH_TEST_WORLD";
+
 /// The finished tiny world. Tests read it; those that change something take [`inputs`] or [`finished`].
 pub fn world() -> &'static Path {
-    static WORLD: OnceLock<(PathBuf, File)> = OnceLock::new();
-    let (folder, _lock) = WORLD.get_or_init(|| {
-        // A static is never dropped, so a folder that the next process of the same test file takes over.
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+    static MADE: OnceLock<(PathBuf, Option<File>)> = OnceLock::new();
+    let (folder, _lock) = MADE.get_or_init(|| {
+        if let Some(folder) = std::env::var_os(WORLD) {
+            return (folder.into(), None);
+        }
+        // A static is never dropped, so the folder is one that the next process takes over.
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("world");
         fs::create_dir_all(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let lock = File::create(folder.with_extension("lock")).unwrap();
         lock.lock().unwrap();
@@ -221,9 +226,23 @@ pub fn world() -> &'static Path {
         fs::write(folder.join("run.toml"), RUN).unwrap();
         succeed(&folder, &["pretrain", "pretrain.toml"]);
         succeed(&folder, &["run", "run.toml"]);
-        (folder, lock)
+        (folder, Some(lock))
     });
     folder
+}
+
+/// Returns true in a process that runs the test `name` only. Elsewhere, runs that process and panics unless the test
+/// passes there: for tests that measure their process, which the tests beside them would disturb.
+pub fn alone(name: &str) -> bool {
+    if std::env::var_os(WORLD).is_some() {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture"]).env(WORLD, world()).timeout(TIMEOUT);
+    let output = command.output().unwrap();
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(output.status.success() && stdout.contains("1 passed"), "{name}, alone: {stdout}{stderr}");
+    false
 }
 
 /// A copy of corpus, configurations and model, without the run.
@@ -319,7 +338,7 @@ pub fn skipped(why: &str) {
 }
 
 /// Runs Python (`DRAFTSMITH_PYTHON`, else `python3`) in `folder`, whatever comes of it; none if there is no Python.
-pub fn python(folder: &Path, arguments: &[&str]) -> Option<Output> {
+fn python(folder: &Path, arguments: &[&str]) -> Option<Output> {
     let program = std::env::var_os("DRAFTSMITH_PYTHON").unwrap_or_else(|| "python3".into());
     let mut command = Command::new(program);
     command.current_dir(folder).args(arguments).timeout(TIMEOUT);

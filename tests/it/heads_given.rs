@@ -1,11 +1,11 @@
 //! Heads other than a run's best: every checkpoint of them, and those that were trained elsewhere.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{copy_folder, everything_below, finished, inputs, read_json, report, run, succeed, untimed_report, world};
+use crate::common::{
+    copy_folder, everything_below, finished, inputs, read_json, report, run, succeed, untimed_report, world,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -1,14 +1,12 @@
 //! The pages in a real browser. `DRAFTSMITH_BROWSER`, else a chromium or Chrome on the path; without one this test says that it
 //! did nothing.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::common::{GRID, finished, skipped, succeed};
 use assert_cmd::Command;
-use common::{GRID, finished, skipped, succeed};
 use serde_json::Value;
 
 /// Looks at a page in a frame of a given width: what the page is like, as JSON in the outer document.

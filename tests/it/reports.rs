@@ -1,13 +1,11 @@
 //! What comes out: the steps behind a report, gates, runs side by side, the schema, and the same bytes every time.
 
-mod common;
-
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use common::{
+use crate::common::{
     finished, has_packages, inputs, python_succeeds, read_json, report, run, run_with, succeed, untimed_report, world,
 };
 use flate2::read::GzDecoder;

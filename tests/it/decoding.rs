@@ -1,13 +1,10 @@
 //! Live decoding against plain decoding: whatever is drafted, the text is the backbone's.
-#![cfg(feature = "cpu")]
-
-mod common;
 
 use std::collections::HashMap;
 
+use crate::common::{CONTEXT, alone, world};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use common::{CONTEXT, world};
 use draftsmith::backbone::{Backbone, Precision, Span, generate};
 use draftsmith::config::{FfnConfig, FirstLayer, HeadArchitecture, SpeculatorConfig, StorageType};
 use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
@@ -270,6 +267,9 @@ fn resident() -> u64 {
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_does_not_grow_with_the_documents() {
+    if !alone("decoding::memory_does_not_grow_with_the_documents") {
+        return;
+    }
     let backbone = backbone();
     let heads = heads(&backbone, 1, 0.3, false);
     let counts = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
@@ -286,7 +286,7 @@ fn memory_does_not_grow_with_the_documents() {
     let before = resident();
     decode_tokens(10_000);
     let grown = resident().saturating_sub(before);
-    // Other tests run beside this one and hold some megabytes for a while; a leaked cache alone would be over a hundred.
+    // A leaked cache alone would be over a hundred megabytes.
     assert!(grown < 48 << 20, "{grown} bytes more after ten thousand tokens");
 }
 

@@ -1,0 +1,33 @@
+//! The integration tests, in one binary: it links once, and the tiny world of [`common`] is made once for all of them.
+
+mod common;
+
+#[cfg(unix)]
+mod ablation;
+#[cfg(all(feature = "cpu", feature = "wgpu"))]
+mod accelerator;
+#[cfg(feature = "cpu")]
+mod analyses;
+#[cfg(feature = "cpu")]
+mod backbone;
+mod bad_input;
+mod browser;
+mod cli;
+mod corpora;
+#[cfg(feature = "cpu")]
+mod decoding;
+mod heads;
+mod heads_given;
+mod ngram;
+mod ngram_peers;
+#[cfg(feature = "cpu")]
+mod reference;
+mod replay;
+mod reports;
+#[cfg(unix)]
+mod resume;
+#[cfg(unix)]
+mod trace_command;
+mod traces;
+#[cfg(feature = "cpu")]
+mod vectors;
