@@ -54,7 +54,9 @@ pub fn evaluate(
         std::fs::remove_dir_all(&steps).map_err(|e| Error::io("remove", &steps, e))?;
     }
     let parts = folder.join("sets");
-    std::fs::create_dir_all(&parts).map_err(|e| Error::io("create", &parts, e))?;
+    for folder in [&parts, &workspace.folder.join(TUNED)] {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    }
     for test in &traces.test {
         let dev = traces.dev.iter().find(|dev| dev.corpus == test.corpus).expect("a configuration with test has dev");
         let evaluation = Evaluation { workspace, heads, rescorers };

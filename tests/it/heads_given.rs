@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::{
-    copy_folder, everything_below, finished, inputs, read_json, report, run, succeed, untimed_report, world,
+    copy_folder, everything_below, finished, inputs, read_json, run, succeed, untimed_report, world,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
