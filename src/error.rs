@@ -7,22 +7,22 @@ use std::path::Path;
 
 /// What went wrong, where, and what to do about it, as one paragraph of plain text.
 ///
-/// The command line shows it and turns [`Error::exit_code`] into the process's exit code.
+/// Logic branches on [`Error::kind`], never on the words.
 #[derive(Debug)]
 pub struct Error {
     message: String,
-    kind: Kind,
+    kind: ErrorKind,
 }
 
-/// What the process's exit code tells.
+/// What sort of thing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// The command could not be done.
+pub enum ErrorKind {
+    /// The work could not be done.
     Fault,
-    /// It was done, and what it was to check does not hold.
-    Difference,
-    /// The user stopped it.
-    Interruption,
+    /// The work was done, and what it was to check does not hold.
+    CheckFailed,
+    /// The user stopped the work; what was worth keeping is kept.
+    Interrupted,
 }
 
 /// The crate's result.
@@ -31,7 +31,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error whose paragraph is `message`.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), kind: Kind::Fault }
+        Self { message: message.into(), kind: ErrorKind::Fault }
     }
 
     /// A failed operation on `path`: `doing` completes "cannot ... PATH" (for instance "read", "write").
@@ -54,13 +54,13 @@ impl Error {
     }
 
     /// A check that was made and failed.
-    pub fn difference(message: impl Into<String>) -> Self {
-        Self { message: message.into(), kind: Kind::Difference }
+    pub fn check_failed(message: impl Into<String>) -> Self {
+        Self { message: message.into(), kind: ErrorKind::CheckFailed }
     }
 
     /// The user's Ctrl-C, after everything worth keeping was saved; `message` says how to go on.
     pub fn interrupted(message: impl Into<String>) -> Self {
-        Self { message: message.into(), kind: Kind::Interruption }
+        Self { message: message.into(), kind: ErrorKind::Interrupted }
     }
 
     /// The same error with `place` in front: "PLACE: message".
@@ -69,13 +69,9 @@ impl Error {
         self
     }
 
-    /// 1 for a check that failed, 130 after Ctrl-C, else 2.
-    pub fn exit_code(&self) -> u8 {
-        match self.kind {
-            Kind::Difference => 1,
-            Kind::Fault => 2,
-            Kind::Interruption => 130,
-        }
+    /// Returns what sort of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
     }
 }
 

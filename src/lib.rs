@@ -41,4 +41,4 @@ pub mod text;
 pub mod traces;
 pub mod training;
 
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};

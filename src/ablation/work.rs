@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::{Ablation, CellRun, Failure};
 use crate::claims::{Attempt, Claims};
 use crate::device::Opened;
-use crate::error::{Error, Result, bail};
+use crate::error::{Error, ErrorKind, Result, bail};
 use crate::files;
 use crate::progress;
 use crate::report::Report;
@@ -141,7 +141,7 @@ impl<'a> Worker<'a> {
                         words(&report)
                     ));
                 }
-                Err(error) if error.exit_code() == 130 => return Err(error),
+                Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
                 Err(error) => {
                     progress::say(format!("{place} failed: {error}"));
                     let failure = Failure { error: error.to_string(), attempt: attempt.to_owned() };

@@ -54,7 +54,7 @@ pub fn ablate(common: &Common, options: &AblateOptions) -> Result<()> {
     }
     match result.count(report::CellState::Failed) {
         0 => Ok(()),
-        failed => Err(Error::difference(format!(
+        failed => Err(Error::check_failed(format!(
             "{failed} of {} cells failed; the table above names them, and so does `draftsmith status {}`. Mend what is wrong and start the same command again: finished cells are skipped.",
             result.cells.len(),
             ablation.folder.display()

@@ -101,7 +101,7 @@ fn compare(common: &Common, path: &Path, vectors: &Path, tolerance: f32) -> Resu
     show(common, &serde_json::to_value(&result).expect("a check is JSON"))?;
     match result.differences.len() {
         0 => Ok(()),
-        n => Err(Error::difference(format!(
+        n => Err(Error::check_failed(format!(
             "{}: {n} differences from {}; the largest of a number is {:e}, {tolerance:e} is allowed.",
             path.display(),
             vectors.display(),

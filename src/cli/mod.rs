@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::error::{self, Error, Result};
+use crate::error::{self, Error, ErrorKind, Result};
 use crate::progress;
 use crate::report;
 use args::{Arguments, Command};
@@ -36,7 +36,11 @@ pub fn main() -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             progress::complain(&format!("error: {error}"));
-            ExitCode::from(error.exit_code())
+            ExitCode::from(match error.kind() {
+                ErrorKind::CheckFailed => 1,
+                ErrorKind::Fault => 2,
+                ErrorKind::Interrupted => 130,
+            })
         }
         Err(_) => ExitCode::from(2),
     }

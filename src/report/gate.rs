@@ -82,12 +82,13 @@ impl Gate {
 /// One that fails, as a check that does not hold; one that names what the report has not, as a mistake.
 pub fn check_gates(report: &Report, gates: &[Gate]) -> Result<()> {
     let failures = gates.iter().map(|gate| gate.failures(report)).collect::<Result<Vec<_>>>()?.concat();
-    if failures.is_empty() { Ok(()) } else { Err(Error::difference(format!("--fail-under: {}.", failures.join("; ")))) }
+    if failures.is_empty() { Ok(()) } else { Err(Error::check_failed(format!("--fail-under: {}.", failures.join("; ")))) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::report::fixture;
 
     fn check(gates: &[&str]) -> Result<()> {
@@ -100,7 +101,7 @@ mod tests {
         check(&["block_efficiency[2-gram]=1.739", "relative_gain[2-gram, tales]=-1"]).unwrap();
         let error = check(&["block_efficiency[2-gram]=1.7391", "block_efficiency[bpd]=1", "drafts[bpd,tales]=2"]);
         let error = error.unwrap_err();
-        assert_eq!(error.exit_code(), 1);
+        assert_eq!(error.kind(), ErrorKind::CheckFailed);
         let expected =
             "--fail-under: block_efficiency[2-gram,tales] is 1.739, under 1.7391; drafts[bpd,tales] is 1, under 2.";
         assert_eq!(error.to_string(), expected);
@@ -115,7 +116,7 @@ mod tests {
             ("lm_scale[bpd]=1", "`lm_scale` of bpd is no number"),
         ] {
             let error = check(&[gate]).unwrap_err();
-            assert_eq!(error.exit_code(), 2);
+            assert_eq!(error.kind(), ErrorKind::Fault);
             assert!(error.to_string().contains(expected), "{error}");
         }
         for wrong in ["", "x", "x=1", "x[y]", "x[y]=z", "x[]=1", "[y]=1", "x[y,]=1", "x[y]=nan", "x[y]=inf"] {

@@ -15,7 +15,7 @@ use crate::backbone::{Backbone, Checkpoint, Precision, resolve, resolve_file};
 use crate::claims::Claims;
 use crate::config::{Config, DataConfig};
 use crate::device::Opened;
-use crate::error::{Error, Result, bail};
+use crate::error::{Error, ErrorKind, Result, bail};
 use crate::files;
 use crate::progress;
 use crate::text::{ChatTemplate, Document, Split, SplitFractions, Tokenizer, read_corpus};
@@ -145,8 +145,8 @@ impl Corpus {
             Ok(path)
         });
         let origin = if config.origin.is_empty() { String::new() } else { format!(" {}", config.origin) };
-        let path = found.map_err(|e| match e.exit_code() {
-            2 => Error::new(format!("data.{name}: {e}{origin}")),
+        let path = found.map_err(|e| match e.kind() {
+            ErrorKind::Fault => Error::new(format!("data.{name}: {e}{origin}")),
             _ => e,
         })?;
         let documents = read_corpus(&path, config)?.into_iter().map(|d| (fractions.split_of(&d.group), d)).collect();
@@ -318,7 +318,7 @@ impl Workspace {
             return Err(Error::new(error.clone()));
         }
         make().inspect_err(|error| {
-            if error.exit_code() != 130 {
+            if error.kind() != ErrorKind::Interrupted {
                 failed().insert(folder.to_owned(), error.to_string());
             }
         })
