@@ -101,7 +101,8 @@ impl StoredCandidates {
         let description: Description = files::read_json(&folder.join("candidates.json"))?;
         let path = folder.join("candidates.bin");
         let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
-        // SAFETY: the run's lock keeps other processes of this program from the file, which is only ever replaced whole.
+        // SAFETY: this program writes files aside and renames them, never changing one in place, so a mapped file stays as
+        // it was opened.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", &path, e))?;
         let mut first = vec![0];
         first.extend(trace.documents().iter().scan(0, |end, document| {

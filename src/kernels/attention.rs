@@ -136,6 +136,9 @@ pub fn attend(queries: &[f32], seen: &[VisibleSpan], cache: &LayerCache, out: &m
     });
 }
 
+/// Columns of a panel, at most: two vectors of 1024 bits.
+const MOST_COLUMNS: usize = 64;
+
 thread_local! {
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
@@ -231,12 +234,14 @@ impl WithSimd for Attend<'_> {
             }
         }
 
-        let mut mixed = [0.0f32; ROWS * 64];
+        const { assert!(2 * S::F32_LANES <= MOST_COLUMNS) };
+        let mut mixed = [0.0f32; ROWS * MOST_COLUMNS];
         for number in (0..width).step_by(panel) {
             let place = cache.value_place(block.head, number / panel, start);
             let values = &cache.values[place..place + columns.min(end - start) * panel];
             let target = Target { first: mixed.as_mut_ptr(), stride: panel, width: panel, bias: &[], add: false };
-            // SAFETY: a panel has at most 64 numbers, so mixed has room for all rows; it is borrowed by nobody else.
+            // SAFETY: a panel has at most MOST_COLUMNS numbers, as asserted above, so mixed has room for all rows; it is
+            // borrowed by nobody else.
             unsafe { tile(simd, Float32, rows, &weights[..(end - start) * rows], values, target) };
             let count = panel.min(width - number);
             for row in 0..rows {

@@ -146,7 +146,8 @@ pub(super) struct Target<'a> {
 /// `rows` interleaved rows (`xs[input * rows + row]`) times a panel.
 ///
 /// # Safety
-/// `target` must be writable for `rows` rows and read by nobody meanwhile.
+/// Each of the `rows` rows of `target` must be `width` initialised numbers that this call may write and that nobody else
+/// reads or writes until it returns.
 #[inline(always)]
 pub(super) unsafe fn tile<S: Simd, F: Format>(
     simd: S,
@@ -159,7 +160,7 @@ pub(super) unsafe fn tile<S: Simd, F: Format>(
     macro_rules! of_rows {
         ($($n:literal)*) => {
             match rows {
-                // SAFETY: the caller's.
+                // SAFETY: the caller promises the same of so many rows.
                 $($n => unsafe { fixed::<S, F, $n>(simd, format, xs, panel, target) },)*
                 _ => unreachable!("next_rows gives 1 to 12"),
             }
@@ -168,6 +169,10 @@ pub(super) unsafe fn tile<S: Simd, F: Format>(
     of_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
 }
 
+/// [`tile`] with the number of rows known to the compiler, which keeps the sums in registers.
+///
+/// # Safety
+/// As for [`tile`], with `R` rows.
 #[inline(always)]
 unsafe fn fixed<S: Simd, F: Format, const R: usize>(
     simd: S,
@@ -186,7 +191,7 @@ unsafe fn fixed<S: Simd, F: Format, const R: usize>(
         }
     }
     for (r, sums) in sums.iter().enumerate() {
-        // SAFETY: the caller's.
+        // SAFETY: the caller promises that row `r`, of `width` numbers, may be written and is used by nobody else.
         let out = unsafe { std::slice::from_raw_parts_mut(target.first.add(r * target.stride), target.width) };
         let sums: &[f32] = &bytemuck::cast_slice(sums)[..target.width];
         if !target.bias.is_empty() {

@@ -10,7 +10,7 @@ use std::ops::Range;
 /// slot, so a constant added to all scores of a slot changes no comparison between paths.
 ///
 /// There is at least one slot, every slot has at least one candidate, the ids of a slot are distinct and its scores
-/// finite, in descending order with ties by smaller id ([`super::top_k`] gives them so).
+/// finite, in descending order with ties by smaller id ([`crate::kernels::top_k`] gives them so).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lattice {
     /// `starts[j]..starts[j + 1]` is slot j in the flat arrays.

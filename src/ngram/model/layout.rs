@@ -222,45 +222,77 @@ pub(super) fn verify(header: &Header, columns: &Columns) -> Result<()> {
     Ok(())
 }
 
-/// The columns of a file, and the map that holds them.
+/// The columns of a mapped file, by where they lie in it.
 pub(super) struct Columns {
-    pub(super) links: &'static [[u32; 2]],
-    pub(super) backoffs: Values,
-    pub(super) probs: Values,
-    pub(super) words: Words,
-    pub(super) leaves: &'static [u32],
-    pub(super) roots: &'static [u32],
     map: Mmap,
+    links: Range<usize>,
+    backoffs: Range<usize>,
+    probs: Range<usize>,
+    words: Range<usize>,
+    leaves: Range<usize>,
+    roots: Range<usize>,
+    /// Empty unless `quantised`.
+    codebooks: Range<usize>,
+    quantised: bool,
+    wide: bool,
 }
 
 impl Columns {
     fn new(header: &Header, map: Mmap) -> Self {
-        let ranges = header.layout().0;
-        // SAFETY: the slices live in the map, whose memory neither moves nor changes, and which is dropped with them; they
-        // leave this struct only by reference to it.
-        let bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(map.as_ptr(), map.len()) };
-        let column = |index: usize| &bytes[ranges[index].start as usize..ranges[index].end as usize];
-        let values = |index: usize, book: usize| {
-            if header.quantised {
-                let books: &'static [f32] = bytemuck::cast_slice(column(5));
-                Values::Codes(column(index), &books[256 * book..256 * (book + 1)])
-            } else {
-                Values::Floats(bytemuck::cast_slice(column(index)))
-            }
-        };
-        Self {
-            links: bytemuck::cast_slice(column(6)),
-            backoffs: values(0, 1),
-            probs: values(1, 0),
-            words: if header.wide {
-                Words::Wide(bytemuck::cast_slice(column(2)))
-            } else {
-                Words::Narrow(bytemuck::cast_slice(column(2)))
-            },
-            leaves: bytemuck::cast_slice(column(3)),
-            roots: bytemuck::cast_slice(column(4)),
-            map,
+        let [backoffs, probs, words, leaves, roots, codebooks, links] =
+            header.layout().0.map(|range| range.start as usize..range.end as usize);
+        let (quantised, wide) = (header.quantised, header.wide);
+        Self { map, links, backoffs, probs, words, leaves, roots, codebooks, quantised, wide }
+    }
+
+    /// The numbers of a column.
+    #[inline]
+    fn column<T: Pod>(&self, range: &Range<usize>) -> &[T] {
+        bytemuck::cast_slice(&self.map[range.clone()])
+    }
+
+    #[inline]
+    fn links(&self) -> &[[u32; 2]] {
+        self.column(&self.links)
+    }
+
+    #[inline]
+    fn values(&self, range: &Range<usize>, codebook: usize) -> Values<'_> {
+        if self.quantised {
+            Values::Codes(self.column(range), &self.column(&self.codebooks)[256 * codebook..][..256])
+        } else {
+            Values::Floats(self.column(range))
         }
+    }
+
+    /// The back-off weights of the nodes.
+    #[inline]
+    pub(super) fn backoffs(&self) -> Values<'_> {
+        self.values(&self.backoffs, 1)
+    }
+
+    /// The probabilities on the arcs; see the top of this file for their sign.
+    #[inline]
+    pub(super) fn probs(&self) -> Values<'_> {
+        self.values(&self.probs, 0)
+    }
+
+    /// The words of the arcs.
+    #[inline]
+    pub(super) fn words(&self) -> Words<'_> {
+        if self.wide { Words::Wide(self.column(&self.words)) } else { Words::Narrow(self.column(&self.words)) }
+    }
+
+    /// The states after the arcs of the highest order.
+    #[inline]
+    pub(super) fn leaves(&self) -> &[u32] {
+        self.column(&self.leaves)
+    }
+
+    /// By word: its arc at the empty context, or 0.
+    #[inline]
+    pub(super) fn roots(&self) -> &[u32] {
+        self.column(&self.roots)
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -270,44 +302,46 @@ impl Columns {
     /// Number of nodes.
     #[inline]
     pub(super) fn nodes(&self) -> u32 {
-        self.links.len() as u32 - 1
+        self.links().len() as u32 - 1
     }
 
     /// The state after `<s>`.
     pub(super) fn begin(&self) -> u32 {
-        self.links.last().map_or(0, |last| last[1])
+        self.links().last().map_or(0, |last| last[1])
     }
 
     /// The arcs of a node.
     #[inline]
     pub(super) fn arcs(&self, node: u32) -> Range<u32> {
-        let node = node as usize;
-        self.links[node][0]..self.links[node + 1][0]
+        let (links, node) = (self.links(), node as usize);
+        links[node][0]..links[node + 1][0]
     }
 
     /// The longest proper suffix of a node that is worth a state.
     #[inline]
     pub(super) fn suffix(&self, node: u32) -> u32 {
-        self.links[node as usize][1]
+        self.links()[node as usize][1]
     }
 }
 
 /// A column of log10 values.
-pub(super) enum Values {
-    Floats(&'static [f32]),
-    Codes(&'static [u8], &'static [f32]),
+#[derive(Clone, Copy)]
+pub(super) enum Values<'a> {
+    Floats(&'a [f32]),
+    /// Codes and what they stand for.
+    Codes(&'a [u8], &'a [f32]),
 }
 
-impl Values {
+impl Values<'_> {
     #[inline]
-    pub(super) fn get(&self, index: usize) -> f32 {
+    pub(super) fn get(self, index: usize) -> f32 {
         match self {
             Self::Floats(values) => values[index],
             Self::Codes(codes, book) => book[usize::from(codes[index])],
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn len(self) -> usize {
         match self {
             Self::Floats(values) => values.len(),
             Self::Codes(codes, _) => codes.len(),
@@ -316,14 +350,15 @@ impl Values {
 }
 
 /// A column of words, ascending among the arcs of a node.
-pub(super) enum Words {
-    Narrow(&'static [u16]),
-    Wide(&'static [u32]),
+#[derive(Clone, Copy)]
+pub(super) enum Words<'a> {
+    Narrow(&'a [u16]),
+    Wide(&'a [u32]),
 }
 
-impl Words {
+impl Words<'_> {
     #[inline]
-    pub(super) fn get(&self, index: usize) -> u32 {
+    pub(super) fn get(self, index: usize) -> u32 {
         match self {
             Self::Narrow(words) => u32::from(words[index]),
             Self::Wide(words) => words[index],
@@ -332,7 +367,7 @@ impl Words {
 
     /// The arc with `word`.
     #[inline]
-    pub(super) fn find(&self, arcs: Range<u32>, word: u32) -> Option<u32> {
+    pub(super) fn find(self, arcs: Range<u32>, word: u32) -> Option<u32> {
         let range = arcs.start as usize..arcs.end as usize;
         let place = match self {
             Self::Narrow(words) => position(&words[range], word),
@@ -343,7 +378,7 @@ impl Words {
 
     /// Calls `found` with the place of each of `sought` that is there, and its arc.
     #[inline]
-    pub(super) fn find_all(&self, arcs: Range<u32>, sought: &[u32], found: impl FnMut(usize, u32)) {
+    pub(super) fn find_all(self, arcs: Range<u32>, sought: &[u32], found: impl FnMut(usize, u32)) {
         let range = arcs.start as usize..arcs.end as usize;
         match self {
             Self::Narrow(words) => search(&words[range], arcs.start, sought, found),
@@ -353,7 +388,7 @@ impl Words {
 
     /// Calls `each` with every arc and its word.
     #[inline]
-    pub(super) fn each(&self, arcs: Range<u32>, mut each: impl FnMut(u32, u32)) {
+    pub(super) fn each(self, arcs: Range<u32>, mut each: impl FnMut(u32, u32)) {
         let range = arcs.start as usize..arcs.end as usize;
         match self {
             Self::Narrow(words) => arcs.zip(&words[range]).for_each(|(arc, &word)| each(arc, u32::from(word))),

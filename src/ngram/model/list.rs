@@ -9,7 +9,7 @@ use crate::error::Result;
 impl Model {
     /// The n-grams of the model, with which [`Model::compile`] makes it again: 16 bytes a context beside the listing.
     pub fn listing(&self, memory: &Memory) -> Result<Listing> {
-        self.list(memory, |_| true, |node| self.columns.backoffs.get(node as usize))
+        self.list(memory, |_| true, |node| self.columns.backoffs().get(node as usize))
     }
 
     /// The n-grams that are `kept`, with the log10 weights `backoff` of those that are contexts. Numbers follow the order of
@@ -31,7 +31,7 @@ impl Model {
             let (mut size, mut longer_keys) = (0, Vec::new());
             for (parent, &key) in parents.clone().zip(&keys) {
                 for arc in columns.arcs(parent) {
-                    let key = packing.append(key, n - 1, columns.words.get(arc as usize));
+                    let key = packing.append(key, n - 1, columns.words().get(arc as usize));
                     if n < order {
                         longer_keys.push(key);
                     }

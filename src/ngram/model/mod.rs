@@ -207,7 +207,7 @@ impl Model {
                 // No unigram, hence in no n-gram either. Every model has `<unk>`, so this happens once.
                 (word, at, log10) = (UNK, state.0, 0.0);
             } else {
-                log10 += f64::from(self.columns.backoffs.get(at as usize));
+                log10 += f64::from(self.columns.backoffs().get(at as usize));
                 at = self.columns.suffix(at);
             }
         }
@@ -217,26 +217,26 @@ impl Model {
     #[inline]
     fn find(&self, node: u32, word: u32) -> Option<u32> {
         if node == ROOT
-            && let Some(&arc) = self.columns.roots.get(word as usize)
+            && let Some(&arc) = self.columns.roots().get(word as usize)
         {
             return (arc != ROOT).then_some(arc);
         }
-        self.columns.words.find(self.columns.arcs(node), word)
+        self.columns.words().find(self.columns.arcs(node), word)
     }
 
     /// The log10 probability on an arc.
     #[inline]
     fn log10_prob(&self, arc: u32) -> f64 {
-        -f64::from(self.columns.probs.get(arc as usize).abs())
+        -f64::from(self.columns.probs().get(arc as usize).abs())
     }
 
     /// The log10 probability on an arc, and the state after it.
     #[inline]
     fn follow_arc(&self, arc: u32) -> (f64, State) {
         let columns = &self.columns;
-        let stored = columns.probs.get(arc as usize);
+        let stored = columns.probs().get(arc as usize);
         let next = match arc.checked_sub(columns.nodes()) {
-            Some(leaf) => columns.leaves[leaf as usize],
+            Some(leaf) => columns.leaves()[leaf as usize],
             // Not worth a state of its own.
             None if stored.is_sign_positive() => columns.suffix(arc),
             None => arc,

@@ -57,7 +57,7 @@ impl Pruning<'_> {
         contexts[ROOT as usize] = 1.0;
         for node in 0..columns.nodes() {
             for arc in columns.arcs(node).filter(|&arc| arc < columns.nodes()) {
-                let log10 = match columns.words.get(arc as usize) {
+                let log10 = match columns.words().get(arc as usize) {
                     BOS => self.model.follow(self.model.empty(), EOS).0,
                     _ => self.model.log10_prob(arc),
                 };
@@ -76,7 +76,7 @@ impl Pruning<'_> {
         let arcs: Vec<(u32, f64, f64)> = columns
             .arcs(context)
             .map(|arc| {
-                let shorter = model.follow(suffix, columns.words.get(arc as usize)).0;
+                let shorter = model.follow(suffix, columns.words().get(arc as usize)).0;
                 (arc, 10f64.powf(model.log10_prob(arc)), 10f64.powf(shorter))
             })
             .collect();
@@ -97,13 +97,15 @@ impl Pruning<'_> {
             let (mut own, mut shorter, mut listed) = (0.0, 0.0, false);
             for arc in columns.arcs(node).filter(|&arc| node != ROOT && self.kept[arc as usize]) {
                 own += 10f64.powf(self.model.log10_prob(arc));
-                shorter += 10f64.powf(self.log10(columns.suffix(node), columns.words.get(arc as usize)));
+                shorter += 10f64.powf(self.log10(columns.suffix(node), columns.words().get(arc as usize)));
                 listed = true;
             }
             let weight = match () {
                 // Nothing follows: a query goes on from the suffix as it is.
                 () if !listed => 0.0,
-                () if 1.0 - own < NOTHING || 1.0 - shorter < NOTHING => f64::from(columns.backoffs.get(node as usize)),
+                () if 1.0 - own < NOTHING || 1.0 - shorter < NOTHING => {
+                    f64::from(columns.backoffs().get(node as usize))
+                }
                 () => ((1.0 - own) / (1.0 - shorter)).log10(),
             };
             self.backoffs.push(weight);
@@ -184,14 +186,14 @@ mod tests {
                 .flat_map(|node| model.columns.arcs(node).map(move |arc| (node, arc)))
                 .collect();
             let (node, arc) = bigrams[which.index(bigrams.len())];
-            let context = model.columns.words.get(node as usize);
+            let context = model.columns.words().get(node as usize);
             prop_assume!(context > EOS);
             let mut pruning = Pruning { model: &model, kept: vec![true; model.header.arcs() as usize], backoffs: Vec::new() };
             let probability = pruning.contexts()[node as usize];
             let arcs: Vec<u32> = model.columns.arcs(node).collect();
             let sums = |of: &dyn Fn(u32) -> f64| 1.0 - arcs.iter().map(|&arc| of(arc)).sum::<f64>();
             let own = |arc| 10f64.powf(model.log10_prob(arc));
-            let shorter = |arc| 10f64.powf(model.follow(model.empty(), model.columns.words.get(arc as usize)).0);
+            let shorter = |arc| 10f64.powf(model.follow(model.empty(), model.columns.words().get(arc as usize)).0);
             let closed = divergence(probability, own(arc), shorter(arc), sums(&own), sums(&shorter));
 
             pruning.kept[arc as usize] = false;

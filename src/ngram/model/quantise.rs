@@ -38,7 +38,7 @@ struct Codebook {
 impl Codebook {
     /// Bins of equal width, each standing for the mean of its values, so that no value is off by more than a bin. Signs,
     /// which have a meaning, are never mixed.
-    fn fit(values: &Values) -> Self {
+    fn fit(values: Values) -> Self {
         let inexact = || (0..values.len()).map(|index| values.get(index)).filter(|value| !is_exact(*value));
         let bins = CODES - EXACT.len();
         let range = |negative: bool| {
@@ -93,8 +93,8 @@ impl Model {
         if self.header.quantised {
             bail!("the model is quantised already. Quantise the one it was made from.");
         }
-        let books = [Codebook::fit(&self.columns.probs), Codebook::fit(&self.columns.backoffs)];
-        let [probs, backoffs] = [&self.columns.probs, &self.columns.backoffs];
+        let books = [Codebook::fit(self.columns.probs()), Codebook::fit(self.columns.backoffs())];
+        let [probs, backoffs] = [self.columns.probs(), self.columns.backoffs()];
         files::write_with(path, |out| self.write_codes(&books, out))?;
         let (probs_rms, probs_largest) = error(probs, &books[0]);
         let (backoffs_rms, backoffs_largest) = error(backoffs, &books[1]);
@@ -109,13 +109,13 @@ impl Model {
             let mut column = ColumnWriter::new(range);
             match index {
                 0 => {
-                    for at in 0..self.columns.backoffs.len() {
-                        column.push(backoffs.code(self.columns.backoffs.get(at)), out)?;
+                    for at in 0..self.columns.backoffs().len() {
+                        column.push(backoffs.code(self.columns.backoffs().get(at)), out)?;
                     }
                 }
                 1 => {
-                    for at in 0..self.columns.probs.len() {
-                        column.push(probs.code(self.columns.probs.get(at)), out)?;
+                    for at in 0..self.columns.probs().len() {
+                        column.push(probs.code(self.columns.probs().get(at)), out)?;
                     }
                 }
                 5 => {
@@ -137,7 +137,7 @@ impl Model {
 }
 
 /// Root mean square and largest difference of the finite values.
-fn error(values: &Values, book: &Codebook) -> (f64, f64) {
+fn error(values: Values, book: &Codebook) -> (f64, f64) {
     let (mut squares, mut largest, mut number) = (0.0, 0f64, 0u64);
     for value in (0..values.len()).map(|index| values.get(index)).filter(|value| value.is_finite()) {
         let difference = f64::from(value) - f64::from(book.values[usize::from(book.code(value))]);

@@ -142,7 +142,7 @@ impl Candidates {
     fn put_arcs(&self, model: &Model, node: u32, row: &mut [Cell]) {
         let columns = &model.columns;
         // A sum of a few `f32` is exact in `f64` unless one is below 1e-8, so that the order of the terms does not matter.
-        let backoff = f64::from(columns.backoffs.get(node as usize));
+        let backoff = f64::from(columns.backoffs().get(node as usize));
         row.iter_mut().for_each(|(log10, _)| *log10 += backoff);
         let mut put = |place: usize, arc: u32| {
             if let Some(cell) = row.get_mut(place) {
@@ -152,7 +152,7 @@ impl Candidates {
         };
         let arcs = columns.arcs(node);
         if arcs.len() <= MOST_READ {
-            columns.words.each(arcs, |arc, word| {
+            columns.words().each(arcs, |arc, word| {
                 if let Ok(first) = self.find(word) {
                     put(first, arc);
                     let twins = self.twins.iter().filter(|&&(_, same)| same == first);
@@ -161,7 +161,7 @@ impl Candidates {
             });
         } else {
             let words = &self.words;
-            columns.words.find_all(arcs, words, put);
+            columns.words().find_all(arcs, words, put);
         }
         for &place in &self.ends {
             if let Some(cell) = row.get_mut(place) {
