@@ -167,9 +167,9 @@ fn run(path: &Path) -> Result<Value> {
         let of_set = |set: &Value| {
             let name = set["name"].clone();
             let variants = set["variants"].as_array().cloned().unwrap_or_default();
-            variants.into_iter().map(move |v| {
-                json!({"dataset": name, "variant": v["name"], "block_efficiency": v["block_efficiency"]["value"]})
-            })
+            variants
+                .into_iter()
+                .map(move |v| json!({"dataset": name, "variant": v["name"], "block_efficiency": v["block_efficiency"]}))
         };
         result["datasets"].as_array().into_iter().flatten().flat_map(of_set).collect()
     } else {
@@ -183,9 +183,10 @@ fn run(path: &Path) -> Result<Value> {
     }))
 }
 
-/// Every folder below with a stage's mark, sorted.
+/// Adds every folder below that has a stage's mark, sorted. Links are left out: what they point at is counted where it lies, or
+/// belongs to another run.
 fn collect_stages(root: &Path, folder: &Path, stages: &mut Vec<Value>) -> Result<()> {
-    for path in files::listing(folder)?.into_iter().filter(|path| path.is_dir()) {
+    for path in files::listing(folder)?.into_iter().filter(|path| path.is_dir() && !path.is_symlink()) {
         if path.join("stage.json").exists() {
             let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
             stages.push(json!({"finished": name, "bytes": folder_bytes(&path)?}));
@@ -196,10 +197,10 @@ fn collect_stages(root: &Path, folder: &Path, stages: &mut Vec<Value>) -> Result
     Ok(())
 }
 
-/// Bytes of every file in and below a folder.
+/// The bytes of every file in and below a folder, or of one file; links in it are left out.
 fn folder_bytes(path: &Path) -> Result<u64> {
     if !path.is_dir() {
         return path.metadata().map(|m| m.len()).map_err(|e| Error::io("read", path, e));
     }
-    files::listing(path)?.iter().map(|path| folder_bytes(path)).sum()
+    files::listing(path)?.iter().filter(|path| !path.is_symlink()).map(|path| folder_bytes(path)).sum()
 }

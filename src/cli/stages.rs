@@ -48,10 +48,11 @@ pub fn pretrain(common: &Common, file: &ConfigFile) -> Result<()> {
 
 pub fn trace(common: &Common, file: &ConfigFile, dry_run: bool) -> Result<()> {
     let Some(config) = load(common, file)? else { return Ok(()) };
-    let workspace = open(config)?;
     if dry_run {
-        return estimate::show(common, &stages::estimate_traces(&workspace)?);
+        let device = device::open(config.device_choices()?[0])?;
+        return estimate::show(common, &stages::estimate_traces(&Workspace::look(config, device)?)?);
     }
+    let workspace = open(config)?;
     stages::trace(&workspace)?;
     print(&format!("{}\n", workspace.folder.join("traces").display()))
 }

@@ -82,7 +82,11 @@ impl Gate {
 /// One that fails, as a check that does not hold; one that names what the report has not, as a mistake.
 pub fn check_gates(report: &Report, gates: &[Gate]) -> Result<()> {
     let failures = gates.iter().map(|gate| gate.failures(report)).collect::<Result<Vec<_>>>()?.concat();
-    if failures.is_empty() { Ok(()) } else { Err(Error::check_failed(format!("--fail-under: {}.", failures.join("; ")))) }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::check_failed(format!("--fail-under: {}.", failures.join("; "))))
+    }
 }
 
 #[cfg(test)]

@@ -56,6 +56,8 @@ struct Page<'a> {
 #[derive(Deserialize)]
 struct Line {
     step: u64,
+    /// What checkpoints are chosen by, the lowest being the best.
+    score: Option<f64>,
     loss: Option<f64>,
     learning_rate: Option<f64>,
     gradient_norm: Option<f64>,
@@ -87,10 +89,10 @@ impl Log {
     }
 }
 
-/// The evaluation with the lowest dev loss, the earliest of equal ones.
-fn best(lines: &[Line]) -> Option<(&Line, f64)> {
-    let evaluated = lines.iter().filter_map(|line| Some((line, line.dev_loss?)));
-    evaluated.min_by(|a, b| a.1.total_cmp(&b.1))
+/// The evaluation that checkpoints are chosen by: the lowest score, the earliest of equal ones.
+fn best(lines: &[Line]) -> Option<&Line> {
+    let evaluated = lines.iter().filter_map(|line| Some((line, line.score?)));
+    evaluated.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(line, _)| line)
 }
 
 fn byline(log: &Log) -> String {
@@ -108,8 +110,11 @@ fn byline(log: &Log) -> String {
 
 /// The best step with its numbers, in one sentence.
 fn claim(lines: &[Line]) -> String {
-    let Some((line, loss)) = best(lines) else { return "There is no dev loss yet.".to_owned() };
-    let mut parts = vec![format!("dev loss {} nats per target, the lowest", format::fixed(loss, 3))];
+    let Some(line) = best(lines) else { return "There is no evaluation on dev yet.".to_owned() };
+    let mut parts = Vec::new();
+    if let Some(loss) = line.dev_loss {
+        parts.push(format!("dev loss {} nats per target", format::fixed(loss, 3)));
+    }
     if let Some(perplexity) = line.dev_perplexity {
         parts.push(format!("perplexity {}", format::fixed(perplexity, 2)));
     }
@@ -125,7 +130,7 @@ fn claim(lines: &[Line]) -> String {
 
 /// The charts in reading order; those without a number are left out.
 fn figures(lines: &[Line]) -> Vec<Figure> {
-    let chosen = best(lines).map(|(line, _)| line.step as f64);
+    let chosen = best(lines).map(|line| line.step as f64);
     let train = |value: fn(&Line) -> Option<f64>| curve(lines, "train", TRAIN, None, value);
     let dev = |value: fn(&Line) -> Option<f64>| curve(lines, "dev", DEV, chosen, value);
     let heads = lines.iter().map(|l| l.dev_accuracy_by_head.len()).max().unwrap_or(0);
@@ -231,7 +236,7 @@ mod tests {
 
     fn dev(step: usize, loss: f64) -> String {
         format!(
-            r#"{{"step": {step}, "split": "dev", "dev_loss": {loss}, "dev_accuracy_head_2": 0.4, "dev_accuracy_by_head": [0.4, 0.25], "dev_block_efficiency": 1.7}}"#
+            r#"{{"step": {step}, "split": "dev", "score": {loss}, "dev_loss": {loss}, "dev_accuracy_head_2": 0.4, "dev_accuracy_by_head": [0.4, 0.25], "dev_block_efficiency": 1.7}}"#
         )
     }
 
@@ -252,7 +257,7 @@ mod tests {
         assert_eq!([page.matches("<figure>").count(), curves(&page)], [5, 2 + 2 + 1 + 1 + 1]);
         assert!(page.contains("<h1>heads &lt;of&gt; tiny</h1>"));
         assert!(page.contains("4 steps · 4 evaluations on dev</p>"));
-        let best = "Best at step 2, ringed below: dev loss 2.500 nats per target, the lowest; block efficiency 1.700; \
+        let best = "Best at step 2, ringed below: dev loss 2.500 nats per target; block efficiency 1.700; \
                     accuracy 40.0\u{a0}%, 25.0\u{a0}% (from head 2 on).";
         assert!(page.contains(best), "{page}");
         assert_eq!(page.matches("class=\"ring\"").count(), 1 + 2 + 1);
@@ -260,20 +265,32 @@ mod tests {
         assert!(!page.contains("Thinned") && !page.contains("<script") && !page.contains("damaged"));
     }
 
+    /// Chosen by block efficiency, say: the lowest score is at another step than the lowest dev loss.
+    #[test]
+    fn the_ring_is_around_what_was_chosen() {
+        let line = |step: usize, score: f64, loss: f64| {
+            format!(r#"{{"step": {step}, "split": "dev", "score": {score}, "dev_loss": {loss}}}"#)
+        };
+        let page = write([line(1, -1.9, 2.5), line(2, -1.7, 2.1)].join("\n")).unwrap();
+        assert!(page.contains("Best at step 1, ringed below: dev loss 2.500 nats per target."), "{page}");
+    }
+
     #[test]
     fn charts_without_numbers_are_left_out() {
-        let page =
-            write("{\"step\": 7, \"loss\": 3}\n{\"step\": 7, \"dev_loss\": 2, \"dev_perplexity\": 7.389}").unwrap();
+        let page = write(
+            "{\"step\": 7, \"loss\": 3}\n{\"step\": 7, \"score\": 2, \"dev_loss\": 2, \"dev_perplexity\": 7.389}",
+        )
+        .unwrap();
         assert_eq!([page.matches("<figure>").count(), curves(&page)], [1, 2]);
-        assert!(page.contains("the lowest; perplexity 7.39.</p>"));
+        assert!(page.contains("per target; perplexity 7.39.</p>"));
         let page = write("{\"step\": 7, \"gradient_norm\": 3}").unwrap();
         assert!(page.contains("<h3>Gradient norm</h3>") && !page.contains("<h3>Loss</h3>"));
-        assert!(page.contains("There is no dev loss yet."));
+        assert!(page.contains("There is no evaluation on dev yet."));
     }
 
     #[test]
     fn a_head_without_targets_has_no_point() {
-        let page = write(r#"{"step": 1, "dev_loss": 2, "dev_accuracy_by_head": [0.5, null]}"#).unwrap();
+        let page = write(r#"{"step": 1, "score": 2, "dev_loss": 2, "dev_accuracy_by_head": [0.5, null]}"#).unwrap();
         assert_eq!(curves(&page), 2);
         assert!(page.contains("accuracy 50.0\u{a0}%, n&#x2f;a (from head 2 on)"));
     }

@@ -39,8 +39,8 @@ pub struct Workspace {
 
 /// Where stages are.
 enum Places {
-    /// In the run's folder, which is locked; what follows from other heads is in theirs.
-    Own(#[expect(dead_code, reason = "held until the run is closed")] File),
+    /// In the run's folder, which is locked unless it is only looked at; what follows from other heads is in theirs.
+    Own(#[expect(dead_code, reason = "held until the run is closed")] Option<File>),
     /// In a store, by key.
     Store(Store),
 }
@@ -206,8 +206,20 @@ impl Workspace {
     /// # Errors
     /// Another process on the folder; what [`Inputs::read`] refuses.
     pub fn open(config: Config, device: Opened) -> Result<Self> {
-        let folder = Path::new("runs").join(&config.name);
-        let lock = files::lock(&folder)?;
+        let lock = files::lock(&folder_of(&config))?;
+        Self::new(config, device, Some(lock))
+    }
+
+    /// As [`Workspace::open`], for work that writes nothing: no folder is made and none is locked.
+    ///
+    /// # Errors
+    /// What [`Inputs::read`] refuses.
+    pub fn look(config: Config, device: Opened) -> Result<Self> {
+        Self::new(config, device, None)
+    }
+
+    fn new(config: Config, device: Opened, lock: Option<File>) -> Result<Self> {
+        let folder = folder_of(&config);
         if let Some(note) = &device.note {
             progress::say(note);
         }
@@ -419,6 +431,11 @@ impl Workspace {
     pub fn finish(&self, folder: &Path, key: &str) -> Result<()> {
         files::write_json(&folder.join("stage.json"), &Mark::new(key))
     }
+}
+
+/// The folder of a run.
+fn folder_of(config: &Config) -> PathBuf {
+    Path::new("runs").join(&config.name)
 }
 
 /// The configured model, and the chat template that its prompts are put in, if any; its tokenizer is then that template's.

@@ -158,7 +158,7 @@ where
             }
             dev_words = words(&evaluated);
             progress::detail(format!("{} step {}:{dev_words}", place.title, state.step));
-            let mut line = json!({"step": state.step, "split": "dev"});
+            let mut line = json!({"step": state.step, "split": "dev", "score": evaluated.score});
             extend(&mut line, evaluated.metrics);
             metrics.write(&line)?;
             last |= state.gave_up(options);

@@ -249,6 +249,9 @@ fn inspect_tells_models_and_traces_apart() {
     assert_eq!((&trace["documents"], &trace["continuation_tokens"]), (&set["documents"], &set["decoded_tokens"]));
     assert_eq!(trace["backbone_hash"], model["hash"]);
     assert!(succeed(world(), &["inspect", "model"]).stdout.contains("parameters"));
+    let run = succeed(world(), &["inspect", "runs/tiny", "--format", "json"]).json();
+    let variants = run["variants"].as_array().unwrap();
+    assert!(variants.len() > 10 && variants.iter().all(|variant| variant["block_efficiency"].is_number()), "{run}");
 }
 
 /// Prompt and continuation, as token ids, of a document of the test trace.

@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{
-    copy_folder, everything_below, finished, inputs, read_json, run, succeed, untimed_report, world,
-};
+use crate::common::{copy_folder, everything_below, finished, inputs, read_json, run, succeed, untimed_report, world};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

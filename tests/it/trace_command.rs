@@ -108,7 +108,7 @@ fn a_dry_run_bounds_what_comes_and_writes_no_trace() {
     let dry = [&["trace", "run.toml", "--dry-run"][..], &more].concat();
     let estimate = succeed(folder.path(), &dry).json();
     let traces = folder.path().join("runs/tiny/traces");
-    assert!(!traces.exists());
+    assert!(!folder.path().join("runs").exists(), "not even a folder or a lock");
     assert!(estimate["seconds"].as_f64().unwrap() > 0.0 && estimate["bytes_free"].as_u64().unwrap() > 0);
     succeed(folder.path(), &[&["trace", "run.toml"][..], &more].concat());
     let listed = estimate["traces"].as_array().unwrap();
@@ -120,6 +120,11 @@ fn a_dry_run_bounds_what_comes_and_writes_no_trace() {
         let most = one["bytes_at_most"].as_u64().unwrap();
         assert!(size <= most && most < size * 3 / 2, "{one}: {size}");
     }
+    // Nor does it touch what is there, whatever it is asked.
+    let run = || ["run.toml", "provenance.json"].map(|file| fs::read(folder.path().join("runs/tiny").join(file)).unwrap());
+    let before = run();
+    succeed(folder.path(), &["trace", "run.toml", "--dry-run", "--set", "seed=99"]);
+    assert!(run() == before);
     let after = succeed(folder.path(), &dry).json();
     assert_eq!((after["bytes_at_most"].as_u64(), after["finished"].as_array().unwrap().len()), (Some(0), 4));
     let table = succeed(folder.path(), &["trace", "run.toml", "--dry-run", "--set", "traces.max_new=5"]).stdout;
