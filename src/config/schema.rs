@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -205,7 +206,7 @@ impl Default for DataConfig {
 }
 
 /// `[*.training]`: AdamW with linear warm-up and a cosine to the final rate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizationConfig {
     /// Optimizer steps in all.
@@ -254,7 +255,7 @@ impl Default for OptimizationConfig {
 }
 
 /// Size of a Llama-architecture language model trained from scratch; unembedding tied to the embedding.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LanguageModelConfig {
     /// Width of the hidden states.

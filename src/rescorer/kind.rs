@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -142,7 +143,7 @@ pub struct FitEstimate {
 }
 
 /// Text that a rescorer is fitted on; always of the train split.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TextSource {
     /// The corpus's own text.

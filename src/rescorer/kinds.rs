@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{LavaConfig, NeuralConfig, NgramConfig, RescorerKind, SumConfig, TransitionConfig};
 use crate::error::Result;
 
 /// `[rescorer.NAME]`: what chooses among the heads' candidates, by its `kind`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum RescorerConfig {
     /// An n-gram language model: global rescoring.

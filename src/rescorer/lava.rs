@@ -9,6 +9,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{softmax, tanh};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::lattice_network::{
@@ -25,7 +26,7 @@ use crate::lattice::Lattice;
 use crate::nn::{Init, Linear, to_host};
 
 /// `kind = "lava"`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LavaConfig {
     /// Width to which embeddings and hidden states are mapped.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ use crate::ngram::{Counter, Memory, Model, Options, Rows, Smoothing, State, Voca
 use crate::progress::Progress;
 
 /// `kind = "ngram"`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NgramConfig {
     /// Longest n-gram, 1 to 6.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{BlockScores, RescorerConfig};
@@ -11,7 +12,7 @@ use crate::hash::FastMap;
 use crate::lattice::SlotScorer;
 
 /// `kind = "sum"`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SumConfig {
     /// Names of the rescorers that are summed, two or more; their shares are chosen on dev.

@@ -8,6 +8,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::lattice_network::{
@@ -23,7 +24,7 @@ use crate::kernels::{PackedMatrix, products};
 use crate::nn::{Init, Linear, to_host};
 
 /// `kind = "transition"`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TransitionConfig {
     /// Width to which embeddings and hidden states are mapped.
