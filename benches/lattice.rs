@@ -6,13 +6,14 @@ use std::path::Path;
 
 use divan::{Bencher, black_box};
 use draftsmith::backbone::{Checkpoint, Precision};
-use draftsmith::config::LatticeLoss;
 use draftsmith::device;
 use draftsmith::kernels::top_k;
 use draftsmith::lattice::{Lattice, NoScorer, p_best};
 use draftsmith::ngram::{Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, State, Vocabulary, estimate};
 use draftsmith::nn::Init;
-use draftsmith::rescorer::{BlockContext, Rescorer, Transition, TransitionNetwork};
+use draftsmith::rescorer::{
+    BlockContext, GlobalScoring, LatticeLoss, LatticeNetwork, NgramScores, Transition, TransitionNetwork,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -103,13 +104,16 @@ mod paths {
     #[divan::bench(name = "best by head scores", args = [16])]
     fn by_head_scores(bencher: Bencher, p: usize) {
         let Search { lattice, .. } = search();
-        bencher.bench_local(|| p_best(black_box(&lattice), &NoScorer, (), 0.0, p));
+        bencher.bench_local(|| p_best(black_box(&lattice), NoScorer, (), 0.0, p));
     }
 
     #[divan::bench(name = "best with a trigram", args = [1, 16])]
     fn with_a_trigram(bencher: Bencher, p: usize) {
         let Search { lattice, model, state } = search();
-        bencher.bench_local(|| p_best(black_box(&lattice), &model, state, 0.4, p));
+        bencher.bench_local(|| {
+            let scores = NgramScores::new(&model, black_box(&lattice), state);
+            p_best(&lattice, scores, state.into(), 0.4, p)
+        });
     }
 
     #[divan::bench(name = "2,048 trigram queries")]
@@ -132,5 +136,5 @@ fn transition_scorer(bencher: Bencher, rank: usize) {
     let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
     let network = TransitionNetwork::new(HEADS, width, rank, &mut Init::seeded(1, &device));
     let transition = Transition::new(&network, &model, LatticeLoss::CrossEntropy);
-    bencher.bench_local(|| transition.scores(&[], black_box(&context)).expect("numbers"));
+    bencher.bench_local(|| transition.scores(&[], black_box(&context)).expect("numbers").start());
 }

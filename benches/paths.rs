@@ -21,6 +21,7 @@ use draftsmith::lattice::{self, Lattice, p_best};
 use draftsmith::ngram::{
     Counter, DEFAULT_FALLBACK, Ending, Listing, Memory, Model, Options, Vocabulary, arpa, estimate,
 };
+use draftsmith::rescorer::NgramScores;
 use draftsmith::text::Tokenizer;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -187,7 +188,8 @@ fn search(model: &Model, blocks: &[Block], scale: f64, p: usize) -> (Vec<Vec<lat
         for (block, fastest) in blocks.iter().zip(&mut fastest) {
             let state = model.state_of(&block.context, false);
             let start = Instant::now();
-            let best = black_box(p_best(black_box(&block.lattice), model, state, scale, p));
+            let scores = NgramScores::new(model, black_box(&block.lattice), state);
+            let best = black_box(p_best(&block.lattice, scores, state.into(), scale, p));
             *fastest = fastest.min(start.elapsed().as_secs_f64() * 1e6);
             found.push(best.paths);
         }

@@ -5,20 +5,18 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 
-use crate::config::{Config, LanguageModelConfig, OptimizationConfig, RescorerConfig};
+use crate::config::Config;
 use crate::heads::Heads;
 use crate::nn::{Init, count_parameters, to_host};
+use crate::rescorer::{FitEstimate, FitSizes};
 use crate::stages::{Planned, PlannedKind, Workspace};
+use crate::training::kept_bytes;
 
 /// Counts, with one measured number: this device's speed in matrix products.
 pub struct Rough {
     /// Floating-point operations a second, once measured.
     speed: Option<f64>,
 }
-
-/// What training keeps on disk, in parameters: the weights, and checkpoints of the latest and the best step with the optimizer's
-/// two moments each.
-const KEPT: u64 = 7;
 
 /// Of the speed of large products, what training and drafting reach with all else they do.
 const REACHED: f64 = 0.5;
@@ -46,24 +44,32 @@ impl Rough {
         let parameters = || {
             let size = [vocabulary, width];
             let mut init = Init::empty(&workspace.device.device);
-            count_parameters(&Heads::new(&config.heads.architecture, heads, size, &mut init)) as f64
+            count_parameters(&Heads::new(&config.heads.architecture, heads, size, &mut init))
         };
         let new_tokens = |documents: usize| (documents * config.traces.max_new) as f64;
         match stage.kind {
             PlannedKind::Trace(_) => (0.0, 0),
             PlannedKind::Heads => {
-                let each = 6.0 * parameters() + 4.0 * logits;
-                let positions = steps(&config.heads.training) * config.heads.positions_per_step as f64;
-                (self.seconds(workspace, positions * each), 4 * KEPT * parameters() as u64)
+                let each = 6.0 * parameters() as f64 + 4.0 * logits;
+                let positions = (config.heads.training.batches() * config.heads.positions_per_step) as f64;
+                (self.seconds(workspace, positions * each), kept_bytes(parameters()))
             }
             PlannedKind::Candidates(k, documents) => {
                 let positions = new_tokens(documents);
-                let operations = positions * 2.0 * (parameters() + logits);
+                let operations = positions * 2.0 * (parameters() as f64 + logits);
                 (self.seconds(workspace, operations), (positions * (heads * (8 * k + 8)) as f64) as u64)
             }
             PlannedKind::Rescorer(number) => {
                 let rescorer = config.rescorer.values().nth(number).expect("a stage of this configuration");
-                let (operations, bytes) = fitting(rescorer, config, [vocabulary, width]);
+                let sizes = FitSizes {
+                    documents: config.traces.train_documents,
+                    new_tokens: config.traces.max_new,
+                    vocabulary,
+                    width,
+                    slots: heads,
+                    top_k: config.lattice.top_k,
+                };
+                let FitEstimate { operations, bytes } = rescorer.kind().expect("a sum is no stage").estimate(&sizes);
                 (self.seconds(workspace, operations), bytes)
             }
             PlannedKind::Evaluation => {
@@ -82,40 +88,11 @@ impl Rough {
     }
 }
 
-fn steps(training: &OptimizationConfig) -> f64 {
-    (training.steps * training.accumulate) as f64
-}
-
-/// Variants with single drafts, paths and trees, those of neural rescorers counted as ten for the model that they run.
+/// Variants with single drafts, paths and trees, those of rescorers that read whole prefixes counted as ten for the model that they
+/// run.
 fn variants(config: &Config) -> f64 {
-    let neural = |name: &String| matches!(config.rescorer[name], RescorerConfig::Neural(_));
-    let of = |(name, rescorer): (&String, &RescorerConfig)| match rescorer {
-        RescorerConfig::Sum(sum) if sum.of.iter().any(neural) => 20.0,
-        _ if neural(name) => 20.0,
-        _ => 4.0,
-    };
-    3.0 + config.rescorer.iter().map(of).sum::<f64>()
-}
-
-/// Operations and bytes of fitting a rescorer.
-fn fitting(rescorer: &RescorerConfig, config: &Config, [vocabulary, width]: [usize; 2]) -> (f64, u64) {
-    let text = (config.traces.train_documents * config.traces.max_new) as f64;
-    match rescorer {
-        // Sorting is no product; so many operations stand for it.
-        RescorerConfig::Ngram(ngram) => (text * 1e4 * ngram.order as f64, (text * 12.0 * ngram.order as f64) as u64),
-        RescorerConfig::Neural(neural) => {
-            let LanguageModelConfig { hidden, layers, intermediate, .. } = neural.model;
-            let parameters = (layers * (4 * hidden * hidden + 3 * hidden * intermediate) + vocabulary * hidden) as f64;
-            let tokens = (neural.documents_per_step * config.traces.max_new * 2) as f64;
-            (steps(&neural.training) * tokens * 6.0 * parameters, 4 * KEPT * parameters as u64)
-        }
-        RescorerConfig::Transition(lattice) | RescorerConfig::Lava(lattice) => {
-            let candidates = (lattice.blocks_per_step * (config.heads.block_size - 1) * config.lattice.top_k) as f64;
-            let parameters = (3 * lattice.rank * width) as u64;
-            (steps(&lattice.training) * candidates * 6.0 * (lattice.rank * width) as f64 / 8.0, 4 * KEPT * parameters)
-        }
-        RescorerConfig::Sum(_) => (0.0, 0),
-    }
+    let of = |name: &String| if config.beam(name).is_some() { 20.0 } else { 4.0 };
+    3.0 + config.rescorer.keys().map(of).sum::<f64>()
 }
 
 /// Floating-point operations a second in products of middling size.

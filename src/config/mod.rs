@@ -11,7 +11,6 @@ mod heads;
 mod lattice;
 mod presets;
 mod read;
-mod rescorers;
 mod schema;
 mod storage;
 mod traces;
@@ -27,10 +26,7 @@ pub use evaluation::EvaluationConfig;
 pub use heads::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
 pub use lattice::LatticeConfig;
 pub use read::{Overrides, load};
-pub use rescorers::{
-    LatticeLoss, LatticeRescorerConfig, MOST_NGRAMS, NeuralConfig, NgramConfig, Normalisation, RescorerConfig,
-    SumConfig, TextSource,
-};
+pub(crate) use schema::at_least;
 pub use schema::{BackboneConfig, Config, DataConfig, LanguageModelConfig, OptimizationConfig, PretrainConfig};
 pub use storage::StorageType;
 pub use traces::{TraceText, TracesConfig};

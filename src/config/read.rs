@@ -240,7 +240,7 @@ mod tests {
         let kind = load("kind.toml").unwrap();
         let inner = SpeculatorConfig { inner: 7 };
         assert_eq!(kind.heads.architecture, HeadArchitecture::Speculator(inner));
-        assert_eq!(kind.rescorer["a"].kind(), "lava");
+        assert_eq!(kind.rescorer["a"].kind().map(|kind| kind.name()), Some("lava"));
         write("wrong.toml", "extends = \"base.toml\"\n\n[heads]\nblock_sise = 5\n");
         let error = load("wrong.toml").unwrap_err().to_string();
         assert!(error.ends_with("wrong.toml: line 4: unknown key `block_sise`; did you mean `block_size`?"), "{error}");

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AblationConfig, DraftingConfig, EvaluationConfig, HeadsConfig, LatticeConfig, RescorerConfig, StorageType,
-    TracesConfig, TuningConfig,
+    AblationConfig, DraftingConfig, EvaluationConfig, HeadsConfig, LatticeConfig, StorageType, TraceText, TracesConfig,
+    TuningConfig,
 };
 use crate::device::DeviceChoice;
 use crate::drafting::Variant;
 use crate::error::{Error, Result, bail};
+use crate::rescorer::RescorerConfig;
 
 /// The whole file; `extends = "other.toml"` at its top makes it a change of another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -204,7 +206,7 @@ impl Default for DataConfig {
 }
 
 /// `[*.training]`: AdamW with linear warm-up and a cosine to the final rate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizationConfig {
     /// Optimizer steps in all.
@@ -253,7 +255,7 @@ impl Default for OptimizationConfig {
 }
 
 /// Size of a Llama-architecture language model trained from scratch; unembedding tied to the embedding.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LanguageModelConfig {
     /// Width of the hidden states.
@@ -378,7 +380,8 @@ impl Config {
                     "`{key}`: this name is taken by a built-in variant (bpd, prompt-lookup, 0gram, and all that begin with pbest-, beam-, path- or tree- or contain +); choose another."
                 );
             }
-            rescorer.validate(&key, self)?;
+            let own_text = self.traces.train_text != [TraceText::Corpus];
+            rescorer.validate(&key, &self.rescorer, own_text)?;
         }
         if let Some(pretrain) = &self.pretrain {
             at_least("pretrain.vocab_size", pretrain.vocab_size, 257)?;
@@ -396,7 +399,12 @@ impl Config {
 }
 
 impl OptimizationConfig {
-    pub(super) fn validate(&self, key: &str) -> Result<()> {
+    /// Batches that all steps together take.
+    pub(crate) fn batches(&self) -> usize {
+        self.steps * self.accumulate
+    }
+
+    pub(crate) fn validate(&self, key: &str) -> Result<()> {
         at_least(&format!("{key}.steps"), self.steps, 1)?;
         at_least(&format!("{key}.dev_every"), self.dev_every, 1)?;
         at_least(&format!("{key}.checkpoint_every"), self.checkpoint_every, 1)?;
@@ -417,7 +425,7 @@ impl OptimizationConfig {
 }
 
 impl LanguageModelConfig {
-    pub(super) fn validate(&self, key: &str) -> Result<()> {
+    pub(crate) fn validate(&self, key: &str) -> Result<()> {
         for (name, value, least) in
             [("layers", self.layers, 1), ("intermediate", self.intermediate, 1), ("context", self.context, 2)]
         {
@@ -448,7 +456,7 @@ fn names_a_folder(key: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
+pub(crate) fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
     if value < least {
         bail!("`{key}` is {value}; it must be at least {least}.");
     }

@@ -1,6 +1,6 @@
 //! The variants of a run: those that follow from its rescorers, or those that it asks for.
 
-use super::{Config, RescorerConfig};
+use super::Config;
 use crate::drafting::{Selection, StopRule, Variant};
 use crate::error::{Result, bail};
 
@@ -47,18 +47,13 @@ impl Config {
 
     /// The terms of the rescorer `name`: a sum's, else itself.
     pub fn terms<'a>(&'a self, name: &'a str) -> Vec<&'a str> {
-        match &self.rescorer[name] {
-            RescorerConfig::Sum(sum) => sum.of.iter().map(String::as_str).collect(),
-            _ => vec![name],
-        }
+        self.rescorer[name].terms(name)
     }
 
-    /// How many prefixes the beam of the rescorer `name` keeps, if it reads the whole prefix.
+    /// How many prefixes the beam of the rescorer `name` keeps, if it reads the whole prefix: of several terms that do, the most
+    /// that one of them asks for.
     pub fn beam(&self, name: &str) -> Option<usize> {
-        self.terms(name).into_iter().find_map(|term| match &self.rescorer[term] {
-            RescorerConfig::Neural(neural) => Some(neural.beam),
-            _ => None,
-        })
+        self.terms(name).into_iter().filter_map(|term| self.rescorer[term].kind()?.beam()).max()
     }
 
     /// Checks that the named variants can be made of the configured rescorers.

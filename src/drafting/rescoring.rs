@@ -3,8 +3,8 @@
 use super::local::LocalSession;
 use super::{Drafter, Drafts, Session, Settings, SizedSelection};
 use crate::error::Result;
-use crate::lattice::{Beside, Lattice, LookupToken, NoScorer, PathScorer, PrefixProbabilities, TimeBudget, p_best};
-use crate::rescorer::{BlockContext, NeuralRescorer, Rescorer, Sum};
+use crate::lattice::{Beside, Lattice, LookupToken, NoScorer, PrefixProbabilities, SlotScorer, TimeBudget, p_best};
+use crate::rescorer::{BlockContext, PrefixReader, Rescorer, Scoring, Sum};
 
 /// A way to draft from head scores and rescorers; without rescorers, from head scores alone (p-best 0-gram).
 pub struct Rescoring<'a> {
@@ -24,9 +24,20 @@ impl Rescoring<'_> {
         self.settings.weighting.scale != 0.0 && !self.rescorers.is_empty()
     }
 
-    fn reads_prefix(&self) -> bool {
-        let mut terms = self.rescorers.iter().zip(&self.settings.shares);
-        self.rescores() && terms.any(|(rescorer, share)| *share != 0.0 && rescorer.reads_prefix())
+    /// The rescorers that have a say, with their shares.
+    fn terms(&self) -> impl Iterator<Item = (f64, Scoring<'_>)> {
+        let terms =
+            self.rescorers.iter().zip(&self.settings.shares).filter(|(_, share)| self.rescores() && **share != 0.0);
+        terms.map(|(rescorer, &share)| (share, rescorer.scoring()))
+    }
+
+    /// Readers of prefixes for a new text, with their shares.
+    fn readers(&self) -> Vec<(f64, Box<dyn PrefixReader + '_>)> {
+        let reader = |(share, scoring)| match scoring {
+            Scoring::Local(reader) => Some((share, reader)),
+            Scoring::Global(_) => None,
+        };
+        self.terms().filter_map(reader).collect()
     }
 
     /// Prefixes that a local search keeps for each block. Expected lengths need sums over all paths, which it has not: it
@@ -43,32 +54,28 @@ impl Rescoring<'_> {
         lattice.narrowed(self.settings.top_k, self.settings.gate)
     }
 
-    /// A block's scores, summed.
-    pub(super) fn sum<'a>(
-        &'a self,
-        text: &[u32],
-        block: &BlockContext<'a>,
-    ) -> Result<(Sum<'a>, Option<(f64, &'a NeuralRescorer)>)> {
-        let mut parts = Vec::new();
-        for (rescorer, &share) in self.rescorers.iter().zip(&self.settings.shares) {
-            if share != 0.0 {
-                parts.push((share, rescorer.scores(text, block)?));
+    /// What the rescorers that score block by block say of a block, summed.
+    pub(super) fn sum<'a>(&'a self, text: &[u32], block: &BlockContext<'a>) -> Result<Sum<'a>> {
+        let mut terms = Vec::new();
+        for (share, scoring) in self.terms() {
+            if let Scoring::Global(scoring) = scoring {
+                terms.push((share, scoring.scores(text, block)?));
             }
         }
-        Ok(Sum::new(block.lattice, parts))
+        Ok(Sum::new(terms))
     }
 
     /// Searches the whole lattice.
-    fn select<S: PathScorer>(
+    fn select<S: SlotScorer + ?Sized>(
         &self,
         lattice: &Lattice,
-        scorer: &S,
+        scorer: &mut S,
         start: S::State,
         copied: &[LookupToken],
         pace: &mut Pace,
     ) -> Drafts {
         let Settings { weighting, calibration, .. } = &self.settings;
-        let probable = || PrefixProbabilities::new(lattice, scorer, start, *weighting, calibration);
+        let mut probable = || PrefixProbabilities::new(lattice, &mut *scorer, start, *weighting, calibration);
         match &self.selection {
             &SizedSelection::Paths(p) => p_best(lattice, scorer, start, *weighting, p).into(),
             SizedSelection::ExpectedPath => probable().path(copied).into(),
@@ -103,13 +110,16 @@ impl Rescoring<'_> {
         let copied = self.settings.copied(&text[..block.start], lattice);
         let drafts = if self.rescores() {
             let block = BlockContext { lattice: &narrowed, ..*block };
-            let (sum, _) = self.sum(text, &block)?;
-            match sum.only_ngram() {
-                Some((model, state)) => self.select(lattice, model, state, &copied, pace),
-                None => self.select(lattice, &sum, sum.start(), &copied, pace),
+            let mut sum = self.sum(text, &block)?;
+            match sum.only() {
+                Some(scores) => self.select(lattice, scores, scores.start(), &copied, pace),
+                None => {
+                    let start = sum.start();
+                    self.select(lattice, &mut sum, start, &copied, pace)
+                }
             }
         } else {
-            self.select(lattice, &NoScorer, (), &copied, pace)
+            self.select(lattice, &mut NoScorer, (), &copied, pace)
         };
         Ok(self.with_top1(drafts, lattice))
     }
@@ -117,10 +127,11 @@ impl Rescoring<'_> {
 
 impl Drafter for Rescoring<'_> {
     fn session(&self) -> Box<dyn Session + '_> {
-        if self.reads_prefix() {
-            Box::new(LocalSession::new(self))
-        } else {
+        let readers = self.readers();
+        if readers.is_empty() {
             Box::new(GlobalSession { rescoring: self, pace: Pace::default() })
+        } else {
+            Box::new(LocalSession::new(self, readers))
         }
     }
 
@@ -130,7 +141,7 @@ impl Drafter for Rescoring<'_> {
     }
 
     fn prefers_all_starts(&self) -> bool {
-        self.reads_prefix()
+        self.terms().any(|(_, scoring)| matches!(scoring, Scoring::Local(_)))
     }
 }
 

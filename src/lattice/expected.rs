@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pbest::Search;
 use super::ranking::{Edge, Graph};
-use super::{Lattice, PathScorer, Weighting};
+use super::{Lattice, SlotScorer, Weighting};
 
 /// How scores become probabilities. Temperature and coverage are fitted on dev.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,14 +113,14 @@ pub struct PrefixProbabilities<'a> {
 
 impl<'a> PrefixProbabilities<'a> {
     /// Of a lattice, under head scores and a scorer in the state behind the committed tokens.
-    pub fn new<S: PathScorer>(
+    pub fn new<S: SlotScorer>(
         lattice: &Lattice,
-        scorer: &S,
+        scorer: S,
         start: S::State,
         weighting: Weighting,
         calibration: &'a Calibration,
     ) -> Self {
-        let mut search = Search::new(lattice, scorer.on(lattice), weighting);
+        let mut search = Search::new(lattice, scorer, weighting);
         let floor = search.floor(start, 1) - calibration.cut * calibration.temperature;
         let graph = search.graph(start, floor);
         let edges = graph.edges();
@@ -372,8 +372,8 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
-    use super::super::DraftTree;
     use super::super::testing::{MadeUp, START, all_paths, path_score, small_lattice};
+    use super::super::{DraftTree, PathScorer};
     use super::*;
     use proptest::prelude::*;
 
@@ -384,8 +384,9 @@ mod tests {
         weighting: Weighting,
         calibration: &Calibration,
     ) -> Vec<(Vec<u32>, f64)> {
-        let weight =
-            |path: &Vec<u32>| (path_score(lattice, scorer, START, path, weighting) / calibration.temperature).exp();
+        let weight = |path: &Vec<u32>| {
+            (path_score(lattice, scorer.on(lattice), START, path, weighting) / calibration.temperature).exp()
+        };
         let paths = all_paths(lattice);
         let total: f64 = paths.iter().map(weight).sum();
         let mut found: Vec<(Vec<u32>, f64)> = Vec::new();
@@ -424,7 +425,7 @@ mod tests {
         ) {
             let (scorer, weighting) = (MadeUp::new(seed, order), Weighting::from(scale));
             let calibration = Calibration { temperature, coverage, cut: f64::INFINITY };
-            let probable = PrefixProbabilities::new(&lattice, &scorer, START, weighting, &calibration);
+            let probable = PrefixProbabilities::new(&lattice, scorer.on(&lattice), START, weighting, &calibration);
             let mut all = prefixes(&lattice, &scorer, weighting, &calibration);
             let longest = best_path(&all, lattice.slots());
             let path = probable.path(&[]);
@@ -511,7 +512,7 @@ mod tests {
                 confidence,
             };
             let copied: Vec<LookupToken> = choices.into_iter().take(lattice.slots()).enumerate().map(token).collect();
-            let probable = PrefixProbabilities::new(&lattice, &scorer, START, weighting, &calibration);
+            let probable = PrefixProbabilities::new(&lattice, scorer.on(&lattice), START, weighting, &calibration);
             let of_lattice = prefixes(&lattice, &scorer, weighting, &calibration);
             let mut all = with_copies(&of_lattice, &copied, lattice.slots());
             all.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -540,7 +541,7 @@ mod tests {
             let calibration = |cut| Calibration { temperature: 0.2, coverage: vec![], cut };
             let length = |cut| {
                 let calibration = calibration(cut);
-                PrefixProbabilities::new(&lattice, &scorer, START, weighting, &calibration).tree(Beside::default(), nodes).length
+                PrefixProbabilities::new(&lattice, scorer.on(&lattice), START, weighting, &calibration).tree(Beside::default(), nodes).length
             };
             // At most 1,024 paths are left out, each of them less than exp(-12) times as probable as the best.
             prop_assert!((length(12.0) - length(f64::INFINITY)).abs() < 1024.0 * nodes as f64 * (-12f64).exp());
@@ -558,7 +559,7 @@ mod tests {
             }
         }
         let calibration = Calibration { temperature: 1.0, coverage: vec![], cut: f64::INFINITY };
-        let probable = PrefixProbabilities::new(&lattice, &Never, (), Weighting::from(0.5), &calibration);
+        let probable = PrefixProbabilities::new(&lattice, Never.on(&lattice), (), Weighting::from(0.5), &calibration);
         let tree = probable.tree(Beside::default(), 3);
         assert_eq!((tree.paths, tree.length), (vec![vec![7, 1], vec![7, 3]], 2.0));
         let path = probable.path(&[]);

@@ -5,7 +5,7 @@
 //!
 //! 1. [`Lattice`] holds the candidates of all slots; its first candidates are the plain draft of blockwise parallel
 //!    decoding, its first k candidates the lattice of a smaller k.
-//! 2. [`p_best`] finds the p best paths under head scores plus a [`PathScorer`] (an n-gram model, for instance);
+//! 2. [`p_best`] finds the p best paths under head scores plus a [`SlotScorer`] (an n-gram model, for instance);
 //!    [`PrefixProbabilities`] say how probable prefixes are, and find the tree and the path with the longest expected accepted length and the
 //!    tree that makes the most of its time.
 //! 3. [`DraftTree`] shares the prefixes of several drafts, so that one tree-masked forward verifies them all.
@@ -28,7 +28,7 @@ pub use expected::{Beside, Calibration, Expected, LookupToken, PrefixProbabiliti
 pub use lattice::Lattice;
 pub use oracle::{greedy_calls, oracle_dp, oracle_length};
 pub use path::Path;
-pub use pbest::{NoScorer, PBest, PathScorer, SlotScorer, p_best};
+pub use pbest::{NoScorer, OneByOne, PBest, PathScorer, SlotScorer, p_best};
 pub use tree::{DraftTree, accepted_length};
 pub use weighting::Weighting;
 
@@ -38,8 +38,8 @@ fn gap(best: f64, next: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod testing {
-    use super::{Lattice, PathScorer, Weighting};
+pub(crate) mod testing {
+    use super::{Lattice, PathScorer, SlotScorer, Weighting};
     use proptest::prelude::*;
     use std::cell::Cell;
 
@@ -103,9 +103,9 @@ mod testing {
     }
 
     /// The score of a path by its definition.
-    pub fn path_score<S: PathScorer>(
+    pub fn path_score<S: SlotScorer>(
         lattice: &Lattice,
-        scorer: &S,
+        mut scorer: S,
         start: S::State,
         tokens: &[u32],
         Weighting { scale, decay }: Weighting,
@@ -113,7 +113,9 @@ mod testing {
         let (mut state, mut sum) = (start, 0.0);
         for (slot, &token) in tokens.iter().enumerate() {
             let at = lattice.ids(slot).iter().position(|&id| id == token).unwrap();
-            let (log_probability, next) = scorer.extend(state, token);
+            let mut steps = Vec::new();
+            scorer.extend(slot, state, at + 1, &mut steps);
+            let (log_probability, next) = steps[at];
             let score = (1.0 - scale) * f64::from(lattice.scores(slot)[at]) + scale * log_probability;
             sum += decay.powi(slot as i32) * score;
             state = next;

@@ -18,33 +18,42 @@ use super::{Lattice, Path, Weighting, gap};
 use crate::hash::FastMap;
 use std::hash::Hash;
 
-/// A language model that scores a path token by token, such as an n-gram model.
-pub trait PathScorer: Sized {
-    /// What the model remembers of the tokens so far. Equal states must score all continuations alike; the fewer
-    /// states, the less work.
+/// Scores paths through one lattice, the candidates of a slot together.
+pub trait SlotScorer {
+    /// What the scorer remembers of the tokens so far. Equal states must score all continuations alike; the fewer states,
+    /// the less work.
     type State: Copy + Eq + Hash;
 
-    /// The normalised natural-log probability of `token` in `state`, so never above 0 (the search relies on it to drop
-    /// hopeless prefixes), and the state after it.
+    /// Appends to `out`, for each of the first `number` candidates of `slot`, its score behind `state` and the state after
+    /// it. A score is the candidate's natural-log probability, or any other that is never above 0 (the search relies on that to
+    /// drop hopeless prefixes).
+    fn extend(&mut self, slot: usize, state: Self::State, number: usize, out: &mut Vec<(f64, Self::State)>);
+}
+
+impl<S: SlotScorer + ?Sized> SlotScorer for &mut S {
+    type State = S::State;
+
+    fn extend(&mut self, slot: usize, state: S::State, number: usize, out: &mut Vec<(f64, S::State)>) {
+        (**self).extend(slot, state, number, out);
+    }
+}
+
+/// Scores a path token by token.
+pub trait PathScorer: Sized {
+    /// That of [`SlotScorer`].
+    type State: Copy + Eq + Hash;
+
+    /// Returns the score of `token` behind `state`, as for [`SlotScorer::extend`], and the state after it.
     fn extend(&self, state: Self::State, token: u32) -> (f64, Self::State);
 
-    /// The scorer at work on one lattice; to be written where the candidates of a slot cost less together.
-    fn on<'a>(&'a self, lattice: &'a Lattice) -> impl SlotScorer<State = Self::State> {
+    /// Returns the scorer at work on a lattice.
+    fn on<'a>(&'a self, lattice: &'a Lattice) -> OneByOne<'a, Self> {
         OneByOne { scorer: self, lattice }
     }
 }
 
-/// A [`PathScorer`] at work on one lattice, where it may remember what its answers have in common.
-pub trait SlotScorer {
-    /// That of the [`PathScorer`].
-    type State: Copy + Eq + Hash;
-
-    /// [`PathScorer::extend`] of `state` by each of the first `number` candidates of `slot`, appended to `out`.
-    fn extend(&mut self, slot: usize, state: Self::State, number: usize, out: &mut Vec<(f64, Self::State)>);
-}
-
-/// Each candidate by itself.
-struct OneByOne<'a, S> {
+/// A [`PathScorer`] at work on a lattice.
+pub struct OneByOne<'a, S> {
     scorer: &'a S,
     lattice: &'a Lattice,
 }
@@ -57,15 +66,15 @@ impl<S: PathScorer> SlotScorer for OneByOne<'_, S> {
     }
 }
 
-/// No language model at all: with scale 0, [`p_best`] gives the p-best 0-gram, the paths that are best by head scores.
+/// No scorer at all: with scale 0, [`p_best`] gives the p-best 0-gram, the paths that are best by head scores.
 #[derive(Debug, Clone, Copy)]
 pub struct NoScorer;
 
-impl PathScorer for NoScorer {
+impl SlotScorer for NoScorer {
     type State = ();
 
-    fn extend(&self, _: (), _: u32) -> (f64, ()) {
-        (0.0, ())
+    fn extend(&mut self, _: usize, (): (), number: usize, out: &mut Vec<(f64, ())>) {
+        out.extend((0..number).map(|_| (0.0, ())));
     }
 }
 
@@ -87,15 +96,15 @@ pub struct PBest {
 /// The scores are exact, and so is the order of ties, but for one kind: paths are ranked prefix by prefix, so two
 /// prefixes of different scores in one state keep their order even where the rest of the path makes their sums equal,
 /// by rounding or by a probability of 0.
-pub fn p_best<S: PathScorer>(
+pub fn p_best<S: SlotScorer>(
     lattice: &Lattice,
-    scorer: &S,
+    scorer: S,
     start: S::State,
     weighting: impl Into<Weighting>,
     p: usize,
 ) -> PBest {
     let wanted = p.saturating_add(1);
-    let mut search = Search::new(lattice, scorer.on(lattice), weighting.into());
+    let mut search = Search::new(lattice, scorer, weighting.into());
     let floor = search.floor(start, wanted);
     let graph = search.graph(start, floor);
     let mut paths = Ranking::new(&graph).best(wanted);
@@ -213,17 +222,22 @@ mod tests {
     use proptest::prelude::*;
 
     /// Scores and sorts every path.
-    fn brute_force<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, weighting: Weighting) -> Vec<Path> {
+    fn brute_force<S: SlotScorer>(
+        lattice: &Lattice,
+        mut scorer: S,
+        start: S::State,
+        weighting: Weighting,
+    ) -> Vec<Path> {
         let mut paths: Vec<Path> = all_paths(lattice)
             .into_iter()
-            .map(|tokens| Path { score: path_score(lattice, scorer, start, &tokens, weighting), tokens })
+            .map(|tokens| Path { score: path_score(lattice, &mut scorer, start, &tokens, weighting), tokens })
             .collect();
         paths.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.tokens.cmp(&b.tokens)));
         paths
     }
 
-    fn check<S: PathScorer>(lattice: &Lattice, scorer: &S, start: S::State, weighting: Weighting, p: usize) {
-        let mut expected = brute_force(lattice, scorer, start, weighting);
+    fn check<S: SlotScorer>(lattice: &Lattice, mut scorer: S, start: S::State, weighting: Weighting, p: usize) {
+        let mut expected = brute_force(lattice, &mut scorer, start, weighting);
         let found = p_best(lattice, scorer, start, weighting, p);
         let margin = match expected.get(p) {
             Some(next) if p > 0 => expected[p - 1].score - next.score,
@@ -251,12 +265,12 @@ mod tests {
             decay in prop::sample::select(vec![1.0, 0.5]),
             p in 0usize..40,
         ) {
-            check(&lattice, &MadeUp::new(seed, order), START, Weighting { scale, decay }, p);
+            check(&lattice, MadeUp::new(seed, order).on(&lattice), START, Weighting { scale, decay }, p);
         }
 
         #[test]
         fn without_a_scorer_equals_brute_force(lattice in small_lattice(), p in 1usize..2000) {
-            check(&lattice, &NoScorer, (), 0.0.into(), p);
+            check(&lattice, NoScorer, (), 0.0.into(), p);
         }
     }
 
@@ -265,19 +279,19 @@ mod tests {
         // 16^8 paths. Without merging this would never end; without dropping, the scorer is asked for 16 tokens after
         // each of 256 states at each of the last 6 slots, and less before.
         let (lattice, scorer) = (wide_lattice(), MadeUp::new(3, 3));
-        let found = p_best(&lattice, &scorer, START, 0.4, 16);
+        let found = p_best(&lattice, scorer.on(&lattice), START, 0.4, 16);
         assert_eq!(found.paths.len(), 16);
         assert!(scorer.asked.get() < 6 * 256 * 16, "asked {} times", scorer.asked.get());
-        let fewer = p_best(&lattice, &scorer, START, 0.4, 5);
+        let fewer = p_best(&lattice, scorer.on(&lattice), START, 0.4, 5);
         assert_eq!(fewer.paths[..], found.paths[..5]);
         assert_eq!(fewer.margin, found.paths[4].score - found.paths[5].score);
     }
 
     #[test]
     fn at_scale_zero_the_scorer_is_not_asked() {
-        let scorer = MadeUp::new(1, 4);
-        let found = p_best(&wide_lattice(), &scorer, START, 0.0, 16);
-        assert_eq!(found, p_best(&wide_lattice(), &NoScorer, (), 0.0, 16));
+        let (lattice, scorer) = (wide_lattice(), MadeUp::new(1, 4));
+        let found = p_best(&lattice, scorer.on(&lattice), START, 0.0, 16);
+        assert_eq!(found, p_best(&lattice, NoScorer, (), 0.0, 16));
         assert_eq!(scorer.asked.get(), 0);
     }
 
@@ -292,11 +306,11 @@ mod tests {
         }
         let lattice = Lattice::pinned(7, 2, &[1, 2, 1, 2], &[9.0, 0.0, 9.0, 0.0]).unwrap();
         let tokens = |found: &PBest| found.paths.iter().map(|path| path.tokens.clone()).collect::<Vec<_>>();
-        let best = p_best(&lattice, &Never(1), (), 0.5, 4);
+        let best = p_best(&lattice, Never(1).on(&lattice), (), 0.5, 4);
         assert_eq!((tokens(&best).len(), &best.paths[0].tokens[..]), (4, &[7, 2, 2][..]));
         assert!(best.paths[1..].iter().all(|path| path.score == f64::NEG_INFINITY));
         // The pinned token itself: every path is impossible, and still there is a draft.
-        let best = p_best(&lattice, &Never(7), (), 0.5, 2);
+        let best = p_best(&lattice, Never(7).on(&lattice), (), 0.5, 2);
         assert_eq!((tokens(&best), best.margin), (vec![vec![7, 1, 1], vec![7, 1, 2]], 0.0));
     }
 }

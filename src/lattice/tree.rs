@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn the_best_paths_of_a_lattice_have_one_root() {
         let lattice = Lattice::pinned(7, 2, &[1, 3, 2, 4], &[5.0, 2.0, 1.0, 0.0]).unwrap();
-        let tree = DraftTree::from_paths(&p_best(&lattice, &NoScorer, (), 0.0, 3).paths);
+        let tree = DraftTree::from_paths(&p_best(&lattice, NoScorer, (), 0.0, 3).paths);
         assert_eq!(tree.tokens(), [7, 1, 2, 4, 3, 2]);
         assert_eq!(tree.parents(), [None, Some(0), Some(1), Some(1), Some(0), Some(4)]);
     }

@@ -1,4 +1,4 @@
-//! Vocabulary attention with look-around (LAVA; Li et al. 2020, arXiv 2002.03084) on a lattice: each slot attends over its
+//! `kind = "lava"`: vocabulary attention with look-around (LAVA; Li et al. 2020, arXiv 2002.03084) on a lattice: each slot attends over its
 //! candidates' embeddings, looks at what its neighbours found, and adjusts its scores, all slots in one parallel pass.
 //!
 //! For slot j with candidates c and head scores U: the slot's view is `m_j = sum over c of softmax_c(U(c) + <Q_j, K e(c)>) V e(c)`
@@ -9,15 +9,58 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{softmax, tanh};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::host_tables::{TokenTable, log_probabilities, multiplied, packed, unit_row};
-use super::lattice_training::{Blocks, LatticeNetwork};
-use super::{BlockContext, BlockShape, Rescorer, RescoringCost, Scores, Table};
+use super::lattice_network::{
+    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, NetworkOptions, TokenTable, add_heads, log_probabilities,
+    multiplied, packed, unit_row,
+};
+use super::scoring::{BlockScores, GlobalScoring, Rescorer, Scoring};
+use super::{BlockContext, BlockShape, RescoringCost, Table};
 use crate::backbone::Model;
+use crate::config::OptimizationConfig;
 use crate::error::Result;
 use crate::kernels::{PackedMatrix, products};
 use crate::lattice::Lattice;
 use crate::nn::{Init, Linear, to_host};
+
+/// `kind = "lava"`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LavaConfig {
+    /// Width to which embeddings and hidden states are mapped.
+    pub rank: usize,
+    /// Blocks per training step.
+    pub blocks_per_step: usize,
+    /// Steps, learning rate and the rest.
+    pub training: OptimizationConfig,
+}
+
+impl Default for LavaConfig {
+    fn default() -> Self {
+        Self {
+            rank: 64,
+            blocks_per_step: 256,
+            training: OptimizationConfig { steps: 300, learning_rate: 3e-3, ..OptimizationConfig::default() },
+        }
+    }
+}
+
+impl LatticeKind for LavaConfig {
+    const NAME: &'static str = "lava";
+    type Network = LavaNetwork;
+
+    fn options(&self) -> NetworkOptions<'_> {
+        let &Self { rank, blocks_per_step, ref training } = self;
+        // It scores every slot by itself, so that over paths a random field would be the cross-entropy as well.
+        NetworkOptions { rank, loss: LatticeLoss::CrossEntropy, blocks_per_step, training }
+    }
+
+    fn rescorer(&self, network: &LavaNetwork, model: &Model) -> Box<dyn Rescorer> {
+        Box::new(Lava::new(network, model))
+    }
+}
 
 /// What is trained.
 #[derive(Module, Debug)]
@@ -39,9 +82,13 @@ pub struct LavaNetwork {
 }
 
 impl LavaNetwork {
-    /// For blocks of `slots` slots behind the pinned one, on hidden states and embeddings of width `d`. Untrained, it gives
-    /// the head scores.
-    pub fn new(slots: usize, d: usize, rank: usize, init: &mut Init) -> Self {
+    fn rank(&self) -> usize {
+        self.key.weight.val().dims()[0]
+    }
+}
+
+impl LatticeNetwork for LavaNetwork {
+    fn new(slots: usize, d: usize, rank: usize, init: &mut Init) -> Self {
         let (of_width, of_rank) = ((d as f32).powf(-0.5), (rank as f32).powf(-0.5));
         Self {
             query: init.zero_linear(rank, d),
@@ -58,12 +105,6 @@ impl LavaNetwork {
         }
     }
 
-    fn rank(&self) -> usize {
-        self.key.weight.val().dims()[0]
-    }
-}
-
-impl LatticeNetwork for LavaNetwork {
     fn scores(&self, blocks: &Blocks) -> Tensor<3> {
         let ([n, slots, k], rank) = (blocks.head_scores.dims(), self.rank());
         let of_block = |layer: &Linear| layer.forward(blocks.hidden.clone()).reshape([n, 1, rank]);
@@ -86,7 +127,7 @@ impl LatticeNetwork for LavaNetwork {
         let wanted = tanh(left + own + right + of_block(&self.hidden) + of_slot(&self.slot_biases));
         let scores = blocks.spread(self.score.forward(blocks.tokens.clone()));
         let adjustment = (wanted.reshape([n * slots, 1, rank]) * scores).sum_dim(2).reshape([n, slots, k]);
-        blocks.head_scores.clone() * self.head_weights.val().reshape([1, slots, 1]) + adjustment
+        blocks.weighted_heads(&self.head_weights) + adjustment
     }
 }
 
@@ -148,7 +189,27 @@ impl Lava {
 }
 
 impl Rescorer for Lava {
-    fn scores<'a>(&'a self, _: &[u32], block: &BlockContext) -> Result<Scores<'a>> {
+    fn scoring(&self) -> Scoring<'_> {
+        Scoring::Global(self)
+    }
+
+    /// Two maps of the hidden state; keys, values and scores of every candidate; three maps of every slot's view.
+    fn cost(&self, block: &BlockShape) -> RescoringCost {
+        let weights = 4 * self.rank * (2 * self.query.inputs() + 3 * self.rank);
+        let tables = self.keys.bytes() + self.values.bytes() + self.scores.bytes();
+        let candidates = 3 * (block.slots - 1) * block.candidates;
+        let products = 2 * self.query.inputs() + candidates + 3 * block.slots * self.rank;
+        RescoringCost {
+            held_bytes: (weights + tables) as f64,
+            read_bytes: weights as f64,
+            kv_bytes: 0.0,
+            flops: 2.0 * (products * self.rank) as f64,
+        }
+    }
+}
+
+impl GlobalScoring for Lava {
+    fn scores<'a>(&'a self, _: &[u32], block: &BlockContext<'a>) -> Result<Box<dyn BlockScores + 'a>> {
         let (lattice, rank) = (block.lattice, self.rank);
         let hidden = unit_row(block.hidden);
         let (query, bias) = (multiplied(&self.query, &hidden), multiplied(&self.hidden, &hidden));
@@ -168,23 +229,8 @@ impl Rescorer for Lava {
                 .collect();
             let (head, mut scores) = (lattice.scores(slot), Vec::new());
             products(&wanted, &self.scores.rows(lattice.ids(slot)), rank, &mut scores);
-            let weight = self.head_weights[slot - 1];
-            log_probabilities(scores.iter().zip(head).map(|(x, u)| x + weight * (u - head[0])))
+            log_probabilities(add_heads(&scores, head, self.head_weights[slot - 1]))
         };
-        Ok(Scores::Table(Table::new(lattice, of_slot)?))
-    }
-
-    /// Two maps of the hidden state; keys, values and scores of every candidate; three maps of every slot's view.
-    fn cost(&self, block: &BlockShape) -> RescoringCost {
-        let weights = 4 * self.rank * (2 * self.query.inputs() + 3 * self.rank);
-        let tables = self.keys.bytes() + self.values.bytes() + self.scores.bytes();
-        let candidates = 3 * (block.slots - 1) * block.candidates;
-        let products = 2 * self.query.inputs() + candidates + 3 * block.slots * self.rank;
-        RescoringCost {
-            held_bytes: (weights + tables) as f64,
-            read_bytes: weights as f64,
-            kv_bytes: 0.0,
-            flops: 2.0 * (products * self.rank) as f64,
-        }
+        Ok(Box::new(Table::new(lattice, of_slot)?))
     }
 }

@@ -1,31 +1,35 @@
 //! Rescorers: how well the candidates of a lattice follow each other.
 //!
-//! A [`Rescorer`] scores the candidates of a block; each kind has its file, and all are used through that trait. Knows nothing
-//! of how drafts are selected or verified.
+//! A [`Rescorer`] scores the candidates of a block or, token by token, prefixes ([`Scoring`]). A kind of rescorer has its file:
+//! its section of the configuration ([`RescorerKind`]), what is fitted, and what drafts; [`RescorerConfig`] lists them. Knows
+//! nothing of how drafts are selected or verified.
 
 mod block;
 mod cost;
-mod family;
-mod host_tables;
+mod kind;
+mod kinds;
 mod language_modelling;
-mod lattice_training;
+mod lattice_network;
 mod lava;
 mod neural;
-mod ngram_rescorer;
-mod saved;
-mod scores;
-#[cfg(all(test, feature = "cpu"))]
-mod tests;
+mod ngram;
+mod scoring;
+mod sum;
+mod table;
 mod transition;
 
 pub use block::BlockContext;
 pub use cost::{BlockShape, RescoringCost};
-pub use family::Rescorer;
+pub use kind::{FitContext, FitData, FitEstimate, FitLattices, FitSizes, LoadContext, RescorerKind, TextSource};
+pub use kinds::RescorerConfig;
 pub use language_modelling::LanguageModelling;
-pub use lattice_training::{Blocks, LatticeNetwork, LatticeTraining, Recorded};
-pub use lava::{Lava, LavaNetwork};
-pub use neural::NeuralRescorer;
-pub use ngram_rescorer::{NgramRescorer, load_ngram, ngram_vocabulary, save_ngram};
-pub use saved::{NetworkShape, load_network, save_network};
-pub use scores::{Scores, Sum, SumState, Table};
-pub use transition::{Transition, TransitionNetwork};
+pub use lattice_network::{
+    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeTraining, NetworkOptions, Recorded,
+};
+pub use lava::{Lava, LavaConfig, LavaNetwork};
+pub use neural::{NeuralConfig, NeuralRescorer, Normalisation};
+pub use ngram::{NgramConfig, NgramRescorer, NgramScores};
+pub use scoring::{BlockScores, GlobalScoring, PrefixReader, PrefixToken, Rescorer, Scoring};
+pub use sum::{Sum, SumConfig};
+pub use table::Table;
+pub use transition::{Transition, TransitionConfig, TransitionNetwork};

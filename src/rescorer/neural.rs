@@ -1,9 +1,138 @@
-//! A small decoder-only language model as a rescorer (arXiv 2404.09221): it reads the whole prefix.
+//! `kind = "neural"`: a small decoder-only language model as a rescorer (arXiv 2404.09221). It reads the whole prefix.
 
-use super::{BlockContext, BlockShape, Rescorer, RescoringCost, Scores};
-use crate::backbone::Model;
-use crate::config::Normalisation;
-use crate::error::Result;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind, TextSource};
+use super::scoring::{PrefixReader, PrefixToken, Rescorer, Scoring};
+use super::{BlockShape, LanguageModelling, RescoringCost};
+use crate::backbone::{Checkpoint, KvCache, Model, ModelConfig, Precision, Span, Transformer, save_model};
+use crate::config::{LanguageModelConfig, OptimizationConfig, StorageType, at_least};
+use crate::error::{Result, bail};
+use crate::kernels::{exponentiate, largest};
+use crate::nn::{Init, count_parameters};
+use crate::progress;
+use crate::training::{kept_bytes, train};
+
+/// `kind = "neural"`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NeuralConfig {
+    /// What it is trained on.
+    pub text: Vec<TextSource>,
+    /// Its size.
+    pub model: LanguageModelConfig,
+    /// Documents per training step.
+    pub documents_per_step: usize,
+    /// Prefixes that `beam-NAME` keeps: its drafts. 1: no such variant.
+    pub beam: usize,
+    /// What the log-probabilities by which a beam compares its prefixes are normalised over.
+    pub normalise: Normalisation,
+    /// Steps, learning rate and the rest.
+    pub training: OptimizationConfig,
+}
+
+impl Default for NeuralConfig {
+    fn default() -> Self {
+        Self {
+            text: vec![TextSource::Gold, TextSource::Traces],
+            model: LanguageModelConfig {
+                hidden: 128,
+                layers: 2,
+                heads: 4,
+                kv_heads: 4,
+                intermediate: 352,
+                context: 512,
+            },
+            documents_per_step: 16,
+            beam: 4,
+            normalise: Normalisation::Vocabulary,
+            training: OptimizationConfig { steps: 200, learning_rate: 3e-3, ..OptimizationConfig::default() },
+        }
+    }
+}
+
+/// Whose probabilities sum to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Normalisation {
+    /// All tokens'.
+    Vocabulary,
+    /// The slot's candidates'.
+    Candidates,
+}
+
+impl RescorerKind for NeuralConfig {
+    fn name(&self) -> &'static str {
+        "neural"
+    }
+
+    fn validate(&self, key: &str, own_text: bool) -> Result<()> {
+        TextSource::validate(&self.text, &format!("{key}.text"), own_text)?;
+        self.model.validate(&format!("{key}.model"))?;
+        at_least(&format!("{key}.documents_per_step"), self.documents_per_step, 1)?;
+        at_least(&format!("{key}.beam"), self.beam, 1)?;
+        self.training.validate(&format!("{key}.training"))
+    }
+
+    /// All but what only drafting reads.
+    fn fitted(&self) -> Value {
+        let Self { text, model, documents_per_step, training, beam: _, normalise: _ } = self;
+        json!({"text": text, "model": model, "documents_per_step": documents_per_step, "training": training})
+    }
+
+    fn beam(&self) -> Option<usize> {
+        Some(self.beam)
+    }
+
+    fn fit(&self, context: &FitContext) -> Result<()> {
+        let FitContext { backbone, seed, place, data, .. } = context;
+        let longest = data.longest();
+        if longest > self.model.context {
+            bail!(
+                "{}: it will have to read texts of up to {longest} tokens, but `model.context` of this rescorer is {}. Raise it.",
+                place.title,
+                self.model.context
+            );
+        }
+        let train_texts = data.texts(&self.text)?.into_iter().map(|(tokens, _)| tokens).collect();
+        let (dev_texts, length) = (data.dev_texts(), self.model.context);
+        let task = LanguageModelling::new(train_texts, dev_texts, length, self.documents_per_step, *seed)
+            .map_err(|e| e.within(place.title))?;
+        let shape = ModelConfig::from_scratch(&self.model, backbone.model.config().vocab_size);
+        let model = Transformer::new(&shape, &mut Init::seeded(*seed, &context.device.clone().autodiff()));
+        progress::say(format!("{}: {} parameters", place.title, count_parameters(&model)));
+        let model = train(model, &task, &[], &self.training, place)?;
+        let end = backbone.end_of_text.first().copied().unwrap_or(0);
+        save_model(place.folder, &model.valid(), end, StorageType::Float32)
+    }
+
+    fn load(&self, folder: &Path, context: &LoadContext) -> Result<Box<dyn Rescorer>> {
+        let model = Checkpoint::open(folder)?.load(Precision::AS_STORED, context.device)?;
+        let (found, expected) = (model.config().vocab_size, context.backbone.model.config().vocab_size);
+        if found != expected {
+            bail!(
+                "{}: this rescorer has {found} tokens and the backbone {expected}: it was trained with another tokenizer. Train it on this one with `draftsmith train-rescorer`.",
+                folder.display()
+            );
+        }
+        Ok(Box::new(NeuralRescorer { model, normalise: self.normalise }))
+    }
+
+    fn estimate(&self, sizes: &FitSizes) -> FitEstimate {
+        let LanguageModelConfig { hidden, layers, intermediate, .. } = self.model;
+        let layer = 4 * hidden * hidden + 3 * hidden * intermediate;
+        let parameters = layers * layer + sizes.vocabulary * hidden;
+        // A prompt is about as long as what follows it.
+        let tokens = self.training.batches() * self.documents_per_step * sizes.new_tokens * 2;
+        FitEstimate { operations: tokens as f64 * 6.0 * parameters as f64, bytes: kept_bytes(parameters) }
+    }
+}
 
 /// A language model with the backbone's tokenizer.
 pub struct NeuralRescorer {
@@ -14,8 +143,8 @@ pub struct NeuralRescorer {
 }
 
 impl Rescorer for NeuralRescorer {
-    fn scores<'a>(&'a self, _: &[u32], _: &BlockContext) -> Result<Scores<'a>> {
-        Ok(Scores::Language(self))
+    fn scoring(&self) -> Scoring<'_> {
+        Scoring::Local(Box::new(NeuralReader { rescorer: self, committed: Vec::new(), cache: None }))
     }
 
     /// Committed tokens are fed at once; then, slot by slot, the newest token of every prefix kept. Logits are those of the
@@ -41,8 +170,69 @@ impl Rescorer for NeuralRescorer {
                     + fed * (logits * config.hidden_size) as f64),
         }
     }
+}
 
-    fn reads_prefix(&self) -> bool {
-        true
+/// A language model at work on one text: the keys and values of what it has read are kept, and all prefixes are one forward.
+struct NeuralReader<'a> {
+    rescorer: &'a NeuralRescorer,
+    /// The text that was read, whose keys and values are the first in the cache.
+    committed: Vec<u32>,
+    cache: Option<KvCache>,
+}
+
+impl PrefixReader for NeuralReader<'_> {
+    fn read(&mut self, text: &[u32], more: usize) -> Result<()> {
+        let model = &self.rescorer.model;
+        let common = self.committed.iter().zip(text).take_while(|(a, b)| a == b).count();
+        // Room for the text to grow, so that a live decode rarely copies.
+        let cache = self.cache.get_or_insert_with(|| model.cache(1, 2 * (text.len() + more)));
+        cache.truncate(0, common);
+        if common < text.len() {
+            model.hidden(&[Span::chain(&text[common..])], Some(cache));
+        }
+        self.committed = text.to_vec();
+        Ok(())
     }
+
+    fn extend(&mut self, newest: &[PrefixToken], compared: bool) -> Result<Vec<Vec<f64>>> {
+        let cache = self.cache.as_mut().expect("a text is read before prefixes are");
+        let tokens: Vec<u32> = newest.iter().map(|prefix| prefix.token).collect();
+        let after: Vec<Option<usize>> = newest.iter().map(|prefix| prefix.after).collect();
+        let span = Span { tokens: &tokens, after: Some(&after) };
+        let hidden = self.rescorer.model.hidden(&[span], Some(cache));
+        let candidates: Vec<&[u32]> = newest.iter().map(|prefix| prefix.candidates).collect();
+        self.rescorer.log_probabilities(hidden, &candidates, compared)
+    }
+}
+
+impl NeuralRescorer {
+    /// The log-probabilities of some tokens behind each of the hidden states. Logits differ from them by a constant for each
+    /// state; where states are not compared, those do as well, and the vocabulary is left alone.
+    fn log_probabilities(&self, hidden: Tensor<2>, tokens: &[&[u32]], compared: bool) -> Result<Vec<Vec<f64>>> {
+        let projection = self.model.projection();
+        let over_vocabulary = compared && self.normalise == Normalisation::Vocabulary;
+        let rows: Vec<Vec<f32>> = if over_vocabulary {
+            let logits = projection.logits(hidden);
+            logits.chunks(self.model.config().vocab_size).map(<[f32]>::to_vec).collect()
+        } else {
+            let mut logits = projection.logits_of(hidden, tokens).into_iter();
+            tokens.iter().map(|tokens| logits.by_ref().take(tokens.len()).collect()).collect()
+        };
+        let of_row = |(row, tokens): (Vec<f32>, &&[u32])| -> Result<Vec<f64>> {
+            let at = |place: usize| if over_vocabulary { row[tokens[place] as usize] } else { row[place] };
+            let logits: Vec<f64> = (0..tokens.len()).map(|place| f64::from(at(place))).collect();
+            let normaliser = if compared { log_sum_exp(row) } else { 0.0 };
+            if !normaliser.is_finite() || logits.iter().any(|logit| !logit.is_finite()) {
+                bail!("a neural rescorer's logits are not numbers. Train it anew with a lower learning rate.");
+            }
+            Ok(logits.into_iter().map(|logit| logit - normaliser).collect())
+        };
+        rows.into_iter().zip(tokens).map(of_row).collect()
+    }
+}
+
+/// `ln(sum of exp)` of a row.
+fn log_sum_exp(mut row: Vec<f32>) -> f64 {
+    let (_, most) = largest(&row);
+    f64::from(most) + f64::from(exponentiate(&mut row, most)).ln()
 }

@@ -1,4 +1,4 @@
-//! The transition scorer: how well a candidate follows the candidate before it, given the backbone's hidden state.
+//! `kind = "transition"`: how well a candidate follows the candidate before it, given the backbone's hidden state.
 //!
 //! `S_t(a, b) = c_j U_t(b) + <A(a) * G_j(h_t), B(b)>` for candidate b of slot j behind candidate a of slot j - 1, with `U_t(b)`
 //! the slot's head score and `c_j`, `A`, `B`, `G_j` learnt: `A` and `B` are linear maps of the backbone's embeddings to a low
@@ -8,15 +8,59 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::host_tables::{TokenTable, log_probabilities, multiplied, packed, unit_row};
-use super::lattice_training::{Blocks, LatticeNetwork};
-use super::{BlockContext, BlockShape, Rescorer, RescoringCost, Scores, Table};
+use super::lattice_network::{
+    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, NetworkOptions, TokenTable, add_heads, log_probabilities,
+    multiplied, packed, unit_row,
+};
+use super::scoring::{BlockScores, GlobalScoring, Rescorer, Scoring};
+use super::{BlockContext, BlockShape, RescoringCost, Table};
 use crate::backbone::Model;
-use crate::config::LatticeLoss;
+use crate::config::OptimizationConfig;
 use crate::error::Result;
 use crate::kernels::{PackedMatrix, products};
 use crate::nn::{Init, Linear, to_host};
+
+/// `kind = "transition"`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TransitionConfig {
+    /// Width to which embeddings and hidden states are mapped.
+    pub rank: usize,
+    /// "cross-entropy" or "crf".
+    pub loss: LatticeLoss,
+    /// Blocks per training step.
+    pub blocks_per_step: usize,
+    /// Steps, learning rate and the rest.
+    pub training: OptimizationConfig,
+}
+
+impl Default for TransitionConfig {
+    fn default() -> Self {
+        Self {
+            rank: 64,
+            loss: LatticeLoss::default(),
+            blocks_per_step: 256,
+            training: OptimizationConfig { steps: 300, learning_rate: 3e-3, ..OptimizationConfig::default() },
+        }
+    }
+}
+
+impl LatticeKind for TransitionConfig {
+    const NAME: &'static str = "transition";
+    type Network = TransitionNetwork;
+
+    fn options(&self) -> NetworkOptions<'_> {
+        let &Self { rank, loss, blocks_per_step, ref training } = self;
+        NetworkOptions { rank, loss, blocks_per_step, training }
+    }
+
+    fn rescorer(&self, network: &TransitionNetwork, model: &Model) -> Box<dyn Rescorer> {
+        Box::new(Transition::new(network, model, self.loss))
+    }
+}
 
 /// What is trained.
 #[derive(Module, Debug)]
@@ -31,9 +75,16 @@ pub struct TransitionNetwork {
 }
 
 impl TransitionNetwork {
-    /// For blocks of `slots` slots behind the pinned one, on hidden states and embeddings of width `d`. Untrained, it gives
-    /// the head scores.
-    pub fn new(slots: usize, d: usize, rank: usize, init: &mut Init) -> Self {
+    /// `G`, `[n, slots, rank]`.
+    fn gates(&self, blocks: &Blocks) -> Tensor<3> {
+        let ([n, slots, _], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
+        let gate = self.gate.forward(blocks.hidden.clone()).reshape([n, 1, rank]);
+        gate + self.slot_gates.val().reshape([1, slots, rank]) + 1.0
+    }
+}
+
+impl LatticeNetwork for TransitionNetwork {
+    fn new(slots: usize, d: usize, rank: usize, init: &mut Init) -> Self {
         let deviation = (d as f32).powf(-0.5);
         Self {
             before: init.linear(rank, d, deviation),
@@ -43,31 +94,14 @@ impl TransitionNetwork {
             head_weights: init.vector(slots, 1.0),
         }
     }
-}
 
-impl TransitionNetwork {
-    /// `G`, `[n, slots, rank]`.
-    fn gates(&self, blocks: &Blocks) -> Tensor<3> {
-        let ([n, slots, _], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
-        let gate = self.gate.forward(blocks.hidden.clone()).reshape([n, 1, rank]);
-        gate + self.slot_gates.val().reshape([1, slots, rank]) + 1.0
-    }
-
-    /// `c U`, `[n, slots, k]`.
-    fn weighted_heads(&self, blocks: &Blocks) -> Tensor<3> {
-        let [_, slots, _] = blocks.head_scores.dims();
-        blocks.head_scores.clone() * self.head_weights.val().reshape([1, slots, 1])
-    }
-}
-
-impl LatticeNetwork for TransitionNetwork {
     fn scores(&self, blocks: &Blocks) -> Tensor<3> {
         let ([n, slots, k], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
         let before = self.before.forward(blocks.before.clone());
         let query = before.reshape([n, slots, rank]) * self.gates(blocks);
         let after = blocks.spread(self.after.forward(blocks.tokens.clone()));
         let transitions = (query.reshape([n * slots, 1, rank]) * after).sum_dim(2).reshape([n, slots, k]);
-        self.weighted_heads(blocks) + transitions
+        blocks.weighted_heads(&self.head_weights) + transitions
     }
 
     fn pairs(&self, blocks: &Blocks) -> Option<Tensor<4>> {
@@ -79,7 +113,7 @@ impl LatticeNetwork for TransitionNetwork {
         let before = spread(self.before.forward(blocks.tokens.clone())).narrow(1, 0, slots - 1);
         let after = spread(self.after.forward(blocks.tokens.clone())).narrow(1, 1, slots - 1);
         let gates = self.gates(blocks).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, rank]);
-        let heads = self.weighted_heads(blocks).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, k]);
+        let heads = blocks.weighted_heads(&self.head_weights).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, k]);
         Some((before * gates).matmul(after.swap_dims(2, 3)) + heads)
     }
 }
@@ -112,7 +146,26 @@ impl Transition {
 }
 
 impl Rescorer for Transition {
-    fn scores<'a>(&'a self, _: &[u32], block: &BlockContext) -> Result<Scores<'a>> {
+    fn scoring(&self) -> Scoring<'_> {
+        Scoring::Global(self)
+    }
+
+    /// The gate once; then every pair of neighbouring candidates, the first slot of them behind the pinned token alone.
+    fn cost(&self, block: &BlockShape) -> RescoringCost {
+        let (k, slots) = (block.candidates, block.slots);
+        let pairs = if slots < 2 { 0 } else { k + (slots - 2) * k * k };
+        let gate = self.gate.inputs() * self.rank;
+        RescoringCost {
+            held_bytes: (self.before.bytes() + self.after.bytes() + 4 * gate) as f64,
+            read_bytes: (4 * gate) as f64,
+            kv_bytes: 0.0,
+            flops: 2.0 * (gate + pairs * self.rank) as f64,
+        }
+    }
+}
+
+impl GlobalScoring for Transition {
+    fn scores<'a>(&'a self, _: &[u32], block: &BlockContext<'a>) -> Result<Box<dyn BlockScores + 'a>> {
         let lattice = block.lattice;
         let gate = multiplied(&self.gate, &unit_row(block.hidden));
         let of_slot = |slot: usize| {
@@ -130,26 +183,12 @@ impl Rescorer for Transition {
             let mut scores = Vec::with_capacity(lattice.width(slot - 1) * head.len());
             products(&queries, &self.after.rows(lattice.ids(slot)), self.rank, &mut scores);
             let weight = self.head_weights[slot - 1];
-            let rows = scores.chunks(head.len());
-            let rows = rows.map(|row| row.iter().zip(head).map(|(x, u)| x + weight * (u - head[0])));
+            let rows = scores.chunks(head.len()).map(|row| add_heads(row, head, weight));
             match self.loss {
                 LatticeLoss::CrossEntropy => rows.flat_map(log_probabilities).collect(),
                 LatticeLoss::Crf => rows.flatten().map(f64::from).collect(),
             }
         };
-        Ok(Scores::Table(Table::new(lattice, of_slot)?))
-    }
-
-    /// The gate once; then every pair of neighbouring candidates, the first slot of them behind the pinned token alone.
-    fn cost(&self, block: &BlockShape) -> RescoringCost {
-        let (k, slots) = (block.candidates, block.slots);
-        let pairs = if slots < 2 { 0 } else { k + (slots - 2) * k * k };
-        let gate = self.gate.inputs() * self.rank;
-        RescoringCost {
-            held_bytes: (self.before.bytes() + self.after.bytes() + 4 * gate) as f64,
-            read_bytes: (4 * gate) as f64,
-            kv_bytes: 0.0,
-            flops: 2.0 * (gate + pairs * self.rank) as f64,
-        }
+        Ok(Box::new(Table::new(lattice, of_slot)?))
     }
 }

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::variants::prepare;
 use super::{CorpusTrace, FittedRescorer, Traces, TrainedHeads, Workspace, candidates};
-use crate::config::{Config, RescorerConfig};
+use crate::config::Config;
 use crate::drafting::{
     Drafter, LookupConfidence, PreparedVariant, Selection, Settings, StopRule, TunedSet, TunedVariant,
 };
@@ -94,7 +94,7 @@ const STEPS: &str = "steps";
 
 /// Hash of what an evaluation depends on: the traces' key, the heads', and by name those of the rescorers that are fitted.
 pub(super) fn key(workspace: &Workspace, traces: &str, heads: &str, rescorers: &[&str]) -> String {
-    let kinds: Vec<&RescorerConfig> = workspace.config.rescorer.values().collect();
+    let kinds: Vec<_> = workspace.config.rescorer.values().collect();
     let names: Vec<&String> =
         workspace.corpora.iter().map(|c| &c.name).chain(workspace.config.rescorer.keys()).collect();
     files::hash_json(&(

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::FittedRescorer;
 use super::evaluate::TUNED;
-use super::train_rescorer::load_rescorer;
+use super::train_rescorer::load_rescorers;
 use super::variants::prepare;
 use super::workspace::load_backbone;
 use crate::backbone::Backbone;
@@ -64,13 +64,8 @@ impl OpenedRun {
         let config = config::load(&file, &Overrides::default())?;
         let (backbone, template) = load_backbone(&config, device)?;
         let heads = load_heads(&folder.join("heads"), &backbone)?;
-        let mut rescorers = BTreeMap::new();
-        for (name, rescorer) in &config.rescorer {
-            let place = folder.join("rescorers").join(name);
-            if let Some(rescorer) = load_rescorer(&place, rescorer, &backbone, device, heads.count())? {
-                rescorers.insert(name.clone(), FittedRescorer { rescorer, key: String::new() });
-            }
-        }
+        let place = folder.join("rescorers");
+        let rescorers = load_rescorers(&place, &config, &backbone, device, heads.count())?;
         Ok(Self { config, backbone, template, heads, rescorers, tuned })
     }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use super::workspace::Stage;
 use super::{Workspace, candidates, evaluate, trace, train_heads, train_rescorer};
-use crate::config::RescorerConfig;
 use crate::error::Result;
 use crate::text::Split;
 
@@ -70,7 +69,7 @@ pub fn outline(workspace: &Workspace) -> Result<Vec<Planned>> {
     }
     let heads = train_heads::key(config, &traces.fit_key)?;
     stages.push(planned(PlannedKind::Heads, "heads", "train-heads", heads.clone()));
-    let reads_lattices = config.rescorer.values().any(RescorerConfig::reads_lattices);
+    let reads_lattices = train_rescorer::rescorers_need_heads(config, None);
     for trace in &traces.traces {
         let k = match trace.split {
             Split::Train if !reads_lattices => continue,
@@ -83,8 +82,8 @@ pub fn outline(workspace: &Workspace) -> Result<Vec<Planned>> {
     }
     let mut fitted = Vec::new();
     for (number, (name, rescorer)) in config.rescorer.iter().enumerate() {
-        if !matches!(rescorer, RescorerConfig::Sum(_)) {
-            let key = train_rescorer::key(config, rescorer, &traces.fit_key, Some(&heads));
+        if let Some(kind) = rescorer.kind() {
+            let key = train_rescorer::key(config, kind, &traces.fit_key, Some(&heads));
             let (place, title) = (format!("rescorers/{name}"), format!("train-rescorer {name}"));
             stages.push(planned(PlannedKind::Rescorer(number), &place, &title, key.clone()));
             fitted.push(key);

@@ -280,7 +280,7 @@ impl Workspace {
     fn follows_from_heads(&self, stage: &str) -> bool {
         match stage.split_once('/') {
             Some(("traces", _)) => false,
-            Some(("rescorers", name)) => self.config.rescorer[name].reads_lattices(),
+            Some(("rescorers", name)) => self.config.rescorer[name].kind().is_some_and(|kind| kind.reads_lattices()),
             _ => true,
         }
     }

@@ -98,6 +98,12 @@ struct Pointer {
     step: usize,
 }
 
+/// Returns the bytes on disk of a finished training of so many parameters: the weights, and checkpoints of the latest and the
+/// best step with the optimizer's two moments each.
+pub fn kept_bytes(parameters: usize) -> u64 {
+    7 * 4 * parameters as u64
+}
+
 impl Checkpoints {
     /// Those under `folder/checkpoints`.
     pub fn new(folder: &Path) -> Self {

@@ -10,6 +10,6 @@ mod tests;
 
 pub use adamw::AdamW;
 pub use average::Average;
-pub use checkpoint::KeptCheckpoints;
+pub use checkpoint::{KeptCheckpoints, kept_bytes};
 pub use run::{Batch, Evaluated, Replica, Task, TrainingContext, train};
 pub use schedule::{Schedule, SchedulePhase};

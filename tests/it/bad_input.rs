@@ -102,7 +102,7 @@ fn configurations() {
         ("rescorer.turns.rank=0", &["rescorer.turns.rank", "at least 1"]),
         ("rescorer.turns.ranks=3", &["unknown key `ranks`", "did you mean `rank`"]),
         ("rescorer.x={kind=\"bilinear\"}", &["unknown variant `bilinear`", "`transition`"]),
-        ("rescorer.look.loss=\"crf\"", &["rescorer.look.loss", "kind \"transition\""]),
+        ("rescorer.look.loss=\"crf\"", &["--set", "unknown key `loss`"]),
         ("rescorer.tree-x={kind=\"lava\"}", &["rescorer.tree-x", "built-in variant"]),
         ("rescorer.prompt-lookup={kind=\"lava\"}", &["rescorer.prompt-lookup", "built-in variant"]),
         ("tuning.decays=[1.5]", &["tuning.decays", "above 0 and at most 1"]),

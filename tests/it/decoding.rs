@@ -11,7 +11,7 @@ use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
 use draftsmith::drafting::{Bpd, Drafter, DrawnDrafter, PromptLookup, Rescoring, Settings, SizedSelection, StopRule};
 use draftsmith::heads::{FrozenHeads, Heads};
 use draftsmith::nn::Init;
-use draftsmith::rescorer::{Rescorer, load_ngram};
+use draftsmith::rescorer::{NgramRescorer, Rescorer};
 use proptest::prelude::*;
 
 fn backbone() -> Backbone {
@@ -120,7 +120,7 @@ proptest! {
     ) {
         let backbone = backbone();
         let heads = heads(&backbone, seed, size, reads_drafted);
-        let counts = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+        let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
         let expected = generate(&backbone, &[&prompt], max_new).remove(0);
         let drafters: [Box<dyn Drafter>; 6] = [
             Box::new(Bpd),
@@ -185,7 +185,7 @@ proptest! {
     ) {
         let mut backbone = backbone();
         let heads = heads(&backbone, seed, size, reads_drafted);
-        let counts = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+        let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
         let documents: Vec<(&[u32], usize)> = documents.iter().map(|(prompt, most)| (&prompt[..], *most)).collect();
         let ends = backbone.end_of_text.clone();
         for (drafter, verification, greedy) in ways(&counts, seed) {
@@ -272,7 +272,7 @@ fn memory_does_not_grow_with_the_documents() {
     }
     let backbone = backbone();
     let heads = heads(&backbone, 1, 0.3, false);
-    let counts = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+    let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
     let drafter = rescoring(&counts, SizedSelection::ExpectedTree(12), 0.5);
     let decode_tokens = |most: usize| {
         let (mut tokens, mut prompt) = (0, 0);
@@ -331,7 +331,7 @@ fn sampled_text_has_the_backbones_distribution_under_every_lossless_rule() {
             expected.insert((first, second as u32), p * q);
         }
     }
-    let counts_model = load_ngram(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+    let counts_model = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
     let draws = 3000;
     let rules = [Rule::Deterministic, Rule::Rejection, Rule::KSeq, Rule::RejectionWithoutReplacement];
     for rule in rules {

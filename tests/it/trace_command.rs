@@ -121,7 +121,8 @@ fn a_dry_run_bounds_what_comes_and_writes_no_trace() {
         assert!(size <= most && most < size * 3 / 2, "{one}: {size}");
     }
     // Nor does it touch what is there, whatever it is asked.
-    let run = || ["run.toml", "provenance.json"].map(|file| fs::read(folder.path().join("runs/tiny").join(file)).unwrap());
+    let run =
+        || ["run.toml", "provenance.json"].map(|file| fs::read(folder.path().join("runs/tiny").join(file)).unwrap());
     let before = run();
     succeed(folder.path(), &["trace", "run.toml", "--dry-run", "--set", "seed=99"]);
     assert!(run() == before);

@@ -30,6 +30,7 @@ mod share;
 #[cfg(test)]
 mod tests;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::counts::Counts;
@@ -42,7 +43,7 @@ use crate::error::{Result, bail};
 pub use discounts::{DEFAULT_FALLBACK, Discounts};
 
 /// How an n-gram model sets probability aside for what was not seen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Smoothing {
     /// Interpolated modified Kneser-Ney (Chen and Goodman 1998).

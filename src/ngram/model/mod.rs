@@ -43,6 +43,20 @@ const ROOT: u32 = 0;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct State(u32);
 
+impl From<State> for u32 {
+    /// Returns the state's number, for those who keep states of several kinds.
+    fn from(state: State) -> Self {
+        state.0
+    }
+}
+
+impl From<u32> for State {
+    /// Returns the state with a number that a state of the same model gave.
+    fn from(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 /// An n-gram model, mapped from its file or in memory: 10 bytes an n-gram of the highest order and 18 for each of the
 /// others, 2 more where an id is above 65,532.
 pub struct Model {

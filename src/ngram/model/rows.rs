@@ -30,6 +30,8 @@ pub struct Rows<'a> {
     /// By node, where its row begins in `cells`.
     row_of: FastMap<u32, usize>,
     cells: Vec<Cell>,
+    /// Room for a row that is not kept.
+    passing: Vec<Cell>,
 }
 
 impl<'a> Rows<'a> {
@@ -40,14 +42,22 @@ impl<'a> Rows<'a> {
         let (candidates, cells) = Candidates::new(model, tokens);
         let mut row_of = FastMap::with_capacity_and_hasher(ROWS, Default::default());
         row_of.insert(ROOT, 0);
-        Self { model, candidates, kept: 1 + shorter as u32, row_of, cells }
+        Self { model, candidates, kept: 1 + shorter as u32, row_of, cells, passing: Vec::new() }
     }
 
-    /// [`Model::extend`] of `state` by each of the first `number` tokens, appended to `out`.
-    pub fn extend(&mut self, state: State, number: usize, out: &mut Vec<(f64, State)>) {
-        let base = out.len();
-        self.append(state.0, number, out);
-        out[base..].iter_mut().for_each(|(log, _)| *log *= LN_10);
+    /// Appends [`Model::extend`] of `state` by each of the first `number` tokens to `out`.
+    pub fn extend<S: From<State>>(&mut self, state: State, number: usize, out: &mut Vec<(f64, S)>) {
+        let natural = |&(log10, next): &Cell| (log10 * LN_10, next.into());
+        if state.0 < self.kept {
+            let row = self.keep(state.0);
+            out.extend(self.cells[row..row + number].iter().map(natural));
+        } else {
+            let mut row = std::mem::take(&mut self.passing);
+            row.clear();
+            self.append(state.0, number, &mut row);
+            out.extend(row.iter().map(natural));
+            self.passing = row;
+        }
     }
 
     /// The first `number` cells of a node's row, appended to `out`.

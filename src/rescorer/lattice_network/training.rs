@@ -5,63 +5,42 @@
 use std::collections::HashMap;
 
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::super::FitLattices;
+use super::{Blocks, LatticeNetwork, unit_rows};
 use crate::backbone::Model;
-use crate::config::{LatticeLoss, LatticeRescorerConfig};
 use crate::error::{Result, bail};
 use crate::heads::{StoredCandidates, block_starts};
 use crate::nn::{from_host, indices, to_host};
 use crate::traces::Trace;
 use crate::training::{Batch, Evaluated, Task};
 
-/// A network that scores the candidates of a lattice.
-pub trait LatticeNetwork {
-    /// Scores `[blocks, slots, k]` of the candidates of slots 2 to H, whose softmax over the candidates of a slot is their
-    /// probability.
-    fn scores(&self, blocks: &Blocks) -> Tensor<3>;
-
-    /// Scores `[blocks, slots - 1, k, k]` of the candidates of slots 3 to H behind each candidate of the slot before; none where
-    /// there are no such slots, and of a network that does not read the candidate before.
-    fn pairs(&self, _blocks: &Blocks) -> Option<Tensor<4>> {
-        None
-    }
+/// What a network of lattices learns from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LatticeLoss {
+    /// The cross-entropy of the true token over each slot's candidates, behind the true token before.
+    #[default]
+    CrossEntropy,
+    /// The negative log-likelihood of the true path among all paths of the lattice: a linear-chain conditional random field
+    /// (Lafferty et al. 2001).
+    Crf,
 }
 
-/// What networks read of some blocks: n of them, with s = H - 1 slots behind the pinned one.
-pub struct Blocks {
-    /// Hidden states `[n, d]`, each scaled to a root mean square of 1.
-    pub hidden: Tensor<2>,
-    /// Embeddings `[n * s, d]` of the token before each slot, as the backbone wrote it, scaled likewise.
-    pub before: Tensor<2>,
-    /// Embeddings of the tokens that are candidates anywhere, each once, scaled likewise.
-    pub tokens: Tensor<2>,
-    /// `[n * s * k]`: the candidates' rows in `tokens`.
-    pub candidates: Tensor<1, Int>,
-    /// Head scores `[n, s, k]`, a slot's first being 0.
-    pub head_scores: Tensor<3>,
+/// A trace with the heads' candidates on it.
+pub struct Recorded<'a> {
+    /// The trace.
+    pub trace: &'a Trace,
+    /// The candidates.
+    pub candidates: StoredCandidates,
 }
-
-impl Blocks {
-    /// Rows `[n * s * k, r]` of something computed for each of `tokens`, as `[n * s, k, r]`.
-    pub fn spread(&self, of_tokens: Tensor<2>) -> Tensor<3> {
-        let ([n, s, k], width) = (self.head_scores.dims(), of_tokens.dims()[1]);
-        of_tokens.select(0, self.candidates.clone()).reshape([n * s, k, width])
-    }
-}
-
-/// Embeddings or hidden states, each row scaled to a root mean square of 1.
-pub(super) fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
-    let mean_square = rows.clone().powi_scalar(2).mean_dim(1);
-    rows / (mean_square + 1e-12).sqrt()
-}
-
-/// Traces with the candidates of heads on them.
-pub type Recorded<'a> = (&'a Trace, &'a StoredCandidates);
 
 /// A start in one of several traces.
 type Start = (usize, usize, usize);
@@ -88,24 +67,24 @@ const AT_ONCE: usize = 256;
 const NONE: usize = usize::MAX;
 
 impl<'a> LatticeTraining<'a> {
-    /// On the best `k` candidates of every slot, or all where fewer are recorded.
+    /// Makes the task, on the best `top_k` candidates of every slot, or all where fewer are recorded.
     ///
     /// # Errors
     /// When train or dev has no block with a token to find.
     pub fn new(
-        train: Vec<Recorded<'a>>,
-        dev: Vec<Recorded<'a>>,
+        lattices: FitLattices<'a>,
         model: &'a Model,
-        k: usize,
-        options: &LatticeRescorerConfig,
+        loss: LatticeLoss,
+        blocks_per_step: usize,
         seed: u64,
     ) -> Result<Self> {
-        let LatticeRescorerConfig { loss, blocks_per_step, .. } = *options;
+        let FitLattices { train, dev, top_k: k, .. } = lattices;
         let starts = |recorded: &[Recorded]| -> Vec<Start> {
-            let of_trace = |(number, (trace, _)): (usize, &Recorded)| {
-                block_starts(trace.documents()).into_iter().map(move |(document, t)| (number, document, t)).collect()
+            let of_trace = |(number, recorded): (usize, &Recorded)| -> Vec<Start> {
+                let starts = block_starts(recorded.trace.documents());
+                starts.into_iter().map(|(document, t)| (number, document, t)).collect()
             };
-            recorded.iter().enumerate().flat_map(|trace| -> Vec<Start> { of_trace(trace) }).collect()
+            recorded.iter().enumerate().flat_map(of_trace).collect()
         };
         let (train_starts, mut dev_starts) = (starts(&train), starts(&dev));
         if train_starts.is_empty() || dev_starts.is_empty() {
@@ -129,13 +108,13 @@ impl<'a> LatticeTraining<'a> {
 
     /// Blocks at `starts`, and by slot the place of the token to find.
     fn blocks(&self, recorded: &[Recorded], starts: &[Start]) -> (Blocks, Vec<usize>) {
-        let (slots, k) = (recorded[0].1.heads(), self.k.min(recorded[0].1.k()));
-        let width = recorded[0].0.width();
+        let Recorded { trace, candidates } = &recorded[0];
+        let (slots, k, width) = (candidates.heads(), self.k.min(candidates.k()), trace.width());
         let (n, mut hidden) = (starts.len(), Vec::with_capacity(starts.len() * width));
         let (mut before, mut targets, mut scores) = (Vec::new(), Vec::new(), Vec::new());
         let (mut row_of, mut distinct, mut rows) = (HashMap::new(), Vec::new(), Vec::new());
         for &(trace, document, t) in starts {
-            let (trace, candidates) = recorded[trace];
+            let Recorded { trace, candidates } = &recorded[trace];
             let entry = &trace.documents()[document];
             trace.hidden_row(entry, entry.prompt + t - 1, &mut hidden);
             let (text, at) = (&trace.continuation(entry)[t..], candidates.at(document, t));
@@ -265,10 +244,7 @@ impl<N: LatticeNetwork> Task<N> for LatticeTraining<'_> {
     }
 
     fn describe(&self, number: usize) -> Value {
-        let names = |&(trace, document, t): &Start| {
-            let (trace, _) = self.train[trace];
-            json!({"document": trace.documents()[document].id, "token": t})
-        };
+        let names = |&(trace, document, t): &Start| json!({"document": self.train[trace].trace.documents()[document].id, "token": t});
         json!({"blocks": self.draw(number).iter().map(names).collect::<Vec<_>>()})
     }
 }

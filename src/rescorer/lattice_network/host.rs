@@ -1,13 +1,13 @@
 //! What fitted lattice networks keep in this process's memory, and how they compute with it.
 
-use super::lattice_training::unit_rows;
+use super::unit_rows;
 use crate::backbone::Model;
 use crate::config::StorageType;
 use crate::kernels::PackedMatrix;
 use crate::nn::{Linear, to_host};
 
 /// A layer's output for every token of the vocabulary.
-pub(super) struct TokenTable {
+pub struct TokenTable {
     width: usize,
     /// `[V, width]`
     values: Vec<f32>,
@@ -47,28 +47,33 @@ impl TokenTable {
 }
 
 /// A layer, packed.
-pub(super) fn packed(layer: &Linear) -> PackedMatrix {
+pub fn packed(layer: &Linear) -> PackedMatrix {
     let bias = layer.bias.as_ref().map_or_else(Vec::new, |bias| to_host(bias.val()));
     let inputs = layer.weight.val().dims()[1];
     PackedMatrix::new(&to_host(layer.weight.val()), inputs, bias, StorageType::Float32)
 }
 
 /// What a packed layer makes of some rows.
-pub(super) fn multiplied(layer: &PackedMatrix, rows: &[f32]) -> Vec<f32> {
+pub fn multiplied(layer: &PackedMatrix, rows: &[f32]) -> Vec<f32> {
     let mut outputs = Vec::new();
     layer.multiply(rows, &mut outputs);
     outputs
 }
 
 /// A vector scaled to a root mean square of 1.
-pub(super) fn unit_row(row: &[f32]) -> Vec<f32> {
+pub fn unit_row(row: &[f32]) -> Vec<f32> {
     let mean_square = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
     let scale = (mean_square + 1e-12).sqrt().recip();
     row.iter().map(|x| x * scale).collect()
 }
 
+/// Adds a slot's head scores, less its first, times its weight to `scores`.
+pub fn add_heads(scores: &[f32], head: &[f32], weight: f32) -> impl Iterator<Item = f32> {
+    scores.iter().zip(head).map(move |(x, u)| x + weight * (u - head[0]))
+}
+
 /// Log-softmax of a slot's scores.
-pub(super) fn log_probabilities(scores: impl Iterator<Item = f32>) -> Vec<f64> {
+pub fn log_probabilities(scores: impl Iterator<Item = f32>) -> Vec<f64> {
     let mut scores: Vec<f64> = scores.map(f64::from).collect();
     let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = scores.iter().map(|x| (x - most).exp()).sum();

@@ -1,16 +1,13 @@
-//! Sums, local searches and lattice networks against their definitions.
+//! What drafts against what is trained.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::host_tables::log_probabilities;
-use super::scores::Sum;
-use super::{
-    BlockContext, Blocks, LatticeNetwork, Lava, LavaNetwork, Rescorer, Scores, Table, Transition, TransitionNetwork,
-};
+use super::super::{BlockContext, GlobalScoring, Lava, LavaNetwork, Transition, TransitionNetwork};
+use super::{Blocks, LatticeLoss, LatticeNetwork, log_probabilities, unit_rows};
 use crate::backbone::{Model, ModelConfig, Transformer};
-use crate::config::{LanguageModelConfig, LatticeLoss, StorageType};
-use crate::lattice::{Lattice, PathScorer, SlotScorer};
+use crate::config::{LanguageModelConfig, StorageType};
+use crate::lattice::Lattice;
 use crate::nn::{Init, from_host, indices, to_host};
 
 const VOCABULARY: usize = 40;
@@ -58,9 +55,9 @@ fn block_of(model: &Model, lattice: &Lattice, path: &[u32], hidden: &[f32]) -> B
         (1..=slots).flat_map(|slot| lattice.scores(slot).iter().map(move |u| u - lattice.scores(slot)[0])).collect();
     let device = model.device();
     Blocks {
-        hidden: super::lattice_training::unit_rows(from_host(hidden.to_vec(), [1, WIDTH], device)),
-        before: super::lattice_training::unit_rows(model.embed(&path[..slots])),
-        tokens: super::lattice_training::unit_rows(model.embed(&ids)),
+        hidden: unit_rows(from_host(hidden.to_vec(), [1, WIDTH], device)),
+        before: unit_rows(model.embed(&path[..slots])),
+        tokens: unit_rows(model.embed(&ids)),
         candidates: indices(0..ids.len(), device),
         head_scores: from_host(scores, [1, slots, k], device),
     }
@@ -80,22 +77,21 @@ fn by_the_network(
         .collect()
 }
 
-fn assert_agrees(network: &impl LatticeNetwork, fitted: &dyn Rescorer, model: &Model) {
+fn assert_agrees(network: &impl LatticeNetwork, fitted: &dyn GlobalScoring, model: &Model) {
     for shift in 0..5 {
         let (lattice, hidden) = (lattice(shift), hidden(shift as usize));
         let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
-        let Scores::Table(table) = fitted.scores(&[], &context).unwrap() else { panic!("a table") };
-        let (sum, _) = Sum::new(&lattice, vec![(1.0, Scores::Table(table))]);
+        let mut scores = fitted.scores(&[], &context).unwrap();
         // Along every path the walk's scores are the network's.
         for choice in 0..81usize {
             let places = [0, choice % 3, choice / 3 % 3, choice / 9 % 3, choice / 27];
             let path: Vec<u32> = places.iter().enumerate().map(|(slot, &place)| lattice.ids(slot)[place]).collect();
             let expected = by_the_network(network, model, &lattice, &path, &hidden);
-            let mut state = sum.extend(sum.start(), path[0]).1;
-            for slot in 1..lattice.slots() {
+            let mut state = scores.start();
+            for slot in 0..lattice.slots() {
                 let mut found = Vec::new();
-                sum.on(&lattice).extend(slot, state, lattice.width(slot), &mut found);
-                for (found, expected) in found.iter().zip(&expected[slot - 1]) {
+                scores.extend(slot, state, lattice.width(slot), &mut found);
+                for (found, expected) in found.iter().zip(slot.checked_sub(1).map_or(&[][..], |at| &expected[at])) {
                     assert!((found.0 - expected).abs() < 1e-4, "slot {slot} of {path:?}: {} {expected}", found.0);
                 }
                 state = found[places[slot]].1;
@@ -126,21 +122,24 @@ fn pairs_are_the_scores_behind_every_candidate() {
     let pairs = to_host(network.pairs(&blocks).unwrap());
     let fitted = Transition::new(&network, &model, LatticeLoss::Crf);
     let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
-    let Scores::Table(table) = fitted.scores(&[], &context).unwrap() else { panic!("a table") };
-    let (sum, _) = Sum::new(&lattice, vec![(1.0, Scores::Table(table))]);
+    let mut scores = fitted.scores(&[], &context).unwrap();
     for slot in 2..5 {
         let mut shifts = Vec::new();
         for before in 0..3 {
             let mut path = lattice.top1();
             path[slot - 1] = lattice.ids(slot - 1)[before];
             let behind = to_host(network.scores(&block_of(&model, &lattice, &path, &hidden)));
-            let mut state = sum.start();
-            path[..slot].iter().for_each(|&token| state = sum.extend(state, token).1);
+            let mut found = vec![(0.0, scores.start())];
+            for at in 0..=slot {
+                let state = if at == slot { found[before].1 } else { found[0].1 };
+                found.clear();
+                scores.extend(at, state, lattice.width(at), &mut found);
+            }
             for place in 0..3 {
                 let pair = pairs[((slot - 2) * 3 + before) * 3 + place];
                 let expected = behind[(slot - 1) * 3 + place];
                 assert!((pair - expected).abs() < 1e-4, "slot {slot}, {place} behind {before}: {pair} {expected}");
-                shifts.push(sum.extend(state, lattice.ids(slot)[place]).0 - f64::from(pair));
+                shifts.push(found[place].0 - f64::from(pair));
             }
         }
         assert!(shifts.iter().all(|shift| (shift - shifts[0]).abs() < 1e-4), "one shift a slot: {shifts:?}");
@@ -162,45 +161,4 @@ fn untrained_lattice_networks_give_the_head_scores() {
             assert!((found - expected).abs() < 1e-5, "{found} {expected}");
         }
     }
-}
-
-#[test]
-fn a_sum_is_its_weighted_terms() {
-    let lattice = lattice(4);
-    let width = |slot: usize| lattice.width(slot);
-    let alone = Table::new(&lattice, |slot| (0..width(slot)).map(|c| -0.5 * c as f64 - slot as f64).collect()).unwrap();
-    let neighbours = |slot: usize| {
-        let rows = if slot == 0 { 1 } else { width(slot - 1) };
-        (0..rows * width(slot)).map(|at| -0.25 * (at % 5) as f64).collect()
-    };
-    let pairs = Table::new(&lattice, neighbours).unwrap();
-    for order in [[0, 1], [1, 0]] {
-        let terms = [(0.25, &alone), (0.75, &pairs)];
-        let parts = order.map(|at| (terms[at].0, Scores::Table(terms[at].1.clone()))).into();
-        let (sum, language) = Sum::new(&lattice, parts);
-        assert!(language.is_none());
-        let (mut state, mut before) = (sum.start(), 0);
-        for slot in 0..lattice.slots() {
-            let mut found = Vec::new();
-            sum.on(&lattice).extend(slot, state, lattice.width(slot), &mut found);
-            for (place, (score, _)) in found.iter().enumerate() {
-                let (row, single) = (if slot == 0 { 0 } else { before }, -0.5 * place as f64 - slot as f64);
-                let pair = -0.25 * ((row * width(slot) + place) % 5) as f64;
-                assert_eq!(*score, 0.25 * single + 0.75 * pair, "slot {slot}, candidate {place}");
-            }
-            before = found.len() - 1;
-            state = found[before].1;
-        }
-    }
-}
-
-#[test]
-fn scores_that_are_not_numbers_are_refused_and_positive_ones_shifted() {
-    let lattice = lattice(1);
-    let error = Table::new(&lattice, |slot| vec![f64::NAN; lattice.width(slot)]).unwrap_err().to_string();
-    assert!(error.contains("slot 0"), "{error}");
-    assert!(Table::new(&lattice, |_| vec![0.0; 2]).is_err());
-    let shifted = Table::new(&lattice, |slot| vec![3.0 + slot as f64; lattice.width(slot)]).unwrap();
-    let nothing = Table::new(&lattice, |slot| vec![0.0; lattice.width(slot)]).unwrap();
-    assert_eq!(shifted, nothing);
 }

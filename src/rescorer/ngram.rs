@@ -1,0 +1,189 @@
+//! `kind = "ngram"`: rescoring with an n-gram model (arXiv 2404.09221), counted over tokens of the backbone's tokenizer.
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind, TextSource};
+use super::scoring::{BlockScores, GlobalScoring, Rescorer, Scoring};
+use super::{BlockContext, BlockShape, RescoringCost};
+use crate::backbone::Backbone;
+use crate::config::at_least;
+use crate::error::{Error, Result, bail};
+use crate::lattice::{Lattice, SlotScorer};
+use crate::ngram::{Counter, Memory, Model, Options, Rows, Smoothing, State, Vocabulary, estimate};
+use crate::progress::Progress;
+
+/// `kind = "ngram"`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NgramConfig {
+    /// Longest n-gram, 1 to 6.
+    pub order: usize,
+    /// What is counted.
+    pub text: Vec<TextSource>,
+    /// "kneser-ney" or "katz".
+    pub smoothing: Smoothing,
+    /// Discounts for an order whose counts of counts are degenerate, as those of small texts are.
+    pub discount_fallback: [f64; 3],
+    /// n-grams that occur at most so often are left out: a number per order, unigrams first; the last stands for the rest.
+    pub prune: Vec<u64>,
+    /// Megabytes for sorting; what does not fit goes to temporary files in the run.
+    pub memory_mb: usize,
+}
+
+impl Default for NgramConfig {
+    fn default() -> Self {
+        Self {
+            order: 3,
+            text: vec![TextSource::Gold, TextSource::Traces],
+            smoothing: Smoothing::default(),
+            discount_fallback: [0.5, 1.0, 1.5],
+            prune: Vec::new(),
+            memory_mb: 1024,
+        }
+    }
+}
+
+/// The model's file in its folder.
+const FILE: &str = "model.ngram";
+
+impl RescorerKind for NgramConfig {
+    fn name(&self) -> &'static str {
+        "ngram"
+    }
+
+    fn validate(&self, key: &str, own_text: bool) -> Result<()> {
+        TextSource::validate(&self.text, &format!("{key}.text"), own_text)?;
+        if !(1..=6).contains(&self.order) {
+            bail!("`{key}.order` is {}; orders 1 to 6 are supported.", self.order);
+        }
+        if !self.prune.is_sorted() || self.prune.len() > self.order {
+            bail!(
+                "`{key}.prune` is {:?}; it takes at most one number per order, none smaller than the one before.",
+                self.prune
+            );
+        }
+        at_least(&format!("{key}.memory_mb"), self.memory_mb, 16)
+    }
+
+    fn fitted(&self) -> Value {
+        json!(self)
+    }
+
+    fn uses_seed(&self) -> bool {
+        false
+    }
+
+    fn fit(&self, context: &FitContext) -> Result<()> {
+        let (folder, title) = (context.place.folder, context.place.title);
+        let bar = Progress::new(title, 1);
+        let texts = context.data.texts(&self.text)?;
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        let memory = Memory::new(self.memory_mb << 20, folder);
+        let mut counter = Counter::new(self.order, vocabulary(context.backbone), &memory)?;
+        for (tokens, ending) in &texts {
+            counter.add(tokens, *ending)?;
+        }
+        let counts = counter.finish().map_err(|e| e.within(title))?;
+        let options = Options {
+            smoothing: self.smoothing,
+            discount_fallback: Some(self.discount_fallback),
+            prune: self.prune.clone(),
+        };
+        let estimated = estimate(&counts, &options, &memory).map_err(|e| e.within(title))?;
+        Model::write(&estimated.listing, &folder.join(FILE))?;
+        let tokens: usize = texts.iter().map(|(tokens, _)| tokens.len()).sum();
+        let sizes: Vec<String> = estimated.listing.sizes().iter().map(ToString::to_string).collect();
+        bar.finish(&format!("{} texts, {tokens} tokens, n-grams by order {}", texts.len(), sizes.join(" ")));
+        Ok(())
+    }
+
+    fn load(&self, folder: &Path, context: &LoadContext) -> Result<Box<dyn Rescorer>> {
+        Ok(Box::new(NgramRescorer::open(folder, context.backbone)?))
+    }
+
+    fn estimate(&self, sizes: &FitSizes) -> FitEstimate {
+        let tokens = (sizes.documents * sizes.new_tokens) as f64;
+        let counted = tokens * self.order as f64;
+        // Sorting is no product; so many operations stand for it.
+        FitEstimate { operations: counted * 1e4, bytes: (counted * 12.0) as u64 }
+    }
+}
+
+/// How the backbone's ids read as words of an n-gram model.
+fn vocabulary(backbone: &Backbone) -> Vocabulary {
+    Vocabulary {
+        eos: backbone.end_of_text.clone(),
+        bos: backbone.tokenizer.bos(),
+        size: Some(backbone.model.config().vocab_size),
+        tokenizer: Some(backbone.tokenizer.hash().to_owned()),
+    }
+}
+
+/// An n-gram model over the tokens of a backbone.
+pub struct NgramRescorer(pub Model);
+
+impl NgramRescorer {
+    /// Maps the model in `folder`.
+    ///
+    /// # Errors
+    /// A file that is missing or damaged; a model over the words of another tokenizer.
+    pub fn open(folder: &Path, backbone: &Backbone) -> Result<Self> {
+        let path = folder.join(FILE);
+        let model = Model::open(&path)?;
+        model.verify().and_then(|()| model.require(&vocabulary(backbone))).map_err(|e| e.within(path.display()))?;
+        Ok(Self(model))
+    }
+}
+
+impl Rescorer for NgramRescorer {
+    fn scoring(&self) -> Scoring<'_> {
+        Scoring::Global(self)
+    }
+
+    /// Scores are looked up.
+    fn cost(&self, _: &BlockShape) -> RescoringCost {
+        RescoringCost { held_bytes: self.0.bytes() as f64, ..RescoringCost::default() }
+    }
+}
+
+impl GlobalScoring for NgramRescorer {
+    fn scores<'a>(&'a self, text: &[u32], block: &BlockContext<'a>) -> Result<Box<dyn BlockScores + 'a>> {
+        let start = self.0.state_of(&text[..block.start], true);
+        Ok(Box::new(NgramScores::new(&self.0, block.lattice, start)))
+    }
+}
+
+/// An n-gram model at work on one lattice.
+pub struct NgramScores<'a> {
+    model: &'a Model,
+    lattice: &'a Lattice,
+    start: State,
+    /// By slot, from when it is first asked for.
+    slots: Vec<Option<Rows<'a>>>,
+}
+
+impl<'a> NgramScores<'a> {
+    /// Scores the candidates of `lattice`, in the state `start` behind the committed text.
+    pub fn new(model: &'a Model, lattice: &'a Lattice, start: State) -> Self {
+        Self { model, lattice, start, slots: (0..lattice.slots()).map(|_| None).collect() }
+    }
+}
+
+impl SlotScorer for NgramScores<'_> {
+    type State = u32;
+
+    fn extend(&mut self, slot: usize, state: u32, number: usize, out: &mut Vec<(f64, u32)>) {
+        let rows = self.slots[slot].get_or_insert_with(|| Rows::new(self.model, self.lattice.ids(slot)));
+        rows.extend(state.into(), number, out);
+    }
+}
+
+impl BlockScores for NgramScores<'_> {
+    fn start(&self) -> u32 {
+        self.start.into()
+    }
+}

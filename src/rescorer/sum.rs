@@ -1,0 +1,323 @@
+//! `kind = "sum"`: a weighted sum of other rescorers.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{BlockScores, RescorerConfig};
+use crate::config::at_least;
+use crate::error::{Result, bail};
+use crate::hash::FastMap;
+use crate::lattice::SlotScorer;
+
+/// `kind = "sum"`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SumConfig {
+    /// Names of the rescorers that are summed, two or more; their shares are chosen on dev.
+    pub of: Vec<String>,
+}
+
+impl SumConfig {
+    /// Checks that the terms are among the `rescorers` of the configuration.
+    pub(super) fn validate(&self, key: &str, rescorers: &BTreeMap<String, RescorerConfig>) -> Result<()> {
+        at_least(&format!("{key}: the number of names in `of`"), self.of.len(), 2)?;
+        for (index, name) in self.of.iter().enumerate() {
+            match rescorers.get(name) {
+                None => bail!("`{key}.of` names `{name}`, but there is no [rescorer.{name}]."),
+                Some(RescorerConfig::Sum(_)) => {
+                    bail!("`{key}.of` names `{name}`, which is a sum itself; name its terms instead.")
+                }
+                Some(_) if self.of[..index].contains(name) => bail!("`{key}.of` names `{name}` twice."),
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The weighted sum of what several rescorers say of a block; of none, 0 for every candidate.
+///
+/// Its state is made of its terms' states. Those of two terms make the halves of a number; with a third term, pairs of the
+/// first two are numbered as they are met, and so on.
+pub struct Sum<'a> {
+    /// With their shares.
+    terms: Vec<(f64, Box<dyn BlockScores + 'a>)>,
+    /// The states of the first two terms, of the first three, ...: of as many as have another term behind them.
+    numbered: Vec<Numbered>,
+    /// By term, kept between calls.
+    states: Vec<u32>,
+    steps: Vec<(f64, u32)>,
+}
+
+/// Numbers for pairs of states, in the order in which they are met.
+#[derive(Default)]
+struct Numbered {
+    pairs: Vec<u64>,
+    number_of: FastMap<u64, u32>,
+}
+
+impl Numbered {
+    fn number(&mut self, pair: u64) -> u32 {
+        *self.number_of.entry(pair).or_insert_with(|| {
+            self.pairs.push(pair);
+            (self.pairs.len() - 1) as u32
+        })
+    }
+}
+
+/// Puts a term's state behind those of the terms before it.
+fn pair(before: u32, state: u32) -> u64 {
+    u64::from(before) << 32 | u64::from(state)
+}
+
+impl<'a> Sum<'a> {
+    /// Makes the sum of scores with their shares.
+    pub fn new(terms: Vec<(f64, Box<dyn BlockScores + 'a>)>) -> Self {
+        let numbered = (2..terms.len()).map(|_| Numbered::default()).collect();
+        Self { states: vec![0; terms.len()], terms, numbered, steps: Vec::new() }
+    }
+
+    /// Returns the scores that the sum is, where it has one term with a share of 1.
+    pub fn only(&mut self) -> Option<&mut (dyn BlockScores + 'a)> {
+        match &mut self.terms[..] {
+            [(share, scores)] if *share == 1.0 => Some(&mut **scores),
+            _ => None,
+        }
+    }
+
+    /// Returns the state behind the committed text.
+    pub fn start(&mut self) -> u64 {
+        let mut all = 0;
+        for index in 0..self.terms.len() {
+            all = pair(self.before(index, all), self.terms[index].1.start());
+        }
+        all
+    }
+
+    /// The states of all terms before term `index`, as a number.
+    fn before(&mut self, index: usize, all: u64) -> u32 {
+        match index {
+            // One term's state is its own number.
+            0 | 1 => all as u32,
+            _ => self.numbered[index - 2].number(all),
+        }
+    }
+
+    /// Takes a state apart.
+    fn take_apart(&mut self, mut all: u64) {
+        for index in (0..self.terms.len()).rev() {
+            self.states[index] = all as u32;
+            let before = (all >> 32) as u32;
+            all = if index < 2 { u64::from(before) } else { self.numbered[index - 2].pairs[before as usize] };
+        }
+    }
+}
+
+impl SlotScorer for Sum<'_> {
+    type State = u64;
+
+    fn extend(&mut self, slot: usize, state: u64, number: usize, out: &mut Vec<(f64, u64)>) {
+        self.take_apart(state);
+        let (base, mut steps) = (out.len(), std::mem::take(&mut self.steps));
+        out.resize(base + number, (0.0, 0));
+        for index in 0..self.terms.len() {
+            let (share, scores) = &mut self.terms[index];
+            let share = *share;
+            steps.clear();
+            scores.extend(slot, self.states[index], number, &mut steps);
+            for ((sum, all), &(score, after)) in out[base..].iter_mut().zip(&steps) {
+                *sum += share * score;
+                *all = pair(self.before(index, *all), after);
+            }
+        }
+        self.steps = steps;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::lattice::testing::{MadeUp, START, all_paths, path_score, small_lattice};
+    use crate::lattice::{Lattice, OneByOne, Path, PathScorer, Weighting, p_best};
+    use crate::ngram::{Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, Vocabulary, estimate};
+    use crate::rescorer::{NgramScores, Table};
+
+    /// A made-up n-gram whose state is a number.
+    struct Counted<'a>(OneByOne<'a, MadeUp>);
+
+    fn packed(state: [u32; 3]) -> u32 {
+        state.iter().fold(0, |all, token| all << 8 | token)
+    }
+
+    impl SlotScorer for Counted<'_> {
+        type State = u32;
+
+        fn extend(&mut self, slot: usize, state: u32, number: usize, out: &mut Vec<(f64, u32)>) {
+            let mut found = Vec::new();
+            self.0.extend(slot, [state >> 16, state >> 8 & 255, state & 255], number, &mut found);
+            out.extend(found.into_iter().map(|(score, next)| (score, packed(next))));
+        }
+    }
+
+    impl BlockScores for Counted<'_> {
+        fn start(&self) -> u32 {
+            packed(START)
+        }
+    }
+
+    /// A term of a sum, its scores made up by a seed: multiples of -1/4.
+    #[derive(Debug, Clone, Copy)]
+    enum Term {
+        Ngram(usize),
+        Alone,
+        Pairs,
+    }
+
+    /// The score of a candidate behind another.
+    fn made_up(seed: u32, slot: usize, before: usize, place: usize) -> f64 {
+        let hash = (seed ^ (slot * 64 + before * 8 + place) as u32).wrapping_mul(0x9E37_79B1);
+        -f64::from(hash >> 29) / 4.0
+    }
+
+    fn table(lattice: &Lattice, seed: u32, pairs: bool) -> Table {
+        let rows = |slot: usize| if pairs && slot > 0 { lattice.width(slot - 1) } else { 1 };
+        let row =
+            |slot: usize, before: usize| (0..lattice.width(slot)).map(move |place| made_up(seed, slot, before, place));
+        Table::new(lattice, |slot| (0..rows(slot)).flat_map(|before| row(slot, before)).collect()).unwrap()
+    }
+
+    /// What a term says of a path, by its definition.
+    fn says(term: Term, seed: u32, model: &MadeUp, lattice: &Lattice, path: &[u32]) -> Vec<f64> {
+        let place = |slot: usize| lattice.ids(slot).iter().position(|&id| id == path[slot]).unwrap();
+        let mut state = START;
+        let step = |slot: usize| match term {
+            Term::Ngram(_) => {
+                let (score, next) = model.extend(state, path[slot]);
+                state = next;
+                score
+            }
+            Term::Alone => made_up(seed, slot, 0, place(slot)),
+            Term::Pairs => made_up(seed, slot, if slot == 0 { 0 } else { place(slot - 1) }, place(slot)),
+        };
+        (0..path.len()).map(step).collect()
+    }
+
+    fn term() -> impl Strategy<Value = Term> {
+        prop_oneof![(1usize..=4).prop_map(Term::Ngram), Just(Term::Alone), Just(Term::Pairs)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// All sums of these numbers are exact.
+        #[test]
+        fn the_best_paths_of_a_sum_are_found(
+            lattice in small_lattice(),
+            terms in prop::collection::vec((prop::sample::select(vec![0.25, 0.5, 1.0]), term(), any::<u32>()), 0..7),
+            scale in prop::sample::select(vec![0.25, 0.5, 1.0]),
+            p in 1usize..20,
+        ) {
+            let order = |term: Term| if let Term::Ngram(order) = term { order } else { 1 };
+            let models: Vec<MadeUp> = terms.iter().map(|&(_, term, seed)| MadeUp::new(seed, order(term))).collect();
+            let scores = |((&(share, term, seed), model), lattice): ((&(f64, Term, u32), _), _)| {
+                let scores: Box<dyn BlockScores> = match term {
+                    Term::Ngram(_) => Box::new(Counted(MadeUp::on(model, lattice))),
+                    Term::Alone | Term::Pairs => Box::new(table(lattice, seed, matches!(term, Term::Pairs))),
+                };
+                (share, scores)
+            };
+            let mut sum = Sum::new(terms.iter().zip(&models).zip(std::iter::repeat(&lattice)).map(scores).collect());
+            let start = sum.start();
+            let found = p_best(&lattice, &mut sum, start, Weighting::from(scale), p);
+
+            let by_definition = |tokens: Vec<u32>| {
+                let mut score = 0.0;
+                let said: Vec<(f64, Vec<f64>)> = terms
+                    .iter()
+                    .zip(&models)
+                    .map(|(&(share, term, seed), model)| (share, says(term, seed, model, &lattice, &tokens)))
+                    .collect();
+                for (slot, token) in tokens.iter().enumerate() {
+                    let place = lattice.ids(slot).iter().position(|id| id == token).unwrap();
+                    let summed: f64 = said.iter().map(|(share, said)| share * said[slot]).sum();
+                    score += (1.0 - scale) * f64::from(lattice.scores(slot)[place]) + scale * summed;
+                }
+                Path { tokens, score }
+            };
+            let mut expected: Vec<Path> = all_paths(&lattice).into_iter().map(by_definition).collect();
+            expected.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.tokens.cmp(&b.tokens)));
+            expected.truncate(p);
+            prop_assert_eq!(found.paths, expected);
+        }
+    }
+
+    fn model(order: usize, text: &[u32]) -> Model {
+        let vocabulary = Vocabulary { size: Some(8), ..Vocabulary::default() };
+        let mut counter = Counter::new(order, vocabulary, &Memory::usual()).unwrap();
+        counter.add(text, Ending::Complete).unwrap();
+        let options = Options { discount_fallback: Some(DEFAULT_FALLBACK), ..Options::default() };
+        Model::compile(&estimate(&counter.finish().unwrap(), &options, &Memory::usual()).unwrap().listing).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn any_number_of_ngram_models_can_be_summed(
+            lattice in small_lattice(),
+            text in prop::collection::vec(0u32..6, 20..60),
+            number in 1usize..=4,
+            p in 1usize..20,
+        ) {
+            let models: Vec<Model> = (1..=number).map(|order| model(order, &text[order..])).collect();
+            let share = 1.0 / number as f64;
+            let states: Vec<_> = models.iter().map(|model| model.state_of(&text[..9], true)).collect();
+            let scores = models.iter().zip(&states).map(|(model, &state)| NgramScores::new(model, &lattice, state));
+            let mut sum = Sum::new(scores.map(|scores| (share, Box::new(scores) as Box<dyn BlockScores>)).collect());
+            let start = sum.start();
+            let found = p_best(&lattice, &mut sum, start, Weighting::from(0.5), p);
+            let by_definition = |path: &[u32]| -> f64 {
+                let mut states = states.clone();
+                let step = |(slot, token): (usize, &u32)| {
+                    let place = lattice.ids(slot).iter().position(|id| id == token).unwrap();
+                    let mut summed = 0.0;
+                    for (model, state) in models.iter().zip(&mut states) {
+                        let (log_probability, next) = model.extend(*state, *token);
+                        (summed, *state) = (summed + share * log_probability, next);
+                    }
+                    0.5 * f64::from(lattice.scores(slot)[place]) + 0.5 * summed
+                };
+                path.iter().enumerate().map(step).sum()
+            };
+            let mut expected: Vec<f64> = all_paths(&lattice).iter().map(|path| by_definition(path)).collect();
+            expected.sort_by(|a, b| b.total_cmp(a));
+            prop_assert_eq!(found.paths.len(), p.min(expected.len()));
+            for (path, expected) in found.paths.iter().zip(expected) {
+                prop_assert!((path.score - expected).abs() < 1e-9, "{} {expected}", path.score);
+                prop_assert!((path.score - by_definition(&path.tokens)).abs() < 1e-9);
+            }
+        }
+    }
+
+    #[test]
+    fn one_term_with_all_the_share_is_the_sum() {
+        let lattice = Lattice::pinned(4, 2, &[1, 2, 3, 1], &[3.0, 2.0, 1.0, 0.5]).unwrap();
+        let sum = |shares: &[f64]| {
+            let term = |&share: &f64| (share, Box::new(table(&lattice, 7, true)) as Box<dyn BlockScores>);
+            Sum::new(shares.iter().map(term).collect())
+        };
+        for (shares, alone) in [(&[1.0][..], true), (&[0.5], false), (&[1.0, 1.0], false), (&[], false)] {
+            assert_eq!(sum(shares).only().is_some(), alone, "{shares:?}");
+        }
+        let mut both = sum(&[0.5, 0.5]);
+        let start = both.start();
+        for path in all_paths(&lattice) {
+            let alone = path_score(&lattice, &mut table(&lattice, 7, true), 0, &path, Weighting::from(0.5));
+            assert_eq!(path_score(&lattice, &mut both, start, &path, Weighting::from(0.5)), alone);
+        }
+    }
+}
