@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::columns::{CacheSlot, Span};
+use super::feature::{Feature, depth};
 use super::model_config::{ModelConfig, NormKind, Positions};
 use crate::config::StorageType;
 use crate::error::Result;
@@ -133,15 +134,16 @@ impl HostDecoder {
         self.embedding.bytes() + unembedding + self.layers.iter().map(layer).sum::<usize>()
     }
 
-    /// Hidden states `[tokens, d]` after the final norm, span after span. `caches` are those of the spans' texts, by layer,
-    /// with room for the new columns; without them, each span is a text of its own.
-    pub fn hidden(
+    /// Returns the states called `features`, each `[tokens, d]`, span after span. `caches` are those of the spans' texts, by
+    /// layer, with room for the new columns; without them, each span is a text of its own.
+    pub fn features(
         &self,
         spans: &[Span],
         placed: &[Vec<CacheSlot>],
         caches: Option<&mut [Vec<LayerCache>]>,
-    ) -> Vec<f32> {
-        on_pool(|| self.forward(spans, placed, caches))
+        features: &[Feature],
+    ) -> Vec<Vec<f32>> {
+        on_pool(|| self.forward(spans, placed, caches, features))
     }
 
     fn forward(
@@ -149,8 +151,14 @@ impl HostDecoder {
         spans: &[Span],
         placed: &[Vec<CacheSlot>],
         mut caches: Option<&mut [Vec<LayerCache>]>,
-    ) -> Vec<f32> {
+        features: &[Feature],
+    ) -> Vec<Vec<f32>> {
         let config = &self.config;
+        let mut states = vec![Vec::new(); features.len()];
+        let keep = |states: &mut [Vec<f32>], layer: usize, x: &Vec<f32>| {
+            let asked = features.iter().zip(states).filter(|(feature, _)| **feature == Feature::Layer(layer));
+            asked.for_each(|(_, state)| x.clone_into(state));
+        };
         let positions: Vec<usize> = placed.iter().flatten().map(|token| token.position).collect();
         let tokens: Vec<u32> = spans.iter().flat_map(|span| span.tokens.iter().copied()).collect();
         let mut x: Vec<f32> = tokens.par_iter().flat_map_iter(|&token| self.embedding.row(token as usize)).collect();
@@ -173,9 +181,12 @@ impl HostDecoder {
         let fresh = |text| vec![LayerCache::new(config.num_key_value_heads, config.head_dim, longest(text))];
         let mut own: Vec<Vec<LayerCache>> =
             if caches.is_none() { placed.iter().map(fresh).collect() } else { Vec::new() };
+        keep(&mut states, 0, &x);
+        // A cache takes every layer's keys and values, whatever is asked for.
+        let layers = if caches.is_some() { self.layers.len() } else { depth(features, self.layers.len()) };
         // Written over by layer after layer: fresh memory costs more than the writing.
         let (mut normed, mut products, mut mixed, mut inner) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (index, layer) in self.layers.iter().enumerate() {
+        for (index, layer) in self.layers[..layers].iter().enumerate() {
             let at = if caches.is_some() { index } else { 0 };
             let caches = caches.as_deref_mut().unwrap_or(&mut own);
             let seen = &seen[usize::from(config.window(index).is_some())];
@@ -197,9 +208,11 @@ impl HostDecoder {
                 activate(config.activation, &products, config.intermediate_size, &mut inner);
             }
             layer.down.multiply_onto(&inner, &mut x);
+            keep(&mut states, index + 1, &x);
         }
-        self.norm.forward(&x, &mut normed);
-        normed
+        let last = features.iter().zip(&mut states).filter(|(feature, _)| **feature == Feature::Last);
+        last.for_each(|(_, state)| self.norm.forward(&x, state));
+        states
     }
 
     /// From `[tokens, query heads + 2 x key heads, width]` to `[tokens, query heads, width]`; text by text.

@@ -1,8 +1,8 @@
-//! The frozen language model: a checkpoint in, hidden states and logits out. Knows nothing of heads.
+//! The frozen language model: a checkpoint in, named states and logits out. Knows nothing of heads.
 //!
 //! [`Backbone::load`] reads a Hugging Face folder; `architectures/` holds one file for each family of checkpoints.
-//! [`Model::hidden`] is the forward to the last hidden states (after the final norm), with an optional [`KvCache`]. It has
-//! two engines: `host.rs`, packed weights and the kernels of this crate, for the CPU; and `transformer.rs`, tensor
+//! [`Model::features`] is the forward to the states that are asked for, each a [`Feature`], with an optional [`KvCache`];
+//! [`Model::hidden`] is that to the last hidden states. It has two engines: `host.rs`, packed weights and the kernels of this crate, for the CPU; and `transformer.rs`, tensor
 //! operations, for accelerators and for training. [`generate`] decodes many documents side by side.
 
 mod architectures;
@@ -10,6 +10,7 @@ mod cache;
 mod check;
 mod columns;
 mod cost;
+mod feature;
 mod folder;
 mod generate;
 mod gguf;
@@ -24,6 +25,7 @@ mod weights;
 pub use cache::KvCache;
 pub use check::{Check, check};
 pub use columns::Span;
+pub use feature::Feature;
 pub use folder::{Backbone, BackboneIdentity, Checkpoint, CheckpointIdentity, save_model};
 pub use generate::{generate, sample};
 pub use hub::{resolve, resolve_file};

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::cache::{KvCache, Storage};
 use super::columns::{Columns, Span};
+use super::feature::Feature;
 use super::host::HostDecoder;
 use super::model_config::ModelConfig;
 use super::transformer::Transformer;
@@ -157,31 +158,47 @@ impl Model {
         }
     }
 
-    /// Last hidden states, after the final norm, of the tokens of every span: `[tokens, d]`, span after span.
-    ///
-    /// With a cache, there is one span for each of its texts (some may be empty), earlier columns are attended to, and the
-    /// new tokens are appended. Without one, each span is a text of its own.
+    /// Returns the last hidden states, after the final norm, of the tokens of every span: [`Model::features`] for
+    /// [`Feature::Last`] alone.
     ///
     /// # Panics
-    /// When a position of a model with learned positions lies beyond its context.
+    /// As [`Model::features`].
     pub fn hidden(&self, spans: &[Span], cache: Option<&mut KvCache>) -> Tensor<2> {
+        self.features(spans, cache, &[Feature::Last]).remove(0)
+    }
+
+    /// Returns the states called `features` of the tokens of every span, in the order of their names: each `[tokens, d]`,
+    /// span after span, all from one forward.
+    ///
+    /// With a cache, there is one span for each of its texts (some may be empty), earlier columns are attended to, and the
+    /// new tokens are appended. Without one, each span is a text of its own, and layers above the deepest state asked for
+    /// are not computed.
+    ///
+    /// # Panics
+    /// When the model has no such layer, or a position of a model with learned positions lies beyond its context.
+    pub fn features(&self, spans: &[Span], cache: Option<&mut KvCache>, features: &[Feature]) -> Vec<Tensor<2>> {
+        let layers = self.config.num_hidden_layers;
+        assert!(features.iter().all(|feature| feature.validate(layers).is_ok()), "features of another model");
         match &self.engine {
-            Engine::Tensors(transformer) => transformer.hidden(spans, cache),
+            Engine::Tensors(transformer) => transformer.features(spans, cache, features),
             Engine::Host(decoder) => {
-                let values = match cache {
+                let states = match cache {
                     Some(cache) => {
                         let placed = cache.place(spans);
                         let Storage::Host(layers) = &mut cache.storage else { panic!("a cache of another model") };
-                        decoder.hidden(spans, &placed, Some(layers))
+                        decoder.features(spans, &placed, Some(layers), features)
                     }
                     None => {
                         let placed: Vec<_> = spans.iter().map(|span| Columns::default().place(span)).collect();
-                        decoder.hidden(spans, &placed, None)
+                        decoder.features(spans, &placed, None, features)
                     }
                 };
                 let width = self.config.hidden_size;
-                let rows = values.len() / width;
-                from_host(values, [rows, width], &self.device)
+                let tensor = |values: Vec<f32>| {
+                    let rows = values.len() / width;
+                    from_host(values, [rows, width], &self.device)
+                };
+                states.into_iter().map(tensor).collect()
             }
         }
     }

@@ -7,6 +7,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::cache::{DeviceCache, KvCache, Storage};
 use super::columns::{CacheSlot, Columns, Span};
+use super::feature::{Feature, depth};
 use super::model_config::{ModelConfig, NormKind, Positions};
 use crate::kernels::{Activation, Rotations, VisibleSpan};
 use crate::nn::{Embedding, Init, Linear, Norm, from_host, indices};
@@ -139,10 +140,16 @@ impl Transformer {
         }
     }
 
-    /// Last hidden states, after the final norm, of the tokens of every span: `[tokens, d]`, span after span.
+    /// Returns the last hidden states, after the final norm, of the tokens of every span: `[tokens, d]`, span after span.
     ///
     /// With a cache, earlier columns are attended to and the new ones appended.
     pub fn hidden(&self, spans: &[Span], cache: Option<&mut KvCache>) -> Tensor<2> {
+        self.features(spans, cache, &[Feature::Last]).remove(0)
+    }
+
+    /// Returns the states called `features`, in the order of their names, as [`Model::features`](super::Model::features)
+    /// does.
+    pub fn features(&self, spans: &[Span], cache: Option<&mut KvCache>, features: &[Feature]) -> Vec<Tensor<2>> {
         let new = spans.iter().map(|span| span.tokens.len()).max().unwrap_or(0);
         let (texts, device) = (spans.len(), self.device());
         let (placed, mut cache) = match cache {
@@ -175,16 +182,33 @@ impl Transformer {
                 .masks(spans, &placed, new, cache.as_deref())
                 .map(|mask| mask.map(|m| m.into_tensor(dtype, &device))),
         };
-        for (i, layer) in self.model.layers.iter().enumerate() {
+        let all = self.model.layers.len();
+        // A cache takes every layer's keys and values, whatever is asked for.
+        let layers = if cache.is_some() { all } else { depth(features, all) };
+        // Handles of tensors that the forward makes anyway.
+        let mut streams: Vec<Option<Tensor<2>>> = vec![None; all + 1];
+        let asked = |layer: usize, x: &Tensor<2>| features.contains(&Feature::Layer(layer)).then(|| x.clone());
+        streams[0] = asked(0, &x);
+        for (i, layer) in self.model.layers[..layers].iter().enumerate() {
             x = layer.forward(x, i, &shared, &self.config, cache.as_deref_mut());
+            streams[i + 1] = asked(i + 1, &x);
         }
-        let x = self.model.norm.forward(x, self.config.norm_epsilon);
-        if spans.iter().all(|span| span.tokens.len() == new) {
-            return x;
-        }
-        let real =
-            spans.iter().enumerate().flat_map(|(text, span)| (0..span.tokens.len()).map(move |i| text * new + i));
-        x.select(0, indices(real, &device))
+        let padding = spans.iter().any(|span| span.tokens.len() != new);
+        let real = padding.then(|| {
+            let of_text = |(text, span): (usize, &Span)| (0..span.tokens.len()).map(move |i| text * new + i);
+            indices(spans.iter().enumerate().flat_map(of_text), &device)
+        });
+        let state = |feature: &Feature| {
+            let state = match *feature {
+                Feature::Layer(layer) => streams[layer].clone().expect("it was asked for"),
+                Feature::Last => self.model.norm.forward(x.clone(), self.config.norm_epsilon),
+            };
+            match &real {
+                Some(real) => state.select(0, real.clone()),
+                None => state,
+            }
+        };
+        features.iter().map(state).collect()
     }
 
     fn rotation(

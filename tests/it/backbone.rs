@@ -1,13 +1,15 @@
 //! However a text reaches the backbone (in pieces, side by side with others, rolled back, as a draft tree), its logits are
 //! those of one plain forward, in both engines; and the two engines agree.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::{Device, Tensor};
 use draftsmith::backbone::{
-    Biases, KvCache, Model, ModelConfig, NormKind, Positions, RopeScaling, Rotary, Span, Transformer,
+    Biases, Feature, KvCache, Model, ModelConfig, NormKind, Positions, RopeScaling, Rotary, Span, Transformer,
 };
 use draftsmith::config::StorageType;
 use draftsmith::kernels::Activation;
-use draftsmith::nn::{Init, collect_parameters, load_parameters};
+use draftsmith::nn::{Init, Values, collect_parameters, load_parameters, to_host};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -70,16 +72,46 @@ fn configs() -> impl Strategy<Value = ModelConfig> {
     )
 }
 
-/// The model in both engines. Norms and biases get numbers that show.
+/// Parameters of a model. Norms and biases get numbers that show.
+fn parameters(config: &ModelConfig, seed: u64) -> BTreeMap<String, Values> {
+    let mut parameters = collect_parameters(&Transformer::new(config, &mut Init::seeded(seed, &Device::flex())));
+    let vectors = parameters.values_mut().filter(|(shape, _)| shape.len() == 1);
+    vectors.flat_map(|(_, numbers)| numbers.iter_mut()).enumerate().for_each(|(i, x)| *x += 0.3 * (i as f32).sin());
+    parameters
+}
+
+/// A model with these parameters in both engines.
+fn engines(config: &ModelConfig, parameters: BTreeMap<String, Values>) -> [Model; 2] {
+    let model = load_parameters(Transformer::new(config, &mut Init::empty(&Device::flex())), parameters).unwrap();
+    [Model::freeze(&model, StorageType::Float32).unwrap(), Model::in_tensors(model)]
+}
+
 fn models() -> impl Strategy<Value = [Model; 2]> {
-    (configs(), any::<u64>()).prop_map(|(config, seed)| {
-        let model = Transformer::new(&config, &mut Init::seeded(seed, &Device::flex()));
-        let mut parameters = collect_parameters(&model);
-        let vectors = parameters.values_mut().filter(|(shape, _)| shape.len() == 1);
-        vectors.flat_map(|(_, numbers)| numbers.iter_mut()).enumerate().for_each(|(i, x)| *x += 0.3 * (i as f32).sin());
-        let model = load_parameters(model, parameters).unwrap();
-        [Model::freeze(&model, StorageType::Float32).unwrap(), Model::in_tensors(model)]
-    })
+    (configs(), any::<u64>()).prop_map(|(config, seed)| engines(&config, parameters(&config, seed)))
+}
+
+/// Every feature that a model of so many layers has, not in their order.
+fn all_features(layers: usize) -> Vec<Feature> {
+    [Feature::Last].into_iter().chain((0..=layers).rev().map(Feature::Layer)).collect()
+}
+
+/// The states called `features`, by token.
+fn states(model: &Model, span: Span, cache: Option<&mut KvCache>, features: &[Feature]) -> Vec<Vec<Vec<f32>>> {
+    let of = |state: Tensor<2>| to_host(state).chunks(model.config().hidden_size).map(<[f32]>::to_vec).collect();
+    model.features(&[span], cache, features).into_iter().map(of).collect()
+}
+
+/// The final norm, written out.
+fn normed(x: &[f32], config: &ModelConfig, parameters: &BTreeMap<String, Values>) -> Vec<f32> {
+    let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+    let count = x.len() as f64;
+    let mean = if config.norm == NormKind::Layer { x.iter().sum::<f64>() / count } else { 0.0 };
+    let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+    let weight = &parameters["model.norm.weight"].1;
+    let bias = |i: usize| parameters.get("model.norm.bias").map_or(0.0, |bias| f64::from(bias.1[i]));
+    let scale = (variance + config.norm_epsilon).sqrt();
+    let one = |(i, x): (usize, &f64)| ((x - mean) / scale * f64::from(weight[i]) + bias(i)) as f32;
+    x.iter().enumerate().map(one).collect()
 }
 
 fn texts(lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u32>> {
@@ -190,6 +222,78 @@ proptest! {
         for (node, found) in logits(model, model.hidden(&[span], Some(&mut cache))).into_iter().enumerate() {
             let own = [text.clone(), tree.tokens_of(&tree.path(node))].concat();
             assert_eq!(&found, plain(model, &own).last().unwrap());
+        }
+    }
+
+    /// With a large epsilon, a norm tells its input's scale: what the norm makes of a layer's states is the last hidden state of
+    /// the model without the layers above it.
+    #[test]
+    fn a_layer_gives_the_residual_stream_of_the_model_cut_behind_it(config in configs(), seed: u64, text in texts(1..12)) {
+        let config = ModelConfig { norm_epsilon: 0.5, ..config };
+        let parameters = parameters(&config, seed);
+        let learned = parameters.get("model.embed_positions.weight");
+        let layers = config.num_hidden_layers;
+        let width = config.hidden_size;
+        for (engine, model) in engines(&config, parameters.clone()).into_iter().enumerate() {
+            let found = states(&model, Span::chain(&text), None, &all_features(layers));
+            for (position, (&token, state)) in text.iter().zip(&found[layers + 1]).enumerate() {
+                let row = |table: &Values, row: usize| table.1[row * width..][..width].to_vec();
+                let mut expected = row(&parameters["model.embed_tokens.weight"], token as usize);
+                let position = learned.map_or(vec![0.0; width], |table| row(table, position));
+                expected.iter_mut().zip(position).for_each(|(x, position)| *x += position);
+                assert_eq!(state, &expected);
+            }
+            for layer in 1..=layers {
+                let mut cut = ModelConfig { num_hidden_layers: layer, ..config.clone() };
+                cut.windows.truncate(layer);
+                let above = |name: &str| (layer..layers).any(|n| name.starts_with(&format!("model.layers.{n}.")));
+                let kept = parameters.iter().filter(|(name, _)| !above(name));
+                let kept = kept.map(|(name, values)| (name.clone(), values.clone())).collect();
+                let [host, tensors] = engines(&cut, kept);
+                let cut = [host, tensors].into_iter().nth(1 - engine).expect("the other engine");
+                let expected = states(&cut, Span::chain(&text), None, &[Feature::Last]).remove(0);
+                for (state, expected) in found[1 + layers - layer].iter().zip(expected) {
+                    for (a, b) in normed(state, &config, &parameters).into_iter().zip(expected) {
+                        assert!((a - b).abs() < TOLERANCE, "layer {layer}: {a} {b}");
+                    }
+                }
+                // What is asked for alone is the same, and takes no layer above it.
+                let alone = states(&model, Span::chain(&text), None, &[Feature::Layer(layer)]);
+                assert_eq!(alone[0], found[1 + layers - layer]);
+            }
+        }
+    }
+
+    #[test]
+    fn on_the_cpu_every_feature_has_the_same_bits_in_pieces_and_in_trees(
+        models in models(), text in texts(2..20), other in texts(1..9), cut in any::<Index>(), tree in trees(),
+    ) {
+        let (model, width) = (&models[0], models[0].config().hidden_size);
+        let features = all_features(model.config().num_hidden_layers);
+        let whole = states(model, Span::chain(&text), None, &features);
+        let (first, rest) = text.split_at(cut.index(text.len()));
+        let mut cache = model.cache(2, 0);
+        let mut pieces = vec![Vec::new(); features.len()];
+        // Another text beside it, at every step.
+        let steps: Vec<&[u32]> = [first].into_iter().chain(rest.chunks(1)).filter(|piece| !piece.is_empty()).collect();
+        for piece in steps {
+            let beside = &other[..other.len().min(piece.len())];
+            let found = model.features(&[Span::chain(piece), Span::chain(beside)], Some(&mut cache), &features);
+            for (pieces, state) in pieces.iter_mut().zip(found) {
+                pieces.extend(to_host(state).chunks(width).take(piece.len()).map(<[f32]>::to_vec));
+            }
+            cache.truncate(1, 0);
+        }
+        assert_eq!(&pieces, &whole);
+        let after = tree.after(text.len());
+        let span = Span { tokens: &tree.tokens, after: Some(&after) };
+        let beside = model.features(&[span, Span::chain(&other)], Some(&mut cache), &features);
+        for (number, state) in beside.into_iter().enumerate() {
+            for (node, found) in to_host(state).chunks(width).take(tree.tokens.len()).enumerate() {
+                let own = [text.clone(), tree.tokens_of(&tree.path(node))].concat();
+                let expected = states(model, Span::chain(&own), None, &features[number..=number]).remove(0);
+                assert_eq!(found, expected.last().unwrap(), "{}", features[number]);
+            }
         }
     }
 

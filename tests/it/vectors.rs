@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::common::{read_json, shared, skipped};
 use burn::tensor::Device;
-use draftsmith::backbone::{Backbone, Precision, Span, check, generate};
+use draftsmith::backbone::{Backbone, Feature, Precision, Span, check, generate};
 use draftsmith::config::StorageType;
-use draftsmith::nn::to_host;
+use draftsmith::nn::{parameters_from_safetensors, to_host};
 use serde_json::Value;
 
 /// Names the folder of SmolLM2-135M-Instruct.
@@ -30,10 +30,15 @@ fn compare(model: &Path, vectors: &Path) -> f32 {
     let end_of_text = std::mem::take(&mut backbone.end_of_text);
     let mut largest = 0f32;
     let mut note = |found: f32, expected: f32| largest = largest.max((found - expected).abs());
+    let (_, norm) =
+        parameters_from_safetensors(&model.join("model.safetensors")).unwrap().remove("model.norm.weight").unwrap();
+    let shape = backbone.model.config().clone();
+    let stream = Feature::Layer(shape.num_hidden_layers);
     for case in read_json(vectors)["cases"].as_array().unwrap() {
         let tokens = backbone.tokenizer.encode(case["prompt"].as_str().unwrap()).unwrap();
         assert_eq!(tokens, ids(&case["token_ids"]), "{}", case["prompt"]);
-        let hidden = backbone.model.hidden(&[Span::chain(&tokens)], None);
+        let states = backbone.model.features(&[Span::chain(&tokens)], None, &[stream, Feature::Last]);
+        let [stream, hidden] = states.try_into().unwrap();
         let logits = backbone.model.logits(hidden.clone());
         let rows = logits.chunks(backbone.model.config().vocab_size);
         let top5 = case["top5_ids"].as_array().unwrap().iter().zip(case["top5_logits"].as_array().unwrap());
@@ -47,11 +52,17 @@ fn compare(model: &Path, vectors: &Path) -> f32 {
             let above = row.iter().filter(|&&logit| logit > expected[4] + TOLERANCE).count();
             assert!(above <= 5, "{above} logits above the fifth");
         }
-        let hidden = to_host(hidden);
-        let last = &hidden[hidden.len() - backbone.model.config().hidden_size..];
-        last.iter()
-            .zip(numbers(&case["last_hidden_final_norm_first8"]))
-            .for_each(|(&found, wanted)| note(found, wanted));
+        let (stream, hidden) = (to_host(stream), to_host(hidden));
+        let last = &hidden[hidden.len() - shape.hidden_size..];
+        // The residual stream behind the last layer, under the final norm, is the same state.
+        let stream = &stream[stream.len() - shape.hidden_size..];
+        let mean_square = stream.iter().map(|x| x * x).sum::<f32>() / stream.len() as f32;
+        let scale = (mean_square + shape.norm_epsilon as f32).sqrt();
+        let normed = stream.iter().zip(&norm).map(|(x, weight)| x / scale * weight);
+        for ((&found, normed), wanted) in last.iter().zip(normed).zip(numbers(&case["last_hidden_final_norm_first8"])) {
+            note(found, wanted);
+            note(normed, wanted);
+        }
         note(
             last.iter().map(|x| x * x).sum::<f32>().sqrt(),
             case["last_hidden_final_norm_l2"].as_f64().unwrap() as f32,
