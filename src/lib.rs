@@ -14,6 +14,23 @@
 //! - [`stages`]: what the commands do, with hashes that know what is finished. [`ablation`]: many runs that share them.
 //!   [`cli`]: the command line.
 //!
+//! The best paths through a block's lattice, and the name of the variant that drafts them:
+//!
+//! ```
+//! use draftsmith::drafting::{Selection, Variant};
+//! use draftsmith::lattice::{Lattice, NoScorer, Weighting, p_best};
+//!
+//! // Behind the pinned token 7, two heads propose two candidates each, best first.
+//! let lattice = Lattice::pinned(7, 2, &[1, 3, 2, 4], &[-0.1, -2.4, -0.5, -0.9])?;
+//! let best = p_best(&lattice, NoScorer, (), Weighting::from(0.0), 2);
+//! let tokens: Vec<_> = best.paths.iter().map(|path| path.tokens.as_slice()).collect();
+//! assert_eq!(tokens, [[7, 1, 2], [7, 1, 4]]);
+//!
+//! let variant: Variant = "pbest-0gram".parse()?;
+//! assert_eq!(variant, Variant::new(Selection::BestPaths, None));
+//! # Ok::<(), draftsmith::Error>(())
+//! ```
+//!
 //! [`device`], [`error`], [`files`], [`claims`] and [`progress`] serve all of them.
 
 pub mod ablation;
