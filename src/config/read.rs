@@ -5,9 +5,10 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::presets;
-use super::schema::Config;
+use super::schema::{Config, PretrainConfig};
 use crate::error::{Error, Result, bail};
 use crate::files;
+use crate::rescorer::RescorerConfig;
 
 /// What the command line changes in a file.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +49,9 @@ impl Config {
     }
 }
 
+/// What the reader says of a section that is chosen by a `kind` and has none.
+const NO_KIND: &str = "missing field `kind`";
+
 /// Files that extend each other, at most.
 const DEPTH: usize = 8;
 
@@ -60,8 +64,11 @@ fn read_table(path: &Path, depth: usize) -> Result<Table> {
     let here = |error: toml::de::Error, text: &str| explain(&error, text).within(path.display());
     let mut table: Table = toml::from_str(&text).map_err(|e| here(e, &text))?;
     let Some(extended) = table.remove("extends") else {
-        toml::from_str::<Config>(&text).map_err(|e| here(e, &text))?;
-        return Ok(table);
+        // The default kind of heads need not be named; where a kind must be, the whole is refused without it.
+        return match toml::from_str::<Config>(&text) {
+            Err(error) if error.message() != NO_KIND => Err(here(error, &text)),
+            _ => Ok(table),
+        };
     };
     let Value::String(extended) = extended else {
         bail!("{}: `extends` must be the path of another configuration, in quotes.", path.display());
@@ -80,9 +87,34 @@ fn read_table(path: &Path, depth: usize) -> Result<Table> {
     Ok(whole)
 }
 
+/// Puts what a configuration leaves open below it: every section has its own defaults, however little of it is given and
+/// wherever that comes from (a file, `--set`, a cell of an ablation).
+fn with_defaults(given: &Table) -> Table {
+    let mut whole = Table::try_from(Config::default()).expect("a configuration is a table");
+    merge(&mut whole, given.clone());
+    let rescorers = whole.get_mut("rescorer").and_then(Value::as_table_mut).into_iter().flatten();
+    for section in rescorers.filter_map(|(_, section)| section.as_table_mut()) {
+        // A kind that is not known, or that has no defaults, is left to whoever reads the whole.
+        let kind = Table::from_iter(section.get("kind").map(|kind| ("kind".to_owned(), kind.clone())));
+        if let Ok(defaults) = kind.try_into::<RescorerConfig>() {
+            put_below(section, Table::try_from(defaults).expect("a section is a table"));
+        }
+    }
+    if let Some(section) = whole.get_mut("pretrain").and_then(Value::as_table_mut) {
+        put_below(section, Table::try_from(PretrainConfig::default()).expect("a section is a table"));
+    }
+    whole
+}
+
+/// Fills a section up with what it leaves open.
+fn put_below(section: &mut Table, mut defaults: Table) {
+    merge(&mut defaults, std::mem::take(section));
+    *section = defaults;
+}
+
 /// Reads a table that is no file: no line of it is anywhere to be looked up, so none is named.
 pub(super) fn read_whole(table: &Table) -> Result<Config> {
-    let text = table.to_string();
+    let text = with_defaults(table).to_string();
     toml::from_str(&text).map_err(|e| {
         let said = explain(&e, &text).to_string();
         let without = said.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
@@ -151,7 +183,7 @@ fn explain(error: &toml::de::Error, text: &str) -> Error {
     let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten();
     let Some(key) = unknown else {
         let at = error.span().map_or(String::new(), |span| format!("line {}: ", line_of(text, span.start)));
-        if message == "missing field `kind`" {
+        if message == NO_KIND {
             return Error::new(format!(
                 "{at}`kind` is missing; it says which architecture or rescorer the section is."
             ));
@@ -264,6 +296,56 @@ mod tests {
         assert_eq!(architecture(&["heads.architecture.kind=ffn"]), HeadArchitecture::Ffn(same));
     }
 
+    /// Every number of the default configuration and of each kind of rescorer, by its dotted key.
+    fn numbers(table: &Table, place: &str, found: &mut Vec<(String, Value)>) {
+        for (key, value) in table {
+            let key = format!("{place}{key}");
+            match value {
+                Value::Table(inner) => numbers(inner, &format!("{key}."), found),
+                Value::Integer(_) | Value::Float(_) => found.push((key, value.clone())),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_sections_defaults_are_its_own_however_little_of_it_is_given() {
+        let text = format!(
+            "{MINIMAL}[rescorer.ngram]\nkind = \"ngram\"\n[rescorer.neural]\nkind = \"neural\"\n[rescorer.transition]\nkind = \"transition\"\n[pretrain]\n"
+        );
+        let whole = read(&text, &[]).unwrap();
+        let mut keys = Vec::new();
+        numbers(&Table::try_from(&whole).unwrap(), "", &mut keys);
+        keys.retain(|(key, _)| !key.starts_with("data."));
+        assert!(keys.len() > 80, "{}", keys.len());
+        for (key, value) in keys {
+            // The key alone, at its default: nothing else of its section changes.
+            assert_eq!(read(&text, &[&format!("{key}={value}")]).unwrap(), whole, "--set {key}");
+            let (section, last) = key.rsplit_once('.').unwrap_or(("", &key));
+            let line = if section.is_empty() {
+                format!("{last} = {value}\n{text}")
+            } else {
+                format!("{text}\n[{section}]\n{last} = {value}\n")
+            };
+            // A section that the file has already can be given once only.
+            if !text.contains(&format!("[{section}]")) {
+                assert_eq!(read(&line, &[]).unwrap(), whole, "in a file: {key}");
+            }
+            let ablation = format!("{text}[ablation.matrix]\n\"{key}\" = [{value}]\n");
+            if !key.starts_with("pretrain.") {
+                let grid = read(&ablation, &[]).unwrap().grid().unwrap().unwrap();
+                let cell = Config { name: whole.name.clone(), ..grid.cells[0].config.clone() };
+                assert_eq!(cell, whole, "a cell: {key}");
+            }
+        }
+        let few = read(&text, &["heads.training.steps=2000", "heads.architecture.hidden=64"]).unwrap();
+        assert_eq!(
+            (few.heads.training.steps, few.heads.training.learning_rate),
+            (2000, whole.heads.training.learning_rate)
+        );
+        assert_eq!(few.heads.architecture, HeadArchitecture::Ffn(FfnConfig { hidden: 64, ..FfnConfig::default() }));
+    }
+
     #[test]
     fn unknown_keys_are_named_with_line_and_nearest_key() {
         for (text, line, key, nearest) in [
@@ -291,7 +373,8 @@ mod tests {
                 vec!["heads.architecture.kind=hydra"],
                 "unknown variant `hydra`, expected one of `ffn`, `medusa`",
             ),
-            (MINIMAL, vec!["heads.architecture.hidden=8"], "`kind` is missing"),
+            (MINIMAL, vec!["rescorer.x.order=2"], "`kind` is missing"),
+            (MINIMAL, vec!["heads.architecture.inner=8"], "unknown key `inner`"),
             (MINIMAL, vec!["heads.architecture={kind=\"linear\",hidden=8}"], "unknown key `hidden`"),
             (MINIMAL, vec!["heads.architecture={kind=\"medusa\",blocks=0}"], "`heads.architecture.blocks` is 0"),
             (MINIMAL, vec!["heads.architecture={kind=\"ffn\",hidden=0}"], "`heads.architecture.hidden` is 0"),
