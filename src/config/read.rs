@@ -26,7 +26,10 @@ pub struct Overrides {
 /// anything else is replaced.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config> {
     let mut table = read_table(path, 0)?;
-    for assignment in &overrides.set {
+    let mut set: Vec<&String> = overrides.set.iter().collect();
+    // Another kind takes the keys of the earlier one away, so it comes before keys of its own.
+    set.sort_by_key(|assignment| !assignment.split('=').next().unwrap_or_default().trim().ends_with(".kind"));
+    for assignment in set {
         apply(&mut table, assignment)?;
     }
     presets::expand(&mut table).map_err(|e| e.within(path.display()))?;
@@ -243,6 +246,16 @@ mod tests {
             let config = read(MINIMAL, &set).unwrap();
             assert_eq!(read(&config.to_toml(), &[]).unwrap(), config);
         }
+    }
+
+    #[test]
+    fn a_kind_and_its_keys_are_set_in_any_order() {
+        let text = format!("{MINIMAL}[heads.architecture]\nkind = \"ffn\"\nhidden = 7\n");
+        let (kind, key) = ("heads.architecture.kind=medusa", "heads.architecture.blocks=2");
+        let config = read(&text, &[key, kind]).unwrap();
+        assert_eq!(config, read(&text, &[kind, key]).unwrap());
+        let HeadArchitecture::Medusa(medusa) = config.heads.architecture else { panic!("{config:?}") };
+        assert_eq!(medusa.blocks, 2);
     }
 
     #[test]

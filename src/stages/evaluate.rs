@@ -44,7 +44,9 @@ pub fn evaluate(
     let folder = workspace.folder.join("report");
     let made_of: Vec<&str> = rescorers.values().map(|fitted| fitted.key.as_str()).collect();
     let key = key(workspace, &traces.key, &heads.key, &made_of);
-    if workspace.finished("evaluate", &folder, &key)? {
+    let tuned = workspace.folder.join(TUNED);
+    // Without the settings it is not all there, whatever the mark says.
+    if workspace.finished("evaluate", &folder, if tuned.exists() { &key } else { "" })? {
         return read(&folder.join("report.json"));
     }
     let (mut datasets, mut documents, stamp) = (Vec::new(), BTreeMap::new(), workspace.stamped(&key));
@@ -53,29 +55,37 @@ pub fn evaluate(
         // Those of an earlier evaluation.
         std::fs::remove_dir_all(&steps).map_err(|e| Error::io("remove", &steps, e))?;
     }
-    let parts = folder.join("sets");
-    for folder in [&parts, &workspace.folder.join(TUNED)] {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    if tuned.exists() {
+        // Nobody decodes with settings that this evaluation may not choose.
+        std::fs::remove_dir_all(&tuned).map_err(|e| Error::io("remove", &tuned, e))?;
     }
+    let parts = folder.join("sets");
+    std::fs::create_dir_all(&parts).map_err(|e| Error::io("create", &parts, e))?;
+    let mut chosen = Vec::new();
     for test in &traces.test {
         let dev = traces.dev.iter().find(|dev| dev.corpus == test.corpus).expect("a configuration with test has dev");
         let evaluation = Evaluation { workspace, heads, rescorers };
         // What an interrupted evaluation finished is not done again.
         let finished = parts.join(format!("{}.json", test.corpus));
-        let earlier = files::read_json::<(String, Dataset, DocumentSet)>(&finished).ok();
-        let (set, of_set) = match earlier.filter(|(made_by, ..)| *made_by == stamp) {
-            Some((_, set, of_set)) => {
+        let earlier = files::read_json::<(String, Dataset, DocumentSet, TunedSet)>(&finished).ok();
+        let (set, of_set, settings) = match earlier.filter(|(made_by, ..)| *made_by == stamp) {
+            Some((_, set, of_set, settings)) => {
                 progress::say(format!("evaluate {}: finished earlier, skipped", test.corpus));
-                (set, of_set)
+                (set, of_set, settings)
             }
             None => {
-                let (set, of_set) = evaluation.dataset(&test.corpus, dev, test)?;
-                files::write_json(&finished, &(&stamp, &set, &of_set))?;
-                (set, of_set)
+                let (set, of_set, settings) = evaluation.dataset(&test.corpus, dev, test)?;
+                files::write_json(&finished, &(&stamp, &set, &of_set, &settings))?;
+                (set, of_set, settings)
             }
         };
         documents.insert(set.name.clone(), of_set);
         datasets.push(set);
+        chosen.push(settings);
+    }
+    std::fs::create_dir_all(&tuned).map_err(|e| Error::io("create", &tuned, e))?;
+    for settings in chosen {
+        settings.write(&tuned)?;
     }
     let report = Report::new(datasets, workspace.provenance());
     crate::report::write(&report, &folder)?;
@@ -187,7 +197,7 @@ impl Walked<'_> {
 }
 
 impl Evaluation<'_> {
-    fn dataset(&self, name: &str, dev: &CorpusTrace, test: &CorpusTrace) -> Result<(Dataset, DocumentSet)> {
+    fn dataset(&self, name: &str, dev: &CorpusTrace, test: &CorpusTrace) -> Result<(Dataset, DocumentSet, TunedSet)> {
         let config = &self.workspace.config;
         let (options, top_k) = (&config.evaluation, config.lattice.top_k);
         let ways: Vec<PreparedVariant> =
@@ -266,7 +276,7 @@ impl Evaluation<'_> {
             dev_block_efficiency: found.variant.dev_block_efficiency.unwrap_or_default(),
             settings: found.settings.clone(),
         });
-        TunedSet::new(name, tuned.collect()).write(&self.workspace.folder.join(TUNED))?;
+        let tuned = TunedSet::new(name, tuned.collect());
         let base = walked.first().expect("plain decoding is the first variant").found.documents.clone();
         set.looping = looping_text(&test.looping, &base);
         set.oracle = options.oracle_top_k.iter().map(|&k| oracle(&test.texts, k).0).collect();
@@ -305,7 +315,7 @@ impl Evaluation<'_> {
         if options.all_checkpoints {
             set.by_step = Some(self.by_step(test_trace, &walked)?);
         }
-        Ok((set, documents))
+        Ok((set, documents, tuned))
     }
 
     /// Writes every step of every variant but the oracle, a JSON object a line.

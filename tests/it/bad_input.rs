@@ -293,9 +293,12 @@ fn what_cannot_be_decoded() {
     generate(&["--rule", "k-seq", "--variant", "counts"], &["drawn from the heads", "--drafts"]);
     generate(&["--rule", "k-seq", "--drafts", "0"], &["--drafts 0"]);
     refused(path, &["generate", "--run", "runs/none", "--prompt", "the fox"], &["runs/none: no run", "draftsmith run"]);
-    fs::remove_dir_all(path.join("runs/tiny/report")).unwrap();
+    fs::remove_dir_all(path.join("runs/tiny/tuned")).unwrap();
     generate(&[], &["not evaluated", "draftsmith evaluate"]);
-    // A run that reports on nothing ends well, and has no settings to decode with.
+    // What the paragraph asks for brings them back.
+    succeed(path, &["evaluate", "run.toml"]);
+    assert!(path.join("runs/tiny/tuned/fables.json").exists());
+    // A run that reports on nothing ends well, and has no settings to decode with, those of an earlier evaluation neither.
     succeed(path, &["run", "run.toml", "--set", "data.fables.test=0"]);
     generate(&[], &["no data set", "`test` share"]);
 }
