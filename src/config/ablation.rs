@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::read::{put, read_whole};
+use super::read::{precedence, put, read_whole};
 use super::{Config, presets};
 use crate::error::{Result, bail};
 use crate::files;
@@ -102,8 +102,7 @@ impl Config {
     fn varied<'a>(&self, changes: impl Iterator<Item = Change<'a>>) -> Result<Config> {
         let mut table = Table::try_from(self).expect("a configuration is a table");
         let mut changes: Vec<Change> = changes.collect();
-        // Another kind takes the keys of the earlier one away, so it comes before keys of its own.
-        changes.sort_by_key(|(key, _)| !key.ends_with(".kind"));
+        changes.sort_by_key(|(key, _)| precedence(key));
         for (key, value) in changes {
             put(&mut table, key, value.clone()).map_err(|e| e.within(format!("`{key}`")))?;
         }

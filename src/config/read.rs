@@ -27,8 +27,7 @@ pub struct Overrides {
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config> {
     let mut table = read_table(path, 0)?;
     let mut set: Vec<&String> = overrides.set.iter().collect();
-    // Another kind takes the keys of the earlier one away, so it comes before keys of its own.
-    set.sort_by_key(|assignment| !assignment.split('=').next().unwrap_or_default().trim().ends_with(".kind"));
+    set.sort_by_key(|assignment| precedence(assignment.split('=').next().unwrap_or_default().trim()));
     for assignment in set {
         apply(&mut table, assignment)?;
     }
@@ -158,6 +157,12 @@ fn apply(table: &mut Table, assignment: &str) -> Result<()> {
         .and_then(|mut t| t.remove("v"))
         .unwrap_or_else(|| Value::String(value.to_owned()));
     put(table, key.trim(), value).map_err(|e| e.within(format!("--set {assignment}")))
+}
+
+/// The place of a dotted key among changes that are made together: another kind takes the keys of the earlier one away, so it
+/// comes before keys of its own.
+pub(super) fn precedence(key: &str) -> u8 {
+    u8::from(!key.ends_with(".kind"))
 }
 
 /// Puts a value at a dotted key, through sections that are made if need be. Another `kind` takes what its section held away.

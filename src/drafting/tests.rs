@@ -1,40 +1,17 @@
 //! Rescored drafts against their definitions.
 
-use burn::tensor::Device;
 use proptest::prelude::*;
 
 use super::{Drafter, Drafts, Rescoring, Settings, SizedSelection};
-use crate::backbone::{Model, ModelConfig, Span, Transformer};
-use crate::config::{LanguageModelConfig, StorageType};
+use crate::backbone::{Model, Span};
 use crate::error::Result;
 use crate::lattice::testing::small_lattice;
 use crate::lattice::{Lattice, Weighting, p_best};
-use crate::nn::Init;
+use crate::rescorer::testing::{VOCABULARY, hidden, lattice, model};
 use crate::rescorer::{
     BlockContext, BlockScores, BlockShape, GlobalScoring, NeuralRescorer, Normalisation, PrefixReader, PrefixToken,
     Rescorer, RescoringCost, Scoring, Table,
 };
-
-const VOCABULARY: usize = 40;
-const WIDTH: usize = 16;
-
-fn model(seed: u64) -> Model {
-    let size = LanguageModelConfig { hidden: WIDTH, layers: 1, heads: 2, kv_heads: 1, intermediate: 24, context: 64 };
-    let config = ModelConfig::from_scratch(&size, VOCABULARY);
-    let trained = Transformer::new(&config, &mut Init::seeded(seed, &Device::flex()));
-    Model::freeze(&trained, StorageType::Float32).unwrap()
-}
-
-/// Four slots of three candidates behind a pinned one.
-fn lattice(shift: u32) -> Lattice {
-    let ids: Vec<u32> = (0..12).map(|at| (at * 7 + shift) % VOCABULARY as u32).collect();
-    let scores: Vec<f32> = (0..12).map(|at| 2.0 - 0.7 * (at % 3) as f32 - 0.1 * (at / 3) as f32).collect();
-    Lattice::pinned(shift % VOCABULARY as u32, 3, &ids, &scores).unwrap()
-}
-
-fn hidden(shift: usize) -> Vec<f32> {
-    (0..WIDTH).map(|at| ((at * 3 + shift) as f32).sin()).collect()
-}
 
 /// Log-softmax of a row of scores.
 fn log_probabilities(scores: impl Iterator<Item = f32>) -> Vec<f64> {

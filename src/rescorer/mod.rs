@@ -16,6 +16,8 @@ mod ngram;
 mod scoring;
 mod sum;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 mod transition;
 
 pub use block::BlockContext;

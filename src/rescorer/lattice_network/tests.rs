@@ -3,33 +3,12 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 
+use super::super::testing::{WIDTH, hidden, lattice, model};
 use super::super::{BlockContext, GlobalScoring, Lava, LavaNetwork, Transition, TransitionNetwork};
 use super::{Blocks, LatticeLoss, LatticeNetwork, log_probabilities, unit_rows};
-use crate::backbone::{Model, ModelConfig, Transformer};
-use crate::config::{LanguageModelConfig, StorageType};
+use crate::backbone::Model;
 use crate::lattice::Lattice;
 use crate::nn::{Init, from_host, indices, to_host};
-
-const VOCABULARY: usize = 40;
-const WIDTH: usize = 16;
-
-fn model(seed: u64) -> Model {
-    let size = LanguageModelConfig { hidden: WIDTH, layers: 1, heads: 2, kv_heads: 1, intermediate: 24, context: 64 };
-    let config = ModelConfig::from_scratch(&size, VOCABULARY);
-    let trained = Transformer::new(&config, &mut Init::seeded(seed, &Device::flex()));
-    Model::freeze(&trained, StorageType::Float32).unwrap()
-}
-
-/// Four slots of three candidates behind a pinned one.
-fn lattice(shift: u32) -> Lattice {
-    let ids: Vec<u32> = (0..12).map(|at| (at * 7 + shift) % VOCABULARY as u32).collect();
-    let scores: Vec<f32> = (0..12).map(|at| 2.0 - 0.7 * (at % 3) as f32 - 0.1 * (at / 3) as f32).collect();
-    Lattice::pinned(shift % VOCABULARY as u32, 3, &ids, &scores).unwrap()
-}
-
-fn hidden(shift: usize) -> Vec<f32> {
-    (0..WIDTH).map(|at| ((at * 3 + shift) as f32).sin()).collect()
-}
 
 /// Adds to every parameter, so that none is zero.
 struct Shake(f32);

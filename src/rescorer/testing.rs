@@ -1,0 +1,33 @@
+//! What tests of rescorers and of drafting have in common.
+
+use burn::tensor::Device;
+
+use crate::backbone::{Model, ModelConfig, Transformer};
+use crate::config::{LanguageModelConfig, StorageType};
+use crate::lattice::Lattice;
+use crate::nn::Init;
+
+/// Tokens of the [`model`].
+pub(crate) const VOCABULARY: usize = 40;
+/// Width of its hidden states.
+pub(crate) const WIDTH: usize = 16;
+
+/// A model of one layer with weights drawn from a seed.
+pub(crate) fn model(seed: u64) -> Model {
+    let size = LanguageModelConfig { hidden: WIDTH, layers: 1, heads: 2, kv_heads: 1, intermediate: 24, context: 64 };
+    let config = ModelConfig::from_scratch(&size, VOCABULARY);
+    let trained = Transformer::new(&config, &mut Init::seeded(seed, &Device::flex()));
+    Model::freeze(&trained, StorageType::Float32).unwrap()
+}
+
+/// Four slots of three candidates behind a pinned one.
+pub(crate) fn lattice(shift: u32) -> Lattice {
+    let ids: Vec<u32> = (0..12).map(|at| (at * 7 + shift) % VOCABULARY as u32).collect();
+    let scores: Vec<f32> = (0..12).map(|at| 2.0 - 0.7 * (at % 3) as f32 - 0.1 * (at / 3) as f32).collect();
+    Lattice::pinned(shift % VOCABULARY as u32, 3, &ids, &scores).unwrap()
+}
+
+/// A hidden state, [WIDTH].
+pub(crate) fn hidden(shift: usize) -> Vec<f32> {
+    (0..WIDTH).map(|at| ((at * 3 + shift) as f32).sin()).collect()
+}
