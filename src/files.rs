@@ -258,6 +258,26 @@ pub fn hash_json(value: &(impl Serialize + ?Sized)) -> String {
     blake3::hash(&text).to_hex().to_string()
 }
 
+/// Implements serde's traits for a type that files hold as it is written, by its [`Display`](std::fmt::Display) and
+/// [`FromStr`](std::str::FromStr).
+macro_rules! serde_as_text {
+    ($type:ty) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                let text = <String as serde::Deserialize>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use serde_as_text;
+
 #[cfg(test)]
 mod tests {
     use super::*;

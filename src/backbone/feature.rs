@@ -4,14 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, bail};
+use crate::files::serde_as_text;
 
 /// A state of the backbone at a token, `d` numbers. Features are ordered by depth, so that a sorted list of them is the same
 /// whoever asked for them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
 #[schemars(with = "String")]
 pub enum Feature {
     /// `layer-N`: the residual stream after N decoder layers, before any norm. 0 is the embedding, with the learned position
@@ -69,19 +68,7 @@ impl FromStr for Feature {
     }
 }
 
-impl TryFrom<String> for Feature {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<Feature> for String {
-    fn from(feature: Feature) -> Self {
-        feature.to_string()
-    }
-}
+serde_as_text!(Feature);
 
 #[cfg(test)]
 mod tests {

@@ -4,17 +4,16 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, bail};
+use crate::files::serde_as_text;
 use crate::kernels::SoftmaxStats;
 use crate::lattice::Lattice;
 
 /// Says where a block's drafts end before its last slot, because what follows would hardly be accepted.
 ///
 /// Written as `never`, `max-probability=0.1` or `entropy-bound=0.3`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, JsonSchema)]
 #[schemars(with = "String")]
 pub enum StopRule {
     /// Nowhere.
@@ -65,19 +64,7 @@ impl FromStr for StopRule {
     }
 }
 
-impl From<StopRule> for String {
-    fn from(rule: StopRule) -> Self {
-        rule.to_string()
-    }
-}
-
-impl TryFrom<String> for StopRule {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
+serde_as_text!(StopRule);
 
 /// AdaEDL's gamma (arXiv 2410.18351, section 3).
 const GAMMA: f64 = 0.2;

@@ -8,18 +8,17 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::StopRule;
 use crate::error::{Error, Result, bail};
+use crate::files::serde_as_text;
 
 /// Which drafts are proposed for a block.
 ///
 /// Written as `bpd`, `prompt-lookup`, or `[SELECTION-]RESCORER[+lookup][+STOP]`, where SELECTION is `pbest`, `beam`, `path` or
 /// `tree` (none: the best path), RESCORER is a `[rescorer.NAME]` or `0gram` for head scores alone, and STOP a [`StopRule`]:
 /// `tree-ngram+lookup`, `bpd+max-probability=0.1`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
 #[schemars(with = "String")]
 pub struct Variant {
     /// Where candidates come from.
@@ -191,19 +190,7 @@ impl FromStr for Variant {
     }
 }
 
-impl From<Variant> for String {
-    fn from(variant: Variant) -> Self {
-        variant.to_string()
-    }
-}
-
-impl TryFrom<String> for Variant {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
+serde_as_text!(Variant);
 
 #[cfg(test)]
 mod tests {
