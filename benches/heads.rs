@@ -16,12 +16,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use draftsmith::backbone::{Backbone, Precision, Span};
+use draftsmith::backbone::{Backbone, Feature, Precision};
 use draftsmith::config::{FfnConfig, HeadArchitecture, HeadsConfig, OptimizationConfig, StorageType, VocabularyConfig};
 use draftsmith::error::Result;
 use draftsmith::heads::{HeadTraining, Heads, TrainingText};
-use draftsmith::nn::{Init, to_host};
-use draftsmith::traces::Trace;
+use draftsmith::nn::Init;
+use draftsmith::traces::{ColumnPlan, Trace, free_space, make_columns};
 use draftsmith::training::{Batch, Evaluated, Schedule, Task, TrainingContext, train};
 use serde_json::{Map, Value, json};
 
@@ -149,25 +149,23 @@ fn windows(backbone: &Backbone, data: &Path) -> Result<Vec<Vec<u32>>> {
 /// A trace of windows, each a document whose prompt is its first token.
 fn trace(backbone: &Backbone, folder: &Path, windows: &[Vec<u32>]) -> Result<Trace> {
     let identity = backbone.identity();
-    let (mut tokens, mut hidden, mut documents) = (Vec::new(), Vec::new(), Vec::new());
-    for (batch, windows) in windows.chunks(BATCH).enumerate() {
-        let spans: Vec<Span> = windows.iter().map(|window| Span::chain(window)).collect();
-        hidden.extend(to_host(backbone.model.hidden(&spans, None)).iter().flat_map(|x| x.to_le_bytes()));
-        for (row, window) in windows.iter().enumerate() {
-            let name = format!("{}", batch * BATCH + row);
-            documents.push(json!({"id": name, "group": name, "first": tokens.len() / 4, "prompt": 1, "continuation": LENGTH - 1, "limit": LENGTH - 1}));
-            tokens.extend(window.iter().flat_map(|token| token.to_le_bytes()));
-        }
+    let (mut tokens, mut documents) = (Vec::new(), Vec::new());
+    for (number, window) in windows.iter().enumerate() {
+        let name = format!("{number}");
+        documents.push(json!({"id": name, "group": name, "first": tokens.len() / 4, "prompt": 1, "continuation": LENGTH - 1, "limit": LENGTH - 1}));
+        tokens.extend(window.iter().flat_map(|token| token.to_le_bytes()));
     }
-    let width = backbone.model.config().hidden_size;
-    let index = json!({"schema_version": 2, "identity": identity, "text": "corpus", "width": width, "dtype": "float32", "documents": documents});
+    let tokens_hash = blake3::hash(&tokens).to_hex().to_string();
+    let index = json!({"schema_version": 1, "identity": identity, "text": "corpus", "tokens_hash": tokens_hash, "documents": documents});
     fs::create_dir_all(folder).expect("a folder");
-    for (name, bytes) in
-        [("tokens.bin", tokens), ("hidden.bin", hidden), ("trace.json", index.to_string().into_bytes())]
-    {
+    for (name, bytes) in [("tokens.bin", tokens), ("trace.json", index.to_string().into_bytes())] {
         fs::write(folder.join(name), bytes).expect("a file of the trace");
     }
-    Trace::open(folder, &identity)
+    let trace = Trace::open(folder, &identity)?;
+    let column = folder.join("last");
+    let plan = ColumnPlan { feature: Feature::Last, dtype: StorageType::Float32, folder: &column, key: String::new() };
+    make_columns(backbone, &trace, &[plan], ("states", BATCH), &free_space, &|_, _| Ok(()))?;
+    trace.with_column(&column)
 }
 
 /// A training whose evaluations do not count: seconds of training alone and dev loss at each of them.

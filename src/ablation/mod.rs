@@ -83,7 +83,6 @@ impl Ablation {
                 config.name
             );
         };
-        config.traces.require_hidden("ablate")?;
         let folder = Path::new("runs").join(&config.name);
         let mut runs: Vec<CellRun> = Vec::new();
         let mut places: HashMap<&str, usize> = HashMap::new();

@@ -128,14 +128,32 @@ fn trace(path: &Path) -> Result<Value> {
     let sum = |field: &str| documents.iter().filter_map(|d| d[field].as_u64()).sum::<u64>();
     let mut value = json!({
         "kind": "trace", "documents": documents.len(), "prompt_tokens": sum("prompt"),
-        "continuation_tokens": sum("continuation"), "text": index["text"], "width": index["width"],
-        "dtype": index["dtype"], "bytes": folder_bytes(path)?, "backbone_hash": index["identity"]["backbone"],
-        "tokenizer_hash": index["identity"]["tokenizer"],
+        "continuation_tokens": sum("continuation"), "text": index["text"], "bytes": folder_bytes(path)?,
+        "backbone_hash": index["identity"]["backbone"], "tokenizer_hash": index["identity"]["tokenizer"],
+        "columns": columns(path, &index)?,
     });
     if let Some(sample) = sample(path, documents)? {
         value["sample"] = sample;
     }
     Ok(value)
+}
+
+/// The columns of a trace's tokens, in the run that it lies in.
+fn columns(path: &Path, index: &Value) -> Result<Vec<Value>> {
+    let run = path.parent().and_then(Path::parent);
+    let of_trace = run.zip(path.file_name()).map(|(run, name)| run.join("columns").join(name));
+    let Some(folder) = of_trace.filter(|folder| folder.is_dir()) else { return Ok(Vec::new()) };
+    let mut columns = Vec::new();
+    for folder in files::listing(&folder)?.into_iter().filter(|folder| folder.join("column.json").exists()) {
+        let column: Value = files::read_json(&folder.join("column.json"))?;
+        if column["tokens_hash"] == index["tokens_hash"] {
+            columns.push(json!({
+                "column": column["feature"], "dtype": column["dtype"], "width": column["width"],
+                "bytes": folder_bytes(&folder)?,
+            }));
+        }
+    }
+    Ok(columns)
 }
 
 /// The first document of a trace as text, where the run that it lies in still names its tokenizer.

@@ -61,7 +61,6 @@ pub fn train_heads(common: &Common, file: &ConfigFile, init_from: Option<&Path>)
     let mut file = file.clone();
     file.set.extend(init_from.map(|folder| format!("heads.init_from={:?}", folder.display().to_string())));
     let Some(config) = load(common, &file)? else { return Ok(()) };
-    config.traces.require_hidden("train-heads")?;
     let workspace = open(config)?;
     let traces = stages::trace(&workspace)?;
     stages::train_heads(&workspace, &traces)?;
@@ -79,7 +78,6 @@ pub fn train_rescorer(common: &Common, file: &ConfigFile, only: Option<&str>) ->
     let workspace = open(config)?;
     let traces = stages::trace(&workspace)?;
     let heads = if stages::rescorers_need_heads(&workspace.config, only) {
-        workspace.config.traces.require_hidden("train-rescorer")?;
         Some(stages::train_heads(&workspace, &traces)?)
     } else {
         None
@@ -99,7 +97,6 @@ pub fn evaluate(
     let mut file = file.clone();
     file.set.extend(flags.iter().filter(|(_, set)| *set).map(|(key, _)| format!("evaluation.{key}=true")));
     let Some(config) = load(common, &file)? else { return Ok(()) };
-    config.traces.require_hidden("evaluate")?;
     let (workspace, heads) = match heads {
         None => (open(config)?, None),
         Some(path) => {

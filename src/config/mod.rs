@@ -29,5 +29,5 @@ pub use read::{Overrides, load};
 pub(crate) use schema::at_least;
 pub use schema::{BackboneConfig, Config, DataConfig, LanguageModelConfig, OptimizationConfig, PretrainConfig};
 pub use storage::StorageType;
-pub use traces::{TraceText, TracesConfig};
+pub use traces::{Keep, TraceText, TracesConfig};
 pub use tuning::TuningConfig;

@@ -19,10 +19,10 @@ pub struct TracesConfig {
     pub top_p: f64,
     /// Tokens after each prompt, at most.
     pub max_new: usize,
-    /// Whether hidden states are stored. Heads and evaluation need them; without them (`false`), a trace is tokens only,
-    /// which is all that rescorers need.
-    pub keep_hidden: bool,
-    /// Type of the stored hidden states; live decoding rounds to it before the heads.
+    /// "features" keeps the backbone's states that heads read, a file for each; "tokens" keeps none and computes them again
+    /// whenever they are read, which takes little disk and much time: `docs/traces.md` says how much.
+    pub keep: Keep,
+    /// Type of the states, stored or not; live decoding rounds to it before the heads.
     pub dtype: StorageType,
     /// Tokens of the backbone's distribution that the traces of the train split keep for every position, the likeliest; 0 for
     /// none. `heads.soft_targets` needs them: 8 bytes each.
@@ -44,7 +44,7 @@ impl Default for TracesConfig {
             temperature: 1.0,
             top_p: 1.0,
             max_new: 96,
-            keep_hidden: true,
+            keep: Keep::Features,
             dtype: StorageType::Float32,
             probabilities: 0,
             train_documents: 1000,
@@ -53,6 +53,16 @@ impl Default for TracesConfig {
             batch: 32,
         }
     }
+}
+
+/// What traces keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Tokens alone.
+    Tokens,
+    /// Tokens, and the backbone's states that heads read.
+    Features,
 }
 
 /// What follows a prompt in a trace.
@@ -95,25 +105,11 @@ impl TracesConfig {
         if let Some(text) = (1..).zip(&self.train_text).find(|(n, text)| self.train_text[*n..].contains(text)) {
             bail!("`traces.train_text` names \"{}\" twice; name it once.", text.1.name());
         }
-        if self.probabilities > 0 && !self.keep_hidden {
-            bail!("`traces.probabilities` are computed from hidden states; set `traces.keep_hidden` to true.");
-        }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             bail!("`traces.temperature` is {}; it must be above 0.", self.temperature);
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             bail!("`traces.top_p` is {}; it must be above 0 and at most 1.", self.top_p);
-        }
-        Ok(())
-    }
-
-    /// # Errors
-    /// Where traces are tokens only; `command` is what cannot work on them.
-    pub fn require_hidden(&self, command: &str) -> Result<()> {
-        if !self.keep_hidden {
-            bail!(
-                "{command} needs hidden states, but `traces.keep_hidden` is false, so traces hold tokens only. Set it to true; the traces are then made again."
-            );
         }
         Ok(())
     }

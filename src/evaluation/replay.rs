@@ -4,6 +4,7 @@
 //! accepted length of any draft is a comparison of tokens, and block efficiency is exact without a forward of the
 //! backbone. Slot 1 is the trace's own token, never recomputed.
 
+use crate::backbone::Feature;
 use crate::drafting::{Decision, Drafter, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
 use crate::heads::StoredCandidates;
@@ -53,7 +54,8 @@ impl ReplayText {
     pub fn new(trace: &Trace, document: usize, candidates: &StoredCandidates, k: usize) -> Result<Self> {
         let entry = &trace.documents()[document];
         let tokens = trace.tokens(entry).to_vec();
-        let hidden = trace.hidden(entry, entry.prompt - 1..entry.len() - 1);
+        let states = trace.states(document, entry.prompt - 1..entry.len() - 1, &[Feature::Last])?;
+        let hidden = states.get(Feature::Last).to_vec();
         let (mut lattices, mut margins) = (Vec::new(), Vec::new());
         for t in 0..entry.continuation {
             let lattice = candidates.lattice(document, t, tokens[entry.prompt + t], candidates.k())?;

@@ -1,12 +1,12 @@
 //! The positions that heads learn from: what they read there and what they are to predict.
 
-use burn::tensor::{Device, Tensor};
-
 use super::vocabulary::Vocabulary;
-use crate::nn::{IGNORE, Targets, from_host};
-use crate::traces::{Trace, TraceDocument};
+use crate::backbone::{Feature, FeatureRows};
+use crate::error::Result;
+use crate::nn::{IGNORE, Targets};
+use crate::traces::{Place, Trace, TraceDocument, states_at};
 
-/// A hidden state that heads predict from: trace, document, token.
+/// A token that heads predict from: trace, document, place in the document.
 #[derive(Clone, Copy)]
 pub(super) struct Position {
     pub trace: u32,
@@ -45,15 +45,17 @@ impl Position {
     }
 }
 
-/// The hidden states at positions, `[positions, d]`.
-pub(super) fn hidden(traces: &[&Trace], positions: &[Position], device: &Device) -> Tensor<2> {
-    let width = traces[0].width();
-    let mut values = Vec::with_capacity(positions.len() * width);
-    for position in positions {
-        let (trace, document) = position.of(traces);
-        trace.hidden_row(document, position.row as usize, &mut values);
-    }
-    from_host(values, [positions.len(), width], device)
+/// The states called `features` at positions.
+///
+/// # Errors
+/// As [`states_at`].
+pub(super) fn features_at(traces: &[&Trace], positions: &[Position], features: &[Feature]) -> Result<FeatureRows> {
+    let place = |position: &Position| Place {
+        trace: position.trace as usize,
+        document: position.document as usize,
+        row: position.row as usize,
+    };
+    states_at(traces, &positions.iter().map(place).collect::<Vec<_>>(), features)
 }
 
 /// The text's tokens in slot `slot` (0 is slot 1) of the block that begins at each position; past the document's end the

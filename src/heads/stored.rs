@@ -10,12 +10,11 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
 use super::{CandidatesAt, FrozenHeads};
-use crate::backbone::Model;
+use crate::backbone::{Feature, Model};
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::kernels::SoftmaxStats;
 use crate::lattice::Lattice;
-use crate::nn::from_host;
 use crate::progress::{self, Progress};
 use crate::traces::{Trace, TraceDocument};
 
@@ -58,12 +57,12 @@ impl StoredCandidates {
         let (mut ids, mut scores, mut margins, mut stats) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut bar = Progress::new(title, trace.documents().len());
         let mut found_k = k.min(heads.vocabulary());
-        for document in trace.documents() {
+        for (number, document) in trace.documents().iter().enumerate() {
             progress::stop_if_interrupted(title)?;
             if document.continuation > 0 {
                 let rows = document.prompt - 1..document.len() - 1;
-                let hidden =
-                    from_host(trace.hidden(document, rows.clone()), [rows.len(), trace.width()], model.device());
+                let read = trace.states(number, rows, &[Feature::Last])?.to_device(model.device());
+                let hidden = read.get(Feature::Last);
                 let found = heads.candidates_with_stats(model, hidden, trace.continuation(document), k);
                 let found = found.map_err(|e| e.within(&document.id))?;
                 found_k = found.k;

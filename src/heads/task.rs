@@ -10,10 +10,10 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, Value, json};
 
 use super::dev::DevSet;
-use super::positions::{Position, drafted, hidden, of_trace, targets};
+use super::positions::{Position, drafted, features_at, of_trace, targets};
 use super::vocabulary::Vocabulary;
 use super::{DraftHeads, Heads};
-use crate::backbone::Model;
+use crate::backbone::{Feature, FeatureTensors, Model};
 use crate::config::{
     ChooseBy, HeadArchitecture, HeadLoss, HeadPhase, HeadUnembedding, HeadsConfig, OptimizationConfig,
 };
@@ -179,6 +179,11 @@ impl<'a> HeadTraining<'a> {
         covered as f64 / self.weights[head]
     }
 
+    /// What the heads read at positions.
+    fn read(&self, traces: &[&Trace], positions: &[Position]) -> Result<FeatureTensors> {
+        Ok(features_at(traces, positions, &[Feature::Last])?.to_device(&self.device))
+    }
+
     /// Sum of the losses of one head, which of its first choices are right, and an objective whose gradient is `weight` times
     /// the loss's.
     fn one_head(
@@ -240,7 +245,8 @@ impl Task<Heads> for HeadTraining<'_> {
         let Drawn { stage, positions, heads } = self.draw(number);
         let soft = stage.config.soft_targets.unwrap_or(0.0);
         let embedded = |slot| self.model.embed(&drafted(&self.train, &positions, slot)).autodiff();
-        let mut states = model.begin(hidden(&self.train, &positions, &self.device).autodiff(), &embedded);
+        let read = self.read(&self.train, &positions)?.map(Tensor::autodiff);
+        let mut states = model.begin(read.get(Feature::Last), &embedded);
         let (mut objective, mut loss, mut shares) = (None, 0.0, Vec::new());
         for &head in &heads {
             let targets = targets(&self.train, &positions, head, soft, self.vocabulary.as_ref());
@@ -272,7 +278,8 @@ impl Task<Heads> for HeadTraining<'_> {
     fn evaluate(&self, model: &Heads) -> Result<Evaluated> {
         let positions = &self.dev_set.positions;
         let embedded = |slot| self.model.embed(&drafted(&self.dev, positions, slot));
-        let mut states = model.begin(hidden(&self.dev, positions, &self.device), &embedded);
+        let read = self.read(&self.dev, positions)?;
+        let mut states = model.begin(read.get(Feature::Last), &embedded);
         let vocabulary = self.vocabulary.as_ref().filter(|_| self.whole_unembedding.is_none());
         let unembedding = self.whole_unembedding.as_ref().or(self.unembedding.as_ref());
         let (mut loss, mut accuracy, mut hits) = (0.0, Vec::new(), Vec::new());
@@ -308,14 +315,14 @@ impl Task<Heads> for HeadTraining<'_> {
     fn describe(&self, number: usize) -> Value {
         let Drawn { positions, heads, .. } = self.draw(number);
         let finite = |position: &Position| {
-            let row = hidden(&self.train, std::slice::from_ref(position), &self.device);
-            crate::nn::to_host(row).iter().all(|x| x.is_finite())
+            let read = features_at(&self.train, std::slice::from_ref(position), &[Feature::Last]);
+            read.is_ok_and(|read| read.get(Feature::Last).iter().all(|x| x.is_finite()))
         };
         let one = |position: &Position| {
             json!({
                 "document": position.id(&self.train),
                 "token": position.row,
-                "hidden_is_finite": finite(position),
+                "states_are_finite": finite(position),
                 "slots": (0..=self.weights.len()).map(|slot| drafted(&self.train, std::slice::from_ref(position), slot)[0]).collect::<Vec<_>>(),
             })
         };

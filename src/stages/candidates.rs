@@ -2,6 +2,7 @@
 
 use super::workspace::Stage;
 use super::{CorpusTrace, TrainedHeads, Workspace};
+use crate::config::StorageType;
 use crate::error::Result;
 use crate::files;
 use crate::heads::StoredCandidates;
@@ -16,7 +17,7 @@ pub fn candidates(
     trace: &CorpusTrace,
     k: usize,
 ) -> Result<StoredCandidates> {
-    let key = key(&heads.key, &trace.key, k);
+    let key = key(&heads.key, &trace.key, k, workspace.config.traces.dtype);
     let (name, title) = (format!("candidates/{}", trace.name), format!("candidates {}", trace.name.replace('-', " ")));
     let stage = Stage { name: &name, key: &key, title: &title };
     let folder = workspace.stage(&stage, |folder| {
@@ -25,7 +26,7 @@ pub fn candidates(
     StoredCandidates::open(&folder, &trace.trace)
 }
 
-/// Hash of what makes candidates.
-pub(super) fn key(heads: &str, trace: &str, k: usize) -> String {
-    files::hash_json(&(LAYOUT, heads, trace, k))
+/// Hash of what makes candidates of heads that read states of this type.
+pub(super) fn key(heads: &str, trace: &str, k: usize, dtype: StorageType) -> String {
+    files::hash_json(&(LAYOUT, heads, trace, k, dtype))
 }

@@ -111,7 +111,7 @@ pub(super) fn key(workspace: &Workspace, traces: &str, heads: &str, rescorers: &
         SCHEMA_VERSION,
         (&workspace.config.lattice, &workspace.config.drafting, &workspace.config.tuning, &workspace.config.evaluation),
         workspace.config.seed,
-        traces,
+        (traces, workspace.config.traces.dtype),
         heads,
         names,
         rescorers,

@@ -65,7 +65,8 @@ pub fn outline(workspace: &Workspace) -> Result<Vec<Planned>> {
     };
     let traces = trace::trace_keys(workspace)?;
     for trace in &traces.traces {
-        stages.push(planned(PlannedKind::Trace(trace.documents), &trace.name, &trace.title, trace.key.clone()));
+        let of_trace = planned(PlannedKind::Trace(trace.documents), &trace.name, &trace.title, trace.key.clone());
+        stages.push(Planned { finished: trace.finished, ..of_trace });
     }
     let heads = train_heads::key(config, &traces.fit_key)?;
     stages.push(planned(PlannedKind::Heads, "heads", "train-heads", heads.clone()));
@@ -76,7 +77,10 @@ pub fn outline(workspace: &Workspace) -> Result<Vec<Planned>> {
             Split::Train => reach.top_k,
             Split::Dev | Split::Test => reach.widest,
         };
-        let (key, title) = (candidates::key(&heads, &trace.key, k), trace.title.replacen("trace", "candidates", 1));
+        let (key, title) = (
+            candidates::key(&heads, &trace.key, k, config.traces.dtype),
+            trace.title.replacen("trace", "candidates", 1),
+        );
         let name = trace.name.replacen("traces", "candidates", 1);
         stages.push(planned(PlannedKind::Candidates(k, trace.documents), &name, &title, key));
     }

@@ -1,4 +1,4 @@
-//! `trace`: text with the backbone's hidden states for every corpus and split.
+//! `trace`: text with the backbone's states for every corpus and split.
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +6,13 @@ use serde::Serialize;
 
 use super::workspace::Stage;
 use super::{Corpus, Workspace};
-use crate::config::TraceText;
+use crate::backbone::Feature;
+use crate::config::{Keep, TraceText};
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::progress;
 use crate::text::{Document, Split};
-use crate::traces::{self, Estimate, Sampling, Trace, TracePlan};
+use crate::traces::{self, ColumnPlan, Estimate, Sampling, Trace, TracePlan};
 
 /// The traces of a run.
 pub struct Traces {
@@ -33,7 +34,7 @@ pub struct CorpusTrace {
     pub corpus: String,
     /// Its folder's name.
     pub name: String,
-    /// Hash of what made it.
+    /// Hash of what made its tokens.
     pub key: String,
     /// The trace.
     pub trace: Trace,
@@ -83,8 +84,8 @@ struct Job<'a> {
 /// Makes the traces that are missing and opens them all.
 pub fn trace(workspace: &Workspace) -> Result<Traces> {
     let mut all = Traces { train: vec![], dev: vec![], test: vec![], fit_key: String::new(), key: String::new() };
-    let jobs = jobs(workspace)?;
-    let TraceKeys { fit_key, key, .. } = keys_of(&jobs);
+    let (features, jobs) = (workspace.features(), jobs(workspace)?);
+    let TraceKeys { fit_key, key, .. } = keys_of(workspace, &jobs);
     (all.fit_key, all.key) = (fit_key, key);
     for job in jobs {
         if workspace.is_finished(&job.folder, &job.key) {
@@ -93,20 +94,17 @@ pub fn trace(workspace: &Workspace) -> Result<Traces> {
         // The mark comes with the folder that it marks, so an earlier trace stays whole until then.
         workspace.stage_with_mark(&job.stage(), |target| {
             job.with_plan(workspace, |plan| {
-                let estimate = Estimate::new(&workspace.backbone, plan, target, false)?;
+                let columns = (job.kept(workspace, &features), workspace.config.traces.dtype);
+                let estimate = Estimate::new(&workspace.backbone, plan, columns, target, false)?;
                 progress::say(format!("{}: {}", job.title, estimate.words(free(workspace)?)));
                 traces::make(&workspace.backbone, plan, target, &traces::free_space, |folder| {
                     workspace.finish(folder, &job.key)
                 })
             })
         })?;
-        let mut trace = Trace::open(&job.folder, &workspace.backbone.identity())?;
-        let likely = workspace.config.traces.probabilities;
-        if job.split == Split::Train && likely > 0 {
-            trace = workspace.alone(&job.folder, &job.title, || {
-                traces::with_likely(trace, &workspace.backbone.model, &job.folder, likely, &job.title)
-            })?;
-        }
+        let trace = Trace::open(&job.folder, &workspace.backbone.identity())?;
+        let trace = job.with_states(workspace, trace, &features)?;
+        let trace = job.with_likely(workspace, trace)?;
         let list = match job.split {
             Split::Train => &mut all.train,
             Split::Dev => &mut all.dev,
@@ -140,14 +138,16 @@ pub(super) struct TraceKey {
     pub split: Split,
     /// Documents, at most.
     pub documents: usize,
+    /// Whether its tokens and its columns are there.
+    pub finished: bool,
 }
 
 /// The keys of a run's traces.
 pub(super) fn trace_keys(workspace: &Workspace) -> Result<TraceKeys> {
-    Ok(keys_of(&jobs(workspace)?))
+    Ok(keys_of(workspace, &jobs(workspace)?))
 }
 
-fn keys_of(jobs: &[Job]) -> TraceKeys {
+fn keys_of(workspace: &Workspace, jobs: &[Job]) -> TraceKeys {
     let keys = |test: bool| jobs.iter().filter(|job| test || job.split != Split::Test).map(|job| &job.key).collect();
     let (fit, all): (Vec<&String>, Vec<&String>) = (keys(false), keys(true));
     let of = |job: &Job| TraceKey {
@@ -156,6 +156,7 @@ fn keys_of(jobs: &[Job]) -> TraceKeys {
         key: job.key.clone(),
         split: job.split,
         documents: job.documents.len(),
+        finished: job.is_finished(workspace) && job.missing(workspace, &workspace.features()).is_empty(),
     };
     TraceKeys { fit_key: files::hash_json(&fit), key: files::hash_json(&all), traces: jobs.iter().map(of).collect() }
 }
@@ -164,13 +165,25 @@ fn keys_of(jobs: &[Job]) -> TraceKeys {
 pub fn estimate_traces(workspace: &Workspace) -> Result<TracesEstimate> {
     let folder = workspace.folder.join("traces");
     let (mut traces, mut finished) = (Vec::new(), Vec::new());
+    let (features, backbone) = (workspace.features(), &workspace.backbone);
     for job in jobs(workspace)? {
-        if workspace.is_finished(&job.folder, &job.key) {
-            finished.push(job.name);
-        } else {
-            let estimate = |plan: &TracePlan| Estimate::new(&workspace.backbone, plan, &job.folder, true);
-            traces.push(NamedEstimate { estimate: job.with_plan(workspace, estimate)?, name: job.name });
-        }
+        let missing = job.missing(workspace, &features);
+        let names: Vec<Feature> = missing.iter().map(|column| column.feature).collect();
+        let columns = (&names[..], workspace.config.traces.dtype);
+        let estimate = match (job.is_finished(workspace), missing.is_empty()) {
+            (true, true) => {
+                finished.push(job.name);
+                continue;
+            }
+            (true, false) => {
+                let trace = Trace::open(&job.folder, &backbone.identity())?;
+                let done = |column: &ColumnJob| traces::documents_done(&column.folder, &workspace.stamped(&column.key));
+                let done = missing.iter().map(done).min().unwrap_or(0);
+                Estimate::of_columns(backbone, &trace, columns, done, true)
+            }
+            (false, _) => job.with_plan(workspace, |plan| Estimate::new(backbone, plan, columns, &job.folder, true))?,
+        };
+        traces.push(NamedEstimate { estimate, name: job.name });
     }
     Ok(TracesEstimate {
         bytes_at_most: traces.iter().map(|trace| trace.estimate.bytes_at_most).sum(),
@@ -230,7 +243,6 @@ impl<'a> Job<'a> {
             &corpus.config,
             (split, most, text, sampling),
             options.max_new,
-            options.keep_hidden.then_some(options.dtype),
             options.batch,
         ));
         let name = words("-");
@@ -253,8 +265,121 @@ impl<'a> Job<'a> {
             text: self.text,
             sampling: Sampling { temperature: options.temperature, top_p: options.top_p, seed: workspace.config.seed },
             max_new: options.max_new,
-            dtype: options.keep_hidden.then_some(options.dtype),
             batch: options.batch,
         })
     }
+}
+
+/// A column of a trace.
+struct ColumnJob {
+    feature: Feature,
+    /// Its place in a run.
+    place: String,
+    title: String,
+    folder: PathBuf,
+    key: String,
+}
+
+impl ColumnJob {
+    fn stage(&self) -> Stage<'_> {
+        Stage { name: &self.place, key: &self.key, title: &self.title }
+    }
+}
+
+impl Job<'_> {
+    fn is_finished(&self, workspace: &Workspace) -> bool {
+        workspace.is_finished(&self.folder, &self.key)
+    }
+
+    /// What messages call the corpus, the split and the kind of text.
+    fn words(&self) -> String {
+        self.name.replace('-', " ")
+    }
+
+    /// Those of `features` that columns keep.
+    fn kept<'f>(&self, workspace: &Workspace, features: &'f [Feature]) -> &'f [Feature] {
+        match workspace.config.traces.keep {
+            Keep::Tokens => &[],
+            Keep::Features => features,
+        }
+    }
+
+    /// A column depends on the trace's tokens, on what it holds and on its type.
+    fn columns(&self, workspace: &Workspace, features: &[Feature]) -> Vec<ColumnJob> {
+        let column = |&feature: &Feature| {
+            let key = files::hash_json(&(&self.key, feature, workspace.config.traces.dtype));
+            let place = format!("columns/{}/{feature}", self.name);
+            let title = format!("column {feature} of {}", self.words());
+            let folder = workspace.place(&Stage { name: &place, key: &key, title: &title });
+            ColumnJob { feature, place, title, folder, key }
+        };
+        self.kept(workspace, features).iter().map(column).collect()
+    }
+
+    fn missing(&self, workspace: &Workspace, features: &[Feature]) -> Vec<ColumnJob> {
+        let mut columns = self.columns(workspace, features);
+        columns.retain(|column| !workspace.is_finished(&column.folder, &column.key));
+        columns
+    }
+
+    /// The trace with the states called `features`: makes the columns that are missing, in one pass.
+    fn with_states(&self, workspace: &Workspace, trace: Trace, features: &[Feature]) -> Result<Trace> {
+        let traces = &workspace.config.traces;
+        if traces.keep == Keep::Tokens {
+            return Ok(trace.recomputing(workspace.backbone.clone(), features, traces.dtype));
+        }
+        let columns = self.columns(workspace, features);
+        let make = |missing: &[&ColumnJob]| {
+            let plans = missing.iter().map(|column| ColumnPlan {
+                feature: column.feature,
+                dtype: traces.dtype,
+                folder: &column.folder,
+                key: workspace.stamped(&column.key),
+            });
+            let plans: Vec<ColumnPlan> = plans.collect();
+            let title = format!("columns of {}", self.words());
+            let mark = |number: usize, folder: &Path| workspace.finish(folder, &missing[number].key);
+            let backbone = &workspace.backbone;
+            traces::make_columns(backbone, &trace, &plans, (&title, traces.batch), &traces::free_space, &mark)
+        };
+        stage_together(workspace, &columns, &mut Vec::new(), &make)?;
+        columns.iter().try_fold(trace, |trace, column| trace.with_column(&column.folder))
+    }
+
+    /// The trace of a train split with the backbone's likeliest tokens, where they are asked for.
+    fn with_likely(&self, workspace: &Workspace, trace: Trace) -> Result<Trace> {
+        let traces = &workspace.config.traces;
+        let count = traces.probabilities;
+        if self.split != Split::Train || count == 0 {
+            return Ok(trace);
+        }
+        let key = files::hash_json(&(&self.key, traces.dtype, count));
+        let (name, title) = (format!("likely/{}", self.name), format!("probabilities of {}", self.words()));
+        let folder = workspace.stage(&Stage { name: &name, key: &key, title: &title }, |folder| {
+            traces::make_likely(&trace, &workspace.backbone.model, folder, count, &title)
+        })?;
+        trace.with_likely(&folder, count)
+    }
+}
+
+/// Calls `make` once for all of `columns` that are not finished, while no other process works on one of them.
+fn stage_together<'a>(
+    workspace: &Workspace,
+    columns: &'a [ColumnJob],
+    missing: &mut Vec<&'a ColumnJob>,
+    make: &dyn Fn(&[&ColumnJob]) -> Result<()>,
+) -> Result<()> {
+    let Some((first, rest)) = columns.split_first() else {
+        return if missing.is_empty() { Ok(()) } else { make(missing) };
+    };
+    if workspace.is_finished(&first.folder, &first.key) {
+        traces::discard(&first.folder)?;
+    }
+    let mut entered = false;
+    workspace.stage_with_mark(&first.stage(), |_| {
+        entered = true;
+        missing.push(first);
+        stage_together(workspace, rest, missing, make)
+    })?;
+    if entered { Ok(()) } else { stage_together(workspace, rest, missing, make) }
 }

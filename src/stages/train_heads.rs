@@ -33,7 +33,6 @@ pub struct TrainedHeads {
 /// Trains the heads unless that is done, and loads them.
 pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHeads> {
     let (config, backbone) = (&workspace.config, &workspace.backbone);
-    config.traces.require_hidden("train-heads")?;
     let from = Path::new(&config.heads.init_from);
     let (options, title) = (options(&config.heads), "train-heads");
     let key = key(config, &traces.fit_key)?;
@@ -86,7 +85,7 @@ pub(super) fn key(config: &Config, traces: &str) -> Result<String> {
     let options = options(&config.heads);
     let soft =
         options.stages().iter().any(|stage| stage.soft_targets > Some(0.0)).then_some(config.traces.probabilities);
-    Ok(files::hash_json(&(&options, given.transpose()?, soft, config.seed, traces)))
+    Ok(files::hash_json(&(&options, given.transpose()?, soft, config.seed, traces, config.traces.dtype)))
 }
 
 fn texts(traces: &[CorpusTrace]) -> Vec<TrainingText<'_>> {

@@ -11,7 +11,7 @@ use super::pretrain::whole_text;
 use super::workspace::Stage;
 use super::{CorpusTrace, Traces, TrainedHeads, Workspace, candidates};
 use crate::backbone::Backbone;
-use crate::config::{Config, TraceText};
+use crate::config::{Config, StorageType, TraceText};
 use crate::error::Result;
 use crate::files;
 use crate::ngram::Ending;
@@ -85,6 +85,8 @@ struct Key<'a> {
 struct LatticeKey<'a> {
     heads: &'a str,
     top_k: usize,
+    /// Of the states that heads and rescorer read.
+    dtype: StorageType,
 }
 
 /// Hash of what makes a rescorer of a kind, on traces whose fit key is `traces` and, where it reads lattices, of the heads with
@@ -93,6 +95,7 @@ pub(super) fn key(config: &Config, kind: &dyn RescorerKind, traces: &str, heads:
     let lattices = kind.reads_lattices().then(|| LatticeKey {
         heads: heads.expect("whoever fits a rescorer of lattices has trained the heads"),
         top_k: config.lattice.top_k,
+        dtype: config.traces.dtype,
     });
     let seed = kind.uses_seed().then_some(config.seed);
     files::hash_json(&Key { kind: kind.name(), options: kind.fitted(), traces, seed, lattices })

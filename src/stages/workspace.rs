@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::evaluate::Found;
-use crate::backbone::{Backbone, Checkpoint, Precision, resolve, resolve_file};
+use crate::backbone::{Backbone, Checkpoint, Feature, Precision, resolve, resolve_file};
 use crate::claims::Claims;
 use crate::config::{Config, DataConfig};
 use crate::device::Opened;
@@ -250,6 +250,11 @@ impl Workspace {
         files::write_json(&self.folder.join("provenance.json"), &provenance)
     }
 
+    /// The backbone's states that something reads, in their order.
+    pub fn features(&self) -> Vec<Feature> {
+        vec![Feature::Last]
+    }
+
     /// The largest k that is asked of candidates.
     pub fn reach(&self) -> Reach {
         match &self.places {
@@ -279,7 +284,7 @@ impl Workspace {
 
     fn follows_from_heads(&self, stage: &str) -> bool {
         match stage.split_once('/') {
-            Some(("traces", _)) => false,
+            Some(("traces" | "columns" | "likely", _)) => false,
             Some(("rescorers", name)) => self.config.rescorer[name].kind().is_some_and(|kind| kind.reads_lattices()),
             _ => true,
         }

@@ -6,11 +6,12 @@ use std::time::Instant;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use super::make::{continuations, teacher_forced};
+use super::forced::teacher_forced;
+use super::make::continuations;
 use super::plan::{Item, TracePlan};
-use super::{TraceDocument, documents_done};
-use crate::backbone::{Backbone, generate};
-use crate::config::TraceText;
+use super::{Trace, TraceDocument, documents_done};
+use crate::backbone::{Backbone, Feature, generate};
+use crate::config::{StorageType, TraceText};
 use crate::error::Result;
 
 /// Tells how many bytes are free where a path lies.
@@ -43,15 +44,36 @@ pub struct Estimate {
     pub new_tokens_at_most: u64,
     /// Whether every document was read for the two; else they are scaled up from an even sample of a thousand.
     pub exact: bool,
-    /// Disk that the trace then takes while it is made, with its index; once finished it is a little less.
+    /// The columns that are made, each with the disk that it takes while it is made.
+    pub columns: Vec<ColumnEstimate>,
+    /// Disk that all of it takes while it is made, with its index; once finished it is a little less.
     pub bytes_at_most: u64,
     /// Seconds for the documents that are left, from a few steps of one batch; only where that was asked for.
     pub seconds: Option<f64>,
 }
 
+/// What a column will take.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ColumnEstimate {
+    /// Which one.
+    pub feature: Feature,
+    /// Its rows, with an index while it is made.
+    pub bytes_at_most: u64,
+}
+
+/// The columns that are to be made, and the type of their numbers.
+pub type Columns<'a> = (&'a [Feature], StorageType);
+
+/// Columns of `tokens` tokens of documents whose index takes `index` bytes.
+fn columns_of(backbone: &Backbone, (features, dtype): Columns, tokens: u64, index: u64) -> Vec<ColumnEstimate> {
+    let row = (backbone.model.config().hidden_size * dtype.bytes()) as u64;
+    let one = |&feature: &Feature| ColumnEstimate { feature, bytes_at_most: tokens * row + index };
+    features.iter().map(one).collect()
+}
+
 impl Estimate {
-    /// Of making the trace in `folder`; `timed` computes the beginning of one batch.
-    pub fn new(backbone: &Backbone, plan: &TracePlan, folder: &Path, timed: bool) -> Result<Self> {
+    /// Of making the trace in `folder` and its columns; `timed` computes the beginning of one batch.
+    pub fn new(backbone: &Backbone, plan: &TracePlan, columns: Columns, folder: &Path, timed: bool) -> Result<Self> {
         let every = plan.documents.div_ceil(SAMPLE).max(1);
         let read = (0..plan.documents).step_by(every);
         let share = plan.documents as f64 / read.len().max(1) as f64;
@@ -60,21 +82,55 @@ impl Estimate {
             items.extend(plan.item(backbone, index)?);
         }
         let scaled = |sum: u64| if every == 1 { sum } else { (sum as f64 * share).ceil() as u64 };
-        let row = (plan.header(backbone).row_bytes() + 4) as u64;
         let most: u64 = items.iter().map(|item| plan.most(item) as u64).sum();
         let prompts: u64 = items.iter().map(|item| item.prompt.len() as u64).sum();
         let index: u64 = items.iter().map(|item| index_bytes(&item.entry(0, item.limit))).sum();
         let documents_done = documents_done(folder, plan.key);
         let left = (items.len() as f64 * share - documents_done as f64).max(0.0);
+        let of_columns = columns_of(backbone, columns, scaled(most), scaled(index));
+        let of_tokens = scaled(4 * most + index);
         Ok(Self {
             documents: plan.documents,
             documents_done,
             prompt_tokens: scaled(prompts),
             new_tokens_at_most: scaled(most - prompts),
             exact: every == 1,
-            bytes_at_most: scaled(most * row + index),
-            seconds: timed.then(|| seconds_a_document(backbone, plan, items) * left),
+            bytes_at_most: of_tokens + of_columns.iter().map(|column| column.bytes_at_most).sum::<u64>(),
+            columns: of_columns,
+            seconds: timed.then(|| seconds_a_document(backbone, plan, columns.0, items) * left),
         })
+    }
+
+    /// Of making columns of a finished trace, of which `documents_done` documents are finished.
+    pub fn of_columns(
+        backbone: &Backbone,
+        trace: &Trace,
+        columns: Columns,
+        documents_done: usize,
+        timed: bool,
+    ) -> Self {
+        let documents = trace.documents();
+        let tokens: usize = documents.iter().map(TraceDocument::len).sum();
+        let prompts: usize = documents.iter().map(|document| document.prompt).sum();
+        let index = documents.iter().map(index_bytes).sum();
+        let of_columns = columns_of(backbone, columns, tokens as u64, index);
+        let order = trace.in_file_order();
+        let left = &order[documents_done.min(order.len())..];
+        let left: Vec<&[u32]> = left.iter().map(|&number| trace.tokens(&documents[number])).collect();
+        Self {
+            documents: documents.len(),
+            documents_done,
+            prompt_tokens: prompts as u64,
+            new_tokens_at_most: (tokens - prompts) as u64,
+            exact: true,
+            bytes_at_most: of_columns.iter().map(|column| column.bytes_at_most).sum(),
+            columns: of_columns,
+            seconds: timed.then(|| {
+                let tokens = left.iter().map(|text| text.len()).sum::<usize>();
+                let sample = left.iter().take(SMALL_BATCH).map(|text| &text[..text.len().min(READ / SMALL_BATCH)]);
+                seconds_a_token(backbone, &sample.collect::<Vec<_>>(), columns.0) * tokens as f64
+            }),
+        }
     }
 
     /// In a line.
@@ -106,10 +162,27 @@ pub(super) fn index_bytes(entry: &TraceDocument) -> u64 {
 /// Tokens of a prompt that an estimate of time reads before it decodes, and about those that it reads of all prompts.
 const SHORT: usize = 16;
 const READ: usize = 512;
+/// Documents that an estimate of the time of columns reads.
+const SMALL_BATCH: usize = 8;
+
+fn seconds_of(work: impl FnOnce()) -> f64 {
+    let started = Instant::now();
+    work();
+    started.elapsed().as_secs_f64()
+}
+
+/// Seconds of the teacher-forced pass for each token of `texts`.
+fn seconds_a_token(backbone: &Backbone, texts: &[&[u32]], features: &[Feature]) -> f64 {
+    let Some(first) = texts.first() else { return 0.0 };
+    // The first forward also wakes threads and compiles kernels.
+    teacher_forced(&backbone.model, &[&first[..1]], features);
+    let tokens: usize = texts.iter().map(|text| text.len()).sum();
+    seconds_of(|| drop(teacher_forced(&backbone.model, texts, features))) / tokens as f64
+}
 
 /// Seconds for each document of a batch of middling length: the beginnings of its prompts are continued by a few tokens, and
 /// some of its text is read. That contexts get longer is left out.
-fn seconds_a_document(backbone: &Backbone, plan: &TracePlan, mut items: Vec<Item>) -> f64 {
+fn seconds_a_document(backbone: &Backbone, plan: &TracePlan, features: &[Feature], mut items: Vec<Item>) -> f64 {
     items.sort_by_key(|item| plan.most(item));
     let size = plan.batch.min(items.len());
     let first = (items.len() - size) / 2;
@@ -118,22 +191,18 @@ fn seconds_a_document(backbone: &Backbone, plan: &TracePlan, mut items: Vec<Item
     let Some(steps) = batch.iter().map(new).max() else { return 0.0 };
     let before: usize = batch.iter().map(|item| item.prompt.len()).sum();
     let after: usize = batch.iter().map(|item| plan.most(item)).sum();
-    let timed = |work: &dyn Fn()| {
-        let started = Instant::now();
-        work();
-        started.elapsed().as_secs_f64()
-    };
     // The first forward also wakes threads and compiles kernels.
     generate(backbone, &[&batch[0].prompt[..1]], 1);
     let each = (READ / size).max(1);
-    let read: Vec<Vec<u32>> = batch.iter().map(|item| item.prompt[..item.prompt.len().min(each)].to_vec()).collect();
-    let reading = timed(&|| drop(teacher_forced(backbone, &read))) / read.concat().len() as f64;
+    let read: Vec<&[u32]> = batch.iter().map(|item| &item.prompt[..item.prompt.len().min(each)]).collect();
+    // Prompts are read by all layers, whatever the columns.
+    let reading = seconds_a_token(backbone, &read, &[Feature::Last]);
+    let forcing = if features.is_empty() { 0.0 } else { seconds_a_token(backbone, &read, features) };
     batch.iter_mut().for_each(|item| item.prompt.truncate(SHORT));
-    let one = timed(&|| drop(continuations(backbone, plan, batch, 1)));
-    let some = timed(&|| drop(continuations(backbone, plan, batch, 1 + TIMED)));
+    let one = seconds_of(|| drop(continuations(backbone, plan, batch, 1)));
+    let some = seconds_of(|| drop(continuations(backbone, plan, batch, 1 + TIMED)));
     let a_step = (some - one).max(0.0) / TIMED as f64;
     // The corpus's own text is not decoded.
     let prefilled = if plan.text == TraceText::Corpus { 0 } else { before };
-    let forced = if plan.dtype.is_some() { after } else { 0 };
-    (a_step * steps as f64 + reading * (prefilled + forced) as f64) / size as f64
+    (a_step * steps as f64 + reading * prefilled as f64 + forcing * after as f64) / size as f64
 }

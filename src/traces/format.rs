@@ -1,15 +1,18 @@
-//! A trace on disk: `trace.json` (what it is, and where every document lies), `tokens.bin` (u32) and, unless it is tokens
-//! only, `hidden.bin` (rows of hidden states), all little-endian. The folder appears whole.
+//! A trace's tokens on disk: `trace.json` (what it is, and where every document lies) and `tokens.bin` (u32, little-endian).
+//! The folder appears whole; what is computed from the tokens lies in folders of its own.
 
 use std::fs::File;
-use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
+use super::column::Column;
 use super::likely::{Likely, LikelyTokens};
-use crate::backbone::BackboneIdentity;
+use super::recomputed::Recomputed;
+use super::states::States;
+use crate::backbone::{Backbone, BackboneIdentity, Feature};
 use crate::config::{StorageType, TraceText};
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -27,7 +30,7 @@ pub struct TraceDocument {
     pub id: String,
     /// What splits and the bootstrap keep together.
     pub group: String,
-    /// Where its tokens, and its rows of hidden states, begin.
+    /// Where its tokens, and its rows of every column, begin.
     pub first: usize,
     /// Tokens of the prompt.
     pub prompt: usize,
@@ -56,9 +59,6 @@ pub(super) struct Header {
     identity: BackboneIdentity,
     /// What follows the prompts.
     text: TraceText,
-    width: usize,
-    /// None for tokens only.
-    pub dtype: Option<StorageType>,
 }
 
 /// `trace.json` as it is written. It is read in parts, as serde would hold a second copy of what is beside a flattened one.
@@ -66,42 +66,44 @@ pub(super) struct Header {
 struct Index {
     #[serde(flatten)]
     header: Header,
+    /// BLAKE3 of `tokens.bin`, which columns name.
+    tokens_hash: String,
     /// In the corpus's order, which need not be that of the files.
     documents: Vec<TraceDocument>,
 }
 
 #[derive(Deserialize)]
 struct Documents {
+    tokens_hash: String,
     documents: Vec<TraceDocument>,
 }
+
+pub(super) const TOKENS: &str = "tokens.bin";
 
 impl Header {
-    pub fn new(identity: BackboneIdentity, text: TraceText, width: usize, dtype: Option<StorageType>) -> Self {
-        Self { schema_version: SCHEMA, identity, text, width, dtype }
+    pub fn new(identity: BackboneIdentity, text: TraceText) -> Self {
+        Self { schema_version: SCHEMA, identity, text }
     }
 
-    /// Bytes of the hidden state of a token.
-    pub fn row_bytes(&self) -> usize {
-        self.dtype.map_or(0, |dtype| self.width * dtype.bytes())
-    }
-
-    /// Writes `trace.json`.
+    /// Writes `trace.json` beside the finished `tokens.bin`.
     pub fn write(&self, folder: &Path, documents: Vec<TraceDocument>) -> Result<()> {
-        files::write_json(&folder.join("trace.json"), &Index { header: self.clone(), documents })
+        let tokens_hash = files::hash_file(&folder.join(TOKENS))?;
+        files::write_json(&folder.join("trace.json"), &Index { header: self.clone(), tokens_hash, documents })
     }
 }
 
-/// A trace, mapped into memory.
+/// A trace, mapped into memory, with the columns that it was given.
 pub struct Trace {
     header: Header,
+    tokens_hash: String,
     documents: Vec<TraceDocument>,
     tokens: Option<Mmap>,
-    hidden: Option<Mmap>,
+    pub(super) states: States,
     likely: Option<LikelyTokens>,
 }
 
 impl Trace {
-    /// Opens the trace in `folder`.
+    /// Opens the trace in `folder`, without columns: [`Trace::with_column`] or [`Trace::recomputing`] gives it states.
     ///
     /// # Errors
     /// A file missing or of the wrong size; another backbone or tokenizer than `expected`; a newer layout.
@@ -140,26 +142,42 @@ impl Trace {
                 header.schema_version
             );
         }
-        let Documents { documents } = files::read_json(&path)?;
+        let Documents { tokens_hash, documents } = files::read_json(&path)?;
         let Some(rows) = rows(&documents) else {
             return Err(damaged(folder, "trace.json: a document lies outside of the files"));
         };
-        let tokens = map(folder, "tokens.bin", rows.saturating_mul(4))?;
-        let hidden = match header.dtype {
-            Some(_) => map(folder, "hidden.bin", rows.saturating_mul(header.row_bytes() as u64))?,
-            None => None,
-        };
-        Ok(Self { header, documents, tokens, hidden, likely: None })
+        let tokens = map(folder, TOKENS, rows.saturating_mul(4))?;
+        Ok(Self { header, tokens_hash, documents, tokens, states: States::Columns(Vec::new()), likely: None })
+    }
+
+    /// Opens the column in `folder` as well.
+    ///
+    /// # Errors
+    /// A file missing or of the wrong size; a column of other tokens; a newer layout.
+    pub fn with_column(mut self, folder: &Path) -> Result<Self> {
+        let column = Column::open(folder, self.rows(), &self.tokens_hash)?;
+        match &mut self.states {
+            States::Columns(columns) => columns.push(column),
+            recomputed => *recomputed = States::Columns(vec![column]),
+        }
+        Ok(self)
+    }
+
+    /// Has the backbone compute the states called `features` whenever they are read, rounded to `dtype` as a column stores
+    /// them. On the CPU they are the same bits. The documents read last are kept, up to 256 MB; else every reading costs a
+    /// forward over its documents.
+    pub fn recomputing(self, backbone: Arc<Backbone>, features: &[Feature], dtype: StorageType) -> Self {
+        Self { states: States::Recomputed(Recomputed::new(backbone, features, dtype)), ..self }
+    }
+
+    /// BLAKE3 of the tokens.
+    pub(super) fn tokens_hash(&self) -> &str {
+        &self.tokens_hash
     }
 
     /// The documents in the corpus's order.
     pub fn documents(&self) -> &[TraceDocument] {
         &self.documents
-    }
-
-    /// d, the width of a hidden state.
-    pub fn width(&self) -> usize {
-        self.header.width
     }
 
     /// What follows the prompts.
@@ -179,39 +197,28 @@ impl Trace {
         &self.tokens(document)[document.prompt..]
     }
 
-    /// Appends the hidden state after token `row` of the document (from 0, the prompt included) to `out`.
-    pub fn hidden_row(&self, document: &TraceDocument, row: usize, out: &mut Vec<f32>) {
-        let row = document.first + row;
-        self.decode(row..row + 1, out);
-    }
-
     /// Tokens of all documents.
     pub(super) fn rows(&self) -> usize {
         self.documents.iter().map(TraceDocument::len).sum()
     }
 
-    /// The hidden states of rows of the file, `[rows, d]`.
-    pub(super) fn hidden_rows(&self, rows: Range<usize>) -> Vec<f32> {
-        let mut out = Vec::with_capacity(rows.len() * self.width());
-        self.decode(rows, &mut out);
-        out
+    /// The numbers of the documents, in the order of the files.
+    pub(super) fn in_file_order(&self) -> Vec<usize> {
+        let mut numbers: Vec<usize> = (0..self.documents.len()).collect();
+        numbers.sort_by_key(|&number| self.documents[number].first);
+        numbers
     }
 
-    fn decode(&self, rows: Range<usize>, out: &mut Vec<f32>) {
-        let (Some(map), Some(dtype)) = (&self.hidden, self.header.dtype) else {
-            panic!("whoever needs hidden states refuses a trace of tokens only")
-        };
-        let size = self.header.row_bytes();
-        dtype.decode(&map[rows.start * size..rows.end * size], out);
+    /// Opens the `count` likeliest tokens in `folder` as well, which [`make_likely`](super::make_likely) computed.
+    ///
+    /// # Errors
+    /// A file missing or of the wrong size.
+    pub fn with_likely(self, folder: &Path, count: usize) -> Result<Self> {
+        let likely = LikelyTokens::open(folder, self.rows(), count)?;
+        Ok(Self { likely: Some(likely), ..self })
     }
 
-    /// The same trace with what `with_likely` mapped.
-    pub(super) fn and_likely(self, likely: LikelyTokens) -> Self {
-        Self { likely: Some(likely), ..self }
-    }
-
-    /// The backbone's likeliest tokens after token `row` of the document, as [`with_likely`](super::with_likely) computed
-    /// them.
+    /// The backbone's likeliest tokens after token `row` of the document.
     ///
     /// # Panics
     /// On a trace without them.
@@ -220,11 +227,6 @@ impl Trace {
             .as_ref()
             .expect("whoever needs probabilities opens the trace with them")
             .of_row(document.first + row)
-    }
-
-    /// The hidden states after tokens `rows` of the document, `[rows, d]`.
-    pub fn hidden(&self, document: &TraceDocument, rows: Range<usize>) -> Vec<f32> {
-        self.hidden_rows(document.first + rows.start..document.first + rows.end)
     }
 }
 
@@ -262,14 +264,16 @@ pub(super) fn map(folder: &Path, name: &str, size: u64) -> Result<Option<Mmap>> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::column::{ColumnHeader, ROWS};
+    use super::super::{Place, states_at};
     use super::*;
 
     fn identity(backbone: &str) -> BackboneIdentity {
         BackboneIdentity { backbone: backbone.into(), tokenizer: "t".into() }
     }
 
-    /// Two documents, the second one first in the files.
-    fn write(folder: &Path, dtype: Option<StorageType>) {
+    /// Two documents, the second one first in the files, and a column.
+    fn write(folder: &Path, dtype: StorageType) {
         let entry = |name: &str, first, continuation| TraceDocument {
             id: name.into(),
             group: name.into(),
@@ -279,16 +283,18 @@ mod tests {
             limit: 5,
         };
         let tokens = [9u32, 8, 1, 2, 3];
-        std::fs::create_dir_all(folder).unwrap();
-        std::fs::write(folder.join("tokens.bin"), tokens.map(u32::to_le_bytes).concat()).unwrap();
-        if let Some(dtype) = dtype {
-            let (hidden, mut bytes) = (tokens.map(|t| [t as f32, 1.0 / 3.0]).concat(), Vec::new());
-            dtype.encode(&hidden, &mut bytes);
-            std::fs::write(folder.join("hidden.bin"), bytes).unwrap();
-        }
-        Header::new(identity("b"), TraceText::Greedy, 2, dtype)
-            .write(folder, vec![entry("x", 2, 2), entry("y", 0, 1)])
-            .unwrap();
+        std::fs::create_dir_all(folder.join("last")).unwrap();
+        std::fs::write(folder.join(TOKENS), tokens.map(u32::to_le_bytes).concat()).unwrap();
+        let (states, mut bytes) = (tokens.map(|t| [t as f32, 1.0 / 3.0]).concat(), Vec::new());
+        dtype.encode(&states, &mut bytes);
+        std::fs::write(folder.join("last").join(ROWS), bytes).unwrap();
+        Header::new(identity("b"), TraceText::Greedy).write(folder, vec![entry("x", 2, 2), entry("y", 0, 1)]).unwrap();
+        let trace = Trace::open(folder, &identity("b")).unwrap();
+        ColumnHeader::new(Feature::Last, dtype, 2, trace.tokens_hash()).write(&folder.join("last")).unwrap();
+    }
+
+    fn open(folder: &Path) -> Result<Trace> {
+        Trace::open(folder, &identity("b"))?.with_column(&folder.join("last"))
     }
 
     #[test]
@@ -296,14 +302,20 @@ mod tests {
         for dtype in [StorageType::Float32, StorageType::Float16, StorageType::Bfloat16] {
             let dir = tempfile::tempdir().unwrap();
             let folder = dir.path().join("trace");
-            write(&folder, Some(dtype));
-            let trace = Trace::open(&folder, &identity("b")).unwrap();
+            write(&folder, dtype);
+            let trace = open(&folder).unwrap();
             let last = &trace.documents()[1];
             assert_eq!(trace.tokens(&trace.documents()[0]), [1, 2, 3]);
             assert_eq!((trace.tokens(last), trace.continuation(last)), (&[9, 8][..], &[8][..]));
             let mut third = [1.0 / 3.0];
             dtype.round(&mut third);
-            assert_eq!(trace.hidden(last, 1..2), [8.0, third[0]]);
+            assert_eq!(trace.states(1, 1..2, &[Feature::Last]).unwrap().get(Feature::Last), [8.0, third[0]]);
+            // Of two traces, in the order of the places.
+            let place = |trace, document, row| Place { trace, document, row };
+            let places = [place(1, 0, 2), place(0, 1, 0), place(1, 0, 0)];
+            let found = states_at(&[&trace, &trace], &places, &[Feature::Last]).unwrap();
+            assert_eq!(found.get(Feature::Last), [3.0, third[0], 9.0, third[0], 1.0, third[0]]);
+            assert_eq!(found.row(1).get(Feature::Last), [9.0, third[0]]);
         }
     }
 
@@ -311,26 +323,30 @@ mod tests {
     fn another_backbone_and_a_damaged_file_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("trace");
-        write(&folder, Some(StorageType::Float32));
+        write(&folder, StorageType::Float32);
         let error = Trace::open(&folder, &identity("other")).err().unwrap().to_string();
         assert!(error.contains("another backbone"), "{error}");
         let index = std::fs::read_to_string(folder.join("trace.json")).unwrap();
         for (from, to) in [("\"first\": 2", "\"first\": 3"), ("\"prompt\": 1", "\"prompt\": 18446744073709551615")] {
             std::fs::write(folder.join("trace.json"), index.replacen(from, to, 1)).unwrap();
-            let error = Trace::open(&folder, &identity("b")).err().unwrap().to_string();
+            let error = open(&folder).err().unwrap().to_string();
             assert!(error.contains("trace.json: a document lies outside"), "{error}");
         }
         std::fs::write(folder.join("trace.json"), index).unwrap();
-        std::fs::write(folder.join("hidden.bin"), [0; 7]).unwrap();
-        let error = Trace::open(&folder, &identity("b")).err().unwrap().to_string();
+        std::fs::write(folder.join("last").join(ROWS), [0; 7]).unwrap();
+        let error = open(&folder).err().unwrap().to_string();
         assert!(error.contains("damaged"), "{error}");
     }
 
     #[test]
-    fn tokens_only_have_no_hidden_states() {
+    fn a_column_belongs_to_its_tokens() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), None);
+        write(dir.path(), StorageType::Float16);
         let trace = Trace::open(dir.path(), &identity("b")).unwrap();
-        assert_eq!(trace.continuation(&trace.documents()[0]), [2, 3]);
+        let error = trace.states(0, 0..1, &[Feature::Layer(3)]).unwrap_err().to_string();
+        assert!(error.contains("no column `layer-3`; it has none"), "{error}");
+        ColumnHeader::new(Feature::Last, StorageType::Float16, 2, "0123").write(&dir.path().join("last")).unwrap();
+        let error = trace.with_column(&dir.path().join("last")).err().unwrap().to_string();
+        assert!(error.contains("other tokens than the trace's"), "{error}");
     }
 }

@@ -1,16 +1,16 @@
-//! The backbone's distribution at every position of a trace, cut to its likeliest tokens: `likely-M.bin` beside the hidden
-//! states it is computed from, M pairs of token and probability a token, likeliest first.
+//! The backbone's distribution at every position of a trace, cut to its likeliest tokens: `likely.bin` in a folder of its own,
+//! M pairs of token and probability a token, likeliest first. It is computed from the last hidden states.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytemuck::{Pod, Zeroable};
 use memmap2::Mmap;
 use rayon::prelude::*;
 
-use super::Trace;
 use super::format::map;
-use crate::backbone::Model;
-use crate::error::{Result, bail};
+use super::{Place, Trace, states_at};
+use crate::backbone::{Feature, Model};
+use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::kernels::{exponentiate, largest, top_k};
 use crate::nn::from_host;
@@ -32,7 +32,15 @@ pub(super) struct LikelyTokens {
     count: usize,
 }
 
+const FILE: &str = "likely.bin";
+
 impl LikelyTokens {
+    /// Maps the `count` likeliest tokens of `rows` positions in `folder`.
+    pub fn open(folder: &Path, rows: usize, count: usize) -> Result<Self> {
+        let bytes = (rows as u64).saturating_mul((count * size_of::<Likely>()) as u64);
+        Ok(Self { map: map(folder, FILE, bytes)?, count })
+    }
+
     /// Those after row `row` of the file.
     pub fn of_row(&self, row: usize) -> &[Likely] {
         let all: &[Likely] = self.map.as_ref().map_or(&[], |map| bytemuck::cast_slice(map));
@@ -40,59 +48,48 @@ impl LikelyTokens {
     }
 }
 
-fn path(folder: &Path, count: usize) -> PathBuf {
-    folder.join(format!("likely-{count}.bin"))
-}
-
 /// Rows computed at once: with a vocabulary of 50,000, 100 MB of logits.
 const ROWS: usize = 512;
+/// Documents whose states are read at once.
+const BATCH: usize = 16;
 
-/// Computes the `count` likeliest tokens of every position of the trace in `folder`, unless they are there, and gives the
-/// trace with them.
+/// Computes the `count` likeliest tokens of every position of a trace from its last hidden states and writes them into
+/// `folder`, for [`Trace::with_likely`].
 ///
 /// # Errors
-/// A trace without hidden states, logits that are not numbers, a damaged file; Ctrl-C, after which they are computed anew.
-pub fn with_likely(trace: Trace, model: &Model, folder: &Path, count: usize, title: &str) -> Result<Trace> {
+/// A trace without those states, logits that are not numbers; Ctrl-C, after which they are computed anew.
+pub fn make_likely(trace: &Trace, model: &Model, folder: &Path, count: usize, title: &str) -> Result<()> {
     let vocabulary = model.config().vocab_size;
     if count > vocabulary {
         bail!("`traces.probabilities` is {count}, but the vocabulary has {vocabulary} tokens.");
     }
-    let path = path(folder, count);
-    if !path.exists() {
-        write(&trace, model, &path, count, title)?;
-    }
-    let rows = trace.rows() as u64;
-    let map = map(folder, &format!("likely-{count}.bin"), rows * (count * size_of::<Likely>()) as u64)?;
-    Ok(trace.and_likely(LikelyTokens { map, count }))
-}
-
-fn write(trace: &Trace, model: &Model, path: &Path, count: usize, title: &str) -> Result<()> {
-    let (rows, vocabulary, width) = (trace.rows(), model.config().vocab_size, trace.width());
-    let mut bar = Progress::new(format!("{title}: probabilities"), rows);
-    let mut problem = None;
-    files::write_with(path, |out| {
-        for first in (0..rows).step_by(ROWS) {
-            let n = ROWS.min(rows - first);
-            let hidden = from_host(trace.hidden_rows(first..first + n), [n, width], model.device());
-            let mut logits = model.logits(hidden);
-            let found: Vec<Vec<Likely>> =
-                logits.par_chunks_mut(vocabulary).map(|logits| likeliest(logits, count)).collect();
-            problem = match found.iter().all(|found| found.len() == count) {
-                true => progress::stop_if_interrupted("computing probabilities").err(),
-                false => Some(crate::Error::new(format!(
-                    "{title}: the backbone's logits are not numbers; try another type of weights or of traces."
-                ))),
+    let mut bar = Progress::new(title, trace.rows());
+    files::write_with(&folder.join(FILE), |out| {
+        let mut done = 0;
+        for batch in trace.in_file_order().chunks(BATCH) {
+            progress::stop_if_interrupted("computing probabilities")?;
+            let rows = |&document: &usize| {
+                (0..trace.documents()[document].len()).map(move |row| Place { trace: 0, document, row })
             };
-            if problem.is_some() {
-                return Err(std::io::Error::other("stopped"));
+            let places: Vec<Place> = batch.iter().flat_map(rows).collect();
+            let states = states_at(&[trace], &places, &[Feature::Last])?;
+            for hidden in states.get(Feature::Last).chunks(ROWS * trace.width()) {
+                let hidden = from_host(hidden.to_vec(), [hidden.len() / trace.width(), trace.width()], model.device());
+                let mut logits = model.logits(hidden);
+                let found: Vec<Vec<Likely>> =
+                    logits.par_chunks_mut(vocabulary).map(|logits| likeliest(logits, count)).collect();
+                if found.iter().any(|found| found.len() < count) {
+                    let problem = "the backbone's logits are not numbers; try another type of weights or of traces.";
+                    return Err(Error::new(format!("{title}: {problem}")).into());
+                }
+                found.iter().try_for_each(|found| std::io::Write::write_all(out, bytemuck::cast_slice(found)))?;
             }
-            found.iter().try_for_each(|found| std::io::Write::write_all(out, bytemuck::cast_slice(found)))?;
-            bar.update(first + n, || "tokens".into());
+            done += places.len();
+            bar.update(done, || "tokens".into());
         }
         Ok(())
-    })
-    .map_err(|e| problem.take().unwrap_or(e))?;
-    bar.finish(&format!("the {count} likeliest of {rows} tokens"));
+    })?;
+    bar.finish(&format!("the {count} likeliest of {} tokens", trace.rows()));
     Ok(())
 }
 

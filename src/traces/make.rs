@@ -1,16 +1,16 @@
-//! Making a trace: continuations in batches, then one teacher-forced forward over prompt and continuation for the hidden
-//! states, so that a row depends on nothing but its own text.
+//! Making a trace: prompts with their continuations, in batches.
 
 use std::path::Path;
 
+use super::TraceDocument;
 use super::TracePlan;
 use super::estimate::FreeSpace;
-use super::partial::{Partial, Traced, discard};
+use super::format::TOKENS;
+use super::partial::{Partial, RowFile, Traced, discard};
 use super::plan::Item;
-use crate::backbone::{Backbone, Span, generate, sample};
+use crate::backbone::{Backbone, generate, sample};
 use crate::config::TraceText;
 use crate::error::{Error, Result, bail};
-use crate::nn::to_host;
 use crate::progress::{self, Progress};
 
 /// Writes the trace into `folder`, going on with what an earlier process finished of it. `mark` puts into it, just before
@@ -28,7 +28,8 @@ pub fn make(
     free: FreeSpace,
     mark: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
-    let mut partial = Partial::open(folder, plan.key, plan.header(backbone), plan.documents)?;
+    let (header, rows) = (plan.header(backbone), RowFile { name: TOKENS, row_bytes: 4 });
+    let mut partial = Partial::open(folder, plan.key, &header, rows, plan.documents)?;
     if partial.documents() > 0 {
         progress::say(format!("{}: going on after {} documents", plan.title, partial.documents()));
     }
@@ -40,7 +41,9 @@ pub fn make(
         let mut behind = window.end - (items.len() - done);
         for batch in items[done..].chunks(plan.batch) {
             stop_if_interrupted(&partial)?;
-            partial.require_room(batch.iter().map(|item| item.entry(0, plan.most(item) - item.prompt.len())), free)?;
+            let longest = |item: &Item| item.entry(0, plan.most(item) - item.prompt.len());
+            let longest: Vec<TraceDocument> = batch.iter().map(longest).collect();
+            partial.require_room(partial.bytes(longest.iter()), free)?;
             partial.add(compute(backbone, plan, batch))?;
             behind += batch.len();
             bar.update(behind, || format!("documents, {} {} tokens", partial.new_tokens(), plan.text.name()));
@@ -59,14 +62,17 @@ pub fn make(
             plan.title
         );
     }
-    partial.commit(mark)?;
+    partial.commit(|data, documents| {
+        header.write(data, documents)?;
+        mark(data)
+    })?;
     let left_out = plan.documents - kept;
     let note = if left_out > 0 { format!(", {left_out} left out: {reason}") } else { String::new() };
     bar.finish(&format!("{kept} documents, {new_tokens} {} tokens{note}", plan.text.name()));
     Ok(())
 }
 
-fn stop_if_interrupted(partial: &Partial) -> Result<()> {
+pub(super) fn stop_if_interrupted(partial: &Partial) -> Result<()> {
     if progress::interrupted() {
         return Err(Error::interrupted(format!(
             "interrupted while tracing; {} documents are kept in {}. Start the same command again to go on.",
@@ -90,39 +96,12 @@ pub(super) fn continuations(backbone: &Backbone, plan: &TracePlan, batch: &[Item
     }
 }
 
-/// The texts of a batch with their hidden states.
+/// The texts of a batch.
 fn compute(backbone: &Backbone, plan: &TracePlan, batch: &[Item]) -> Vec<Traced> {
-    let continuations = continuations(backbone, plan, batch, plan.max_new);
-    let texts = batch.iter().zip(&continuations).map(|(item, new)| [item.prompt.as_slice(), new].concat());
-    let texts: Vec<Vec<u32>> = texts.collect();
-    let hidden = match plan.dtype {
-        Some(_) => teacher_forced(backbone, &texts),
-        None => vec![Vec::new(); texts.len()],
-    };
-    let traced = batch.iter().zip(texts).zip(hidden).map(|((item, tokens), hidden)| Traced {
+    let traced = |(item, continuation): (&Item, Vec<u32>)| Traced {
         index: item.index,
-        entry: item.entry(0, tokens.len() - item.prompt.len()),
-        tokens,
-        hidden,
-    });
-    traced.collect()
-}
-
-/// Attention weights held at once by the teacher-forced forward: 256 MB of float32.
-const WEIGHTS: usize = 1 << 26;
-
-/// Hidden states `[tokens, d]` of every text, in batches padded on the right that keep within memory.
-pub(super) fn teacher_forced(backbone: &Backbone, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
-    let config = backbone.model.config();
-    let longest = texts.iter().map(Vec::len).max().unwrap_or(1);
-    let rows = (WEIGHTS / (longest * longest * config.num_attention_heads)).max(1);
-    texts.chunks(rows).flat_map(|batch| one_forward(backbone, batch)).collect()
-}
-
-fn one_forward(backbone: &Backbone, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
-    let width = backbone.model.config().hidden_size;
-    let spans: Vec<Span> = texts.iter().map(|text| Span::chain(text)).collect();
-    let hidden = to_host(backbone.model.hidden(&spans, None));
-    let mut rows = hidden.chunks(width);
-    texts.iter().map(|text| rows.by_ref().take(text.len()).flatten().copied().collect()).collect()
+        entry: item.entry(0, continuation.len()),
+        rows: item.prompt.iter().chain(&continuation).flat_map(|token| token.to_le_bytes()).collect(),
+    };
+    batch.iter().zip(continuations(backbone, plan, batch, plan.max_new)).map(traced).collect()
 }

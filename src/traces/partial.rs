@@ -1,6 +1,6 @@
-//! A trace in the making: a folder beside the final one that outlives the process, `NAME.partial`.
+//! A trace or a column in the making: a folder beside the final one that outlives the process, `NAME.partial`.
 //!
-//! `plan.json` says of what; `data/` is to become the trace; `batches.jsonl` has a line for each finished batch: the
+//! `plan.json` says of what; `data/` is to become the final folder, with one file of rows; `batches.jsonl` has a line for each finished batch: the
 //! entries of its documents. A batch's line is written once its data are on the disk, so the lines say what there is, and
 //! whatever lies beyond them is dropped. Whoever comes back finds nothing, or some batches whole.
 
@@ -9,13 +9,11 @@ use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::f16;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::TraceDocument;
 use super::estimate::{FreeSpace, RESERVE, index_bytes, words};
-use super::format::Header;
-use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
 
@@ -25,15 +23,22 @@ pub(super) struct Traced {
     pub index: usize,
     /// Its place in the file is given when it is added.
     pub entry: TraceDocument,
-    pub tokens: Vec<u32>,
-    /// `[tokens, d]`, or nothing.
-    pub hidden: Vec<f32>,
+    /// A row for every token.
+    pub rows: Vec<u8>,
+}
+
+/// The file of rows.
+#[derive(Clone, Copy)]
+pub(super) struct RowFile {
+    pub name: &'static str,
+    pub row_bytes: usize,
 }
 
 #[derive(PartialEq, Serialize, Deserialize)]
 struct PlanFile {
     key: String,
-    trace: Header,
+    /// What is made, as its index file will say it.
+    header: Value,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,21 +52,20 @@ struct Entry {
 pub(super) struct Partial {
     folder: PathBuf,
     target: PathBuf,
-    header: Header,
-    tokens: File,
-    hidden: Option<File>,
+    row_bytes: usize,
+    file: File,
     journal: File,
     entries: Vec<Entry>,
     rows: usize,
     new_tokens: usize,
 }
 
-/// Where the trace that is to become `target` is made.
+/// Where what is to become `target` is made.
 fn folder_of(target: &Path) -> PathBuf {
     target.with_file_name(format!("{}.partial", target.file_name().unwrap_or_default().to_string_lossy()))
 }
 
-/// Removes what is left of making the trace in `target`.
+/// Removes what is left of making the trace or the column in `target`.
 pub fn discard(target: &Path) -> Result<()> {
     let folder = folder_of(target);
     match fs::remove_dir_all(&folder) {
@@ -70,7 +74,7 @@ pub fn discard(target: &Path) -> Result<()> {
     }
 }
 
-/// How many documents of the trace that is to become `target` are finished, if it is being made under `key`.
+/// How many documents of the trace or the column that is to become `target` are finished, if it is being made under `key`.
 pub fn documents_done(target: &Path, key: &str) -> usize {
     let folder = folder_of(target);
     if !files::read_json::<PlanFile>(&folder.join("plan.json")).is_ok_and(|plan| plan.key == key) {
@@ -87,10 +91,11 @@ fn lines(journal: &[u8]) -> impl Iterator<Item = (usize, Vec<Entry>)> {
 }
 
 impl Partial {
-    /// Goes on with the trace of `documents` documents that is to become `target`, or starts it.
-    pub fn open(target: &Path, key: &str, header: Header, documents: usize) -> Result<Self> {
+    /// Goes on with what is to become `target`, of `documents` documents, or starts it.
+    pub fn open(target: &Path, key: &str, header: &impl Serialize, rows: RowFile, documents: usize) -> Result<Self> {
         let folder = folder_of(target);
-        let plan = PlanFile { key: key.to_owned(), trace: header };
+        let header = serde_json::to_value(header).expect("headers are JSON");
+        let plan = PlanFile { key: key.to_owned(), header };
         if !files::read_json::<PlanFile>(&folder.join("plan.json")).is_ok_and(|found| found == plan) {
             discard(target)?;
             files::write_json(&folder.join("plan.json"), &plan)?;
@@ -102,12 +107,11 @@ impl Partial {
             file.map_err(|e| Error::io("write", &path, e))
         };
         let mut partial = Self {
-            tokens: open(data.join("tokens.bin"))?,
-            hidden: plan.trace.dtype.map(|_| open(data.join("hidden.bin"))).transpose()?,
+            file: open(data.join(rows.name))?,
+            row_bytes: rows.row_bytes,
             journal: open(folder.join("batches.jsonl"))?,
             folder,
             target: target.to_owned(),
-            header: plan.trace,
             entries: Vec::new(),
             rows: 0,
             new_tokens: 0,
@@ -119,10 +123,7 @@ impl Partial {
     /// Takes up the batches whose line and data are whole, and cuts off the rest.
     fn recover(&mut self, documents: usize) -> std::io::Result<()> {
         let journal = fs::read(self.folder.join("batches.jsonl"))?;
-        let mut most = self.tokens.metadata()?.len() / 4;
-        if let (Some(hidden), row @ 1..) = (&self.hidden, self.header.row_bytes()) {
-            most = most.min(hidden.metadata()?.len() / row as u64);
-        }
+        let most = self.file.metadata()?.len() / self.row_bytes as u64;
         let mut kept = 0;
         for (length, batch) in lines(&journal) {
             let fits = batch.iter().try_fold(self.rows, |rows, entry| {
@@ -139,10 +140,7 @@ impl Partial {
         }
         let cut = |file: &mut File, length: u64| file.set_len(length).and_then(|()| file.seek(SeekFrom::Start(length)));
         cut(&mut self.journal, kept)?;
-        cut(&mut self.tokens, self.rows as u64 * 4)?;
-        if let Some(hidden) = &mut self.hidden {
-            cut(hidden, (self.rows * self.header.row_bytes()) as u64)?;
-        }
+        cut(&mut self.file, (self.rows * self.row_bytes) as u64)?;
         Ok(())
     }
 
@@ -171,11 +169,14 @@ impl Partial {
         self.entries.iter().rev().take_while(|entry| window.contains(&entry.index)).count()
     }
 
+    /// The most bytes that the documents of a batch take.
+    pub fn bytes<'b>(&self, batch: impl Iterator<Item = &'b TraceDocument>) -> u64 {
+        batch.map(|entry| (entry.len() * self.row_bytes) as u64 + index_bytes(entry)).sum()
+    }
+
     /// # Errors
-    /// When the disk has no room for the longest texts that `batch` can become.
-    pub fn require_room(&self, batch: impl Iterator<Item = TraceDocument>, free: FreeSpace) -> Result<()> {
-        let row = (self.header.row_bytes() + 4) as u64;
-        let needed: u64 = batch.map(|entry| entry.len() as u64 * row + index_bytes(&entry)).sum();
+    /// When the disk has no room for `needed` more bytes.
+    pub fn require_room(&self, needed: u64, free: FreeSpace) -> Result<()> {
         let free = free(&self.folder).map_err(|e| Error::io("ask for the free space of", &self.folder, e))?;
         if free < needed.saturating_add(RESERVE) {
             bail!(
@@ -192,37 +193,26 @@ impl Partial {
 
     /// Adds a batch; when this returns, it is on the disk.
     pub fn add(&mut self, batch: Vec<Traced>) -> Result<()> {
-        let (mut tokens, mut hidden, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut bytes, mut entries) = (Vec::new(), Vec::new());
         let mut rows = self.rows;
-        for Traced { index, entry, tokens: text, hidden: states } in batch {
-            if let Some(dtype) = self.header.dtype {
-                if dtype == StorageType::Float16 && states.iter().any(|x| !f16::from_f32(*x).is_finite()) {
-                    bail!(
-                        "`{}`: a hidden state does not fit float16, whose largest number is 65,504. Set traces.dtype to \"bfloat16\" or \"float32\".",
-                        entry.id
-                    );
-                }
-                dtype.encode(&states, &mut hidden);
-            }
-            tokens.extend(text.iter().flat_map(|token| token.to_le_bytes()));
-            entries.push(Entry { index, document: TraceDocument { first: rows, ..entry } });
-            rows += text.len();
+        for Traced { index, entry, rows: of_document } in batch {
+            bytes.extend(of_document);
+            let document = TraceDocument { first: rows, ..entry };
+            rows += document.len();
+            entries.push(Entry { index, document });
         }
         let mut line = serde_json::to_vec(&entries).expect("entries are JSON");
         line.push(b'\n');
-        self.write(&tokens, &hidden, &line).map_err(|e| self.failed(e))?;
+        self.write(&bytes, &line).map_err(|e| self.failed(e))?;
         self.rows = rows;
         self.new_tokens += entries.iter().map(|entry| entry.document.continuation).sum::<usize>();
         self.entries.extend(entries);
         Ok(())
     }
 
-    fn write(&mut self, tokens: &[u8], hidden: &[u8], line: &[u8]) -> std::io::Result<()> {
+    fn write(&mut self, rows: &[u8], line: &[u8]) -> std::io::Result<()> {
         let put = |file: &mut File, bytes: &[u8]| file.write_all(bytes).and_then(|()| file.sync_data());
-        put(&mut self.tokens, tokens)?;
-        if let Some(file) = &mut self.hidden {
-            put(file, hidden)?;
-        }
+        put(&mut self.file, rows)?;
         put(&mut self.journal, line)
     }
 
@@ -230,15 +220,14 @@ impl Partial {
         Error::io("write a trace in", &self.folder, error)
     }
 
-    /// Writes the index, lets `mark` add its own, and puts the trace in its place.
-    pub fn commit(mut self, mark: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    /// Lets `finish` add what belongs beside the rows of these documents, in the plan's order, and puts the folder in its place.
+    pub fn commit(mut self, finish: impl FnOnce(&Path, Vec<TraceDocument>) -> Result<()>) -> Result<()> {
         let data = self.folder.join("data");
         self.entries.sort_by_key(|entry| entry.index);
         let documents = self.entries.into_iter().map(|entry| entry.document).collect();
-        self.header.write(&data, documents)?;
-        mark(&data)?;
+        finish(&data, documents)?;
         // Windows renames no folder with open files.
-        drop((self.tokens, self.hidden, self.journal));
+        drop((self.file, self.journal));
         files::replace_folder(&data, &self.target)?;
         discard(&self.target)
     }

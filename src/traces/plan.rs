@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::TraceDocument;
 use super::format::Header;
 use crate::backbone::{Backbone, Sampler};
-use crate::config::{StorageType, TraceText};
+use crate::config::TraceText;
 use crate::error::Result;
 use crate::text::Document;
 
@@ -30,8 +30,6 @@ pub struct TracePlan<'a> {
     pub sampling: Sampling,
     /// Tokens after each prompt, at most.
     pub max_new: usize,
-    /// Type of the stored hidden states; none for tokens only.
-    pub dtype: Option<StorageType>,
     /// Documents computed side by side.
     pub batch: usize,
 }
@@ -85,7 +83,7 @@ impl Item {
 
 impl TracePlan<'_> {
     pub(super) fn header(&self, backbone: &Backbone) -> Header {
-        Header::new(backbone.identity(), self.text, backbone.model.config().hidden_size, self.dtype)
+        Header::new(backbone.identity(), self.text)
     }
 
     /// The windows from the one on that document `first` lies in.
@@ -149,7 +147,6 @@ mod tests {
             text: TraceText::Greedy,
             sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: 0 },
             max_new: 1,
-            dtype: None,
             batch: 5,
         };
         let all: Vec<_> = plan.windows(0).collect();

@@ -76,7 +76,7 @@ fn a_plan_counts_what_cells_share_and_makes_nothing() {
     assert!(plan["seconds"].as_f64().unwrap() > 0.0 && plan["bytes"].as_u64().unwrap() > 0);
     // It foresaw what is made: a folder for each.
     let store: Vec<_> = fs::read_dir(undisturbed().join("runs/grid/store")).unwrap().map(Result::unwrap).collect();
-    assert_eq!(store.len(), 3 + 2 + 4 + 2, "{store:?}");
+    assert_eq!(store.len(), 2 * 3 + 2 + 4 + 2, "{store:?}");
     let plan = succeed(undisturbed(), &["plan", "grid.toml", "--format", "json"]).json();
     assert!(plan["cells"].as_array().unwrap().iter().all(|cell| cell["state"] == "done"));
     assert_eq!((&plan["seconds"], &plan["bytes"]), (&0.0.into(), &0.into()));
@@ -203,8 +203,8 @@ fn two_processes_at_once_make_nothing_twice() {
     all.sort();
     let cells = all.iter().filter(|line| line.starts_with('(')).count();
     assert_eq!(cells, 8, "{all:?}");
-    // A line each for three traces; of two sets of heads, their candidates, two models, eight evaluations.
-    assert_eq!(all.len() - cells, 3 + 2 + 4 + 2 + 8, "{all:?}");
+    // A line each for three traces and their columns; of two sets of heads, their candidates, two models, eight evaluations.
+    assert_eq!(all.len() - cells, 2 * 3 + 2 + 4 + 2 + 8, "{all:?}");
     assert_eq!(report(folder.path()), report(undisturbed()));
     let left: Vec<PathBuf> = everything_below(&folder.path().join("runs/grid/store"));
     assert!(!left.iter().any(|path| path.to_string_lossy().contains(".claim-")), "{left:?}");

@@ -2,9 +2,8 @@
 
 use crate::common::{report, world};
 use burn::tensor::Device;
-use draftsmith::backbone::{Backbone, Precision};
+use draftsmith::backbone::{Backbone, Feature, Precision};
 use draftsmith::heads::{FrozenHeads, load_heads};
-use draftsmith::nn::from_host;
 use draftsmith::traces::Trace;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -23,6 +22,7 @@ impl Run {
         let backbone = Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::flex()).unwrap();
         let heads = load_heads(&folder.join("heads"), &backbone).unwrap();
         let trace = Trace::open(&folder.join("traces/fables-test"), &backbone.identity()).unwrap();
+        let trace = trace.with_column(&folder.join("columns/fables-test/last")).unwrap();
         Self { backbone, heads, trace, set: report(world())["datasets"][0].clone() }
     }
 
@@ -31,12 +31,12 @@ impl Run {
         let (model, heads) = (&self.backbone.model, &self.heads);
         let vocabulary = model.config().vocab_size;
         let mut all = vec![Vec::new(); heads.count() + 1];
-        for document in self.trace.documents() {
+        for (number, document) in self.trace.documents().iter().enumerate() {
             let target = self.trace.continuation(document);
             for t in 0..target.len() {
                 let row = document.prompt - 1 + t;
-                let hidden =
-                    from_host(self.trace.hidden(document, row..row + 1), [1, self.trace.width()], model.device());
+                let read = self.trace.states(number, row..row + 1, &[Feature::Last]).unwrap().to_device(model.device());
+                let hidden = read.get(Feature::Last);
                 let first = model.logits(hidden.clone());
                 all[0].push((target[t], first.into_iter().map(f64::from).collect()));
                 let found = heads.candidates(model, hidden, &target[t..=t], vocabulary).unwrap();

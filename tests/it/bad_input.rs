@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Outcome, copy_folder, everything_below, finished, inputs, run, skipped, succeed, world};
+use crate::common::{Outcome, copy_traces, everything_below, finished, inputs, run, skipped, succeed, world};
 use draftsmith::config::StorageType;
 use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
 use serde_json::{Value, json};
@@ -94,7 +94,7 @@ fn configurations() {
         ("heads.stage=[{steps=3}]", &["heads.training.steps", "20", "3 together"]),
         ("heads.stage=[{steps=20,data=[\"x\"]}]", &["heads.stage 1", "[data.x]"]),
         ("heads.stage=[{steps=20,rate=1}]", &["--set", "unknown key `rate`", "learning_rate"]),
-        ("traces.keep_hidden=false", &["traces.keep_hidden"]),
+        ("traces.keep=everything", &["unknown variant `everything`", "`tokens` or `features`"]),
         ("data.fables.dev=0", &["`data.fables`", "no `dev` share"]),
         ("rescorer.whole.of=[\"small\", \"none\"]", &["rescorer.whole.of", "`none`", "[rescorer.none]"]),
         ("rescorer.whole.of=[\"small\", \"mixed\"]", &["`mixed`", "a sum itself"]),
@@ -316,10 +316,11 @@ fn heads_of_another_layout() {
 #[test]
 fn damaged_results() {
     for (file, damage) in [
-        ("traces/fables-train/hidden.bin", Some(100)),
+        ("columns/fables-train/last/rows.bin", Some(100)),
         ("traces/fables-test/tokens.bin", Some(101)),
         ("traces/fables-dev/trace.json", Some(50)),
-        ("traces/fables-dev/hidden.bin", None),
+        ("columns/fables-dev/last/rows.bin", None),
+        ("columns/fables-test/last/column.json", Some(60)),
         ("heads/heads.safetensors", Some(200)),
         ("heads/heads.json", Some(3)),
         ("rescorers/counts/model.ngram", Some(400)),
@@ -350,14 +351,17 @@ fn a_stage_whose_mark_is_damaged_is_done_again() {
 #[test]
 fn what_the_message_on_a_damaged_trace_advises_mends_it() {
     let folder = finished();
-    let hidden = folder.path().join("runs/tiny/traces/fables-test/hidden.bin");
-    let whole = fs::read(&hidden).unwrap();
-    cut(&hidden, 10);
-    let advice = "delete the folder runs/tiny/traces/fables-test and make it again with `draftsmith trace`";
-    refused(folder.path(), &["run", "run.toml"], &["hidden.bin", "damaged", advice]);
-    fs::remove_dir_all(hidden.parent().unwrap()).unwrap();
-    succeed(folder.path(), &["trace", "run.toml"]);
-    assert!(fs::read(&hidden).unwrap() == whole);
+    for file in ["traces/fables-test/tokens.bin", "columns/fables-test/last/rows.bin"] {
+        let path = folder.path().join("runs/tiny").join(file);
+        let whole = fs::read(&path).unwrap();
+        cut(&path, 10);
+        let (part, name) = file.rsplit_once('/').unwrap();
+        let advice = format!("delete the folder runs/tiny/{part} and make it again with `draftsmith trace`");
+        refused(folder.path(), &["run", "run.toml"], &[name, "damaged", &advice]);
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        succeed(folder.path(), &["trace", "run.toml"]);
+        assert!(fs::read(&path).unwrap() == whole);
+    }
 }
 
 #[test]
@@ -404,9 +408,9 @@ fn what_heads_cannot_be_trained_from() {
     // Distributions of a trace that were cut.
     let soft = ["train-heads", "run.toml", "--set", "traces.probabilities=3", "--set", "heads.soft_targets=1"];
     succeed(path, &soft);
-    cut(&path.join("runs/tiny/traces/fables-train/likely-3.bin"), 100);
+    cut(&path.join("runs/tiny/likely/fables-train/likely.bin"), 100);
     fs::remove_file(path.join("runs/tiny/heads/stage.json")).unwrap();
-    refused(path, &soft, &["likely-3.bin", "100 bytes", "damaged"]);
+    refused(path, &soft, &["likely.bin", "100 bytes", "damaged"]);
 }
 
 #[test]
@@ -455,7 +459,7 @@ fn a_full_disk() {
     assert_refused(path, &outcome.take().unwrap(), &["runs/tiny/traces", "nearly full", "Free some space"]);
     let mut left = Vec::new();
     on_a_small_disk(&runs, 4000, || {
-        copy_folder(&world().join("runs/tiny/traces"), &runs.join("tiny/traces"));
+        copy_traces(&world().join("runs/tiny"), &runs.join("tiny"));
         let filled = File::create(runs.join("filler")).unwrap().write_all(&vec![1; 4 << 20]);
         assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
         let filler = OpenOptions::new().write(true).open(runs.join("filler")).unwrap();

@@ -245,7 +245,9 @@ fn inspect_tells_models_and_traces_apart() {
     assert_eq!(model["end_of_text"], serde_json::json!([0]));
     let trace = succeed(world(), &["inspect", "runs/tiny/traces/fables-test", "--format", "json"]).json();
     let set = &report(world())["datasets"][0];
-    assert_eq!((&trace["kind"], &trace["dtype"]), (&"trace".into(), &"float32".into()));
+    assert_eq!(trace["kind"], "trace");
+    let [column] = list(&trace, "columns") else { panic!("{trace}") };
+    assert_eq!((&column["column"], &column["dtype"]), (&"last".into(), &"float32".into()));
     assert_eq!((&trace["documents"], &trace["continuation_tokens"]), (&set["documents"], &set["decoded_tokens"]));
     assert_eq!(trace["backbone_hash"], model["hash"]);
     assert!(succeed(world(), &["inspect", "model"]).stdout.contains("parameters"));

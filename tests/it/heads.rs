@@ -3,16 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{copy_folder, finished, inputs, read_json, report, succeed, world};
+use crate::common::{finished, inputs, read_json, report, succeed, traced, world};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// Inputs and finished traces: only the heads are left to train.
-fn traced() -> TempDir {
-    let folder = inputs();
-    copy_folder(&world().join("runs/tiny/traces"), &folder.path().join("runs/tiny/traces"));
-    folder
-}
 
 /// Trains heads with `sets`; gives the lines of `metrics.jsonl` and what was said.
 fn trained(folder: &Path, sets: &[&str]) -> (Vec<Value>, String) {

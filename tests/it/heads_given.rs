@@ -3,18 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{copy_folder, everything_below, finished, inputs, read_json, run, succeed, untimed_report, world};
+use crate::common::{
+    copy_folder, copy_traces, everything_below, finished, inputs, read_json, run, succeed, traced, untimed_report,
+    world,
+};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const KEEP: [&str; 2] = ["--set", "heads.keep_checkpoints=true"];
-
-/// Inputs and finished traces: the heads are still to be trained.
-fn traced() -> TempDir {
-    let folder = inputs();
-    copy_folder(&world().join("runs/tiny/traces"), &folder.path().join("runs/tiny/traces"));
-    folder
-}
 
 fn evaluated(folder: &Path, arguments: &[&str]) -> Value {
     let arguments = [&["evaluate", "run.toml", "--format", "json"], arguments].concat();
@@ -117,7 +112,7 @@ fn heads_of_another_run_give_its_numbers_and_leave_ones_own_alone() {
     let folder = finished();
     let path = folder.path();
     let other = ["--set", "name=other", "--set", "heads.block_size=6"];
-    copy_folder(&path.join("runs/tiny/traces"), &path.join("runs/other/traces"));
+    copy_traces(&path.join("runs/tiny"), &path.join("runs/other"));
     let expected = evaluated(path, &other);
     let before = own(path);
     let found = evaluated(path, &["--heads", "runs/other/heads"]);

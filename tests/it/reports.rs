@@ -250,6 +250,7 @@ fn the_same_bytes_with_one_thread_and_with_two() {
         |name: &str| folders.each_ref().map(|folder| fs::read(folder.path().join("runs/tiny").join(name)).unwrap());
     for name in [
         "traces/fables-train/tokens.bin",
+        "columns/fables-train/last/rows.bin",
         "heads/heads.safetensors",
         "heads/metrics.jsonl",
         "rescorers/small/metrics.jsonl",

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{
-    Outcome, PROGRAM, copy_folder, everything_below, finished, inputs, read_json, run_with, succeed, untimed_report,
-    world,
+    Outcome, PROGRAM, copy_folder, everything_below, finished, inputs, read_json, run_with, succeed, traced,
+    untimed_report, world,
 };
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -40,13 +40,6 @@ const TRAIN: [&str; 22] = [
     "--set",
     "heads.stage=[{steps=150,soft_targets=0.5,learning_rate=0.02},{steps=250}]",
 ];
-
-/// Inputs and finished traces: only the heads are left to train.
-fn traced() -> TempDir {
-    let folder = inputs();
-    copy_folder(&world().join("runs/tiny/traces"), &folder.path().join("runs/tiny/traces"));
-    folder
-}
 
 fn heads(folder: &Path) -> PathBuf {
     folder.join("runs/tiny/heads")
@@ -209,7 +202,7 @@ fn two_runs_of_one_seed_are_the_same_bytes() {
     let folder = inputs();
     succeed(folder.path(), &["run", "run.toml"]);
     for file in [
-        "traces/fables-train/hidden.bin",
+        "columns/fables-train/last/rows.bin",
         "traces/fables-test/tokens.bin",
         "heads/heads.safetensors",
         "heads/metrics.jsonl",

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::common::{PROGRAM, everything_below, inputs, read_json, run, succeed, world};
+use crate::common::{PROGRAM, everything_below, inputs, run, succeed, untimed_report, world};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tempfile::TempDir;
+use serde_json::{Value, json};
 
 /// Every kind of trace, one document at a time: long enough to be hit in its middle.
 const TRACE: [&str; 6] = [
@@ -26,11 +26,18 @@ fn start(folder: &Path) -> Child {
     command.spawn().expect("the program starts")
 }
 
-/// The journals of traces in the making: folder and text.
+/// The journals of traces and columns in the making: folder and text.
 fn journals(folder: &Path) -> Vec<(PathBuf, String)> {
-    let listing = fs::read_dir(folder.join("runs/tiny/traces")).into_iter().flatten().flatten();
+    let listing = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let read = |path: PathBuf| Some((path.clone(), fs::read_to_string(path.join("batches.jsonl")).ok()?));
-    listing.filter_map(|entry| read(entry.path())).collect()
+    let run = folder.join("runs/tiny");
+    listing(run.join("traces")).chain(listing(run.join("columns")).flat_map(listing)).filter_map(read).collect()
+}
+
+/// Names and bytes of a run's traces and of their columns.
+fn traces(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let run = folder.join("runs/tiny");
+    ["traces", "columns"].iter().flat_map(|name| bytes(&run.join(name))).collect()
 }
 
 /// Waits until so many batches are finished, or the process has ended.
@@ -73,8 +80,7 @@ fn a_killed_tracing_keeps_what_is_finished_and_ends_with_the_same_bytes() {
     }
     let outcome = succeed(folder.path(), &TRACE);
     assert!(resumed > 0, "no kill hit a trace's middle: {}", outcome.stderr);
-    let traces = |folder: &TempDir| bytes(&folder.path().join("runs/tiny/traces"));
-    let (found, expected) = (traces(&folder), traces(&expected));
+    let (found, expected) = (traces(folder.path()), traces(expected.path()));
     let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&found), names(&expected));
     for ((name, found), (_, expected)) in found.iter().zip(&expected) {
@@ -107,16 +113,23 @@ fn a_dry_run_bounds_what_comes_and_writes_no_trace() {
     let more = ["--set", "traces.train_text=[\"greedy\", \"corpus\"]", "--format", "json"];
     let dry = [&["trace", "run.toml", "--dry-run"][..], &more].concat();
     let estimate = succeed(folder.path(), &dry).json();
-    let traces = folder.path().join("runs/tiny/traces");
+    let run = folder.path().join("runs/tiny");
     assert!(!folder.path().join("runs").exists(), "not even a folder or a lock");
     assert!(estimate["seconds"].as_f64().unwrap() > 0.0 && estimate["bytes_free"].as_u64().unwrap() > 0);
     succeed(folder.path(), &[&["trace", "run.toml"][..], &more].concat());
     let listed = estimate["traces"].as_array().unwrap();
     assert_eq!(listed.len(), 4);
     for one in listed {
-        let made = traces.join(one["name"].as_str().unwrap());
-        let size: u64 =
-            bytes(&made).iter().filter(|(name, _)| name != Path::new("stage.json")).map(|f| f.1.len() as u64).sum();
+        let size_of = |folder: PathBuf| -> u64 {
+            let files = bytes(&folder);
+            let all = files.iter().filter(|(name, _)| name != Path::new("stage.json"));
+            all.map(|(_, bytes)| bytes.len() as u64).sum()
+        };
+        let (name, column) = (one["name"].as_str().unwrap(), &one["columns"][0]);
+        let of_column = size_of(run.join("columns").join(name).join("last"));
+        let most = column["bytes_at_most"].as_u64().unwrap();
+        assert!(column["feature"] == "last" && of_column <= most && most < of_column * 3 / 2, "{one}: {of_column}");
+        let size = size_of(run.join("traces").join(name)) + of_column;
         let most = one["bytes_at_most"].as_u64().unwrap();
         assert!(size <= most && most < size * 3 / 2, "{one}: {size}");
     }
@@ -128,10 +141,20 @@ fn a_dry_run_bounds_what_comes_and_writes_no_trace() {
     assert!(run() == before);
     let after = succeed(folder.path(), &dry).json();
     assert_eq!((after["bytes_at_most"].as_u64(), after["finished"].as_array().unwrap().len()), (Some(0), 4));
+    // Of another type, only the columns are made.
+    let half = succeed(folder.path(), &[&dry[..], &["--set", "traces.dtype=float16"]].concat()).json();
+    for (half, whole) in half["traces"].as_array().unwrap().iter().zip(listed) {
+        let bytes = |of: &Value| of["bytes_at_most"].as_u64().unwrap();
+        assert_eq!(bytes(half), bytes(&half["columns"][0]));
+        assert!(bytes(half) < bytes(&whole["columns"][0]) && half["seconds"].as_f64().unwrap() > 0.0, "{half}");
+    }
     let table = succeed(folder.path(), &["trace", "run.toml", "--dry-run", "--set", "traces.max_new=5"]).stdout;
-    for words in ["fables-train", "disk, at most", "are free in runs/tiny/traces"] {
+    for words in ["fables-train", "disk, at most", "are free in runs/tiny"] {
         assert!(table.contains(words), "{table}");
     }
+    let tokens =
+        succeed(folder.path(), &[&dry[..], &["--set", "traces.max_new=5", "--set", "traces.keep=tokens"]].concat());
+    assert!(tokens.json()["traces"].as_array().unwrap().iter().all(|one| one["columns"] == json!([])));
 }
 
 #[test]
@@ -158,32 +181,22 @@ fn heads_train_on_every_kind_of_text_and_the_rescorers_on_the_backbones_own() {
 }
 
 #[test]
-fn traces_of_tokens_only_fit_rescorers_and_refuse_heads() {
+fn traces_of_tokens_alone_give_the_same_heads_rescorers_and_report() {
     let folder = inputs();
-    let tokens_only = ["--set", "traces.keep_hidden=false"];
-    for command in ["train-heads", "evaluate", "run"] {
-        let outcome = run(folder.path(), &[&[command, "run.toml"][..], &tokens_only].concat());
-        assert_eq!(outcome.code, Some(2));
-        assert!(outcome.stderr.contains("`traces.keep_hidden` is false"), "{}", outcome.stderr);
+    let tokens = ["run", "run.toml", "--set", "traces.keep=tokens"];
+    succeed(folder.path(), &tokens);
+    assert!(!folder.path().join("runs/tiny/columns").exists());
+    for file in ["heads/heads.safetensors", "heads/metrics.jsonl", "rescorers/turns/network.safetensors"] {
+        let read = |folder: &Path| fs::read(folder.join("runs/tiny").join(file)).unwrap();
+        assert!(read(folder.path()) == read(world()), "{file}: the states are the same bits");
     }
-    assert!(!folder.path().join("runs").exists(), "refused before any work");
-    succeed(folder.path(), &[&["trace", "run.toml"][..], &tokens_only].concat());
-    let traces = folder.path().join("runs/tiny/traces");
-    assert!(!everything_below(&traces).iter().any(|path| path.ends_with("hidden.bin")));
-    let index = read_json(&traces.join("fables-test/trace.json"));
-    assert!(index["dtype"].is_null());
-    // Rescorers of text need no more; those of lattices do.
-    let rescorer =
-        |name: &str| run(folder.path(), &[&["train-rescorer", "run.toml", "--only", name][..], &tokens_only].concat());
-    for name in ["counts", "small"] {
-        let outcome = rescorer(name);
-        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    }
-    assert!(rescorer("turns").stderr.contains("`traces.keep_hidden` is false"));
-    for file in ["counts/model.ngram", "small/model.safetensors"] {
-        let read = |folder: &Path| fs::read(folder.join("runs/tiny/rescorers").join(file)).unwrap();
-        assert!(read(folder.path()) == read(world()), "{file}: hidden states or not, the text is the same");
-    }
+    assert_eq!(untimed_report(folder.path()), untimed_report(world()));
+    // What is kept is no reason to make anything again.
+    let kept = succeed(folder.path(), &["run", "run.toml"]).stderr;
+    assert!(
+        kept.contains("columns of fables train: last of ") && kept.contains("train-heads: finished earlier"),
+        "{kept}"
+    );
 }
 
 #[test]

@@ -15,11 +15,11 @@ use serde_json::{Map, Value, json};
 
 use super::super::FitLattices;
 use super::{Blocks, LatticeNetwork, unit_rows};
-use crate::backbone::Model;
+use crate::backbone::{Feature, Model};
 use crate::error::{Result, bail};
 use crate::heads::{StoredCandidates, block_starts};
 use crate::nn::{from_host, indices, to_host};
-use crate::traces::Trace;
+use crate::traces::{Place, Trace, states_at};
 use crate::training::{Batch, Evaluated, Task};
 
 /// What a network of lattices learns from.
@@ -107,16 +107,21 @@ impl<'a> LatticeTraining<'a> {
     }
 
     /// Blocks at `starts`, and by slot the place of the token to find.
-    fn blocks(&self, recorded: &[Recorded], starts: &[Start]) -> (Blocks, Vec<usize>) {
-        let Recorded { trace, candidates } = &recorded[0];
-        let (slots, k, width) = (candidates.heads(), self.k.min(candidates.k()), trace.width());
-        let (n, mut hidden) = (starts.len(), Vec::with_capacity(starts.len() * width));
+    fn blocks(&self, recorded: &[Recorded], starts: &[Start]) -> Result<(Blocks, Vec<usize>)> {
+        let first = &recorded[0].candidates;
+        let (slots, k, n) = (first.heads(), self.k.min(first.k()), starts.len());
+        let traces: Vec<&Trace> = recorded.iter().map(|recorded| recorded.trace).collect();
+        let place = |&(trace, document, t): &Start| {
+            let row = traces[trace].documents()[document].prompt + t - 1;
+            Place { trace, document, row }
+        };
+        let places: Vec<Place> = starts.iter().map(place).collect();
+        let states = states_at(&traces, &places, &[Feature::Last])?.to_device(&self.device);
         let (mut before, mut targets, mut scores) = (Vec::new(), Vec::new(), Vec::new());
         let (mut row_of, mut distinct, mut rows) = (HashMap::new(), Vec::new(), Vec::new());
         for &(trace, document, t) in starts {
             let Recorded { trace, candidates } = &recorded[trace];
             let entry = &trace.documents()[document];
-            trace.hidden_row(entry, entry.prompt + t - 1, &mut hidden);
             let (text, at) = (&trace.continuation(entry)[t..], candidates.at(document, t));
             for slot in 0..slots {
                 let (ids, head) = (&at.ids[slot * at.k..][..k], &at.scores[slot * at.k..][..k]);
@@ -133,13 +138,13 @@ impl<'a> LatticeTraining<'a> {
             }
         }
         let blocks = Blocks {
-            hidden: unit_rows(from_host(hidden, [n, width], &self.device)),
+            hidden: unit_rows(states.get(Feature::Last)),
             before: unit_rows(self.model.embed(&before)),
             tokens: unit_rows(self.model.embed(&distinct)),
             candidates: indices(rows, &self.device),
             head_scores: from_host(scores, [n, slots, k], &self.device),
         };
-        (blocks, targets)
+        Ok((blocks, targets))
     }
 
     /// Sum of the losses as a graph, tokens found at first place, and tokens to find. A random field learns from the slots up
@@ -214,7 +219,7 @@ fn log_sum_exp(scores: Tensor<3>) -> Tensor<3> {
 
 impl<N: LatticeNetwork> Task<N> for LatticeTraining<'_> {
     fn batch(&self, network: &N, number: usize) -> Result<Batch> {
-        let (blocks, targets) = self.blocks(&self.train, &self.draw(number));
+        let (blocks, targets) = self.blocks(&self.train, &self.draw(number))?;
         let (loss, right, counted) = self.loss(network, &blocks, targets);
         let mean = loss / counted.max(1) as f64;
         let value = f64::from(to_host(mean.clone().without_autodiff())[0]);
@@ -231,7 +236,7 @@ impl<N: LatticeNetwork> Task<N> for LatticeTraining<'_> {
     fn evaluate(&self, network: &N) -> Result<Evaluated> {
         let (mut loss, mut right, mut counted) = (0.0, 0, 0);
         for starts in self.dev_starts.chunks(AT_ONCE) {
-            let (blocks, targets) = self.blocks(&self.dev, starts);
+            let (blocks, targets) = self.blocks(&self.dev, starts)?;
             let (sum, hits, tokens) = self.loss(network, &blocks, targets);
             loss += f64::from(to_host(sum)[0]);
             right += hits;

@@ -133,10 +133,13 @@ live_documents = 4
 "#;
 
 /// Names of the stages of the run above, as the program says them.
-const STAGES: [&str; 9] = [
+const STAGES: [&str; 12] = [
     "trace fables train",
+    "column last of fables train",
     "trace fables dev",
+    "column last of fables dev",
     "trace fables test",
+    "column last of fables test",
     "train-heads",
     "train-rescorer counts",
     "train-rescorer look",
@@ -253,6 +256,18 @@ pub fn inputs() -> TempDir {
     }
     copy_folder(&world().join("model"), &copy.path().join("model"));
     copy
+}
+
+/// A copy of corpus, configurations and model with the finished traces of the run: the heads are still to be trained.
+pub fn traced() -> TempDir {
+    let copy = inputs();
+    copy_traces(&world().join("runs/tiny"), &copy.path().join("runs/tiny"));
+    copy
+}
+
+/// Copies a run's traces and their columns to another run's folder.
+pub fn copy_traces(from: &Path, to: &Path) {
+    ["traces", "columns"].iter().for_each(|name| copy_folder(&from.join(name), &to.join(name)));
 }
 
 /// A copy of everything.

@@ -1,0 +1,91 @@
+//! States of some tokens by name, in this process's memory and on a device.
+
+use burn::tensor::{Device, Tensor};
+
+use super::Feature;
+use crate::nn::from_host;
+
+/// Named states of n tokens in this process's memory, `[n, d]` each.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FeatureRows {
+    width: usize,
+    states: Vec<(Feature, Vec<f32>)>,
+}
+
+impl FeatureRows {
+    /// The states called `features`, each `[n, d]` of width `d`.
+    pub fn new(features: &[Feature], width: usize, states: Vec<Vec<f32>>) -> Self {
+        Self { width, states: features.iter().copied().zip(states).collect() }
+    }
+
+    /// Returns the states called `feature`, `[n, d]`.
+    ///
+    /// # Panics
+    /// When they are not among these.
+    pub fn get(&self, feature: Feature) -> &[f32] {
+        &self.states[place(feature, self.states.iter().map(|state| state.0))].1
+    }
+
+    /// Returns the states of one token.
+    pub fn row(&self, row: usize) -> FeatureRow<'_> {
+        FeatureRow { rows: self, row }
+    }
+
+    /// Copies the states to a device.
+    pub fn to_device(&self, device: &Device) -> FeatureTensors {
+        let tensor = |(feature, values): &(Feature, Vec<f32>)| {
+            let rows = values.len() / self.width;
+            (*feature, from_host(values.clone(), [rows, self.width], device))
+        };
+        FeatureTensors { states: self.states.iter().map(tensor).collect() }
+    }
+}
+
+/// Named states of one token, `[d]` each.
+#[derive(Debug, Clone, Copy)]
+pub struct FeatureRow<'a> {
+    rows: &'a FeatureRows,
+    row: usize,
+}
+
+impl<'a> FeatureRow<'a> {
+    /// Returns the state called `feature`, `[d]`.
+    ///
+    /// # Panics
+    /// When it is not among these.
+    pub fn get(self, feature: Feature) -> &'a [f32] {
+        let width = self.rows.width;
+        &self.rows.get(feature)[self.row * width..][..width]
+    }
+}
+
+/// Named states of n tokens on a device, `[n, d]` each.
+#[derive(Debug, Clone)]
+pub struct FeatureTensors {
+    states: Vec<(Feature, Tensor<2>)>,
+}
+
+impl FeatureTensors {
+    /// The states called `features`, each `[n, d]`.
+    pub fn new(features: &[Feature], states: Vec<Tensor<2>>) -> Self {
+        Self { states: features.iter().copied().zip(states).collect() }
+    }
+
+    /// Returns the states called `feature`, `[n, d]`; they are shared, not copied.
+    ///
+    /// # Panics
+    /// When they are not among these.
+    pub fn get(&self, feature: Feature) -> Tensor<2> {
+        self.states[place(feature, self.states.iter().map(|state| state.0))].1.clone()
+    }
+
+    /// Returns what `change` makes of every state.
+    pub fn map(&self, change: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
+        let changed = self.states.iter().map(|(feature, state)| (*feature, change(state.clone())));
+        Self { states: changed.collect() }
+    }
+}
+
+fn place(feature: Feature, mut known: impl Iterator<Item = Feature>) -> usize {
+    known.position(|known| known == feature).unwrap_or_else(|| panic!("nobody asked for the states called `{feature}`"))
+}
