@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use draftsmith::backbone::{Backbone, Feature, Precision};
-use draftsmith::config::{FfnConfig, HeadArchitecture, HeadsConfig, OptimizationConfig, StorageType, VocabularyConfig};
+use draftsmith::config::{HeadsConfig, OptimizationConfig, StorageType, VocabularyConfig};
 use draftsmith::error::Result;
-use draftsmith::heads::{HeadTraining, Heads, TrainingText};
+use draftsmith::heads::{FfnConfig, FfnHeads, HeadKind, HeadShape, HeadTraining, TrainingText};
 use draftsmith::nn::Init;
 use draftsmith::traces::{ColumnPlan, Trace, free_space, make_columns};
 use draftsmith::training::{Batch, Evaluated, Schedule, Task, TrainingContext, train};
@@ -74,7 +74,6 @@ fn main() -> Result<()> {
     ] {
         let options = HeadsConfig {
             block_size: 9,
-            architecture: HeadArchitecture::Ffn(FfnConfig { hidden: 576, ..FfnConfig::default() }),
             positions_per_step: BATCH * LENGTH,
             vocabulary,
             training,
@@ -82,10 +81,11 @@ fn main() -> Result<()> {
         };
         let loaded = reset_peak();
         let text = |trace| [TrainingText { corpus: "samsum", trace }];
-        let inner = HeadTraining::new(&text(&train_trace), &text(&dev_trace), &backbone.model, &options, 1)?;
+        let (model, mut init) = (&backbone.model, Init::seeded(1, &Device::flex().autodiff()));
+        let kind = FfnConfig { hidden: 576, ..FfnConfig::default() };
+        let heads = kind.network(HeadShape::new(options.block_size - 1, model), &mut init);
+        let inner = HeadTraining::new(&text(&train_trace), &text(&dev_trace), model, &heads, &options, 1)?;
         let task = Timed { inner, started: Instant::now(), apart: Mutex::default(), curve: Mutex::default() };
-        let size = [backbone.model.config().vocab_size, backbone.model.config().hidden_size];
-        let heads = Heads::new(&options.architecture, 8, size, &mut Init::seeded(1, &Device::flex().autodiff()));
         let first = task.inner.evaluate(&burn::module::Module::valid(&heads))?.metrics["dev_loss"].as_f64();
         let run = scratch.path().join(name);
         let task = Timed { started: Instant::now(), ..task };
@@ -176,12 +176,12 @@ struct Timed<'a> {
     curve: Mutex<Vec<(f64, f64)>>,
 }
 
-impl Task<Heads> for Timed<'_> {
-    fn batch(&self, model: &Heads, number: usize) -> Result<Batch> {
+impl Task<FfnHeads> for Timed<'_> {
+    fn batch(&self, model: &FfnHeads, number: usize) -> Result<Batch> {
         self.inner.batch(model, number)
     }
 
-    fn evaluate(&self, model: &Heads) -> Result<Evaluated> {
+    fn evaluate(&self, model: &FfnHeads) -> Result<Evaluated> {
         let before = Instant::now();
         let seconds = (before - self.started - *self.apart.lock().expect("one thread")).as_secs_f64();
         let evaluated = self.inner.evaluate(model)?;
@@ -194,11 +194,11 @@ impl Task<Heads> for Timed<'_> {
     }
 
     fn describe(&self, number: usize) -> Value {
-        self.inner.describe(number)
+        Task::<FfnHeads>::describe(&self.inner, number)
     }
 
     fn schedule(&self, options: &OptimizationConfig) -> Schedule {
-        self.inner.schedule(options)
+        Task::<FfnHeads>::schedule(&self.inner, options)
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 use burn::tensor::Tensor;
 
 use crate::config::Config;
-use crate::heads::Heads;
-use crate::nn::{Init, count_parameters, to_host};
+use crate::heads::HeadShape;
+use crate::nn::to_host;
 use crate::rescorer::{FitEstimate, FitSizes};
 use crate::stages::{Planned, PlannedKind, Workspace};
 use crate::training::kept_bytes;
@@ -42,9 +42,8 @@ impl Rough {
         let drafted = config.heads.vocabulary.as_ref().map_or(vocabulary, |v| v.size.min(vocabulary));
         let logits = (heads * drafted * width) as f64;
         let parameters = || {
-            let size = [vocabulary, width];
-            let mut init = Init::empty(&workspace.device.device);
-            count_parameters(&Heads::new(&config.heads.architecture, heads, size, &mut init))
+            let kind = config.heads.architecture.kind();
+            kind.parameters(HeadShape::new(heads, &workspace.backbone.model), &workspace.device.device)
         };
         let new_tokens = |documents: usize| (documents * config.traces.max_new) as f64;
         match stage.kind {

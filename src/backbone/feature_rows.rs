@@ -3,7 +3,8 @@
 use burn::tensor::{Device, Tensor};
 
 use super::Feature;
-use crate::nn::from_host;
+use crate::config::StorageType;
+use crate::nn::{from_host, to_host};
 
 /// Named states of n tokens in this process's memory, `[n, d]` each.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,6 +17,13 @@ impl FeatureRows {
     /// The states called `features`, each `[n, d]` of width `d`.
     pub fn new(features: &[Feature], width: usize, states: Vec<Vec<f32>>) -> Self {
         Self { width, states: features.iter().copied().zip(states).collect() }
+    }
+
+    /// Returns the states of all tokens of `parts`, which have the same features, in their order.
+    pub fn concat(parts: &[&Self]) -> Self {
+        let Some(first) = parts.first() else { return Self::default() };
+        let all = |feature| parts.iter().flat_map(|part| part.get(feature)).copied().collect();
+        Self { width: first.width, states: first.states.iter().map(|&(feature, _)| (feature, all(feature))).collect() }
     }
 
     /// Returns the states called `feature`, `[n, d]`.
@@ -57,6 +65,13 @@ impl<'a> FeatureRow<'a> {
         let width = self.rows.width;
         &self.rows.get(feature)[self.row * width..][..width]
     }
+
+    /// Returns a copy of the states of this token alone.
+    pub fn to_rows(self) -> FeatureRows {
+        let features = self.rows.states.iter().map(|state| state.0);
+        let states = features.map(|feature| (feature, self.get(feature).to_vec())).collect();
+        FeatureRows { width: self.rows.width, states }
+    }
 }
 
 /// Named states of n tokens on a device, `[n, d]` each.
@@ -77,6 +92,17 @@ impl FeatureTensors {
     /// When they are not among these.
     pub fn get(&self, feature: Feature) -> Tensor<2> {
         self.states[place(feature, self.states.iter().map(|state| state.0))].1.clone()
+    }
+
+    /// Copies the states to this process's memory, rounded to `dtype`.
+    pub fn to_rows(&self, dtype: StorageType) -> FeatureRows {
+        let rows = |(feature, state): &(Feature, Tensor<2>)| {
+            let mut values = to_host(state.clone());
+            dtype.round(&mut values);
+            (*feature, values)
+        };
+        let width = self.states.first().map_or(0, |(_, state)| state.dims()[1]);
+        FeatureRows { width, states: self.states.iter().map(rows).collect() }
     }
 
     /// Returns what `change` makes of every state.

@@ -220,7 +220,7 @@ fn words(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::HeadArchitecture;
+    use crate::heads::HeadArchitecture;
 
     fn config(ablation: &str) -> Config {
         let text = format!(

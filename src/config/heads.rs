@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::schema::at_least;
-use super::{Config, HeadArchitecture, HeadUnembedding, OptimizationConfig, TraceText};
+use super::{Config, OptimizationConfig, TraceText};
 use crate::error::{Result, bail};
+use crate::heads::HeadArchitecture;
 
 /// `[heads]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -202,13 +203,13 @@ impl HeadsConfig {
     /// `whole` is what the heads' traces come from.
     pub(super) fn validate(&self, whole: &Config) -> Result<()> {
         at_least("heads.block_size", self.block_size, 2)?;
-        self.architecture.validate()?;
+        self.architecture.kind().validate()?;
         self.loss_weights.validate(self.block_size - 1)?;
         at_least("heads.positions_per_step", self.positions_per_step, 1)?;
         self.training.validate("heads.training")?;
         if let Some(vocabulary) = &self.vocabulary {
             at_least("heads.vocabulary.size", vocabulary.size, 2)?;
-            if matches!(&self.architecture, HeadArchitecture::Medusa(m) if m.unembedding == HeadUnembedding::Own) {
+            if self.architecture.kind().owns_unembedding() {
                 bail!(
                     "`heads.vocabulary` is a part of the frozen unembedding, but `heads.architecture.unembedding` is \"own\". Take one or the other."
                 );

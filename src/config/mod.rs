@@ -4,7 +4,6 @@
 //! [`Config::to_toml`] gives the resolved file, which runs again as it is.
 
 mod ablation;
-mod architecture;
 mod drafting;
 mod evaluation;
 mod heads;
@@ -18,9 +17,6 @@ mod tuning;
 mod variants;
 
 pub use ablation::{AblationConfig, Cell, Grid};
-pub use architecture::{
-    FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
-};
 pub use drafting::DraftingConfig;
 pub use evaluation::EvaluationConfig;
 pub use heads::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};

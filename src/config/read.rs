@@ -225,7 +225,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{FfnConfig, HeadArchitecture, MedusaConfig, SpeculatorConfig};
+    use crate::heads::{FfnConfig, HeadArchitecture, MedusaConfig, SpeculatorConfig};
 
     fn read(text: &str, set: &[&str]) -> Result<Config> {
         let dir = tempfile::tempdir().unwrap();

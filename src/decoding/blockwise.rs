@@ -9,16 +9,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Tensor;
-
 use super::row::{BlockLattice, Document, Proposal, Row};
 use super::verification::{Predictions, Verification};
-use crate::backbone::{Backbone, KvCache, Span};
+use crate::backbone::{Backbone, Feature, FeatureRows, FeatureTensors, KvCache, Span};
 use crate::config::StorageType;
 use crate::drafting::{Drafter, StopRule, TightestMargin};
 use crate::error::{Result, bail};
 use crate::heads::FrozenHeads;
-use crate::nn::{from_host, indices, to_host};
+use crate::nn::indices;
 
 /// One decoded block.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,7 +67,7 @@ impl std::iter::Sum for Spent {
 pub struct Decoding {
     /// k: candidates per head.
     pub top_k: usize,
-    /// Hidden states are rounded to it before the heads, as the trace's are.
+    /// The backbone's states are rounded to it before the heads, as the trace's are.
     pub dtype: StorageType,
     /// Where blocks end early.
     pub stop: StopRule,
@@ -83,6 +81,8 @@ pub struct Decoder<'a> {
     heads: &'a FrozenHeads,
     drafter: &'a dyn Drafter,
     options: Decoding,
+    /// What every forward gives: what the heads read, and what predicts the next token.
+    features: Vec<Feature>,
     documents: Vec<Document>,
     /// Numbers of the documents that have no row yet.
     waiting: VecDeque<usize>,
@@ -121,7 +121,11 @@ impl<'a> Decoder<'a> {
         // With room for a draft tree.
         let longest = documents.iter().map(Document::longest).max().unwrap_or(0);
         let cache = backbone.model.cache(rows.len(), longest + 16 * (heads.count() + 1));
-        Ok(Self { backbone, heads, drafter, options, documents, waiting, rows, cache })
+        let mut features = heads.features();
+        if !features.contains(&Feature::Last) {
+            features.push(Feature::Last);
+        }
+        Ok(Self { backbone, heads, drafter, options, features, documents, waiting, rows, cache })
     }
 
     /// The tokens of a document decoded so far.
@@ -205,13 +209,13 @@ impl<'a> Decoder<'a> {
             return rows.iter().map(nowhere).collect();
         }
         let Self { heads, options, .. } = self;
-        let (model, width) = (&self.backbone.model, self.backbone.model.config().hidden_size);
-        let hidden: Vec<f32> = rows.iter().flat_map(|&row| self.rows[row].hidden.iter().copied()).collect();
-        let hidden = from_host(hidden, [rows.len(), width], model.device());
+        let model = &self.backbone.model;
+        let states: Vec<&FeatureRows> = rows.iter().map(|&row| &self.rows[row].states).collect();
+        let read = FeatureRows::concat(&states).to_device(model.device());
         let first: Vec<u32> = rows.iter().map(|&row| self.rows[row].next.0).collect();
         let found = match options.stop {
-            StopRule::Never => heads.candidates(model, hidden, &first, options.top_k),
-            _ => heads.candidates_with_stats(model, hidden, &first, options.top_k),
+            StopRule::Never => heads.candidates(model, &read, &first, options.top_k),
+            _ => heads.candidates_with_stats(model, &read, &first, options.top_k),
         };
         match found {
             Ok(found) => (rows.iter().enumerate())
@@ -235,9 +239,9 @@ impl<'a> Decoder<'a> {
         self.rows.iter_mut().zip(looked).map(one).collect()
     }
 
-    /// One forward of everything drafted, and of everything that is still to be read. Gives hidden states `[nodes, d]` and
-    /// what the backbone predicts, row after row: of every drafted node, and of the last token that was read.
-    fn forward(&mut self, proposals: &[Option<Proposal>]) -> (Tensor<2>, Predictions) {
+    /// One forward of everything drafted, and of everything that is still to be read. Gives the backbone's states and
+    /// what it predicts, row after row: of every drafted node, and of the last token that was read.
+    fn forward(&mut self, proposals: &[Option<Proposal>]) -> (FeatureTensors, Predictions) {
         let model = &self.backbone.model;
         let (mut spans, mut nodes, mut tokens) = (Vec::new(), Vec::new(), 0);
         for (row, proposal) in proposals.iter().enumerate() {
@@ -251,16 +255,21 @@ impl<'a> Decoder<'a> {
             nodes.extend(if proposal.is_some() { all } else { tokens - 1..tokens });
             spans.push(span);
         }
-        let states = model.hidden(&spans, Some(&mut self.cache));
-        let states = if nodes.len() == tokens { states } else { states.select(0, indices(nodes, model.device())) };
-        (states.clone(), Predictions::of(states, model, self.options.verification.rule))
+        let states = model.features(&spans, Some(&mut self.cache), &self.features);
+        let mut states = FeatureTensors::new(&self.features, states);
+        if nodes.len() < tokens {
+            let nodes = indices(nodes, model.device());
+            states = states.map(|state| state.select(0, nodes.clone()));
+        }
+        let predictions = Predictions::of(states.get(Feature::Last), model, self.options.verification.rule);
+        (states, predictions)
     }
 
     /// Keeps what the rule keeps of every row's draft, and remembers where each stands now.
     fn commit(
         &mut self,
         proposals: &[Option<Proposal>],
-        states: Tensor<2>,
+        states: FeatureTensors,
         predictions: &Predictions,
     ) -> Vec<(usize, Block)> {
         let model = &self.backbone.model;
@@ -282,12 +291,9 @@ impl<'a> Decoder<'a> {
             last.push(first + at);
             first += nodes;
         }
-        let mut hidden = to_host(states.select(0, indices(last, model.device())));
-        self.options.dtype.round(&mut hidden);
-        self.rows
-            .iter_mut()
-            .zip(hidden.chunks(model.config().hidden_size))
-            .for_each(|(row, hidden)| hidden.clone_into(&mut row.hidden));
+        let last = indices(last, model.device());
+        let states = states.map(|state| state.select(0, last.clone())).to_rows(self.options.dtype);
+        self.rows.iter_mut().enumerate().for_each(|(number, row)| row.states = states.row(number).to_rows());
         blocks
     }
 }

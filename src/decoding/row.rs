@@ -2,7 +2,7 @@
 
 use super::Block;
 use super::verification::{Outcome, Prediction, Predictions, Verification, Verifier};
-use crate::backbone::Span;
+use crate::backbone::{Feature, FeatureRows, Span};
 use crate::drafting::{Decision, Drafter, Drafts, Session, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
 use crate::heads::Candidates;
@@ -101,8 +101,8 @@ pub(super) struct Row<'a> {
     pub document: usize,
     session: Box<dyn Session + 'a>,
     verifier: Verifier,
-    /// After the last token that was read: the hidden state `[d]`, rounded as the heads read it,
-    pub hidden: Vec<f32>,
+    /// After the last token that was read: the backbone's states, rounded as the heads read them,
+    pub states: FeatureRows,
     /// and the token that follows, with the lead of the backbone's first choice there.
     pub next: (u32, f32),
 }
@@ -111,14 +111,15 @@ impl<'a> Row<'a> {
     /// Begins a document, with dice of its own.
     pub fn new(document: usize, drafter: &'a dyn Drafter, verification: Verification) -> Self {
         let (session, verifier) = (drafter.session(), Verifier::new(verification));
-        Self { document, session, verifier, hidden: Vec::new(), next: (0, f32::INFINITY) }
+        Self { document, session, verifier, states: FeatureRows::default(), next: (0, f32::INFINITY) }
     }
 
     /// Drafts the next block of `document`, whose text was read.
     pub fn draft(&mut self, document: &Document, looked: BlockLattice, drafter: &dyn Drafter) -> Result<Proposal> {
         let BlockLattice { lattice, slots, margin, stop_margin } = looked;
         let start = document.text.len();
-        let context = BlockContext { start, slots, lattice: &lattice, hidden: &self.hidden };
+        let hidden = self.states.get(Feature::Last);
+        let context = BlockContext { start, slots, lattice: &lattice, hidden };
         let mut drafts = self.session.drafts(&document.text, &[context])?;
         let drafts = drafts.pop().expect("one start gives one set of drafts");
         let tree = DraftTree::from_paths(&drafts.paths);

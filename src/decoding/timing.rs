@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use crate::backbone::{Backbone, Span};
+use crate::backbone::{Backbone, FeatureTensors, Span};
+use crate::config::StorageType;
 use crate::error::Result;
 use crate::heads::FrozenHeads;
-use crate::nn::{from_host, to_host};
 
 /// How often every time is taken; the least counts, as a machine is only ever disturbed towards slower.
 const ROUNDS: usize = 3;
@@ -20,11 +20,12 @@ pub fn seconds_by_nodes(backbone: &Backbone, heads: &FrozenHeads, context: usize
     let model = &backbone.model;
     let context = context.clamp(1, model.config().max_position_embeddings.saturating_sub(most).max(1));
     let mut cache = model.cache(1, context + most);
-    let before = model.hidden(&[Span::chain(&vec![0; context])], Some(&mut cache));
-    let last = before.narrow(0, context - 1, 1);
+    let features = heads.features();
+    let before = model.features(&[Span::chain(&vec![0; context])], Some(&mut cache), &features);
+    let last = FeatureTensors::new(&features, before).map(|state| state.narrow(0, context - 1, 1));
     let of_heads = least(|| {
-        let hidden = from_host(to_host(last.clone()), last.dims(), model.device());
-        heads.candidates(model, hidden, &[0], 1).map(drop)
+        let read = last.to_rows(StorageType::Float32).to_device(model.device());
+        heads.candidates(model, &read, &[0], 1).map(drop)
     })?;
     let mut timed: Vec<(usize, f64)> = Vec::new();
     for nodes in sizes(most) {

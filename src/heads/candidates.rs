@@ -2,17 +2,19 @@
 
 use std::cell::RefCell;
 
+use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::{DraftHeads, Heads};
-use crate::backbone::Model;
+use super::DraftHeads;
+use crate::backbone::{Feature, FeatureTensors, Model};
 use crate::error::{Result, bail};
 use crate::kernels::SoftmaxStats;
 use crate::nn::{Largest, Linear, Projection, count_parameters};
 
 /// Trained heads, ready to draft.
 pub struct FrozenHeads {
-    heads: Heads,
+    heads: Box<dyn DraftHeads>,
+    parameters: usize,
     /// What turns states into logits: one for all heads, or one a head.
     tables: Vec<Projection>,
     /// The ids that the tables' rows stand for, ascending; none where they are all of the vocabulary.
@@ -40,7 +42,7 @@ const CHUNK: usize = 1 << 24;
 
 impl FrozenHeads {
     /// Heads above `model`, drafting from the tokens `ids` (ascending) or from all.
-    pub fn new(mut heads: Heads, model: &Model, ids: Option<Vec<u32>>) -> Self {
+    pub fn new<N: DraftHeads + Module + 'static>(mut heads: N, model: &Model, ids: Option<Vec<u32>>) -> Self {
         heads.linears().into_iter().for_each(Linear::freeze);
         let own: Vec<Projection> =
             (0..heads.count()).filter_map(|head| heads.unembedding(head).map(Projection::new)).collect();
@@ -49,7 +51,7 @@ impl FrozenHeads {
             None if own.is_empty() => vec![model.projection()],
             None => own,
         };
-        Self { heads, tables, ids }
+        Self { parameters: count_parameters(&heads), heads: Box::new(heads), tables, ids }
     }
 
     /// H - 1
@@ -64,7 +66,12 @@ impl FrozenHeads {
 
     /// Their parameters, unembeddings of their own included.
     pub fn parameters(&self) -> usize {
-        count_parameters(&self.heads)
+        self.parameters
+    }
+
+    /// The backbone's states that they read.
+    pub fn features(&self) -> Vec<Feature> {
+        self.heads.features()
     }
 
     /// Multiplications to draft at one position: one for each parameter, and for every head the unembedding that it shares.
@@ -79,13 +86,13 @@ impl FrozenHeads {
         if self.heads.reads_drafted() || self.tables.len() > 1 { 1 } else { self.count() }
     }
 
-    /// Candidates from `[n, d]` hidden states, after each of which the backbone's own next token is that of `first`; k is cut
+    /// Candidates from the backbone's states at n positions, after each of which the backbone's own next token is that of `first`; k is cut
     /// to the number of tokens that are drafted from.
     ///
     /// # Errors
     /// Logits that are not numbers.
-    pub fn candidates(&self, model: &Model, hidden: Tensor<2>, first: &[u32], k: usize) -> Result<Candidates> {
-        self.find(model, hidden, first, k, false)
+    pub fn candidates(&self, model: &Model, read: &FeatureTensors, first: &[u32], k: usize) -> Result<Candidates> {
+        self.find(model, read, first, k, false)
     }
 
     /// The same with [`Candidates::stats`], which cost an exponential for every logit.
@@ -95,15 +102,15 @@ impl FrozenHeads {
     pub fn candidates_with_stats(
         &self,
         model: &Model,
-        hidden: Tensor<2>,
+        read: &FeatureTensors,
         first: &[u32],
         k: usize,
     ) -> Result<Candidates> {
-        self.find(model, hidden, first, k, true)
+        self.find(model, read, first, k, true)
     }
 
-    fn find(&self, model: &Model, hidden: Tensor<2>, first: &[u32], k: usize, stats: bool) -> Result<Candidates> {
-        let ([n, width], vocabulary, count) = (hidden.dims(), self.vocabulary(), self.count());
+    fn find(&self, model: &Model, read: &FeatureTensors, first: &[u32], k: usize, stats: bool) -> Result<Candidates> {
+        let (n, vocabulary, count) = (first.len(), self.vocabulary(), self.count());
         let k = k.min(vocabulary);
         let mut all =
             Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new(), stats: Vec::new() };
@@ -112,12 +119,12 @@ impl FrozenHeads {
             let rows = chunk.min(n - start);
             let drafted = RefCell::new(vec![first[start..start + rows].to_vec()]);
             let embedded = |slot: usize| model.embed(&drafted.borrow()[slot]);
-            let mut states = self.heads.begin(hidden.clone().narrow(0, start, rows), &embedded);
+            let mut states = self.heads.begin(&read.map(|state| state.narrow(0, start, rows)), &embedded);
             // By head, then by row.
             let mut found = Vec::with_capacity(count * rows);
             for head in (0..count).step_by(self.together()) {
                 let group: Vec<Tensor<2>> = (head..head + self.together()).map(&mut states).collect();
-                let heads = group.len();
+                let (heads, width) = (group.len(), group[0].dims()[1]);
                 let table = &self.tables[head.min(self.tables.len() - 1)];
                 let states = Tensor::stack::<3>(group, 0).reshape([heads * rows, width]);
                 // One more, for the margin.

@@ -1,10 +1,26 @@
-//! A linear map per head: `y_j = h + W_j h + b_j`. What it predicts is what h says of later tokens to a linear reader.
+//! `kind = "linear"`: a linear map per head, `y_j = h + W_j h + b_j`. What it predicts is what h says of later tokens to a linear
+//! reader.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
-use super::{DraftHeads, DraftedEmbeddings, States};
+use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
+use crate::backbone::{Feature, FeatureTensors};
 use crate::nn::{Init, Linear};
+
+/// `kind = "linear"`, which has no keys of its own.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinearConfig {}
+
+impl HeadKind for LinearConfig {
+    const NAME: &'static str = "linear";
+    type Network = LinearHeads;
+
+    fn network(&self, shape: HeadShape, init: &mut Init) -> LinearHeads {
+        LinearHeads { heads: (0..shape.count).map(|_| init.zero_linear(shape.width, shape.width)).collect() }
+    }
+}
 
 /// Linear probes, the baseline of what a head's non-linearity buys. They start at zero.
 #[derive(Module, Debug)]
@@ -12,23 +28,17 @@ pub struct LinearHeads {
     heads: Vec<Linear>,
 }
 
-impl LinearHeads {
-    /// `count` heads on hidden states of width `d`.
-    pub fn new(count: usize, d: usize, init: &mut Init) -> Self {
-        Self { heads: (0..count).map(|_| init.zero_linear(d, d)).collect() }
-    }
-}
-
 impl DraftHeads for LinearHeads {
     fn count(&self) -> usize {
         self.heads.len()
     }
 
-    fn linears(&mut self) -> Vec<&mut Linear> {
-        self.heads.iter_mut().collect()
+    fn begin<'a>(&'a self, read: &FeatureTensors, _: &'a DraftedEmbeddings) -> States<'a> {
+        let hidden = read.get(Feature::Last);
+        Box::new(move |head| hidden.clone() + self.heads[head].forward(hidden.clone()))
     }
 
-    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a DraftedEmbeddings) -> States<'a> {
-        Box::new(move |head| hidden.clone() + self.heads[head].forward(hidden.clone()))
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        self.heads.iter_mut().collect()
     }
 }

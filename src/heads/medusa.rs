@@ -1,11 +1,64 @@
-//! Residual blocks: every block makes `x + silu(W x + b)` of what the one before it made, the first one of h.
+//! `kind = "medusa"`: residual blocks, of which every one makes `x + silu(W x + b)` of what the one before it made, the first one
+//! of h.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
+use serde::{Deserialize, Serialize};
 
-use super::{DraftHeads, DraftedEmbeddings, States};
+use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
+use crate::backbone::{Feature, FeatureTensors};
+use crate::config::at_least;
+use crate::error::Result;
 use crate::nn::{Embedding, Init, Linear};
+
+/// `kind = "medusa"`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MedusaConfig {
+    /// Residual blocks per head.
+    pub blocks: usize,
+    /// "frozen" or "own".
+    pub unembedding: HeadUnembedding,
+}
+
+impl Default for MedusaConfig {
+    fn default() -> Self {
+        Self { blocks: 1, unembedding: HeadUnembedding::Frozen }
+    }
+}
+
+/// What turns a head's state into logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadUnembedding {
+    /// The backbone's, shared by all heads.
+    Frozen,
+    /// A copy of it per head, trained with the head: V x d more parameters a head.
+    Own,
+}
+
+impl HeadKind for MedusaConfig {
+    const NAME: &'static str = "medusa";
+    type Network = MedusaHeads;
+
+    fn validate(&self) -> Result<()> {
+        at_least("heads.architecture.blocks", self.blocks, 1)
+    }
+
+    fn owns_unembedding(&self) -> bool {
+        self.unembedding == HeadUnembedding::Own
+    }
+
+    fn network(&self, shape: HeadShape, init: &mut Init) -> MedusaHeads {
+        let HeadShape { count, width: d, vocabulary } = shape;
+        let mut head = |_| MedusaHead {
+            blocks: (0..self.blocks).map(|_| init.zero_linear(d, d)).collect(),
+            unembedding: self.owns_unembedding().then(|| init.zero_embedding(vocabulary, d)),
+        };
+        MedusaHeads { heads: (0..count).map(&mut head).collect() }
+    }
+}
 
 /// The heads of Medusa-1 (Cai et al. 2024, arXiv 2401.10774, section 2.1), under the frozen unembedding or, as in the
 /// original, each under a copy of it that learns. Blocks start at zero.
@@ -20,19 +73,28 @@ struct MedusaHead {
     unembedding: Option<Embedding>,
 }
 
-impl MedusaHeads {
-    /// `count` heads on hidden states of width `d`, each with `blocks` blocks of its own and, for a `vocabulary`, an
-    /// unembedding of its own.
-    pub fn new(count: usize, d: usize, blocks: usize, vocabulary: Option<usize>, init: &mut Init) -> Self {
-        let head = |init: &mut Init| MedusaHead {
-            blocks: (0..blocks).map(|_| init.zero_linear(d, d)).collect(),
-            unembedding: vocabulary.map(|vocabulary| init.zero_embedding(vocabulary, d)),
-        };
-        Self { heads: (0..count).map(|_| head(init)).collect() }
+impl DraftHeads for MedusaHeads {
+    fn count(&self) -> usize {
+        self.heads.len()
     }
 
-    /// The same heads, each with a copy of `table` `[V, d]` (without autodiff) as its own unembedding.
-    pub(super) fn copy_unembedding(mut self, table: &Tensor<2>) -> Self {
+    fn begin<'a>(&'a self, read: &FeatureTensors, _: &'a DraftedEmbeddings) -> States<'a> {
+        let hidden = read.get(Feature::Last);
+        Box::new(move |head| {
+            let blocks = self.heads[head].blocks.iter();
+            blocks.fold(hidden.clone(), |x, block| x.clone() + silu(block.forward(x)))
+        })
+    }
+
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        self.heads.iter_mut().flat_map(|head| &mut head.blocks).collect()
+    }
+
+    fn unembedding(&self, head: usize) -> Option<Tensor<2>> {
+        self.heads[head].unembedding.as_ref().map(|table| table.weight.val())
+    }
+
+    fn copy_unembedding(&mut self, table: &Tensor<2>) {
         for own in self.heads.iter_mut().filter_map(|head| head.unembedding.as_mut()) {
             own.weight = own.weight.clone().map(|old| {
                 let learns = old.is_require_grad();
@@ -40,27 +102,5 @@ impl MedusaHeads {
                 copy.set_require_grad(learns)
             });
         }
-        self
-    }
-}
-
-impl DraftHeads for MedusaHeads {
-    fn count(&self) -> usize {
-        self.heads.len()
-    }
-
-    fn linears(&mut self) -> Vec<&mut Linear> {
-        self.heads.iter_mut().flat_map(|head| &mut head.blocks).collect()
-    }
-
-    fn begin<'a>(&'a self, hidden: Tensor<2>, _: &'a DraftedEmbeddings) -> States<'a> {
-        Box::new(move |head| {
-            let blocks = self.heads[head].blocks.iter();
-            blocks.fold(hidden.clone(), |x, block| x.clone() + silu(block.forward(x)))
-        })
-    }
-
-    fn unembedding(&self, head: usize) -> Option<Tensor<2>> {
-        self.heads[head].unembedding.as_ref().map(|table| table.weight.val())
     }
 }

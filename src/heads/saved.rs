@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::{DraftHeads, FrozenHeads, Heads};
+use super::{DraftHeads, FrozenHeads, HeadArchitecture, HeadKind, HeadShape};
 use crate::backbone::Backbone;
-use crate::config::{HeadArchitecture, StorageType};
+use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{Init, collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
@@ -17,7 +18,8 @@ struct Description {
     schema_version: u32,
     block_size: usize,
     width: usize,
-    architecture: HeadArchitecture,
+    /// As in the configuration, with the `kind`.
+    architecture: Value,
     backbone: String,
     /// Hash of the tokenizer.
     tokenizer: String,
@@ -49,11 +51,18 @@ impl Description {
     }
 }
 
+/// The section of the configuration that describes heads, with its `kind`.
+fn section<K: HeadKind>(kind: &K) -> Value {
+    let mut section = json!(kind);
+    section["kind"] = K::NAME.into();
+    section
+}
+
 /// Writes heads trained above `backbone`, which draft from the ids `vocabulary` or from all, into `folder`.
-pub fn save_heads(
+pub(super) fn save_heads<K: HeadKind>(
     folder: &Path,
-    heads: &Heads,
-    architecture: &HeadArchitecture,
+    kind: &K,
+    heads: &K::Network,
     vocabulary: Option<Vec<u32>>,
     backbone: &Backbone,
 ) -> Result<()> {
@@ -61,7 +70,7 @@ pub fn save_heads(
         schema_version: SCHEMA,
         block_size: heads.count() + 1,
         width: backbone.model.config().hidden_size,
-        architecture: architecture.clone(),
+        architecture: section(kind),
         backbone: backbone.hash.clone(),
         tokenizer: backbone.tokenizer.plain_hash().to_owned(),
         vocabulary,
@@ -84,8 +93,10 @@ pub fn load_heads(folder: &Path, backbone: &Backbone) -> Result<FrozenHeads> {
 /// # Errors
 /// As [`load_heads`].
 pub fn load_heads_at(folder: &Path, weights: &Path, backbone: &Backbone) -> Result<FrozenHeads> {
-    let (description, heads) = read(folder, weights, backbone, backbone.model.device())?;
-    Ok(FrozenHeads::new(heads, &backbone.model, description.vocabulary))
+    let Description { architecture, block_size, vocabulary, .. } = describe(folder, backbone)?;
+    let architecture: HeadArchitecture = serde_json::from_value(architecture)
+        .map_err(|e| Error::new(format!("{}: `architecture`: {e}.", folder.join(DESCRIPTION).display())))?;
+    architecture.kind().load(weights, block_size - 1, backbone, vocabulary)
 }
 
 /// The folder of the trained heads that `path` names: it itself, the `heads` in a run's folder, or that of a
@@ -132,25 +143,41 @@ pub fn hash_heads(folder: &Path) -> Result<String> {
 ///
 /// # Errors
 /// As [`load_heads`], and heads of another architecture or number than asked for.
-pub fn load_heads_to_train(
+pub(super) fn load_to_train<K: HeadKind>(
+    kind: &K,
     folder: &Path,
     backbone: &Backbone,
-    (architecture, count): (&HeadArchitecture, usize),
+    count: usize,
     device: &Device,
-) -> Result<Heads> {
-    let (description, heads) = read(folder, &folder.join(WEIGHTS), backbone, device)?;
-    if (&description.architecture, heads.count()) != (architecture, count) {
+) -> Result<K::Network> {
+    let Description { architecture, block_size, .. } = describe(folder, backbone)?;
+    let wanted = section(kind);
+    if (&architecture, block_size) != (&wanted, count + 1) {
         bail!(
-            "`heads.init_from`: {} holds {} heads of {:?}, but the configuration asks for {count} of {architecture:?}. Set `heads.block_size` and `heads.architecture` as they were.",
+            "`heads.init_from`: {} holds {} heads of {architecture}, but the configuration asks for {count} of {wanted}. Set `heads.block_size` and `heads.architecture` as they were.",
             folder.display(),
-            heads.count(),
-            description.architecture
+            block_size - 1
         );
     }
-    Ok(heads)
+    load_network(kind, &folder.join(WEIGHTS), HeadShape::new(count, &backbone.model), device)
 }
 
-fn read(folder: &Path, weights: &Path, backbone: &Backbone, device: &Device) -> Result<(Description, Heads)> {
+/// Reads the file `weights` of trained heads.
+///
+/// # Errors
+/// A file that is missing, damaged or of other heads.
+pub(super) fn load_network<K: HeadKind>(
+    kind: &K,
+    weights: &Path,
+    shape: HeadShape,
+    device: &Device,
+) -> Result<K::Network> {
+    let empty = kind.network(shape, &mut Init::empty(device));
+    load_parameters(empty, parameters_from_safetensors(weights)?).map_err(|e| e.within(weights.display()))
+}
+
+/// Reads what the heads in `folder` are, and checks that they were trained above `backbone`.
+fn describe(folder: &Path, backbone: &Backbone) -> Result<Description> {
     let Backbone { model, tokenizer, hash, .. } = backbone;
     let (path, width) = (folder.join(DESCRIPTION), model.config().hidden_size);
     let description = Description::read(&path)?;
@@ -174,16 +201,12 @@ fn read(folder: &Path, weights: &Path, backbone: &Backbone, device: &Device) -> 
             path.display()
         );
     }
-    let size = [model.config().vocab_size, width];
-    if description.vocabulary.iter().flatten().any(|&id| id as usize >= size[0]) {
+    let tokens = model.config().vocab_size;
+    if description.vocabulary.iter().flatten().any(|&id| id as usize >= tokens) {
         bail!(
-            "{}: the vocabulary names an id beyond the backbone's {} tokens; the file is damaged.",
-            path.display(),
-            size[0]
+            "{}: the vocabulary names an id beyond the backbone's {tokens} tokens; the file is damaged.",
+            path.display()
         );
     }
-    let empty = Heads::new(&description.architecture, description.block_size - 1, size, &mut Init::empty(device));
-    let heads =
-        load_parameters(empty, parameters_from_safetensors(weights)?).map_err(|e| e.within(weights.display()))?;
-    Ok((description, heads))
+    Ok(description)
 }

@@ -1,11 +1,54 @@
-//! Heads that read what was drafted before them: a state goes from head to head and takes in one token at each.
+//! `kind = "speculator"`: heads that read what was drafted before them. A state goes from head to head and takes in one token at
+//! each.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
+use serde::{Deserialize, Serialize};
 
-use super::{DraftHeads, DraftedEmbeddings, States};
+use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
+use crate::backbone::{Feature, FeatureTensors};
+use crate::config::at_least;
+use crate::error::Result;
 use crate::nn::{Init, Linear, Norm};
+
+/// `kind = "speculator"`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpeculatorConfig {
+    /// Width of the state that is handed from head to head.
+    pub inner: usize,
+}
+
+impl Default for SpeculatorConfig {
+    fn default() -> Self {
+        Self { inner: 512 }
+    }
+}
+
+impl HeadKind for SpeculatorConfig {
+    const NAME: &'static str = "speculator";
+    type Network = SpeculatorHeads;
+
+    fn validate(&self) -> Result<()> {
+        at_least("heads.architecture.inner", self.inner, 1)
+    }
+
+    fn network(&self, shape: HeadShape, init: &mut Init) -> SpeculatorHeads {
+        let (d, inner) = (shape.width, self.inner);
+        let deviation = |inputs: usize| (inputs as f32).powf(-0.5);
+        let stage = |index: usize| {
+            let inputs = if index == 0 { d } else { inner };
+            SpeculatorStage {
+                carry: init.linear(inner, inputs, deviation(inputs)),
+                embed: init.linear(inner, d, deviation(d)),
+                norm: init.norm(inner, true),
+                down: init.zero_linear(d, inner),
+            }
+        };
+        SpeculatorHeads { stages: (0..shape.count).map(stage).collect() }
+    }
+}
 
 /// The token/embedding speculator (Wertheimer et al. 2024, arXiv 2404.19124, section 2): for head j, with the token x that
 /// was drafted just before,
@@ -34,23 +77,6 @@ struct SpeculatorStage {
 /// Added to the variance in the norms.
 const EPSILON: f64 = 1e-5;
 
-impl SpeculatorHeads {
-    /// `count` heads on hidden states of width `d`, with a state of width `inner`.
-    pub fn new(count: usize, d: usize, inner: usize, init: &mut Init) -> Self {
-        let deviation = |inputs: usize| (inputs as f32).powf(-0.5);
-        let stage = |index: usize| {
-            let inputs = if index == 0 { d } else { inner };
-            SpeculatorStage {
-                carry: init.linear(inner, inputs, deviation(inputs)),
-                embed: init.linear(inner, d, deviation(d)),
-                norm: init.norm(inner, true),
-                down: init.zero_linear(d, inner),
-            }
-        };
-        Self { stages: (0..count).map(stage).collect() }
-    }
-}
-
 /// Rows scaled to a mean square of 1.
 fn scaled(x: Tensor<2>) -> Tensor<2> {
     let scale = x.clone().square().mean_dim(1).add_scalar(EPSILON).sqrt().recip();
@@ -66,7 +92,8 @@ impl DraftHeads for SpeculatorHeads {
         self.stages.iter_mut().flat_map(|stage| [&mut stage.carry, &mut stage.embed, &mut stage.down]).collect()
     }
 
-    fn begin<'a>(&'a self, hidden: Tensor<2>, drafted: &'a DraftedEmbeddings) -> States<'a> {
+    fn begin<'a>(&'a self, read: &FeatureTensors, drafted: &'a DraftedEmbeddings) -> States<'a> {
+        let hidden = read.get(Feature::Last);
         let carried = 0.5f64.powf(0.5 / self.count() as f64);
         let share = (1.0 - carried * carried).sqrt() / carried;
         let (mut state, mut done) = (scaled(hidden.clone()), 0);

@@ -10,7 +10,7 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
 use super::{CandidatesAt, FrozenHeads};
-use crate::backbone::{Feature, Model};
+use crate::backbone::Model;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::kernels::SoftmaxStats;
@@ -61,9 +61,8 @@ impl StoredCandidates {
             progress::stop_if_interrupted(title)?;
             if document.continuation > 0 {
                 let rows = document.prompt - 1..document.len() - 1;
-                let read = trace.states(number, rows, &[Feature::Last])?.to_device(model.device());
-                let hidden = read.get(Feature::Last);
-                let found = heads.candidates_with_stats(model, hidden, trace.continuation(document), k);
+                let read = trace.states(number, rows, &heads.features())?.to_device(model.device());
+                let found = heads.candidates_with_stats(model, &read, trace.continuation(document), k);
                 let found = found.map_err(|e| e.within(&document.id))?;
                 found_k = found.k;
                 ids.extend(found.ids);

@@ -9,14 +9,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, Value, json};
 
+use super::DraftHeads;
 use super::dev::DevSet;
 use super::positions::{Position, drafted, features_at, of_trace, targets};
 use super::vocabulary::Vocabulary;
-use super::{DraftHeads, Heads};
-use crate::backbone::{Feature, FeatureTensors, Model};
-use crate::config::{
-    ChooseBy, HeadArchitecture, HeadLoss, HeadPhase, HeadUnembedding, HeadsConfig, OptimizationConfig,
-};
+use crate::backbone::{Feature, FeatureRows, FeatureTensors, Model};
+use crate::config::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, OptimizationConfig};
 use crate::error::{Result, bail};
 use crate::nn::{FrozenUnembedding, Targets, unembed};
 use crate::traces::Trace;
@@ -36,6 +34,8 @@ pub struct HeadTraining<'a> {
     train: Vec<&'a Trace>,
     dev: Vec<&'a Trace>,
     model: &'a Model,
+    /// The states that the heads read.
+    features: Vec<Feature>,
     options: &'a HeadsConfig,
     stages: Vec<Prepared>,
     /// By head; their mean is 1.
@@ -66,7 +66,7 @@ struct Drawn<'a> {
 }
 
 impl<'a> HeadTraining<'a> {
-    /// `train` and `dev` are on the device of `model`.
+    /// What `heads`, or a copy of them elsewhere, are to learn above `model`.
     ///
     /// # Errors
     /// When a stage's train traces, or the dev traces, hold no position with a target; a vocabulary as large as the whole.
@@ -74,6 +74,7 @@ impl<'a> HeadTraining<'a> {
         train: &[TrainingText<'a>],
         dev: &[TrainingText<'a>],
         model: &'a Model,
+        heads: &dyn DraftHeads,
         options: &'a HeadsConfig,
         seed: u64,
     ) -> Result<Self> {
@@ -98,7 +99,7 @@ impl<'a> HeadTraining<'a> {
             Some(part) => Some(Vocabulary::most_frequent(&train, part.size, whole)),
         };
         let device = model.device().clone();
-        let own = matches!(&options.architecture, HeadArchitecture::Medusa(medusa) if medusa.unembedding == HeadUnembedding::Own);
+        let own = heads.unembedding(0).is_some();
         let frozen = |ids: Option<&[u32]>| {
             let table = model.projection();
             FrozenUnembedding::new(ids.map_or(table.clone(), |ids| table.select(ids)))
@@ -111,6 +112,7 @@ impl<'a> HeadTraining<'a> {
             train,
             dev,
             model,
+            features: heads.features(),
             options,
             stages,
             seed,
@@ -145,7 +147,7 @@ impl<'a> HeadTraining<'a> {
     /// Batch `number`: drawn with replacement from a generator of the number alone, so that resuming needs no cursor.
     fn draw(&self, number: usize) -> Drawn<'_> {
         let step = number / self.options.training.accumulate;
-        let stage = &self.stages[self.schedule(&self.options.training).stage(step).0];
+        let stage = &self.stages[self.rates(&self.options.training).stage(step).0];
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(number as u64 + 1);
         let mut draw = |_| {
@@ -173,6 +175,16 @@ impl<'a> HeadTraining<'a> {
         Drawn { stage, positions, heads }
     }
 
+    /// The learning rate of every stage, one behind the other.
+    fn rates(&self, options: &OptimizationConfig) -> Schedule {
+        let stage = |stage: &Prepared| SchedulePhase {
+            steps: stage.config.steps,
+            learning_rate: stage.config.learning_rate.unwrap_or(options.learning_rate),
+            warmup_steps: stage.config.warmup_steps.unwrap_or(options.warmup_steps),
+        };
+        Schedule::of_stages(self.stages.iter().map(stage).collect(), options.final_rate)
+    }
+
     /// What the mean cross-entropy of one of `covered` heads is divided by before it is added to the loss. One drawn head
     /// stands for all, so that its expectation is theirs.
     fn divisor(&self, head: usize, covered: usize) -> f64 {
@@ -181,7 +193,7 @@ impl<'a> HeadTraining<'a> {
 
     /// What the heads read at positions.
     fn read(&self, traces: &[&Trace], positions: &[Position]) -> Result<FeatureTensors> {
-        Ok(features_at(traces, positions, &[Feature::Last])?.to_device(&self.device))
+        Ok(features_at(traces, positions, &self.features)?.to_device(&self.device))
     }
 
     /// Sum of the losses of one head, which of its first choices are right, and an objective whose gradient is `weight` times
@@ -240,13 +252,13 @@ fn share(correct: &[bool], targets: f64) -> f64 {
     correct.iter().filter(|&&correct| correct).count() as f64 / targets.max(1.0)
 }
 
-impl Task<Heads> for HeadTraining<'_> {
-    fn batch(&self, model: &Heads, number: usize) -> Result<Batch> {
+impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
+    fn batch(&self, model: &N, number: usize) -> Result<Batch> {
         let Drawn { stage, positions, heads } = self.draw(number);
         let soft = stage.config.soft_targets.unwrap_or(0.0);
         let embedded = |slot| self.model.embed(&drafted(&self.train, &positions, slot)).autodiff();
         let read = self.read(&self.train, &positions)?.map(Tensor::autodiff);
-        let mut states = model.begin(read.get(Feature::Last), &embedded);
+        let mut states = model.begin(&read, &embedded);
         let (mut objective, mut loss, mut shares) = (None, 0.0, Vec::new());
         for &head in &heads {
             let targets = targets(&self.train, &positions, head, soft, self.vocabulary.as_ref());
@@ -275,11 +287,11 @@ impl Task<Heads> for HeadTraining<'_> {
 
     /// Loss and accuracies against the text's tokens, and block efficiency, on dev documents. Accuracies and block efficiency
     /// are those of what drafts come from, and count tokens outside of it as misses; the loss leaves them out.
-    fn evaluate(&self, model: &Heads) -> Result<Evaluated> {
+    fn evaluate(&self, model: &N) -> Result<Evaluated> {
         let positions = &self.dev_set.positions;
         let embedded = |slot| self.model.embed(&drafted(&self.dev, positions, slot));
         let read = self.read(&self.dev, positions)?;
-        let mut states = model.begin(read.get(Feature::Last), &embedded);
+        let mut states = model.begin(&read, &embedded);
         let vocabulary = self.vocabulary.as_ref().filter(|_| self.whole_unembedding.is_none());
         let unembedding = self.whole_unembedding.as_ref().or(self.unembedding.as_ref());
         let (mut loss, mut accuracy, mut hits) = (0.0, Vec::new(), Vec::new());
@@ -315,8 +327,11 @@ impl Task<Heads> for HeadTraining<'_> {
     fn describe(&self, number: usize) -> Value {
         let Drawn { positions, heads, .. } = self.draw(number);
         let finite = |position: &Position| {
-            let read = features_at(&self.train, std::slice::from_ref(position), &[Feature::Last]);
-            read.is_ok_and(|read| read.get(Feature::Last).iter().all(|x| x.is_finite()))
+            let read = features_at(&self.train, std::slice::from_ref(position), &self.features);
+            let finite = |read: &FeatureRows| {
+                self.features.iter().all(|&feature| read.get(feature).iter().all(|x| x.is_finite()))
+            };
+            read.is_ok_and(|read| finite(&read))
         };
         let one = |position: &Position| {
             json!({
@@ -330,11 +345,6 @@ impl Task<Heads> for HeadTraining<'_> {
     }
 
     fn schedule(&self, options: &OptimizationConfig) -> Schedule {
-        let stage = |stage: &Prepared| SchedulePhase {
-            steps: stage.config.steps,
-            learning_rate: stage.config.learning_rate.unwrap_or(options.learning_rate),
-            warmup_steps: stage.config.warmup_steps.unwrap_or(options.warmup_steps),
-        };
-        Schedule::of_stages(self.stages.iter().map(stage).collect(), options.final_rate)
+        self.rates(options)
     }
 }

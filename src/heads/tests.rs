@@ -7,10 +7,11 @@ use burn::optim::GradientsParams;
 use burn::tensor::activation::silu;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::{DraftHeads, Heads};
-use crate::config::{
-    FfnConfig, FirstLayer, HeadArchitecture, HeadUnembedding, LinearConfig, MedusaConfig, SpeculatorConfig,
+use super::{
+    DraftHeads, FfnConfig, FirstLayer, HeadKind, HeadShape, HeadUnembedding, LinearConfig, MedusaConfig,
+    SpeculatorConfig,
 };
+use crate::backbone::{Feature, FeatureTensors};
 use crate::nn::{
     FrozenUnembedding, IGNORE, Init, Linear, Projection, Targets, collect_parameters, from_host, load_parameters,
     to_host, unembed,
@@ -20,20 +21,30 @@ const WIDTH: usize = 4;
 const COUNT: usize = 2;
 const VOCABULARY: usize = 6;
 
-fn architectures() -> [HeadArchitecture; 6] {
-    let ffn = |first_layer| HeadArchitecture::Ffn(FfnConfig { hidden: 3, first_layer });
-    [
-        ffn(FirstLayer::Separate),
-        ffn(FirstLayer::Shared),
-        HeadArchitecture::Medusa(MedusaConfig { blocks: 2, unembedding: HeadUnembedding::Frozen }),
-        HeadArchitecture::Linear(LinearConfig {}),
-        HeadArchitecture::Medusa(MedusaConfig { blocks: 1, unembedding: HeadUnembedding::Own }),
-        HeadArchitecture::Speculator(SpeculatorConfig { inner: 3 }),
-    ]
+const FFN: FfnConfig = FfnConfig { hidden: 3, first_layer: FirstLayer::Separate };
+const SHARED: FfnConfig = FfnConfig { hidden: 3, first_layer: FirstLayer::Shared };
+const MEDUSA: MedusaConfig = MedusaConfig { blocks: 2, unembedding: HeadUnembedding::Frozen };
+const OWN: MedusaConfig = MedusaConfig { blocks: 1, unembedding: HeadUnembedding::Own };
+const SPECULATOR: SpeculatorConfig = SpeculatorConfig { inner: 3 };
+
+/// Calls a check with every kind of heads.
+macro_rules! of_every_kind {
+    ($check:ident) => {
+        $check("ffn", &FFN);
+        $check("ffn, shared", &SHARED);
+        $check("medusa", &MEDUSA);
+        $check("linear", &LinearConfig {});
+        $check("medusa, own unembedding", &OWN);
+        $check("speculator", &SPECULATOR);
+    };
 }
 
-fn untrained(architecture: &HeadArchitecture, device: &Device) -> Heads {
-    Heads::new(architecture, COUNT, [VOCABULARY, WIDTH], &mut Init::seeded(9, device))
+fn untrained<K: HeadKind>(kind: &K, device: &Device) -> K::Network {
+    of_width(kind, WIDTH, device)
+}
+
+fn of_width<K: HeadKind>(kind: &K, width: usize, device: &Device) -> K::Network {
+    kind.network(HeadShape { count: COUNT, width, vocabulary: VOCABULARY }, &mut Init::seeded(9, device))
 }
 
 /// Casts every parameter to float64 and adds `step` to the `index`-th number of all of them.
@@ -57,13 +68,13 @@ impl ModuleMapper for Nudge {
     }
 }
 
-fn nudged(heads: &Heads, index: Option<usize>, step: f64) -> Heads {
+fn nudged<N: Module>(heads: &N, index: Option<usize>, step: f64) -> N {
     heads.clone().map(&mut Nudge { index, step, seen: 0 })
 }
 
 /// Heads in float64 none of whose parameters is zero: a zero layer hides the gradient of the one before it.
-fn shaken(architecture: &HeadArchitecture, device: &Device) -> Heads {
-    let heads = nudged(&untrained(architecture, device), None, 0.0);
+fn shaken<K: HeadKind>(kind: &K, device: &Device) -> K::Network {
+    let heads = nudged(&untrained(kind, device), None, 0.0);
     (0..heads.num_params()).fold(heads, |h, i| nudged(&h, Some(i), 0.05 * (i as f64).cos()))
 }
 
@@ -84,16 +95,30 @@ fn tensor(rows: usize, columns: usize, shift: f64) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [rows, columns]), (&Device::flex(), DType::F64))
 }
 
+/// What heads read at the rows of `hidden`: those, and other numbers for other features.
+fn read(heads: &dyn DraftHeads, hidden: &Tensor<2>) -> FeatureTensors {
+    let features = heads.features();
+    let state = |feature: &Feature| match feature {
+        Feature::Last => hidden.clone(),
+        Feature::Layer(layer) => {
+            let [rows, width] = hidden.dims();
+            let state = tensor(rows, width, *layer as f64 + 2.0).cast(hidden.dtype());
+            if hidden.device().is_autodiff() { state.autodiff() } else { state }
+        }
+    };
+    FeatureTensors::new(&features, features.iter().map(state).collect())
+}
+
 /// The states of the named heads, what was drafted being some embeddings of each slot.
-fn states_of(heads: &Heads, hidden: &Tensor<2>, named: &[usize]) -> Vec<Tensor<2>> {
+fn states_of(heads: &dyn DraftHeads, hidden: &Tensor<2>, named: &[usize]) -> Vec<Tensor<2>> {
     let drafted = |slot: usize| {
         let embeddings = tensor(hidden.dims()[0], WIDTH, slot as f64 + 5.0).cast(hidden.dtype());
         if hidden.device().is_autodiff() { embeddings.autodiff() } else { embeddings }
     };
-    named.iter().copied().map(heads.begin(hidden.clone(), &drafted)).collect()
+    named.iter().copied().map(heads.begin(&read(heads, hidden), &drafted)).collect()
 }
 
-fn states(heads: &Heads, hidden: &Tensor<2>) -> Vec<Tensor<2>> {
+fn states(heads: &dyn DraftHeads, hidden: &Tensor<2>) -> Vec<Tensor<2>> {
     states_of(heads, hidden, &[0, 1])
 }
 
@@ -105,7 +130,7 @@ fn distance(a: Tensor<2>, b: Tensor<2>) -> f64 {
 const TARGETS: [[u32; 3]; COUNT] = [[4, IGNORE, 0], [IGNORE, 2, 5]];
 
 /// The sum of both heads' mean losses, and an objective with its gradient.
-fn loss(heads: &Heads, hidden: &Tensor<2>, table: &Tensor<2>) -> (f64, Tensor<1>) {
+fn loss(heads: &dyn DraftHeads, hidden: &Tensor<2>, table: &Tensor<2>) -> (f64, Tensor<1>) {
     let frozen = FrozenUnembedding::new(Projection::new(table.clone()));
     let one = |(head, state): (usize, Tensor<2>)| {
         let (plain, targets) = (state.clone().without_autodiff(), Targets::of_tokens(&TARGETS[head]));
@@ -125,67 +150,80 @@ fn loss(heads: &Heads, hidden: &Tensor<2>, table: &Tensor<2>) -> (f64, Tensor<1>
     both.reduce(|(loss, objective), (more, part)| (loss + more, objective + part)).unwrap()
 }
 
+fn gradients_agree<K: HeadKind>(name: &str, kind: &K) {
+    let heads = shaken(kind, &Device::flex().autodiff());
+    let (hidden, table) = (tensor(3, WIDTH, 0.3).autodiff(), tensor(VOCABULARY, WIDTH, 1.1));
+    let mut backward = loss(&heads, &hidden, &table).1.backward();
+    let gradients = GradientsParams::from_module(&mut backward, &heads);
+    let mut flat = Flat { gradients: &gradients, values: Vec::new() };
+    heads.visit(&mut flat);
+    assert_eq!(flat.values.len(), heads.num_params());
+    let step = 1e-6;
+    for (i, gradient) in flat.values.iter().enumerate() {
+        let at = |step| loss(&nudged(&heads, Some(i), step), &hidden, &table).0;
+        let difference = (at(step) - at(-step)) / (2.0 * step);
+        assert!((difference - gradient).abs() < 1e-8, "{name} {i}: {gradient} {difference}");
+    }
+}
+
 #[test]
 fn gradients_of_the_loss_agree_with_finite_differences_in_float64() {
-    for architecture in architectures() {
-        let heads = shaken(&architecture, &Device::flex().autodiff());
-        let (hidden, table) = (tensor(3, WIDTH, 0.3).autodiff(), tensor(VOCABULARY, WIDTH, 1.1));
-        let mut backward = loss(&heads, &hidden, &table).1.backward();
-        let gradients = GradientsParams::from_module(&mut backward, &heads);
-        let mut flat = Flat { gradients: &gradients, values: Vec::new() };
-        heads.visit(&mut flat);
-        assert_eq!(flat.values.len(), heads.num_params());
-        let step = 1e-6;
-        for (i, gradient) in flat.values.iter().enumerate() {
-            let at = |step| loss(&nudged(&heads, Some(i), step), &hidden, &table).0;
-            let difference = (at(step) - at(-step)) / (2.0 * step);
-            assert!((difference - gradient).abs() < 1e-8, "{architecture:?} {i}: {gradient} {difference}");
-        }
+    of_every_kind!(gradients_agree);
+}
+
+fn repeats_the_backbone<K: HeadKind>(name: &str, kind: &K) {
+    let heads = untrained(kind, &Device::flex());
+    assert_eq!((heads.count(), heads.features()), (COUNT, kind.features()), "{name}");
+    let hidden = tensor(3, WIDTH, 0.3).cast(DType::F32);
+    for state in states(&heads, &hidden) {
+        assert_eq!(distance(state, hidden.clone()), 0.0, "{name}");
     }
 }
 
 #[test]
 fn an_untrained_head_repeats_the_backbones_prediction() {
-    for architecture in architectures() {
-        let heads = untrained(&architecture, &Device::flex());
-        assert_eq!(heads.count(), COUNT);
-        let hidden = tensor(3, WIDTH, 0.3).cast(DType::F32);
-        for state in states(&heads, &hidden) {
-            assert_eq!(distance(state, hidden.clone()), 0.0, "{architecture:?}");
-        }
+    of_every_kind!(repeats_the_backbone);
+}
+
+fn same_alone<K: HeadKind>(name: &str, kind: &K) {
+    let heads = shaken(kind, &Device::flex().autodiff()).valid();
+    let hidden = tensor(3, WIDTH, 0.3);
+    let together = states(&heads, &hidden);
+    assert!(distance(together[0].clone(), together[1].clone()) > 0.0, "{name}");
+    for (index, expected) in together.into_iter().enumerate() {
+        let alone = states_of(&heads, &hidden, &[index]).remove(0);
+        assert_eq!(distance(alone, expected), 0.0, "{name}");
     }
 }
 
 #[test]
 fn a_head_gives_the_same_alone_as_among_the_others() {
-    for architecture in architectures() {
-        let heads = shaken(&architecture, &Device::flex().autodiff()).valid();
-        let hidden = tensor(3, WIDTH, 0.3);
-        let together = states(&heads, &hidden);
-        assert!(distance(together[0].clone(), together[1].clone()) > 0.0, "{architecture:?}");
-        for (index, expected) in together.into_iter().enumerate() {
-            let alone = states_of(&heads, &hidden, &[index]).remove(0);
-            assert_eq!(distance(alone, expected), 0.0, "{architecture:?}");
-        }
-    }
+    of_every_kind!(same_alone);
 }
 
-#[test]
-fn an_unembedding_of_its_own_begins_as_the_backbones() {
+fn copies_the_unembedding<K: HeadKind>(name: &str, kind: &K) {
     let table = tensor(VOCABULARY, WIDTH, 1.1).cast(DType::F32);
-    for architecture in architectures() {
-        let heads = untrained(&architecture, &Device::flex().autodiff()).copy_unembedding(|| table.clone());
-        for own in (0..COUNT).filter_map(|head| heads.unembedding(head)) {
+    let mut heads = untrained(kind, &Device::flex().autodiff());
+    heads.copy_unembedding(&table);
+    for head in 0..COUNT {
+        let own = heads.unembedding(head);
+        assert_eq!(own.is_some(), kind.owns_unembedding(), "{name}");
+        if let Some(own) = own {
             assert_eq!(distance(own.clone().without_autodiff(), table.clone()), 0.0);
             assert!(own.is_require_grad());
         }
     }
 }
 
+#[test]
+fn an_unembedding_of_its_own_begins_as_the_backbones() {
+    of_every_kind!(copies_the_unembedding);
+}
+
 /// Against the formula, written out for one position in plain numbers.
 #[test]
 fn a_speculator_takes_in_one_token_a_head() {
-    let heads = shaken(&architectures()[5], &Device::flex().autodiff()).valid();
+    let heads = shaken(&SPECULATOR, &Device::flex().autodiff()).valid();
     let hidden = tensor(1, WIDTH, 0.3);
     let values = |tensor: Tensor<2>| tensor.into_data().try_into_vec::<f64>().unwrap();
     let parameters = collect_f64(&heads);
@@ -219,7 +257,7 @@ fn a_speculator_takes_in_one_token_a_head() {
     }
 }
 
-fn collect_f64(heads: &Heads) -> std::collections::BTreeMap<String, Vec<f64>> {
+fn collect_f64(heads: &impl Module) -> std::collections::BTreeMap<String, Vec<f64>> {
     let found = collect_parameters(heads);
     found.into_iter().map(|(name, (_, values))| (name, values.into_iter().map(f64::from).collect())).collect()
 }
@@ -227,10 +265,11 @@ fn collect_f64(heads: &Heads) -> std::collections::BTreeMap<String, Vec<f64>> {
 /// Which member it is stands in `heads.json`, not in the names.
 #[test]
 fn parameters_are_named_by_field_and_index() {
-    let names = |architecture| -> Vec<String> {
-        collect_parameters(&untrained(&architecture, &Device::flex())).into_keys().collect()
-    };
-    let [separate, shared, medusa, linear, own, speculator] = architectures().map(names);
+    fn names<K: HeadKind>(kind: &K) -> Vec<String> {
+        collect_parameters(&untrained(kind, &Device::flex())).into_keys().collect()
+    }
+    let (separate, shared, medusa) = (names(&FFN), names(&SHARED), names(&MEDUSA));
+    let (linear, own, speculator) = (names(&LinearConfig {}), names(&OWN), names(&SPECULATOR));
     let up_and_down = ["down.bias", "down.weight", "up.bias", "up.weight"];
     assert_eq!(separate[..4], up_and_down.map(|name| format!("heads.0.{name}")));
     assert_eq!(shared, ["down.0.bias", "down.0.weight", "down.1.bias", "down.1.weight", "up.bias", "up.weight"]);
@@ -243,7 +282,7 @@ fn parameters_are_named_by_field_and_index() {
 
 #[test]
 fn a_shared_first_layer_is_as_wide_as_all_heads_together() {
-    let parameters = collect_parameters(&untrained(&architectures()[1], &Device::flex()));
+    let parameters = collect_parameters(&untrained(&SHARED, &Device::flex()));
     assert_eq!(parameters["up.weight"].0, [COUNT * 3, WIDTH]);
     assert_eq!(parameters["down.1.weight"].0, [WIDTH, COUNT * 3]);
 }
@@ -259,7 +298,7 @@ impl ModuleVisitor for Ids {
 /// Medusa's trainer lists one block several times, which ties their weights.
 #[test]
 fn medusa_blocks_are_distinct() {
-    let heads = untrained(&architectures()[2], &Device::flex());
+    let heads = untrained(&MEDUSA, &Device::flex());
     let mut ids = Ids(Vec::new());
     heads.visit(&mut ids);
     assert_eq!(ids.0.len(), COUNT * 2 * 2, "a matrix and a bias for each block of each head");
@@ -277,35 +316,38 @@ fn medusa_blocks_are_distinct() {
     assert!(distance(found[1].clone(), expected) < 1e-6);
 }
 
-/// What lets documents be drafted for side by side: nobody's candidates depend on who else is there.
-#[test]
-fn frozen_on_the_cpu_a_row_has_the_same_bits_alone_and_beside_others() {
+fn same_bits<K: HeadKind>(name: &str, kind: &K) {
     let (device, rows, width) = (Device::flex(), 21, 40);
     let part = |shift: f32, from: usize, count: usize| {
         let numbers = (0..rows * width).map(|i| (i as f32 * 0.7 + shift).sin()).collect();
         from_host(numbers, [rows, width], &device).narrow(0, from, count)
     };
-    let states = |heads: &Heads, from: usize, count: usize| -> Vec<Vec<f32>> {
+    let states = |heads: &K::Network, from: usize, count: usize| -> Vec<Vec<f32>> {
         let drafted = |slot: usize| part(slot as f32 + 5.0, from, count);
-        [0, 1].map(heads.begin(part(0.0, from, count), &drafted)).map(to_host).into()
+        let read = read(heads, &part(0.0, 0, rows)).map(|state| state.narrow(0, from, count));
+        [0, 1].map(heads.begin(&read, &drafted)).map(to_host).into()
     };
-    for architecture in architectures() {
-        let heads = Heads::new(&architecture, COUNT, [VOCABULARY, width], &mut Init::seeded(9, &device));
-        let mut parameters = collect_parameters(&heads);
-        let numbers = parameters.values_mut().flat_map(|(_, numbers)| numbers.iter_mut());
-        numbers.enumerate().for_each(|(i, x)| *x += 0.1 * (i as f32).cos());
-        let mut heads = load_parameters(heads, parameters).unwrap();
-        let before = states(&heads, 0, rows);
-        heads.linears().into_iter().for_each(Linear::freeze);
-        let together = states(&heads, 0, rows);
-        for (before, together) in before.iter().zip(&together) {
-            let differences = before.iter().zip(together).map(|(a, b)| (a - b).abs());
-            assert!(differences.fold(0.0, f32::max) < 1e-5, "{architecture:?}: freezing changes no result");
-        }
-        for row in 0..rows {
-            for (alone, together) in states(&heads, row, 1).iter().zip(&together) {
-                assert_eq!(alone[..], together[row * width..][..width], "{architecture:?}, row {row}");
-            }
+    let heads = of_width(kind, width, &device);
+    let mut parameters = collect_parameters(&heads);
+    let numbers = parameters.values_mut().flat_map(|(_, numbers)| numbers.iter_mut());
+    numbers.enumerate().for_each(|(i, x)| *x += 0.1 * (i as f32).cos());
+    let mut heads = load_parameters(heads, parameters).unwrap();
+    let before = states(&heads, 0, rows);
+    heads.linears().into_iter().for_each(Linear::freeze);
+    let together = states(&heads, 0, rows);
+    for (before, together) in before.iter().zip(&together) {
+        let differences = before.iter().zip(together).map(|(a, b)| (a - b).abs());
+        assert!(differences.fold(0.0, f32::max) < 1e-5, "{name}: freezing changes no result");
+    }
+    for row in 0..rows {
+        for (alone, together) in states(&heads, row, 1).iter().zip(&together) {
+            assert_eq!(alone[..], together[row * width..][..width], "{name}, row {row}");
         }
     }
+}
+
+/// What lets documents be drafted for side by side: nobody's candidates depend on who else is there.
+#[test]
+fn frozen_on_the_cpu_a_row_has_the_same_bits_alone_and_beside_others() {
+    of_every_kind!(same_bits);
 }

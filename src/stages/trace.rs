@@ -10,6 +10,7 @@ use crate::backbone::Feature;
 use crate::config::{Keep, TraceText};
 use crate::error::{Error, Result, bail};
 use crate::files;
+use crate::heads::TrainingText;
 use crate::progress;
 use crate::text::{Document, Split};
 use crate::traces::{self, ColumnPlan, Estimate, Sampling, Trace, TracePlan};
@@ -38,6 +39,13 @@ pub struct CorpusTrace {
     pub key: String,
     /// The trace.
     pub trace: Trace,
+}
+
+impl CorpusTrace {
+    /// The trace as heads train on it.
+    pub fn text(&self) -> TrainingText<'_> {
+        TrainingText { corpus: &self.corpus, trace: &self.trace }
+    }
 }
 
 /// What making the traces of a run will take.

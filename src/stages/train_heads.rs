@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
-
 use super::workspace::{Stage, load_backbone};
 use super::{CorpusTrace, Traces, Workspace};
 use crate::backbone::Backbone;
@@ -11,11 +9,9 @@ use crate::config::{Config, HeadsConfig};
 use crate::device::{self, DeviceChoice};
 use crate::error::Result;
 use crate::files;
-use crate::heads::{FrozenHeads, HeadTraining, Heads, TrainingText, load_heads, load_heads_to_train, save_heads};
-use crate::nn::{Init, count_parameters};
-use crate::progress;
+use crate::heads::{FitHeads, FrozenHeads, load_heads};
 use crate::report::write_training;
-use crate::training::{Replica, TrainingContext, train};
+use crate::training::TrainingContext;
 
 /// What the page of their training is called.
 const TITLE: &str = "Training of the heads";
@@ -37,32 +33,21 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
     let (options, title) = (options(&config.heads), "train-heads");
     let key = key(config, &traces.fit_key)?;
     let folder = workspace.stage(&Stage { name: "heads", key: &key, title }, |folder| {
-        let trained = workspace.device.device.clone().autodiff();
-        let (count, architecture, model) = (options.block_size - 1, &options.architecture, &backbone.model);
-        let size = [model.config().vocab_size, model.config().hidden_size];
-        let heads = if config.heads.init_from.is_empty() {
-            let heads = Heads::new(architecture, count, size, &mut Init::seeded(config.seed, &trained));
-            heads.copy_unembedding(|| model.unembedding())
-        } else {
-            load_heads_to_train(from, backbone, (architecture, count), &trained)?
-        };
-        let (train_texts, dev_texts) = (texts(&traces.train), texts(&traces.dev));
-        let task = |model| HeadTraining::new(&train_texts, &dev_texts, model, &options, config.seed);
-        let elsewhere = elsewhere(config)?;
-        let mut replicas = Vec::new();
-        for Backbone { model, .. } in &elsewhere {
-            replicas.push(Replica { device: model.device().clone(), task: task(model)? });
-        }
-        let task = task(model)?;
-        progress::say(format!("{title}: {count} heads, {} parameters, {}", count_parameters(&heads), task.words()));
-        let place = TrainingContext { folder, key: &key, title, keep_checkpoints: config.heads.keep_checkpoints };
-        let trained = train(heads, &task, &replicas, &options.training, &place);
+        let trained = options.architecture.kind().fit(&FitHeads {
+            backbone,
+            elsewhere: &elsewhere(config)?,
+            options: &options,
+            from: (!config.heads.init_from.is_empty()).then_some(from),
+            train: &traces.train.iter().map(CorpusTrace::text).collect::<Vec<_>>(),
+            dev: &traces.dev.iter().map(CorpusTrace::text).collect::<Vec<_>>(),
+            seed: config.seed,
+            place: TrainingContext { folder, key: &key, title, keep_checkpoints: config.heads.keep_checkpoints },
+        });
         // What an interrupted training learnt so far can be looked at as well.
         if folder.join("metrics.jsonl").exists() {
             write_training(folder, TITLE)?;
         }
-        let heads = trained?;
-        save_heads(folder, &heads.valid(), architecture, task.draft_vocabulary(), backbone)
+        trained
     })?;
     Ok(TrainedHeads { heads: load_heads(&folder, backbone)?, key, folder })
 }
@@ -86,8 +71,4 @@ pub(super) fn key(config: &Config, traces: &str) -> Result<String> {
     let soft =
         options.stages().iter().any(|stage| stage.soft_targets > Some(0.0)).then_some(config.traces.probabilities);
     Ok(files::hash_json(&(&options, given.transpose()?, soft, config.seed, traces, config.traces.dtype)))
-}
-
-fn texts(traces: &[CorpusTrace]) -> Vec<TrainingText<'_>> {
-    traces.iter().map(|CorpusTrace { corpus, trace, .. }| TrainingText { corpus, trace }).collect()
 }

@@ -8,12 +8,14 @@ use crate::common::skipped;
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use draftsmith::backbone::{Backbone, Checkpoint, KvCache, Model, Precision, Span, check, generate};
-use draftsmith::config::{FfnConfig, HeadArchitecture, SpeculatorConfig, StorageType};
+use draftsmith::backbone::{
+    Backbone, Checkpoint, Feature, FeatureTensors, KvCache, Model, Precision, Span, check, generate,
+};
+use draftsmith::config::StorageType;
 use draftsmith::decoding::{Decoder, Decoding, Verification};
 use draftsmith::device::{DeviceChoice, open};
 use draftsmith::drafting::{Bpd, Drafter, Rescoring, Settings, SizedSelection, StopRule};
-use draftsmith::heads::{DraftHeads, FrozenHeads, Heads};
+use draftsmith::heads::{DraftHeads, FfnConfig, FrozenHeads, HeadKind, HeadShape, SpeculatorConfig};
 use draftsmith::nn::{FrozenUnembedding, Init, Targets, collect_parameters, from_host, load_parameters, to_host};
 
 const TOLERANCE: f32 = 1e-3;
@@ -102,12 +104,13 @@ fn gradients(device: &Device) -> Vec<f32> {
     let width = model.config().hidden_size;
     let hidden: Tensor<2> = from_host(hidden, [text.len(), width], device);
     let trained = device.clone().autodiff();
-    let ffn = HeadArchitecture::Ffn(FfnConfig { hidden: 16, ..FfnConfig::default() });
-    let heads = Heads::new(&ffn, 2, [2048, width], &mut Init::seeded(3, &trained));
+    let ffn = FfnConfig { hidden: 16, ..FfnConfig::default() };
+    let heads = ffn.network(HeadShape::new(2, &model), &mut Init::seeded(3, &trained));
     let unembedding = FrozenUnembedding::new(model.projection());
     let drafted = |_| unreachable!("these heads read no tokens");
     let mut objective = None;
-    for state in [0, 1].map(heads.begin(hidden.autodiff(), &drafted)) {
+    let read = FeatureTensors::new(&[Feature::Last], vec![hidden.autodiff()]);
+    for state in [0, 1].map(heads.begin(&read, &drafted)) {
         let plain = state.clone().without_autodiff();
         let result = unembedding.cross_entropy(plain, &Targets::of_tokens(&text), Some(1.0 / 24.0));
         let part = (state * result.gradient.unwrap()).sum();
@@ -132,14 +135,13 @@ fn a_training_step_above_the_frozen_backbone_agrees_with_the_cpu() {
 }
 
 /// Heads that are a little off the backbone's own prediction, the same on every device.
-fn heads(backbone: &Backbone, architecture: &HeadArchitecture) -> FrozenHeads {
-    let config = backbone.model.config();
-    let device = backbone.model.device();
-    let heads = Heads::new(architecture, 4, [config.vocab_size, config.hidden_size], &mut Init::seeded(5, device));
+fn heads(backbone: &Backbone, kind: &impl HeadKind) -> FrozenHeads {
+    let model = &backbone.model;
+    let heads = kind.network(HeadShape::new(4, model), &mut Init::seeded(5, model.device()));
     let mut parameters = collect_parameters(&heads);
     let numbers = parameters.values_mut().flat_map(|(_, numbers)| numbers.iter_mut());
     numbers.enumerate().for_each(|(i, x)| *x += 0.02 * (i as f32 * 0.7).sin());
-    FrozenHeads::new(load_parameters(heads, parameters).unwrap(), &backbone.model, None)
+    FrozenHeads::new(load_parameters(heads, parameters).unwrap(), model, None)
 }
 
 /// The texts of `prompts`, and how many blocks they took together.
@@ -181,19 +183,19 @@ fn texts_decoded_by_blocks_are_the_greedy_ones_of_both_devices() {
     let settings = Settings::new(8, vec![0.9; 4], 1.0);
     let tree =
         Rescoring { rescorers: Vec::new(), selection: SizedSelection::ExpectedTree(12), include_top1: true, settings };
-    let architectures = [
-        HeadArchitecture::Ffn(FfnConfig { hidden: 16, ..FfnConfig::default() }),
-        HeadArchitecture::Speculator(SpeculatorConfig { inner: 16 }),
+    let (ffn, speculator) = (FfnConfig { hidden: 16, ..FfnConfig::default() }, SpeculatorConfig { inner: 16 });
+    let kinds = [
+        ("ffn", [&there, &here].map(|backbone| heads(backbone, &ffn))),
+        ("speculator", [&there, &here].map(|backbone| heads(backbone, &speculator))),
     ];
-    for architecture in &architectures {
-        let [there_heads, here_heads] = [&there, &here].map(|backbone| heads(backbone, architecture));
+    for (kind, [there_heads, here_heads]) in &kinds {
         for (name, drafter) in [("bpd", &Bpd as &dyn Drafter), ("tree", &tree)] {
             for batch in [1, 2] {
-                let (texts, blocks) = by_blocks(&there, &there_heads, drafter, &prompts, batch);
-                let on_cpu = by_blocks(&here, &here_heads, drafter, &prompts, batch);
-                println!("{architecture:?}, {name}, {batch} side by side: {blocks} blocks, {} on the CPU", on_cpu.1);
-                assert_eq!(texts, expected, "{architecture:?}, {name}, {batch} side by side");
-                assert_eq!(on_cpu.0, expected, "{architecture:?}, {name}, {batch} side by side, on the CPU");
+                let (texts, blocks) = by_blocks(&there, there_heads, drafter, &prompts, batch);
+                let on_cpu = by_blocks(&here, here_heads, drafter, &prompts, batch);
+                println!("{kind}, {name}, {batch} side by side: {blocks} blocks, {} on the CPU", on_cpu.1);
+                assert_eq!(texts, expected, "{kind}, {name}, {batch} side by side");
+                assert_eq!(on_cpu.0, expected, "{kind}, {name}, {batch} side by side, on the CPU");
                 let tokens = expected.iter().map(Vec::len).sum();
                 assert!(name == "bpd" || blocks < tokens, "no drafted token was ever kept");
             }

@@ -36,10 +36,9 @@ impl Run {
             for t in 0..target.len() {
                 let row = document.prompt - 1 + t;
                 let read = self.trace.states(number, row..row + 1, &[Feature::Last]).unwrap().to_device(model.device());
-                let hidden = read.get(Feature::Last);
-                let first = model.logits(hidden.clone());
+                let first = model.logits(read.get(Feature::Last));
                 all[0].push((target[t], first.into_iter().map(f64::from).collect()));
-                let found = heads.candidates(model, hidden, &target[t..=t], vocabulary).unwrap();
+                let found = heads.candidates(model, &read, &target[t..=t], vocabulary).unwrap();
                 for slot in (1..=heads.count()).take_while(|slot| t + slot < target.len()) {
                     let mut logits = vec![f64::NAN; vocabulary];
                     let cells = (slot - 1) * vocabulary..slot * vocabulary;

@@ -6,10 +6,10 @@ use crate::common::{CONTEXT, alone, world};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use draftsmith::backbone::{Backbone, Precision, Span, generate};
-use draftsmith::config::{FfnConfig, FirstLayer, HeadArchitecture, SpeculatorConfig, StorageType};
+use draftsmith::config::StorageType;
 use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
 use draftsmith::drafting::{Bpd, Drafter, DrawnDrafter, PromptLookup, Rescoring, Settings, SizedSelection, StopRule};
-use draftsmith::heads::{FrozenHeads, Heads};
+use draftsmith::heads::{FfnConfig, FrozenHeads, HeadKind, HeadShape, SpeculatorConfig};
 use draftsmith::nn::Init;
 use draftsmith::rescorer::{NgramRescorer, Rescorer};
 use proptest::prelude::*;
@@ -36,14 +36,15 @@ impl ModuleMapper for Randomise {
 
 /// Five heads of random numbers of the given size; one that is not finite makes all they say NaN.
 fn heads(backbone: &Backbone, seed: u64, size: f32, reads_drafted: bool) -> FrozenHeads {
-    let architecture = if reads_drafted {
-        HeadArchitecture::Speculator(SpeculatorConfig { inner: 8 })
+    if reads_drafted {
+        of_kind(&SpeculatorConfig { inner: 8 }, backbone, seed, size)
     } else {
-        HeadArchitecture::Ffn(FfnConfig { hidden: 8, first_layer: FirstLayer::Separate })
-    };
-    let config = backbone.model.config();
-    let shape = [config.vocab_size, config.hidden_size];
-    let heads = Heads::new(&architecture, 5, shape, &mut Init::seeded(seed, &Device::flex()));
+        of_kind(&FfnConfig { hidden: 8, ..FfnConfig::default() }, backbone, seed, size)
+    }
+}
+
+fn of_kind(kind: &impl HeadKind, backbone: &Backbone, seed: u64, size: f32) -> FrozenHeads {
+    let heads = kind.network(HeadShape::new(5, &backbone.model), &mut Init::seeded(seed, &Device::flex()));
     FrozenHeads::new(heads.map(&mut Randomise(seed, size)), &backbone.model, None)
 }
 

@@ -1,0 +1,77 @@
+//! Heads of one's own: all of them read one narrow summary of the backbone's state.
+//!
+//! A kind of heads is a section of the configuration that makes a network. Training, files and drafting are the library's.
+//!
+//!     cargo run --example custom_head
+
+use burn::module::Module;
+use draftsmith::backbone::{Feature, FeatureTensors};
+use draftsmith::config::{self, Overrides};
+use draftsmith::device::{self, DeviceChoice};
+use draftsmith::heads::{AnyHeadKind, DraftHeads, DraftedEmbeddings, FitHeads, HeadKind, HeadShape, States};
+use draftsmith::nn::{Init, Linear};
+use draftsmith::stages::{Workspace, trace};
+use draftsmith::training::TrainingContext;
+
+/// The section: `rank` is the width of the summary.
+#[derive(serde::Serialize)]
+struct LowRank {
+    rank: usize,
+}
+
+impl HeadKind for LowRank {
+    const NAME: &'static str = "low-rank";
+    type Network = LowRankHeads;
+
+    fn network(&self, HeadShape { count, width, .. }: HeadShape, init: &mut Init) -> LowRankHeads {
+        let summary = init.linear(self.rank, width, (width as f32).powf(-0.5));
+        LowRankHeads { summary, heads: (0..count).map(|_| init.zero_linear(width, self.rank)).collect() }
+    }
+}
+
+/// `y_j = h + W_j A h + b_j`: with `W_j = 0` and `b_j = 0`, a head repeats the backbone's own prediction.
+#[derive(Module, Debug)]
+struct LowRankHeads {
+    summary: Linear,
+    heads: Vec<Linear>,
+}
+
+impl DraftHeads for LowRankHeads {
+    fn count(&self) -> usize {
+        self.heads.len()
+    }
+
+    fn begin<'a>(&'a self, read: &FeatureTensors, _: &'a DraftedEmbeddings) -> States<'a> {
+        let hidden = read.get(Feature::Last);
+        let summary = self.summary.forward(hidden.clone());
+        Box::new(move |head| hidden.clone() + self.heads[head].forward(summary.clone()))
+    }
+
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        [&mut self.summary].into_iter().chain(&mut self.heads).collect()
+    }
+}
+
+fn main() -> draftsmith::Result<()> {
+    // A little of the quickstart, in a run of its own.
+    let set = "name=custom-head traces.train_documents=40 traces.dev_documents=8 traces.test_documents=1 traces.max_new=40 heads.training.steps=40";
+    let set = set.split(' ').map(String::from).collect();
+    let config = config::load("configs/quickstart.toml".as_ref(), &Overrides { set, ..Overrides::default() })?;
+    let workspace = Workspace::open(config, device::open(DeviceChoice::Cpu)?)?;
+    let traces = trace(&workspace)?;
+    let (backbone, options, folder) = (&*workspace.backbone, &workspace.config.heads, workspace.folder.join("heads"));
+
+    let kind = LowRank { rank: 64 };
+    let place = TrainingContext { folder: &folder, key: "low-rank 64", title: "low-rank", keep_checkpoints: false };
+    let [train, dev] = [&[traces.train[0].text()], &[traces.dev[0].text()]];
+    kind.fit(&FitHeads { backbone, elsewhere: &[], options, from: None, train, dev, seed: 1, place })?;
+
+    // What they draft behind the prompt of a test document and the token that the backbone itself writes there.
+    let heads = kind.load(&folder.join("heads.safetensors"), options.block_size - 1, backbone, None)?;
+    let (trace, model) = (&traces.test[0].trace, &backbone.model);
+    let (document, next) = (&trace.documents()[0], trace.continuation(&trace.documents()[0])[0]);
+    let read = trace.states(0, document.prompt - 1..document.prompt, &heads.features())?.to_device(model.device());
+    let block = [vec![next], heads.candidates(model, &read, &[next], 1)?.ids].concat();
+    println!("{}\n-> {}", backbone.tokenizer.decode(trace.tokens(document))?, backbone.tokenizer.decode(&block)?);
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! The kinds of heads. A new one has its own file, and a line in each of the two lists here.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AnyHeadKind, FfnConfig, LinearConfig, MedusaConfig, SpeculatorConfig};
+
+/// `[heads.architecture]`, by its `kind`. All end in the backbone's frozen unembedding, or in a copy of it that learns, and
+/// repeat its own prediction before they are trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum HeadArchitecture {
+    /// One hidden layer with a residual (Stern et al. 2018).
+    Ffn(FfnConfig),
+    /// Residual blocks (Medusa-1; Cai et al. 2024).
+    Medusa(MedusaConfig),
+    /// A linear probe.
+    Linear(LinearConfig),
+    /// Heads that read the tokens drafted before them (the token/embedding speculator; Wertheimer et al. 2024).
+    Speculator(SpeculatorConfig),
+}
+
+impl HeadArchitecture {
+    /// Returns what is trained and loaded.
+    pub fn kind(&self) -> &dyn AnyHeadKind {
+        match self {
+            Self::Ffn(kind) => kind,
+            Self::Medusa(kind) => kind,
+            Self::Linear(kind) => kind,
+            Self::Speculator(kind) => kind,
+        }
+    }
+}
+
+impl Default for HeadArchitecture {
+    fn default() -> Self {
+        Self::Ffn(FfnConfig::default())
+    }
+}
