@@ -1,11 +1,11 @@
-//! `kind = "ffn"`: a hidden layer with a residual, `y_j = h + W_j silu(U_j h + a_j) + b_j`, or one hidden layer that all heads
-//! read, `z = silu(U h + a)`, `y_j = h + W_j z + b_j`.
+//! `kind = "ffn"`: a hidden layer with a residual, `y_j = x + W_j silu(U_j x + a_j) + b_j`, or one hidden layer that all heads
+//! read, `z = silu(U x + a)`, `y_j = x + W_j z + b_j`. x is the last hidden state, or the sum of several states ([`FeatureSum`]).
 
 use burn::module::Module;
 use burn::tensor::activation::silu;
 use serde::{Deserialize, Serialize};
 
-use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
+use super::{DraftHeads, DraftedEmbeddings, FeatureSum, HeadKind, HeadShape, States};
 use crate::backbone::{Feature, FeatureTensors};
 use crate::config::at_least;
 use crate::error::Result;
@@ -19,11 +19,14 @@ pub struct FfnConfig {
     pub hidden: usize,
     /// "separate" or "shared".
     pub first_layer: FirstLayer,
+    /// The backbone's states that heads read: "last", and any of "layer-0" (the embedding) to "layer-L" (behind the last of L layers).
+    /// Each but "last" has a projection of its own, d x d parameters, for all heads together.
+    pub features: Vec<Feature>,
 }
 
 impl Default for FfnConfig {
     fn default() -> Self {
-        Self { hidden: 512, first_layer: FirstLayer::Separate }
+        Self { hidden: 512, first_layer: FirstLayer::Separate, features: vec![Feature::Last] }
     }
 }
 
@@ -42,7 +45,12 @@ impl HeadKind for FfnConfig {
     type Network = FfnHeads;
 
     fn validate(&self) -> Result<()> {
-        at_least("heads.architecture.hidden", self.hidden, 1)
+        at_least("heads.architecture.hidden", self.hidden, 1)?;
+        FeatureSum::validate("heads.architecture.features", &self.features)
+    }
+
+    fn features(&self) -> Vec<Feature> {
+        self.features.clone()
     }
 
     fn network(&self, shape: HeadShape, init: &mut Init) -> FfnHeads {
@@ -52,12 +60,14 @@ impl HeadKind for FfnConfig {
         match self.first_layer {
             FirstLayer::Separate => {
                 let mut head = |_| FfnHead { up: up(self.hidden, init), down: init.zero_linear(d, self.hidden) };
-                FfnHeads::Separate(SeparateFfn { heads: (0..count).map(&mut head).collect() })
+                let heads = (0..count).map(&mut head).collect();
+                FfnHeads::Separate(SeparateFfn { heads, inputs: FeatureSum::new(&self.features, d, init) })
             }
             FirstLayer::Shared => {
                 let width = count * self.hidden;
                 let up = up(width, init);
-                FfnHeads::Shared(SharedFfn { up, down: (0..count).map(|_| init.zero_linear(d, width)).collect() })
+                let down = (0..count).map(|_| init.zero_linear(d, width)).collect();
+                FfnHeads::Shared(SharedFfn { up, down, inputs: FeatureSum::new(&self.features, d, init) })
             }
         }
     }
@@ -75,6 +85,7 @@ pub enum FfnHeads {
 /// Heads with a first layer each.
 #[derive(Module, Debug)]
 pub struct SeparateFfn {
+    inputs: FeatureSum,
     heads: Vec<FfnHead>,
 }
 
@@ -87,8 +98,18 @@ struct FfnHead {
 /// Heads as the paper has them: the first layer is as wide as all heads together.
 #[derive(Module, Debug)]
 pub struct SharedFfn {
+    inputs: FeatureSum,
     up: Linear,
     down: Vec<Linear>,
+}
+
+impl FfnHeads {
+    fn inputs(&self) -> &FeatureSum {
+        match self {
+            Self::Separate(ffn) => &ffn.inputs,
+            Self::Shared(ffn) => &ffn.inputs,
+        }
+    }
 }
 
 impl DraftHeads for FfnHeads {
@@ -99,24 +120,31 @@ impl DraftHeads for FfnHeads {
         }
     }
 
+    fn features(&self) -> Vec<Feature> {
+        self.inputs().features()
+    }
+
     fn begin<'a>(&'a self, read: &FeatureTensors, _: &'a DraftedEmbeddings) -> States<'a> {
-        let hidden = read.get(Feature::Last);
+        let x = self.inputs().read(read);
         match self {
             Self::Separate(ffn) => Box::new(move |head| {
                 let head = &ffn.heads[head];
-                hidden.clone() + head.down.forward(silu(head.up.forward(hidden.clone())))
+                x.clone() + head.down.forward(silu(head.up.forward(x.clone())))
             }),
             Self::Shared(ffn) => {
-                let activations = silu(ffn.up.forward(hidden.clone()));
-                Box::new(move |head| hidden.clone() + ffn.down[head].forward(activations.clone()))
+                let activations = silu(ffn.up.forward(x.clone()));
+                Box::new(move |head| x.clone() + ffn.down[head].forward(activations.clone()))
             }
         }
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {
         match self {
-            Self::Separate(ffn) => ffn.heads.iter_mut().flat_map(|head| [&mut head.up, &mut head.down]).collect(),
-            Self::Shared(ffn) => [&mut ffn.up].into_iter().chain(&mut ffn.down).collect(),
+            Self::Separate(SeparateFfn { inputs, heads }) => {
+                let of_heads = heads.iter_mut().flat_map(|head| [&mut head.up, &mut head.down]);
+                inputs.linears().chain(of_heads).collect()
+            }
+            Self::Shared(SharedFfn { inputs, up, down }) => inputs.linears().chain([up]).chain(down).collect(),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod candidates;
 mod dev;
+mod feature_sum;
 mod ffn;
 mod kind;
 mod kinds;
@@ -22,6 +23,7 @@ mod tests;
 mod vocabulary;
 
 pub use candidates::{Candidates, CandidatesAt, FrozenHeads};
+pub use feature_sum::FeatureSum;
 pub use ffn::{FfnConfig, FfnHeads, FirstLayer};
 pub use kind::{AnyHeadKind, FitHeads, HeadKind, HeadShape};
 pub use kinds::HeadArchitecture;

@@ -2,10 +2,10 @@
 //! each.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 use serde::{Deserialize, Serialize};
 
+use super::feature_sum::scaled;
 use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
 use crate::backbone::{Feature, FeatureTensors};
 use crate::config::at_least;
@@ -76,12 +76,6 @@ struct SpeculatorStage {
 
 /// Added to the variance in the norms.
 const EPSILON: f64 = 1e-5;
-
-/// Rows scaled to a mean square of 1.
-fn scaled(x: Tensor<2>) -> Tensor<2> {
-    let scale = x.clone().square().mean_dim(1).add_scalar(EPSILON).sqrt().recip();
-    x * scale
-}
 
 impl DraftHeads for SpeculatorHeads {
     fn count(&self) -> usize {

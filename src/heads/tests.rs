@@ -21,17 +21,25 @@ const WIDTH: usize = 4;
 const COUNT: usize = 2;
 const VOCABULARY: usize = 6;
 
-const FFN: FfnConfig = FfnConfig { hidden: 3, first_layer: FirstLayer::Separate };
-const SHARED: FfnConfig = FfnConfig { hidden: 3, first_layer: FirstLayer::Shared };
 const MEDUSA: MedusaConfig = MedusaConfig { blocks: 2, unembedding: HeadUnembedding::Frozen };
 const OWN: MedusaConfig = MedusaConfig { blocks: 1, unembedding: HeadUnembedding::Own };
 const SPECULATOR: SpeculatorConfig = SpeculatorConfig { inner: 3 };
 
+fn ffn(first_layer: FirstLayer, features: &[Feature]) -> FfnConfig {
+    FfnConfig { hidden: 3, first_layer, features: features.to_vec() }
+}
+
+fn shared() -> FfnConfig {
+    ffn(FirstLayer::Shared, &[Feature::Last])
+}
+
 /// Calls a check with every kind of heads.
 macro_rules! of_every_kind {
     ($check:ident) => {
-        $check("ffn", &FFN);
-        $check("ffn, shared", &SHARED);
+        $check("ffn", &ffn(FirstLayer::Separate, &[Feature::Last]));
+        $check("ffn, shared", &shared());
+        $check("ffn, features", &ffn(FirstLayer::Separate, &[Feature::Layer(0), Feature::Layer(3), Feature::Last]));
+        $check("ffn, shared, features", &ffn(FirstLayer::Shared, &[Feature::Layer(2), Feature::Last]));
         $check("medusa", &MEDUSA);
         $check("linear", &LinearConfig {});
         $check("medusa, own unembedding", &OWN);
@@ -268,11 +276,13 @@ fn parameters_are_named_by_field_and_index() {
     fn names<K: HeadKind>(kind: &K) -> Vec<String> {
         collect_parameters(&untrained(kind, &Device::flex())).into_keys().collect()
     }
-    let (separate, shared, medusa) = (names(&FFN), names(&SHARED), names(&MEDUSA));
+    let (separate, shared) = (names(&ffn(FirstLayer::Separate, &[Feature::Last])), names(&shared()));
+    let (medusa, features) = (names(&MEDUSA), names(&ffn(FirstLayer::Shared, &[Feature::Layer(2), Feature::Last])));
     let (linear, own, speculator) = (names(&LinearConfig {}), names(&OWN), names(&SPECULATOR));
     let up_and_down = ["down.bias", "down.weight", "up.bias", "up.weight"];
     assert_eq!(separate[..4], up_and_down.map(|name| format!("heads.0.{name}")));
     assert_eq!(shared, ["down.0.bias", "down.0.weight", "down.1.bias", "down.1.weight", "up.bias", "up.weight"]);
+    assert_eq!(features[4], "inputs.projections.0.weight");
     assert_eq!(medusa[..3], ["heads.0.blocks.0.bias", "heads.0.blocks.0.weight", "heads.0.blocks.1.bias"]);
     assert_eq!(linear, ["heads.0.bias", "heads.0.weight", "heads.1.bias", "heads.1.weight"]);
     assert_eq!(own[..3], ["heads.0.blocks.0.bias", "heads.0.blocks.0.weight", "heads.0.unembedding.weight"]);
@@ -282,7 +292,7 @@ fn parameters_are_named_by_field_and_index() {
 
 #[test]
 fn a_shared_first_layer_is_as_wide_as_all_heads_together() {
-    let parameters = collect_parameters(&untrained(&SHARED, &Device::flex()));
+    let parameters = collect_parameters(&untrained(&shared(), &Device::flex()));
     assert_eq!(parameters["up.weight"].0, [COUNT * 3, WIDTH]);
     assert_eq!(parameters["down.1.weight"].0, [WIDTH, COUNT * 3]);
 }
@@ -350,4 +360,26 @@ fn same_bits<K: HeadKind>(name: &str, kind: &K) {
 #[test]
 fn frozen_on_the_cpu_a_row_has_the_same_bits_alone_and_beside_others() {
     of_every_kind!(same_bits);
+}
+
+/// Against the formula, with hidden layers that give zero: a head's state is then the sum itself.
+#[test]
+fn features_are_scaled_projected_and_summed() {
+    let kind = ffn(FirstLayer::Separate, &[Feature::Layer(1), Feature::Last]);
+    let heads = untrained(&kind, &Device::flex());
+    let mut values = collect_parameters(&heads);
+    let weight: Vec<f32> = (0..WIDTH * WIDTH).map(|i| (i as f32).cos()).collect();
+    values.get_mut("inputs.projections.0.weight").unwrap().1.clone_from(&weight);
+    let heads = load_parameters(heads, values).unwrap();
+    let hidden = tensor(3, WIDTH, 0.3).cast(DType::F32);
+    let found = to_host(states(&heads, &hidden).remove(1));
+    let (hidden, layer) = (to_host(hidden), to_host(tensor(3, WIDTH, 3.0)));
+    for (row, layer) in layer.chunks(WIDTH).enumerate() {
+        let root = (layer.iter().map(|x| x * x).sum::<f32>() / WIDTH as f32 + 1e-5).sqrt();
+        for (column, weights) in weight.chunks(WIDTH).enumerate() {
+            let projected: f32 = weights.iter().zip(layer).map(|(w, x)| w * x / root).sum();
+            let at = row * WIDTH + column;
+            assert!((found[at] - (hidden[at] + projected)).abs() < 1e-5, "{row} {column}");
+        }
+    }
 }

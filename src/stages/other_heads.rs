@@ -16,7 +16,7 @@ pub fn other_heads(workspace: Workspace, path: &Path) -> Result<(Workspace, Trai
     let from = heads_folder(path)?;
     let heads = load_heads(&from, &workspace.backbone)?;
     let key = files::hash_json(&("other heads", hash_heads(&from)?));
-    let workspace = workspace.with_other_heads(&from, &key)?;
+    let workspace = workspace.with_other_heads(&from, &key, heads.features())?;
     // A copy, so that the folder decodes as any other run does when the heads are gone from where they were.
     workspace.stage(&Stage { name: "heads", key: &key, title: "heads" }, |folder| copy_heads(&from, folder))?;
     Ok((workspace, TrainedHeads { heads, key, folder: from }))

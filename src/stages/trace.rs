@@ -92,8 +92,8 @@ struct Job<'a> {
 /// Makes the traces that are missing and opens them all.
 pub fn trace(workspace: &Workspace) -> Result<Traces> {
     let mut all = Traces { train: vec![], dev: vec![], test: vec![], fit_key: String::new(), key: String::new() };
-    let (features, jobs) = (workspace.features(), jobs(workspace)?);
-    let TraceKeys { fit_key, key, .. } = keys_of(workspace, &jobs);
+    let (features, jobs) = (workspace.features()?, jobs(workspace)?);
+    let TraceKeys { fit_key, key, .. } = keys_of(workspace, &jobs, &features);
     (all.fit_key, all.key) = (fit_key, key);
     for job in jobs {
         if workspace.is_finished(&job.folder, &job.key) {
@@ -152,10 +152,10 @@ pub(super) struct TraceKey {
 
 /// The keys of a run's traces.
 pub(super) fn trace_keys(workspace: &Workspace) -> Result<TraceKeys> {
-    Ok(keys_of(workspace, &jobs(workspace)?))
+    Ok(keys_of(workspace, &jobs(workspace)?, &workspace.features()?))
 }
 
-fn keys_of(workspace: &Workspace, jobs: &[Job]) -> TraceKeys {
+fn keys_of(workspace: &Workspace, jobs: &[Job], features: &[Feature]) -> TraceKeys {
     let keys = |test: bool| jobs.iter().filter(|job| test || job.split != Split::Test).map(|job| &job.key).collect();
     let (fit, all): (Vec<&String>, Vec<&String>) = (keys(false), keys(true));
     let of = |job: &Job| TraceKey {
@@ -164,7 +164,7 @@ fn keys_of(workspace: &Workspace, jobs: &[Job]) -> TraceKeys {
         key: job.key.clone(),
         split: job.split,
         documents: job.documents.len(),
-        finished: job.is_finished(workspace) && job.missing(workspace, &workspace.features()).is_empty(),
+        finished: job.is_finished(workspace) && job.missing(workspace, features).is_empty(),
     };
     TraceKeys { fit_key: files::hash_json(&fit), key: files::hash_json(&all), traces: jobs.iter().map(of).collect() }
 }
@@ -173,7 +173,7 @@ fn keys_of(workspace: &Workspace, jobs: &[Job]) -> TraceKeys {
 pub fn estimate_traces(workspace: &Workspace) -> Result<TracesEstimate> {
     let folder = workspace.folder.join("traces");
     let (mut traces, mut finished) = (Vec::new(), Vec::new());
-    let (features, backbone) = (workspace.features(), &workspace.backbone);
+    let (features, backbone) = (workspace.features()?, &workspace.backbone);
     for job in jobs(workspace)? {
         let missing = job.missing(workspace, &features);
         let names: Vec<Feature> = missing.iter().map(|column| column.feature).collect();

@@ -1,6 +1,6 @@
 //! A run's folder, its inputs, and which stages are finished.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,8 +33,8 @@ pub struct Workspace {
     /// By the name in the configuration, in its order.
     pub corpora: Arc<Vec<Corpus>>,
     places: Places,
-    /// Where heads come from that this run has not trained.
-    other_heads: Option<PathBuf>,
+    /// Where heads come from that this run has not trained, and what they read.
+    other_heads: Option<(PathBuf, Vec<Feature>)>,
 }
 
 /// Where stages are.
@@ -233,11 +233,11 @@ impl Workspace {
         Self { config, device, folder, backbone, corpora, places: Places::Store(store.clone()), other_heads: None }
     }
 
-    /// The same run with the heads in `path`, which `key` tells from others: what follows from them goes into a folder of their
-    /// own, which has links to what does not.
-    pub fn with_other_heads(self, path: &Path, key: &str) -> Result<Self> {
+    /// The same run with the heads in `path`, which `key` tells from others and which read `features`. What follows from them
+    /// goes into a folder of their own, which has links to what does not.
+    pub fn with_other_heads(self, path: &Path, key: &str, features: Vec<Feature>) -> Result<Self> {
         let folder = self.folder.join("other-heads").join(&key[..12]);
-        let workspace = Self { folder, other_heads: Some(path.to_owned()), ..self };
+        let workspace = Self { folder, other_heads: Some((path.to_owned(), features)), ..self };
         workspace.describe()?;
         Ok(workspace)
     }
@@ -250,9 +250,20 @@ impl Workspace {
         files::write_json(&self.folder.join("provenance.json"), &provenance)
     }
 
-    /// The backbone's states that something reads, in their order.
-    pub fn features(&self) -> Vec<Feature> {
-        vec![Feature::Last]
+    /// Returns the backbone's states that something reads, in their order: those of the heads, and `last`, which rescorers of
+    /// lattices and the report read as well.
+    ///
+    /// # Errors
+    /// Heads that read a layer that the backbone does not have.
+    pub fn features(&self) -> Result<Vec<Feature>> {
+        let of_heads = match &self.other_heads {
+            Some((_, features)) => features.clone(),
+            None => self.config.heads.architecture.kind().features(),
+        };
+        let layers = self.backbone.model.config().num_hidden_layers;
+        let checked = of_heads.iter().try_for_each(|feature| feature.validate(layers));
+        checked.map_err(|e| e.within("heads.architecture.features"))?;
+        Ok(of_heads.into_iter().chain([Feature::Last]).collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     /// The largest k that is asked of candidates.
@@ -402,7 +413,7 @@ impl Workspace {
                 .collect::<Map<_, _>>(),
         });
         let Value::Object(mut fields) = fields else { unreachable!("an object was written") };
-        if let Some(path) = &self.other_heads {
+        if let Some((path, _)) = &self.other_heads {
             fields.insert("heads".into(), json!({"path": path.display().to_string()}));
         }
         fields

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{CONTEXT, inputs, read_json, report, succeed, world};
+use crate::common::{CONTEXT, copy_folder, finished, inputs, read_json, report, run, succeed, world};
+use draftsmith::nn::parameters_from_safetensors;
 use serde_json::Value;
 
 /// Runs everything anew with `sets`, all documents live, and gives the data set's report.
@@ -108,6 +109,54 @@ fn so_with_every_architecture_of_heads() {
         let dev: Vec<f64> = metrics.lines().filter_map(dev_loss).collect();
         assert!(dev.last() < dev.first(), "{architecture}: {dev:?}");
     }
+}
+
+/// The tiny backbone has two layers.
+#[test]
+fn so_when_heads_read_several_features() {
+    let folder = finished();
+    let at = |file: &str| folder.path().join("runs/tiny").join(file);
+    let (last, tokens) = (at("columns/fables-train/last/rows.bin"), at("traces/fables-train/tokens.bin"));
+    let made = [&last, &tokens].map(|file| fs::metadata(file).unwrap().modified().unwrap());
+    let set = all_live(folder.path(), &["heads.architecture.features=[\"layer-1\", \"layer-0\", \"last\"]"]);
+    assert_exact(&set);
+    assert_eq!([&last, &tokens].map(|file| fs::metadata(file).unwrap().modified().unwrap()), made, "kept as they were");
+    let rows = |column: &str| fs::read(at("columns/fables-train").join(column).join("rows.bin")).unwrap();
+    assert!(rows("layer-1") != rows("last") && rows("layer-1").len() == rows("last").len());
+    let parameters = parameters_from_safetensors(&at("heads/heads.safetensors")).unwrap();
+    for number in 0..2 {
+        let (shape, values) = &parameters[&format!("inputs.projections.{number}.weight")];
+        assert!(shape == &[32, 32] && values.iter().any(|&x| x != 0.0), "a projection is learnt");
+    }
+    succeed(folder.path(), &["generate", "--run", "runs/tiny", "--prompt", "Tell of the fox.", "--max-new", "8"]);
+    // Given to a run whose own heads read `last` alone, they read what they were trained on.
+    copy_folder(&at("heads"), &folder.path().join("given"));
+    succeed(folder.path(), &["evaluate", "run.toml", "--heads", "given"]);
+    let other = fs::read_dir(at("other-heads")).unwrap().next().unwrap().unwrap().path();
+    let given = read_json(&other.join("report/report.json"))["datasets"][0].clone();
+    assert_eq!(without_live(given), without_live(set));
+}
+
+#[test]
+fn features_that_there_are_not_are_refused() {
+    let folder = inputs();
+    for (features, said) in [
+        (
+            "[\"layer-3\", \"last\"]",
+            "the backbone has 2 layers, so its features are \"last\" and \"layer-0\" to \"layer-2\"",
+        ),
+        ("[\"hidden\", \"last\"]", "`hidden` is no feature of the backbone; write \"last\" or \"layer-N\""),
+        ("[\"layer-1\"]", "`heads.architecture.features` lacks \"last\""),
+        ("[\"last\", \"last\"]", "names \"last\" twice"),
+    ] {
+        let set = format!("heads.architecture.features={features}");
+        for command in [&["trace", "run.toml"][..], &["trace", "run.toml", "--dry-run"], &["train-heads", "run.toml"]] {
+            let outcome = run(folder.path(), &[command, &["--set", &set]].concat());
+            assert_eq!(outcome.code, Some(2), "{command:?}");
+            assert!(outcome.stderr.contains(said), "{features}: {}", outcome.stderr);
+        }
+    }
+    assert!(!folder.path().join("runs/tiny/traces").exists(), "before anything is made");
 }
 
 #[test]

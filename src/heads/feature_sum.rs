@@ -1,0 +1,70 @@
+//! What heads read where they read several states of the backbone: their sum, all but `last` projected.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use crate::backbone::{Feature, FeatureTensors};
+use crate::error::{Result, bail};
+use crate::nn::{Init, Linear};
+
+/// `x = h + sum_f P_f r_f`: the last hidden state h, and of every other feature f the state, scaled to a mean square of 1 (r_f), since
+/// residual streams are large, and projected. Every `P_f` `[d, d]` starts at zero, so that x is h until it is trained.
+#[derive(Module, Debug)]
+pub struct FeatureSum {
+    projections: Vec<Linear>,
+    /// Whose projections they are.
+    #[module(skip)]
+    others: Vec<Feature>,
+}
+
+impl FeatureSum {
+    /// Makes the sum of `features` of width `d`, one of which is `last`.
+    pub fn new(features: &[Feature], d: usize, init: &mut Init) -> Self {
+        let others: Vec<Feature> = features.iter().copied().filter(|&feature| feature != Feature::Last).collect();
+        let mut projection = |_: &Feature| {
+            let mut linear = init.zero_linear(d, d);
+            linear.bias = None;
+            linear
+        };
+        Self { projections: others.iter().map(&mut projection).collect(), others }
+    }
+
+    /// Checks a list of features that are to be summed. `key` is its name in messages.
+    ///
+    /// # Errors
+    /// A list without `last`, or with a feature twice.
+    pub fn validate(key: &str, features: &[Feature]) -> Result<()> {
+        if !features.contains(&Feature::Last) {
+            bail!("`{key}` lacks \"last\", to which heads add what they read of the others; add it.");
+        }
+        if let Some((_, twice)) = (1..).zip(features).find(|(n, feature)| features[*n..].contains(feature)) {
+            bail!("`{key}` names \"{twice}\" twice; name it once.");
+        }
+        Ok(())
+    }
+
+    /// Returns the features that are summed.
+    pub fn features(&self) -> Vec<Feature> {
+        self.others.iter().copied().chain([Feature::Last]).collect()
+    }
+
+    /// Returns x, `[n, d]`.
+    pub fn read(&self, read: &FeatureTensors) -> Tensor<2> {
+        let projected = |(projection, &feature): (&Linear, &Feature)| projection.forward(scaled(read.get(feature)));
+        self.projections.iter().zip(&self.others).map(projected).fold(read.get(Feature::Last), |x, y| x + y)
+    }
+
+    /// Returns every projection.
+    pub fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.projections.iter_mut()
+    }
+}
+
+/// Added to a mean square.
+const EPSILON: f64 = 1e-5;
+
+/// Returns rows scaled to a mean square of 1.
+pub(super) fn scaled(x: Tensor<2>) -> Tensor<2> {
+    let scale = x.clone().square().mean_dim(1).add_scalar(EPSILON).sqrt().recip();
+    x * scale
+}
