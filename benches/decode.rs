@@ -16,6 +16,7 @@ use draftsmith::backbone::{Span, generate};
 use draftsmith::decoding::{Decoder, Decoding, Spent, Verification, seconds_by_nodes};
 use draftsmith::device;
 use draftsmith::drafting::{PreparedVariant, Selection, Settings, SizedSelection, Variant};
+use draftsmith::heads::Binding;
 use draftsmith::stages::OpenedRun;
 use draftsmith::text::{Split, SplitFractions, read_corpus};
 
@@ -29,7 +30,7 @@ fn main() {
         return;
     };
     let device = device::open("cpu".parse().expect("a device")).expect("the CPU");
-    let run = OpenedRun::open(&folder, &device.device).expect("an evaluated run");
+    let run = OpenedRun::open(&folder, &device.device, Binding::Same).expect("an evaluated run");
     let set = std::env::var("DRAFTSMITH_SET").ok().or_else(|| {
         let mut sets = run.config.data.iter();
         sets.find(|(_, data)| data.test > 0.0).map(|(name, _)| name.clone())

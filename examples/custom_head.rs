@@ -10,7 +10,8 @@ use draftsmith::config::{self, Overrides};
 use draftsmith::device::{self, DeviceChoice};
 use draftsmith::heads::{AnyHeadKind, DraftHeads, DraftedEmbeddings, FitHeads, HeadKind, HeadShape, States};
 use draftsmith::nn::{Init, Linear};
-use draftsmith::stages::{Workspace, trace};
+use draftsmith::stages::{TraceArtefacts, Workspace, trace};
+use draftsmith::store::{Artefact, Key};
 use draftsmith::training::TrainingContext;
 
 /// The section: `rank` is the width of the summary.
@@ -57,14 +58,19 @@ fn main() -> draftsmith::Result<()> {
     let set = "name=custom-head traces.train_documents=40 traces.dev_documents=8 traces.test_documents=1 traces.max_new=40 heads.training.steps=40";
     let set = set.split(' ').map(String::from).collect();
     let config = config::load("configs/quickstart.toml".as_ref(), &Overrides { set, ..Overrides::default() })?;
-    let workspace = Workspace::open(config, device::open(DeviceChoice::Cpu)?)?;
+    let workspace = Workspace::open(config, device::open(DeviceChoice::Cpu)?, None)?;
     let traces = trace(&workspace)?;
-    let (backbone, options, folder) = (&*workspace.backbone, &workspace.config.heads, workspace.folder.join("heads"));
+    let (backbone, options) = (workspace.backbone(), &workspace.config.heads);
 
-    let kind = LowRank { rank: 64 };
-    let place = TrainingContext { folder: &folder, key: "low-rank 64", title: "low-rank", keep_checkpoints: false };
-    let [train, dev] = [&[traces.train[0].text()], &[traces.dev[0].text()]];
-    kind.fit(&FitHeads { backbone, elsewhere: &[], options, from: None, train, dev, seed: 1, place })?;
+    // Made once: they lie under the hash of their settings.
+    let (kind, title) = (LowRank { rank: 64 }, "low-rank");
+    let key = Key::new("heads", &kind, workspace.graph.traces.iter().map(TraceArtefacts::input));
+    let artefact = Artefact { name: "heads".into(), title: title.into(), key };
+    let folder = workspace.make(&artefact, |folder| {
+        let place = TrainingContext { folder, key: artefact.key.hash(), title, keep_checkpoints: false };
+        let [train, dev] = [&[traces.train[0].text()], &[traces.dev[0].text()]];
+        kind.fit(&FitHeads { backbone, elsewhere: &[], options, from: None, train, dev, seed: 1, place })
+    })?;
 
     // What they draft behind the prompt of a test document and the token that the backbone itself writes there.
     let heads = kind.load(&folder.join("heads.safetensors"), options.block_size - 1, backbone, None)?;

@@ -114,6 +114,14 @@ pub fn share(folder: &Path, used_elsewhere: impl FnOnce() -> bool) -> Result<Fil
     }
 }
 
+/// Removes a folder and all that is in it; one that is not there is no error.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", folder, e)),
+        _ => Ok(()),
+    }
+}
+
 /// Writes `value` as indented JSON with a final newline, atomically.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_with(path, |mut file| {
@@ -144,6 +152,13 @@ pub fn link(target: &Path, link: &Path) -> Result<()> {
     if fs::read_link(link).is_ok_and(|found| found == target) {
         return Ok(());
     }
+    if link.is_dir() && !link.is_symlink() {
+        bail!(
+            "{0}: this is a folder, where a link to {1} belongs. Move {0} away and start the command again.",
+            link.display(),
+            target.display()
+        );
+    }
     let folder = link.parent().unwrap_or(Path::new("."));
     let make = || -> io::Result<()> {
         fs::create_dir_all(folder)?;
@@ -156,6 +171,16 @@ pub fn link(target: &Path, link: &Path) -> Result<()> {
         fs::rename(&path, link)
     };
     make().map_err(|e| Error::io("write", link, e))
+}
+
+/// Makes `here` a link to `place` that names it relative to `here`, so that the folder above both can be moved. Both paths begin at
+/// the same folder.
+pub fn link_to(place: &Path, here: &Path) -> Result<()> {
+    let shared = place.components().zip(here.components()).take_while(|(a, b)| a == b).count();
+    let up = here.components().count() - shared - 1;
+    let mut target: PathBuf = std::iter::repeat_n("..", up).collect();
+    target.extend(place.components().skip(shared));
+    link(&target, here)
 }
 
 /// Reads a JSON file; the error names the file, line and column.

@@ -11,7 +11,8 @@
 //!   rescorers. [`drafting`]: what turns heads, rescorers and the text into drafts.
 //! - [`decoding`]: the live blockwise loop and its verification rules. [`evaluation`]: replay, tallies, what is tuned,
 //!   bootstrap, the live check. [`report`]: one value, three renderings.
-//! - [`stages`]: what the commands do, with hashes that know what is finished. [`ablation`]: many runs that share them.
+//! - [`stages`]: what a run is made of and how. [`store`]: finished work under the hash of what made it. [`ablation`]: many
+//!   runs that share it.
 //!   [`cli`]: the command line.
 //!
 //! The best paths through a block's lattice, and the name of the variant that drafts them:
@@ -54,6 +55,8 @@ pub mod progress;
 pub mod report;
 pub mod rescorer;
 pub mod stages;
+pub mod store;
+pub mod tables;
 pub mod text;
 pub mod traces;
 pub mod training;

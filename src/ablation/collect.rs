@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Ablation;
 use crate::error::Result;
+use crate::evaluation::analyses::VariantRow;
 use crate::report::ablation::{Ablated, AblatedCell, CellState, Measured, MeasuredSet};
 use crate::report::read;
 
@@ -23,18 +24,16 @@ pub fn collect(ablation: &Ablation) -> Result<Ablated> {
             (None, None) => CellState::Missing,
         };
         for &number in &run.cells {
-            let sets = report.iter().flat_map(|report| &report.datasets);
+            let sets = report.iter().flat_map(|report| &report.datasets).map(|set| {
+                let variants = set.rows::<VariantRow>()?.into_iter().map(Measured::from).collect();
+                Ok(MeasuredSet { name: set.name.clone(), variants })
+            });
             cells[number] = Some(AblatedCell {
                 values: grid.cells[number].values.clone(),
                 key: run.key.clone(),
                 state,
                 error: failure.as_ref().map(|failure| failure.error.clone()),
-                datasets: sets
-                    .map(|set| MeasuredSet {
-                        name: set.name.clone(),
-                        variants: set.variants.iter().map(Measured::from).collect(),
-                    })
-                    .collect(),
+                datasets: sets.collect::<Result<_>>()?,
             });
         }
     }

@@ -1,7 +1,7 @@
 //! Ablations: many runs that differ in a few keys, and share what does not differ.
 //!
-//! `runs/NAME/cells/KEY/` is a run as any other, whose stages are links into `runs/NAME/store/`, where each is made once, by
-//! whichever process comes first ([`claims`](crate::claims)). A process knows of the others only through that folder, so it
+//! `runs/NAME/cells/KEY/` is a run as any other, whose parts are links into the [`store`](crate::store) of all runs, where each is
+//! made once, by whichever process comes first ([`claims`](crate::claims)). A process knows of the others only through that folder, so it
 //! does not matter how many there are, on how many machines, or how often they are killed: [`Worker::work`] goes over the
 //! cells until none is left, and the table ([`collect`]) is a function of the cells' reports alone.
 
@@ -27,6 +27,7 @@ use crate::claims::{Claims, Holder};
 use crate::config::{Config, Grid};
 use crate::error::{Result, bail};
 use crate::files;
+use crate::stages::RUNS;
 
 /// An ablation's cells and where they are.
 pub struct Ablation {
@@ -83,7 +84,7 @@ impl Ablation {
                 config.name
             );
         };
-        let folder = Path::new("runs").join(&config.name);
+        let folder = Path::new(RUNS).join(&config.name);
         let mut runs: Vec<CellRun> = Vec::new();
         let mut places: HashMap<&str, usize> = HashMap::new();
         for (number, cell) in grid.cells.iter().enumerate() {
@@ -122,10 +123,6 @@ impl Ablation {
     pub fn running(&self, claims: &Claims) -> HashMap<String, Holder> {
         claims.in_folder(&self.folder.join("cells"))
     }
-
-    fn store(&self) -> PathBuf {
-        self.folder.join("store")
-    }
 }
 
 impl CellRun {
@@ -137,9 +134,4 @@ impl CellRun {
     fn failure(&self) -> Option<Failure> {
         files::read_json(&self.failed_file()).ok()
     }
-}
-
-/// What a finished stage in `folder` took, in seconds, where it was noted.
-fn seconds_of(folder: &Path) -> Option<f64> {
-    files::read_json::<serde_json::Value>(&folder.join("took.json")).ok()?["seconds"].as_f64()
 }

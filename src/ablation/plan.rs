@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::rough::Rough;
-use super::{Ablation, State, Worker, seconds_of};
+use super::{Ablation, State, Worker};
 use crate::claims::Claims;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::stages::{Planned, PlannedKind, estimate_traces};
+use crate::stages::{Part, estimate_traces};
 use crate::traces::free_space;
 
 /// What an ablation will do.
@@ -69,39 +69,43 @@ pub fn plan(ablation: &Ablation, worker: &Worker, claims: &Claims) -> Result<Abl
     let running = ablation.running(claims);
     // In the order of the stages, the same for every cell.
     let mut sorts: Vec<SharedStages> = Vec::new();
-    let mut seen: HashSet<PathBuf> = HashSet::new();
+    let mut seen: HashSet<Vec<PathBuf>> = HashSet::new();
     let mut took: HashMap<&'static str, Vec<f64>> = HashMap::new();
     let mut rough = Rough::new();
     let mut bar = Progress::new("plan", ablation.runs.len());
     for run in &ablation.runs {
-        let workspace = worker.workspace(run)?;
-        let stages = worker.stages(run).map_err(|e| e.within(ablation.words(run)))?;
-        let to_trace = |stage: &Planned| matches!(stage.kind, PlannedKind::Trace(_)) && !stage.finished;
-        let traces_to_do = stages.iter().any(|stage| to_trace(stage) && !seen.contains(&stage.folder));
+        let workspace = worker.workspace(run).map_err(|e| e.within(ablation.words(run)))?;
+        let store = &workspace.store;
+        let places = |part: Part| -> Vec<PathBuf> {
+            part.artefacts().into_iter().map(|artefact| store.place(&artefact.key)).collect()
+        };
+        let to_trace = |part: Part| matches!(part, Part::Trace(_)) && !part.is_finished(store);
+        let traces_to_do = workspace.graph.parts().any(|part| to_trace(part) && !seen.contains(&places(part)));
         // Only those that are not finished are estimated, in the order of the stages.
         let estimates = if traces_to_do { estimate_traces(&workspace)?.traces } else { Vec::new() };
         let mut estimates = estimates.into_iter();
-        for stage in &stages {
-            let makes = stage.kind.name();
+        for part in workspace.graph.parts() {
+            let makes = part.sort();
             let place = sorts.iter().position(|sort| sort.makes == makes).unwrap_or(sorts.len());
             if place == sorts.len() {
                 sorts.push(SharedStages { makes, ..SharedStages::default() });
             }
             let sort = &mut sorts[place];
             sort.needed += 1;
-            let of_trace = to_trace(stage).then(|| estimates.next()).flatten();
-            if !seen.insert(stage.folder.clone()) {
+            let of_trace = to_trace(part).then(|| estimates.next()).flatten();
+            if !seen.insert(places(part)) {
                 continue;
             }
             sort.different += 1;
-            if stage.finished {
+            if part.is_finished(store) {
                 sort.finished += 1;
-                took.entry(makes).or_default().extend(seconds_of(&stage.folder));
+                let seconds = part.artefacts().into_iter().map(|artefact| store.seconds(&artefact.key));
+                took.entry(makes).or_default().extend(seconds.sum::<Option<f64>>());
                 continue;
             }
             let (seconds, bytes) = match of_trace {
                 Some(trace) => (trace.estimate.seconds.unwrap_or(0.0), trace.estimate.bytes_at_most),
-                None => rough.of(stage, &workspace),
+                None => rough.of(part, &workspace),
             };
             sort.seconds += seconds;
             sort.bytes += bytes;

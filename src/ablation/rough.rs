@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::heads::HeadShape;
 use crate::nn::to_host;
 use crate::rescorer::{FitEstimate, FitSizes};
-use crate::stages::{Planned, PlannedKind, Workspace};
+use crate::stages::{Part, Workspace};
 use crate::training::kept_bytes;
 
 /// Counts, with one measured number: this device's speed in matrix products.
@@ -33,33 +33,33 @@ impl Rough {
         Self { speed: None }
     }
 
-    /// Seconds and bytes of a stage; a trace has an estimate of its own.
-    pub fn of(&mut self, stage: &Planned, workspace: &Workspace) -> (f64, u64) {
+    /// Seconds and bytes of a part; a trace has an estimate of its own.
+    pub fn of(&mut self, part: Part, workspace: &Workspace) -> (f64, u64) {
         let config = &workspace.config;
-        let model = workspace.backbone.model.config();
+        let model = workspace.backbone().model.config();
         let (vocabulary, width) = (model.vocab_size, model.hidden_size);
         let heads = config.heads.block_size - 1;
         let drafted = config.heads.vocabulary.as_ref().map_or(vocabulary, |v| v.size.min(vocabulary));
         let logits = (heads * drafted * width) as f64;
         let parameters = || {
             let kind = config.heads.architecture.kind();
-            kind.parameters(HeadShape::new(heads, &workspace.backbone.model), &workspace.device.device)
+            kind.parameters(HeadShape::new(heads, &workspace.backbone().model), &workspace.device.device)
         };
         let new_tokens = |documents: usize| (documents * config.traces.max_new) as f64;
-        match stage.kind {
-            PlannedKind::Trace(_) => (0.0, 0),
-            PlannedKind::Heads => {
+        match part {
+            Part::Trace(_) => (0.0, 0),
+            Part::Heads(_) => {
                 let each = 6.0 * parameters() as f64 + 4.0 * logits;
                 let positions = (config.heads.training.batches() * config.heads.positions_per_step) as f64;
                 (self.seconds(workspace, positions * each), kept_bytes(parameters()))
             }
-            PlannedKind::Candidates(k, documents) => {
-                let positions = new_tokens(documents);
+            Part::Candidates { trace, k, .. } => {
+                let positions = new_tokens(trace.documents);
                 let operations = positions * 2.0 * (parameters() as f64 + logits);
                 (self.seconds(workspace, operations), (positions * (heads * (8 * k + 8)) as f64) as u64)
             }
-            PlannedKind::Rescorer(number) => {
-                let rescorer = config.rescorer.values().nth(number).expect("a stage of this configuration");
+            Part::Rescorer { name, .. } => {
+                let rescorer = &config.rescorer[name];
                 let sizes = FitSizes {
                     documents: config.traces.train_documents,
                     new_tokens: config.traces.max_new,
@@ -68,10 +68,11 @@ impl Rough {
                     slots: heads,
                     top_k: config.lattice.top_k,
                 };
-                let FitEstimate { operations, bytes } = rescorer.kind().expect("a sum is no stage").estimate(&sizes);
+                let FitEstimate { operations, bytes } =
+                    rescorer.kind().expect("a sum is no part of a run").estimate(&sizes);
                 (self.seconds(workspace, operations), bytes)
             }
-            PlannedKind::Evaluation => {
+            Part::Evaluation(_) => {
                 let documents = (config.traces.dev_documents, config.traces.test_documents);
                 let corpora = config.data.values().filter(|data| data.test > 0.0).count() as f64;
                 let (dev, test) = (new_tokens(documents.0), new_tokens(documents.1));

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Ablation, State, seconds_of};
+use super::{Ablation, State};
 use crate::claims::Claims;
+use crate::store;
 
 /// How far an ablation is.
 #[derive(Debug, Serialize)]
@@ -67,7 +68,7 @@ pub fn status(ablation: &Ablation, claims: &Claims) -> Status {
         match ablation.state(run, &held) {
             State::Done => {
                 status.done += 1;
-                took.extend(seconds_of(&run.folder.join("report")));
+                took.extend(store::seconds_of(&run.folder.join("report")));
             }
             State::Running(holder) => {
                 let (host, pid, since, doing) = (holder.host, holder.pid, holder.since, holder.doing);

@@ -4,19 +4,21 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Ablation, CellRun, Failure};
-use crate::claims::{Attempt, Claims};
+use crate::claims::Attempt;
 use crate::device::Opened;
 use crate::error::{Error, ErrorKind, Result, bail};
+use crate::evaluation::Known;
+use crate::evaluation::analyses::VariantRow;
 use crate::files;
 use crate::progress;
 use crate::report::Report;
-use crate::stages::{self, Inputs, Planned, PlannedKind, Reach, Store, Workspace, outline};
+use crate::stages::{self, Inputs, Reach, Workspace, store_folder};
+use crate::store::Store;
+use crate::tables::{Dataset, Record};
 
 /// `--shard i/n`: every n-th run, from the i-th on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,9 @@ pub struct Worker<'a> {
     ablation: &'a Ablation,
     device: Opened,
     store: Store,
+    /// What the cells ask of candidates, all together.
+    reach: Reach,
+    known: Known,
     /// By the sections they are read from.
     inputs: RefCell<HashMap<String, Inputs>>,
 }
@@ -63,14 +68,23 @@ pub struct Worker<'a> {
 const PATIENCE: Duration = Duration::from_millis(250);
 
 impl<'a> Worker<'a> {
-    /// A worker; nothing is written.
-    pub fn new(ablation: &'a Ablation, device: Opened, claims: Claims) -> Self {
+    /// A worker in the store of all runs.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn new(ablation: &'a Ablation, device: Opened) -> Result<Self> {
+        Ok(Self::in_store(ablation, device, Store::open(store_folder())?))
+    }
+
+    /// A worker that only looks.
+    pub fn looking(ablation: &'a Ablation, device: Opened) -> Self {
+        Self::in_store(ablation, device, Store::look(store_folder()))
+    }
+
+    fn in_store(ablation: &'a Ablation, device: Opened, store: Store) -> Self {
         let reaches = ablation.runs.iter().map(|run| Reach::of(ablation.config_of(run)));
-        let reach = reaches
-            .reduce(|a, b| Reach { top_k: a.top_k.max(b.top_k), widest: a.widest.max(b.widest) })
-            .expect("a grid has cells");
-        let store = Store::new(ablation.store(), Arc::new(claims), reach);
-        Self { ablation, device, store, inputs: RefCell::default() }
+        let reach = reaches.reduce(Reach::or).expect("a grid has cells");
+        Self { ablation, device, store, reach, known: Known::default(), inputs: RefCell::default() }
     }
 
     /// Works until every run of the shard has a report or has failed in this `attempt`, whoever does it; gives what it did not
@@ -79,14 +93,14 @@ impl<'a> Worker<'a> {
     /// # Errors
     /// Ctrl-C; what is wrong with the ablation's folder. What is wrong with a cell is written into its folder.
     pub fn work(&self, shard: Option<Shard>, attempt: &str) -> Result<()> {
-        let claims = &self.store.claims;
+        let claims = self.store.claims();
         let runs = self.ablation.runs.iter().enumerate();
         let mut left: Vec<&CellRun> =
             runs.filter(|(number, _)| shard.is_none_or(|shard| shard.has(*number))).map(|(_, run)| run).collect();
         let total = left.len();
         let mut took: Vec<f64> = Vec::new();
         while !left.is_empty() {
-            let (busy_cells, busy_stages) = (self.ablation.running(claims), claims.in_folder(&self.store.folder));
+            let (busy_cells, in_the_making) = (self.ablation.running(claims), self.store.in_the_making());
             let mut next = None;
             let mut still_left = Vec::new();
             for &run in &left {
@@ -94,14 +108,16 @@ impl<'a> Worker<'a> {
                 if run.failure().is_some_and(|failure| failure.attempt == attempt) {
                     continue;
                 }
-                let stages = self.stages(run);
-                if stages.as_ref().is_ok_and(|stages| evaluated(stages)) {
+                let workspace = self.workspace(run);
+                if workspace.as_ref().is_ok_and(Workspace::is_evaluated) {
                     continue;
                 }
                 still_left.push(run);
-                let named = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let waits = busy_cells.contains_key(&named(&run.folder))
-                    || stages.iter().flatten().any(|s| !s.finished && busy_stages.contains_key(&named(&s.folder)));
+                // An artefact in the making is not finished.
+                let waits = busy_cells.contains_key(&run.key[..12])
+                    || workspace.iter().flat_map(|workspace| workspace.graph.parts()).any(|part| {
+                        part.artefacts().iter().any(|made| in_the_making.contains(&self.store.place(&made.key)))
+                    });
                 if next.is_none() && !waits {
                     next = Some(run);
                 }
@@ -154,19 +170,14 @@ impl<'a> Worker<'a> {
 
     /// Whether a run has a report of what its inputs are now.
     fn is_done(&self, run: &CellRun) -> bool {
-        self.stages(run).is_ok_and(|stages| evaluated(&stages))
+        self.workspace(run).is_ok_and(|workspace| workspace.is_evaluated())
     }
 
     /// Does every stage of a run that is not finished.
     fn compute(&self, run: &CellRun) -> Result<Report> {
         let workspace = self.workspace(run)?;
         workspace.describe()?;
-        stages::run(&workspace, None)
-    }
-
-    /// What a run is made of.
-    pub fn stages(&self, run: &CellRun) -> Result<Vec<Planned>> {
-        outline(&self.workspace(run)?)
+        stages::run(&workspace)
     }
 
     /// A run, opened.
@@ -182,12 +193,9 @@ impl<'a> Worker<'a> {
                 inputs
             }
         };
-        Ok(Workspace::cell(config, self.device.clone(), run.folder.clone(), &inputs, &self.store))
+        let (device, folder, store) = (self.device.clone(), run.folder.clone(), self.store.clone());
+        Workspace::cell(config, device, folder, inputs, store, (self.reach, self.known.clone()))
     }
-}
-
-fn evaluated(stages: &[Planned]) -> bool {
-    stages.iter().any(|stage| stage.kind == PlannedKind::Evaluation && stage.finished)
 }
 
 fn remove_failure(run: &CellRun) -> Result<()> {
@@ -200,8 +208,10 @@ fn remove_failure(run: &CellRun) -> Result<()> {
 
 /// A cell's outcome in a few words.
 fn words(report: &Report) -> String {
-    let set = |set: &crate::report::Dataset| {
-        let best = set.best().map_or(String::new(), |best| format!("{} {:.3}", best.name, best.block_efficiency));
+    let set = |set: &Dataset| {
+        let best = set.table(VariantRow::TABLE).and_then(|table| table.rows.iter().find(|row| row.best));
+        let efficiency = best.and_then(|best| best.cells.first()?.number()).unwrap_or(f64::NAN);
+        let best = best.map_or(String::new(), |best| format!("{} {efficiency:.3}", best.name));
         format!("{}: {best}", set.name)
     };
     report.datasets.iter().map(set).collect::<Vec<_>>().join(", ")

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::architectures::{Architecture, Keys, architecture, config_json};
 use super::gguf::{GgufFile, Tensor, llama, tokenizer};
+use super::sketch::ValueSketch;
 use super::weights::{Weights, weight_files};
 use super::{Model, ModelConfig, Precision, Transformer};
 use crate::config::StorageType;
@@ -229,6 +230,17 @@ impl Checkpoint {
             return ids.ok_or_else(wrong);
         }
         Ok(Vec::new())
+    }
+
+    /// What the values of the weights are, in a few numbers, by which the same model is known in another float type; none for a GGUF file.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn sketch(&self) -> Result<Option<ValueSketch>> {
+        match &self.weights {
+            Source::Folder(weights) => weights.sketch(self.storage()).map(Some),
+            Source::Gguf(_) => Ok(None),
+        }
     }
 
     /// End-of-text ids, type of the weights, and the hash of all that decides what the model writes with `precision`.

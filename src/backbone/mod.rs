@@ -20,6 +20,7 @@ mod hub;
 mod model;
 mod model_config;
 mod sampling;
+mod sketch;
 mod transformer;
 mod weights;
 
@@ -34,4 +35,5 @@ pub use hub::{resolve, resolve_file};
 pub use model::{Model, Precision};
 pub use model_config::{Biases, ModelConfig, NormKind, Positions, RopeScaling, Rotary};
 pub use sampling::{Sampler, draw_place};
+pub use sketch::ValueSketch;
 pub use transformer::Transformer;

@@ -1,10 +1,12 @@
 //! The shape of a decoder: what its forward depends on, whatever checkpoint it came from.
 
+use serde::Serialize;
+
 use crate::config::LanguageModelConfig;
 use crate::kernels::Activation;
 
 /// A decoder-only transformer. Dimensions are named as in Hugging Face configurations.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelConfig {
     /// V
     pub vocab_size: usize,
@@ -45,7 +47,7 @@ pub struct ModelConfig {
 }
 
 /// What the norms do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum NormKind {
     /// Root-mean-square normalisation: a weight, no bias.
     RootMeanSquare,
@@ -54,7 +56,7 @@ pub enum NormKind {
 }
 
 /// How tokens know their place.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Positions {
     /// A learned vector a position, added to the embedding.
     Learned,
@@ -63,7 +65,7 @@ pub enum Positions {
 }
 
 /// Rotary positions.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rotary {
     /// Base of the frequencies.
     pub theta: f64,
@@ -74,7 +76,7 @@ pub struct Rotary {
 }
 
 /// How rotary frequencies are stretched.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum RopeScaling {
     /// Not at all.
     None,
@@ -96,7 +98,7 @@ pub enum RopeScaling {
 }
 
 /// Which products have a bias.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Biases {
     /// Queries, keys and values.
     pub query_key_value: bool,

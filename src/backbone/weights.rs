@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 
 use super::architectures::{Architecture, StoredParameter};
 use super::model_config::ModelConfig;
+use super::sketch::ValueSketch;
+use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{SafetensorsFile, Values};
@@ -97,6 +99,19 @@ impl Weights {
             (name.clone(), format!("{:?}", info.dtype), info.shape.clone())
         };
         self.tensors.iter().map(describe).collect()
+    }
+
+    /// What the values of all tensors are, in a few numbers; `storage` is the type of the matrices.
+    ///
+    /// # Errors
+    /// A tensor of another type than those that are read.
+    pub fn sketch(&self, storage: StorageType) -> Result<ValueSketch> {
+        let mut sketch = ValueSketch::new(storage);
+        for (name, &file) in &self.tensors {
+            let (shape, numbers) = self.files[file].read(name)?;
+            sketch.add(name, shape, &numbers);
+        }
+        Ok(sketch)
     }
 
     /// Shape and numbers of a parameter.

@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, HumanDuration};
 
 use super::args::{AblateOptions, Common, ConfigFile, Format};
 use super::stages::load;
-use super::{print, print_json};
+use super::{print, print_json, store};
 use crate::ablation::{self, Ablation, AblationPlan, Jobs, Status, Worker, collect, run_jobs};
 use crate::claims::Claims;
 use crate::config::{self, Config, Overrides};
@@ -23,16 +23,16 @@ pub fn ablate(common: &Common, options: &AblateOptions) -> Result<()> {
     let ablation = Ablation::new(config)?;
     if let Some(attempt) = &options.child {
         stop_with_parent();
-        return work(&ablation, options, attempt, Claims::new()).map(|_| ());
+        return work(&ablation, options, attempt);
     }
-    let claims = Claims::new();
-    let elsewhere = || ["cells", "store"].iter().any(|part| !claims.in_folder(&ablation.folder.join(part)).is_empty());
+    let claims = Claims::watching();
+    let elsewhere = || !ablation.running(&claims).is_empty();
     let lock = files::share(&ablation.folder, elsewhere)?;
     files::write_atomic(&ablation.folder.join("run.toml"), ablation.config.to_toml().as_bytes())?;
     let attempt = format!("{} {}", std::process::id(), jiff::Timestamp::now());
     match options.jobs {
         0 => bail!("--jobs must be at least 1."),
-        1 => work(&ablation, options, &attempt, claims)?,
+        1 => work(&ablation, options, &attempt)?,
         count => {
             let arguments = arguments(common, options, &attempt);
             run_jobs(&ablation, &Jobs { count, arguments })?;
@@ -62,12 +62,12 @@ pub fn ablate(common: &Common, options: &AblateOptions) -> Result<()> {
     }
 }
 
-fn work(ablation: &Ablation, options: &AblateOptions, attempt: &str, claims: Claims) -> Result<()> {
+fn work(ablation: &Ablation, options: &AblateOptions, attempt: &str) -> Result<()> {
     let device = device::open(ablation.config.device.parse()?)?;
     if let Some(note) = &device.note {
         progress::say(note);
     }
-    Worker::new(ablation, device, claims).work(options.shard, attempt)
+    Worker::new(ablation, device)?.work(options.shard, attempt)
 }
 
 /// What a job is called with.
@@ -95,7 +95,7 @@ pub fn plan(common: &Common, file: &ConfigFile) -> Result<()> {
     let Some(config) = load(common, file)? else { return Ok(()) };
     let ablation = Ablation::new(config)?;
     let device = device::open(ablation.config.device.parse()?)?;
-    let worker = Worker::new(&ablation, device, Claims::watching());
+    let worker = Worker::looking(&ablation, device);
     let plan = ablation::plan(&ablation, &worker, &Claims::watching())?;
     match common.format {
         Format::Table => print(&plan_table(&plan)),
@@ -133,8 +133,13 @@ fn plan_table(plan: &AblationPlan) -> String {
     )
 }
 
+/// How far an ablation is, or a run.
 pub fn status(common: &Common, path: &Path) -> Result<()> {
-    let ablation = Ablation::new(resolved(common, path)?)?;
+    let config = resolved(common, path)?;
+    if config.ablation.is_none() {
+        return store::status(common, config);
+    }
+    let ablation = Ablation::new(config)?;
     if !ablation.folder.exists() {
         bail!("{}: nothing has been started yet; `draftsmith ablate` makes it.", ablation.folder.display());
     }
@@ -145,7 +150,7 @@ pub fn status(common: &Common, path: &Path) -> Result<()> {
     }
 }
 
-/// The configuration in a file, or of the ablation in a folder.
+/// The configuration in a file, or of the run in a folder.
 fn resolved(common: &Common, path: &Path) -> Result<Config> {
     let overrides = Overrides { device: common.device.clone(), ..Overrides::default() };
     if !path.is_dir() {
@@ -154,7 +159,7 @@ fn resolved(common: &Common, path: &Path) -> Result<Config> {
     let file: PathBuf = path.join("run.toml");
     if !file.exists() {
         bail!(
-            "{} is no ablation: {} is missing. Give the configuration, or a folder in runs/.",
+            "{} is no run: {} is missing. Give the configuration, or a folder in runs/.",
             path.display(),
             file.display()
         );

@@ -111,6 +111,9 @@ pub enum Command {
         /// Start from these trained heads instead of new ones: sets heads.init_from
         #[arg(long, value_name = "FOLDER")]
         init_from: Option<PathBuf>,
+        /// Start from heads of another backbone as well: sets heads.accept_backbone
+        #[arg(long, requires = "init_from")]
+        accept_backbone: bool,
     },
     /// Fit the rescorers on text of the train split
     #[command(after_help = "Example:\n  draftsmith train-rescorer mine.toml --only ngram")]
@@ -144,6 +147,9 @@ pub enum Command {
         /// not touched.
         #[arg(long, value_name = "PATH")]
         heads: Option<PathBuf>,
+        /// With --heads: evaluate heads of another backbone as well, of the same width and tokenizer: sets heads.accept_backbone
+        #[arg(long, requires = "heads")]
+        accept_backbone: bool,
         #[command(flatten)]
         gates: Gates,
     },
@@ -155,11 +161,21 @@ pub enum Command {
     /// Say what an ablation will do: its cells, what they share, about how much time and disk
     #[command(after_help = "Example:\n  draftsmith plan mine.toml")]
     Plan(ConfigFile),
-    /// Say how far an ablation is, while it runs or after
-    #[command(after_help = "Example:\n  draftsmith status runs/mine")]
+    /// Say how far a run or an ablation is: what is finished, what is not, and which settings make the difference
+    #[command(after_help = "Examples:\n  draftsmith status runs/mine\n  draftsmith status mine.toml")]
     Status {
-        /// The configuration, or the ablation's folder in runs/
+        /// The configuration, or the run's folder in runs/
         path: PathBuf,
+    },
+    /// Remove what no run refers to any longer from runs/store, oldest first
+    ///
+    /// Runs refer to their parts by links in their folders. Change a setting, and the run's links lead to other parts; the earlier ones stay
+    /// until they are cleaned away, or until the setting is changed back. Remove a run's folder, and its parts can go.
+    #[command(after_help = "Example:\n  draftsmith clean --dry-run")]
+    Clean {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Print the report of a finished run and render its files anew; or compare several runs
     #[command(
@@ -241,6 +257,9 @@ pub struct GenerateOptions {
     /// With --run: the data set whose settings are taken; the first without it
     #[arg(long, value_name = "NAME", requires = "run")]
     pub data: Option<String>,
+    /// With --run: draft with the run's heads though the model is no longer the one that they were trained above
+    #[arg(long, requires = "run")]
+    pub accept_backbone: bool,
     /// With --run: nodes of the trees of a `tree-` variant, at most: a number, "auto" (as many as pay on this machine, block
     /// by block, by a measurement of about a second; with another rule than greedy, as "run"), or "run" (as evaluated)
     #[arg(long, value_name = "NODES", default_value = "auto", requires = "run")]

@@ -14,6 +14,7 @@ use crate::device;
 use crate::drafting::{Drafter, DrawnDrafter, Origin, SizedSelection, StopRule};
 use crate::error::{Error, Result, bail};
 use crate::files;
+use crate::heads::Binding;
 use crate::progress;
 use crate::stages::OpenedRun;
 use crate::text::Tokenizer;
@@ -101,7 +102,7 @@ fn by_blocks(
         bail!("--drafts 0: at least one draft is needed.");
     }
     progress::listen_for_interrupt()?;
-    let run = OpenedRun::open(folder, device)?;
+    let run = OpenedRun::open(folder, device, if options.accept_backbone { Binding::Accepted } else { Binding::Same })?;
     let template = run.template.as_ref();
     let prompt = template.map_or_else(|| Ok(prompt.to_owned()), |template| template.render(prompt))?;
     let prompt = encode(&run.backbone, &prompt)?;

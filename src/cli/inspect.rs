@@ -1,6 +1,7 @@
 //! `inspect`: what a folder or a model file is; with `--check`, whether a model computes what reference vectors say.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -10,9 +11,11 @@ use crate::backbone::{Backbone, Checkpoint, Precision, check, resolve};
 use crate::config::Config;
 use crate::device;
 use crate::error::{Error, Result, bail};
+use crate::evaluation::analyses::VariantRow;
 use crate::files;
 use crate::ngram;
 use crate::report;
+use crate::store::MARK;
 
 pub fn inspect(common: &Common, options: &InspectOptions) -> Result<()> {
     if options.path.extension().is_some_and(|extension| extension == "ngram") {
@@ -174,42 +177,45 @@ fn sample(path: &Path, documents: &[Value]) -> Result<Option<Value>> {
     Ok(Some(json!([tokenizer.decode(prompt)?, "→", tokenizer.decode(continuation)?])))
 }
 
-/// Which stages of a run are finished and what they take.
+/// Which parts of a run are finished and what they take.
 fn run(path: &Path) -> Result<Value> {
     let provenance: Value = files::read_json(&path.join("provenance.json")).unwrap_or_default();
-    let mut stages = Vec::new();
-    collect_stages(path, path, &mut stages)?;
+    let mut parts = BTreeMap::new();
+    collect_parts(path, path, &mut parts)?;
+    let bytes = folder_bytes(path)? + parts.values().map(|(_, bytes)| bytes).sum::<u64>();
+    let mut parts: Vec<(String, u64)> = parts.into_values().collect();
+    parts.sort();
+    let parts: Vec<Value> = parts.iter().map(|(name, bytes)| json!({"finished": name, "bytes": bytes})).collect();
     let finished = path.join("report/report.json");
     let variants: Vec<Value> = if finished.exists() {
-        let result = serde_json::to_value(report::read(&finished)?).expect("a report is JSON");
-        let of_set = |set: &Value| {
-            let name = set["name"].clone();
-            let variants = set["variants"].as_array().cloned().unwrap_or_default();
-            variants
-                .into_iter()
-                .map(move |v| json!({"dataset": name, "variant": v["name"], "block_efficiency": v["block_efficiency"]}))
-        };
-        result["datasets"].as_array().into_iter().flatten().flat_map(of_set).collect()
+        let mut variants = Vec::new();
+        for set in report::read(&finished)?.datasets {
+            variants.extend(set.rows::<VariantRow>()?.into_iter().map(
+                |(name, row)| json!({"dataset": set.name, "variant": name, "block_efficiency": row.block_efficiency}),
+            ));
+        }
+        variants
     } else {
         Vec::new()
     };
     Ok(json!({
-        "kind": "run", "name": path.file_name().map(|n| n.to_string_lossy().into_owned()), "bytes": folder_bytes(path)?,
+        "kind": "run", "name": path.file_name().map(|n| n.to_string_lossy().into_owned()), "bytes": bytes,
         "started": provenance["started"], "device": provenance["device"], "seed": provenance["seed"],
         "backbone": provenance["backbone"]["path"], "backbone_hash": provenance["backbone"]["hash"],
-        "finished": finished.exists(), "stages": stages, "variants": variants,
+        "finished": finished.exists(), "parts": parts, "variants": variants,
     }))
 }
 
-/// Adds every folder below that has a stage's mark, sorted. Links are left out: what they point at is counted where it lies, or
-/// belongs to another run.
-fn collect_stages(root: &Path, folder: &Path, stages: &mut Vec<Value>) -> Result<()> {
-    for path in files::listing(folder)?.into_iter().filter(|path| path.is_dir() && !path.is_symlink()) {
-        if path.join("stage.json").exists() {
-            let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-            stages.push(json!({"finished": name, "bytes": folder_bytes(&path)?}));
-        } else {
-            collect_stages(root, &path, stages)?;
+/// Adds every finished part that the run in `root` links to from `folder` or below, with its name there and its bytes, by where it
+/// lies; several names for one are one.
+fn collect_parts(root: &Path, folder: &Path, parts: &mut BTreeMap<PathBuf, (String, u64)>) -> Result<()> {
+    for path in files::listing(folder)?.into_iter().filter(|path| path.is_dir()) {
+        if path.join(MARK).exists() {
+            let place = path.canonicalize().map_err(|e| Error::io("read", &path, e))?;
+            let (name, bytes) = (path.strip_prefix(root).unwrap_or(&path).display().to_string(), folder_bytes(&place)?);
+            parts.entry(place).or_insert((name, bytes));
+        } else if !path.is_symlink() {
+            collect_parts(root, &path, parts)?;
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ mod generate;
 mod inspect;
 mod ngram;
 mod stages;
+mod store;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -54,13 +55,20 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Run(config) => stages::run(common, config),
         Command::Pretrain(config) => stages::pretrain(common, config),
         Command::Trace { config, dry_run } => stages::trace(common, config, *dry_run),
-        Command::TrainHeads { config, init_from } => stages::train_heads(common, config, init_from.as_deref()),
+        Command::TrainHeads { config, init_from, accept_backbone } => {
+            stages::train_heads(common, config, init_from.as_deref(), *accept_backbone)
+        }
         Command::TrainRescorer { config, only } => stages::train_rescorer(common, config, only.as_deref()),
         Command::Ablate(options) => ablate::ablate(common, options),
         Command::Plan(config) => ablate::plan(common, config),
+        Command::Clean { dry_run } => store::clean(common, *dry_run),
         Command::Status { path } => ablate::status(common, path),
-        Command::Evaluate { config, keep_steps, all_checkpoints, heads, gates } => {
-            let flags = [("keep_steps", *keep_steps), ("all_checkpoints", *all_checkpoints)];
+        Command::Evaluate { config, keep_steps, all_checkpoints, heads, accept_backbone, gates } => {
+            let flags = [
+                ("evaluation.keep_steps", *keep_steps),
+                ("evaluation.all_checkpoints", *all_checkpoints),
+                (ACCEPT_BACKBONE, *accept_backbone),
+            ];
             stages::evaluate(common, config, &flags, heads.as_deref(), gates)
         }
         Command::Report { schema: true, .. } => print(&report::schema()),
@@ -75,6 +83,9 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         }
     }
 }
+
+/// The key that `--accept-backbone` sets.
+const ACCEPT_BACKBONE: &str = "heads.accept_backbone";
 
 /// Writes to standard output; a reader that went away is not an error.
 fn print(text: &str) -> Result<()> {

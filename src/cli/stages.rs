@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::args::{Common, ConfigFile, Format, Gates};
-use super::{estimate, print, print_json};
+use super::{ACCEPT_BACKBONE, estimate, print, print_json};
 use crate::config::{self, Config, Overrides};
 use crate::device;
 use crate::error::{Result, bail};
@@ -23,16 +23,9 @@ pub(super) fn load(common: &Common, file: &ConfigFile) -> Result<Option<Config>>
     Ok(Some(config))
 }
 
-fn open(config: Config) -> Result<Workspace> {
-    let workspace = open_silently(config)?;
-    workspace.describe()?;
-    Ok(workspace)
-}
-
-/// The run, in whose folder nothing is written.
-fn open_silently(config: Config) -> Result<Workspace> {
+fn open(config: Config, heads: Option<&Path>) -> Result<Workspace> {
     let device = device::open(config.device_choices()?[0])?;
-    Workspace::open(config, device)
+    Workspace::open(config, device, heads)
 }
 
 pub fn run(common: &Common, file: &ConfigFile) -> Result<()> {
@@ -52,16 +45,17 @@ pub fn trace(common: &Common, file: &ConfigFile, dry_run: bool) -> Result<()> {
         let device = device::open(config.device_choices()?[0])?;
         return estimate::show(common, &stages::estimate_traces(&Workspace::look(config, device)?)?);
     }
-    let workspace = open(config)?;
+    let workspace = open(config, None)?;
     stages::trace(&workspace)?;
     print(&format!("{}\n", workspace.folder.join("traces").display()))
 }
 
-pub fn train_heads(common: &Common, file: &ConfigFile, init_from: Option<&Path>) -> Result<()> {
+pub fn train_heads(common: &Common, file: &ConfigFile, init_from: Option<&Path>, accept_backbone: bool) -> Result<()> {
     let mut file = file.clone();
+    file.set.extend(accept_backbone.then(|| format!("{ACCEPT_BACKBONE}=true")));
     file.set.extend(init_from.map(|folder| format!("heads.init_from={:?}", folder.display().to_string())));
     let Some(config) = load(common, &file)? else { return Ok(()) };
-    let workspace = open(config)?;
+    let workspace = open(config, None)?;
     let traces = stages::trace(&workspace)?;
     stages::train_heads(&workspace, &traces)?;
     print(&format!("{}\n", workspace.folder.join("heads").display()))
@@ -75,7 +69,7 @@ pub fn train_rescorer(common: &Common, file: &ConfigFile, only: Option<&str>) ->
         let known: Vec<&str> = config.rescorer.keys().map(String::as_str).collect();
         bail!("--only {name}: the configuration has no [rescorer.{name}]; it has: {}.", known.join(", "));
     }
-    let workspace = open(config)?;
+    let workspace = open(config, None)?;
     let traces = stages::trace(&workspace)?;
     let heads = if stages::rescorers_need_heads(&workspace.config, only) {
         Some(stages::train_heads(&workspace, &traces)?)
@@ -86,7 +80,7 @@ pub fn train_rescorer(common: &Common, file: &ConfigFile, only: Option<&str>) ->
     print(&format!("{}\n", workspace.folder.join("rescorers").display()))
 }
 
-/// `flags` are keys of `[evaluation]`, each with whether the command line sets it.
+/// `flags` are keys, each with whether the command line sets it.
 pub fn evaluate(
     common: &Common,
     file: &ConfigFile,
@@ -95,16 +89,10 @@ pub fn evaluate(
     gates: &Gates,
 ) -> Result<()> {
     let mut file = file.clone();
-    file.set.extend(flags.iter().filter(|(_, set)| *set).map(|(key, _)| format!("evaluation.{key}=true")));
+    file.set.extend(flags.iter().filter(|(_, set)| *set).map(|(key, _)| format!("{key}=true")));
     let Some(config) = load(common, &file)? else { return Ok(()) };
-    let (workspace, heads) = match heads {
-        None => (open(config)?, None),
-        Some(path) => {
-            let (workspace, heads) = stages::other_heads(open_silently(config)?, path)?;
-            (workspace, Some(heads))
-        }
-    };
-    let result = stages::run(&workspace, heads)?;
+    let workspace = open(config, heads)?;
+    let result = stages::run(&workspace)?;
     show(common, &result, &workspace.folder.join("report"))?;
     report::check_gates(&result, &gates.fail_under)
 }

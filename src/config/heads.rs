@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::schema::at_least;
 use super::{Config, OptimizationConfig, TraceText};
 use crate::error::{Result, bail};
-use crate::heads::HeadArchitecture;
+use crate::heads::{Binding, HeadArchitecture};
 
 /// `[heads]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct HeadsConfig {
     /// A folder of trained heads of the same architecture and number to start from, such as `runs/first/heads`; empty for new
     /// ones. (A training that was cut off needs no key: the same command goes on with it.)
     pub init_from: String,
+    /// Whether heads that were trained above another backbone of the same width and tokenizer are used all the same, with a warning.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub accept_backbone: bool,
     /// Heads per training step.
     pub loss: HeadLoss,
     /// How much each head counts in the loss.
@@ -40,8 +43,7 @@ pub struct HeadsConfig {
     /// What the best checkpoint, and `training.patience`, go by: "dev-loss" or "dev-block-efficiency".
     pub choose_by: ChooseBy,
     /// Keeps the weights at every multiple of `training.checkpoint_every` steps for `evaluate --all-checkpoints`, 4 bytes a
-    /// parameter each; off, only the latest and the best checkpoint stay. The heads are the same with it and without, so those
-    /// that are trained are not trained again for it.
+    /// parameter each; off, only the latest and the best checkpoint stay. The heads are the same with it and without.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keep_checkpoints: bool,
     /// Steps, learning rate and the rest.
@@ -57,6 +59,7 @@ impl Default for HeadsConfig {
             block_size: 9,
             architecture: HeadArchitecture::default(),
             init_from: String::new(),
+            accept_backbone: false,
             loss: HeadLoss::All,
             loss_weights: LossWeights::Constant,
             soft_targets: 0.0,
@@ -69,6 +72,13 @@ impl Default for HeadsConfig {
             training: OptimizationConfig { steps: 200, learning_rate: 2e-3, ..OptimizationConfig::default() },
             stage: Vec::new(),
         }
+    }
+}
+
+impl HeadsConfig {
+    /// Which backbones heads from elsewhere may have been trained above.
+    pub fn binding(&self) -> Binding {
+        if self.accept_backbone { Binding::Accepted } else { Binding::Same }
     }
 }
 

@@ -1,5 +1,8 @@
 //! What drafts: the traits, and plain blockwise decoding.
 
+use serde::{Deserialize, Serialize};
+
+use super::settings::null_is_infinite;
 use crate::error::Result;
 use crate::lattice::{Expected, Lattice, PBest};
 use crate::rescorer::BlockContext;
@@ -36,7 +39,8 @@ impl From<Expected> for Drafts {
 }
 
 /// A decision that another order of floating-point sums could take otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Decision {
     /// The backbone's largest logit against the second.
     Verifier,
@@ -61,11 +65,12 @@ impl Decision {
 }
 
 /// The tightest decision behind a block, and the lead by which it was taken.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TightestMargin {
     /// Which decision.
     pub decision: Decision,
     /// Its lead, in the units of its scores.
+    #[serde(with = "null_is_infinite")]
     pub margin: f64,
 }
 

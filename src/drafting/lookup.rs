@@ -106,6 +106,17 @@ impl LookupConfidence {
         self.0.is_empty()
     }
 
+    /// By the length of the suffix in words, and then by slot: the probabilities.
+    pub fn by_suffix(&self) -> impl Iterator<Item = (String, &[f64])> {
+        let words = |class: usize| match class {
+            0 => "1 token".to_owned(),
+            1 => "2 tokens".to_owned(),
+            _ if class + 1 == self.0.len() => format!("{} tokens or more", (1 << (class - 1)) + 1),
+            _ => format!("{} to {} tokens", (1 << (class - 1)) + 1, 1 << class),
+        };
+        self.0.iter().enumerate().map(move |(class, by_slot)| (words(class), by_slot.as_slice()))
+    }
+
     /// What is copied behind `text` and the pinned token of `lattice`, at most to its last slot; nothing where no suffix occurs
     /// earlier.
     pub fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<LookupToken> {

@@ -21,6 +21,7 @@ pub use drawn::DrawnDrafter;
 pub use lookup::{LookupConfidence, PromptLookup};
 pub use prepared::{PreparedVariant, SizedSelection};
 pub use rescoring::Rescoring;
+pub(crate) use settings::null_is_infinite;
 pub use settings::{Settings, TunedSet, TunedVariant};
 pub use stop::{StopRule, early_stop_len};
 pub use variant::{Selection, Source, Variant};

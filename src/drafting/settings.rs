@@ -77,7 +77,7 @@ impl Settings {
 }
 
 /// JSON has no infinity.
-mod null_is_infinite {
+pub(crate) mod null_is_infinite {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {

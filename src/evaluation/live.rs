@@ -1,7 +1,10 @@
 //! The live check: the same documents decoded for real, block by block, against the replay.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 use super::{ReplayText, Step};
 use crate::backbone::{Backbone, generate};
@@ -14,7 +17,7 @@ use crate::heads::FrozenHeads;
 pub const NEAR_TIE: f64 = 1e-3;
 
 /// What a live decode of some documents gave.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LiveOutcome {
     /// Documents that differ from the replay without a near-tie.
     pub mismatches: usize,
@@ -23,11 +26,44 @@ pub struct LiveOutcome {
     /// Documents whose first difference is a near-tie.
     pub near_ties: usize,
     /// The near-ties by kind.
-    pub by_kind: BTreeMap<&'static str, u64>,
+    pub by_kind: BTreeMap<String, u64>,
     /// Tokens decoded.
     pub tokens: usize,
     /// Seconds from the first prompt to the last token, of all documents together.
     pub seconds: f64,
+}
+
+/// The live check of a data set.
+pub struct LiveCheck {
+    /// Documents decoded, each with every variant.
+    pub documents: usize,
+    /// Documents decoded side by side.
+    pub batch: usize,
+    /// What came of every variant, in their order.
+    pub outcomes: Vec<Arc<LiveOutcome>>,
+    /// Decoded tokens per second of the same documents one token a call.
+    pub autoregressive_speed: f64,
+}
+
+impl LiveCheck {
+    /// Documents that differ from replay without a near-tie, summed over variants.
+    pub fn mismatches(&self) -> u64 {
+        self.outcomes.iter().map(|outcome| outcome.mismatches as u64).sum()
+    }
+
+    /// Documents whose first difference is a near-tie, summed over variants.
+    pub fn near_ties(&self) -> u64 {
+        self.outcomes.iter().map(|outcome| outcome.near_ties as u64).sum()
+    }
+
+    /// [`LiveCheck::near_ties`] by the decision that was nearly tied.
+    pub fn near_ties_by_kind(&self) -> BTreeMap<&str, u64> {
+        let mut sums = BTreeMap::new();
+        for (kind, count) in self.outcomes.iter().flat_map(|outcome| &outcome.by_kind) {
+            *sums.entry(kind.as_str()).or_default() += count;
+        }
+        sums
+    }
 }
 
 /// Decodes `texts` live with a drafter, `batch` of them side by side, and compares text and accepted lengths with `replayed`,
@@ -73,7 +109,7 @@ pub fn check_live(
             outcome.text_mismatches += usize::from(!same_text);
         } else if let Some(kind) = tie {
             outcome.near_ties += 1;
-            *outcome.by_kind.entry(kind).or_default() += 1;
+            *outcome.by_kind.entry(kind.to_owned()).or_default() += 1;
         }
     }
     Ok(outcome)

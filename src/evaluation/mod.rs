@@ -1,36 +1,50 @@
-//! Block efficiency: by replay on traces, checked live.
+//! From traces to an evaluated set, and what is said about it.
 //!
-//! [`ReplayText`] holds one traced document with its lattices; [`replay`] walks it with a drafter; [`Tally`] sums the
-//! walks; [`bootstrap`] puts intervals around them; [`check_live`] decodes for real and compares. [`head_qualities`] look at the heads
-//! themselves: how sure they are, how often right, and whether the one says the other.
+//! An [`Evaluator`] makes an [`EvaluatedSet`] of a traced data set: [`Texts`] with their lattices, for every variant the settings that a
+//! [`search`] on dev chose and the walk over test ([`VariantResult`]), and the live check of a sample ([`LiveCheck`]). What is
+//! found out is kept in [`Findings`], so that an interrupted evaluation loses no finished variant. The [`analyses`] say what there is to
+//! say about the set, in tables and figures.
+//!
+//! Beneath: [`ReplayText`] holds one traced document with its lattices; [`replay`] walks it with a drafter; [`Tally`] sums walks;
+//! [`bootstrap`] puts intervals around them; [`check_live`] decodes for real and compares.
 
+pub mod analyses;
 mod axes;
-mod best_paths;
 pub mod bootstrap;
-mod confidence;
-mod cost;
-mod examples;
-mod head_quality;
+mod evaluator;
+mod findings;
 mod live;
 mod records;
-mod reliability;
 mod replay;
-mod same_starts;
+mod set;
 mod tally;
 mod temperatures;
+mod texts;
 mod tuning;
+mod variant;
 
 pub use axes::axes;
-pub use best_paths::replay_best_paths;
-pub use confidence::{Regression, h_max, regression};
-pub use cost::{Cost, Drafting, KV_CONTEXTS, cost};
-pub use examples::{Example, ExampleBlock, Examples, best_and_worst, example};
-pub use head_quality::{HeadQuality, head_qualities};
-pub use live::{LiveOutcome, NEAR_TIE, autoregressive_speed, check_live};
-pub use records::{StepRecord, drafts_of};
-pub use reliability::{Reliability, ReliabilityBin, reliability};
-pub use replay::{ReplayText, Step, coverage, oracle_lengths, replay, replay_oracle};
-pub use same_starts::SameStarts;
-pub use tally::{Tally, block_efficiency, loops};
+pub use evaluator::{Evaluator, TracedSplit};
+pub use findings::{Findings, Known};
+pub use live::{LiveCheck, LiveOutcome, NEAR_TIE, autoregressive_speed, check_live};
+pub use records::write_steps;
+pub use replay::{ReplayText, Step, coverage, oracle_lengths, replay, replay_oracle, replay_with};
+pub use set::{EvaluatedSet, EvaluatedVariant};
+pub use tally::{Tally, block_efficiency};
 pub use temperatures::slot_temperatures;
+pub use texts::Texts;
 pub use tuning::{Axis, Coordinate, Trial, Tuned, search};
+pub use variant::VariantResult;
+
+use crate::error::{Error, Result};
+use crate::progress;
+
+/// An error once Ctrl-C was pressed.
+fn stop_if_interrupted() -> Result<()> {
+    if progress::interrupted() {
+        return Err(Error::interrupted(
+            "interrupted while evaluating. Every finished variant is kept; start the same command again to go on from there.",
+        ));
+    }
+    Ok(())
+}

@@ -1,42 +1,60 @@
 //! What a replay did, step by step, with the drafts: from these every number of a variant can be computed again.
 
+use std::io::Write;
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde::Serialize;
 
-use super::{ReplayText, Step};
-use crate::drafting::Drafter;
+use super::{EvaluatedSet, EvaluatedVariant, Step, replay_with};
 use crate::error::Result;
-use crate::lattice::Lattice;
-use crate::rescorer::BlockContext;
+use crate::files;
 
 /// One call of the backbone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StepRecord<'a> {
+struct StepRecord<'a> {
     /// The data set.
-    pub set: &'a str,
+    set: &'a str,
     /// As in the report.
-    pub variant: &'a str,
+    variant: &'a str,
     /// The document's id.
-    pub document: &'a str,
+    document: &'a str,
     /// Tokens of the continuation committed before.
-    pub start: usize,
+    start: usize,
     /// Accepted tokens.
-    pub accepted: usize,
+    accepted: usize,
     /// Slots that could be accepted.
-    pub slots: usize,
+    slots: usize,
     /// Draft nodes verified.
-    pub nodes: usize,
+    nodes: usize,
     /// The drafts, as token ids.
-    pub drafts: Vec<Vec<u32>>,
+    drafts: Vec<Vec<u32>>,
 }
 
-/// The drafts of every step of a walk, drafted again: keeping them while thousands of settings are walked takes memory.
-pub fn drafts_of(
-    text: &ReplayText,
-    lattices: &[Lattice],
-    steps: &[Step],
-    drafter: &dyn Drafter,
-) -> Result<Vec<Vec<Vec<u32>>>> {
-    let blocks: Vec<BlockContext> =
-        steps.iter().map(|step| text.block_context(step.start, &lattices[step.start])).collect();
-    Ok(drafter.session().drafts(&text.tokens, &blocks)?.into_iter().map(|drafts| drafts.paths).collect())
+/// Writes every step of every variant of an evaluated set into the file at `path`, a JSON object a line, compressed.
+/// Every variant walks again: keeping the drafts of all walks takes memory.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_steps(set: &EvaluatedSet, path: &Path) -> Result<()> {
+    files::write_with(path, |file| {
+        let mut file = GzEncoder::new(file, Compression::default());
+        for variant in &set.variants {
+            let (name, EvaluatedVariant { prepared, result, .. }) = (variant.name(), variant);
+            let drafter = prepared.drafter(&result.settings);
+            let walks = set.texts.of_each(prepared.variant.stop, &*drafter, |_, text, lattices| {
+                replay_with(text, lattices, &*drafter, |step, drafts| (step, drafts.paths.clone()))
+            })?;
+            for (text, walk) in set.texts.texts.iter().zip(walks) {
+                for (Step { start, accepted, slots, nodes, .. }, drafts) in walk {
+                    let (set, variant, document) = (&*set.name, &*name, &*text.entry.id);
+                    let record = StepRecord { set, variant, document, start, accepted, slots, nodes, drafts };
+                    serde_json::to_writer(&mut file, &record)?;
+                    file.write_all(b"\n")?;
+                }
+            }
+        }
+        file.finish().map(|_| ())
+    })
 }

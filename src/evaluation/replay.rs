@@ -4,12 +4,14 @@
 //! accepted length of any draft is a comparison of tokens, and block efficiency is exact without a forward of the
 //! backbone. Slot 1 is the trace's own token, never recomputed.
 
+use serde::{Deserialize, Serialize};
+
 use crate::backbone::Feature;
-use crate::drafting::{Decision, Drafter, StopRule, TightestMargin, early_stop_len};
+use crate::drafting::{Decision, Drafter, Drafts, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
 use crate::heads::StoredCandidates;
 use crate::kernels::SoftmaxStats;
-use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length};
+use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length, try_walk, walk};
 use crate::rescorer::BlockContext;
 use crate::traces::{Trace, TraceDocument};
 
@@ -34,7 +36,7 @@ pub struct ReplayText {
 }
 
 /// One block of a replay.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Tokens of the continuation committed before.
     pub start: usize,
@@ -46,6 +48,26 @@ pub struct Step {
     pub nodes: usize,
     /// The tightest decision behind the draft.
     pub tightest: TightestMargin,
+}
+
+impl Step {
+    /// The block at `start`, of which `paths` are the drafts from `lattice`.
+    pub fn new(
+        text: &ReplayText,
+        start: usize,
+        lattice: &Lattice,
+        paths: &[impl AsRef<[u32]>],
+        tightest: TightestMargin,
+    ) -> Self {
+        let target = &text.continuation()[start..];
+        Self {
+            start,
+            accepted: accepted_length(paths, target).max(1),
+            slots: lattice.slots().min(target.len()),
+            nodes: DraftTree::from_paths(paths).len(),
+            tightest,
+        }
+    }
 }
 
 impl ReplayText {
@@ -94,8 +116,23 @@ impl ReplayText {
 }
 
 /// Walks one text with a drafter on the given lattices (one per position of the continuation).
+///
+/// # Errors
+/// What the drafter fails with.
 pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) -> Result<Vec<Step>> {
-    let target = text.continuation();
+    replay_with(text, lattices, drafter, |step, _| step)
+}
+
+/// Walks as [`replay`] does, and returns what `keep` makes of every block, given its step and its drafts.
+///
+/// # Errors
+/// What the drafter fails with.
+pub fn replay_with<T>(
+    text: &ReplayText,
+    lattices: &[Lattice],
+    drafter: &dyn Drafter,
+    keep: impl Fn(Step, &Drafts) -> T,
+) -> Result<Vec<T>> {
     let mut session = drafter.session();
     let all = if drafter.prefers_all_starts() {
         let blocks: Vec<BlockContext> =
@@ -104,9 +141,7 @@ pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) ->
     } else {
         Vec::new()
     };
-    let mut steps = Vec::new();
-    let mut start = 0;
-    while start < target.len() {
+    try_walk(text.continuation().len(), |start| {
         let one;
         let drafts = match all.get(start) {
             Some(drafts) => drafts,
@@ -115,21 +150,13 @@ pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) ->
                 &one[0]
             }
         };
-        let accepted = accepted_length(&drafts.paths, &target[start..]).max(1);
         let mut tightest = TightestMargin::new(Decision::Draft, drafts.margin);
         if drafter.reads_whole_lattice() {
             tightest = tightest.or(TightestMargin::new(Decision::Candidates, f64::from(text.margins[start])));
         }
-        steps.push(Step {
-            start,
-            accepted,
-            slots: lattices[start].slots().min(target.len() - start),
-            nodes: DraftTree::from_paths(&drafts.paths).len(),
-            tightest,
-        });
-        start += accepted;
-    }
-    Ok(steps)
+        let step = Step::new(text, start, &lattices[start], &drafts.paths, tightest);
+        Ok((step.accepted, keep(step, drafts)))
+    })
 }
 
 /// Slots of the longest block.
@@ -163,21 +190,12 @@ pub fn oracle_lengths(text: &ReplayText, k: usize) -> Vec<usize> {
     (0..target.len()).map(|t| oracle_length(&text.lattices[t], &target[t..], k).max(1)).collect()
 }
 
-/// The greedy-per-step oracle as a walk.
+/// The walk of the oracle that takes its longest step at every start.
 pub fn replay_oracle(text: &ReplayText, lengths: &[usize]) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let mut start = 0;
-    while start < lengths.len() {
-        let slots = text.lattices[start].slots().min(lengths.len() - start);
+    walk(lengths.len(), |start| {
         let nodes = text.lattices[start].slots();
-        steps.push(Step {
-            start,
-            accepted: lengths[start],
-            slots,
-            nodes,
-            tightest: TightestMargin::new(Decision::Draft, f64::INFINITY),
-        });
-        start += lengths[start];
-    }
-    steps
+        let (accepted, slots) = (lengths[start], nodes.min(lengths.len() - start));
+        let tightest = TightestMargin::new(Decision::Draft, f64::INFINITY);
+        (accepted, Step { start, accepted, slots, nodes, tightest })
+    })
 }

@@ -17,6 +17,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// The walks over all documents of a data set.
+    pub fn of(walks: &[Vec<Step>]) -> Self {
+        let mut tally = Self::default();
+        walks.iter().for_each(|steps| tally.add(steps));
+        tally
+    }
+
     /// Adds one document's walk.
     pub fn add(&mut self, steps: &[Step]) {
         let tokens = steps.iter().map(|s| s.accepted as u64).sum();
@@ -86,36 +93,10 @@ fn ratio(counts: Counts) -> f64 {
     counts.tokens as f64 / counts.calls.max(1) as f64
 }
 
-/// Longest n-gram whose repetition counts as a loop.
-const LOOP_LENGTH: usize = 16;
-
-/// Whether an n-gram of at most 16 tokens occurs three times or more in a row.
-pub fn loops(tokens: &[u32]) -> bool {
-    (1..=LOOP_LENGTH).any(|n| {
-        // A run of 2n equal pairs at distance n is the same n tokens three times in a row.
-        let mut run = 0;
-        tokens.iter().zip(tokens.iter().skip(n)).any(|(a, b)| {
-            run = if a == b { run + 1 } else { 0 };
-            run >= 2 * n
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::drafting::{Decision, TightestMargin};
-
-    #[test]
-    fn loops_are_three_repeats_in_a_row() {
-        assert!(loops(&[7, 1, 2, 1, 2, 1, 2]));
-        assert!(!loops(&[1, 2, 1, 2, 1, 3]));
-        assert!(loops(&[5, 5, 5]));
-        assert!(!loops(&[5, 5, 1, 5, 5]));
-        let long: Vec<u32> = (0..16).collect();
-        assert!(loops(&long.repeat(3)));
-        assert!(!loops(&(0..17).collect::<Vec<u32>>().repeat(3)));
-    }
 
     #[test]
     fn rates_count_only_blocks_that_had_the_position() {

@@ -1,8 +1,8 @@
 //! Settings chosen on dev: one axis after the other, the others held still, until a round changes nothing.
 
-use crate::drafting::Settings;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::drafting::{Settings, null_is_infinite};
 use crate::error::Result;
 
 /// Something that is chosen.
@@ -41,11 +41,12 @@ pub struct Axis {
 }
 
 /// One trial.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// [`Axis::name`]
     pub parameter: String,
     /// The value tried.
+    #[serde(with = "null_is_infinite")]
     pub value: f64,
     /// What it gave on dev.
     pub block_efficiency: f64,

@@ -1,6 +1,7 @@
 //! The dev documents that checkpoints are chosen on, and block efficiency on them.
 
 use super::positions::{Position, of_document};
+use crate::lattice::walk;
 use crate::traces::Trace;
 
 /// Positions that an evaluation uses, about.
@@ -31,17 +32,14 @@ impl DevSet {
     pub fn block_efficiency(&self, correct: &[Vec<bool>]) -> f64 {
         let (mut tokens, mut calls, mut first) = (0, 0, 0);
         for &positions in &self.documents {
-            let mut start = 0;
             // The last token of a text has no position: only slot 1 can hold it.
-            while start <= positions {
-                let hits = correct.iter().take_while(|head| start < positions && head[first + start]).count();
-                start += 1 + hits;
-                calls += 1;
-            }
+            let accepted =
+                |start: usize| 1 + correct.iter().take_while(|head| start < positions && head[first + start]).count();
+            calls += walk(positions + 1, |start| (accepted(start), ())).len();
             tokens += positions + 1;
             first += positions;
         }
-        f64::from(tokens as u32) / f64::from(calls.max(1))
+        tokens as f64 / calls.max(1) as f64
     }
 }
 

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use super::saved::{load_network, load_to_train, save_heads};
-use super::{DraftHeads, FrozenHeads, HeadTraining, TrainingText};
+use super::{Binding, DraftHeads, FrozenHeads, HeadTraining, TrainingText};
 use crate::backbone::{Backbone, Feature, Model};
 use crate::config::HeadsConfig;
 use crate::error::Result;
@@ -72,7 +72,7 @@ pub struct FitHeads<'a> {
     /// Their number, what they are to predict, and how they are trained.
     pub options: &'a HeadsConfig,
     /// Trained heads of the same kind and number to start from.
-    pub from: Option<&'a Path>,
+    pub from: Option<(&'a Path, Binding)>,
     /// Traces of the train split.
     pub train: &'a [TrainingText<'a>],
     /// Traces of the dev split.
@@ -149,7 +149,7 @@ impl<K: HeadKind> AnyHeadKind for K {
         let (model, count) = (&backbone.model, options.block_size - 1);
         let device = model.device().clone().autodiff();
         let network = match context.from {
-            Some(folder) => load_to_train(self, folder, backbone, count, &device)?,
+            Some(from) => load_to_train(self, from, backbone, count, &device)?,
             None => {
                 let mut network = self.network(HeadShape::new(count, model), &mut Init::seeded(*seed, &device));
                 if HeadKind::owns_unembedding(self) {

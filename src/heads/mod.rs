@@ -30,7 +30,7 @@ pub use kinds::HeadArchitecture;
 pub use linear::{LinearConfig, LinearHeads};
 pub use medusa::{HeadUnembedding, MedusaConfig, MedusaHeads};
 pub use network::{DraftHeads, DraftedEmbeddings, States};
-pub use saved::{copy_heads, hash_heads, heads_folder, load_heads, load_heads_at};
+pub use saved::{Binding, copy_heads, hash_heads, hash_weights, heads_folder, load_heads, load_heads_at};
 pub use speculator::{SpeculatorConfig, SpeculatorHeads};
 pub use stored::{StoredCandidates, block_starts};
 pub use task::{HeadTraining, TrainingText};

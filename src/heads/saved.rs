@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{DraftHeads, FrozenHeads, HeadArchitecture, HeadKind, HeadShape};
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, Checkpoint, ValueSketch};
 use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{Init, collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
+use crate::progress;
 
 #[derive(Serialize, Deserialize)]
 struct Description {
@@ -30,7 +31,25 @@ struct Description {
 /// The only layout there is.
 const SCHEMA: u32 = 1;
 
+/// What the backbone was that heads were trained above: known again when it is saved in another float type.
+#[derive(Serialize, Deserialize)]
+struct TrainedAbove {
+    /// The model's shape.
+    config: Value,
+    values: ValueSketch,
+}
+
+/// What heads may be used with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// The backbone that they were trained above, or the same in another float type.
+    Same,
+    /// Any backbone of their width and tokenizer; a warning says so where it is another one.
+    Accepted,
+}
+
 const DESCRIPTION: &str = "heads.json";
+const BACKBONE: &str = "backbone.json";
 const WEIGHTS: &str = "heads.safetensors";
 
 #[derive(Deserialize)]
@@ -77,23 +96,32 @@ pub(super) fn save_heads<K: HeadKind>(
     };
     let values = collect_parameters(heads);
     parameters_to_safetensors(&folder.join(WEIGHTS), &values, StorageType::Float32)?;
+    if let Some(above) = trained_above(backbone)? {
+        files::write_json(&folder.join(BACKBONE), &above)?;
+    }
     files::write_json(&folder.join(DESCRIPTION), &description)
+}
+
+fn trained_above(backbone: &Backbone) -> Result<Option<TrainedAbove>> {
+    let sketch = Checkpoint::open(&backbone.path)?.sketch()?;
+    Ok(sketch.map(|values| TrainedAbove { config: json!(backbone.model.config()), values }))
 }
 
 /// Reads the heads in `folder`, trained above `backbone`.
 ///
 /// # Errors
-/// Heads trained on another backbone (by hash or by width) or with another tokenizer, another layout, damaged files.
-pub fn load_heads(folder: &Path, backbone: &Backbone) -> Result<FrozenHeads> {
-    load_heads_at(folder, &folder.join(WEIGHTS), backbone)
+/// Heads trained above another backbone than `binding` allows, of another width or with another tokenizer; another layout; damaged
+/// files.
+pub fn load_heads(folder: &Path, backbone: &Backbone, binding: Binding) -> Result<FrozenHeads> {
+    load_heads_at(folder, &folder.join(WEIGHTS), backbone, binding)
 }
 
 /// The same with the weights in another file, that of a checkpoint.
 ///
 /// # Errors
 /// As [`load_heads`].
-pub fn load_heads_at(folder: &Path, weights: &Path, backbone: &Backbone) -> Result<FrozenHeads> {
-    let Description { architecture, block_size, vocabulary, .. } = describe(folder, backbone)?;
+pub fn load_heads_at(folder: &Path, weights: &Path, backbone: &Backbone, binding: Binding) -> Result<FrozenHeads> {
+    let Description { architecture, block_size, vocabulary, .. } = describe(folder, backbone, binding)?;
     let architecture: HeadArchitecture = serde_json::from_value(architecture)
         .map_err(|e| Error::new(format!("{}: `architecture`: {e}.", folder.join(DESCRIPTION).display())))?;
     architecture.kind().load(weights, block_size - 1, backbone, vocabulary)
@@ -122,12 +150,22 @@ pub fn heads_folder(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// Files that cannot be read or written.
 pub fn copy_heads(from: &Path, to: &Path) -> Result<()> {
-    for name in [DESCRIPTION, WEIGHTS] {
-        let path = from.join(name);
-        let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-        files::write_atomic(&to.join(name), &bytes)?;
+    for path in [BACKBONE, WEIGHTS, DESCRIPTION].map(|name| from.join(name)) {
+        // Heads above a GGUF file are bound to its bytes alone.
+        if path.exists() || !path.ends_with(BACKBONE) {
+            let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+            files::write_atomic(&to.join(path.file_name().unwrap_or_default()), &bytes)?;
+        }
     }
     Ok(())
+}
+
+/// Hash of the weights of the heads in `folder`.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn hash_weights(folder: &Path) -> Result<String> {
+    files::hash_file(&folder.join(WEIGHTS))
 }
 
 /// Hash of what heads in `folder` are.
@@ -145,12 +183,12 @@ pub fn hash_heads(folder: &Path) -> Result<String> {
 /// As [`load_heads`], and heads of another architecture or number than asked for.
 pub(super) fn load_to_train<K: HeadKind>(
     kind: &K,
-    folder: &Path,
+    (folder, binding): (&Path, Binding),
     backbone: &Backbone,
     count: usize,
     device: &Device,
 ) -> Result<K::Network> {
-    let Description { architecture, block_size, .. } = describe(folder, backbone)?;
+    let Description { architecture, block_size, .. } = describe(folder, backbone, binding)?;
     let wanted = section(kind);
     if (&architecture, block_size) != (&wanted, count + 1) {
         bail!(
@@ -176,8 +214,8 @@ pub(super) fn load_network<K: HeadKind>(
     load_parameters(empty, parameters_from_safetensors(weights)?).map_err(|e| e.within(weights.display()))
 }
 
-/// Reads what the heads in `folder` are, and checks that they were trained above `backbone`.
-fn describe(folder: &Path, backbone: &Backbone) -> Result<Description> {
+/// Reads what the heads in `folder` are, and checks that they may be used with `backbone`.
+fn describe(folder: &Path, backbone: &Backbone, binding: Binding) -> Result<Description> {
     let Backbone { model, tokenizer, hash, .. } = backbone;
     let (path, width) = (folder.join(DESCRIPTION), model.config().hidden_size);
     let description = Description::read(&path)?;
@@ -188,18 +226,26 @@ fn describe(folder: &Path, backbone: &Backbone) -> Result<Description> {
             description.width
         );
     }
-    if description.backbone != *hash {
-        bail!(
-            "{}: these heads were trained on another backbone (its hash begins {:.12}, this one's {hash:.12}). Train heads on this backbone with `draftsmith train-heads`.",
-            path.display(),
-            description.backbone
-        );
-    }
     if description.tokenizer != tokenizer.plain_hash() {
         bail!(
             "{}: these heads were trained with another tokenizer on the same weights, so their ids stand for other text. Put back the tokenizer.json that they were trained with, or train heads on this one with `draftsmith train-heads`.",
             path.display()
         );
+    }
+    if description.backbone != *hash
+        && let Some(why) = other_backbone(folder, backbone)?
+    {
+        let what = format!(
+            "{}: these heads were trained on another backbone (its hash begins {:.12}, this one's {hash:.12}; {why})",
+            path.display(),
+            description.backbone
+        );
+        if binding == Binding::Same {
+            bail!(
+                "{what}. Train heads on this backbone with `draftsmith train-heads`, or use these all the same with --accept-backbone."
+            );
+        }
+        progress::say(format!("warning: {what}, and are used all the same."));
     }
     let tokens = model.config().vocab_size;
     if description.vocabulary.iter().flatten().any(|&id| id as usize >= tokens) {
@@ -209,4 +255,19 @@ fn describe(folder: &Path, backbone: &Backbone) -> Result<Description> {
         );
     }
     Ok(description)
+}
+
+/// Says in what `backbone` is another model than the one that the heads in `folder` were trained above; none if it is the same.
+fn other_backbone(folder: &Path, backbone: &Backbone) -> Result<Option<String>> {
+    let path = folder.join(BACKBONE);
+    if !path.exists() {
+        return Ok(Some("nothing but the hash is known of it".to_owned()));
+    }
+    let above: TrainedAbove = files::read_json(&path)?;
+    let Some(here) = trained_above(backbone)? else { return Ok(Some("this one is a GGUF file".to_owned())) };
+    if above.config != here.config {
+        return Ok(Some("it has another shape".to_owned()));
+    }
+    let tensor = above.values.differing_tensor(&here.values);
+    Ok(tensor.map(|tensor| format!("the values of `{tensor}` differ by more than their types round")))
 }

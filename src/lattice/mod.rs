@@ -10,6 +10,7 @@
 //!    tree that makes the most of its time.
 //! 3. [`DraftTree`] shares the prefixes of several drafts, so that one tree-masked forward verifies them all.
 //! 4. [`oracle_length`], [`oracle_dp`] and [`greedy_calls`] say how good any draft from the lattice could have been.
+//! 5. [`walk`] goes over a whole text block by block.
 //!
 //! Two rules hold throughout. Slot 0 is pinned: its one candidate is the backbone's own next token, as any other token
 //! there is a sure rejection. Ties go to the smaller token id, so that the same scores always give the same draft.
@@ -22,6 +23,7 @@ mod path;
 mod pbest;
 mod ranking;
 mod tree;
+mod walk;
 mod weighting;
 
 pub use expected::{Beside, Calibration, Expected, LookupToken, PrefixProbabilities, TimeBudget};
@@ -30,6 +32,7 @@ pub use oracle::{greedy_calls, oracle_dp, oracle_length};
 pub use path::Path;
 pub use pbest::{NoScorer, OneByOne, PBest, PathScorer, SlotScorer, p_best};
 pub use tree::{DraftTree, accepted_length};
+pub use walk::{try_walk, walk};
 pub use weighting::Weighting;
 
 /// How far `best` is ahead of `next`; 0 when both are minus infinity.

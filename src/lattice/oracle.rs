@@ -4,7 +4,7 @@
 //! longest step ([`greedy_calls`], the oracle of arXiv 2404.09221) need not be optimal, as a longer step moves all
 //! later block starts; [`oracle_dp`] is the strict bound.
 
-use super::Lattice;
+use super::{Lattice, walk};
 
 /// Accepted length of the best path from the top `k` of every slot: the longest prefix of `target` (what the backbone
 /// says next) whose tokens are all among the candidates of their slots. Slot 0 counts as well.
@@ -30,12 +30,7 @@ pub fn oracle_dp(lengths: &[usize]) -> usize {
 
 /// Calls when every block accepts all it can; lengths as in [`oracle_dp`].
 pub fn greedy_calls(lengths: &[usize]) -> usize {
-    let (mut start, mut calls) = (0, 0);
-    while start < lengths.len() {
-        start += step(lengths, start);
-        calls += 1;
-    }
-    calls
+    walk(lengths.len(), |start| (step(lengths, start), ())).len()
 }
 
 /// `lengths[start]` within `1..=n - start`; `start` is below n.

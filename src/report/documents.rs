@@ -6,19 +6,21 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::model::SCHEMA_VERSION;
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::evaluation::bootstrap::Counts;
 use crate::files;
 
+/// The only layout there is.
+const SCHEMA: u64 = 1;
+
 /// The file beside `report.json`.
-pub const DOCUMENTS: &str = "documents.json";
+const DOCUMENTS: &str = "documents.json";
 
 /// The documents of a report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Documents {
-    /// That of the report beside it.
+    /// The layout of this file.
     pub schema_version: u64,
     /// By data set.
     pub sets: BTreeMap<String, DocumentSet>,
@@ -53,9 +55,29 @@ impl DocumentSet {
 }
 
 impl Documents {
-    /// The documents of today's report.
+    /// The documents of a report.
     pub fn new(sets: BTreeMap<String, DocumentSet>) -> Self {
-        Self { schema_version: SCHEMA_VERSION, sets }
+        Self { schema_version: SCHEMA, sets }
+    }
+
+    /// Reads the `documents.json` of a report in `folder`.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or of another layout.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(DOCUMENTS);
+        if !path.exists() {
+            bail!("there is no {}, which says what every document took. Evaluate it again.", path.display());
+        }
+        let documents: Self = files::read_json(&path)?;
+        if documents.schema_version != SCHEMA {
+            bail!(
+                "{}: this file has layout {}, this program reads {SCHEMA}. Evaluate the run again.",
+                path.display(),
+                documents.schema_version
+            );
+        }
+        Ok(documents)
     }
 
     /// Writes `documents.json` into `folder`, on one line: there may be thousands of documents.

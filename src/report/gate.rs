@@ -2,16 +2,16 @@
 
 use std::str::FromStr;
 
-use serde_json::Value;
-
 use super::model::Report;
 use crate::error::{Error, Result, bail};
+use crate::evaluation::analyses::VariantRow;
+use crate::tables::{Cell, Record, Table};
 
 /// The least that a number of a variant may be: `block_efficiency[ngram]=1.8` on every data set,
 /// `block_efficiency[ngram,tales]=1.8` on one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gate {
-    /// A number of [`Variant`](super::Variant).
+    /// A column of the table of variants, [`VariantRow`].
     metric: String,
     variant: String,
     set: Option<String>,
@@ -55,16 +55,13 @@ impl Gate {
         }
         let mut failures = Vec::new();
         for set in sets {
-            let Some(variant) = set.variants.iter().find(|variant| variant.name == self.variant) else {
-                let names = known(set.variants.iter().map(|variant| variant.name.as_str()).collect());
+            let Some(table) = set.table(VariantRow::TABLE) else { continue };
+            let Some(row) = table.rows.iter().find(|row| row.name == self.variant) else {
+                let names = known(table.rows.iter().map(|row| row.name.as_str()).collect());
                 bail!("--fail-under: {} has no variant `{}`; it has: {names}.", set.name, self.variant);
             };
-            let Value::Object(fields) = serde_json::to_value(variant).expect("a variant is JSON") else {
-                unreachable!("a variant has fields")
-            };
-            let Some(found) = fields.get(&self.metric).and_then(Value::as_f64) else {
-                let names =
-                    known(fields.iter().filter(|(_, v)| v.is_number()).map(|(name, _)| name.as_str()).collect());
+            let Some(found) = table.cell(&row.name, &self.metric).and_then(number) else {
+                let names = known(numbers(table, &row.cells));
                 bail!("--fail-under: `{}` of {} is no number; there are: {names}.", self.metric, self.variant);
             };
             if found < self.least {
@@ -74,6 +71,17 @@ impl Gate {
         }
         Ok(failures)
     }
+}
+
+/// A number that can be under a gate.
+fn number(cell: &Cell) -> Option<f64> {
+    matches!(cell, Cell::Count(_) | Cell::Number(_)).then(|| cell.number()).flatten()
+}
+
+/// The columns in which a row has a number.
+fn numbers<'a>(table: &'a Table, row: &[Cell]) -> Vec<&'a str> {
+    let of_row = table.columns.iter().zip(row).filter(|(column, cell)| column.key.is_none() && number(cell).is_some());
+    of_row.map(|(column, _)| column.id.as_str()).collect()
 }
 
 /// Checks all gates.
@@ -102,22 +110,23 @@ mod tests {
 
     #[test]
     fn a_number_under_its_gate_fails_and_an_equal_one_does_not() {
-        check(&["block_efficiency[2-gram]=1.739", "relative_gain[2-gram, tales]=-1"]).unwrap();
-        let error = check(&["block_efficiency[2-gram]=1.7391", "block_efficiency[bpd]=1", "drafts[bpd,tales]=2"]);
+        check(&["block_efficiency[ngram]=1.739", "gain[ngram, tales]=-1"]).unwrap();
+        let error = check(&["block_efficiency[ngram]=1.7391", "block_efficiency[bpd]=1", "drafts[bpd,tales]=2"]);
         let error = error.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CheckFailed);
         let expected =
-            "--fail-under: block_efficiency[2-gram,tales] is 1.739, under 1.7391; drafts[bpd,tales] is 1, under 2.";
+            "--fail-under: block_efficiency[ngram,tales] is 1.739, under 1.7391; drafts[bpd,tales] is 1, under 2.";
         assert_eq!(error.to_string(), expected);
     }
 
     #[test]
     fn a_gate_that_looks_at_nothing_is_a_mistake() {
         for (gate, expected) in [
-            ("block_efficiency[3-gram]=1", "no variant `3-gram`; it has: bpd, "),
+            ("block_efficiency[3-gram]=1", "no variant `3-gram`; it has: bpd, ngram"),
             ("block_efficiency[bpd,news]=1", "no such data set; it has: tales"),
-            ("name[bpd]=1", "`name` of bpd is no number; there are: "),
-            ("lm_scale[bpd]=1", "`lm_scale` of bpd is no number"),
+            ("name[bpd]=1", "`name` of bpd is no number; there are: block_efficiency, drafts."),
+            ("gain[bpd]=1", "`gain` of bpd is no number"),
+            ("ci95[bpd]=1", "`ci95` of bpd is no number"),
         ] {
             let error = check(&[gate]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Fault);

@@ -3,14 +3,11 @@
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::columns::COLUMNS;
-use super::figures::figures;
-use super::grids::{Grid, grids};
-use super::model::{Dataset, Live, Report};
+use super::markdown::{definitions, named};
+use super::model::Report;
 use super::page::{self, Plot, prose};
-use super::{format, summary};
 use crate::error::Result;
-use crate::evaluation::Example;
+use crate::tables::{self, Cell as Content, Dataset, Drawing, Figure, Passage, Record, format};
 
 /// The page, whole: no network, no other file.
 pub fn html(report: &Report) -> Result<String> {
@@ -18,65 +15,52 @@ pub fn html(report: &Report) -> Result<String> {
 }
 
 #[derive(Serialize)]
-struct Page {
+struct Page<'a> {
     title: String,
     /// What was measured, where and when, in one line.
     byline: String,
     claims: Vec<String>,
-    datasets: Vec<Section>,
-    definitions: Vec<[String; 2]>,
+    datasets: Vec<Set<'a>>,
+    across: Vec<Section<'a>>,
+    definitions: Vec<(&'a str, Vec<(&'a str, &'a str)>)>,
     provenance: Vec<[String; 2]>,
 }
 
 #[derive(Serialize)]
-struct Section {
-    name: String,
-    split: String,
+struct Set<'a> {
+    name: &'a str,
+    split: &'a str,
     facts: String,
-    table: Table,
+    sections: Vec<Section<'a>>,
+}
+
+#[derive(Serialize)]
+struct Section<'a> {
+    title: &'a str,
+    definition: String,
+    warnings: Vec<String>,
+    notes: Vec<String>,
     figures: Vec<Plot>,
-    grids: Vec<TitledTable>,
-    examples: Vec<ExampleSection>,
-    looping: String,
-    live: Option<LiveSection>,
+    tables: Vec<Table<'a>>,
+    /// Texts to unfold, by their titles.
+    passages: Vec<(&'a str, &'a Passage)>,
 }
 
 #[derive(Serialize)]
-struct LiveSection {
-    sound: bool,
-    summary: String,
-    table: Table,
-}
-
-/// A document to unfold.
-#[derive(Clone, Serialize)]
-struct ExampleSection {
-    title: String,
-    prompt: String,
-    /// Accepted and rejected text.
-    blocks: Vec<[String; 2]>,
-}
-
-#[derive(Serialize)]
-struct TitledTable {
-    title: &'static str,
-    note: String,
-    table: Table,
-}
-
-#[derive(Serialize)]
-struct Table {
-    /// What the rows are.
-    rows_are: &'static str,
-    headings: Vec<Heading>,
+struct Table<'a> {
+    label: String,
+    /// What it says, where the section does not say it.
+    definition: Option<String>,
+    rows_are: &'a str,
+    headings: Vec<Heading<'a>>,
     rows: Vec<Row>,
 }
 
 #[derive(Serialize)]
-struct Heading {
+struct Heading<'a> {
     text: String,
     /// Shown under the pointer.
-    definition: String,
+    definition: &'a str,
 }
 
 #[derive(Serialize)]
@@ -90,115 +74,90 @@ struct Row {
 struct Cell {
     text: String,
     /// What the column is sorted by; nothing sorts last.
-    order: Option<f64>,
+    order: Option<String>,
 }
 
-impl Page {
-    fn new(report: &Report) -> Self {
+impl<'a> Page<'a> {
+    fn new(report: &'a Report) -> Self {
         let names: Vec<_> = report.datasets.iter().map(|d| d.name.as_str()).collect();
+        let names = if names.is_empty() { "no data set".into() } else { names.join(", ") };
+        let facts = tables::Facts::fields().iter().map(|field| (field.id, field.definition)).collect();
+        let mut definitions = definitions(report);
+        definitions.insert(0, ("Data sets", facts));
         Self {
-            title: format!(
-                "Block efficiency: {}",
-                if names.is_empty() { "no data set".into() } else { names.join(", ") }
-            ),
+            title: format!("Block efficiency: {names}"),
             byline: byline(report),
-            claims: summary::claims(report).into_iter().map(prose).collect(),
-            datasets: report.datasets.iter().map(|set| Section::new(set, report)).collect(),
-            definitions: report.definitions.iter().map(|(name, text)| [name.clone(), text.clone()]).collect(),
+            claims: report.sections().flat_map(|(_, section)| &section.claims).cloned().map(prose).collect(),
+            datasets: report.datasets.iter().map(Set::new).collect(),
+            across: report.across.iter().map(|section| Section::new(section, "all data sets")).collect(),
+            definitions,
             provenance: flatten(&report.provenance),
         }
     }
 }
 
-impl Section {
-    fn new(set: &Dataset, report: &Report) -> Self {
+impl<'a> Set<'a> {
+    fn new(set: &'a Dataset) -> Self {
+        let tables::Facts { documents, decoded_tokens, block_size, top_k } = set.facts;
         let facts = [
-            format::counted(set.documents, "document", "documents"),
-            format::counted(set.decoded_tokens, "decoded token", "decoded tokens"),
-            format!("block size {}", set.block_size),
-            format!("top {} of each head", set.top_k),
+            format::counted(documents, "document", "documents"),
+            format::counted(decoded_tokens, "decoded token", "decoded tokens"),
+            format!("block size {block_size}"),
+            format!("top {top_k} of each head"),
         ];
         Self {
-            name: set.name.clone(),
-            split: set.split.clone(),
+            name: &set.name,
+            split: &set.split,
             facts: facts.join(" · "),
-            table: variants(set, report),
-            figures: figures(set).into_iter().map(Plot::from).collect(),
-            grids: grids(set).into_iter().map(|grid| TitledTable::new(grid, report)).collect(),
-            examples: examples(set),
-            looping: prose(summary::looping(set)),
-            live: set.live.as_ref().map(|live| LiveSection::new(live, report)),
+            sections: set.sections.iter().map(|section| Section::new(section, &set.name)).collect(),
         }
     }
 }
 
-impl LiveSection {
-    fn new(live: &Live, report: &Report) -> Self {
-        let columns = [("mismatches", "mismatches"), ("near-ties", "near_ties")];
-        let headings = headings(columns.into_iter(), report);
-        let rows = live.variants.iter().map(|v| {
-            let cells = vec![
-                Cell::new(format::count(v.mismatches), v.mismatches as f64),
-                Cell::new(format::count(v.near_ties), v.near_ties as f64),
-            ];
-            Row { name: v.name.clone(), best: false, cells }
-        });
-        let table = Table { rows_are: "variant", headings, rows: rows.collect() };
-        Self { sound: live.mismatches == 0, summary: prose(summary::live(live)), table }
-    }
-}
-
-impl TitledTable {
-    fn new(grid: Grid, report: &Report) -> Self {
-        let rows = grid.rows.into_iter().map(|(name, cells)| Row {
-            name,
-            best: false,
-            cells: cells.into_iter().map(|cell| Cell::new(cell.text, cell.order)).collect(),
-        });
-        let headings = headings(grid.headings.iter().map(|(text, definition)| (&**text, *definition)), report);
-        let table = Table { rows_are: grid.rows_are, headings, rows: rows.collect() };
-        Self { title: grid.title, note: prose(grid.note), table }
-    }
-}
-
-impl Cell {
-    fn new(text: String, order: f64) -> Self {
-        Self { text, order: order.is_finite().then_some(order) }
-    }
-}
-
-/// Best and worst documents in words.
-fn examples(set: &Dataset) -> Vec<ExampleSection> {
-    let section = |kind: &str, example: &Example| {
-        let (tokens, calls) = (format::count(example.tokens), format::counted(example.calls, "call", "calls"));
-        // An end-of-text alone has no text.
-        let shown = |text: &String| if text.is_empty() { "␄".to_owned() } else { text.clone() };
-        ExampleSection {
-            title: format!("{kind}: {}, {tokens} tokens in {calls}", example.document),
-            prompt: example.prompt.clone(),
-            blocks: example.blocks.iter().map(|block| [shown(&block.accepted), block.rejected.clone()]).collect(),
+impl<'a> Section<'a> {
+    fn new(section: &'a tables::Section, place: &str) -> Self {
+        let words = |sentences: &[String]| sentences.iter().cloned().map(prose).collect();
+        let passage = |figure: &'a Figure| match &figure.drawing {
+            Drawing::Passage(passage) => Some((&*figure.title, passage)),
+            Drawing::Lines(_) | Drawing::Bars(_) => None,
+        };
+        let shown = section.tables.iter().filter(|table| !table.detail);
+        Self {
+            title: &section.title,
+            definition: prose(section.definition.clone()),
+            warnings: words(&section.warnings),
+            notes: words(&section.notes),
+            figures: section.figures.iter().filter_map(|figure| Plot::new(figure, &format!("on {place}"))).collect(),
+            tables: shown.map(|table| Table::new(table, section, place)).collect(),
+            passages: section.figures.iter().filter_map(passage).collect(),
         }
-    };
-    let of = |kind: &'static str, all: &[Example]| -> Vec<ExampleSection> {
-        all.iter().map(|example| section(kind, example)).collect()
-    };
-    set.examples.iter().flat_map(|all| [of("best", &all.best), of("worst", &all.worst)].concat()).collect()
+    }
 }
 
-fn variants(set: &Dataset, report: &Report) -> Table {
-    let best = set.best().map(|v| v.name.as_str());
-    let row = |v: &super::Variant| Row {
-        name: v.name.clone(),
-        best: set.variants.len() > 1 && best == Some(&v.name),
-        cells: COLUMNS.iter().map(|c| Cell::new((c.cell)(v), (c.order)(v))).collect(),
-    };
-    let columns = COLUMNS.iter().map(|c| (c.heading, c.definition));
-    Table { rows_are: "variant", headings: headings(columns, report), rows: set.variants.iter().map(row).collect() }
-}
-
-fn headings<'a>(columns: impl Iterator<Item = (&'a str, &'a str)>, report: &Report) -> Vec<Heading> {
-    let definition = |name: &str| report.definitions.get(name).cloned().unwrap_or_default();
-    columns.map(|(text, name)| Heading { text: prose(text.into()), definition: definition(name) }).collect()
+impl<'a> Table<'a> {
+    fn new(table: &'a tables::Table, section: &tables::Section, place: &str) -> Self {
+        let heading = |column: &'a tables::Column| Heading {
+            text: prose(column.heading.clone()),
+            definition: &column.definition,
+        };
+        let row = |row: &tables::Row| {
+            let cells = table.columns.iter().zip(&row.cells);
+            let cell = |(column, content): (&tables::Column, &Content)| {
+                let text = column.format.text(content);
+                let number = content.number().filter(|x| x.is_finite()).map(|x| x.to_string());
+                let order = if matches!(content, Content::Text(_)) { Some(text.clone()) } else { number };
+                Cell { text, order }
+            };
+            Row { name: named(row), best: row.best, cells: cells.map(cell).collect() }
+        };
+        Self {
+            label: format!("{} on {place}", section.title),
+            definition: (table.definition != section.definition).then(|| prose(table.definition.clone())),
+            rows_are: &table.rows_are,
+            headings: table.columns.iter().map(heading).collect(),
+            rows: table.rows.iter().map(row).collect(),
+        }
+    }
 }
 
 /// Version, backbone, device and start, as far as the provenance has them.
@@ -229,7 +188,7 @@ fn flatten(fields: &serde_json::Map<String, Json>) -> Vec<[String; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{LiveVariant, fixture};
+    use crate::report::fixture;
 
     fn page(change: impl FnOnce(&mut Report)) -> String {
         let mut report = fixture::report();
@@ -237,68 +196,67 @@ mod tests {
         html(&report).unwrap()
     }
 
-    fn drawings(page: &str) -> Vec<&str> {
-        page.split("<svg ").skip(1).map(|s| s.split("</svg>").next().unwrap()).collect()
-    }
-
     #[test]
-    fn one_drawing_for_each_plot_with_shapes_in_it() {
+    fn one_drawing_for_each_figure_with_shapes_in_it() {
         let page = page(|_| ());
-        let drawings = drawings(&page);
-        assert_eq!(drawings.len(), 12);
+        let drawings: Vec<&str> = page.split("<svg ").skip(1).map(|s| s.split("</svg>").next().unwrap()).collect();
+        assert_eq!(drawings.len(), 2);
         for drawing in drawings {
             assert!(drawing.contains("viewBox=") && drawing.contains("role=\"img\"><title>"));
             assert!(["<rect class=\"bar\"", "<polyline"].iter().any(|shape| drawing.contains(shape)));
-            assert!(!drawing.contains("points=\"\"") && !drawing.contains("NaN"));
         }
+        assert!(page.contains("<title>Efficiency by step on tales</title>"));
     }
 
     #[test]
-    fn plots_without_data_are_left_out() {
-        assert_eq!(drawings(&page(|r| r.datasets[0].oracle.clear())).len(), 11);
-        assert_eq!(drawings(&page(|r| r.datasets[0].heads.clear())).len(), 8);
-        assert_eq!(drawings(&page(|r| r.datasets[0].by_step = None)).len(), 11);
-        assert_eq!(drawings(&page(|r| r.datasets[0].best_paths.clear())).len(), 10);
-        assert_eq!(drawings(&html(&fixture::smallest()).unwrap()).len(), 3);
-        assert_eq!(drawings(&page(|r| r.datasets[0].variants.truncate(1))).len(), 12);
-        assert_eq!(drawings(&page(|r| r.datasets.clear())).len(), 0);
+    fn tables_are_those_that_are_not_for_programs_alone() {
+        let tables = |page: &str| page.matches("<table>").count();
+        assert_eq!(tables(&page(|_| ())), 3);
+        let without = page(|report| report.datasets[0].sections[0].tables[0].detail = true);
+        assert_eq!(tables(&without), 2);
+        assert!(without.contains("<dt>ci95</dt>"), "a figure may show them");
     }
 
     #[test]
-    fn works_without_a_live_check() {
-        assert!(page(|_| ()).contains("Live check"));
-        assert!(!page(|r| r.datasets[0].live = None).contains("Live check"));
+    fn columns_explain_themselves_and_sort_by_their_numbers() {
+        let page = page(|_| ());
+        assert!(page.contains("title=\"Over plain decoding; null for it.\">gain</th>"));
+        assert!(page.contains("<td data-order=\"0.1403\">+14.0 %</td>") && page.contains("<td>–</td>"), "{page}");
+        assert!(page.contains("<tr class=\"best\"><th scope=\"row\">ngram (lossy)</th>"));
+        let title = "<td data-order=\"1.25\">1.250 [1.000, 1.500]</td>";
+        assert!(page.contains(title) && page.contains("<p class=\"bad\">This is doubtful.</p>"));
     }
 
     #[test]
     fn names_are_escaped_wherever_they_stand() {
-        let page = page(|report| {
-            let evil = "<img src=https://example.org/x onerror=alert(1)>";
-            report.provenance.insert(evil.into(), Json::from(evil));
-            let set = &mut report.datasets[0];
-            (set.name, set.split) = (evil.into(), evil.into());
-            set.variants[2].name = evil.into();
-            set.tuning[0].variant = evil.into();
-            let examples = set.examples.as_mut().unwrap();
-            (examples.variant, examples.best[0].document, examples.best[0].prompt) =
-                (evil.into(), evil.into(), evil.into());
-            let block = &mut examples.worst[0].blocks[0];
-            (block.accepted, block.rejected) = (evil.into(), evil.into());
-            let live = set.live.as_mut().unwrap();
-            live.near_ties_by_kind.insert(evil.into(), 1);
-            live.variants.push(LiveVariant { name: evil.into(), mismatches: 0, near_ties: 0 });
-            set.timing.as_mut().unwrap().variants[0].name = evil.into();
-            set.by_step.as_mut().unwrap().points[0].variant = evil.into();
-        });
-        assert!(page.contains("&lt;img") && !page.contains("<img"));
+        let evil = "<img src=https://example.org/x onerror=alert(1)>";
+        let text = serde_json::to_string(&fixture::report()).unwrap();
+        // Whatever is a name or a sentence.
+        for word in [
+            "tales",
+            "ngram",
+            "This is doubtful.",
+            "On tales",
+            "…and then",
+            " Pip found",
+            " it",
+            "Whiskers.",
+            "best: tale-7",
+            "cpu",
+        ] {
+            let (from, to) = (serde_json::to_string(word).unwrap(), serde_json::to_string(evil).unwrap());
+            let report: Report =
+                serde_json::from_str(&text.replace(&from[1..from.len() - 1], &to[1..to.len() - 1])).unwrap();
+            let page = html(&report).unwrap();
+            assert!(page.contains("&lt;img") && !page.contains("<img"), "{word}");
+        }
     }
 
     #[test]
     fn documents_are_written_out_block_by_block() {
-        let page = page(|r| r.datasets[0].examples.as_mut().unwrap().best[0].blocks[1].accepted.clear());
-        assert!(page.contains("best: tale-7, 20 tokens in 5 calls"));
-        assert!(page.contains("<span> Pip found<s> it</s></span><span>␄<s> it</s></span>"));
-        assert!(page.contains("worst: tale-3, 20 tokens in 16 calls"));
+        let page = page(|_| ());
+        assert!(page.contains("<summary>best: tale-7</summary>"));
+        assert!(page.contains("<i>…and then</i><span> Pip found<s> it</s></span>"));
     }
 
     #[test]
@@ -310,14 +268,17 @@ mod tests {
     }
 
     #[test]
-    fn opens_with_the_claim_and_ends_with_where_it_comes_from() {
+    fn opens_with_the_claims_and_ends_with_where_they_come_from() {
         let page = page(|_| ());
-        let claim = page.find("35.9\u{a0}% more than the 1.525 of plain bpd").unwrap();
-        assert!(claim < page.find("<table").unwrap());
-        assert!(page.contains("SmolLM2-135M-Instruct · cpu · 2026-01-02T03:04:05Z · draftsmith 0.1.0"));
+        let claims = ["On tales, ngram decodes 14.0\u{a0}% more.", "Over 5 data sets, it rises."];
+        assert!(claims.iter().all(|claim| page.find(claim).unwrap() < page.find("<table").unwrap()));
+        assert!(page.contains("200 documents · 18,944 decoded tokens · block size 9 · top 16 of each head"));
+        assert!(page.contains("SmolLM2-135M-Instruct · cpu · draftsmith 0.1.0"));
         assert!(page.contains("backbone.parameters") && page.contains("draftsmith evaluate runs"));
-        for (name, _) in crate::report::definitions() {
+        for name in ["block_efficiency", "decoded_tokens", "slope"] {
             assert!(page.contains(&format!("<dt>{name}</dt>")), "{name}");
         }
+        let empty = html(&Report::new(Vec::new(), Vec::new(), Default::default())).unwrap();
+        assert!(empty.contains("<h1>Block efficiency: no data set</h1>"));
     }
 }

@@ -1,50 +1,67 @@
-//! The variants' table as text: Markdown for a pull request, aligned columns for the terminal.
+//! The tables as text: Markdown for a pull request, aligned columns for the terminal.
 
-use super::columns::{COLUMNS, Column};
-use super::grids::{Grid, GridCell, grids};
-use super::model::{Dataset, Report};
-use super::{format, summary};
+use super::model::Report;
+use crate::tables::{Column, Dataset, Row, Section, Table, format};
 
-/// `report.md`: for each data set the claim, the table, oracle, loops and live check; definitions folded below.
+/// `report.md`: for each data set the claims, then section by section what is to be noted and the tables; definitions folded
+/// below.
 pub fn markdown(report: &Report) -> String {
     let mut text = report.datasets.iter().map(dataset).collect::<Vec<_>>().join("\n");
-    if let Some(line) = summary::across(report) {
-        text += &format!("\n{}\n", escape(&line));
+    for across in &report.across {
+        text += &section(across, "##", &across.claims);
     }
-    text += "\n<details><summary>Definitions</summary>\n\n";
-    for (name, sentence) in &report.definitions {
-        text += &format!("- **{}**: {}\n", escape(name), escape(sentence));
+    text += "\n<details><summary>Definitions</summary>\n";
+    for (title, columns) in definitions(report) {
+        text += &format!("\n{}\n\n", escape(title));
+        for (name, definition) in columns {
+            text += &format!("- **{}**: {}\n", escape(name), escape(definition));
+        }
     }
     text + "\n</details>\n"
 }
 
-/// The compact table of every data set, aligned for a fixed-width font.
+/// The narrow tables and the notes of the brief sections of every data set, aligned for a fixed-width font.
 pub fn table(report: &Report) -> String {
-    report.datasets.iter().map(aligned).collect::<Vec<_>>().join("\n")
+    report.datasets.iter().map(brief).collect::<Vec<_>>().join("\n")
+}
+
+/// The definition of every column, each once, by the titles of the sections.
+pub fn definitions(report: &Report) -> Vec<(&str, Vec<(&str, &str)>)> {
+    let mut groups: Vec<(&Section, Vec<(&str, &str)>)> = Vec::new();
+    for (_, section) in report.sections() {
+        let place = groups.iter().position(|(known, _)| known.id == section.id).unwrap_or_else(|| {
+            groups.push((section, Vec::new()));
+            groups.len() - 1
+        });
+        let definitions = &mut groups[place].1;
+        for column in section.tables.iter().flat_map(|table| &table.columns) {
+            let definition = (&*column.id, &*column.definition);
+            if !definitions.contains(&definition) {
+                definitions.push(definition);
+            }
+        }
+    }
+    let groups = groups.into_iter().filter(|(_, definitions)| !definitions.is_empty());
+    groups.map(|(section, definitions)| (&*section.title, definitions)).collect()
 }
 
 fn dataset(set: &Dataset) -> String {
-    let mut text = format!("## Block efficiency: {} ({})\n\n", escape(&set.name), escape(&set.split));
-    text += &format!("{}\n\n", escape(&summary::summary(set)));
-    text += &rows(&cells(set));
-    if !set.oracle.is_empty() {
-        text += &format!("\nOracle, each step its longest / fewest calls (dp): {}.\n", oracle(set));
-    }
-    text += &format!("\n{}\n", escape(&summary::looping(set)));
-    if let Some(live) = &set.live {
-        text += &format!("\nLive check: {}\n", escape(&summary::live(live)));
-    }
-    grids(set).iter().for_each(|grid| text += &titled(grid));
+    let mut text = format!("## {} ({})\n", escape(&set.name), escape(&set.split));
+    set.sections.iter().for_each(|section| text += &sentences(&section.claims));
+    set.sections.iter().for_each(|of_set| text += &section(of_set, "###", &[]));
     text
 }
 
-fn titled(grid: &Grid) -> String {
-    let headings = std::iter::once(grid.rows_are.to_owned()).chain(grid.headings.iter().map(|(text, _)| text.clone()));
-    let row = |(name, cells): &(String, Vec<GridCell>)| {
-        std::iter::once(name.clone()).chain(cells.iter().map(|cell| cell.text.clone())).collect()
-    };
-    let table: Vec<Vec<String>> = std::iter::once(headings.collect()).chain(grid.rows.iter().map(row)).collect();
-    format!("\n### {}\n\n{}\n\n{}", grid.title, escape(&grid.note), rows(&table))
+/// A section with something to read, under a heading of the given level and the given claims.
+fn section(section: &Section, level: &str, claims: &[String]) -> String {
+    let tables = section.tables.iter().filter(|table| !table.detail).map(|table| format!("\n{}", rows(&cells(table))));
+    let words = [claims, &section.warnings, &section.notes].map(sentences).concat();
+    let text = words + &tables.collect::<String>();
+    if text.is_empty() { text } else { format!("\n{level} {}\n{text}", escape(&section.title)) }
+}
+
+fn sentences(sentences: &[String]) -> String {
+    sentences.iter().map(|sentence| format!("\n{}\n", escape(sentence))).collect()
 }
 
 /// A table, its headings first.
@@ -54,38 +71,38 @@ fn rows(table: &[Vec<String>]) -> String {
     row(headings) + &rule + &rows.iter().map(|cells| row(cells)).collect::<String>()
 }
 
-/// Headings first, then one row for each variant.
-fn cells(set: &Dataset) -> Vec<Vec<String>> {
-    let columns: Vec<&Column> = COLUMNS.iter().filter(|c| c.compact).collect();
-    let headings = std::iter::once("variant").chain(columns.iter().map(|c| c.heading)).map(str::to_owned).collect();
-    let rows = set.variants.iter().map(|v| {
-        let name = if v.lossless { v.name.clone() } else { format!("{} (lossy)", v.name) };
-        std::iter::once(name).chain(columns.iter().map(|c| (c.cell)(v))).collect()
-    });
-    std::iter::once(headings).chain(rows).collect()
-}
-
 fn row(cells: &[String]) -> String {
     let cells: Vec<_> = cells.iter().map(|c| escape(c)).collect();
     format!("| {} |\n", cells.join(" | "))
 }
 
-fn oracle(set: &Dataset) -> String {
-    let points: Vec<_> = set
-        .oracle
-        .iter()
-        .map(|p| {
-            let [step, dp] = [p.block_efficiency, p.block_efficiency_dp].map(format::efficiency);
-            format!("k={} {step} / {dp}", p.top_k)
-        })
-        .collect();
-    points.join(", ")
+/// Headings first, then a row for each row; of a table with compact columns those alone.
+fn cells(table: &Table) -> Vec<Vec<String>> {
+    let narrow = table.columns.iter().any(|column| column.compact);
+    let shown = |column: &Column| column.compact || !narrow;
+    let headings = table.columns.iter().filter(|column| shown(column)).map(|column| column.heading.clone());
+    let row = |row: &Row| {
+        let cells = table.columns.iter().zip(&row.cells).filter(|(column, _)| shown(column));
+        std::iter::once(named(row)).chain(cells.map(|(column, cell)| column.format.text(cell))).collect()
+    };
+    let headings = std::iter::once(table.rows_are.clone()).chain(headings).collect();
+    std::iter::once(headings).chain(table.rows.iter().map(row)).collect()
 }
 
-fn aligned(set: &Dataset) -> String {
-    let heading =
-        format!("{} ({}), {}\n", set.name, set.split, format::counted(set.documents, "document", "documents"));
-    heading + &aligned_rows(&cells(set)) + &format!("{}\n", summary::looping(set))
+/// The name of a row with its mark.
+pub fn named(row: &Row) -> String {
+    row.mark.as_ref().map_or(row.name.clone(), |mark| format!("{} ({mark})", row.name))
+}
+
+fn brief(set: &Dataset) -> String {
+    let documents = format::counted(set.facts.documents, "document", "documents");
+    let mut text = format!("{} ({}), {documents}\n", set.name, set.split);
+    for section in set.sections.iter().filter(|section| section.brief) {
+        let tables = section.tables.iter().filter(|table| table.columns.iter().any(|column| column.compact));
+        tables.for_each(|table| text += &aligned_rows(&cells(table)));
+        section.notes.iter().for_each(|note| text += &format!("{note}\n"));
+    }
+    text
 }
 
 /// Rows of as many cells each, aligned: the first cell to the left, the others to the right.
@@ -121,6 +138,7 @@ pub(super) fn escape(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::report::fixture;
+    use crate::tables::Cell;
 
     #[test]
     fn the_terminal_table() {
@@ -128,73 +146,80 @@ mod tests {
             table(&fixture::report()),
             "\
 tales (test), 200 documents
-variant         block efficiency   95 % interval     gain  without loops  verified / call  lm_scale  repeats
-bpd                        1.525  [1.489, 1.561]        –          1.475              8.8         –   21.5 %
-2-gram                     1.739  [1.692, 1.787]  +14.0 %          1.689              8.8      0.35   21.5 %
-16-best 3-gram             2.073  [2.013, 2.135]  +35.9 %          2.023             61.4      0.45   21.5 %
-12 of 200 documents (6.0 %) loop; without them bpd has a block efficiency of 1.462.
+variant        block efficiency   95 % interval     gain
+bpd                       1.525  [1.489, 1.561]        –
+ngram (lossy)             1.739  [1.703, 1.775]  +14.0 %
+12 of 200 documents loop.
 "
         );
     }
 
     #[test]
     fn the_pull_request() {
-        let text = markdown(&fixture::report());
-        let (tables, definitions) = text.split_once("\n<details>").unwrap();
-        let (tables, analyses) = tables.split_once("\n### ").unwrap();
         assert_eq!(
-            tables,
+            markdown(&fixture::report()),
             "\
-## Block efficiency: tales (test)
+## tales (test)
 
-On tales (test, 200 documents), 16-best 3-gram decodes 2.073 tokens per backbone call, 35.9 % more than the 1.525 of plain \
-bpd (95 % interval +33.1 % to +38.9 %). It is the best of the 3 variants compared on this same \
-set, which flatters it a little.
+On tales, ngram decodes 14.0 % more.
 
-| variant | block efficiency | 95 % interval | gain | without loops | verified / call | lm_scale | repeats |
-|---|---:|---:|---:|---:|---:|---:|---:|
-| bpd | 1.525 | [1.489, 1.561] | – | 1.475 | 8.8 | – | 21.5 % |
-| 2-gram | 1.739 | [1.692, 1.787] | +14.0 % | 1.689 | 8.8 | 0.35 | 21.5 % |
-| 16-best 3-gram | 2.073 | [2.013, 2.135] | +35.9 % | 2.023 | 61.4 | 0.45 | 21.5 % |
+### Block efficiency
 
-Oracle, each step its longest / fewest calls (dp): k=1 1.525 / 1.525, k=2 1.784 / 1.790, k=4 2.066 / 2.080, k=16 2.800 / \
-2.830.
+| variant | block efficiency | 95 % interval | gain |
+|---|---:|---:|---:|
+| bpd | 1.525 | [1.489, 1.561] | – |
+| ngram (lossy) | 1.739 | [1.703, 1.775] | +14.0 % |
 
-12 of 200 documents (6.0 %) loop; without them bpd has a block efficiency of 1.462.
+### Loops
 
-Live check: 50 documents decoded live with 2 variants: 0 mismatches, 2 near-ties (top-k 1, verifier 1).
+12 of 200 documents loop.
+
+### By training step
+
+This is doubtful.
+
+| step | bpd |
+|---|---:|
+| 50 | 1.250 [1.000, 1.500] |
+
+## A line
+
+Over 5 data sets, it rises.
+
+| line | slope |
+|---|---:|
+| bpd | 0.210 |
+
+<details><summary>Definitions</summary>
+
+Block efficiency
+
+- **block_efficiency**: Tokens divided by calls.
+- **ci95**: Its interval.
+- **gain**: Over plain decoding; null for it.
+- **drafts**: The drafts.
+- **lossless**: Whether nothing is lost.
+
+By training step
+
+- **block_efficiency**: Tokens divided by calls after so many steps.
+
+A line
+
+- **slope**: How steep it is.
+
+</details>
 "
         );
-        let heads = "\
-Heads
-
-At every position of the text that has a token for the head, whatever is drafted from it; head 1 is the backbone. From head 2 \
-on, entropy rises up to head 7.
-
-| head | positions | accuracy | in top 16 | entropy (nats) | calibration error |
-|---|---:|---:|---:|---:|---:|
-| 1 | 18,944 | – | – | 1.90 | – |
-| 2 | 18,744 | 40.0 % | 60.0 % | 2.30 | 30.8 % |
-";
-        assert!(analyses.starts_with(heads), "{analyses}");
-        assert!(analyses.contains("\nOver 5 data sets, bpd's block efficiency"));
-        assert_eq!(definitions.matches("\n- **").count(), crate::report::definitions().len());
     }
 
     #[test]
-    fn names_cannot_break_out_of_their_cell() {
-        let mut report = fixture::smallest();
-        report.datasets[0].variants[0].name = "a|b<i>`\n".into();
-        let text = markdown(&report);
-        assert!(text.contains("| a\\|b&lt;i>\\`  | 1.000 |"), "{text}");
-    }
-
-    #[test]
-    fn lossy_variants_are_marked_and_no_number_is_nan() {
+    fn names_cannot_break_out_of_their_cell_and_no_number_is_nan() {
         let mut report = fixture::report();
-        report.datasets[0].variants[1].lossless = false;
-        report.datasets[0].variants[1].relative_gain = f64::NAN;
-        let text = table(&report) + &markdown(&report);
-        assert!(text.contains("2-gram (lossy)") && text.contains("n/a") && !text.contains("NaN"));
+        let row = &mut report.datasets[0].sections[0].tables[0].rows[0];
+        row.name = "a|b<i>`\n".into();
+        row.cells[0] = Cell::Number(f64::NAN);
+        let text = markdown(&report);
+        assert!(text.contains("| a\\|b&lt;i>\\`  | n/a |") && !text.contains("NaN"), "{text}");
     }
 }

@@ -6,9 +6,9 @@
 use minijinja::{AutoEscape, Environment, Value};
 use serde::Serialize;
 
-use super::figures::Figure;
 use super::svg;
 use crate::error::{Error, Result};
+use crate::tables::Figure;
 
 /// `template`, which extends `page.html`, filled from `page`; the frame takes `title`, `byline` and `claims` from it.
 pub fn render(template: &str, page: impl Serialize) -> Result<String> {
@@ -27,14 +27,17 @@ pub fn render(template: &str, page: impl Serialize) -> Result<String> {
 /// A plot as `figures.html` takes it.
 #[derive(Serialize)]
 pub struct Plot {
-    title: &'static str,
+    title: String,
     caption: String,
     svg: Value,
 }
 
-impl From<Figure> for Plot {
-    fn from(figure: Figure) -> Self {
-        Self { title: figure.title, caption: prose(figure.caption), svg: Value::from_safe_string(figure.svg) }
+impl Plot {
+    /// A figure that is drawn, by its title and a few words that tell it from others of that title; none of a text.
+    pub fn new(figure: &Figure, which: &str) -> Option<Self> {
+        let svg = svg::draw(&figure.drawing, &format!("{} {which}", figure.title))?;
+        let (title, caption) = (figure.title.clone(), prose(figure.caption.clone()));
+        Some(Self { title, caption, svg: Value::from_safe_string(svg) })
     }
 }
 

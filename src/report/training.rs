@@ -6,12 +6,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::figures::Figure;
-use super::format;
 use super::page::{self, Plot, prose};
-use super::svg::{Colour, LineChart, Series, XAxis, YAxis};
 use crate::error::{Error, Result, bail};
 use crate::files::write_atomic;
+use crate::tables::{Colour, Figure, Lines, Series, XAxis, YAxis, format};
 
 /// The most points of a curve: nearly one for each unit of a drawing's width.
 const POINTS: usize = 400;
@@ -39,7 +37,7 @@ pub fn write_training(folder: &Path, title: &str) -> Result<()> {
         title,
         byline: byline(&log),
         claims: vec![prose(claim(&log.lines))],
-        figures: figures.into_iter().map(Plot::from).collect(),
+        figures: figures.iter().filter_map(|figure| Plot::new(figure, "by step")).collect(),
     };
     write_atomic(&folder.join("report.html"), page::render(include_str!("training.html"), page)?.as_bytes())
 }
@@ -140,35 +138,40 @@ fn figures(lines: &[Line]) -> Vec<Figure> {
     };
     let charts = [
         Chart {
+            id: "loss",
             title: "Loss",
             definition: "Cross-entropy in nats per target; for heads, the mean over the heads weighted by loss_weights.",
-            y: YAxis::Linear("nats per target"),
+            y: YAxis::Linear("nats per target".into()),
             curves: vec![train(|l| l.loss), dev(|l| l.dev_loss)],
         },
         Chart {
+            id: "accuracy",
             title: "Accuracy by head on dev",
             definition: "The share of a head's dev targets that are its first choice.",
-            y: YAxis::Shares("share of targets"),
+            y: YAxis::Shares("share of targets".into()),
             curves: (0..heads).map(head).collect(),
         },
         Chart {
+            id: "block-efficiency",
             title: "Block efficiency on dev",
             definition: "Decoded tokens divided by backbone calls, both summed over the dev documents, when plain \
                          blockwise decoding (every head's first choice) is replayed on them.",
-            y: YAxis::Linear("tokens per backbone call"),
+            y: YAxis::Linear("tokens per backbone call".into()),
             curves: vec![dev(|l| l.dev_block_efficiency)],
         },
         Chart {
+            id: "learning-rate",
             title: "Learning rate",
             definition: "The factor, without unit, that the optimizer's normalised update is multiplied by.",
-            y: YAxis::FromZero("learning rate"),
+            y: YAxis::FromZero("learning rate".into()),
             curves: vec![train(|l| l.learning_rate)],
         },
         Chart {
+            id: "gradient-norm",
             title: "Gradient norm",
             definition: "The Euclidean norm of the loss's gradient over all parameters, before clipping, in nats per \
                          target per unit of parameter.",
-            y: YAxis::FromZero("norm before clipping"),
+            y: YAxis::FromZero("norm before clipping".into()),
             curves: vec![train(|l| l.gradient_norm)],
         },
     ];
@@ -188,10 +191,11 @@ fn curve(
 }
 
 struct Chart {
+    id: &'static str,
     title: &'static str,
     /// One sentence.
     definition: &'static str,
-    y: YAxis<'static>,
+    y: YAxis,
     curves: Vec<Series>,
 }
 
@@ -201,7 +205,7 @@ impl Chart {
         let window = self.curves.iter().map(|curve| window(curve.points.len())).max()?;
         let thinned = |curve: Series| Series { points: thinned(&curve.points, curve.chosen), ..curve };
         let series = self.curves.into_iter().map(thinned).collect();
-        let chart = LineChart::new(XAxis::Linear("step"), self.y, series);
+        let lines = Lines::new(XAxis::Linear("step".into()), self.y, series);
         let mut caption = self.definition.to_owned();
         if window > 1 {
             caption += &format!(
@@ -209,7 +213,7 @@ impl Chart {
                  up to {window} consecutive values."
             );
         }
-        Some(Figure::new(self.title, "by step", caption, &chart))
+        Some(Figure::new(self.id, self.title, caption, lines))
     }
 }
 

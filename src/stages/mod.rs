@@ -1,14 +1,17 @@
 //! The stages of a run, each from configuration and earlier results to files, each skipped when it is finished.
 //!
-//! [`trace`] → [`train_heads`] → [`train_rescorers`] → [`evaluate`]; [`pretrain`] makes a backbone and stands apart. A stage
-//! is known by the hash of everything it depends on, so a changed key of the configuration redoes what follows from it.
+//! [`trace`] → [`train_heads`] → [`train_rescorers`] → [`evaluate`]; [`pretrain`] makes a backbone and stands apart. What they
+//! make, in which order and of what, is said once, by [`Graph`]. Every artefact lies in the [`store`](crate::store) of all runs
+//! under the hash of what it depends on, so a changed key of the configuration makes what follows from it once more, beside what
+//! was there.
 
 mod candidates;
 mod evaluate;
+mod graph;
+mod inputs;
 mod opened;
-mod other_heads;
-mod outline;
 mod pretrain;
+mod status;
 mod trace;
 mod train_heads;
 mod train_rescorer;
@@ -17,37 +20,33 @@ mod workspace;
 
 pub use candidates::candidates;
 pub use evaluate::evaluate;
+pub use graph::{Column, Graph, Part, Reach, TraceArtefacts};
+pub use inputs::{Corpus, Inputs};
 pub use opened::OpenedRun;
-pub use other_heads::other_heads;
-pub use outline::{Planned, PlannedKind, outline};
 pub use pretrain::pretrain;
+pub use status::{ArtefactState, ArtefactStatus, status};
 pub use trace::{CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_traces, trace};
 pub use train_heads::{TrainedHeads, train_heads};
-pub use train_rescorer::{FittedRescorer, rescorers_need_heads, train_rescorers};
-pub use workspace::{Corpus, Inputs, Reach, Stage, Store, Workspace};
-
-use std::time::Instant;
+pub use train_rescorer::{FittedRescorers, rescorers_need_heads, train_rescorers};
+pub use workspace::{RUNS, Workspace, store_folder};
 
 use crate::error::{Result, bail};
 use crate::report::Report;
 
-/// Every stage of a run that is not finished; with `heads`, those are evaluated and none are trained.
-pub fn run(workspace: &Workspace, heads: Option<TrainedHeads>) -> Result<Report> {
+/// Makes every part of a run that is not finished.
+///
+/// # Errors
+/// What the stages refuse.
+pub fn run(workspace: &Workspace) -> Result<Report> {
     let config = &workspace.config;
-    if config.evaluation.all_checkpoints && !config.heads.keep_checkpoints && heads.is_none() {
+    if config.evaluation.all_checkpoints && !config.heads.keep_checkpoints && workspace.given_heads.is_none() {
         bail!("`evaluation.all_checkpoints` (--all-checkpoints): {HOW_TO_KEEP}");
     }
     let traces = trace(workspace)?;
-    let heads = match heads {
-        Some(heads) => heads,
-        None => train_heads(workspace, &traces)?,
-    };
+    let heads = train_heads(workspace, &traces)?;
     let rescorers = train_rescorers(workspace, &traces, Some(&heads), None)?;
-    let started = Instant::now();
-    let report = evaluate(workspace, &traces, &heads, &rescorers)?;
-    workspace.note_seconds(&workspace.folder.join("report"), started)?;
-    Ok(report)
+    evaluate(workspace, &traces, &heads, &rescorers)
 }
 
 /// What to do where checkpoints are missing.
-const HOW_TO_KEEP: &str = "a training keeps the latest and the best checkpoint only, unless `heads.keep_checkpoints = true` was set before it began. Set it, remove the run's folder `heads` if there is one (finished heads are not trained again), and start this command once more.";
+const HOW_TO_KEEP: &str = "a training keeps the latest and the best checkpoint only, unless `heads.keep_checkpoints = true`. Set it, and start this command once more: heads with all their checkpoints are trained beside those that there are.";

@@ -5,16 +5,16 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use super::FittedRescorer;
+use super::FittedRescorers;
 use super::evaluate::TUNED;
+use super::inputs::load_backbone;
 use super::train_rescorer::load_rescorers;
 use super::variants::prepare;
-use super::workspace::load_backbone;
 use crate::backbone::Backbone;
 use crate::config::{self, Config, Overrides};
 use crate::drafting::{PreparedVariant, Settings, TunedSet, TunedVariant, Variant};
 use crate::error::{Error, Result, bail};
-use crate::heads::{FrozenHeads, load_heads};
+use crate::heads::{Binding, FrozenHeads, load_heads};
 use crate::text::ChatTemplate;
 
 /// A run's backbone, heads, rescorers and the settings that dev chose.
@@ -27,7 +27,7 @@ pub struct OpenedRun {
     pub template: Option<ChatTemplate>,
     /// The heads.
     pub heads: FrozenHeads,
-    rescorers: BTreeMap<String, FittedRescorer>,
+    rescorers: FittedRescorers,
     /// By data set.
     tuned: BTreeMap<String, TunedSet>,
 }
@@ -37,7 +37,7 @@ impl OpenedRun {
     ///
     /// # Errors
     /// A run that is not finished; files that are missing or damaged.
-    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+    pub fn open(folder: &Path, device: &Device, binding: Binding) -> Result<Self> {
         let file = folder.join("run.toml");
         if !file.exists() {
             bail!(
@@ -63,7 +63,7 @@ impl OpenedRun {
         }
         let config = config::load(&file, &Overrides::default())?;
         let (backbone, template) = load_backbone(&config, device)?;
-        let heads = load_heads(&folder.join("heads"), &backbone)?;
+        let heads = load_heads(&folder.join("heads"), &backbone, binding)?;
         let place = folder.join("rescorers");
         let rescorers = load_rescorers(&place, &config, &backbone, device, heads.count())?;
         Ok(Self { config, backbone, template, heads, rescorers, tuned })

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::workspace::read_corpora;
+use super::RUNS;
+use super::inputs::read_corpora;
 use crate::backbone::{ModelConfig, Transformer, save_model};
 use crate::config::{Config, PretrainConfig, StorageType};
 use crate::device::Opened;
@@ -21,7 +22,7 @@ const WATCHED: usize = 48;
 
 /// Fits tokenizer and model on the train split of every corpus; gives the folder written.
 pub fn pretrain(config: &Config, device: &Opened) -> Result<PathBuf> {
-    let run = &Path::new("runs").join(&config.name);
+    let run = &Path::new(RUNS).join(&config.name);
     let _lock = files::lock(run)?;
     let Some(options) = &config.pretrain else {
         bail!("the configuration has no [pretrain] section; add one with at least `output = \"checkpoints/mine\"`.");

@@ -4,28 +4,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
-use serde::Serialize;
-use serde_json::Value;
 
 use super::pretrain::whole_text;
-use super::workspace::Stage;
 use super::{CorpusTrace, Traces, TrainedHeads, Workspace, candidates};
 use crate::backbone::Backbone;
-use crate::config::{Config, StorageType, TraceText};
+use crate::config::{Config, TraceText};
 use crate::error::Result;
-use crate::files;
 use crate::ngram::Ending;
 use crate::rescorer::{FitContext, FitData, FitLattices, LoadContext, Recorded, Rescorer, RescorerKind, TextSource};
 use crate::text::Split;
 use crate::training::TrainingContext;
 
-/// A fitted rescorer.
-pub struct FittedRescorer {
-    /// Ready to score.
-    pub rescorer: Box<dyn Rescorer>,
-    /// Hash of what made it.
-    pub key: String,
-}
+/// Fitted rescorers, ready to score, by name; a sum's terms are in place of the sum.
+pub type FittedRescorers = BTreeMap<String, Box<dyn Rescorer>>;
 
 /// The rescorers to fit, by name: all, or only those that the one called `only` needs; the terms of a sum in its place.
 fn wanted<'a>(config: &'a Config, only: Option<&'a str>) -> impl Iterator<Item = (&'a String, &'a dyn RescorerKind)> {
@@ -43,62 +34,31 @@ pub fn rescorers_need_heads(config: &Config, only: Option<&str>) -> bool {
     wanted(config, only).any(|(_, kind)| kind.reads_lattices())
 }
 
-/// Fits every rescorer that is not done (or only those that the one called `only` needs), and loads them by name; a sum's terms
-/// are in place of the sum. `heads` are needed where [`rescorers_need_heads`].
+/// Fits every rescorer that is not done (or only those that the one called `only` needs), and loads them. `heads` are needed where
+/// [`rescorers_need_heads`].
+///
+/// # Errors
+/// A rescorer that cannot be fitted on what there is; an interrupt.
 pub fn train_rescorers(
     workspace: &Workspace,
     traces: &Traces,
     heads: Option<&TrainedHeads>,
     only: Option<&str>,
-) -> Result<BTreeMap<String, FittedRescorer>> {
+) -> Result<FittedRescorers> {
     let mut rescorers = BTreeMap::new();
-    let (backbone, device) = (&*workspace.backbone, &workspace.device.device);
+    let (backbone, device) = (workspace.backbone(), &workspace.device.device);
     let data = RunData { workspace, traces, heads };
     for (name, kind) in wanted(&workspace.config, only) {
-        let (place, title) = (format!("rescorers/{name}"), format!("train-rescorer {name}"));
-        let key = key(&workspace.config, kind, &traces.fit_key, heads.map(|heads| heads.key.as_str()));
-        let folder = workspace.stage(&Stage { name: &place, key: &key, title: &title }, |folder| {
-            let place = TrainingContext { folder, key: &key, title: &title, keep_checkpoints: false };
+        let artefact = workspace.graph.rescorer(name);
+        let folder = workspace.make(artefact, |folder| {
+            let (key, title) = (artefact.key.hash(), artefact.title.as_str());
+            let place = TrainingContext { folder, key, title, keep_checkpoints: false };
             kind.fit(&FitContext { backbone, device, seed: workspace.config.seed, place, data: &data })
         })?;
         let slots = heads.map_or(0, |heads| heads.heads.count());
-        let rescorer = kind.load(&folder, &LoadContext { backbone, device, slots })?;
-        rescorers.insert(name.clone(), FittedRescorer { rescorer, key });
+        rescorers.insert(name.clone(), kind.load(&folder, &LoadContext { backbone, device, slots })?);
     }
     Ok(rescorers)
-}
-
-/// What a fitted rescorer depends on.
-#[derive(Serialize)]
-struct Key<'a> {
-    kind: &'a str,
-    options: Value,
-    /// Of train and dev.
-    traces: &'a str,
-    /// Where something is drawn.
-    seed: Option<u64>,
-    lattices: Option<LatticeKey<'a>>,
-}
-
-/// What the heads' lattices depend on beside the traces.
-#[derive(Serialize)]
-struct LatticeKey<'a> {
-    heads: &'a str,
-    top_k: usize,
-    /// Of the states that heads and rescorer read.
-    dtype: StorageType,
-}
-
-/// Hash of what makes a rescorer of a kind, on traces whose fit key is `traces` and, where it reads lattices, of the heads with
-/// the key `heads`.
-pub(super) fn key(config: &Config, kind: &dyn RescorerKind, traces: &str, heads: Option<&str>) -> String {
-    let lattices = kind.reads_lattices().then(|| LatticeKey {
-        heads: heads.expect("whoever fits a rescorer of lattices has trained the heads"),
-        top_k: config.lattice.top_k,
-        dtype: config.traces.dtype,
-    });
-    let seed = kind.uses_seed().then_some(config.seed);
-    files::hash_json(&Key { kind: kind.name(), options: kind.fitted(), traces, seed, lattices })
 }
 
 /// Loads every rescorer of the configuration from its folder in `rescorers`, for blocks of `slots` slots behind the pinned one.
@@ -108,10 +68,9 @@ pub(super) fn load_rescorers(
     backbone: &Backbone,
     device: &Device,
     slots: usize,
-) -> Result<BTreeMap<String, FittedRescorer>> {
+) -> Result<FittedRescorers> {
     let load = |(name, kind): (&String, &dyn RescorerKind)| {
-        let rescorer = kind.load(&rescorers.join(name), &LoadContext { backbone, device, slots })?;
-        Ok((name.clone(), FittedRescorer { rescorer, key: String::new() }))
+        Ok((name.clone(), kind.load(&rescorers.join(name), &LoadContext { backbone, device, slots })?))
     };
     wanted(config, None).map(load).collect()
 }
@@ -126,7 +85,7 @@ struct RunData<'a> {
 
 impl<'a> FitData for RunData<'a> {
     fn texts(&self, sources: &[TextSource]) -> Result<Vec<(Vec<u32>, Ending)>> {
-        let Workspace { corpora, backbone, .. } = self.workspace;
+        let (corpora, backbone) = (self.workspace.corpora(), self.workspace.backbone());
         let ending = |cut| if cut { Ending::Cut } else { Ending::Complete };
         let mut texts = Vec::new();
         if sources.contains(&TextSource::Gold) {
@@ -163,14 +122,12 @@ impl<'a> FitData for RunData<'a> {
 
     fn lattices(&self) -> Result<FitLattices<'a>> {
         let heads = self.heads.expect("whoever fits a rescorer of lattices has trained the heads");
-        let recorded = |trace: &'a CorpusTrace, k| -> Result<Recorded<'a>> {
-            Ok(Recorded { trace: &trace.trace, candidates: candidates(self.workspace, heads, trace, k)? })
+        let recorded = |trace: &'a CorpusTrace| -> Result<Recorded<'a>> {
+            Ok(Recorded { trace: &trace.trace, candidates: candidates(self.workspace, heads, trace)? })
         };
-        let (Traces { train, dev, .. }, reach) = (self.traces, self.workspace.reach());
         Ok(FitLattices {
-            train: train.iter().map(|trace| recorded(trace, reach.top_k)).collect::<Result<_>>()?,
-            // Those that the evaluation reads.
-            dev: dev.iter().map(|trace| recorded(trace, reach.widest)).collect::<Result<_>>()?,
+            train: self.traces.train.iter().map(recorded).collect::<Result<_>>()?,
+            dev: self.traces.dev.iter().map(recorded).collect::<Result<_>>()?,
             slots: heads.heads.count(),
             top_k: self.workspace.config.lattice.top_k,
         })

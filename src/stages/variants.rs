@@ -1,19 +1,13 @@
 //! The variants of a run with the rescorers that they name.
 
-use std::collections::BTreeMap;
-
-use super::FittedRescorer;
+use super::FittedRescorers;
 use crate::config::Config;
 use crate::drafting::{PreparedVariant, Variant};
 
 /// Brings a variant together with its rescorers, all of which are among `fitted`.
-pub(super) fn prepare<'a>(
-    variant: Variant,
-    config: &Config,
-    fitted: &'a BTreeMap<String, FittedRescorer>,
-) -> PreparedVariant<'a> {
+pub(super) fn prepare<'a>(variant: Variant, config: &Config, fitted: &'a FittedRescorers) -> PreparedVariant<'a> {
     let name = variant.rescorer.clone();
-    let terms = name.iter().flat_map(|name| config.terms(name)).map(|term| (term.to_owned(), &*fitted[term].rescorer));
+    let terms = name.iter().flat_map(|name| config.terms(name)).map(|term| (term.to_owned(), &*fitted[term]));
     let beam = name.as_ref().and_then(|name| config.beam(name)).unwrap_or(1);
     PreparedVariant::new(variant, terms.collect(), &config.drafting, beam)
 }

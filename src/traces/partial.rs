@@ -67,11 +67,7 @@ fn folder_of(target: &Path) -> PathBuf {
 
 /// Removes what is left of making the trace or the column in `target`.
 pub fn discard(target: &Path) -> Result<()> {
-    let folder = folder_of(target);
-    match fs::remove_dir_all(&folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &folder, e)),
-        _ => Ok(()),
-    }
+    files::remove_folder(&folder_of(target))
 }
 
 /// How many documents of the trace or the column that is to become `target` are finished, if it is being made under `key`.

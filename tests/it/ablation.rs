@@ -1,13 +1,16 @@
 //! Ablations: cells share stages, each is made once by whoever comes first, and the table is the same bytes however often
 //! processes are killed and however many there are.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::common::{GRID, PROGRAM, copy_folder, everything_below, inputs, read_json, run, succeed};
+use crate::common::{
+    GRID, PROGRAM, copy_folder, everything_below, has_table, inputs, read_json, row, run, succeed, without,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -56,6 +59,12 @@ fn made(log: &str) -> Vec<String> {
     log.lines().filter(is).map(plain).collect()
 }
 
+/// The artefacts of all runs, and what is left beside them.
+fn stored(folder: &Path) -> Vec<PathBuf> {
+    let listing = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    listing(folder.join("runs/store")).filter(|kind| kind.is_dir()).flat_map(listing).collect()
+}
+
 #[test]
 fn a_plan_counts_what_cells_share_and_makes_nothing() {
     let folder = grid();
@@ -75,8 +84,8 @@ fn a_plan_counts_what_cells_share_and_makes_nothing() {
     }
     assert!(plan["seconds"].as_f64().unwrap() > 0.0 && plan["bytes"].as_u64().unwrap() > 0);
     // It foresaw what is made: a folder for each.
-    let store: Vec<_> = fs::read_dir(undisturbed().join("runs/grid/store")).unwrap().map(Result::unwrap).collect();
-    assert_eq!(store.len(), 2 * 3 + 2 + 4 + 2, "{store:?}");
+    let store: Vec<PathBuf> = stored(undisturbed());
+    assert_eq!(store.len(), 2 * 3 + 2 + 4 + 2 + 8, "{store:?}");
     let plan = succeed(undisturbed(), &["plan", "grid.toml", "--format", "json"]).json();
     assert!(plan["cells"].as_array().unwrap().iter().all(|cell| cell["state"] == "done"));
     assert_eq!((&plan["seconds"], &plan["bytes"]), (&0.0.into(), &0.into()));
@@ -103,8 +112,7 @@ fn the_table_is_made_of_the_cells_reports() {
             let of_cell = |cell: &Value, what: &str| {
                 let key = &cell["key"].as_str().unwrap()[..12];
                 let report = read_json(&folder.join("runs/grid/cells").join(key).join("report/report.json"));
-                let variants = report["datasets"][0]["variants"].as_array().unwrap().clone();
-                variants.iter().find(|variant| variant["name"] == name).unwrap()[what].as_f64()
+                row(&report["datasets"][0], "block-efficiency", name)[what].as_f64()
             };
             let pairs: Vec<(f64, Option<f64>)> = cells
                 .map(|cell| (of_cell(cell, "block_efficiency").unwrap(), of_cell(cell, "dev_block_efficiency")))
@@ -139,18 +147,30 @@ fn a_cell_is_a_run_like_any_other() {
     let table = read_json(&folder.join("runs/grid/report/ablation.json"));
     let key = &table["cells"][0]["key"].as_str().unwrap()[..12];
     let cell = format!("runs/grid/cells/{key}");
-    let alone = succeed(folder, &["run", &format!("{cell}/run.toml"), "--format", "json"]).json();
+    // Where there is nothing to share.
+    let elsewhere = inputs();
+    fs::copy(folder.join(&cell).join("run.toml"), elsewhere.path().join("cell.toml")).unwrap();
+    let alone = succeed(elsewhere.path(), &["run", "cell.toml", "--format", "json"]).json();
     assert!(alone["provenance"].is_object());
     let shared = read_json(&folder.join(&cell).join("report/report.json"));
     let untimed = |report: &Value| {
-        let mut set = report["datasets"][0].clone();
-        assert!(set["timing"].take().is_object());
-        set
+        assert!(has_table(&report["datasets"][0], "timing"));
+        without(&report["datasets"][0], &["timing"])
     };
     assert_eq!(untimed(&alone), untimed(&shared));
     succeed(folder, &["report", &cell]);
     let written = succeed(folder, &["generate", "--run", &cell, "--prompt", "Tell of the fox.", "--max-new", "8"]);
     assert!(!written.stdout.is_empty());
+    let told = succeed(folder, &["inspect", &cell, "--format", "json"]).json();
+    let variants = told["variants"].as_array().unwrap();
+    assert!(!variants.is_empty() && variants.iter().all(|variant| variant["block_efficiency"].is_number()), "{told}");
+    // What cells share lies in the store, once.
+    let told = succeed(folder, &["inspect", "runs/grid", "--format", "json"]).json();
+    let below = everything_below(&folder.join("runs/grid")).into_iter().filter(|path| path.is_file());
+    let files: BTreeSet<PathBuf> = below.map(|path| path.canonicalize().unwrap()).collect();
+    assert_eq!(told["bytes"], files.iter().map(|file| file.metadata().unwrap().len()).sum::<u64>());
+    let parts = told["parts"].as_array().unwrap().iter().map(|part| part["finished"].as_str().unwrap());
+    assert_eq!(parts.filter(|part| part.ends_with("/heads")).count(), 2, "{told}");
 }
 
 /// Files and folders below `folder`.
@@ -206,7 +226,7 @@ fn two_processes_at_once_make_nothing_twice() {
     // A line each for three traces and their columns; of two sets of heads, their candidates, two models, eight evaluations.
     assert_eq!(all.len() - cells, 2 * 3 + 2 + 4 + 2 + 8, "{all:?}");
     assert_eq!(report(folder.path()), report(undisturbed()));
-    let left: Vec<PathBuf> = everything_below(&folder.path().join("runs/grid/store"));
+    let left = stored(folder.path());
     assert!(!left.iter().any(|path| path.to_string_lossy().contains(".claim-")), "{left:?}");
 }
 
@@ -243,8 +263,7 @@ fn a_failed_cell_is_named_and_tried_again_and_the_rest_go_on() {
         let status = succeed(folder.path(), &["status", "runs/grid", "--format", "json"]).json();
         assert_eq!((&status["done"], status["failed"].as_array().unwrap().len()), (&1.into(), 1));
     }
-    let store = fs::read_dir(folder.path().join("runs/grid/store")).unwrap().map(|entry| entry.unwrap().path());
-    let heads = store.into_iter().find(|path| path.to_string_lossy().contains("heads-")).unwrap();
+    let heads = fs::read_dir(folder.path().join("runs/store/heads")).unwrap().next().unwrap().unwrap().path();
     copy_folder(&heads, &folder.path().join("absent"));
     let mended = succeed(folder.path(), &["ablate", "grid.toml"]);
     assert!(!mended.stdout.contains("failed"), "{}", mended.stdout);

@@ -1,9 +1,9 @@
 //! The analyses in the report are those of their definitions, recomputed here from the run's files in another way.
 
-use crate::common::{report, world};
+use crate::common::{only_row, report, row, rows, world};
 use burn::tensor::Device;
 use draftsmith::backbone::{Backbone, Feature, Precision};
-use draftsmith::heads::{FrozenHeads, load_heads};
+use draftsmith::heads::{Binding, FrozenHeads, load_heads};
 use draftsmith::traces::Trace;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -20,7 +20,7 @@ impl Run {
     fn open() -> Self {
         let folder = world().join("runs/tiny");
         let backbone = Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::flex()).unwrap();
-        let heads = load_heads(&folder.join("heads"), &backbone).unwrap();
+        let heads = load_heads(&folder.join("heads"), &backbone, Binding::Same).unwrap();
         let trace = Trace::open(&folder.join("traces/fables-test"), &backbone.identity()).unwrap();
         let trace = trace.with_column(&folder.join("columns/fables-test/last")).unwrap();
         Self { backbone, heads, trace, set: report(world())["datasets"][0].clone() }
@@ -60,7 +60,8 @@ fn near(found: &Value, expected: f64, what: &str) {
 #[test]
 fn heads_have_the_entropy_accuracy_and_calibration_of_their_whole_softmax() {
     let run = Run::open();
-    let heads = run.set["heads"].as_array().unwrap();
+    let (heads, histograms, bins) =
+        (rows(&run.set, "heads"), rows(&run.set, "entropy-histogram"), rows(&run.set, "reliability"));
     let mut means = Vec::new();
     let all = run.logits();
     assert_eq!(heads.len(), all.len());
@@ -82,19 +83,20 @@ fn heads_have_the_entropy_accuracy_and_calibration_of_their_whole_softmax() {
         let n = positions.len() as f64;
         near(&found["entropy"], entropy / n, "entropy");
         means.push(entropy / n);
-        for (bin, share) in found["entropy_histogram"].as_array().unwrap().iter().enumerate() {
-            // One position may lie on an edge of a bin.
-            assert!((share.as_f64().unwrap() - histogram[bin]).abs() < 1.5 / n, "{bin}: {share} {}", histogram[bin]);
+        for (nats, share) in histograms[number]["share"].as_object().unwrap() {
+            // One position may lie on an edge of a bin; what no position reaches is not there.
+            let expected = histogram[(nats.parse::<f64>().unwrap() / 0.5) as usize];
+            assert!((share.as_f64().unwrap_or(0.0) - expected).abs() < 1.5 / n, "{nats}: {share} {expected}");
         }
         if number == 0 {
-            assert!(found["accuracy"].is_null() && found["calibration"].is_null());
+            assert!(found["accuracy"].is_null() && found["ece"].is_null());
             continue;
         }
         near(&found["accuracy"], right / n, "accuracy");
         near(&found["accuracy_top_k"], among / n, "accuracy in the top k");
         predictions.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (mut start, mut error) = (0, 0.0);
-        let bins = found["calibration"]["bins"].as_array().unwrap();
+        let bins: Vec<&Value> = bins.iter().filter(|bin| bin["head"] == number + 1).collect();
         assert_eq!(bins.len(), 10);
         for bin in bins {
             let size = bin["bin_positions"].as_u64().unwrap() as usize;
@@ -107,19 +109,19 @@ fn heads_have_the_entropy_accuracy_and_calibration_of_their_whole_softmax() {
         }
         assert_eq!(start, predictions.len());
         // Probabilities next to an edge may be in the other bin.
-        assert!((found["calibration"]["ece"].as_f64().unwrap() - error).abs() < 0.02, "{found} {error}");
+        assert!((found["ece"].as_f64().unwrap() - error).abs() < 0.02, "{found} {error}");
     }
     let rises = 2 + means[1..].windows(2).take_while(|pair| pair[1] > pair[0]).count();
-    assert_eq!(run.set["h_max"], rises, "{means:?}");
+    assert_eq!(only_row(&run.set, "h-max")["h_max"], rises, "{means:?}");
 }
 
 /// What was accepted so far can only speak for what follows.
 #[test]
 fn conditional_rates_begin_as_the_marginal_ones_and_are_never_below_them() {
     let run = Run::open();
-    for variant in run.set["variants"].as_array().unwrap() {
+    for variant in rows(&run.set, "acceptance") {
         let rates = |name: &str| -> Vec<f64> {
-            variant[name].as_array().unwrap().iter().map(|rate| rate.as_f64().unwrap()).collect()
+            (1..=4).map(|position| variant[name][position.to_string()].as_f64().unwrap()).collect()
         };
         let marginal = rates("accept_rate_by_position");
         let conditional = rates("conditional_accept_rate_by_position");
@@ -134,20 +136,19 @@ fn conditional_rates_begin_as_the_marginal_ones_and_are_never_below_them() {
 #[test]
 fn the_curve_of_best_paths_goes_through_the_table() {
     let set = Run::open().set;
-    let points = set["best_paths"].as_array().unwrap();
-    let rows = set["variants"].as_array().unwrap().iter().filter(|v| v["name"].as_str().unwrap().starts_with("pbest-"));
-    let mut compared = 0;
-    for row in rows.filter(|row| row["name"] == "pbest-0gram" || row["tuned"] != serde_json::json!({})) {
-        let of_row: Vec<&Value> = points.iter().filter(|point| point["variant"] == row["name"]).collect();
-        assert_eq!(of_row.iter().map(|point| point["paths"].as_u64().unwrap()).collect::<Vec<_>>(), [40, 1, 5]);
-        for name in ["block_efficiency", "verified_tokens_per_call"] {
-            assert_eq!(of_row[2][name], row[name], "{row}");
+    let curves = rows(&set, "p-best-curve");
+    for curve in &curves {
+        let name = curve["name"].as_str().unwrap();
+        assert!(name.starts_with("pbest-"), "{name}");
+        let row = row(&set, "block-efficiency", name);
+        for number in ["block_efficiency", "verified_tokens_per_call"] {
+            assert!(curve[number].as_object().unwrap().keys().eq(["1", "40", "5"]), "{curve}");
+            assert_eq!(curve[number]["5"], row[number], "{row}");
         }
-        assert!(of_row[1]["verified_tokens_per_call"].as_f64().unwrap() <= 4.0);
-        assert!(of_row[0]["verified_tokens_per_call"].as_f64() > row["verified_tokens_per_call"].as_f64());
-        compared += 1;
+        let nodes = &curve["verified_tokens_per_call"];
+        assert!(nodes["1"].as_f64().unwrap() <= 4.0 && nodes["40"].as_f64() > nodes["5"].as_f64(), "{nodes}");
     }
-    assert!(compared >= 2, "{points:?}");
+    assert!(curves.len() >= 2, "{curves:?}");
 }
 
 /// Prompt lookup needs nothing but the traced tokens, so its calls can be counted from them, by the plainest search.
@@ -175,7 +176,7 @@ fn prompt_lookup_makes_the_calls_that_the_text_alone_tells() {
             start += 1 + draft.iter().zip(&tokens[start + 1..]).take_while(|(a, b)| a == b).count();
         }
     }
-    let row = run.set["variants"].as_array().unwrap().iter().find(|v| v["name"] == "prompt-lookup").unwrap();
+    let row = row(&run.set, "block-efficiency", "prompt-lookup");
     assert_eq!(row["backbone_calls"], calls);
     near(&row["verified_tokens_per_call"], nodes as f64 / f64::from(calls), "nodes");
     assert!(row["block_efficiency"].as_f64().unwrap() > 1.0, "{row}");
@@ -185,31 +186,41 @@ fn prompt_lookup_makes_the_calls_that_the_text_alone_tells() {
 #[test]
 fn the_best_and_worst_documents_are_written_out_whole() {
     let run = Run::open();
-    let examples = &run.set["examples"];
-    let row = run.set["variants"].as_array().unwrap().iter().find(|v| v["name"] == examples["variant"]).unwrap();
-    let most = run.set["variants"].as_array().unwrap().iter().filter(|v| v["name"] != "oracle");
+    let variants = rows(&run.set, "block-efficiency");
+    let row = variants.iter().find(|row| row["best"] == true).unwrap();
+    let most = variants.iter().filter(|v| v["name"] != "oracle");
     let most = most.map(|v| v["block_efficiency"].as_f64().unwrap()).fold(0.0, f64::max);
     assert_eq!(row["block_efficiency"], most);
-    let [best, worst] = ["best", "worst"].map(|kind| examples[kind].as_array().unwrap());
-    assert_eq!([best.len(), worst.len()], [3, 3]);
-    let rates = |all: &[Value]| all.iter().map(|e| e["block_efficiency"].as_f64().unwrap()).collect::<Vec<f64>>();
-    let (best_rates, worst_rates) = (rates(best), rates(worst));
+    let sections = run.set["sections"].as_array().unwrap();
+    let section = sections.iter().find(|section| section["id"] == "examples").unwrap();
+    let note = section["notes"][0].as_str().unwrap();
+    assert!(note.starts_with(&format!("With {}.", row["name"].as_str().unwrap())), "{note}");
+    let (examples, figures) = (rows(&run.set, "examples"), section["figures"].as_array().unwrap());
+    assert_eq!(examples.len(), figures.len());
+    let rates = |among: &str| -> Vec<f64> {
+        let among = examples.iter().filter(|example| example["among"] == among);
+        among.map(|example| example["block_efficiency"].as_f64().unwrap()).collect()
+    };
+    let (best_rates, worst_rates) = (rates("best"), rates("worst"));
+    assert_eq!([best_rates.len(), worst_rates.len()], [3, 3]);
     assert!(best_rates.is_sorted_by(|a, b| a >= b) && worst_rates.is_sorted() && worst_rates[2] <= best_rates[2]);
-    for example in best.iter().chain(worst) {
-        let document = run.trace.documents().iter().find(|d| example["document"] == d.id.as_str()).unwrap();
+    let mut rejected = false;
+    for (example, figure) in examples.iter().zip(figures) {
+        let document = run.trace.documents().iter().find(|d| example["name"] == d.id.as_str()).unwrap();
         assert_eq!(example["tokens"], document.continuation);
-        let blocks = example["blocks"].as_array().unwrap();
+        let passage = &figure["drawing"]["passage"];
+        let blocks = passage["pieces"].as_array().unwrap();
         assert_eq!(example["calls"], blocks.len());
         let tokens = run.trace.tokens(document);
         let decode = |tokens: &[u32]| run.backbone.tokenizer.decode(tokens).unwrap();
         let (prompt, whole) = (decode(&tokens[..document.prompt]), decode(tokens));
-        let written: String = blocks.iter().map(|block| block["accepted"].as_str().unwrap()).collect();
+        // An end-of-text alone has no text.
+        let written: String = blocks.iter().map(|block| block["kept"].as_str().unwrap().replace('␄', "")).collect();
         assert_eq!(format!("{prompt}{written}"), whole);
-        assert!(prompt.ends_with(example["prompt"].as_str().unwrap().trim_start_matches('…')));
+        assert!(prompt.ends_with(passage["before"].as_str().unwrap().trim_start_matches('…')));
+        rejected |= blocks.iter().any(|block| block["struck"] != "");
     }
-    assert!(
-        best.iter().chain(worst).flat_map(|e| e["blocks"].as_array().unwrap()).any(|block| block["rejected"] != "")
-    );
+    assert!(rejected);
 }
 
 /// From the files of model and heads, and from the counts beside it in the report.
@@ -238,24 +249,23 @@ fn costs_follow_from_the_files_and_the_measured_counts() {
     // Two layers of four heads of width 8, two of them with keys and values; rescorer `small`: one layer of 16.
     let (attention, cached) = (|c: f64| 2.0 * 2.0 * 32.0 * c, |c: f64| 2.0 * 2.0 * 16.0 * c * 4.0);
     let vocabulary = 300.0;
-    let of = |name: &str| set["variants"].as_array().unwrap().iter().find(|v| v["name"] == name).unwrap();
     let check = |cost: &Value, name: &str, expected: f64| {
         let found = cost[name].as_f64().unwrap();
         assert!((found / expected - 1.0).abs() < 1e-9 || found == expected, "{name}: {found} {expected}");
     };
-    let plain = &set["autoregressive_cost"];
+    let plain = &row(&set, "cost", "token by token");
     check(plain, "parameter_bytes", weight * matrices);
     check(plain, "backbone_flops_per_token", 2.0 * (matrices + attention(512.0)));
     check(plain, "head_flops_per_token", 0.0);
-    for (place, context) in [128.0, 512.0, 1024.0, 2048.0].into_iter().enumerate() {
-        assert_eq!(plain["kv_bytes_per_token"][place], cached(context));
+    for context in [128, 512, 1024, 2048] {
+        assert_eq!(plain["kv_bytes_per_token"][context.to_string()], cached(f64::from(context)));
     }
     let mut rescored = 0;
     for (name, drafts_from_heads) in
         [("bpd", true), ("prompt-lookup", false), ("small", true), ("turns", true), ("look", true)]
     {
-        let row = of(name);
-        let (cost, tuned) = (&row["cost"], &row["tuned"]);
+        let (row, cost, tuned) =
+            (row(&set, "block-efficiency", name), &row(&set, "cost", name), row(&set, "settings", name));
         let (n, t) = (row["verified_tokens_per_call"].as_f64().unwrap(), row["block_efficiency"].as_f64().unwrap());
         check(cost, "backbone_flops_per_token", 2.0 * n * (matrices + attention(512.0)) / t);
         let of_heads = if drafts_from_heads { 2.0 * (heads + 3.0 * vocabulary * 32.0) / t } else { 0.0 };
@@ -285,12 +295,12 @@ fn costs_follow_from_the_files_and_the_measured_counts() {
             }
         }
         check(cost, "rescorer_flops_per_token", flops / t);
-        let found = cost["kv_bytes_per_token"][2].as_f64().unwrap();
+        let found = cost["kv_bytes_per_token"]["1024"].as_f64().unwrap();
         assert!((found * t / kv - 1.0).abs() < 1e-9, "{name}: {found} {kv}");
         let of_heads = if drafts_from_heads { 4.0 * heads } else { 0.0 };
         let found = cost["parameter_bytes_per_token"].as_f64().unwrap() * t;
         assert!((found - weight * matrices - of_heads - read).abs() < 1e-6, "{name}: {found} {read}");
     }
     assert!(rescored >= 2, "rescorers were switched off");
-    assert!(of("oracle")["cost"].is_null());
+    assert!(rows(&set, "cost").iter().all(|row| row["name"] != "oracle"));
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Outcome, copy_traces, everything_below, finished, inputs, run, skipped, succeed, world};
+use crate::common::{Outcome, copy_traces, everything_below, finished, inputs, place, run, skipped, succeed};
 use draftsmith::config::StorageType;
 use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
 use serde_json::{Value, json};
@@ -310,7 +310,7 @@ fn heads_of_another_layout() {
     set(&description, "schema_version", json!(99));
     // Other scales, so that the heads are read again.
     let evaluate = ["run", "run.toml", "--set", "tuning.lm_scales=[0.4]"];
-    refused(path, &evaluate, &["heads/heads.json", "layout 99, this program reads 1", "train-heads"]);
+    refused(path, &evaluate, &["heads.json", "layout 99, this program reads 1", "train-heads"]);
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn damaged_results() {
             Some(length) => cut(&target, length),
             None => fs::remove_file(&target).unwrap(),
         }
-        refused(folder.path(), &["run", "run.toml"], &[file]);
+        refused(folder.path(), &["run", "run.toml"], &["runs/store/", file.rsplit('/').next().unwrap()]);
     }
 }
 
@@ -356,9 +356,11 @@ fn what_the_message_on_a_damaged_trace_advises_mends_it() {
         let whole = fs::read(&path).unwrap();
         cut(&path, 10);
         let (part, name) = file.rsplit_once('/').unwrap();
-        let advice = format!("delete the folder runs/tiny/{part} and make it again with `draftsmith trace`");
+        let place = place(folder.path(), part);
+        let short = place.strip_prefix(fs::canonicalize(folder.path()).unwrap()).unwrap().display();
+        let advice = format!("delete the folder {short} and make it again with `draftsmith trace`");
         refused(folder.path(), &["run", "run.toml"], &[name, "damaged", &advice]);
-        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        fs::remove_dir_all(place).unwrap();
         succeed(folder.path(), &["trace", "run.toml"]);
         assert!(fs::read(&path).unwrap() == whole);
     }
@@ -368,10 +370,10 @@ fn what_the_message_on_a_damaged_trace_advises_mends_it() {
 fn damaged_checkpoints() {
     let unfinished = finished();
     fs::remove_file(unfinished.path().join("runs/tiny/heads/stage.json")).unwrap();
-    let checkpoint = "heads/checkpoints/step-000020";
+    let checkpoint = "checkpoints/step-000020";
     for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
         let file = format!("{checkpoint}/{file}");
-        let path = unfinished.path().join("runs/tiny").join(&file);
+        let path = unfinished.path().join("runs/tiny/heads").join(&file);
         let before = fs::read(&path).unwrap();
         cut(&path, before.len() as u64 / 2);
         refused(unfinished.path(), &["train-heads", "run.toml"], &[&file]);
@@ -419,11 +421,7 @@ fn a_learning_rate_that_diverges() {
     let heads = ["train-heads", "run.toml", "--set", "heads.training.warmup_steps=0"];
     for steps in ["heads.training.steps=20", "heads.training.steps=1"] {
         let arguments = [&heads[..], &["--set", "heads.training.learning_rate=1e30", "--set", steps]].concat();
-        refused(
-            folder.path(),
-            &arguments,
-            &["train-heads", "diverged at learning rate", "runs/tiny/heads/checkpoints"],
-        );
+        refused(folder.path(), &arguments, &["train-heads", "diverged at learning rate", "runs/store/heads/"]);
         assert!(!folder.path().join("runs/tiny/heads/heads.safetensors").exists());
         let left: Value =
             serde_json::from_slice(&fs::read(folder.path().join("runs/tiny/heads/diverged.json")).unwrap()).unwrap();
@@ -456,10 +454,10 @@ fn a_full_disk() {
     if !on_a_small_disk(&runs, 200, || outcome = Some(run(path, &["run", "run.toml"]))) {
         return;
     }
-    assert_refused(path, &outcome.take().unwrap(), &["runs/tiny/traces", "nearly full", "Free some space"]);
+    assert_refused(path, &outcome.take().unwrap(), &["runs/store/traces", "nearly full", "Free some space"]);
     let mut left = Vec::new();
     on_a_small_disk(&runs, 4000, || {
-        copy_traces(&world().join("runs/tiny"), &runs.join("tiny"));
+        copy_traces(&runs);
         let filled = File::create(runs.join("filler")).unwrap().write_all(&vec![1; 4 << 20]);
         assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
         let filler = OpenOptions::new().write(true).open(runs.join("filler")).unwrap();
@@ -467,6 +465,6 @@ fn a_full_disk() {
         outcome = Some(run(path, &["run", "run.toml"]));
         left = everything_below(&runs);
     });
-    assert_refused(path, &outcome.unwrap(), &["runs/tiny", "No space left", "Free some space"]);
+    assert_refused(path, &outcome.unwrap(), &["runs/store", "No space left", "Free some space"]);
     assert!(!left.iter().any(|path| path.to_string_lossy().contains(".aside-")), "{left:?}");
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{finished, inputs, read_json, report, succeed, traced, world};
+use crate::common::{finished, inputs, read_json, report, row, succeed, traced, world};
 use serde_json::Value;
 
 /// Trains heads with `sets`; gives the lines of `metrics.jsonl` and what was said.
@@ -52,7 +52,7 @@ fn dev_block_efficiency_is_that_of_the_evaluation() {
     let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let dev = lines.into_iter().find(|line| line["step"] == best && line["split"] == "dev").unwrap();
     let report = report(world());
-    let plain = &report["datasets"][0]["variants"][0];
+    let plain = row(&report["datasets"][0], "block-efficiency", "bpd");
     assert_eq!(dev["dev_block_efficiency"], plain["dev_block_efficiency"]);
     assert!(dev["dev_block_efficiency"].as_f64().unwrap() > 1.0, "{dev}");
 }

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::{
-    copy_folder, copy_traces, everything_below, finished, inputs, read_json, run, succeed, traced, untimed_report,
-    world,
+    copy_folder, everything_below, finished, has_table, inputs, only_row, place, read_json, row, rows, run, succeed,
+    traced, untimed_report, without, world,
 };
+use draftsmith::config::StorageType;
+use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
 use serde_json::{Value, json};
 
 const KEEP: [&str; 2] = ["--set", "heads.keep_checkpoints=true"];
@@ -16,13 +18,10 @@ fn evaluated(folder: &Path, arguments: &[&str]) -> Value {
     succeed(folder, &arguments).json()["datasets"][0].clone()
 }
 
-/// Block efficiency and interval of a variant, wherever it stands.
-fn numbers(entry: &Value) -> (f64, Value) {
-    (entry["block_efficiency"].as_f64().unwrap(), entry["ci95"].clone())
-}
-
-fn variant<'a>(set: &'a Value, name: &str) -> &'a Value {
-    set["variants"].as_array().unwrap().iter().find(|variant| variant["name"] == name).unwrap()
+/// Block efficiency of a variant with its interval, as the table by training step has it.
+fn estimate(set: &Value, name: &str) -> Value {
+    let row = row(set, "block-efficiency", name);
+    json!({"value": row["block_efficiency"], "interval": row["ci95"]})
 }
 
 #[test]
@@ -35,40 +34,38 @@ fn every_checkpoint_has_the_numbers_of_its_heads() {
         let same = fs::read(heads.join(file)).unwrap() == fs::read(world().join("runs/tiny/heads").join(file)).unwrap();
         assert!(same, "keeping checkpoints changes {file}");
     }
-    let by_step = &set["by_step"];
-    let points = by_step["points"].as_array().unwrap();
+    let by_step = rows(&set, "by-step");
     let best = read_json(&heads.join("checkpoints/best.json"))["step"].clone();
-    assert_eq!(by_step["chosen_step"], best);
+    let chosen: Vec<&Value> = by_step.iter().filter(|row| row["chosen"] == true).collect();
+    assert_eq!(chosen.len(), 1);
+    assert_eq!(chosen[0]["name"], best.to_string());
     // A checkpoint every 4 of 20 steps, and the best one.
     let mut expected: Vec<u64> = (4..=20).step_by(4).chain(best.as_u64()).collect();
     expected.sort_unstable();
     expected.dedup();
-    let mut steps: Vec<u64> = points.iter().map(|point| point["step"].as_u64().unwrap()).collect();
-    steps.dedup();
+    let steps: Vec<u64> = by_step.iter().map(|row| row["name"].as_str().unwrap().parse().unwrap()).collect();
     assert_eq!(steps, expected);
-    let of = |step: &Value| points.iter().filter(|point| point["step"] == *step).collect::<Vec<_>>();
-    let names: Vec<&str> = of(&best).iter().map(|point| point["variant"].as_str().unwrap()).collect();
-    assert!(["bpd", "counts", "turns", "tree-mixed", "oracle"].iter().all(|name| names.contains(name)), "{names:?}");
-    assert!(!names.contains(&"prompt-lookup"), "it reads no heads");
-    for point in of(&best) {
-        assert_eq!(numbers(point), numbers(variant(&set, point["variant"].as_str().unwrap())), "{point}");
+    let of_best = chosen[0]["block_efficiency"].as_object().unwrap();
+    assert!(["bpd", "counts", "turns", "tree-mixed", "oracle"].iter().all(|name| of_best.contains_key(*name)));
+    assert!(!of_best.contains_key("prompt-lookup"), "it reads no heads");
+    for (name, found) in of_best {
+        assert_eq!(*found, estimate(&set, name), "{name}");
     }
     // The heads of the first checkpoint, evaluated as any others.
-    let (first, given) = (json!(expected[0]), path.join("first"));
-    assert_ne!(numbers(of(&first)[0]), numbers(of(&best)[0]), "they are other heads");
+    let (first, given) = (&by_step[0]["block_efficiency"], path.join("first"));
+    assert_ne!(first["bpd"], of_best["bpd"], "they are other heads");
     fs::create_dir(&given).unwrap();
     fs::copy(heads.join("heads.json"), given.join("heads.json")).unwrap();
     let weights = heads.join(format!("checkpoints/step-{:06}/model.safetensors", expected[0]));
     fs::copy(weights, given.join("heads.safetensors")).unwrap();
     let alone = evaluated(path, &["--heads", "first", "--set", "evaluation.live_documents=0"]);
-    for point in of(&first).into_iter().filter(|point| ["bpd", "oracle"].contains(&point["variant"].as_str().unwrap()))
-    {
-        assert_eq!(numbers(point), numbers(variant(&alone, point["variant"].as_str().unwrap())), "{point}");
+    for name in ["bpd", "oracle"] {
+        assert_eq!(first[name], estimate(&alone, name), "{name}");
     }
     let page = fs::read_to_string(path.join("runs/tiny/report/report.html")).unwrap();
     assert!(page.contains("Block efficiency by training step on fables"));
     let text = fs::read_to_string(path.join("runs/tiny/report/report.md")).unwrap();
-    assert!(text.contains("### By training step") && text.contains(" (chosen) | "), "{text}");
+    assert!(text.contains("### By training step") && text.contains(&format!("| {best} | yes | ")), "{text}");
     // Candidates of checkpoints are not kept, and the weights alone of all but the latest and the best.
     assert!(everything_below(&path.join("runs/tiny/report")).iter().all(|p| !p.ends_with("candidates.bin")));
     let optimizers = everything_below(&heads).iter().filter(|p| p.ends_with("optimizer.safetensors")).count();
@@ -83,21 +80,15 @@ fn checkpoints_that_were_not_kept_are_asked_for() {
     assert_eq!(run(untrained.path(), &asked).code, Some(2));
     assert!(!untrained.path().join("runs/tiny/heads").exists());
     let folder = finished();
-    let refused = |arguments: &[&str]| {
-        let outcome = run(folder.path(), &[&asked[..], arguments].concat());
-        assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
-        let error = outcome.stderr.lines().find(|line| line.starts_with("error: ")).unwrap().to_owned();
-        assert!(error.contains("Set it, remove the run's folder `heads`"), "{error}");
-        error
-    };
-    assert!(refused(&[]).contains("unless `heads.keep_checkpoints = true` was set"));
-    // Heads that are trained already are not trained again because of the key.
-    let weights = folder.path().join("runs/tiny/heads/heads.safetensors");
+    let outcome = run(folder.path(), &asked);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("unless `heads.keep_checkpoints = true`. Set it"), "{}", outcome.stderr);
+    // Heads with all their checkpoints are made beside those that there are.
+    let weights = place(folder.path(), "heads").join("heads.safetensors");
     let before = fs::metadata(&weights).unwrap().modified().unwrap();
-    assert!(refused(&KEEP).contains("runs/tiny/heads has not every checkpoint"));
+    assert!(has_table(&evaluated(folder.path(), &[&KEEP[..], &["--all-checkpoints"]].concat()), "by-step"));
     assert_eq!(fs::metadata(&weights).unwrap().modified().unwrap(), before);
-    fs::remove_dir_all(folder.path().join("runs/tiny/heads")).unwrap();
-    assert!(evaluated(folder.path(), &[&KEEP[..], &["--all-checkpoints"]].concat())["by_step"].is_object());
+    assert_ne!(place(folder.path(), "heads"), weights.parent().unwrap());
 }
 
 /// Every file of the run `tiny` with its bytes.
@@ -112,14 +103,11 @@ fn heads_of_another_run_give_its_numbers_and_leave_ones_own_alone() {
     let folder = finished();
     let path = folder.path();
     let other = ["--set", "name=other", "--set", "heads.block_size=6"];
-    copy_traces(&path.join("runs/tiny"), &path.join("runs/other"));
     let expected = evaluated(path, &other);
     let before = own(path);
     let found = evaluated(path, &["--heads", "runs/other/heads"]);
-    for name in ["variants", "oracle", "heads", "tuning", "decoded_tokens", "block_size"] {
-        assert_eq!(found[name], expected[name], "{name}");
-    }
-    assert_eq!(found["live"]["mismatches"], 0);
+    assert_eq!(without(&found, &["timing"]), without(&expected, &["timing"]));
+    assert_eq!(only_row(&found, "live-totals")["mismatches"], 0);
     assert!(own(path) == before, "something of the run's own has changed");
     let folders: Vec<PathBuf> =
         fs::read_dir(path.join("runs/tiny/other-heads")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -142,6 +130,45 @@ fn heads_of_another_run_give_its_numbers_and_leave_ones_own_alone() {
     let again = succeed(path, &["run", "run.toml"]);
     again.assert_all_skipped();
     assert!(untimed_report(path) == before);
+}
+
+/// Saves the tiny model once more in `folder`, its values changed by `change` and stored in a type.
+fn saved_again(folder: &Path, dtype: StorageType, change: impl Fn(&mut Vec<f32>)) {
+    fs::create_dir(folder).unwrap();
+    for file in ["config.json", "generation_config.json", "tokenizer.json"] {
+        fs::copy(world().join("model").join(file), folder.join(file)).unwrap();
+    }
+    let mut values = parameters_from_safetensors(&world().join("model/model.safetensors")).unwrap();
+    values.values_mut().for_each(|(_, numbers)| change(numbers));
+    parameters_to_safetensors(&folder.join("model.safetensors"), &values, dtype).unwrap();
+}
+
+#[test]
+fn heads_are_bound_to_the_values_of_their_backbone() {
+    let folder = finished();
+    let path = folder.path();
+    saved_again(&path.join("wide"), StorageType::Float32, |_| ());
+    saved_again(&path.join("rough"), StorageType::Bfloat16, |_| ());
+    saved_again(&path.join("tuned"), StorageType::Float16, |values| values.iter_mut().for_each(|value| *value *= 1.05));
+    let arguments = |model: &str| {
+        let (name, backbone) = (format!("name={model}"), format!("backbone.path={model}"));
+        let arguments = ["evaluate", "run.toml", "--heads", "runs/tiny/heads", "--set", &name, "--set", &backbone];
+        arguments.map(str::to_owned).to_vec()
+    };
+    let of = |model: &str, more: &[&str]| {
+        let arguments: Vec<String> =
+            arguments(model).into_iter().chain(more.iter().map(|&word| word.to_owned())).collect();
+        run(path, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    for model in ["wide", "rough"] {
+        let outcome = of(model, &[]);
+        assert!(outcome.code == Some(0) && !outcome.stderr.contains("warning"), "{model}: {}", outcome.stderr);
+    }
+    let refused = of("tuned", &[]);
+    let why = ["another backbone", "differ by more than their types round", "--accept-backbone"];
+    assert!(refused.code == Some(2) && why.iter().all(|words| refused.stderr.contains(words)), "{}", refused.stderr);
+    let accepted = of("tuned", &["--accept-backbone"]);
+    assert!(accepted.code == Some(0) && accepted.stderr.contains("warning: "), "{}", accepted.stderr);
 }
 
 #[test]

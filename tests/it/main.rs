@@ -26,6 +26,7 @@ mod replay;
 mod reports;
 #[cfg(unix)]
 mod resume;
+mod store;
 #[cfg(unix)]
 mod trace_command;
 mod traces;

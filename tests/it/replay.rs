@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{CONTEXT, copy_folder, finished, inputs, read_json, report, run, succeed, world};
+use crate::common::{
+    CONTEXT, copy_folder, finished, inputs, only_row, read_json, report, rows, run, succeed, without, world,
+};
 use draftsmith::nn::parameters_from_safetensors;
 use serde_json::Value;
 
@@ -16,24 +18,23 @@ fn all_live(folder: &Path, sets: &[&str]) -> Value {
 }
 
 fn assert_exact(set: &Value) {
-    let live = &set["live"];
+    let live = only_row(set, "live-totals");
     assert!(live["documents"].as_u64().unwrap() >= 15, "{live}");
-    assert_eq!(live["documents"], set["documents"]);
+    assert_eq!(live["documents"], set["facts"]["documents"]);
     assert_eq!(live["mismatches"], 0, "{live}");
-    let names = |variants: &Value| -> Vec<String> {
-        variants.as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap().to_owned()).collect()
-    };
-    let decoded = names(&live["variants"]);
-    let replayed: Vec<_> = names(&set["variants"]).into_iter().filter(|name| name != "oracle").collect();
-    assert_eq!(decoded, replayed);
-    assert!(live["variants"].as_array().unwrap().iter().all(|v| v["mismatches"] == 0), "{live}");
-    assert!(set["variants"].as_array().unwrap().iter().all(|v| v["lossless"] == true));
+    let (decoded, replayed) = (rows(set, "live"), variants(set));
+    assert!(decoded.iter().map(|v| &v["name"]).eq(replayed.iter().map(|v| &v["name"])), "{decoded:?}");
+    assert!(decoded.iter().all(|v| v["mismatches"] == 0), "{decoded:?}");
+    assert!(replayed.iter().all(|v| v["lossless"] == true));
 }
 
-fn without_live(mut set: Value) -> Value {
-    set["live"].take();
-    set["timing"].take();
-    set
+/// The rows of the variants, without the oracle's.
+fn variants(set: &Value) -> Vec<Value> {
+    rows(set, "block-efficiency").into_iter().filter(|row| row["name"] != "oracle").collect()
+}
+
+fn without_live(set: Value) -> Value {
+    without(&set, &["live", "timing"])
 }
 
 /// Ends of text, of `max_new` and of the context all occur, or the tests here would prove little.
@@ -63,7 +64,7 @@ fn so_side_by_side() {
     let folder = inputs();
     let set = all_live(folder.path(), &["evaluation.live_batch=4"]);
     assert_exact(&set);
-    assert_eq!(set["live"]["batch"], 4);
+    assert_eq!(only_row(&set, "live-totals")["batch"], 4);
     assert_eq!(
         without_live(set),
         without_live(report(world())["datasets"][0].clone()),
@@ -134,7 +135,7 @@ fn so_when_heads_read_several_features() {
     succeed(folder.path(), &["evaluate", "run.toml", "--heads", "given"]);
     let other = fs::read_dir(at("other-heads")).unwrap().next().unwrap().unwrap().path();
     let given = read_json(&other.join("report/report.json"))["datasets"][0].clone();
-    assert_eq!(without_live(given), without_live(set));
+    assert_eq!(without(&given, &["timing", "live"]), without(&set, &["timing", "live"]));
 }
 
 #[test]
@@ -178,7 +179,7 @@ fn so_when_heads_draft_from_a_part_of_the_vocabulary() {
 fn so_when_blocks_end_where_heads_are_unsure() {
     let folder = inputs();
     let verified = |set: &Value| -> Vec<f64> {
-        set["variants"].as_array().unwrap().iter().map(|v| v["verified_tokens_per_call"].as_f64().unwrap()).collect()
+        variants(set).iter().map(|v| v["verified_tokens_per_call"].as_f64().unwrap()).collect()
     };
     let whole = verified(&all_live(folder.path(), &[]));
     for stop in ["max-probability=0.2", "entropy-bound=0.2"] {
@@ -192,9 +193,10 @@ fn so_when_blocks_end_where_heads_are_unsure() {
     let stopped = ["bpd", "counts"].map(|name| format!("{name}+max-probability=1"));
     let none = all_live(folder.path(), &[&format!("drafting.variants={stopped:?}")]);
     assert_exact(&none);
-    let names: Vec<&str> = none["variants"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["bpd", &stopped[0], &stopped[1], "oracle"]);
-    assert_eq!(none["variants"][1]["block_efficiency"], 1.0, "no slot is drafted whose head is not quite sure");
+    let found = variants(&none);
+    let names: Vec<&str> = found.iter().map(|v| v["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["bpd", &stopped[0], &stopped[1]]);
+    assert_eq!(found[1]["block_efficiency"], 1.0, "no slot is drafted whose head is not quite sure");
 }
 
 #[test]
@@ -209,7 +211,8 @@ fn one_candidate_a_head_makes_every_variant_plain_decoding() {
     let set = all_live(folder.path(), &["lattice.top_k=1", "tuning.lookup=[]"]);
     assert_exact(&set);
     let reads_heads = |variant: &&Value| variant["name"] != "prompt-lookup";
-    for variant in set["variants"].as_array().unwrap().iter().filter(reads_heads) {
-        assert_eq!(variant["backbone_calls"], set["variants"][0]["backbone_calls"], "{variant}");
+    let all = rows(&set, "block-efficiency");
+    for variant in all.iter().filter(reads_heads) {
+        assert_eq!(variant["backbone_calls"], all[0]["backbone_calls"], "{variant}");
     }
 }

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{
-    Outcome, PROGRAM, copy_folder, everything_below, finished, inputs, read_json, run_with, succeed, traced,
-    untimed_report, world,
+    Outcome, PROGRAM, copy_folder, everything_below, finished, inputs, place, read_json, run_with, succeed, traced,
+    untimed_bytes, untimed_report, world,
 };
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -69,9 +69,7 @@ fn latest(folder: &Path) -> Option<u64> {
 
 /// Name and bytes of everything of the heads but the timings.
 fn bytes(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let heads = heads(folder);
-    let files = everything_below(&heads).into_iter().filter(|path| path.is_file() && !path.ends_with("timings.jsonl"));
-    files.map(|path| (path.strip_prefix(&heads).unwrap().to_owned(), fs::read(&path).unwrap())).collect()
+    untimed_bytes(&heads(folder))
 }
 
 /// Panics unless both folders hold the same heads, metrics and checkpoints.
@@ -148,7 +146,7 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     let step = latest(folder.path()).unwrap();
     let paragraph = stderr.lines().last().unwrap();
     assert!(paragraph.starts_with("error: interrupted"), "{stderr}");
-    assert!(paragraph.contains(&format!("saved after step {step} of {STEPS} in runs/tiny/heads")), "{stderr}");
+    assert!(paragraph.contains(&format!("saved after step {step} of {STEPS} in runs/store/heads/")), "{stderr}");
     assert!(paragraph.contains("Start the same command again to go on"), "{stderr}");
     assert!(step < STEPS as u64, "the interrupt hit the training's middle");
     let went_on = succeed(folder.path(), &TRAIN);
@@ -156,7 +154,36 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     assert_same_heads(folder.path(), uninterrupted().path());
 }
 
-/// What an unfinished training of another configuration overwrote must not pass for the earlier one's.
+/// Whatever was found out about a variant when the evaluation was killed is not found out again, and changes no byte.
+#[test]
+fn a_killed_evaluation_keeps_its_finished_variants() {
+    let folder = finished();
+    let report = place(folder.path(), "report");
+    fs::remove_dir_all(&report).unwrap();
+    let found = || {
+        let files = fs::read_dir(report.join("findings")).into_iter().flatten().flatten();
+        files.filter(|file| file.file_name().to_string_lossy().ends_with(".json.gz")).count()
+    };
+    let mut killed = 0;
+    for enough in [4, 10, 20] {
+        let mut command = Command::new(PROGRAM);
+        command.current_dir(folder.path()).args(["evaluate", "run.toml"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the program starts");
+        while found() < enough && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        killed += usize::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(killed > 0 && found() >= 4, "no kill hit the evaluation's middle");
+    let outcome = succeed(folder.path(), &["evaluate", "run.toml"]);
+    assert!(outcome.stderr.contains(" variants finished earlier"), "{}", outcome.stderr);
+    assert!(untimed_report(folder.path()) == untimed_report(world()));
+    assert!(!report.join("findings").exists(), "all of it is in the report");
+}
+
+/// What another configuration made lies beside what the earlier one made, unfinished or not.
 #[test]
 fn going_back_to_an_earlier_configuration_gives_its_bytes_again() {
     let folder = finished();
@@ -164,7 +191,7 @@ fn going_back_to_an_earlier_configuration_gives_its_bytes_again() {
     wait_for_progress(folder.path(), &mut child, 30);
     child.kill().unwrap();
     child.wait().unwrap();
-    succeed(folder.path(), &["run", "run.toml"]);
+    succeed(folder.path(), &["run", "run.toml"]).assert_all_skipped();
     assert!(bytes(folder.path()) == bytes(world()));
 }
 
@@ -174,8 +201,12 @@ fn what_a_killed_process_left_aside_goes() {
     let run = folder.path().join("runs/tiny");
     fs::write(run.join("heads/checkpoints/.aside-abc"), "half").unwrap();
     fs::create_dir_all(run.join("traces/.aside-def/inner")).unwrap();
+    fs::create_dir_all(folder.path().join("runs/store/traces/.aside-ghi/inner")).unwrap();
     succeed(folder.path(), &["run", "run.toml"]).assert_all_skipped();
-    let left: Vec<_> = everything_below(&run).into_iter().filter(|p| p.to_string_lossy().contains(".aside-")).collect();
+    let left: Vec<_> = everything_below(&folder.path().join("runs"))
+        .into_iter()
+        .filter(|p| p.to_string_lossy().contains(".aside-"))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -184,14 +215,16 @@ fn what_a_killed_process_left_aside_goes() {
 #[test]
 fn a_crash_between_the_two_pointers_loses_no_checkpoint() {
     let (expected, crashed) = (uninterrupted(), traced());
-    copy_folder(&heads(expected.path()), &heads(crashed.path()));
-    let checkpoints = heads(crashed.path()).join("checkpoints");
+    let whole = place(expected.path(), "heads");
+    let half = crashed.path().join(whole.strip_prefix(fs::canonicalize(expected.path()).unwrap()).unwrap());
+    copy_folder(&whole, &half);
+    let checkpoints = half.join("checkpoints");
     let best = read_json(&checkpoints.join("best.json"));
     assert!(best["step"].as_u64().unwrap() < STEPS as u64, "a later checkpoint must not be better");
     fs::write(checkpoints.join("latest.json"), best.to_string()).unwrap();
     fs::write(checkpoints.join("best.json"), json!({"step": 1}).to_string()).unwrap();
-    fs::remove_file(heads(crashed.path()).join("stage.json")).unwrap();
-    fs::remove_file(heads(crashed.path()).join("heads.safetensors")).unwrap();
+    fs::remove_file(half.join("stage.json")).unwrap();
+    fs::remove_file(half.join("heads.safetensors")).unwrap();
     fs::remove_dir_all(checkpoints.join(format!("step-{STEPS:06}"))).unwrap();
     succeed(crashed.path(), &TRAIN);
     assert_same_heads(crashed.path(), expected.path());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::common::{PROGRAM, everything_below, inputs, run, succeed, untimed_report, world};
+use crate::common::{PROGRAM, inputs, run, succeed, untimed_bytes, untimed_report, world};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -30,14 +30,14 @@ fn start(folder: &Path) -> Child {
 fn journals(folder: &Path) -> Vec<(PathBuf, String)> {
     let listing = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let read = |path: PathBuf| Some((path.clone(), fs::read_to_string(path.join("batches.jsonl")).ok()?));
-    let run = folder.join("runs/tiny");
-    listing(run.join("traces")).chain(listing(run.join("columns")).flat_map(listing)).filter_map(read).collect()
+    let store = folder.join("runs/store");
+    listing(store.join("traces")).chain(listing(store.join("columns"))).filter_map(read).collect()
 }
 
 /// Names and bytes of a run's traces and of their columns.
 fn traces(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let run = folder.join("runs/tiny");
-    ["traces", "columns"].iter().flat_map(|name| bytes(&run.join(name))).collect()
+    ["traces", "columns"].iter().flat_map(|name| untimed_bytes(&run.join(name))).collect()
 }
 
 /// Waits until so many batches are finished, or the process has ended.
@@ -49,12 +49,6 @@ fn wait_for_batches(folder: &Path, child: &mut Child, batches: usize) {
         last = Some(now);
         std::thread::sleep(Duration::from_micros(200));
     }
-}
-
-/// Names and bytes below a folder.
-fn bytes(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let files = everything_below(folder).into_iter().filter(|path| path.is_file());
-    files.map(|path| (path.strip_prefix(folder).unwrap().to_owned(), fs::read(&path).unwrap())).collect()
 }
 
 #[test]
@@ -121,7 +115,7 @@ fn a_dry_run_bounds_what_comes_and_writes_no_trace() {
     assert_eq!(listed.len(), 4);
     for one in listed {
         let size_of = |folder: PathBuf| -> u64 {
-            let files = bytes(&folder);
+            let files = untimed_bytes(&folder);
             let all = files.iter().filter(|(name, _)| name != Path::new("stage.json"));
             all.map(|(_, bytes)| bytes.len() as u64).sum()
         };
@@ -149,7 +143,7 @@ fn a_dry_run_bounds_what_comes_and_writes_no_trace() {
         assert!(bytes(half) < bytes(&whole["columns"][0]) && half["seconds"].as_f64().unwrap() > 0.0, "{half}");
     }
     let table = succeed(folder.path(), &["trace", "run.toml", "--dry-run", "--set", "traces.max_new=5"]).stdout;
-    for words in ["fables-train", "disk, at most", "are free in runs/tiny"] {
+    for words in ["fables-train", "disk, at most", "are free in runs/store"] {
         assert!(table.contains(words), "{table}");
     }
     let tokens =

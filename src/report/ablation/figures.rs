@@ -2,9 +2,9 @@
 
 use super::model::{Ablated, AblatedSet, Axis, Setting, Summary};
 use super::seeds::mean;
-use crate::report::figures::{Figure, autoregressive};
-use crate::report::svg::{Bar, BarChart, Colour, Lengths, LineChart, Row, Series, XAxis, YAxis};
-use crate::report::{BASELINE, ORACLE};
+use crate::tables::{
+    BASELINE, Bar, BarRow, Bars, Colour, Figure, LengthAxis, Lines, ORACLE, Reference, Series, XAxis, YAxis,
+};
 
 /// Lines in a drawing besides plain decoding's and the oracle's.
 const LINES: usize = 6;
@@ -29,19 +29,19 @@ fn variants(report: &Ablated, set: &AblatedSet) -> Figure {
         let Summary { block_efficiency, interval, .. } = setting.variant(name)?;
         Some(Bar { value: *block_efficiency, interval: *interval, colour: Colour::Cycle(number) })
     };
-    let row = |name: &str| Row {
+    let row = |name: &str| BarRow {
         label: name.to_owned(),
         bars: set.settings.iter().enumerate().filter_map(|setting| bar(name, setting)).collect(),
     };
     let words = set.settings.iter().map(|setting| report.words(setting)).enumerate();
     let keys = words.filter(|(_, words)| !words.is_empty()).map(|(number, words)| (words, Colour::Cycle(number)));
-    let lengths = Lengths::Efficiency("tokens per backbone call, on test");
-    let chart = BarChart::new(lengths, set.variants().into_iter().map(row).collect())
-        .references(vec![autoregressive()])
+    let lengths = LengthAxis::Efficiency("tokens per backbone call, on test".into());
+    let bars = Bars::new(lengths, set.variants().into_iter().map(row).collect())
+        .references(vec![Reference::autoregressive()])
         .keys(keys.collect());
     let caption =
         "Means over seeds; whiskers are 95 % intervals over seeds, or over documents where there is one seed.";
-    Figure::new("Every variant by setting", &format!("on {}", set.name), caption, &chart)
+    Figure::new("variants", "Every variant by setting", caption, bars)
 }
 
 /// The axis's values as numbers, if they all are, rising.
@@ -84,14 +84,14 @@ fn lines(set: &AblatedSet, place: usize, axis: &Axis, numbers: &[f64]) -> Figure
         Series::new(name, colour, axis.values.iter().zip(numbers).filter_map(point))
     });
     let doubling = numbers[0] >= 1.0 && numbers.iter().all(|x| x.log2().fract() == 0.0);
-    let x = if doubling { XAxis::Log2(&axis.key) } else { XAxis::Linear(&axis.key) };
-    let y = YAxis::Linear("tokens per backbone call, mean over settings");
-    let chart = LineChart::new(x, y, series.collect());
+    let x = if doubling { XAxis::Log2(axis.key.clone()) } else { XAxis::Linear(axis.key.clone()) };
+    let y = YAxis::Linear("tokens per backbone call, mean over settings".into());
+    let lines = Lines::new(x, y, series.collect());
     let caption = format!(
         "By {}: means over all settings with that value, of plain decoding, the oracle and the {LINES} variants that are best on dev.",
         axis.key
     );
-    Figure::new("Block efficiency by axis", &format!("{} on {}", axis.label, set.name), caption, &chart)
+    Figure::new(&axis.key, &format!("Block efficiency by {}", axis.label), caption, lines)
 }
 
 fn bars(set: &AblatedSet, place: usize, axis: &Axis) -> Figure {
@@ -100,12 +100,12 @@ fn bars(set: &AblatedSet, place: usize, axis: &Axis) -> Figure {
             .filter_map(Setting::best)
             .reduce(|best, variant| if variant.on_dev() > best.on_dev() { variant } else { best })?;
         let bar = Bar { value: best.block_efficiency, interval: best.interval, colour: Colour::Cycle(number) };
-        Some(Row { label: format!("{value}: {}", best.variant), bars: vec![bar] })
+        Some(BarRow { label: format!("{value}: {}", best.variant), bars: vec![bar] })
     };
     let rows = axis.values.iter().enumerate().filter_map(bar).collect();
-    let chart = BarChart::new(Lengths::Efficiency("tokens per backbone call, on test"), rows)
-        .references(vec![autoregressive()]);
+    let bars = Bars::new(LengthAxis::Efficiency("tokens per backbone call, on test".into()), rows)
+        .references(vec![Reference::autoregressive()]);
     let caption =
         format!("For each value of {}: the setting and variant that are best on dev, with 95 % intervals.", axis.key);
-    Figure::new("Best on dev by axis", &format!("{} on {}", axis.label, set.name), caption, &chart)
+    Figure::new(&axis.key, &format!("Best on dev by {}", axis.label), caption, bars)
 }

@@ -6,8 +6,8 @@ use super::figures::figures;
 use super::markdown::{claims, counts, failures, rows};
 use super::model::{Ablated, AblatedSet};
 use crate::error::Result;
-use crate::report::format;
 use crate::report::page::{self, Plot, TextTable, prose};
+use crate::tables::format;
 
 #[derive(Serialize)]
 struct Page {
@@ -58,7 +58,7 @@ impl Section {
         Self {
             name: set.name.clone(),
             settings: TextTable::headed(rows(report, set)),
-            figures: figures(report, set).into_iter().map(Plot::from).collect(),
+            figures: figures(report, set).iter().filter_map(|f| Plot::new(f, &format!("on {}", set.name))).collect(),
             variants: variants(report, set),
         }
     }

@@ -1,7 +1,7 @@
 //! `ablation.md`, and the table on the terminal.
 
 use super::model::{Ablated, AblatedSet, Best, CellState, Setting, Summary};
-use crate::report::format;
+use crate::tables::format;
 
 /// Headings behind the axes'.
 const HEADINGS: [&str; 7] =

@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::seeds::{interval, mean};
-use crate::report::{BASELINE, ORACLE, Variant};
+use crate::evaluation::analyses::VariantRow;
+use crate::tables::{BASELINE, ORACLE};
 
 /// An ablation's cells and what they say together.
 #[derive(Debug, Serialize)]
@@ -89,18 +90,19 @@ pub struct Measured {
     pub verified_tokens_per_call_max: u64,
 }
 
-impl From<&Variant> for Measured {
-    fn from(variant: &Variant) -> Self {
+impl From<(&str, VariantRow)> for Measured {
+    fn from((variant, row): (&str, VariantRow)) -> Self {
         Self {
-            variant: variant.name.clone(),
-            drafts: variant.drafts,
-            block_efficiency: variant.block_efficiency,
-            ci95: variant.ci95,
-            block_efficiency_document_mean: variant.block_efficiency_document_mean,
-            relative_gain: variant.relative_gain,
-            dev_block_efficiency: variant.dev_block_efficiency,
-            verified_tokens_per_call: variant.verified_tokens_per_call,
-            verified_tokens_per_call_max: variant.verified_tokens_per_call_max,
+            variant: variant.to_owned(),
+            drafts: row.drafts,
+            block_efficiency: row.block_efficiency,
+            ci95: row.ci95,
+            block_efficiency_document_mean: row.block_efficiency_document_mean,
+            // Plain decoding gains nothing over itself.
+            relative_gain: row.relative_gain.unwrap_or_default(),
+            dev_block_efficiency: row.dev_block_efficiency,
+            verified_tokens_per_call: row.verified_tokens_per_call,
+            verified_tokens_per_call_max: row.verified_tokens_per_call_max,
         }
     }
 }

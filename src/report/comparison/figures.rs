@@ -1,8 +1,7 @@
 //! Drawings of a comparison: a run has one colour in all of them.
 
 use super::{ComparedSet, ComparedVariant, Comparison};
-use crate::report::figures::{Figure, autoregressive};
-use crate::report::svg::{Bar, BarChart, Colour, Lengths, Row};
+use crate::tables::{Bar, BarRow, Bars, Colour, Figure, LengthAxis, Reference};
 
 /// Block efficiency of every run, and what the later ones differ by from the first.
 pub fn figures(comparison: &Comparison, set: &ComparedSet) -> [Figure; 2] {
@@ -10,21 +9,22 @@ pub fn figures(comparison: &Comparison, set: &ComparedSet) -> [Figure; 2] {
         let named = |(i, run): (usize, &String)| (format!("run {}: {run}", i + 1), Colour::Cycle(i));
         comparison.runs.iter().enumerate().skip(from).map(named).collect::<Vec<_>>()
     };
-    let place = format!("on {}", set.name);
-    let lengths = Lengths::Efficiency("tokens per backbone call");
-    let chart = BarChart::new(lengths, rows(set, efficiencies)).references(vec![autoregressive()]).keys(keys(0));
+    let lengths = LengthAxis::Efficiency("tokens per backbone call".into());
+    let bars = Bars::new(lengths, rows(set, efficiencies));
+    let bars = bars.references(vec![Reference::autoregressive()]).keys(keys(0));
     let caption =
         "On the documents that all runs share; whiskers are 95 % bootstrap intervals over groups of documents.";
-    let efficiency = Figure::new("Block efficiency by run", &place, caption, &chart);
-    let chart = BarChart::new(Lengths::Change("block efficiency against run 1"), rows(set, changes)).keys(keys(1));
+    let efficiency = Figure::new("block-efficiency", "Block efficiency by run", caption, bars);
+    let lengths = LengthAxis::Change("block efficiency against run 1".into());
+    let bars = Bars::new(lengths, rows(set, changes)).keys(keys(1));
     let caption =
         "Whiskers are 95 % intervals with both runs resampled together: one that leaves out 0 is a clear difference.";
-    [efficiency, Figure::new("Difference from run 1", &place, caption, &chart)]
+    [efficiency, Figure::new("difference", "Difference from run 1", caption, bars)]
 }
 
 /// A row for every variant that has a bar.
-fn rows(set: &ComparedSet, bars: fn(&ComparedVariant) -> Vec<Bar>) -> Vec<Row> {
-    let rows = set.variants.iter().map(|variant| Row { label: variant.name.clone(), bars: bars(variant) });
+fn rows(set: &ComparedSet, bars: fn(&ComparedVariant) -> Vec<Bar>) -> Vec<BarRow> {
+    let rows = set.variants.iter().map(|variant| BarRow { label: variant.name.clone(), bars: bars(variant) });
     rows.filter(|row| !row.bars.is_empty()).collect()
 }
 

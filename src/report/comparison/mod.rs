@@ -8,13 +8,17 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::documents::{DOCUMENTS, Documents};
+use super::documents::Documents;
 use super::json;
 use super::model::Report;
 use crate::error::{Result, bail};
+use crate::evaluation::analyses::VariantRow;
 use crate::evaluation::block_efficiency;
 use crate::evaluation::bootstrap::{Counts, intervals};
-use crate::files;
+use crate::tables::Record;
+
+/// The layout of `comparison.json`.
+const SCHEMA: u64 = 1;
 
 /// Resamples of a comparison's bootstrap, and its seed.
 const RESAMPLES: usize = 10_000;
@@ -34,22 +38,15 @@ impl EvaluatedRun {
     /// Reads the report and the documents in `run/report`.
     pub fn read(run: &Path) -> Result<Self> {
         let folder = run.join("report");
-        let path = folder.join(DOCUMENTS);
         let report = json::read(&folder.join("report.json"))?;
-        if !path.exists() {
-            bail!(
-                "{} is missing: an older draftsmith evaluated this run and kept no document's numbers. Evaluate it again.",
-                path.display()
-            );
-        }
-        Ok(Self { name: run.display().to_string(), report, documents: files::read_json(&path)? })
+        Ok(Self { name: run.display().to_string(), report, documents: Documents::read(&folder)? })
     }
 }
 
 /// Several runs, data set by data set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// The reports' own.
+    /// The layout of this file.
     pub schema_version: u64,
     /// One sentence for each number.
     pub definitions: BTreeMap<&'static str, &'static str>,
@@ -119,22 +116,11 @@ const DEFINITIONS: [(&str, &str); 5] = [
 /// Puts runs side by side.
 ///
 /// # Errors
-/// Fewer than two runs; reports of different schema versions; a data set of one name from different files; nothing shared.
+/// Fewer than two runs; a data set of one name from different files; nothing shared.
 pub fn compare(runs: &[EvaluatedRun]) -> Result<Comparison> {
     let [first, others @ ..] = runs else { bail!("there is no run to compare.") };
     if others.is_empty() {
         bail!("one run has nothing to be compared with; name at least two.");
-    }
-    for other in others {
-        if other.report.schema_version != first.report.schema_version {
-            bail!(
-                "{} has schema version {} and {} has {}: their numbers may not mean the same. Evaluate the older run again.",
-                first.name,
-                first.report.schema_version,
-                other.name,
-                other.report.schema_version
-            );
-        }
     }
     let mut datasets = Vec::new();
     for name in first.documents.sets.keys() {
@@ -150,7 +136,7 @@ pub fn compare(runs: &[EvaluatedRun]) -> Result<Comparison> {
         bail!("no data set is in all of the runs ({}).", runs.iter().map(sets).collect::<Vec<_>>().join("; "));
     }
     Ok(Comparison {
-        schema_version: first.report.schema_version,
+        schema_version: SCHEMA,
         definitions: DEFINITIONS.into(),
         runs: runs.iter().map(|run| run.name.clone()).collect(),
         datasets,
@@ -181,11 +167,10 @@ fn compared_set(runs: &[EvaluatedRun], name: &str) -> Result<ComparedSet> {
     }
     let groups: Vec<usize> = shared.iter().map(|id| group_of[id]).collect();
     let mut names: Vec<&str> = Vec::new();
-    for variant in runs.iter().flat_map(|run| run.report.datasets.iter().filter(|set| set.name == name)) {
-        for variant in &variant.variants {
-            if !names.contains(&variant.name.as_str()) {
-                names.push(&variant.name);
-            }
+    let sets_of_name = runs.iter().flat_map(|run| run.report.datasets.iter().filter(|set| set.name == name));
+    for row in sets_of_name.filter_map(|set| set.table(VariantRow::TABLE)).flat_map(|table| &table.rows) {
+        if !names.contains(&row.name.as_str()) {
+            names.push(&row.name);
         }
     }
     let variants = names.into_iter().map(|variant| {
@@ -267,9 +252,6 @@ mod tests {
         let all = ["1", "2", "3", "4"];
         let error = |runs: &[EvaluatedRun]| compare(runs).unwrap_err().to_string();
         assert!(error(&[run("a", all, [5; 4])]).contains("at least two"));
-        let mut other = run("b", all, [5; 4]);
-        other.report.schema_version = 1;
-        assert!(error(&[run("a", all, [5; 4]), other]).contains("b has 1"));
         let mut other = run("b", all, [5; 4]);
         other.report.provenance.insert("data".into(), serde_json::json!({"tales": {"hash": "x"}}));
         assert!(error(&[run("a", all, [5; 4]), other]).contains("different files"));

@@ -8,9 +8,9 @@ use super::figures::figures;
 use super::{ComparedVariant, Comparison};
 use crate::error::{Error, Result, bail};
 use crate::files::StagedDir;
-use crate::report::format;
 use crate::report::markdown::{aligned_rows, escape};
 use crate::report::page::{self, Plot, TextTable};
+use crate::tables::format;
 
 impl Comparison {
     /// The aligned tables for the terminal.
@@ -71,7 +71,7 @@ impl Comparison {
         let sets = self.datasets.iter().map(|set| Section {
             name: &set.name,
             facts: format::counted(set.shared_documents, "shared document", "shared documents"),
-            figures: figures(self, set).into_iter().map(Plot::from).collect(),
+            figures: figures(self, set).iter().filter_map(|f| Plot::new(f, &format!("on {}", set.name))).collect(),
             table: TextTable::headed(self.cells(&set.variants)),
         });
         page::render(

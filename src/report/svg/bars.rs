@@ -1,60 +1,15 @@
 //! Horizontal bars with an interval each: long names keep to one line, and lengths start at zero, so they compare.
 
 use super::scale::{Scale, decimals, ticks};
-use super::{Anchor, Canvas, Chart, Colour, Key, Reference, WIDTH, fit, text_width};
-use crate::report::format;
-
-/// One bar from zero to its value.
-pub struct Bar {
-    pub value: f64,
-    /// Drawn across the end of the bar, low end first.
-    pub interval: [f64; 2],
-    pub colour: Colour,
-}
-
-/// Bars that belong to one name, from top to bottom.
-pub struct Row {
-    pub label: String,
-    pub bars: Vec<Bar>,
-}
-
-/// What lies along the axis, with its words.
-pub enum Lengths<'a> {
-    /// Tokens per call.
-    Efficiency(&'a str),
-    /// Relative differences, which may be negative.
-    Change(&'a str),
-}
-
-/// Rows from top to bottom over one axis.
-pub struct BarChart<'a> {
-    lengths: Lengths<'a>,
-    rows: Vec<Row>,
-    references: Vec<Reference>,
-    keys: Vec<(String, Colour)>,
-}
+use super::{Anchor, Canvas, Key, WIDTH, fit, text_width};
+use crate::tables::{Bar, BarRow, Bars, LengthAxis, format};
 
 const TOP: f64 = 4.0;
 const GAP: f64 = 12.0;
 /// Room for the longest value behind a bar.
 const RIGHT: f64 = 54.0;
 
-impl<'a> BarChart<'a> {
-    /// The rows, without references and without a legend.
-    pub fn new(lengths: Lengths<'a>, rows: Vec<Row>) -> Self {
-        Self { lengths, rows, references: Vec::new(), keys: Vec::new() }
-    }
-
-    /// With dashed lines across.
-    pub fn references(self, references: Vec<Reference>) -> Self {
-        Self { references, ..self }
-    }
-
-    /// With a legend of what the colours stand for.
-    pub fn keys(self, keys: Vec<(String, Colour)>) -> Self {
-        Self { keys, ..self }
-    }
-
+impl Bars {
     fn bars(&self) -> impl Iterator<Item = &Bar> {
         self.rows.iter().flat_map(|row| &row.bars)
     }
@@ -62,16 +17,16 @@ impl<'a> BarChart<'a> {
     /// A tick of the axis, whose ticks differ in so many decimals.
     fn tick(&self, value: f64, decimals: usize) -> String {
         match self.lengths {
-            Lengths::Efficiency(_) => format::fixed(value, decimals),
-            Lengths::Change(_) => format!("{} %", format::fixed(100.0 * value, decimals.saturating_sub(2))),
+            LengthAxis::Efficiency(_) => format::fixed(value, decimals),
+            LengthAxis::Change(_) => format!("{} %", format::fixed(100.0 * value, decimals.saturating_sub(2))),
         }
     }
 
     /// A value and its interval.
     fn value(&self, bar: &Bar) -> [String; 2] {
         match self.lengths {
-            Lengths::Efficiency(_) => [format::efficiency(bar.value), format::interval(bar.interval)],
-            Lengths::Change(_) => [format::signed_percent(bar.value), format::percent_interval(bar.interval)],
+            LengthAxis::Efficiency(_) => [format::efficiency(bar.value), format::interval(bar.interval)],
+            LengthAxis::Change(_) => [format::signed_percent(bar.value), format::percent_interval(bar.interval)],
         }
     }
 
@@ -93,13 +48,12 @@ impl<'a> BarChart<'a> {
         }
         canvas.text("tick", Anchor::Start, [right + 6.0, middle + 4.0], &value);
     }
-}
 
-impl Chart for BarChart<'_> {
-    fn svg(&self, title: &str) -> String {
+    /// The drawing, called `title`.
+    pub(super) fn svg(&self, title: &str) -> String {
         let mut canvas = Canvas::new(title);
         let thickness = if self.rows.iter().all(|row| row.bars.len() == 1) { 15.0 } else { 12.0 };
-        let height = |row: &Row| GAP + thickness * row.bars.len() as f64;
+        let height = |row: &BarRow| GAP + thickness * row.bars.len() as f64;
         let names = self.rows.iter().map(|row| text_width(&row.label)).fold(0.0, f64::max).min(165.0);
         let ends = self.bars().flat_map(|b| [b.value, b.interval[0], b.interval[1]]);
         let ends = ends.chain(self.references.iter().map(|r| r.value)).filter(|x| x.is_finite());
@@ -130,7 +84,7 @@ impl Chart for BarChart<'_> {
             let x = scale.place(reference.value);
             canvas.coloured(reference.colour, |c| c.line("reference", [x, TOP], [x, bottom]));
         }
-        let (Lengths::Efficiency(words) | Lengths::Change(words)) = self.lengths;
+        let (LengthAxis::Efficiency(words) | LengthAxis::Change(words)) = &self.lengths;
         canvas.text("tick", Anchor::End, [WIDTH - RIGHT + 12.0, bottom + 36.0], words);
         let keys = self.keys.iter().map(|(label, colour)| Key { label: label.clone(), colour: *colour, dashed: false });
         let references = self.references.iter().map(Key::of);
@@ -143,15 +97,16 @@ impl Chart for BarChart<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tables::Colour;
 
-    fn row(label: &str, values: &[f64]) -> Row {
+    fn row(label: &str, values: &[f64]) -> BarRow {
         let bar =
             |(i, &value): (usize, &f64)| Bar { value, interval: [value - 0.1, value + 0.1], colour: Colour::Cycle(i) };
-        Row { label: label.into(), bars: values.iter().enumerate().map(bar).collect() }
+        BarRow { label: label.into(), bars: values.iter().enumerate().map(bar).collect() }
     }
 
-    fn chart(rows: Vec<Row>) -> String {
-        BarChart::new(Lengths::Efficiency("x"), rows).svg("t")
+    fn chart(rows: Vec<BarRow>) -> String {
+        Bars::new(LengthAxis::Efficiency("x".into()), rows).svg("t")
     }
 
     /// Left end and width of every bar.
@@ -172,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_negative_change_ends_at_zero() {
-        let svg = BarChart::new(Lengths::Change("x"), vec![row("a", &[-0.2, 0.4])]).svg("t");
+        let svg = Bars::new(LengthAxis::Change("x".into()), vec![row("a", &[-0.2, 0.4])]).svg("t");
         let [negative, positive] = places(&svg)[..] else { panic!("{svg}") };
         assert!((negative[0] + negative[1] - positive[0]).abs() < 0.02, "{svg}");
         assert!((positive[1] / negative[1] - 2.0).abs() < 1e-3, "{svg}");

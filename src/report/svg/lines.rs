@@ -1,66 +1,8 @@
 //! Lines over one axis of positions, of values or of powers of two.
 
 use super::scale::{Scale, decimals, ticks};
-use super::{Anchor, Canvas, Chart, Colour, Key, Reference, WIDTH, text_width};
-use crate::report::format;
-
-/// One line.
-pub struct Series {
-    pub label: String,
-    /// Rising in x; points that are not finite are left out.
-    pub points: Vec<[f64; 2]>,
-    pub colour: Colour,
-    /// The x of a point to ring.
-    pub chosen: Option<f64>,
-    /// By point, low end first: drawn as a band behind the line; empty for none.
-    pub intervals: Vec<[f64; 2]>,
-}
-
-impl Series {
-    /// The line alone.
-    pub fn new(label: impl Into<String>, colour: Colour, points: impl IntoIterator<Item = [f64; 2]>) -> Self {
-        let points = points.into_iter().collect();
-        Self { label: label.into(), points, colour, chosen: None, intervals: Vec::new() }
-    }
-
-    /// With a ring around the point at `x`.
-    pub fn ringed(self, x: Option<f64>) -> Self {
-        Self { chosen: x, ..self }
-    }
-
-    /// With an interval for every point.
-    pub fn within(self, intervals: Vec<[f64; 2]>) -> Self {
-        Self { intervals, ..self }
-    }
-}
-
-/// What lies along x, with its words.
-pub enum XAxis<'a> {
-    /// Whole numbers, each labelled.
-    Positions(&'a str),
-    /// Powers of two at even distances.
-    Log2(&'a str),
-    /// Any values.
-    Linear(&'a str),
-}
-
-/// What lies along y, with its words.
-pub enum YAxis<'a> {
-    /// Any values.
-    Linear(&'a str),
-    /// Values whose distance from 0 counts, so the axis begins there.
-    FromZero(&'a str),
-    /// Shares: labelled as percentages, from 0.
-    Shares(&'a str),
-}
-
-/// Lines with markers, a legend below.
-pub struct LineChart<'a> {
-    x: XAxis<'a>,
-    y: YAxis<'a>,
-    series: Vec<Series>,
-    references: Vec<Reference>,
-}
+use super::{Anchor, Canvas, Key, WIDTH, text_width};
+use crate::tables::{Lines, Series, XAxis, YAxis, format};
 
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 226.0;
@@ -68,8 +10,9 @@ const RIGHT: f64 = WIDTH - 18.0;
 /// The most markers a line has besides a ringed one; more would hide it.
 const MARKERS: usize = 40;
 
-impl Chart for LineChart<'_> {
-    fn svg(&self, title: &str) -> String {
+impl Lines {
+    /// The drawing, called `title`.
+    pub(super) fn svg(&self, title: &str) -> String {
         let mut canvas = Canvas::new(title);
         let y_ticks = self.y_ticks();
         let labels = self.y_labels(&y_ticks);
@@ -91,26 +34,14 @@ impl Chart for LineChart<'_> {
         let end = canvas.legend(BOTTOM + 60.0, &self.keys());
         canvas.finish(end)
     }
-}
-
-impl<'a> LineChart<'a> {
-    /// The lines, without references.
-    pub fn new(x: XAxis<'a>, y: YAxis<'a>, series: Vec<Series>) -> Self {
-        Self { x, y, series, references: Vec::new() }
-    }
-
-    /// With dashed lines across.
-    pub fn references(self, references: Vec<Reference>) -> Self {
-        Self { references, ..self }
-    }
 
     fn x_label(&self) -> &str {
-        let (XAxis::Positions(words) | XAxis::Log2(words) | XAxis::Linear(words)) = self.x;
+        let (XAxis::Positions(words) | XAxis::Log2(words) | XAxis::Linear(words)) = &self.x;
         words
     }
 
     fn y_label(&self) -> &str {
-        let (YAxis::Linear(words) | YAxis::FromZero(words) | YAxis::Shares(words)) = self.y;
+        let (YAxis::Linear(words) | YAxis::FromZero(words) | YAxis::Shares(words)) = &self.y;
         words
     }
 
@@ -210,17 +141,18 @@ fn powers_of_two([low, high]: [f64; 2]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tables::Colour;
 
     fn chart(x: XAxis, points: Vec<[f64; 2]>) -> String {
         let chosen = points.first().map(|p| p[0]);
         let series = Series::new("a<b", Colour::Cycle(2), points).ringed(chosen);
-        LineChart::new(x, YAxis::Linear("x"), vec![series]).svg("t")
+        Lines::new(x, YAxis::Linear("x".into()), vec![series]).svg("t")
     }
 
     #[test]
     fn a_band_goes_around_the_intervals_and_fits() {
         let series = Series::new("a", Colour::Accent, [[1.0, 1.5], [2.0, 1.6]]).within(vec![[0.5, 1.9], [1.5, 3.0]]);
-        let svg = LineChart::new(XAxis::Linear("x"), YAxis::Linear("y"), vec![series]).svg("t");
+        let svg = Lines::new(XAxis::Linear("x".into()), YAxis::Linear("y".into()), vec![series]).svg("t");
         let band = svg.split("class=\"band\" points=\"").nth(1).unwrap().split('"').next().unwrap();
         let heights: Vec<f64> = band.split(' ').map(|p| p.split(',').nth(1).unwrap().parse().unwrap()).collect();
         // There by the low ends, back by the high ones; higher values are further up.
@@ -230,7 +162,7 @@ mod tests {
 
     #[test]
     fn draws_every_finite_point() {
-        let svg = chart(XAxis::Linear("x"), vec![[0.0, 1.0], [0.5, f64::NAN], [1.0, 2.0]]);
+        let svg = chart(XAxis::Linear("x".into()), vec![[0.0, 1.0], [0.5, f64::NAN], [1.0, 2.0]]);
         assert!(!svg.contains("NaN") && !svg.contains("a<b"));
         assert_eq!(svg.matches("class=\"marker\"").count(), 2 + 1, "two points and the legend's");
         assert_eq!(svg.matches("class=\"ring\"").count(), 1);
@@ -238,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_long_line_keeps_every_point_but_not_every_marker() {
-        let svg = chart(XAxis::Linear("x"), (0..1000).map(|i| [f64::from(i), 2.0]).collect());
+        let svg = chart(XAxis::Linear("x".into()), (0..1000).map(|i| [f64::from(i), 2.0]).collect());
         let points = svg.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
         assert_eq!(points.split(' ').count(), 1000);
         assert_eq!(svg.matches("class=\"marker\"").count(), MARKERS + 2, "with the ringed one and the legend's");
@@ -247,13 +179,13 @@ mod tests {
 
     #[test]
     fn small_values_keep_their_digits() {
-        assert!(chart(XAxis::Linear("x"), vec![[1.0, 1e-4], [2.0, 3e-4]]).contains("x 2: 0.000300<"));
+        assert!(chart(XAxis::Linear("x".into()), vec![[1.0, 1e-4], [2.0, 3e-4]]).contains("x 2: 0.000300<"));
     }
 
     #[test]
     fn one_point_and_none_still_draw() {
         for points in [vec![], vec![[1.0, 1.0]]] {
-            for x in [XAxis::Positions("x"), XAxis::Log2("x"), XAxis::Linear("x")] {
+            for x in [XAxis::Positions("x".into()), XAxis::Log2("x".into()), XAxis::Linear("x".into())] {
                 let svg = chart(x, points.clone());
                 assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
             }

@@ -8,8 +8,7 @@ mod bars;
 mod lines;
 mod scale;
 
-pub use bars::{Bar, BarChart, Lengths, Row};
-pub use lines::{LineChart, Series, XAxis, YAxis};
+use crate::tables::{Colour, Drawing, Reference};
 
 /// The rules that the drawings' classes and variables need, for the page's `<style>`.
 pub const STYLE: &str = include_str!("style.css");
@@ -17,17 +16,13 @@ pub const STYLE: &str = include_str!("style.css");
 /// The width of every drawing's viewBox.
 pub const WIDTH: f64 = 440.0;
 
-/// A colour of the page, so that light and dark can differ.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Colour {
-    /// The grey of what others are compared with.
-    Baseline,
-    /// The text's own.
-    Ink,
-    /// The one colour of the page that no series of the cycle has.
-    Accent,
-    /// The i-th series; the eight colours come round again, each time with another marker.
-    Cycle(usize),
+/// Returns the drawing, called `title`; none of a text.
+pub fn draw(drawing: &Drawing, title: &str) -> Option<String> {
+    match drawing {
+        Drawing::Lines(lines) => Some(lines.svg(title)),
+        Drawing::Bars(bars) => Some(bars.svg(title)),
+        Drawing::Passage(_) => None,
+    }
 }
 
 impl Colour {
@@ -50,19 +45,6 @@ impl Colour {
             Self::Cycle(i) => (i + i / Self::CYCLE + 1) % 4,
         }
     }
-}
-
-/// Something that can be drawn.
-pub trait Chart {
-    /// The drawing, called `title`.
-    fn svg(&self, title: &str) -> String;
-}
-
-/// A value that the bars or lines are compared with, drawn as a dashed line across the plot.
-pub struct Reference {
-    pub label: String,
-    pub value: f64,
-    pub colour: Colour,
 }
 
 /// A drawing in the making, in viewBox units from the top left.

@@ -8,6 +8,7 @@ mod template;
 use std::collections::HashMap;
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::DataConfig;
@@ -16,7 +17,7 @@ use records::{Column, Format, RecordLocation, for_each_record, read_whole};
 use template::Template;
 
 /// One document: a prompt and the text that follows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Document {
     /// Unique within its corpus.
     pub id: String,

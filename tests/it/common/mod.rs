@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use assert_cmd::Command;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Only a hang takes this long.
@@ -261,13 +261,14 @@ pub fn inputs() -> TempDir {
 /// A copy of corpus, configurations and model with the finished traces of the run: the heads are still to be trained.
 pub fn traced() -> TempDir {
     let copy = inputs();
-    copy_traces(&world().join("runs/tiny"), &copy.path().join("runs/tiny"));
+    copy_traces(&copy.path().join("runs"));
     copy
 }
 
-/// Copies a run's traces and their columns to another run's folder.
-pub fn copy_traces(from: &Path, to: &Path) {
-    ["traces", "columns"].iter().for_each(|name| copy_folder(&from.join(name), &to.join(name)));
+/// Copies the traces of the tiny world with their columns to other runs.
+pub fn copy_traces(runs: &Path) {
+    let kinds = ["traces", "columns"].map(|kind| Path::new("store").join(kind));
+    kinds.iter().for_each(|kind| copy_folder(&world().join("runs").join(kind), &runs.join(kind)));
 }
 
 /// A copy of everything.
@@ -277,14 +278,35 @@ pub fn finished() -> TempDir {
     copy
 }
 
-/// Copies a folder with all that is in it.
+/// Copies a folder with all that is in it; links stay links.
 pub fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() { copy_folder(&entry.path(), &target) } else { drop(fs::copy(entry.path(), target)) }
+        let (path, target) = {
+            let entry = entry.unwrap();
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if let Ok(link) = fs::read_link(&path) {
+            std::os::unix::fs::symlink(link, target).unwrap();
+        } else if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            fs::copy(path, target).unwrap();
+        }
     }
+}
+
+/// Where a part of a run lies: what its link in the run's folder leads to.
+pub fn place(folder: &Path, part: &str) -> PathBuf {
+    fs::canonicalize(folder.join("runs/tiny").join(part)).unwrap()
+}
+
+/// Name and bytes of every file below `folder`, but for those that say how long something took.
+pub fn untimed_bytes(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let timed = ["timings.jsonl", "took.json"];
+    let files = everything_below(folder).into_iter().filter(|path| path.is_file());
+    let untimed = files.filter(|path| !timed.iter().any(|name| path.ends_with(name)));
+    untimed.map(|path| (path.strip_prefix(folder).unwrap().to_owned(), fs::read(&path).unwrap())).collect()
 }
 
 /// Every file and folder below `folder`.
@@ -311,29 +333,65 @@ pub fn report(folder: &Path) -> Value {
     read_json(&folder.join("runs/tiny/report/report.json"))
 }
 
-/// The text of the report of the run in `folder`, byte by byte but for what no two evaluations have in common: the sections
-/// `timing`, and how the program was called.
-pub fn untimed_report(folder: &Path) -> String {
-    let text = fs::read_to_string(folder.join("runs/tiny/report/report.json")).unwrap();
-    let (mut kept, mut end) = (String::new(), None::<String>);
-    for line in text.split_inclusive('\n') {
-        let (indent, words) = line.split_at(line.len() - line.trim_start().len());
-        match &end {
-            Some(last) if line.starts_with(last) => end = None,
-            Some(_) => {}
-            None => match words.trim_end() {
-                "\"timing\": {" => end = Some(format!("{indent}}}")),
-                "\"argv\": [" => end = Some(format!("{indent}]")),
-                _ => kept += line,
-            },
+/// The rows of a table of a data set, each an object: its name, its cell in every column, and of every family an object of the
+/// cells by key.
+pub fn rows(set: &Value, table: &str) -> Vec<Value> {
+    let table = find(set, table).unwrap_or_else(|| panic!("there is no table {table} in {set}"));
+    let columns = table["columns"].as_array().unwrap();
+    let row = |row: &Value| {
+        let mut fields = json!({"name": row["name"], "mark": row["mark"], "best": row["best"]});
+        for (column, cell) in columns.iter().zip(row["cells"].as_array().unwrap()) {
+            let id = column["id"].as_str().unwrap();
+            match column["key"].as_str() {
+                Some(key) if fields[id].is_null() => fields[id] = json!({key: cell}),
+                Some(key) => fields[id][key] = cell.clone(),
+                None => fields[id] = cell.clone(),
+            }
         }
-    }
-    let timed = |line: &str| {
-        let number = line.split_once("\": ").filter(|(_, value)| value.starts_with(|c: char| c.is_ascii_digit()));
-        number.is_some_and(|(name, _)| name.ends_with("_per_s") || name.ends_with("seconds"))
+        fields
     };
-    assert!(text.lines().any(timed) && !kept.lines().any(timed), "{kept}");
-    kept
+    table["rows"].as_array().unwrap().iter().map(row).collect()
+}
+
+/// The row of that name.
+pub fn row(set: &Value, table: &str, name: &str) -> Value {
+    rows(set, table).into_iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no row {name} in {table}"))
+}
+
+/// The one row of a table that is about the whole data set.
+pub fn only_row(set: &Value, table: &str) -> Value {
+    let rows = rows(set, table);
+    let [row] = &rows[..] else { panic!("{table}: {rows:?}") };
+    row.clone()
+}
+
+/// Whether a data set has a table of that name.
+pub fn has_table(set: &Value, table: &str) -> bool {
+    find(set, table).is_some()
+}
+
+fn find<'a>(set: &'a Value, table: &str) -> Option<&'a Value> {
+    let tables = set["sections"].as_array().unwrap().iter().flat_map(|section| section["tables"].as_array().unwrap());
+    tables.into_iter().find(|found| found["id"] == table)
+}
+
+/// A data set without the sections of these ids.
+pub fn without(set: &Value, sections: &[&str]) -> Value {
+    let mut set = set.clone();
+    set["sections"].as_array_mut().unwrap().retain(|section| sections.iter().all(|id| section["id"] != *id));
+    set
+}
+
+/// The report of the run in `folder` as a text, number by number but for what no two evaluations have in common: the section
+/// `timing` of every data set, and how the program was called.
+pub fn untimed_report(folder: &Path) -> String {
+    let mut report = report(folder);
+    for set in report["datasets"].as_array_mut().unwrap() {
+        assert!(has_table(set, "timing"), "{set}");
+        *set = without(set, &["timing"]);
+    }
+    assert!(report["provenance"]["argv"].take().is_array());
+    serde_json::to_string_pretty(&report).unwrap()
 }
 
 /// The shared folder beside the crate, or a visible line that it is absent.
@@ -385,7 +443,7 @@ fn corpus() -> String {
     let things = ["cheese", "grain", "honey"];
     let mut lines = String::new();
     let mut add = |id: String, prompt: String, completion: String, finish: &str| {
-        let line = serde_json::json!({"id": id, "prompt": prompt, "completion": completion, "finish": finish});
+        let line = json!({"id": id, "prompt": prompt, "completion": completion, "finish": finish});
         lines += &format!("{line}\n");
     };
     for (a, animal) in animals.iter().enumerate() {

@@ -1,14 +1,63 @@
-//! Reliability of a predicted probability: how often the prediction is right beside how probable it was said to be.
+//! Reliability of the heads' probabilities: how often the first choice is right beside how probable it was said to be.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::Analysis;
+use super::heads::colour;
+use crate::error::Result;
+use crate::evaluation::EvaluatedSet;
+use crate::tables::{Colour, Figure, Lines, Record, Section, Series, Table, XAxis, YAxis, record};
+
+pub const ANALYSIS: Analysis =
+    Analysis { id: "reliability", title: "Reliability of the heads", definition: ReliabilityRow::DEFINITION, fill };
+
+record! {
+    /// How often a head's first choice is right beside how probable the head says it is: the head's positions, by rising
+    /// predicted probability, in ten bins of equally many.
+    struct ReliabilityRow in "reliability", each "bin" {
+        /// The number of a head; head j predicts the token j places on.
+        head: u64 = "head" as Count;
+        /// The positions in the bin: a tenth of the head's, or one more.
+        bin_positions: u64 = "positions" as Count;
+        /// The mean, over the bin, of the probability that the head gives its first choice, by its softmax over every token that
+        /// it drafts from.
+        predicted: f64 = "predicted" as Percent;
+        /// Of the bin's positions, the share at which the head's first choice is the text's token.
+        bin_accuracy: f64 = "right" as Percent;
+    }
+}
+
+fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
+    let right = Series::new("as often as said", Colour::Baseline, [[0.0, 0.0], [1.0, 1.0]]);
+    let (mut rows, mut series) = (Vec::new(), vec![right]);
+    for (place, head) in set.heads.iter().enumerate() {
+        let (number, Some(Reliability { bins, .. })) = (place as u64 + 1, &head.calibration) else { continue };
+        let points = bins.iter().map(|bin| [bin.predicted, bin.bin_accuracy]);
+        series.push(Series::new(format!("head {number}"), colour(place), points));
+        for (bin, &ReliabilityBin { bin_positions, predicted, bin_accuracy }) in bins.iter().enumerate() {
+            let row = ReliabilityRow { head: number, bin_positions, predicted, bin_accuracy };
+            rows.push((format!("head {number}, bin {}", bin + 1), row));
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let lines = Lines::new(
+        XAxis::Linear("predicted probability of the first choice".into()),
+        YAxis::Shares("share of positions where it is right".into()),
+        series,
+    );
+    let caption = "Ten bins of equally many positions for each head; below the diagonal a head is too sure.";
+    section.figures.push(Figure::new("reliability", "Reliability of the heads", caption, lines));
+    section.tables.push(Table::of(rows).detail());
+    Ok(())
+}
 
 /// Bins of equal mass, where there are so many predictions.
 const BINS: usize = 10;
 
 /// A reliability diagram and its one number.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reliability {
     /// Expected calibration error: the mean over positions of |accuracy - predicted| of their bin.
     pub ece: f64,
@@ -17,8 +66,7 @@ pub struct Reliability {
 }
 
 /// One bin.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReliabilityBin {
     /// Positions in it.
     pub bin_positions: u64,

@@ -1,4 +1,47 @@
-//! Numbers as text: one way for every rendering, the same bytes on every machine.
+//! Numbers as text: one way for every rendering and every sentence, the same bytes on every machine.
+
+use super::{Cell, Estimate, Format};
+
+impl Format {
+    /// A cell of a column with this format as text; an en dash where there is nothing.
+    pub fn text(self, cell: &Cell) -> String {
+        match cell {
+            Cell::Nothing => "–".to_owned(),
+            Cell::Flag(flag) => if *flag { "yes" } else { "no" }.to_owned(),
+            Cell::Count(count) if self == Self::Count => self::count(*count),
+            Cell::Count(count) => self.number(*count as f64),
+            Cell::Number(number) => self.number(*number),
+            Cell::Interval(interval) => self.interval(*interval),
+            Cell::Estimate(Estimate { value, interval }) => {
+                format!("{} {}", self.number(*value), self.interval(*interval))
+            }
+            Cell::Text(text) => text.clone(),
+        }
+    }
+
+    fn number(self, x: f64) -> String {
+        match self {
+            Self::Words | Self::ThreeDigits => three_digits(x),
+            Self::Count if x.is_finite() => count(x as u64),
+            Self::Count => fixed(x, 0),
+            Self::OneDecimal => fixed(x, 1),
+            Self::TwoDecimals => fixed(x, 2),
+            Self::ThreeDecimals => fixed(x, 3),
+            Self::Percent => percent(x),
+            Self::SignedPercent => signed_percent(x),
+            Self::Bytes => scaled(x, "B"),
+            Self::Scaled => scaled(x, ""),
+            Self::Times => suffixed(three_digits(x), "×"),
+        }
+    }
+
+    fn interval(self, [low, high]: [f64; 2]) -> String {
+        match self {
+            Self::SignedPercent => percent_interval([low, high]),
+            _ => format!("[{}, {}]", self.number(low), self.number(high)),
+        }
+    }
+}
 
 /// `x` with so many decimals, a real minus sign and no negative zero; `n/a` for what is not finite.
 pub fn fixed(x: f64, decimals: usize) -> String {
@@ -92,6 +135,24 @@ fn suffixed(text: String, suffix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cells_are_written_as_their_column_says() {
+        let texts = |format: Format, cells: &[Cell]| cells.iter().map(|cell| format.text(cell)).collect::<Vec<_>>();
+        let number = Cell::Number;
+        assert_eq!(texts(Format::Count, &[Cell::Count(12_288), number(16.0), Cell::Nothing]), ["12,288", "16", "–"]);
+        assert_eq!(
+            texts(Format::ThreeDecimals, &[number(1.7392), Cell::Interval([1.0, 2.5])]),
+            ["1.739", "[1.000, 2.500]"]
+        );
+        let estimate = Cell::Estimate(Estimate { value: 1.5, interval: [1.25, 1.75] });
+        assert_eq!(Format::ThreeDecimals.text(&estimate), "1.500 [1.250, 1.750]");
+        let gain = [number(0.3594), Cell::Interval([-0.01, 0.2])];
+        assert_eq!(texts(Format::SignedPercent, &gain), ["+35.9 %", "[\u{2212}1.0, +20.0] %"]);
+        assert_eq!(texts(Format::Words, &[Cell::Flag(true), Cell::Text("best".into())]), ["yes", "best"]);
+        assert_eq!(texts(Format::Times, &[number(1.234), number(f64::NAN)]), ["1.23×", "n/a"]);
+        assert_eq!(texts(Format::Bytes, &[number(23_592_960.0)]), ["23.6 MB"]);
+    }
 
     #[test]
     fn formats() {

@@ -1,0 +1,151 @@
+//! Drafts beside plain decoding's at the same starts: who is longer, and how often tokens repeat (arXiv 2404.09221).
+
+use std::cmp::Ordering;
+use std::iter::Sum;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Analysis, by_variant};
+use crate::drafting::Drafter;
+use crate::error::Result;
+use crate::evaluation::{EvaluatedSet, EvaluatedVariant, ReplayText, Step};
+use crate::lattice::{Lattice, accepted_length};
+use crate::rescorer::BlockContext;
+use crate::tables::{Record, Section, record};
+
+pub const ANALYSIS: Analysis =
+    Analysis { id: "same-starts", title: "Beside plain decoding", definition: SameStartsRow::DEFINITION, fill };
+
+record! {
+    /// The drafts of every variant at the starts that plain bpd visits, so that both draft for the same places: plain bpd's own
+    /// row is before rescoring, the others' after.
+    pub struct SameStartsRow in "same-starts", each "variant" {
+        /// Of the blocks that plain bpd visits, those where the variant's draft from the same start has a longer accepted length.
+        wins: u64 = "wins" as Count;
+        /// Of the blocks that plain bpd visits, those where the variant's draft from the same start has an equal accepted length.
+        ties: u64 = "ties" as Count;
+        /// Of the blocks that plain bpd visits, those where the variant's draft from the same start has a shorter accepted length.
+        losses: u64 = "losses" as Count;
+        /// Of the wins, those where the first token that plain bpd had rejected equals the token before it in its draft, so that
+        /// a repetition was repaired.
+        repairs: u64 = "repairs" as Count;
+        /// Of all pairs of neighbouring tokens in the variant's first drafts at the starts that plain bpd visits, the share
+        /// whose two tokens are equal.
+        repetition: f64 = "repeats" as Percent;
+        /// The mean, over the blocks that plain bpd visits, of the longest run of equal tokens in the variant's first draft,
+        /// counted from 1.
+        longest_run: f64 = "longest run" as TwoDecimals;
+    }
+}
+
+fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
+    let row = |place| {
+        let counts = measure(set, place)?;
+        let SameStarts { wins, ties, losses, repairs, .. } = *counts;
+        let (repetition, longest_run) = (counts.repetition(), counts.longest_run());
+        Ok(SameStartsRow { wins, ties, losses, repairs, repetition, longest_run })
+    };
+    section.tables.push(by_variant(set, row)?);
+    Ok(())
+}
+
+/// Counts the blocks of the variant at a place, at the starts that plain decoding visits.
+pub fn measure(set: &EvaluatedSet, place: usize) -> Result<Arc<SameStarts>> {
+    let EvaluatedVariant { prepared, key, result, .. } = &set.variants[place];
+    let (plain, findings) = (set.plain(), set.evaluator.findings);
+    findings.find(&findings.key("same-starts", &(key, &plain.key)), || {
+        let drafter = prepared.drafter(&result.settings);
+        let of_text = |number: usize, text: &ReplayText, lattices: &[Lattice]| {
+            SameStarts::of(text, lattices, &plain.result.steps[number], &*drafter)
+        };
+        Ok(set.texts.of_each(prepared.variant.stop, &*drafter, of_text)?.into_iter().sum())
+    })
+}
+
+/// Counts over the blocks that plain decoding visits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SameStarts {
+    /// Blocks in which the accepted length is longer than plain decoding's at the same start.
+    pub wins: u64,
+    /// Equally long.
+    pub ties: u64,
+    /// Shorter.
+    pub losses: u64,
+    /// Wins where plain decoding's first rejected token repeats the token before it.
+    pub repairs: u64,
+    /// Neighbouring tokens in the first drafts.
+    pub pairs: u64,
+    /// Those that are equal.
+    pub repeats: u64,
+    /// Sum over the first drafts of the longest run of equal tokens, from 1.
+    pub longest_runs: u64,
+}
+
+impl SameStarts {
+    /// The share of neighbouring tokens that are equal.
+    pub fn repetition(&self) -> f64 {
+        self.repeats as f64 / self.pairs.max(1) as f64
+    }
+
+    /// The mean length of a first draft's longest run of equal tokens.
+    fn longest_run(&self) -> f64 {
+        self.longest_runs as f64 / (self.wins + self.ties + self.losses).max(1) as f64
+    }
+
+    /// Those of one text, which plain decoding walked in `steps`.
+    fn of(text: &ReplayText, lattices: &[Lattice], steps: &[Step], drafter: &dyn Drafter) -> Result<Self> {
+        let mut counts = Self::default();
+        let blocks: Vec<BlockContext> =
+            steps.iter().map(|step| text.block_context(step.start, &lattices[step.start])).collect();
+        let drafts = drafter.session().drafts(&text.tokens, &blocks)?;
+        for (step, drafts) in steps.iter().zip(drafts) {
+            let target = &text.continuation()[step.start..];
+            let (accepted, plain) = (accepted_length(&drafts.paths, target).max(1), text.lattices[step.start].top1());
+            match accepted.cmp(&step.accepted) {
+                Ordering::Less => counts.losses += 1,
+                Ordering::Equal => counts.ties += 1,
+                Ordering::Greater => {
+                    counts.wins += 1;
+                    // A block that ended early had nothing rejected.
+                    let rejected = plain.get(step.accepted);
+                    counts.repairs += u64::from(rejected == Some(&plain[step.accepted - 1]));
+                }
+            }
+            let first = &drafts.paths[0];
+            counts.pairs += first.len() as u64 - 1;
+            counts.repeats += first.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64;
+            counts.longest_runs += longest_run(first);
+        }
+        Ok(counts)
+    }
+}
+
+impl Sum for SameStarts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            wins: sum.wins + one.wins,
+            ties: sum.ties + one.ties,
+            losses: sum.losses + one.losses,
+            repairs: sum.repairs + one.repairs,
+            pairs: sum.pairs + one.pairs,
+            repeats: sum.repeats + one.repeats,
+            longest_runs: sum.longest_runs + one.longest_runs,
+        })
+    }
+}
+
+/// The longest run of equal tokens.
+fn longest_run(tokens: &[u32]) -> u64 {
+    tokens.chunk_by(|a, b| a == b).map(|run| run.len() as u64).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_counted_from_one() {
+        assert_eq!([&[1, 2, 3][..], &[1, 1, 2, 2, 2], &[5]].map(longest_run), [1, 3, 1]);
+    }
+}

@@ -1,0 +1,122 @@
+//! How long things took: all that two evaluations of the same inputs do not have in common.
+
+use super::{Analysis, by_variant};
+use crate::error::Result;
+use crate::evaluation::EvaluatedSet;
+use crate::tables::{Record, Section, Table, format, record};
+
+pub const ANALYSIS: Analysis = Analysis { id: "timing", title: "Timing", definition: TimingRow::DEFINITION, fill };
+
+record! {
+    /// Seconds and speeds on one machine with all its threads, the only numbers that differ between two evaluations of the same
+    /// inputs.
+    pub struct TimingRow in "timing", each "variant" {
+        /// True where replay runs a language model, whose forwards are then part of replay_seconds; every other variant is
+        /// replayed from stored lattices by table look-ups and a small network at most.
+        neural: bool = "neural" as Words;
+        /// Wall-clock seconds in which the variant walked all documents of the evaluated split once, from lattices in memory and
+        /// at its final settings, on all threads; candidates_seconds, lattices_seconds and the search on dev are not in it.
+        replay_seconds: f64 = "replay (s)" as ThreeDigits;
+        /// decoded_tokens divided by replay_seconds.
+        replay_tokens_per_s: f64 = "replay, tokens/s" as Scaled;
+        /// Decoded tokens of the documents decoded live, all together, divided by the wall-clock seconds from the first prompt to
+        /// the last token, prefill and drafting included; null where nothing was decoded live.
+        tokens_per_s: Option<f64> = "live, tokens/s" as Scaled;
+        /// tokens_per_s divided by autoregressive_tokens_per_s.
+        live_over_autoregressive: Option<f64> = "live / autoregressive" as Times;
+        /// replay_tokens_per_s divided by tokens_per_s of the same variant on the same machine: how many times faster replay is
+        /// than decoding.
+        replay_over_live: Option<f64> = "replay / live" as Times;
+    }
+}
+
+record! {
+    /// Seconds and speeds that are not about one variant.
+    pub struct TimingTotalsRow in "timing-totals", each "data set" {
+        /// Wall-clock seconds in which the heads' candidates were computed from the stored hidden states at every position of the
+        /// evaluated split, whenever that was; replay reads them from disk.
+        candidates_seconds: Option<f64> = "candidates (s)" as ThreeDigits;
+        /// Wall-clock seconds in which the stored candidates were read and the lattices of every position built, once for all
+        /// variants.
+        lattices_seconds: f64 = "lattices (s)" as ThreeDigits;
+        /// Decoded tokens of the live check over all its variants together, divided by its wall-clock seconds; null without one.
+        tokens_per_s: Option<f64> = "live, tokens/s" as OneDecimal;
+        /// Decoded tokens divided by wall-clock seconds, prefill included, when the same documents are decoded one token a call
+        /// on the same device, batch of them at a time.
+        autoregressive_tokens_per_s: Option<f64> = "autoregressive, tokens/s" as OneDecimal;
+    }
+}
+
+fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
+    let (live, tokens) = (set.live.as_ref(), set.texts.tokens() as f64);
+    let together = live.map(|live| {
+        let sum = |part: fn(&crate::evaluation::LiveOutcome) -> f64| live.outcomes.iter().map(|o| part(o)).sum::<f64>();
+        sum(|outcome| outcome.tokens as f64) / sum(|outcome| outcome.seconds)
+    });
+    let alone = live.map(|live| live.autoregressive_speed);
+    let totals = TimingTotalsRow {
+        candidates_seconds: set.test.candidates.seconds(),
+        lattices_seconds: set.texts.seconds,
+        tokens_per_s: together,
+        autoregressive_tokens_per_s: alone,
+    };
+    section.notes.push(sentence(&totals));
+    section.tables.push(by_variant(set, |place| {
+        let variant = &set.variants[place];
+        let replay_tokens_per_s = tokens / variant.result.seconds;
+        let tokens_per_s = live.map(|live| live.outcomes[place].tokens as f64 / live.outcomes[place].seconds);
+        Ok(TimingRow {
+            neural: variant.runs_language_model(),
+            replay_seconds: variant.result.seconds,
+            replay_tokens_per_s,
+            tokens_per_s,
+            live_over_autoregressive: tokens_per_s.zip(alone).map(|(live, alone)| live / alone),
+            replay_over_live: tokens_per_s.map(|live| replay_tokens_per_s / live),
+        })
+    })?);
+    section.tables.push(Table::of([(set.name.clone(), totals)]).detail());
+    Ok(())
+}
+
+fn sentence(totals: &TimingTotalsRow) -> String {
+    let seconds = |x| format!("{} s", format::three_digits(x));
+    let computed =
+        totals.candidates_seconds.map(|x| format!("The heads' candidates took {} to compute and the ", seconds(x)));
+    let mut text = format!(
+        "{}lattices {} to build, once for all variants; replay begins there, on all threads.",
+        computed.unwrap_or_else(|| "The ".into()),
+        seconds(totals.lattices_seconds)
+    );
+    if let (Some(together), Some(alone)) = (totals.tokens_per_s, totals.autoregressive_tokens_per_s) {
+        text += &format!(
+            " Live, all variants together decode {} tokens/s, autoregressive decoding {}.",
+            format::fixed(together, 1),
+            format::fixed(alone, 1)
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_about_no_variant_is_said_in_words() {
+        let mut totals = TimingTotalsRow {
+            candidates_seconds: Some(61.25),
+            lattices_seconds: 0.75,
+            tokens_per_s: Some(41.25),
+            autoregressive_tokens_per_s: Some(30.5),
+        };
+        let text = sentence(&totals);
+        assert!(
+            text.starts_with("The heads' candidates took 61.2 s to compute and the lattices 0.750 s to build"),
+            "{text}"
+        );
+        assert!(text.ends_with("all variants together decode 41.2 tokens/s, autoregressive decoding 30.5."), "{text}");
+        (totals.candidates_seconds, totals.tokens_per_s) = (None, None);
+        let text = sentence(&totals);
+        assert!(text.starts_with("The lattices 0.750 s") && text.ends_with("on all threads."), "{text}");
+    }
+}

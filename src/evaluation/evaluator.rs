@@ -1,0 +1,171 @@
+//! From traces, candidates, heads and rescorers to an evaluated set.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::set::{EvaluatedSet, EvaluatedVariant};
+use super::variant::VariantKey;
+use super::{
+    Findings, LiveCheck, Tally, Texts, analyses, autoregressive_speed, axes, check_live, coverage, slot_temperatures,
+    stop_if_interrupted,
+};
+use crate::backbone::Backbone;
+use crate::config::{EvaluationConfig, StorageType, TuningConfig};
+use crate::decoding::{Decoding, Verification};
+use crate::drafting::{LookupConfidence, PreparedVariant, Selection, Settings, StopRule};
+use crate::error::Result;
+use crate::heads::{FrozenHeads, StoredCandidates};
+use crate::progress::{self, Progress};
+use crate::traces::Trace;
+use crate::training::KeptCheckpoints;
+
+/// What all data sets of a run are evaluated with.
+pub struct Evaluator<'a> {
+    /// The frozen model.
+    pub backbone: &'a Backbone,
+    /// The heads.
+    pub heads: &'a FrozenHeads,
+    /// Hash of what made the heads.
+    pub heads_key: &'a str,
+    /// Where the heads were trained, and what their training kept; none unless every checkpoint is to be evaluated.
+    pub checkpoints: Option<(&'a Path, KeptCheckpoints)>,
+    /// The variants, plain decoding first.
+    pub variants: Vec<PreparedVariant<'a>>,
+    /// By name, for every rescorer that is a term of a variant: a hash of all that its scores depend on.
+    pub rescorer_keys: BTreeMap<String, String>,
+    /// k: candidates per slot.
+    pub top_k: usize,
+    /// Whether plain decoding's draft is always among several.
+    pub include_top1: bool,
+    /// How numbers of a trace are rounded.
+    pub dtype: StorageType,
+    /// What is tried on dev.
+    pub tuning: &'a TuningConfig,
+    /// What is measured.
+    pub options: &'a EvaluationConfig,
+    /// Of the bootstrap.
+    pub seed: u64,
+    /// What is known already.
+    pub findings: &'a Findings,
+    /// For what is needed for a moment only.
+    pub scratch: &'a Path,
+}
+
+/// A traced split of a data set with the heads' candidates on it.
+pub struct TracedSplit<'a> {
+    /// The trace.
+    pub trace: &'a Trace,
+    /// Hash of what made the trace.
+    pub key: &'a str,
+    /// The candidates.
+    pub candidates: StoredCandidates,
+}
+
+impl<'a> Evaluator<'a> {
+    /// Evaluates every variant on the data set `name`: settings are chosen on `dev`, everything else is about `test`.
+    ///
+    /// # Errors
+    /// A split without a continuation, what the drafters fail with, an interrupt. Findings are kept, so that the next
+    /// evaluation goes on where this one ended.
+    pub fn evaluate(&'a self, name: &str, dev: TracedSplit<'a>, test: TracedSplit<'a>) -> Result<EvaluatedSet<'a>> {
+        let stops = self.stops();
+        let dev_texts = Texts::new(dev.trace, &dev.candidates, self.top_k, &stops)?;
+        let texts = Texts::new(test.trace, &test.candidates, self.top_k, &stops)?;
+        // Searches, walks over test, live checks.
+        let mut bar = Progress::new(format!("evaluate {name}"), 3 * self.variants.len());
+        let start = self.start(&dev_texts);
+        let heads = analyses::heads::measure(self, test.key, &texts)?;
+        let (mut variants, mut earlier): (Vec<EvaluatedVariant>, _) = (Vec::new(), 0);
+        let mut singles: BTreeMap<String, Settings> = BTreeMap::new();
+        for prepared in &self.variants {
+            stop_if_interrupted()?;
+            let rescorer = prepared.variant.rescorer.as_ref();
+            let from = prepared.start(&start, rescorer.and_then(|rescorer| singles.get(rescorer)));
+            let axes = axes(prepared, self.top_k, self.tuning);
+            let key = self.findings.key(
+                "variant",
+                &VariantKey {
+                    dev: dev.key,
+                    test: test.key,
+                    heads: self.heads_key,
+                    top_k: self.top_k,
+                    variant: &prepared.variant,
+                    selection: prepared.selection(),
+                    include_top1: self.include_top1,
+                    terms: prepared.terms().iter().map(|(term, _)| (&**term, &*self.rescorer_keys[term])).collect(),
+                    start: &from,
+                    axes: &axes,
+                },
+            );
+            earlier += usize::from(self.findings.has(&key));
+            let plain = variants.first().map(|plain| plain.result.dev_block_efficiency);
+            bar.advance(|| format!("{} on dev", prepared.variant));
+            let result =
+                self.findings.find(&key, || self.measure(prepared, from, &axes, plain, [&dev_texts, &texts]))?;
+            let prepared = prepared.clone();
+            let prepared = if result.switched_off { prepared.switched_off() } else { prepared };
+            if let (Selection::BestPath, Some(rescorer)) = (prepared.variant.selection, &prepared.variant.rescorer) {
+                singles.insert(rescorer.clone(), result.settings.clone());
+            }
+            bar.update(2 * (variants.len() + 1), || format!("{} on test", prepared.variant));
+            variants.push(EvaluatedVariant { tally: Tally::of(&result.steps), prepared, axes, key, result });
+        }
+        if earlier > 0 {
+            progress::say(format!("evaluate {name}: {earlier} of {} variants finished earlier", variants.len()));
+        }
+        let live = self.live(&texts, &variants, &mut bar)?;
+        bar.finish(&format!("{} test documents, {} variants", texts.texts.len(), variants.len() + 1));
+        let oracle = Tally::of(&analyses::oracle::oracle_walks(&texts, self.top_k));
+        let name = name.to_owned();
+        Ok(EvaluatedSet { evaluator: self, name, test, texts, start, heads, variants, oracle, live })
+    }
+
+    /// The stop rules of the variants.
+    pub(super) fn stops(&self) -> Vec<StopRule> {
+        self.variants.iter().map(|prepared| prepared.variant.stop).collect()
+    }
+
+    /// The settings from which every search begins: what is measured on dev, and rescorers that have no say.
+    fn start(&self, dev: &Texts) -> Settings {
+        let mut start = Settings::new(self.top_k, coverage(&dev.texts, self.top_k), 1.0);
+        if !self.tuning.slot_tempering.is_empty() {
+            start.slot_temperatures = slot_temperatures(&dev.texts, self.top_k);
+        }
+        if !self.tuning.lookup.is_empty() {
+            let texts = dev.texts.iter().map(|text| (&text.tokens[..], text.prompt));
+            start.confidence = LookupConfidence::measured(texts, self.block_size());
+        }
+        start
+    }
+
+    /// H: the tokens proposed at once.
+    pub fn block_size(&self) -> usize {
+        self.heads.count() + 1
+    }
+
+    /// Decodes the first test documents with every variant; none where none is to be decoded.
+    fn live(&self, texts: &Texts, variants: &[EvaluatedVariant], bar: &mut Progress) -> Result<Option<LiveCheck>> {
+        let sample: Vec<_> = texts.texts.iter().take(self.options.live_documents).collect();
+        if sample.is_empty() {
+            return Ok(None);
+        }
+        let (documents, batch) = (sample.len(), self.options.live_batch);
+        let key = self.findings.key("autoregressive", &(&variants[0].key, documents, batch));
+        let speed = self.findings.find(&key, || Ok(autoregressive_speed(self.backbone, &sample, batch)))?;
+        let mut outcomes = Vec::new();
+        for EvaluatedVariant { prepared, key, result, .. } in variants {
+            stop_if_interrupted()?;
+            bar.advance(|| format!("live {}", prepared.variant));
+            let decoding = Decoding {
+                top_k: self.top_k,
+                dtype: self.dtype,
+                stop: prepared.variant.stop,
+                verification: Verification::GREEDY,
+            };
+            let (drafter, steps) = (prepared.drafter(&result.settings), &result.steps[..documents]);
+            let check = || check_live(self.backbone, self.heads, &*drafter, decoding, batch, &sample, steps);
+            outcomes.push(self.findings.find(&self.findings.key("live", &(key, documents, batch)), check)?);
+        }
+        Ok(Some(LiveCheck { documents, batch: batch.min(documents), outcomes, autoregressive_speed: *speed }))
+    }
+}

@@ -1,0 +1,448 @@
+//! What a run is made of and what each part depends on, known before anything is made. The commands, the plan of an ablation and
+//! `status` all go by this graph; there is no other list of the stages, their order or their keys.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Corpus, Inputs};
+use crate::backbone::{BackboneIdentity, Feature};
+use crate::config::{Config, EvaluationConfig, HeadsConfig, Keep, LatticeConfig, StorageType, TraceText, TuningConfig};
+use crate::drafting::Variant;
+use crate::error::{Result, bail};
+use crate::heads::hash_weights;
+use crate::report::SCHEMA_VERSION;
+use crate::rescorer::{RescorerConfig, RescorerKind};
+use crate::store::{Artefact, Key, Store};
+use crate::text::{Document, Split};
+
+/// The artefacts of a run.
+pub struct Graph {
+    /// Train before dev before test.
+    pub traces: Vec<TraceArtefacts>,
+    /// The heads.
+    pub heads: Artefact,
+    /// By name, in the configuration's order; a sum is none.
+    pub rescorers: Vec<(String, Artefact)>,
+    /// The report with the settings that were tuned for it.
+    pub evaluation: Artefact,
+}
+
+/// A trace and what is made of it.
+pub struct TraceArtefacts {
+    /// The place of its corpus among the run's.
+    pub corpus: usize,
+    /// What it is of.
+    pub split: Split,
+    /// Whose text follows the prompts.
+    pub text: TraceText,
+    /// Documents, at most.
+    pub documents: usize,
+    /// `CORPUS-SPLIT`, and the kind of text where it is not the backbone's greedy output.
+    pub name: String,
+    /// Prompts and texts.
+    pub tokens: Artefact,
+    /// The states that are kept.
+    pub columns: Vec<Column>,
+    /// The backbone's likeliest tokens, where training asks for them.
+    pub likely: Option<Artefact>,
+    /// What the heads propose, and how many candidates a slot, where anything reads that.
+    pub candidates: Option<(usize, Artefact)>,
+}
+
+/// A kept state of the backbone on a trace.
+pub struct Column {
+    /// Which state.
+    pub feature: Feature,
+    /// Its numbers.
+    pub artefact: Artefact,
+}
+
+/// The largest k that is asked of candidates: they are computed once, and a smaller k is a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// By what drafts, and what learns from train.
+    pub top_k: usize,
+    /// By anything, the oracle included, on dev and test.
+    pub widest: usize,
+}
+
+impl Reach {
+    /// What a configuration asks for.
+    pub fn of(config: &Config) -> Self {
+        Self { top_k: config.lattice.top_k, widest: config.widest() }
+    }
+
+    /// What both ask for.
+    pub fn or(self, other: Self) -> Self {
+        Self { top_k: self.top_k.max(other.top_k), widest: self.widest.max(other.widest) }
+    }
+}
+
+impl Graph {
+    /// The graph of a configuration on its inputs. The heads are those with the hash `given`, or are trained.
+    ///
+    /// # Errors
+    /// A split without documents; heads to start from that cannot be read.
+    pub fn new(
+        config: &Config,
+        inputs: &Inputs,
+        reach: Reach,
+        features: &[Feature],
+        given: Option<&str>,
+    ) -> Result<Self> {
+        let mut traces = Vec::new();
+        for (split, most, texts) in [
+            (Split::Train, config.traces.train_documents, config.traces.train_text.as_slice()),
+            (Split::Dev, config.traces.dev_documents, &[TraceText::Greedy]),
+            (Split::Test, config.traces.test_documents, &[TraceText::Greedy]),
+        ] {
+            for (number, corpus) in inputs.corpora.iter().enumerate().filter(|(_, corpus)| corpus.has(split)) {
+                for &text in texts {
+                    let trace = trace(config, &inputs.backbone.identity(), (number, corpus), (split, most, text))?;
+                    traces.push(trace.with_states(config, features));
+                }
+            }
+        }
+        let fitted_on = || traces.iter().filter(|trace| trace.split != Split::Test).map(TraceArtefacts::input);
+        let heads = Artefact {
+            name: "heads".to_owned(),
+            title: "train-heads".to_owned(),
+            key: match given {
+                Some(hash) => Key::new("heads", &GivenHeads { given: hash }, []),
+                None => Key::new("heads", &HeadsKey::new(config)?, fitted_on()),
+            },
+        };
+        let kinds: Vec<(&String, &dyn RescorerKind)> =
+            config.rescorer.iter().filter_map(|(name, rescorer)| Some((name, rescorer.kind()?))).collect();
+        let rescorers = kinds.iter().map(|&(name, kind)| {
+            let settings = RescorerKey {
+                kind: kind.name(),
+                options: kind.fitted(),
+                seed: kind.uses_seed().then_some(config.seed),
+                top_k: kind.reads_lattices().then_some(config.lattice.top_k),
+                dtype: kind.reads_lattices().then_some(config.traces.dtype),
+            };
+            let lattices = kind.reads_lattices().then_some((heads.name.as_str(), &heads.key));
+            let key = Key::new("rescorers", &settings, fitted_on().chain(lattices));
+            let (place, title) = (format!("rescorers/{name}"), format!("train-rescorer {name}"));
+            (name.clone(), Artefact { name: place, title, key })
+        });
+        let rescorers: Vec<(String, Artefact)> = rescorers.collect();
+        let train_is_read = kinds.iter().any(|(_, kind)| kind.reads_lattices());
+        for trace in &mut traces {
+            let k = match trace.split {
+                Split::Train if !train_is_read => continue,
+                Split::Train => reach.top_k,
+                Split::Dev | Split::Test => reach.widest,
+            };
+            trace.candidates = Some((k, trace.candidates(config, &heads, k)));
+        }
+        let evaluation = evaluation(config, &traces, &heads, &rescorers);
+        Ok(Self { traces, heads, rescorers, evaluation })
+    }
+
+    /// Every part, in the order in which they are made.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        let candidates = self.traces.iter().filter_map(|trace| {
+            let (k, artefact) = trace.candidates.as_ref()?;
+            Some(Part::Candidates { trace, k: *k, artefact })
+        });
+        let rescorers = self.rescorers.iter().map(|(name, artefact)| Part::Rescorer { name, artefact });
+        let traces = self.traces.iter().map(Part::Trace).chain([Part::Heads(&self.heads)]);
+        traces.chain(candidates).chain(rescorers).chain([Part::Evaluation(&self.evaluation)])
+    }
+
+    /// The artefact of a fitted rescorer.
+    ///
+    /// # Panics
+    /// The configuration has none of that name, or it is a sum.
+    pub fn rescorer(&self, name: &str) -> &Artefact {
+        let (_, artefact) = self.rescorers.iter().find(|(other, _)| other == name).expect("a rescorer that is fitted");
+        artefact
+    }
+}
+
+/// A part of a run.
+#[derive(Clone, Copy)]
+pub enum Part<'a> {
+    /// A trace with its states.
+    Trace(&'a TraceArtefacts),
+    /// The heads.
+    Heads(&'a Artefact),
+    /// The `k` best tokens of every head on a trace.
+    Candidates {
+        /// What they are computed on.
+        trace: &'a TraceArtefacts,
+        /// Candidates a slot.
+        k: usize,
+        /// The artefact.
+        artefact: &'a Artefact,
+    },
+    /// A fitted rescorer.
+    Rescorer {
+        /// As in `[rescorer.NAME]`.
+        name: &'a str,
+        /// The artefact.
+        artefact: &'a Artefact,
+    },
+    /// The report.
+    Evaluation(&'a Artefact),
+}
+
+impl<'a> Part<'a> {
+    /// What all parts of the sort are called in tables.
+    pub fn sort(self) -> &'static str {
+        match self {
+            Self::Trace(_) => "traces",
+            Self::Heads(_) => "heads",
+            Self::Candidates { .. } => "candidates",
+            Self::Rescorer { .. } => "rescorers",
+            Self::Evaluation(_) => "evaluation",
+        }
+    }
+
+    /// What it is made of: several artefacts for a trace, of which the tokens come first.
+    pub fn artefacts(self) -> Vec<&'a Artefact> {
+        match self {
+            Self::Trace(trace) => {
+                let columns = trace.columns.iter().map(|column| &column.artefact);
+                [&trace.tokens].into_iter().chain(columns).chain(&trace.likely).collect()
+            }
+            Self::Heads(artefact)
+            | Self::Candidates { artefact, .. }
+            | Self::Rescorer { artefact, .. }
+            | Self::Evaluation(artefact) => vec![artefact],
+        }
+    }
+
+    /// Whether all of it is there.
+    pub fn is_finished(self, store: &Store) -> bool {
+        self.artefacts().iter().all(|artefact| store.is_finished(&artefact.key))
+    }
+}
+
+impl TraceArtefacts {
+    /// Corpus, split and kind of text, as messages name them.
+    pub fn words(&self) -> String {
+        self.name.replace('-', " ")
+    }
+
+    /// Name and key of the tokens, as what is made of them has them among its inputs.
+    pub fn input(&self) -> (&str, &Key) {
+        (&self.tokens.name, &self.tokens.key)
+    }
+
+    /// With columns of `features`, where states are kept, and with likeliest tokens, where they are asked for.
+    fn with_states(mut self, config: &Config, features: &[Feature]) -> Self {
+        let dtype = config.traces.dtype;
+        if config.traces.keep == Keep::Features {
+            let column = |&feature: &Feature| {
+                let key = Key::new("columns", &ColumnKey { feature, dtype }, [self.input()]);
+                let name = format!("columns/{}/{feature}", self.name);
+                Column {
+                    feature,
+                    artefact: Artefact { name, title: format!("column {feature} of {}", self.words()), key },
+                }
+            };
+            self.columns = features.iter().map(column).collect();
+        }
+        if self.split == Split::Train && config.traces.probabilities > 0 {
+            let settings = LikelyKey { dtype, probabilities: config.traces.probabilities };
+            let (name, title) = (format!("likely/{}", self.name), format!("probabilities of {}", self.words()));
+            self.likely = Some(Artefact { name, title, key: Key::new("likely", &settings, [self.input()]) });
+        }
+        self
+    }
+
+    fn candidates(&self, config: &Config, heads: &Artefact, k: usize) -> Artefact {
+        let settings = CandidatesKey { layout: CANDIDATES, k, dtype: config.traces.dtype };
+        let inputs = [self.input(), (&heads.name, &heads.key)];
+        let (name, title) = (format!("candidates/{}", self.name), format!("candidates {}", self.words()));
+        Artefact { name, title, key: Key::new("candidates", &settings, inputs) }
+    }
+}
+
+/// Raised when the layout of candidates changes.
+const CANDIDATES: u32 = 2;
+
+#[derive(Serialize)]
+struct TraceKey<'a> {
+    backbone: &'a BackboneIdentity,
+    documents: usize,
+    /// What the documents say, wherever they were read from.
+    documents_hash: String,
+    text: TraceText,
+    #[serde(rename = "traces.max_new")]
+    max_new: usize,
+    #[serde(rename = "traces.batch")]
+    batch: usize,
+    sampling: Option<SamplingKey>,
+}
+
+#[derive(Serialize)]
+struct SamplingKey {
+    temperature: f64,
+    top_p: f64,
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct ColumnKey {
+    feature: Feature,
+    #[serde(rename = "traces.dtype")]
+    dtype: StorageType,
+}
+
+#[derive(Serialize)]
+struct LikelyKey {
+    #[serde(rename = "traces.dtype")]
+    dtype: StorageType,
+    #[serde(rename = "traces.probabilities")]
+    probabilities: usize,
+}
+
+#[derive(Serialize)]
+struct GivenHeads<'a> {
+    given: &'a str,
+}
+
+#[derive(Serialize)]
+struct HeadsKey {
+    heads: HeadsConfig,
+    /// Hash of the weights that training starts from.
+    #[serde(rename = "heads.init_from")]
+    init_from: Option<String>,
+    /// Where training reads them.
+    #[serde(rename = "traces.probabilities")]
+    probabilities: Option<usize>,
+    #[serde(rename = "traces.dtype")]
+    dtype: StorageType,
+    seed: u64,
+}
+
+impl HeadsKey {
+    fn new(config: &Config) -> Result<Self> {
+        let from = Some(&config.heads.init_from).filter(|from| !from.is_empty());
+        let soft = config.heads.stages().iter().any(|stage| stage.soft_targets > Some(0.0));
+        Ok(Self {
+            // The path of what is started from says nothing, its bytes do.
+            heads: HeadsConfig { init_from: String::new(), accept_backbone: false, ..config.heads.clone() },
+            init_from: from.map(|from| hash_weights(Path::new(from))).transpose()?,
+            probabilities: soft.then_some(config.traces.probabilities),
+            dtype: config.traces.dtype,
+            seed: config.seed,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct CandidatesKey {
+    layout: u32,
+    k: usize,
+    #[serde(rename = "traces.dtype")]
+    dtype: StorageType,
+}
+
+#[derive(Serialize)]
+struct RescorerKey<'a> {
+    kind: &'a str,
+    options: Value,
+    /// Where something is drawn.
+    seed: Option<u64>,
+    /// Where the heads' lattices are read.
+    #[serde(rename = "lattice.top_k")]
+    top_k: Option<usize>,
+    /// Of the states that heads and rescorer read then.
+    #[serde(rename = "traces.dtype")]
+    dtype: Option<StorageType>,
+}
+
+/// All that a report depends on beside what was made before.
+#[derive(Serialize)]
+struct EvaluationKey<'a> {
+    report: u64,
+    lattice: &'a LatticeConfig,
+    #[serde(rename = "drafting.variants")]
+    variants: Vec<Variant>,
+    #[serde(rename = "drafting.paths")]
+    paths: usize,
+    #[serde(rename = "drafting.nodes")]
+    nodes: usize,
+    #[serde(rename = "drafting.include_top1")]
+    include_top1: bool,
+    tuning: &'a TuningConfig,
+    evaluation: &'a EvaluationConfig,
+    rescorer: &'a BTreeMap<String, RescorerConfig>,
+    #[serde(rename = "traces.dtype")]
+    dtype: StorageType,
+    seed: u64,
+}
+
+fn trace(
+    config: &Config,
+    backbone: &BackboneIdentity,
+    (number, corpus): (usize, &Corpus),
+    (split, most, text): (Split, usize, TraceText),
+) -> Result<TraceArtefacts> {
+    let options = &config.traces;
+    let kind = (text != TraceText::Greedy).then(|| text.name());
+    let parts = [Some(corpus.name.as_str()), Some(split.name()), kind];
+    let name = parts.into_iter().flatten().collect::<Vec<_>>().join("-");
+    let title = format!("trace {}", name.replace('-', " "));
+    let documents: Vec<&Document> = corpus.split(split).take(most).collect();
+    if documents.is_empty() {
+        bail!(
+            "{title}: the split has no documents. Give a larger corpus, or other shares `data.{0}.dev` and `data.{0}.test`.",
+            corpus.name
+        );
+    }
+    let sampled = SamplingKey { temperature: options.temperature, top_p: options.top_p, seed: config.seed };
+    let settings = TraceKey {
+        backbone,
+        documents: documents.len(),
+        documents_hash: corpus.documents_hash(split, most),
+        text,
+        max_new: options.max_new,
+        batch: options.batch,
+        sampling: (text == TraceText::Sampled).then_some(sampled),
+    };
+    Ok(TraceArtefacts {
+        corpus: number,
+        split,
+        text,
+        documents: documents.len(),
+        tokens: Artefact { name: format!("traces/{name}"), title, key: Key::new("traces", &settings, []) },
+        name,
+        columns: Vec::new(),
+        likely: None,
+        candidates: None,
+    })
+}
+
+fn evaluation(
+    config: &Config,
+    traces: &[TraceArtefacts],
+    heads: &Artefact,
+    rescorers: &[(String, Artefact)],
+) -> Artefact {
+    let settings = EvaluationKey {
+        report: SCHEMA_VERSION,
+        lattice: &config.lattice,
+        variants: config.variants(),
+        paths: config.drafting.paths,
+        nodes: config.drafting.nodes,
+        include_top1: config.drafting.include_top1,
+        tuning: &config.tuning,
+        evaluation: &config.evaluation,
+        rescorer: &config.rescorer,
+        dtype: config.traces.dtype,
+        seed: config.seed,
+    };
+    let made = rescorers.iter().map(|(_, artefact)| artefact).chain([heads]);
+    let inputs = traces.iter().map(TraceArtefacts::input).chain(made.map(|made| (made.name.as_str(), &made.key)));
+    let key = Key::new("reports", &settings, inputs);
+    Artefact { name: "report".to_owned(), title: "evaluate".to_owned(), key }
+}

@@ -1,0 +1,300 @@
+//! Finished work, each piece under the hash of what made it.
+//!
+//! `STORE/KIND/HASH/` is an artefact: a folder that is finished once `stage.json`, its [`Key`], lies in it. Other settings make
+//! another artefact beside it, so nothing finished is ever written over. Everything that works on a store, in whatever process
+//! and on whatever machine, makes each artefact once: see [`claims`](crate::claims). What no run refers to any longer is
+//! [`unused`].
+
+mod key;
+mod unused;
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+pub use key::{Difference, Key};
+pub use unused::{Unused, unused};
+
+use crate::claims::Claims;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files;
+
+/// The file that marks a finished artefact.
+pub const MARK: &str = "stage.json";
+
+/// What making an artefact took. It differs from one making to the next, so it has a file of its own.
+const TOOK: &str = "took.json";
+
+#[derive(Serialize, Deserialize)]
+struct Took {
+    seconds: f64,
+}
+
+/// Something that a run needs and a store keeps.
+#[derive(Debug, Clone)]
+pub struct Artefact {
+    /// Its place in a run's folder, such as `rescorers/ngram`.
+    pub name: String,
+    /// What messages call it.
+    pub title: String,
+    /// All that it depends on.
+    pub key: Key,
+}
+
+/// What marks an artefact as finished.
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    /// As the run that made it called it.
+    name: String,
+    #[serde(flatten)]
+    key: Key,
+}
+
+/// A folder of artefacts. Clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    folder: PathBuf,
+    claims: Arc<Claims>,
+    /// Artefacts that could not be made, with the error: this process does not try them again.
+    failed: Arc<Mutex<HashMap<PathBuf, String>>>,
+    /// Held until the last clone goes, so that nothing is removed meanwhile.
+    _shared: Option<Arc<File>>,
+}
+
+/// A finished artefact that is nearly one that is not there.
+#[derive(Debug)]
+pub struct Nearest {
+    /// Where it lies.
+    pub folder: PathBuf,
+    /// In what the missing one's key differs from its.
+    pub differences: Vec<Difference>,
+    /// Seconds that making it took, where they were noted.
+    pub seconds: Option<f64>,
+}
+
+impl Nearest {
+    /// Says in what the missing one differs, in a clause.
+    pub fn words(&self) -> String {
+        const MOST: usize = 5;
+        let named: Vec<String> = self.differences.iter().take(MOST).map(Difference::to_string).collect();
+        let more = self.differences.len() - named.len();
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        format!("differs from what is finished in {}{more}", named.join(", "))
+    }
+}
+
+impl Store {
+    /// Opens the store in `folder`, made if need be, to work in it with others.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to, or in which another process is removing what is unused.
+    pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
+        let (folder, claims) = (folder.into(), Claims::new());
+        let shared = files::share(&folder, || is_claimed(&folder, &claims))?;
+        Ok(Self { folder, claims: Arc::new(claims), failed: Arc::default(), _shared: Some(Arc::new(shared)) })
+    }
+
+    /// The store in `folder`, for those who only look: nothing is written, and it need not be there.
+    pub fn look(folder: impl Into<PathBuf>) -> Self {
+        let claims = Arc::new(Claims::watching());
+        Self { folder: folder.into(), claims, failed: Arc::default(), _shared: None }
+    }
+
+    /// Where the store is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Who makes which artefact.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Where an artefact is or will be.
+    pub fn place(&self, key: &Key) -> PathBuf {
+        self.folder.join(key.kind()).join(key.short())
+    }
+
+    /// The places of the artefacts that somebody, in whatever process, is making.
+    pub fn in_the_making(&self) -> HashSet<PathBuf> {
+        let claimed = |kind: PathBuf| self.claims.in_folder(&kind).into_keys().map(move |name| kind.join(name));
+        kinds(&self.folder).into_iter().flat_map(claimed).collect()
+    }
+
+    /// Whether an artefact is there, whole.
+    pub fn is_finished(&self, key: &Key) -> bool {
+        // A mark that cannot be read is damaged: the artefact is made again.
+        files::read_json::<Mark>(&self.place(key).join(MARK)).is_ok_and(|mark| mark.key == *key)
+    }
+
+    /// Makes an artefact unless it is finished, while no other process does: `make` fills its folder, and the mark is put there
+    /// when it has. Whoever makes it anew after an interruption finds what was there.
+    ///
+    /// # Errors
+    /// What `make` fails with, also where it failed earlier in this process.
+    pub fn make(&self, artefact: &Artefact, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        self.make_whole(artefact, |folder| {
+            make(folder)?;
+            self.finish(artefact, folder)
+        })
+    }
+
+    /// As [`Store::make`] for those who fill another folder, call [`Store::finish`] on it and rename it to the artefact's.
+    ///
+    /// # Errors
+    /// As [`Store::make`].
+    pub fn make_whole(&self, artefact: &Artefact, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let key = &artefact.key;
+        if self.is_finished(key) {
+            return Ok(());
+        }
+        let folder = self.place(key);
+        let failed = || self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = failed().get(&folder) {
+            return Err(Error::new(error.clone()));
+        }
+        let claim = self.claims.wait(&folder, &artefact.title)?;
+        if !self.is_finished(key) {
+            files::sweep(&folder)?;
+            let started = Instant::now();
+            make(&folder).inspect_err(|error| {
+                if error.kind() != ErrorKind::Interrupted {
+                    failed().insert(folder.clone(), error.to_string());
+                }
+            })?;
+            claim.still_mine()?;
+            files::write_json(&folder.join(TOOK), &Took { seconds: started.elapsed().as_secs_f64() })?;
+        }
+        claim.finish();
+        Ok(())
+    }
+
+    /// Marks what lies in `folder` as the finished artefact.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn finish(&self, artefact: &Artefact, folder: &Path) -> Result<()> {
+        let Artefact { name, key, .. } = artefact.clone();
+        files::write_json(&folder.join(MARK), &Mark { name, key })
+    }
+
+    /// Seconds that making the artefact took, if it is finished.
+    pub fn seconds(&self, key: &Key) -> Option<f64> {
+        seconds_of(&self.place(key)).filter(|_| self.is_finished(key))
+    }
+
+    /// Returns the finished artefact of the same kind and name whose key has the fewest differences, of equals the latest.
+    pub fn nearest(&self, Artefact { name, key, .. }: &Artefact) -> Option<Nearest> {
+        let folders = files::listing(&self.folder.join(key.kind())).unwrap_or_default();
+        let finished = folders.into_iter().filter_map(|folder| {
+            let mark = folder.join(MARK);
+            let (other, made) = (files::read_json::<Mark>(&mark).ok()?, mark.metadata().ok()?.modified().ok()?);
+            let differences = key.differences(&other.key);
+            (other.name == *name && !differences.is_empty()).then_some((differences, Reverse(made), folder))
+        });
+        let (differences, _, folder) = finished.min_by_key(|(differences, made, _)| (differences.len(), *made))?;
+        Some(Nearest { seconds: seconds_of(&folder), folder, differences })
+    }
+}
+
+/// Seconds that making what lies in `folder` took, if it is whole.
+pub fn seconds_of(folder: &Path) -> Option<f64> {
+    files::read_json::<Took>(&folder.join(TOOK)).ok().map(|took| took.seconds)
+}
+
+/// The folders of the kinds in a store.
+fn kinds(store: &Path) -> Vec<PathBuf> {
+    files::listing(store).unwrap_or_default().into_iter().filter(|path| path.is_dir()).collect()
+}
+
+/// Whether anyone at work, in this process or another, holds an artefact of the store.
+fn is_claimed(store: &Path, claims: &Claims) -> bool {
+    kinds(store).iter().any(|kind| !claims.in_folder(kind).is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(settings: serde_json::Value) -> Artefact {
+        Artefact { name: "heads".into(), title: "train-heads".into(), key: Key::new("heads", &settings, []) }
+    }
+
+    fn heads(steps: u32) -> Artefact {
+        of(json!({"steps": steps}))
+    }
+
+    #[test]
+    fn an_artefact_is_made_once_and_another_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, made) = (Store::open(dir.path()).unwrap(), Cell::new(0));
+        let make = |steps| {
+            let fill = |folder: &Path| {
+                made.set(made.get() + 1);
+                files::write_json(&folder.join("value.json"), &steps)
+            };
+            store.make(&heads(steps), fill).unwrap();
+            files::read_json::<u32>(&store.place(&heads(steps).key).join("value.json")).unwrap()
+        };
+        assert_eq!([make(1), make(2), make(1), make(2)], [1, 2, 1, 2]);
+        assert_eq!(made.get(), 2);
+        assert!(store.seconds(&heads(1).key).is_some() && store.seconds(&heads(3).key).is_none());
+        // One process may remove, and only while nobody works there.
+        assert!(files::lock(dir.path()).is_err());
+        drop(store);
+        files::lock(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_failed_is_not_finished_and_not_tried_again_by_this_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let failing = |_: &Path| -> Result<()> { Err(Error::new("no disk")) };
+        for store in [&store, &store.clone()] {
+            assert_eq!(store.make(&heads(1), failing).unwrap_err().to_string(), "no disk");
+        }
+        let never = |_: &Path| -> Result<()> { panic!("it failed before") };
+        assert!(store.make(&heads(1), never).is_err());
+        let again = Store::open(dir.path()).unwrap();
+        again.make(&heads(1), |folder| files::write_json(&folder.join("x"), &1)).unwrap();
+        assert!(store.is_finished(&heads(1).key));
+    }
+
+    #[test]
+    fn the_nearest_differs_least() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let heads = |steps: u32, rate: f64| of(json!({"steps": steps, "rate": rate}));
+        assert!(store.nearest(&heads(1, 0.5)).is_none());
+        for (steps, rate) in [(2, 0.25), (1, 0.25)] {
+            store.make(&heads(steps, rate), |folder| files::write_json(&folder.join("x"), &1)).unwrap();
+        }
+        let nearest = store.nearest(&heads(1, 0.5)).unwrap();
+        assert_eq!(nearest.folder, store.place(&heads(1, 0.25).key));
+        assert_eq!(nearest.differences[0].to_string(), "rate = 0.5 (there 0.25)");
+        assert_eq!(nearest.differences.len(), 1);
+        assert!(store.nearest(&Artefact { name: "other".into(), ..heads(1, 0.5) }).is_none());
+    }
+
+    #[test]
+    fn a_damaged_mark_is_no_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let make = || store.make(&heads(1), |folder| files::write_json(&folder.join("x"), &1));
+        make().unwrap();
+        fs::write(store.place(&heads(1).key).join(MARK), "{").unwrap();
+        assert!(!store.is_finished(&heads(1).key));
+        make().unwrap();
+        assert!(store.is_finished(&heads(1).key));
+    }
+}

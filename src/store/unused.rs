@@ -1,0 +1,162 @@
+//! What of a store no run refers to.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::{MARK, kinds};
+use crate::claims::Claims;
+use crate::error::{Error, Result};
+use crate::files;
+
+/// An artefact, whole or not, that no run refers to.
+#[derive(Debug)]
+pub struct Unused {
+    /// `KIND/HASH`
+    pub name: String,
+    /// Whether it was finished.
+    pub finished: bool,
+    /// When it was written to last.
+    pub modified: SystemTime,
+    /// What it takes on disk.
+    pub bytes: u64,
+    /// Its folder, and what lies beside it that belongs to it.
+    paths: Vec<PathBuf>,
+}
+
+impl Unused {
+    /// Removes it.
+    ///
+    /// # Errors
+    /// Files that cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        for path in self.paths {
+            // The mark goes first, so that what is left of an interrupted removal is not taken for whole.
+            let mark = path.join(MARK);
+            if mark.exists() {
+                fs::remove_file(&mark).map_err(|e| Error::io("remove", &mark, e))?;
+            }
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|e| Error::io("remove", &path, e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns what of `store` no link below the folders `runs` leads to, oldest first, without what somebody is making.
+///
+/// # Errors
+/// Folders that cannot be read.
+pub fn unused(store: &Path, runs: &Path) -> Result<Vec<Unused>> {
+    let real = store.canonicalize().map_err(|e| Error::io("read", store, e))?;
+    let (mut referred, claims) = (HashSet::new(), Claims::watching());
+    for run in files::listing(runs)?.into_iter().filter(|run| run.is_dir()) {
+        if run.canonicalize().ok().as_ref() != Some(&real) {
+            collect_links(&run, &real, &mut referred)?;
+        }
+    }
+    let mut found = Vec::new();
+    for kind in kinds(store) {
+        let sort = kind.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let claimed = claims.in_folder(&kind);
+        // A trace in the making and the claims lie beside the folder that they are of.
+        let mut parts: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        for path in files::listing(&kind)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let hash = name.split('.').next().unwrap_or_default().to_owned();
+            parts.entry(hash).or_default().push(path);
+        }
+        for (hash, paths) in parts {
+            let name = format!("{sort}/{hash}");
+            if claimed.contains_key(&hash) || referred.contains(&name) {
+                continue;
+            }
+            let (mut bytes, mut modified) = (0, SystemTime::UNIX_EPOCH);
+            for path in &paths {
+                measure(path, &mut bytes, &mut modified)?;
+            }
+            let finished = kind.join(&hash).join(MARK).exists();
+            found.push(Unused { name, finished, modified, bytes, paths });
+        }
+    }
+    found.sort_by(|a, b| (a.modified, &a.name).cmp(&(b.modified, &b.name)));
+    Ok(found)
+}
+
+/// Adds `KIND/HASH` of every link below `folder` that leads into `store`, also where nothing is there yet.
+fn collect_links(folder: &Path, store: &Path, referred: &mut HashSet<String>) -> Result<()> {
+    for path in files::listing(folder)? {
+        if let Ok(target) = fs::read_link(&path) {
+            let target = folder.join(target);
+            // What is only begun has no folder of its own yet, the one above it may have.
+            let above = target.parent().and_then(|kind| kind.canonicalize().ok());
+            let whole = above.zip(target.file_name()).map(|(kind, name)| kind.join(name));
+            let inside = whole.as_ref().and_then(|whole| whole.strip_prefix(store).ok());
+            let parts = inside.into_iter().flat_map(|inside| inside.components().take(2));
+            let parts: Vec<_> = parts.map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+            referred.insert(parts.join("/"));
+        } else if path.is_dir() {
+            collect_links(&path, store, referred)?;
+        }
+    }
+    Ok(())
+}
+
+fn measure(path: &Path, bytes: &mut u64, modified: &mut SystemTime) -> Result<()> {
+    let data = fs::symlink_metadata(path).map_err(|e| Error::io("read", path, e))?;
+    *modified = data.modified().map_or(*modified, |at| at.max(*modified));
+    if data.is_dir() {
+        return files::listing(path)?.iter().try_for_each(|path| measure(path, bytes, modified));
+    }
+    *bytes += data.len();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{Artefact, Key, Store};
+
+    #[test]
+    fn what_a_run_links_to_and_what_is_in_the_making_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (runs, folder) = (dir.path(), dir.path().join("store"));
+        let store = Store::open(&folder).unwrap();
+        let key = |number: u32| Key::new("heads", &number, []);
+        let heads = |number| Artefact { name: "heads".into(), title: "heads".into(), key: key(number) };
+        for number in 0..4 {
+            let fill = |folder: &Path| files::write_json(&folder.join("x.json"), &number);
+            store.make(&heads(number), fill).unwrap();
+            let mark = File::options().write(true).open(store.place(&key(number)).join("x.json")).unwrap();
+            mark.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(number))).unwrap();
+        }
+        // Run `a` refers to 1, a cell of `b` to 2, and to 9, which nobody has begun.
+        let below = |number| PathBuf::from("store/heads").join(key(number).short());
+        files::link(&Path::new("..").join(below(1)), &runs.join("a/heads")).unwrap();
+        files::link(&Path::new("../../..").join(below(2)), &runs.join("b/cells/c/heads")).unwrap();
+        files::link(&Path::new("..").join(below(9)), &runs.join("a/next")).unwrap();
+        fs::create_dir_all(folder.join("heads").join(format!("{}.partial", key(9).short()))).unwrap();
+        // Beside an artefact that nobody refers to.
+        fs::create_dir_all(folder.join("heads").join(format!("{}.partial", key(8).short()))).unwrap();
+        let names = || unused(&folder, runs).unwrap().into_iter().map(|unused| (unused.name, unused.finished));
+        let name = |number| format!("heads/{}", key(number).short());
+        let mut found: Vec<_> = names().collect();
+        found.sort();
+        let mut expected = vec![(name(0), true), (name(3), true), (name(8), false)];
+        expected.sort();
+        assert_eq!(found, expected);
+        let claim = store.claims().wait(&store.place(&key(3)), "heads").unwrap();
+        assert!(names().all(|(other, _)| other != name(3)));
+        claim.finish();
+        for unused in unused(&folder, runs).unwrap() {
+            assert!(unused.bytes > 0 || !unused.finished);
+            unused.remove().unwrap();
+        }
+        assert_eq!(names().count(), 0);
+        assert!(store.is_finished(&key(1)) && store.is_finished(&key(2)) && !store.is_finished(&key(0)));
+    }
+}
