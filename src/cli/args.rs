@@ -207,6 +207,13 @@ pub enum Command {
         after_help = "Examples:\n  draftsmith inspect checkpoints/tales\n  draftsmith inspect checkpoints/tales --check vectors.json"
     )]
     Inspect(InspectOptions),
+    /// Print the JSON Schema of configurations, from which editors complete them
+    #[command(after_help = "Example:\n  draftsmith schema > draftsmith.schema.json")]
+    Schema {
+        /// Print the reference of all keys instead, as Markdown
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Print a completion script for a shell
     Completions {
         #[arg(value_enum)]

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::config;
 use crate::error::{self, Error, ErrorKind, Result};
 use crate::progress;
 use crate::report;
@@ -76,6 +77,8 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Generate(options) => generate::generate(common, options),
         Command::Ngram(command) => ngram::ngram(common, command),
         Command::Inspect(options) => inspect::inspect(common, options),
+        Command::Schema { markdown: false } => print(&config::json_schema()),
+        Command::Schema { markdown: true } => print(&config::reference()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "draftsmith", &mut script);

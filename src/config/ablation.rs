@@ -1,24 +1,26 @@
 //! `[ablation]`: one configuration, varied; every variation is a cell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::read::{precedence, put, read_whole};
-use super::{Config, presets};
-use crate::error::{Result, bail};
+use super::Config;
+use super::read::{precedence, put, resolve};
+use crate::error::{Error, Result, bail};
 use crate::files;
 
 /// `[ablation]`: the cells are every entry of the list with every combination of the matrix.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AblationConfig {
-    /// Values by dotted key, in quotes: `"heads.block_size" = [5, 9]`, `seed = [1, 2, 3]`.
-    #[serde(skip_serializing_if = "Table::is_empty")]
+    /// Lists of values, by dotted key in quotes: `"heads.block_size" = [5, 9]`, `seed = [1, 2, 3]`. Every combination is a cell.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub matrix: Table,
-    /// `[[ablation.cell]]`: a value by dotted key, in quotes, as `--set` would put it; `name` is what tables call it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// A list of variations: values by dotted key in quotes, as `--set` takes them. `name` is what tables call the cell. With a
+    /// matrix, every entry is combined with all of the matrix.
+    #[schemars(with = "Vec<BTreeMap<String, serde_json::Value>>")]
     pub cell: Vec<Table>,
 }
 
@@ -69,7 +71,7 @@ impl Config {
         let count = matrix.iter().map(|(_, values)| values.len()).product::<usize>() * ablation.cell.len().max(1);
         if count > MOST || (ablation.cell.is_empty() && matrix.is_empty()) {
             bail!(
-                "`[ablation]` makes {}; give `matrix` keys with their values, such as {{ \"heads.block_size\" = [5, 9] }}, or a list of `[[ablation.cell]]`, and at most {MOST} cells.",
+                "`ablation` makes {}; give `matrix` keys with their values, such as {{ \"heads.block_size\" = [5, 9] }}, or a list of `[[ablation.cell]]`, and at most {MOST} cells.",
                 if matrix.is_empty() { "no cell".to_owned() } else { format!("{count} cells") }
             );
         }
@@ -89,7 +91,7 @@ impl Config {
                 let all = changes.iter().chain(&combination).copied();
                 let cell = base
                     .varied(all)
-                    .map_err(|e| e.within(format!("`[ablation]`, the cell with {}", Grid::words(&axes, &values))))?;
+                    .map_err(|e| e.within(format!("`ablation`, the cell with {}", Grid::words(&axes, &values))))?;
                 let key = cell.result_key();
                 let name = format!("{}-{}", self.name, &key[..8]);
                 cells.push(Cell { values, config: Config { name, ..cell }, key });
@@ -106,8 +108,7 @@ impl Config {
         for (key, value) in changes {
             put(&mut table, key, value.clone()).map_err(|e| e.within(format!("`{key}`")))?;
         }
-        presets::expand(&mut table)?;
-        let config = read_whole(&table)?;
+        let config = resolve(table).map_err(|fault| Error::new(fault.what))?;
         config.validate()?;
         Ok(config)
     }
@@ -178,11 +179,11 @@ impl AblationConfig {
 fn may_vary(key: &str) -> Result<()> {
     let section = key.split('.').next().unwrap_or_default();
     if ["name", "device", "devices", "ablation", "pretrain", "extends"].contains(&section) {
-        bail!("`[ablation]` varies `{key}`, which changes no result of a run; vary another key.");
+        bail!("`ablation` varies `{key}`, which changes no result of a run; vary another key.");
     }
     if section == "data" && key.ends_with(".preset") {
         bail!(
-            "`[ablation]` varies `{key}`, but the preset's other keys are there already; vary the whole section, such as \"data.mine\" = [{{ preset = \"samsum\" }}]."
+            "`ablation` varies `{key}`, but the preset's other keys are there already; vary the whole section, such as \"data.mine\" = [{{ preset = \"samsum\" }}]."
         );
     }
     Ok(())
@@ -288,7 +289,10 @@ mod tests {
             ("matrix = { \"data.x.preset\" = [\"samsum\"] }", "vary the whole section"),
             ("matrix = { name = [\"a\"] }", "`name`, which changes no result"),
             ("matrix = { \"heads.block_size\" = [9, 1] }", "the cell with heads.block_size=1: `heads.block_size` is 1"),
-            ("matrix = { \"heads.block_sise\" = [9] }", "unknown key `block_sise`; did you mean `block_size`?"),
+            (
+                "matrix = { \"heads.block_sise\" = [9] }",
+                "unknown key `block_sise` in [heads]; did you mean `block_size`?",
+            ),
             ("matrix = { \"seed.x\" = [9] }", "`seed` is a value, not a section"),
             ("cell = [{ seed = 1 }, { seed = 1 }]", "two cells are called `seed=1`"),
             ("cell = [{ name = 3 }]", "must be a text"),

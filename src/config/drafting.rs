@@ -1,38 +1,34 @@
 //! `[drafting]`: which drafts are made of the lattice.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema::at_least;
 use crate::drafting::{StopRule, Variant};
-use crate::error::Result;
 
 /// `[drafting]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DraftingConfig {
-    /// Names of the variants to evaluate, as in the report's table; empty: all. `bpd` is there in any case.
+    /// The variants to evaluate, by their names in the report's table, such as "tree-ngram+lookup". Empty: all that follow from
+    /// the configured rescorers. Plain decoding, `bpd`, is always evaluated.
     pub variants: Vec<Variant>,
-    /// p: drafts verified together by the p-best variants.
+    /// p: the number of drafts that the `pbest-` variants verify together.
+    #[schemars(range(min = 1))]
     pub paths: usize,
-    /// n: nodes of the `tree-` variants' trees, the most tokens that one of their calls verifies.
+    /// n: the number of nodes in a tree of the `tree-` variants, and so the most tokens that one of their calls verifies.
+    #[schemars(range(min = 1))]
     pub nodes: usize,
-    /// Whether plain decoding's draft is always among several, so that no block of theirs is shorter than its.
+    /// Whether variants with several drafts always include the draft of plain decoding, so that none of their blocks is
+    /// shorter than its block.
     pub include_top1: bool,
-    /// Where blocks end early: "never", "max-probability=0.1" or "entropy-bound=0.3". The variants that draft from the heads' candidates
-    /// use it, beside plain `bpd` without it.
+    /// Where blocks end early: "never", "max-probability=P" (before the first slot whose first choice has a probability below
+    /// P) or "entropy-bound=B" (before the first slot with 1 - sqrt(0.2 x entropy in nats) below B), with P and B from 0 to 1.
+    /// The variants that draft from the heads' candidates use it; plain `bpd` is evaluated without it as well.
     pub stop: StopRule,
 }
 
 impl Default for DraftingConfig {
     fn default() -> Self {
         Self { variants: Vec::new(), paths: 16, nodes: 32, include_top1: true, stop: StopRule::Never }
-    }
-}
-
-impl DraftingConfig {
-    pub(super) fn validate(&self) -> Result<()> {
-        at_least("drafting.paths", self.paths, 1)?;
-        at_least("drafting.nodes", self.nodes, 1)?;
-        self.stop.validate().map_err(|e| e.within("`drafting.stop`"))
     }
 }

@@ -1,27 +1,30 @@
 //! `[evaluation]`: what is measured and reported.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema::at_least;
-use crate::error::{Result, bail};
-
 /// `[evaluation]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
-    /// The k for which the oracle is reported.
+    /// The numbers k of candidates per slot for which the oracle is reported.
+    #[schemars(inner(range(min = 1)))]
     pub oracle_top_k: Vec<usize>,
-    /// The p for which the p-best variants' block efficiency is reported besides, at the settings chosen for `paths`.
+    /// The numbers p of drafts for which the block efficiency of the `pbest-` variants is also reported, at the settings chosen
+    /// for `drafting.paths`.
+    #[schemars(inner(range(min = 1)))]
     pub curve_paths: Vec<usize>,
-    /// Bootstrap resamples.
+    /// The number of bootstrap resamples behind confidence intervals.
+    #[schemars(range(min = 100))]
     pub bootstrap: usize,
-    /// Test documents per corpus that are also decoded live, for every variant.
+    /// The number of test documents per corpus that every variant also decodes live.
     pub live_documents: usize,
-    /// How many of them are decoded side by side, token by token as well as block by block. Changes what is timed, no result.
+    /// How many of these documents are decoded side by side. It changes the measured times, but no other result.
+    #[schemars(range(min = 1))]
     pub live_batch: usize,
-    /// Keeps every step of every variant with its drafts, `report/steps/SET.jsonl.gz`.
+    /// Whether every step of every variant is kept, with its drafts, in `report/steps/SET.jsonl.gz`.
     pub keep_steps: bool,
-    /// Evaluates every checkpoint of the heads as well; needs `heads.keep_checkpoints`.
+    /// Whether every checkpoint of the heads is evaluated, too. This needs `heads.keep_checkpoints`.
     pub all_checkpoints: bool,
 }
 
@@ -36,18 +39,5 @@ impl Default for EvaluationConfig {
             keep_steps: false,
             all_checkpoints: false,
         }
-    }
-}
-
-impl EvaluationConfig {
-    pub(super) fn validate(&self) -> Result<()> {
-        at_least("evaluation.live_batch", self.live_batch, 1)?;
-        if self.curve_paths.contains(&0) {
-            bail!("`evaluation.curve_paths` must hold numbers of at least 1.");
-        }
-        if self.oracle_top_k.contains(&0) {
-            bail!("`evaluation.oracle_top_k` must hold numbers of at least 1.");
-        }
-        at_least("evaluation.bootstrap", self.bootstrap, 100)
     }
 }

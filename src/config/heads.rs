@@ -2,55 +2,70 @@
 
 use std::collections::BTreeMap;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::schema::at_least;
+use super::keys::above_zero;
 use super::{Config, OptimizationConfig, TraceText};
 use crate::error::{Result, bail};
 use crate::heads::{Binding, HeadArchitecture};
 
 /// `[heads]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadsConfig {
-    /// H: tokens proposed at once. Head 1 is the backbone's own prediction, H - 1 heads are trained.
+    /// H: the number of tokens proposed at once. Head 1 is the backbone's own prediction; H - 1 heads are trained.
+    #[schemars(range(min = 2))]
     pub block_size: usize,
     /// What a head is made of.
     pub architecture: HeadArchitecture,
-    /// A folder of trained heads of the same architecture and number to start from, such as `runs/first/heads`; empty for new
-    /// ones. (A training that was cut off needs no key: the same command goes on with it.)
+    /// A folder with trained heads of the same architecture and number to start from, such as `runs/first/heads`. Empty: new
+    /// heads. (A training that was interrupted needs no key: the same command continues it.)
     pub init_from: String,
-    /// Whether heads that were trained above another backbone of the same width and tokenizer are used all the same, with a warning.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    /// Whether heads that were trained above another backbone of the same width and tokenizer are used all the same, with a
+    /// warning.
     pub accept_backbone: bool,
-    /// Heads per training step.
+    /// Which heads a training step covers.
     pub loss: HeadLoss,
-    /// How much each head counts in the loss.
+    /// How much each head counts: with mean cross-entropies L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in training
+    /// and on dev.
     pub loss_weights: LossWeights,
-    /// Share of the targets that is the backbone's own distribution at the predicted place, 0 to 1; the rest is the text's
-    /// token. Above 0 it needs `traces.probabilities`.
+    /// The share of the targets that is the backbone's own distribution at the predicted position; the rest is the token of the
+    /// text. Above 0, it needs `traces.probabilities`.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub soft_targets: f64,
-    /// How often positions of each kind of text are drawn, by `traces.train_text`'s names: numbers above 0, of which only
-    /// ratios count. Empty: every position equally often.
+    /// How often positions of each kind of text in `traces.train_text` are drawn; only the ratios of the numbers count. Empty:
+    /// every position is equally likely.
+    #[schemars(schema_with = "text_weights")]
     pub text: BTreeMap<TraceText, f64>,
-    /// A part of the vocabulary to train on, and perhaps to draft from; all of it where it is not given.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// A part of the vocabulary to train on, and perhaps to draft from: the tokens that are most frequent in the continuations
+    /// of the train traces. Without it, heads are trained on the whole vocabulary.
     pub vocabulary: Option<VocabularyConfig>,
-    /// Positions per training step.
+    /// The number of positions per training step.
+    #[schemars(range(min = 1))]
     pub positions_per_step: usize,
     /// Whether positions whose target lies in the prompt are trained on as well.
     pub prompt_positions: bool,
-    /// What the best checkpoint, and `training.patience`, go by: "dev-loss" or "dev-block-efficiency".
+    /// What the best checkpoint, and `heads.training.patience`, go by.
     pub choose_by: ChooseBy,
-    /// Keeps the weights at every multiple of `training.checkpoint_every` steps for `evaluate --all-checkpoints`, 4 bytes a
-    /// parameter each; off, only the latest and the best checkpoint stay. The heads are the same with it and without.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    /// Whether the weights at every multiple of `heads.training.checkpoint_every` steps are kept for `evaluate
+    /// --all-checkpoints`, at 4 bytes a parameter each. Otherwise only the latest and the best checkpoint stay. The heads are the same
+    /// with it and without.
     pub keep_checkpoints: bool,
     /// Steps, learning rate and the rest.
     pub training: OptimizationConfig,
-    /// Parts of the training, one after the other, each with data, targets and rate of its own; without any, it is all one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Consecutive stages of the training, each with data, targets and a learning rate of its own. What a stage leaves out is as
+    /// in `[heads]` and `[heads.training]`. Without stages, the training is one whole.
     pub stage: Vec<HeadPhase>,
+}
+
+/// Returns the schema of `heads.text`: numbers above 0 by the kind of text.
+fn text_weights(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "propertyNames": TraceText::json_schema(generator),
+        "additionalProperties": { "type": "number", "exclusiveMinimum": 0 },
+    })
 }
 
 impl Default for HeadsConfig {
@@ -83,40 +98,47 @@ impl HeadsConfig {
 }
 
 /// `[[heads.stage]]`: what is not given is as in `[heads]` and `[heads.training]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeadPhase {
-    /// Its steps; those of all stages make `heads.training.steps`.
+    /// The number of steps of the stage; those of all stages add up to `heads.training.steps`.
+    #[schemars(range(min = 1))]
     pub steps: usize,
-    /// Corpora by name; all where it is not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The names of the corpora to train on; all corpora where it is not given.
+    #[schemars(length(min = 1))]
     pub data: Option<Vec<String>>,
     /// As `heads.text`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "optional_text_weights")]
     pub text: Option<BTreeMap<TraceText, f64>>,
     /// As `heads.soft_targets`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub soft_targets: Option<f64>,
-    /// The stage's highest rate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The highest learning rate of the stage.
+    #[schemars(transform = above_zero)]
     pub learning_rate: Option<f64>,
-    /// Steps of its own warm-up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The number of steps of the stage's own warm-up.
     pub warmup_steps: Option<usize>,
 }
 
+fn optional_text_weights(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = text_weights(generator);
+    schema.insert("type".into(), serde_json::json!(["object", "null"]));
+    schema
+}
+
 /// `heads.vocabulary`: the tokens that are most frequent in the continuations of the train traces.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VocabularyConfig {
-    /// How many.
+    /// The number of tokens.
+    #[schemars(range(min = 2))]
     pub size: usize,
-    /// Whether the heads draft from these tokens alone: lattices are then cheaper, and other tokens are never proposed.
+    /// Whether the heads draft from these tokens only: lattices are then cheaper, and other tokens are never proposed.
     pub drafting: bool,
 }
 
 /// What is best on dev.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChooseBy {
     /// The lowest loss.
@@ -126,33 +148,30 @@ pub enum ChooseBy {
 }
 
 /// Which heads a training step covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", expecting = "`loss` is \"all\", \"one-random\" or { annealed = 200 }")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum HeadLoss {
     /// The weighted mean cross-entropy of all heads.
     All,
     /// One head drawn uniformly, its loss times its weight over the mean weight: an unbiased estimate of that mean (Stern
     /// et al. 2018).
     OneRandom,
-    /// `{ annealed = STEPS }`: all heads with a probability that grows from 0 to 1 over so many steps, else one drawn head.
-    Annealed(usize),
+    /// All heads with a probability that grows from 0 to 1 over this many steps, else one head drawn as above.
+    Annealed(#[schemars(range(min = 1))] usize),
 }
 
 /// How much each head counts: with mean cross-entropies L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in
 /// training and on dev.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    rename_all = "lowercase",
-    expecting = "`loss_weights` is \"constant\", { decay = 0.8 }, or a list with a number for each head"
-)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum LossWeights {
-    /// w_j = 1
+    /// w_j = 1.
     Constant,
-    /// w_j = decay^(j - 2): 1 for head 2; above 0, at most 1. Medusa-1 takes 0.8.
-    Decay(f64),
-    /// w_2 .. w_H: H - 1 numbers above 0.
+    /// w_j = decay^(j - 2), which is 1 for head 2. Medusa-1 takes 0.8.
+    Decay(#[schemars(range(max = 1.0), transform = above_zero)] f64),
+    /// w_2 .. w_H: one number for each of the H - 1 trained heads.
     #[serde(untagged)]
-    List(Vec<f64>),
+    List(#[schemars(transform = above_zero)] Vec<f64>),
 }
 
 impl LossWeights {
@@ -165,25 +184,6 @@ impl LossWeights {
         };
         let mean = weights.iter().sum::<f64>() / count as f64;
         weights.into_iter().map(|weight| weight / mean).collect()
-    }
-
-    fn validate(&self, count: usize) -> Result<()> {
-        let positive = |weight: &f64| *weight > 0.0 && weight.is_finite();
-        match self {
-            Self::Decay(decay) if !(*decay > 0.0 && *decay <= 1.0) => {
-                bail!("`heads.loss_weights.decay` is {decay}; it must be above 0 and at most 1.")
-            }
-            Self::List(weights) if weights.len() != count => bail!(
-                "`heads.loss_weights` has {} numbers, but `heads.block_size` = {} trains {count} heads; give one number for each of heads 2 to {}.",
-                weights.len(),
-                count + 1,
-                count + 1
-            ),
-            Self::List(weights) if !weights.iter().all(positive) => {
-                bail!("`heads.loss_weights` is {weights:?}; every number must be above 0.")
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -212,18 +212,22 @@ impl HeadsConfig {
 
     /// `whole` is what the heads' traces come from.
     pub(super) fn validate(&self, whole: &Config) -> Result<()> {
-        at_least("heads.block_size", self.block_size, 2)?;
         self.architecture.kind().validate()?;
-        self.loss_weights.validate(self.block_size - 1)?;
-        at_least("heads.positions_per_step", self.positions_per_step, 1)?;
-        self.training.validate("heads.training")?;
-        if let Some(vocabulary) = &self.vocabulary {
-            at_least("heads.vocabulary.size", vocabulary.size, 2)?;
-            if self.architecture.kind().owns_unembedding() {
-                bail!(
-                    "`heads.vocabulary` is a part of the frozen unembedding, but `heads.architecture.unembedding` is \"own\". Take one or the other."
-                );
-            }
+        let count = self.block_size - 1;
+        if let LossWeights::List(weights) = &self.loss_weights
+            && weights.len() != count
+        {
+            bail!(
+                "`heads.loss_weights` has {} numbers, but `heads.block_size` = {} trains {count} heads; give one number for each of heads 2 to {}.",
+                weights.len(),
+                self.block_size,
+                self.block_size
+            );
+        }
+        if self.vocabulary.is_some() && self.architecture.kind().owns_unembedding() {
+            bail!(
+                "`heads.vocabulary` is a part of the frozen unembedding, but `heads.architecture.unembedding` is \"own\". Take one or the other."
+            );
         }
         let steps: usize = self.stage.iter().map(|stage| stage.steps).sum();
         if !self.stage.is_empty() && steps != self.training.steps {
@@ -233,7 +237,7 @@ impl HeadsConfig {
             );
         }
         for (index, stage) in self.stages().iter().enumerate() {
-            let key = if self.stage.is_empty() { "heads".into() } else { format!("heads.stage {}", index + 1) };
+            let key = if self.stage.is_empty() { "heads".into() } else { format!("heads.stage[{index}]") };
             stage.validate(&key, whole)?;
         }
         Ok(())
@@ -242,40 +246,24 @@ impl HeadsConfig {
 
 impl HeadPhase {
     fn validate(&self, key: &str, whole: &Config) -> Result<()> {
-        at_least(&format!("{key}: steps"), self.steps, 1)?;
         for name in self.data.iter().flatten() {
             match whole.data.get(name) {
-                None => bail!("`{key}`: `data` names `{name}`, but there is no [data.{name}]."),
+                None => bail!("`{key}.data` names `{name}`, but there is no [data.{name}]."),
                 Some(data) if data.dev + data.test >= 1.0 => {
-                    bail!("`{key}`: `data` names `{name}`, but [data.{name}] is all dev and test.")
+                    bail!("`{key}.data` names `{name}`, but [data.{name}] is all dev and test.")
                 }
                 Some(_) => {}
             }
         }
-        if self.data.as_ref().is_some_and(Vec::is_empty) {
-            bail!("`{key}`: `data` is empty; name a corpus, or leave the key out for all of them.");
-        }
-        for (text, weight) in self.text.iter().flatten() {
-            if !whole.traces.train_text.contains(text) {
-                bail!("`{key}`: `text` names \"{0}\", but `traces.train_text` does not; add it there.", text.name());
-            }
-            if !(*weight > 0.0 && weight.is_finite()) {
-                bail!("`{key}`: `text.{}` is {weight}; it must be above 0.", text.name());
-            }
-        }
-        let soft = self.soft_targets.unwrap_or(0.0);
-        if !(0.0..=1.0).contains(&soft) {
-            bail!("`{key}`: `soft_targets` is {soft}; it is a share from 0 to 1.");
-        }
-        if soft > 0.0 && whole.traces.probabilities == 0 {
-            bail!(
-                "`{key}`: `soft_targets` needs the backbone's distributions; set `traces.probabilities` to how many tokens of each to keep, such as 32."
-            );
-        }
-        if let Some(rate) = self.learning_rate
-            && !(rate > 0.0 && rate.is_finite())
+        if let Some(text) =
+            self.text.iter().flat_map(BTreeMap::keys).find(|text| !whole.traces.train_text.contains(text))
         {
-            bail!("`{key}`: `learning_rate` is {rate}; it must be above 0.");
+            bail!("`{key}.text` names \"{0}\", but `traces.train_text` does not; add it there.", text.name());
+        }
+        if self.soft_targets.unwrap_or(0.0) > 0.0 && whole.traces.probabilities == 0 {
+            bail!(
+                "`{key}.soft_targets` needs the backbone's distributions; set `traces.probabilities` to how many tokens of each to keep, such as 32."
+            );
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use toml::{Table, Value};
 
+use super::check::{Fault, nearest};
 use super::read::merge;
 use crate::error::{Result, bail};
 
@@ -9,12 +10,15 @@ use crate::error::{Result, bail};
 const PRESETS: &str = include_str!("presets.toml");
 
 /// Fills in the sections of `[data]` that name a preset. Done again, it changes nothing.
-pub(super) fn expand(config: &mut Table) -> Result<()> {
+pub(super) fn expand(config: &mut Table) -> Result<(), Fault> {
     let sections = config.get_mut("data").and_then(Value::as_table_mut);
     for (name, section) in sections.into_iter().flatten() {
         let Some(section) = section.as_table_mut() else { continue };
         let Some(preset) = section.get("preset").and_then(Value::as_str) else { continue };
-        let mut whole = find(preset).map_err(|e| e.within(format!("`data.{name}.preset`")))?;
+        let mut whole = find(preset).map_err(|e| {
+            let key = format!("data.{name}.preset");
+            Fault { what: format!("`{key}` is \"{preset}\": {e}"), key }
+        })?;
         merge(&mut whole, std::mem::take(section));
         *section = whole;
     }
@@ -27,7 +31,8 @@ fn find(preset: &str) -> Result<Table> {
     let (name, part) = preset.split_once('/').unwrap_or((preset, "test"));
     let Some(Value::Table(mut keys)) = presets.remove(name) else {
         let known: Vec<&String> = presets.keys().collect();
-        bail!("there is no `{name}`; there are {}.", join(&known));
+        let near = nearest(name, presets.keys()).map_or(String::new(), |near| format!(" Did you mean \"{near}\"?"));
+        bail!("there is no `{name}`; there are {}.{near}", join(&known));
     };
     let Some(Value::Table(mut parts)) = keys.remove("parts") else { unreachable!("every preset has parts") };
     let Some(path) = parts.remove(part) else {
@@ -54,7 +59,7 @@ mod tests {
     use super::super::DataConfig;
     use super::*;
 
-    fn expanded(text: &str) -> Result<DataConfig> {
+    fn expanded(text: &str) -> Result<DataConfig, Fault> {
         let mut config: Table = toml::from_str(text).unwrap();
         expand(&mut config)?;
         let once = config.clone();
@@ -87,9 +92,13 @@ mod tests {
 
     #[test]
     fn unknown_names_are_refused_with_the_known_ones() {
-        let error = expanded("[data.x]\npreset = \"samsun\"\n").unwrap_err().to_string();
-        assert!(error.contains("`data.x.preset`: there is no `samsun`") && error.contains("`samsum`"), "{error}");
-        let error = expanded("[data.x]\npreset = \"lambada/train\"\n").unwrap_err().to_string();
+        let error = expanded("[data.x]\npreset = \"samsun\"\n").unwrap_err().what;
+        assert!(
+            error.contains("`data.x.preset` is \"samsun\": there is no `samsun`")
+                && error.ends_with("Did you mean \"samsum\"?"),
+            "{error}"
+        );
+        let error = expanded("[data.x]\npreset = \"lambada/train\"\n").unwrap_err().what;
         assert!(
             error.contains("no part `train`; it has `validation`, `test`") || error.contains("`test`, `validation`"),
             "{error}"

@@ -1,14 +1,18 @@
-//! From file and command line to a validated [`Config`]; errors name file, line and the nearest known key.
+//! From files and command line to a validated [`Config`]; errors say where the key was given.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use toml::{Table, Value};
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
 
-use super::presets;
-use super::schema::{Config, PretrainConfig};
+use super::check::{Fault, under};
+use super::keys::keys;
+use super::schema::Config;
+use super::{presets, print};
 use crate::error::{Error, Result, bail};
 use crate::files;
-use crate::rescorer::RescorerConfig;
 
 /// What the command line changes in a file.
 #[derive(Debug, Clone, Default)]
@@ -21,107 +25,147 @@ pub struct Overrides {
     pub device: Option<String>,
 }
 
+/// Where keys were given.
+enum Source {
+    /// A file, with the line of each dotted key.
+    File { path: String, lines: BTreeMap<String, usize> },
+    /// A `--set`, with its key.
+    Set { assignment: String, key: String },
+}
+
 /// Reads, overrides and validates a configuration. A file that begins with `extends = "other.toml"` (a path relative to its
 /// own folder) says only what it changes in that one: sections are merged key by key, but for those of another `kind`;
 /// anything else is replaced.
+///
+/// # Errors
+/// A key or value that is not allowed; the message names the file and line, or the `--set`, that gave it.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config> {
-    let mut table = read_table(path, 0)?;
+    let mut sources = Vec::new();
+    let mut table = read_table(path, &mut sources, 0)?;
     let mut set: Vec<&String> = overrides.set.iter().collect();
     set.sort_by_key(|assignment| precedence(assignment.split('=').next().unwrap_or_default().trim()));
     for assignment in set {
-        apply(&mut table, assignment)?;
+        let key = apply(&mut table, assignment)?;
+        sources.push(Source::Set { assignment: assignment.clone(), key });
     }
-    presets::expand(&mut table).map_err(|e| e.within(path.display()))?;
-    let changed = if overrides.set.is_empty() { "as a whole" } else { "after --set" };
-    let mut config = read_whole(&table).map_err(|e| e.within(changed).within(path.display()))?;
+    let within = |error: Error, keys: &[&str]| {
+        let given = sources.iter().rev().find_map(|source| keys.iter().find_map(|key| source.gives(key)));
+        let place = given.or_else(|| place_of(keys.first()?, &sources));
+        error.within(place.unwrap_or_else(|| path.display().to_string()))
+    };
+    let mut config = resolve(table).map_err(|fault| within(Error::new(fault.what), &[&fault.key]))?;
     if let Some(seed) = overrides.seed {
         config.seed = seed;
     }
     if let Some(device) = &overrides.device {
         config.device.clone_from(device);
     }
-    config.validate().map_err(|e| e.within(path.display()))?;
+    config.validate().map_err(|error| {
+        let said = error.to_string();
+        within(error, &said.split('`').skip(1).step_by(2).collect::<Vec<_>>())
+    })?;
     Ok(config)
 }
 
 impl Config {
-    /// The resolved file: every key with its value.
+    /// Returns the resolved file: every key with its meaning and value.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a configuration has string keys only")
+        print::to_toml(&Value::try_from(self).expect("a configuration is a table"))
     }
 }
 
-/// What the reader says of a section that is chosen by a `kind` and has none.
-const NO_KIND: &str = "missing field `kind`";
+/// Checks a table, completes it with the defaults of what it leaves open, and reads it.
+pub(super) fn resolve(mut table: Table) -> Result<Config, Fault> {
+    presets::expand(&mut table)?;
+    write_out(&mut table);
+    let mut whole = Value::Table(table);
+    keys().check("", &whole)?;
+    keys().complete(&mut whole);
+    Config::deserialize(whole).map_err(|error| {
+        // What texts mean is known to their types alone; the reader's last line names the key.
+        let said = error.to_string();
+        let key = said.rsplit("in `").next().and_then(|rest| rest.split('`').next()).unwrap_or_default().to_owned();
+        Fault { what: format!("`{key}`: {}", error.message()), key }
+    })
+}
+
+/// Replaces the short form of a section, `backbone = "..."`.
+fn write_out(table: &mut Table) {
+    if let Some(backbone @ Value::String(_)) = table.get_mut("backbone") {
+        *backbone = Value::Table(Table::from_iter([("path".to_owned(), backbone.clone())]));
+    }
+}
 
 /// Files that extend each other, at most.
 const DEPTH: usize = 8;
 
-/// A file together with what it extends. Its own errors have lines; those of the whole have none that anyone could look up.
-fn read_table(path: &Path, depth: usize) -> Result<Table> {
+/// Reads a file together with what it extends.
+fn read_table(path: &Path, sources: &mut Vec<Source>, depth: usize) -> Result<Table> {
     if depth > DEPTH {
         bail!("{}: `extends` goes on for more than {DEPTH} files; do two of them extend each other?", path.display());
     }
     let text = files::read_text(path)?;
-    let here = |error: toml::de::Error, text: &str| explain(&error, text).within(path.display());
-    let mut table: Table = toml::from_str(&text).map_err(|e| here(e, &text))?;
-    let Some(extended) = table.remove("extends") else {
-        // The default kind of heads need not be named; where a kind must be, the whole is refused without it.
-        return match toml::from_str::<Config>(&text) {
-            Err(error) if error.message() != NO_KIND => Err(here(error, &text)),
-            _ => Ok(table),
-        };
+    let syntax = |error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| line_of(&text, span.start));
+        Error::new(format!("{}: line {line}: {}.", path.display(), error.message().trim_end_matches('.')))
     };
-    let Value::String(extended) = extended else {
-        bail!("{}: `extends` must be the path of another configuration, in quotes.", path.display());
+    let spanned = DeTable::parse(&text).map_err(syntax)?;
+    let mut table: Table = toml::from_str(&text).map_err(syntax)?;
+    write_out(&mut table);
+    let mut whole = match table.remove("extends") {
+        None => Value::Table(Table::new()),
+        Some(Value::String(extended)) => {
+            let base = path.parent().unwrap_or(Path::new("")).join(extended);
+            Value::Table(read_table(&base, sources, depth + 1).map_err(|e| e.within(path.display()))?)
+        }
+        Some(_) => bail!("{}: `extends` must be the path of another configuration, in quotes.", path.display()),
     };
-    // A part of a section may not stand by itself; a key that nobody knows is wrong in any case.
-    let rest: Vec<&str> = text.lines().map(|line| if assigns(line, "extends") { "" } else { line }).collect();
-    let rest = rest.join("\n");
-    if let Err(error) = toml::from_str::<Config>(&rest)
-        && error.message().starts_with("unknown field")
-    {
-        return Err(here(error, &rest));
-    }
-    let base = path.parent().unwrap_or(Path::new("")).join(extended);
-    let mut whole = read_table(&base, depth + 1).map_err(|e| e.within(path.display()))?;
-    merge(&mut whole, table);
+    let mut lines = BTreeMap::new();
+    find_lines("", spanned.get_ref(), &text, &mut lines);
+    sources.push(Source::File { path: path.display().to_string(), lines });
+    let Value::Table(merged) = &mut whole else { unreachable!("it was made a table") };
+    merge(merged, table);
+    keys().name_kinds(&mut whole);
+    let Value::Table(whole) = whole else { unreachable!("it was made a table") };
     Ok(whole)
 }
 
-/// Puts what a configuration leaves open below it: every section has its own defaults, however little of it is given and
-/// wherever that comes from (a file, `--set`, a cell of an ablation).
-fn with_defaults(given: &Table) -> Table {
-    let mut whole = Table::try_from(Config::default()).expect("a configuration is a table");
-    merge(&mut whole, given.clone());
-    let rescorers = whole.get_mut("rescorer").and_then(Value::as_table_mut).into_iter().flatten();
-    for section in rescorers.filter_map(|(_, section)| section.as_table_mut()) {
-        // A kind that is not known, or that has no defaults, is left to whoever reads the whole.
-        let kind = Table::from_iter(section.get("kind").map(|kind| ("kind".to_owned(), kind.clone())));
-        if let Ok(defaults) = kind.try_into::<RescorerConfig>() {
-            put_below(section, Table::try_from(defaults).expect("a section is a table"));
+/// Finds the lines of all keys of a file.
+fn find_lines(place: &str, table: &DeTable, text: &str, lines: &mut BTreeMap<String, usize>) {
+    fn visit(place: String, start: usize, value: &Spanned<DeValue>, text: &str, lines: &mut BTreeMap<String, usize>) {
+        match value.get_ref() {
+            DeValue::Table(table) => find_lines(&place, table, text, lines),
+            DeValue::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    visit(format!("{place}[{index}]"), item.span().start, item, text, lines);
+                }
+            }
+            _ => {}
+        }
+        lines.insert(place, line_of(text, start));
+    }
+    for (key, value) in table {
+        visit(under(place, key.get_ref()), key.span().start, value, text, lines);
+    }
+}
+
+impl Source {
+    /// Returns the place where this source gives a key, or the section that holds it or is held by it.
+    fn gives(&self, key: &str) -> Option<String> {
+        match self {
+            Self::File { path, lines } => lines.get(key).map(|line| format!("{path}: line {line}")),
+            Self::Set { assignment, key: set } => {
+                let rest = key.strip_prefix(set.as_str()).or_else(|| set.strip_prefix(key))?;
+                (rest.is_empty() || rest.starts_with(['.', '['])).then(|| format!("--set {assignment}"))
+            }
         }
     }
-    if let Some(section) = whole.get_mut("pretrain").and_then(Value::as_table_mut) {
-        put_below(section, Table::try_from(PretrainConfig::default()).expect("a section is a table"));
-    }
-    whole
 }
 
-/// Fills a section up with what it leaves open.
-fn put_below(section: &mut Table, mut defaults: Table) {
-    merge(&mut defaults, std::mem::take(section));
-    *section = defaults;
-}
-
-/// Reads a table that is no file: no line of it is anywhere to be looked up, so none is named.
-pub(super) fn read_whole(table: &Table) -> Result<Config> {
-    let text = with_defaults(table).to_string();
-    toml::from_str(&text).map_err(|e| {
-        let said = explain(&e, &text).to_string();
-        let without = said.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
-        Error::new(without.map_or(said.as_str(), |(_, what)| what))
-    })
+/// Returns where a dotted key was given last or, where it was not, the section that lacks it.
+fn place_of(key: &str, sources: &[Source]) -> Option<String> {
+    let around = || key.rfind(['.', '[']).and_then(|end| place_of(&key[..end], sources));
+    sources.iter().rev().find_map(|source| source.gives(key)).or_else(around)
 }
 
 /// Puts the values of `changes` over those of `base`.
@@ -146,8 +190,8 @@ fn is_other_kind(section: &Table, kind: &Value) -> bool {
     section.get("kind").is_some_and(|present| present != kind)
 }
 
-/// One `--set`.
-fn apply(table: &mut Table, assignment: &str) -> Result<()> {
+/// Applies a `--set` and returns its key.
+fn apply(table: &mut Table, assignment: &str) -> Result<String> {
     let Some((key, value)) = assignment.split_once('=') else {
         bail!("--set {assignment}: write it as key=value, for instance --set heads.block_size=5.");
     };
@@ -156,7 +200,9 @@ fn apply(table: &mut Table, assignment: &str) -> Result<()> {
         .ok()
         .and_then(|mut t| t.remove("v"))
         .unwrap_or_else(|| Value::String(value.to_owned()));
-    put(table, key.trim(), value).map_err(|e| e.within(format!("--set {assignment}")))
+    put(table, key.trim(), value).map_err(|e| e.within(format!("--set {assignment}")))?;
+    write_out(table);
+    Ok(key.trim().to_owned())
 }
 
 /// The place of a dotted key among changes that are made together: another kind takes the keys of the earlier one away, so it
@@ -184,40 +230,6 @@ pub(super) fn put(table: &mut Table, key: &str, value: Value) -> Result<()> {
     Ok(())
 }
 
-/// "line N: message", with the nearest known key where the key is unknown.
-fn explain(error: &toml::de::Error, text: &str) -> Error {
-    let message = error.message();
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten();
-    let Some(key) = unknown else {
-        let at = error.span().map_or(String::new(), |span| format!("line {}: ", line_of(text, span.start)));
-        if message == NO_KIND {
-            return Error::new(format!(
-                "{at}`kind` is missing; it says which architecture or rescorer the section is."
-            ));
-        }
-        return Error::new(format!("{at}{}", message.trim_end_matches('.')) + ".");
-    };
-    let known: Vec<&str> = quoted.collect();
-    let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
-    let advice = match nearest {
-        Some(nearest) if strsim::jaro_winkler(key, nearest) > 0.75 => format!("did you mean `{nearest}`?"),
-        Some(_) => format!("known keys here: {}.", known.join(", ")),
-        None => "no keys are known here.".to_owned(),
-    };
-    // Sections chosen by `kind` report the section's place; the key itself is what the reader looks for.
-    let at = error.span().map_or(0, |span| span.start);
-    let line = (line_of(text, at)..).zip(text[at.min(text.len())..].lines()).find(|(_, l)| assigns(l, key));
-    let line = line.map_or_else(|| line_of(text, at), |(n, _)| n);
-    Error::new(format!("line {line}: unknown key `{key}`; {advice}"))
-}
-
-fn assigns(line: &str, key: &str) -> bool {
-    let line = line.trim_start().trim_start_matches('[');
-    line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(['=', '.', ']']))
-        || line.trim_end_matches(']').rsplit('.').next() == Some(key)
-}
-
 fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|&b| b == b'\n').count()
 }
@@ -235,23 +247,6 @@ mod tests {
     }
 
     const MINIMAL: &str = "[data.x]\npath = \"x.jsonl\"\n";
-
-    #[test]
-    fn the_resolved_file_reads_back_as_itself() {
-        let text = format!("{MINIMAL}[rescorer.a]\nkind = \"ngram\"\n[rescorer.b]\nkind = \"neural\"\n[pretrain]\n");
-        let config = read(&text, &["heads.block_size=7", "tuning.lm_scales=[0.5]", "name=other"]).unwrap();
-        assert_eq!((config.heads.block_size, config.name.as_str()), (7, "other"));
-        assert_eq!(config.tuning.scales(), [0.0, 0.5]);
-        assert_eq!(read(&config.to_toml(), &[]).unwrap(), config);
-        for set in [
-            ["heads.architecture={kind=\"ffn\",hidden=7,first_layer=\"shared\"}", "heads.loss_weights={decay=0.8}"],
-            ["heads.architecture={kind=\"medusa\"}", "heads.loss_weights=[1, 0.5, 2, 1, 1, 1, 1, 1]"],
-            ["heads.architecture={kind=\"linear\"}", "heads.loss_weights=constant"],
-        ] {
-            let config = read(MINIMAL, &set).unwrap();
-            assert_eq!(read(&config.to_toml(), &[]).unwrap(), config);
-        }
-    }
 
     #[test]
     fn a_kind_and_its_keys_are_set_in_any_order() {
@@ -293,7 +288,10 @@ mod tests {
         assert_eq!(kind.rescorer["a"].kind().map(|kind| kind.name()), Some("lava"));
         write("wrong.toml", "extends = \"base.toml\"\n\n[heads]\nblock_sise = 5\n");
         let error = load("wrong.toml").unwrap_err().to_string();
-        assert!(error.ends_with("wrong.toml: line 4: unknown key `block_sise`; did you mean `block_size`?"), "{error}");
+        assert!(
+            error.ends_with("wrong.toml: line 4: unknown key `block_sise` in [heads]; did you mean `block_size`?"),
+            "{error}"
+        );
         write("loop.toml", "extends = \"loop.toml\"\n");
         assert!(load("loop.toml").unwrap_err().to_string().contains("extend each other"));
         write("none.toml", "extends = \"absent.toml\"\n");
@@ -314,101 +312,136 @@ mod tests {
         assert_eq!(architecture(&["heads.architecture.kind=ffn"]), HeadArchitecture::Ffn(same));
     }
 
-    /// Every number of the default configuration and of each kind of rescorer, by its dotted key.
-    fn numbers(table: &Table, place: &str, found: &mut Vec<(String, Value)>) {
-        for (key, value) in table {
-            let key = format!("{place}{key}");
-            match value {
-                Value::Table(inner) => numbers(inner, &format!("{key}."), found),
-                Value::Integer(_) | Value::Float(_) => found.push((key, value.clone())),
-                _ => {}
-            }
-        }
-    }
-
     #[test]
-    fn a_sections_defaults_are_its_own_however_little_of_it_is_given() {
-        let text = format!(
-            "{MINIMAL}[rescorer.ngram]\nkind = \"ngram\"\n[rescorer.neural]\nkind = \"neural\"\n[rescorer.transition]\nkind = \"transition\"\n[pretrain]\n"
-        );
-        let whole = read(&text, &[]).unwrap();
-        let mut keys = Vec::new();
-        numbers(&Table::try_from(&whole).unwrap(), "", &mut keys);
-        keys.retain(|(key, _)| !key.starts_with("data."));
-        assert!(keys.len() > 80, "{}", keys.len());
-        for (key, value) in keys {
-            // The key alone, at its default: nothing else of its section changes.
-            assert_eq!(read(&text, &[&format!("{key}={value}")]).unwrap(), whole, "--set {key}");
-            let (section, last) = key.rsplit_once('.').unwrap_or(("", &key));
-            let line = if section.is_empty() {
-                format!("{last} = {value}\n{text}")
-            } else {
-                format!("{text}\n[{section}]\n{last} = {value}\n")
-            };
-            // A section that the file has already can be given once only.
-            if !text.contains(&format!("[{section}]")) {
-                assert_eq!(read(&line, &[]).unwrap(), whole, "in a file: {key}");
-            }
-            let ablation = format!("{text}[ablation.matrix]\n\"{key}\" = [{value}]\n");
-            if !key.starts_with("pretrain.") {
-                let grid = read(&ablation, &[]).unwrap().grid().unwrap().unwrap();
-                let cell = Config { name: whole.name.clone(), ..grid.cells[0].config.clone() };
-                assert_eq!(cell, whole, "a cell: {key}");
-            }
-        }
-        let few = read(&text, &["heads.training.steps=2000", "heads.architecture.hidden=64"]).unwrap();
-        assert_eq!(
-            (few.heads.training.steps, few.heads.training.learning_rate),
-            (2000, whole.heads.training.learning_rate)
-        );
-        assert_eq!(few.heads.architecture, HeadArchitecture::Ffn(FfnConfig { hidden: 64, ..FfnConfig::default() }));
-    }
-
-    #[test]
-    fn unknown_keys_are_named_with_line_and_nearest_key() {
-        for (text, line, key, nearest) in [
-            ("[data.x]\npath = \"a\"\n[heads]\nblock_sise = 3\n", 4, "block_sise", "block_size"),
-            ("nam = \"a\"\n", 1, "nam", "name"),
-            ("name = \"a\"\n\n[trace]\nmax_new = 3\n", 3, "trace", "traces"),
-            ("[rescorer.n]\nkind = \"ngram\"\n\nordr = 2\n", 4, "ordr", "order"),
-            ("[heads.training]\nstep = 2\n", 2, "step", "steps"),
-            ("[heads.architecture]\nkind = \"ffn\"\nhiden = 2\n", 3, "hiden", "hidden"),
-            ("[heads.architecture]\nkind = \"medusa\"\nblock = 2\n", 3, "block", "blocks"),
+    fn errors_name_place_key_value_and_what_is_allowed() {
+        for (text, expected) in [
+            ("name = 3\n", "line 1: `name` is 3; it must be a text."),
+            ("nam = \"a\"\n", "line 1: unknown key `nam`; did you mean `name`?"),
+            ("name = \"a\"\n\n[trace]\nmax_new = 3\n", "line 3: unknown key `trace`; did you mean `traces`?"),
+            ("heads = 3\n", "line 1: `heads` is 3; it must be a section."),
+            (
+                "[data.x]\npath = \"a\"\n[heads]\nblock_sise = 3\n",
+                "line 4: unknown key `block_sise` in [heads]; did you mean `block_size`?",
+            ),
+            ("[heads.training]\nstep = 2\n", "line 2: unknown key `step` in [heads.training]; did you mean `steps`?"),
+            ("[heads]\n\ntraining.step = 2\n", "line 3: unknown key `step` in [heads.training]; did you mean `steps`?"),
+            ("[heads]\nblock_size = 1\n", "line 2: `heads.block_size` is 1; it must be a whole number of at least 2."),
+            (
+                "[heads]\nchoose_by = \"dev-los\"\n",
+                "line 2: `heads.choose_by` is \"dev-los\"; it must be \"dev-loss\" or \"dev-block-efficiency\". Did you mean \"dev-loss\"?",
+            ),
+            (
+                "[heads]\nloss = { annealled = 3 }\n",
+                "line 2: unknown key `annealled` in [heads.loss]; did you mean `annealed`?",
+            ),
+            (
+                "[heads]\nloss = \"one-randon\"\n",
+                "line 2: `heads.loss` is \"one-randon\"; it must be \"all\", \"one-random\" or { annealed = a whole number of at least 1 }. Did you mean \"one-random\"?",
+            ),
+            (
+                "[heads]\nloss_weights = [1,\n  0]\n",
+                "line 3: `heads.loss_weights[1]` is 0; it must be a number above 0.",
+            ),
+            (
+                "[heads.vocabulary]\nsize = 8\n",
+                "line 1: `heads.vocabulary.drafting` is missing; it must be true or false.",
+            ),
+            (
+                "[[heads.stage]]\nsteps = 8\nrate = 1\n",
+                "line 3: unknown key `rate` in [heads.stage[0]]; known keys here: steps, data, text, soft_targets, learning_rate, warmup_steps.",
+            ),
+            ("[heads]\ntext = { gredy = 1 }\n", "line 2: unknown key `gredy` in [heads.text]; did you mean `greedy`?"),
+            (
+                "[heads.architecture]\nkind = \"ffn\"\nhiden = 2\n",
+                "line 3: unknown key `hiden` in [heads.architecture] of kind \"ffn\"; did you mean `hidden`?",
+            ),
+            (
+                "[rescorer.n]\nkind = \"ngram\"\n\nordr = 2\n",
+                "line 4: unknown key `ordr` in [rescorer.n] of kind \"ngram\"; did you mean `order`?",
+            ),
+            (
+                "[rescorer.n]\norder = 2\n",
+                "line 1: `rescorer.n.kind` is missing; it must be \"ngram\", \"neural\", \"transition\", \"lava\" or \"sum\".",
+            ),
+            (
+                "[rescorer.n]\nkind = \"ngam\"\n",
+                "line 2: `rescorer.n.kind` is \"ngam\"; it must be \"ngram\", \"neural\", \"transition\", \"lava\" or \"sum\". Did you mean \"ngram\"?",
+            ),
+            (
+                "[traces]\ntrain_text = [\"greedy\", \"greedy\"]\n",
+                "line 2: `traces.train_text` is [\"greedy\", \"greedy\"]; it must be a list of one or more different items, each \"greedy\", \"sampled\" or \"corpus\".",
+            ),
+            ("[data.x]\ndev = inf\n", "line 2: `data.x.dev` is inf; it must be a number from 0 to 1."),
+            ("seed = 1\n\n[heads\n", "line 3: "),
         ] {
             let error = read(text, &[]).unwrap_err().to_string();
-            let expected = format!("c.toml: line {line}: unknown key `{key}`; did you mean `{nearest}`?");
-            assert!(error.ends_with(&expected), "{error}\n{expected}");
+            let (_, said) = error.split_once("c.toml: ").unwrap();
+            assert!(said.starts_with(expected) && (said.len() == expected.len() || expected.ends_with(": ")), "{said}");
+            // The same in a text that something else extends.
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("c.toml"), text).unwrap();
+            std::fs::write(dir.path().join("d.toml"), "extends = \"c.toml\"\n\n\nname = \"d\"\n").unwrap();
+            let error = load(&dir.path().join("d.toml"), &Overrides::default());
+            if !text.starts_with("name = 3") {
+                assert!(error.unwrap_err().to_string().ends_with(&format!("c.toml: {said}")));
+            }
         }
     }
 
     #[test]
-    fn wrong_values_are_refused() {
-        for (text, set, expected) in [
-            ("name = 3\n", vec![], "line 1"),
-            (MINIMAL, vec!["heads.block_size=1"], "at least 2"),
+    fn errors_of_set_name_the_assignment() {
+        for (set, expected) in [
+            ("heads.sizes=1", "unknown key `sizes` in [heads]; known keys here: block_size, architecture,"),
+            ("heads.block_size=nine", "`heads.block_size` is \"nine\"; it must be a whole number of at least 2."),
             (
-                MINIMAL,
-                vec!["heads.architecture.kind=hydra"],
-                "unknown variant `hydra`, expected one of `ffn`, `medusa`",
+                "heads.architecture.kind=medussa",
+                "`heads.architecture.kind` is \"medussa\"; it must be \"ffn\", \"medusa\"",
             ),
-            (MINIMAL, vec!["rescorer.x.order=2"], "`kind` is missing"),
-            (MINIMAL, vec!["heads.architecture.inner=8"], "unknown key `inner`"),
-            (MINIMAL, vec!["heads.architecture={kind=\"linear\",hidden=8}"], "unknown key `hidden`"),
-            (MINIMAL, vec!["heads.architecture={kind=\"medusa\",blocks=0}"], "`heads.architecture.blocks` is 0"),
-            (MINIMAL, vec!["heads.architecture={kind=\"ffn\",hidden=0}"], "`heads.architecture.hidden` is 0"),
-            (MINIMAL, vec!["heads.hidden=8"], "unknown key `hidden`"),
-            (MINIMAL, vec!["heads.loss_weights=[1.0, 2.0]"], "2 numbers, but `heads.block_size` = 9 trains 8 heads"),
-            (MINIMAL, vec!["heads.block_size=3", "heads.loss_weights=[1.0, -2.0]"], "above 0"),
-            (MINIMAL, vec!["heads.loss_weights={decay=0.0}"], "above 0 and at most 1"),
-            (MINIMAL, vec!["heads.loss_weights=linear"], "`loss_weights` is \"constant\", { decay = 0.8 }, or a list"),
-            (MINIMAL, vec!["data.x.test=2"], "shares"),
-            (MINIMAL, vec!["heads"], "key=value"),
-            (MINIMAL, vec!["device=gpu"], "no device"),
+            ("heads.architecture={kind=\"medusa\",blocks=0}", "`heads.architecture.blocks` is 0; it must be a whole"),
+            (
+                "heads.architecture.inner=8",
+                "unknown key `inner` in [heads.architecture] of kind \"ffn\"; known keys here",
+            ),
+            ("rescorer.x.order=2", "`rescorer.x.kind` is missing; it must be"),
+            ("heads.vocabulary={size=8}", "`heads.vocabulary.drafting` is missing; it must be true or false."),
+            ("tuning.decays=[0.5, 1.5]", "`tuning.decays[1]` is 1.5; it must be a number above 0 and at most 1."),
+            ("heads.training.betas=[0.9]", "`heads.training.betas` is [0.9]; it must be a list of 2 items, each"),
+            ("drafting.variants=[\"tree-\"]", "`drafting.variants`: "),
+            ("drafting.stop=soon", "`drafting.stop`: "),
+            ("data.x.preset=samsun", "`data.x.preset` is \"samsun\": there is no `samsun`"),
+            (
+                "heads.loss_weights=[1.0, 2.0]",
+                "`heads.loss_weights` has 2 numbers, but `heads.block_size` = 9 trains 8",
+            ),
+            ("seed.x=1", "`seed` is { x = 1 }; it must be a whole number of at least 0."),
+            ("heads", "write it as key=value"),
+            ("device=gpu", "`device`: "),
+            ("devices=[0, 0]", "`devices` is [0, 0]; it must be a list of different items"),
+        ] {
+            let error = read(MINIMAL, &[set]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("--set {set}: {expected}")), "{error}");
+        }
+        // Where a section is given in the file and a value of it by --set, both are found.
+        let text = format!("{MINIMAL}[heads.vocabulary]\ndrafting = true\n");
+        let error = read(&text, &["heads.vocabulary.size=1"]).unwrap_err().to_string();
+        assert!(error.starts_with("--set heads.vocabulary.size=1: `heads.vocabulary.size` is 1;"), "{error}");
+        let error = read(&text, &["name=x"]).unwrap_err().to_string();
+        assert!(
+            error.ends_with(
+                "c.toml: line 3: `heads.vocabulary.size` is missing; it must be a whole number of at least 2."
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn keys_that_contradict_each_other_are_refused() {
+        for (text, set, expected) in [
+            (MINIMAL, vec!["data.x.test=0.95"], "--set data.x.test=0.95: `data.x.dev` and"),
             (MINIMAL, vec!["device=cpu", "devices=[0, 1]"], "the CPU, all of whose cores"),
-            (MINIMAL, vec!["device=cuda", "devices=[0, 0]"], "every GPU once"),
             (MINIMAL, vec!["device=cuda", "devices=[0, 1]"], "`heads.training.accumulate` to a multiple of 2"),
             ("name = \"a\"\n", vec![], "no corpus"),
-            ("name = \"a/b\"\n[data.x]\npath = \"x\"\n", vec![], "slashes"),
+            ("name = \"a/b\"\n[data.x]\npath = \"x\"\n", vec![], "c.toml: line 1: `name` is named `a/b`"),
         ] {
             let error = read(text, &set).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

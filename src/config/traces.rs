@@ -1,39 +1,47 @@
 //! `[traces]`: what is recorded of the backbone, and how.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::StorageType;
-use super::schema::at_least;
-use crate::error::{Result, bail};
+use super::keys::above_zero;
 
 /// `[traces]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TracesConfig {
-    /// What follows the prompts in the traces of the train split: any of `greedy`, `sampled` and `corpus`, one trace for
-    /// each; heads train on all of them. Dev and test are always greedy, the one text that replay is exact for.
+    /// What follows the prompts in the traces of the train split. There is one trace for each kind of text, and the heads train
+    /// on all of them. Traces of dev and test are always greedy, because replay is exact for that text only.
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub train_text: Vec<TraceText>,
-    /// `sampled`: logits are divided by it; above 0.
+    /// The temperature of sampled text, by which logits are divided.
+    #[schemars(transform = above_zero)]
     pub temperature: f64,
-    /// `sampled`: tokens are drawn from the fewest likeliest ones with this share of the probability; above 0, at most 1.
+    /// For sampled text: tokens are drawn from the smallest set of likeliest tokens with at least this probability together.
+    #[schemars(range(max = 1.0), transform = above_zero)]
     pub top_p: f64,
-    /// Tokens after each prompt, at most.
+    /// The most tokens after each prompt.
+    #[schemars(range(min = 1))]
     pub max_new: usize,
-    /// "features" keeps the backbone's states that heads read, a file for each; "tokens" keeps none and computes them again
-    /// whenever they are read, which takes little disk and much time: `docs/traces.md` says how much.
+    /// Whether the backbone's states that heads read are stored, or computed again whenever they are read, which takes little disk
+    /// and much time: `docs/traces.md` says how much.
     pub keep: Keep,
-    /// Type of the states, stored or not; live decoding rounds to it before the heads.
+    /// The type of the states, stored or not. Live decoding rounds to it before the heads.
     pub dtype: StorageType,
-    /// Tokens of the backbone's distribution that the traces of the train split keep for every position, the likeliest; 0 for
-    /// none. `heads.soft_targets` needs them: 8 bytes each.
+    /// How many of the backbone's likeliest next tokens the traces of the train split keep for every position, at 8 bytes each;
+    /// 0 for none. `heads.soft_targets` needs them.
     pub probabilities: usize,
-    /// Documents of the train split to trace, at most, per corpus.
+    /// The most documents of the train split to trace, per corpus.
+    #[schemars(range(min = 1))]
     pub train_documents: usize,
-    /// Documents of the dev split, at most, per corpus.
+    /// The most documents of the dev split to trace, per corpus.
+    #[schemars(range(min = 1))]
     pub dev_documents: usize,
-    /// Documents of the test split, at most, per corpus.
+    /// The most documents of the test split to trace, per corpus.
+    #[schemars(range(min = 1))]
     pub test_documents: usize,
-    /// Documents decoded side by side; those of similar length come together.
+    /// The number of documents decoded side by side. Documents of similar length are put together.
+    #[schemars(range(min = 1))]
     pub batch: usize,
 }
 
@@ -56,17 +64,17 @@ impl Default for TracesConfig {
 }
 
 /// What traces keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
-    /// Tokens alone.
+    /// Tokens only.
     Tokens,
-    /// Tokens, and the backbone's states that heads read.
+    /// Tokens, and the backbone's states that heads read, a file for each.
     Features,
 }
 
 /// What follows a prompt in a trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TraceText {
     /// The backbone's greedy continuation.
@@ -85,32 +93,5 @@ impl TraceText {
             Self::Sampled => "sampled",
             Self::Corpus => "corpus",
         }
-    }
-}
-
-impl TracesConfig {
-    pub(super) fn validate(&self) -> Result<()> {
-        for (name, value) in [
-            ("max_new", self.max_new),
-            ("batch", self.batch),
-            ("train_documents", self.train_documents),
-            ("dev_documents", self.dev_documents),
-            ("test_documents", self.test_documents),
-        ] {
-            at_least(&format!("traces.{name}"), value, 1)?;
-        }
-        if self.train_text.is_empty() {
-            bail!("`traces.train_text` is empty; name at least one of \"greedy\", \"sampled\" and \"corpus\".");
-        }
-        if let Some(text) = (1..).zip(&self.train_text).find(|(n, text)| self.train_text[*n..].contains(text)) {
-            bail!("`traces.train_text` names \"{}\" twice; name it once.", text.1.name());
-        }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            bail!("`traces.temperature` is {}; it must be above 0.", self.temperature);
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            bail!("`traces.top_p` is {}; it must be above 0 and at most 1.", self.top_p);
-        }
-        Ok(())
     }
 }

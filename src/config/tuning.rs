@@ -1,30 +1,38 @@
 //! `[tuning]`: the settings tried on dev.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, bail};
+use super::keys::above_zero;
 
 /// `[tuning]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TuningConfig {
-    /// Weights of a rescorer tried on dev, 0 to 1; 0 is always tried.
+    /// Weights of a rescorer to try; 0 is always tried.
+    #[schemars(inner(range(min = 0.0, max = 1.0)))]
     pub lm_scales: Vec<f64>,
-    /// Shares of a sum's terms tried on dev, each against the others' together.
+    /// Shares of a term of a sum to try, each against the other terms together.
+    #[schemars(inner(range(min = 0.0, max = 1.0)))]
     pub shares: Vec<f64>,
-    /// Temperatures tried on dev by the variants that maximise expected accepted length.
+    /// Temperatures to try for the variants that maximise the expected accepted length.
+    #[schemars(length(min = 1), transform = above_zero)]
     pub temperatures: Vec<f64>,
-    /// Decays over the slots tried on dev by variants with one draft; 1 is always tried.
+    /// Factors by which the weight decays from slot to slot, to try for variants with one draft; 1 is always tried.
+    #[schemars(inner(range(max = 1.0)), transform = above_zero)]
     pub decays: Vec<f64>,
-    /// Gates tried on dev: candidates whose head score is further behind their slot's first are left out. No gate is always
-    /// tried.
+    /// Gates to try: a candidate is left out where its head score is further than this below the score of
+    /// its slot's first candidate. No gate is always tried.
+    #[schemars(transform = above_zero)]
     pub gates: Vec<f64>,
-    /// Powers tried on dev: every head's scores are divided by this power of the temperature that makes them most likely on
-    /// dev. 0, which leaves them as they are, is tried as well; empty, nothing is.
+    /// Powers to try: every head's scores are divided by this power of the temperature at which they are likeliest on dev.
+    /// Unless the list is empty, 0, which leaves the scores as they are, is tried as well.
+    #[schemars(inner(range(min = 0.0, max = 1.0)))]
     pub slot_tempering: Vec<f64>,
-    /// Factors tried on dev by the `path-` and `tree-` variants that have copies of what followed the last tokens earlier in the
-    /// text besides, `NAME+lookup`: how probable copies are said to be is multiplied by it. 0, which leaves copies out, is
-    /// always tried; empty, there are no such variants.
+    /// Factors to try on the probability of copies in the variants `NAME+lookup`: the `path-` and `tree-` variants with copies of
+    /// what followed the last tokens earlier in the text. 0, which leaves copies out, is always tried. Empty: there are no such
+    /// variants.
+    #[schemars(inner(range(min = 0.0, max = 1.0)))]
     pub lookup: Vec<f64>,
 }
 
@@ -43,36 +51,7 @@ impl Default for TuningConfig {
 }
 
 impl TuningConfig {
-    pub(super) fn validate(&self) -> Result<()> {
-        if self.lm_scales.iter().any(|s| !(0.0..=1.0).contains(s)) {
-            bail!("`tuning.lm_scales` must lie between 0 and 1.");
-        }
-        for (name, values, most) in [
-            ("decays", &self.decays, 1.0),
-            ("temperatures", &self.temperatures, f64::MAX),
-            ("gates", &self.gates, f64::MAX),
-        ] {
-            if values.iter().any(|value| !(*value > 0.0 && *value <= most)) {
-                let most = if most == f64::MAX { String::new() } else { format!(" and at most {most}") };
-                bail!("`tuning.{name}` is {values:?}; its numbers must be above 0{most}.");
-            }
-        }
-        if self.slot_tempering.iter().any(|power| !(0.0..=1.0).contains(power)) {
-            bail!("`tuning.slot_tempering` must lie between 0 and 1.");
-        }
-        if self.lookup.iter().any(|factor| !(0.0..=1.0).contains(factor)) {
-            bail!("`tuning.lookup` must lie between 0 and 1; [] leaves the variants that copy out.");
-        }
-        if self.temperatures.is_empty() {
-            bail!("`tuning.temperatures` is empty; name at least one, such as 1.0.");
-        }
-        if self.shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
-            bail!("`tuning.shares` must lie between 0 and 1.");
-        }
-        Ok(())
-    }
-
-    /// The scales to try, 0 among them, ascending and without repeats.
+    /// Returns the scales to try, 0 among them, ascending and without repeats.
     pub fn scales(&self) -> Vec<f64> {
         let mut scales = self.lm_scales.clone();
         scales.push(0.0);

@@ -3,24 +3,26 @@
 
 use burn::module::Module;
 use burn::tensor::activation::silu;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DraftHeads, DraftedEmbeddings, FeatureSum, HeadKind, HeadShape, States};
 use crate::backbone::{Feature, FeatureTensors};
-use crate::config::at_least;
 use crate::error::Result;
 use crate::nn::{Init, Linear};
 
 /// `kind = "ffn"`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FfnConfig {
-    /// Units of the hidden layer per head.
+    /// The number of units of the hidden layer per head.
+    #[schemars(range(min = 1))]
     pub hidden: usize,
-    /// "separate" or "shared".
+    /// Which units of the hidden layer a head reads.
     pub first_layer: FirstLayer,
-    /// The backbone's states that heads read: "last", and any of "layer-0" (the embedding) to "layer-L" (behind the last of L layers).
-    /// Each but "last" has a projection of its own, d x d parameters, for all heads together.
+    /// The backbone's states that heads read: "last", and any of "layer-0" (the embedding) to "layer-L" (behind the last of L
+    /// layers). Each state but "last" has a projection of its own, d x d parameters, for all heads together.
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub features: Vec<Feature>,
 }
 
@@ -31,12 +33,12 @@ impl Default for FfnConfig {
 }
 
 /// Which units of the hidden layer a head reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FirstLayer {
     /// Its own `hidden` units.
     Separate,
-    /// All (H - 1) x `hidden` units of all heads, as in the paper.
+    /// The (H - 1) x `hidden` units of all heads, as in the paper.
     Shared,
 }
 
@@ -45,7 +47,6 @@ impl HeadKind for FfnConfig {
     type Network = FfnHeads;
 
     fn validate(&self) -> Result<()> {
-        at_least("heads.architecture.hidden", self.hidden, 1)?;
         FeatureSum::validate("heads.architecture.features", &self.features)
     }
 

@@ -1,19 +1,20 @@
 //! The kinds of heads. A new one has its own file, and a line in each of the two lists here.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AnyHeadKind, FfnConfig, LinearConfig, MedusaConfig, SpeculatorConfig};
 
 /// `[heads.architecture]`, by its `kind`. All end in the backbone's frozen unembedding, or in a copy of it that learns, and
 /// repeat its own prediction before they are trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum HeadArchitecture {
     /// One hidden layer with a residual (Stern et al. 2018).
     Ffn(FfnConfig),
     /// Residual blocks (Medusa-1; Cai et al. 2024).
     Medusa(MedusaConfig),
-    /// A linear probe.
+    /// A linear probe, which has no keys of its own.
     Linear(LinearConfig),
     /// Heads that read the tokens drafted before them (the token/embedding speculator; Wertheimer et al. 2024).
     Speculator(SpeculatorConfig),

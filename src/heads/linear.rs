@@ -2,6 +2,7 @@
 //! reader.
 
 use burn::module::Module;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
@@ -9,7 +10,7 @@ use crate::backbone::{Feature, FeatureTensors};
 use crate::nn::{Init, Linear};
 
 /// `kind = "linear"`, which has no keys of its own.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinearConfig {}
 

@@ -4,21 +4,21 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
 use crate::backbone::{Feature, FeatureTensors};
-use crate::config::at_least;
-use crate::error::Result;
 use crate::nn::{Embedding, Init, Linear};
 
 /// `kind = "medusa"`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MedusaConfig {
-    /// Residual blocks per head.
+    /// The number of residual blocks per head.
+    #[schemars(range(min = 1))]
     pub blocks: usize,
-    /// "frozen" or "own".
+    /// The matrix that turns a head's state into logits.
     pub unembedding: HeadUnembedding,
 }
 
@@ -29,7 +29,7 @@ impl Default for MedusaConfig {
 }
 
 /// What turns a head's state into logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HeadUnembedding {
     /// The backbone's, shared by all heads.
@@ -41,10 +41,6 @@ pub enum HeadUnembedding {
 impl HeadKind for MedusaConfig {
     const NAME: &'static str = "medusa";
     type Network = MedusaHeads;
-
-    fn validate(&self) -> Result<()> {
-        at_least("heads.architecture.blocks", self.blocks, 1)
-    }
 
     fn owns_unembedding(&self) -> bool {
         self.unembedding == HeadUnembedding::Own

@@ -3,20 +3,20 @@
 
 use burn::module::Module;
 use burn::tensor::activation::gelu;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::feature_sum::scaled;
 use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
 use crate::backbone::{Feature, FeatureTensors};
-use crate::config::at_least;
-use crate::error::Result;
 use crate::nn::{Init, Linear, Norm};
 
 /// `kind = "speculator"`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SpeculatorConfig {
-    /// Width of the state that is handed from head to head.
+    /// The width of the state that is handed from head to head.
+    #[schemars(range(min = 1))]
     pub inner: usize,
 }
 
@@ -29,10 +29,6 @@ impl Default for SpeculatorConfig {
 impl HeadKind for SpeculatorConfig {
     const NAME: &'static str = "speculator";
     type Network = SpeculatorHeads;
-
-    fn validate(&self) -> Result<()> {
-        at_least("heads.architecture.inner", self.inner, 1)
-    }
 
     fn network(&self, shape: HeadShape, init: &mut Init) -> SpeculatorHeads {
         let (d, inner) = (shape.width, self.inner);

@@ -155,9 +155,6 @@ pub enum TextSource {
 impl TextSource {
     /// Checks that the sources under `key` have text.
     pub(super) fn validate(sources: &[Self], key: &str, own_text: bool) -> Result<()> {
-        if sources.is_empty() {
-            bail!("`{key}` is empty; name at least one source: \"gold\" or \"traces\".");
-        }
         if !own_text && !sources.contains(&Self::Gold) {
             bail!(
                 "`{key}` is the backbone's own text alone, but `traces.train_text` has none. Add \"greedy\" or \"sampled\" to the latter, or \"gold\" to the former."

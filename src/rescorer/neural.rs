@@ -12,7 +12,7 @@ use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind, 
 use super::scoring::{PrefixReader, PrefixToken, Rescorer, Scoring};
 use super::{BlockShape, LanguageModelling, RescoringCost};
 use crate::backbone::{Checkpoint, KvCache, Model, ModelConfig, Precision, Span, Transformer, save_model};
-use crate::config::{LanguageModelConfig, OptimizationConfig, StorageType, at_least};
+use crate::config::{LanguageModelConfig, OptimizationConfig, StorageType};
 use crate::error::{Result, bail};
 use crate::kernels::{exponentiate, largest};
 use crate::nn::{Init, count_parameters};
@@ -23,15 +23,18 @@ use crate::training::{kept_bytes, train};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NeuralConfig {
-    /// What it is trained on.
+    /// The text that the model is trained on, always of the train split.
+    #[schemars(length(min = 1))]
     pub text: Vec<TextSource>,
-    /// Its size.
+    /// The size of the model.
     pub model: LanguageModelConfig,
-    /// Documents per training step.
+    /// The number of documents per training step.
+    #[schemars(range(min = 1))]
     pub documents_per_step: usize,
-    /// Prefixes that `beam-NAME` keeps: its drafts. 1: no such variant.
+    /// The number of prefixes that the variant `beam-NAME` keeps, and so of its drafts; 1: there is no such variant.
+    #[schemars(range(min = 1))]
     pub beam: usize,
-    /// What the log-probabilities by which a beam compares its prefixes are normalised over.
+    /// The tokens whose probabilities sum to 1 where a beam compares its prefixes.
     pub normalise: Normalisation,
     /// Steps, learning rate and the rest.
     pub training: OptimizationConfig,
@@ -57,13 +60,13 @@ impl Default for NeuralConfig {
     }
 }
 
-/// Whose probabilities sum to 1.
+/// The tokens whose probabilities sum to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalisation {
-    /// All tokens'.
+    /// All tokens of the vocabulary.
     Vocabulary,
-    /// The slot's candidates'.
+    /// The slot's candidates.
     Candidates,
 }
 
@@ -74,10 +77,7 @@ impl RescorerKind for NeuralConfig {
 
     fn validate(&self, key: &str, own_text: bool) -> Result<()> {
         TextSource::validate(&self.text, &format!("{key}.text"), own_text)?;
-        self.model.validate(&format!("{key}.model"))?;
-        at_least(&format!("{key}.documents_per_step"), self.documents_per_step, 1)?;
-        at_least(&format!("{key}.beam"), self.beam, 1)?;
-        self.training.validate(&format!("{key}.training"))
+        self.model.validate(&format!("{key}.model"))
     }
 
     /// All but what only drafting reads.

@@ -10,7 +10,6 @@ use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind, 
 use super::scoring::{BlockScores, GlobalScoring, Rescorer, Scoring};
 use super::{BlockContext, BlockShape, RescoringCost};
 use crate::backbone::Backbone;
-use crate::config::at_least;
 use crate::error::{Error, Result, bail};
 use crate::lattice::{Lattice, SlotScorer};
 use crate::ngram::{Counter, Memory, Model, Options, Rows, Smoothing, State, Vocabulary, estimate};
@@ -20,17 +19,22 @@ use crate::progress::Progress;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NgramConfig {
-    /// Longest n-gram, 1 to 6.
+    /// The number of tokens in the longest n-gram.
+    #[schemars(range(min = 1, max = 6))]
     pub order: usize,
-    /// What is counted.
+    /// The text that is counted, always of the train split.
+    #[schemars(length(min = 1))]
     pub text: Vec<TextSource>,
-    /// "kneser-ney" or "katz".
+    /// How probability is set aside for what was not seen.
     pub smoothing: Smoothing,
-    /// Discounts for an order whose counts of counts are degenerate, as those of small texts are.
+    /// The discounts of n-grams that occur once, twice and more often, for an order whose counts of counts are degenerate, as
+    /// those of small texts are.
     pub discount_fallback: [f64; 3],
-    /// n-grams that occur at most so often are left out: a number per order, unigrams first; the last stands for the rest.
+    /// How often n-grams may occur and still be left out: a number per order, unigrams first, none smaller than the one before.
+    /// The last number stands for the remaining orders. Empty: all n-grams are kept.
     pub prune: Vec<u64>,
-    /// Megabytes for sorting; what does not fit goes to temporary files in the run.
+    /// The memory for sorting, in megabytes. What does not fit goes to temporary files in the run.
+    #[schemars(range(min = 16))]
     pub memory_mb: usize,
 }
 
@@ -57,16 +61,13 @@ impl RescorerKind for NgramConfig {
 
     fn validate(&self, key: &str, own_text: bool) -> Result<()> {
         TextSource::validate(&self.text, &format!("{key}.text"), own_text)?;
-        if !(1..=6).contains(&self.order) {
-            bail!("`{key}.order` is {}; orders 1 to 6 are supported.", self.order);
-        }
         if !self.prune.is_sorted() || self.prune.len() > self.order {
             bail!(
                 "`{key}.prune` is {:?}; it takes at most one number per order, none smaller than the one before.",
                 self.prune
             );
         }
-        at_least(&format!("{key}.memory_mb"), self.memory_mb, 16)
+        Ok(())
     }
 
     fn fitted(&self) -> Value {

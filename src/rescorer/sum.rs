@@ -6,7 +6,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{BlockScores, RescorerConfig};
-use crate::config::at_least;
 use crate::error::{Result, bail};
 use crate::hash::FastMap;
 use crate::lattice::SlotScorer;
@@ -15,21 +14,20 @@ use crate::lattice::SlotScorer;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SumConfig {
-    /// Names of the rescorers that are summed, two or more; their shares are chosen on dev.
+    /// The names of the rescorers that are summed. Their shares are chosen on dev.
+    #[schemars(length(min = 2), extend("uniqueItems" = true))]
     pub of: Vec<String>,
 }
 
 impl SumConfig {
     /// Checks that the terms are among the `rescorers` of the configuration.
     pub(super) fn validate(&self, key: &str, rescorers: &BTreeMap<String, RescorerConfig>) -> Result<()> {
-        at_least(&format!("{key}: the number of names in `of`"), self.of.len(), 2)?;
-        for (index, name) in self.of.iter().enumerate() {
+        for name in &self.of {
             match rescorers.get(name) {
                 None => bail!("`{key}.of` names `{name}`, but there is no [rescorer.{name}]."),
                 Some(RescorerConfig::Sum(_)) => {
                     bail!("`{key}.of` names `{name}`, which is a sum itself; name its terms instead.")
                 }
-                Some(_) if self.of[..index].contains(name) => bail!("`{key}.of` names `{name}` twice."),
                 Some(_) => {}
             }
         }

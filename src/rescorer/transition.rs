@@ -27,11 +27,13 @@ use crate::nn::{Init, Linear, to_host};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TransitionConfig {
-    /// Width to which embeddings and hidden states are mapped.
+    /// The width to which embeddings and hidden states are mapped.
+    #[schemars(range(min = 1))]
     pub rank: usize,
-    /// "cross-entropy" or "crf".
+    /// The loss that is minimised.
     pub loss: LatticeLoss,
-    /// Blocks per training step.
+    /// The number of blocks per training step.
+    #[schemars(range(min = 1))]
     pub blocks_per_step: usize,
     /// Steps, learning rate and the rest.
     pub training: OptimizationConfig,

@@ -74,25 +74,32 @@ fn configurations() {
     refused(path, &["run", "typo.toml"], &["typo.toml: line 3", "`block_sise`", "did you mean `block_size`"]);
     fs::write(path.join("syntax.toml"), "name = \"x\"\n[heads\n").unwrap();
     refused(path, &["run", "syntax.toml"], &["syntax.toml: line 2"]);
-    refused(path, &["run", "run.toml", "--set", "heads.block_size=1"], &["run.toml", "heads.block_size", "at least 2"]);
+    refused(
+        path,
+        &["run", "run.toml", "--set", "heads.block_size=1"],
+        &["--set heads.block_size=1: `heads.block_size` is 1", "at least 2"],
+    );
     refused(path, &["run", "run.toml", "--set", "heads.sizes=1"], &["--set", "unknown key `sizes`"]);
     for (set, words) in [
-        ("heads.architecture.kind=hydra", &["unknown variant `hydra`", "`ffn`, `medusa`, `linear`"][..]),
+        (
+            "heads.architecture.kind=hydra",
+            &["`heads.architecture.kind` is \"hydra\"", "\"ffn\", \"medusa\", \"linear\""][..],
+        ),
         ("heads.architecture.hiden=8", &["unknown key `hiden`", "did you mean `hidden`"]),
-        ("heads.architecture.first_layer=none", &["`none`", "`separate` or `shared`"]),
-        ("heads.architecture={kind=\"medusa\",blocks=0}", &["run.toml", "heads.architecture.blocks", "at least 1"]),
-        ("heads.loss_weights=[1, 2]", &["run.toml", "heads.loss_weights", "2 numbers", "3 heads", "heads 2 to 4"]),
-        ("heads.loss_weights=[1, 0, 1]", &["run.toml", "heads.loss_weights", "above 0"]),
+        ("heads.architecture.first_layer=none", &["is \"none\"", "\"separate\" or \"shared\""]),
+        ("heads.architecture={kind=\"medusa\",blocks=0}", &["heads.architecture.blocks", "at least 1"]),
+        ("heads.loss_weights=[1, 2]", &["--set", "heads.loss_weights", "2 numbers", "3 heads", "heads 2 to 4"]),
+        ("heads.loss_weights=[1, 0, 1]", &["`heads.loss_weights[1]` is 0", "above 0"]),
         ("heads.architecture={kind=\"speculator\",inner=0}", &["heads.architecture.inner", "at least 1"]),
-        ("heads.soft_targets=0.5", &["`heads`", "soft_targets", "traces.probabilities"]),
+        ("heads.soft_targets=0.5", &["`heads.soft_targets`", "traces.probabilities"]),
         ("heads.soft_targets=2", &["soft_targets", "from 0 to 1"]),
-        ("heads.text={sampled=1}", &["`text` names \"sampled\"", "traces.train_text"]),
+        ("heads.text={sampled=1}", &["`heads.text` names \"sampled\"", "traces.train_text"]),
         ("heads.text={greedy=0}", &["text.greedy", "above 0"]),
         ("heads.loss={annealled=3}", &["--set", "annealed"]),
         ("heads.vocabulary={size=1,drafting=true}", &["heads.vocabulary.size", "at least 2"]),
-        ("heads.vocabulary={size=8}", &["--set", "missing field `drafting`"]),
+        ("heads.vocabulary={size=8}", &["--set", "`heads.vocabulary.drafting` is missing", "true or false"]),
         ("heads.stage=[{steps=3}]", &["heads.training.steps", "20", "3 together"]),
-        ("heads.stage=[{steps=20,data=[\"x\"]}]", &["heads.stage 1", "[data.x]"]),
+        ("heads.stage=[{steps=20,data=[\"x\"]}]", &["`heads.stage[0].data`", "[data.x]"]),
         ("heads.stage=[{steps=20,rate=1}]", &["--set", "unknown key `rate`", "learning_rate"]),
         ("traces.keep=everything", &["unknown variant `everything`", "`tokens` or `features`"]),
         ("data.fables.dev=0", &["`data.fables`", "no `dev` share"]),
@@ -101,18 +108,18 @@ fn configurations() {
         ("rescorer.whole.of=[\"small\"]", &["rescorer.whole", "at least 2"]),
         ("rescorer.turns.rank=0", &["rescorer.turns.rank", "at least 1"]),
         ("rescorer.turns.ranks=3", &["unknown key `ranks`", "did you mean `rank`"]),
-        ("rescorer.x={kind=\"bilinear\"}", &["unknown variant `bilinear`", "`transition`"]),
+        ("rescorer.x={kind=\"bilinear\"}", &["`rescorer.x.kind` is \"bilinear\"", "\"transition\""]),
         ("rescorer.look.loss=\"crf\"", &["--set", "unknown key `loss`"]),
         ("rescorer.tree-x={kind=\"lava\"}", &["rescorer.tree-x", "built-in variant"]),
         ("rescorer.prompt-lookup={kind=\"lava\"}", &["rescorer.prompt-lookup", "built-in variant"]),
         ("tuning.decays=[1.5]", &["tuning.decays", "above 0 and at most 1"]),
-        ("tuning.temperatures=[]", &["tuning.temperatures", "at least one"]),
-        ("tuning.lookup=[1.5]", &["tuning.lookup", "between 0 and 1"]),
-        ("tuning.slot_tempering=[2.0]", &["tuning.slot_tempering", "between 0 and 1"]),
+        ("tuning.temperatures=[]", &["tuning.temperatures", "one or more"]),
+        ("tuning.lookup=[1.5]", &["tuning.lookup", "from 0 to 1"]),
+        ("tuning.slot_tempering=[2.0]", &["tuning.slot_tempering", "from 0 to 1"]),
         ("tuning.gates=[-1.0]", &["tuning.gates", "above 0"]),
         ("evaluation.curve_paths=[2, 0]", &["evaluation.curve_paths", "at least 1"]),
         ("drafting.nodes=0", &["drafting.nodes", "at least 1"]),
-        ("heads.loss_weights=even", &["--set", "loss_weights", "\"constant\", { decay = 0.8 }"]),
+        ("heads.loss_weights=even", &["--set", "loss_weights", "\"constant\", { decay = a number"]),
     ] {
         refused(path, &["run", "run.toml", "--set", set], words);
     }

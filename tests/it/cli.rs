@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::common::{finished, inputs, only_row, read_json, report, row, rows, succeed, world};
+use crate::common::{
+    finished, has_packages, inputs, only_row, python_succeeds, read_json, report, row, rows, succeed, world,
+};
 use draftsmith::text::Tokenizer;
 use serde_json::Value;
 
@@ -328,6 +330,32 @@ fn overrides_of_the_command_line_are_honoured() {
     assert_eq!(metrics.lines().filter(|line| line.contains("\"train\"")).count(), 3);
     assert!(first != heads(&["--seed", "4"]), "another seed gives other heads");
     assert!(first == heads(&["--seed", "3"]), "the first seed gives the first heads");
+}
+
+#[test]
+fn the_schema_takes_the_configurations_and_refuses_wrong_ones() {
+    let folder = inputs();
+    let path = folder.path();
+    if !has_packages(path, "jsonschema, tomllib") {
+        return;
+    }
+    fs::write(path.join("schema.json"), succeed(path, &["schema"]).stdout).unwrap();
+    fs::write(path.join("printed.toml"), succeed(path, &["run", "run.toml", "--print-config"]).stdout).unwrap();
+    let check = "
+import glob, json, sys, tomllib, jsonschema
+schema = json.load(open('schema.json'))
+jsonschema.Draft202012Validator.check_schema(schema)
+for name in ['run.toml', 'printed.toml', *glob.glob(sys.argv[1] + '/configs/*.toml')]:
+    jsonschema.validate(tomllib.load(open(name, 'rb')), schema)
+for right in ['backbone = \"org/name\"', 'heads.architecture.hidden = 3']:
+    jsonschema.validate(tomllib.loads(right), schema)
+for wrong in ['seeds = 1', 'seed = \"1\"', 'heads.block_size = 1', 'heads.loss = \"none\"', 'rescorer.x.order = 2',
+              'rescorer.x = { kind = \"lava\", loss = \"crf\" }', 'heads.text.gold = 1', 'heads.training.betas = [0.9, 1.0]']:
+    try: jsonschema.validate(tomllib.loads(wrong), schema)
+    except jsonschema.ValidationError: continue
+    raise SystemExit(wrong + ' passed')
+";
+    python_succeeds(path, &["-c", check, env!("CARGO_MANIFEST_DIR")]);
 }
 
 #[test]

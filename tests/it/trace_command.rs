@@ -197,9 +197,9 @@ fn traces_of_tokens_alone_give_the_same_heads_rescorers_and_report() {
 fn wrong_keys_are_named() {
     let folder = inputs();
     for (set, words) in [
-        ("traces.train_text=[]", "`traces.train_text` is empty"),
-        ("traces.train_text=[\"greedy\", \"greedy\"]", "names \"greedy\" twice"),
-        ("traces.train_text=[\"gold\"]", "unknown variant `gold`"),
+        ("traces.train_text=[]", "`traces.train_text` is []"),
+        ("traces.train_text=[\"greedy\", \"greedy\"]", "different items"),
+        ("traces.train_text=[\"gold\"]", "is \"gold\""),
         ("traces.temperature=0", "`traces.temperature` is 0"),
         ("traces.top_p=1.5", "`traces.top_p` is 1.5"),
     ] {
