@@ -1,4 +1,4 @@
-//! Which device the tensors live on, chosen at run time.
+//! The device on which tensors are kept, chosen at run time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use crate::error::{Error, Result, bail};
 /// What a user asks for with `--device` or `device = ...`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first CUDA device, else the CPU with a line that says why.
+    /// The first CUDA device, or else the CPU with a line that says why.
     Auto,
     /// The CPU.
     Cpu,
@@ -40,10 +40,10 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The GPU `index` of the same kind; of `auto`, a CUDA one.
+    /// Returns the GPU `index` of the same kind; for `auto`, a CUDA device.
     ///
     /// # Errors
-    /// The CPU, of which there is one.
+    /// When the choice is the CPU, of which there is only one.
     pub fn numbered(self, index: usize) -> Result<Self> {
         match self {
             Self::Auto | Self::Cuda(_) => Ok(Self::Cuda(index)),
@@ -66,18 +66,21 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// An opened device.
+/// An open device.
 #[derive(Debug, Clone)]
 pub struct Opened {
-    /// Where tensors are made, without autodiff.
+    /// The device, without autodiff.
     pub device: Device,
-    /// The choice it resolved to (never [`DeviceChoice::Auto`]).
+    /// The choice that it resolved to, which is never [`DeviceChoice::Auto`].
     pub choice: DeviceChoice,
-    /// Why `auto` did not take an accelerator; one line for the user.
+    /// Why `auto` did not take an accelerator, as one line for the user.
     pub note: Option<String>,
 }
 
-/// Opens what was chosen. An explicit accelerator that is not there is an error; `auto` falls back to the CPU and says why.
+/// Opens the device that was chosen. `auto` falls back to the CPU and says why.
+///
+/// # Errors
+/// When the accelerator that was asked for is not there, or the program was built without support for it.
 pub fn open(choice: DeviceChoice) -> Result<Opened> {
     match choice {
         DeviceChoice::Cpu => cpu(),

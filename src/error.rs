@@ -1,4 +1,4 @@
-//! The one error type: a paragraph for the person who has to mend it.
+//! The one error type: a paragraph for the person who has to fix the problem.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,36 +7,37 @@ use std::path::Path;
 
 /// What went wrong, where, and what to do about it, as one paragraph of plain text.
 ///
-/// Logic branches on [`Error::kind`], never on the words.
+/// Code decides by its [`Error::kind`], never by the words.
 #[derive(Debug)]
 pub struct Error {
     message: String,
     kind: ErrorKind,
 }
 
-/// What sort of thing went wrong.
+/// The kind of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The work could not be done.
     Fault,
-    /// The work was done, and what it was to check does not hold.
+    /// The work was done, and what it checked does not hold.
     CheckFailed,
-    /// The user stopped the work; what was worth keeping is kept.
+    /// The user stopped the work, and what was worth keeping is kept.
     Interrupted,
 }
 
-/// The crate's result.
+/// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error whose paragraph is `message`.
+    /// Makes an error whose paragraph is `message`.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), kind: ErrorKind::Fault }
     }
 
-    /// A failed operation on `path`: `doing` completes "cannot ... PATH" (for instance "read", "write").
+    /// Makes the error of a failed operation on `path`. `doing` completes "cannot ... PATH", for instance "read" or
+    /// "write".
     ///
-    /// An error of this crate that passed through `std::io` comes out as it was.
+    /// An error of this crate that passed through `std::io` is returned as it was.
     pub fn io(doing: &str, path: impl AsRef<Path>, error: std::io::Error) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(own) => return own,
@@ -53,23 +54,24 @@ impl Error {
         Self::new(format!("cannot {doing} {}: {error}.{advice}", path.as_ref().display()))
     }
 
-    /// A check that was made and failed.
+    /// Makes the error of a check that was carried out and failed.
     pub fn check_failed(message: impl Into<String>) -> Self {
         Self { message: message.into(), kind: ErrorKind::CheckFailed }
     }
 
-    /// The user's Ctrl-C, after everything worth keeping was saved; `message` says how to go on.
+    /// Makes the error of a command that the user stopped (Ctrl-C), after everything worth keeping was saved. `message`
+    /// says how to resume.
     pub fn interrupted(message: impl Into<String>) -> Self {
         Self { message: message.into(), kind: ErrorKind::Interrupted }
     }
 
-    /// The same error with `place` in front: "PLACE: message".
+    /// Puts `place` in front of the message: "PLACE: message".
     pub fn within(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }
 
-    /// Returns what sort of thing went wrong.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
@@ -83,7 +85,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// For code that writes with `std::io` while it reads with this crate; [`Error::io`] takes the error out again.
+/// Wraps an error for code that writes with `std::io` while it reads with this crate; [`Error::io`] unwraps it again.
 impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
         Self::other(error)
@@ -94,7 +96,7 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs code that, through a library, may panic on damaged input; none if it did. Nothing is said of that panic.
+/// Runs code that may panic on damaged input, inside a library; returns none if it did. The panic prints no message.
 pub fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
     let before = GUARDED.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(run));
@@ -102,7 +104,7 @@ pub fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
     outcome.ok()
 }
 
-/// Whether this thread is in [`guarded`] code, whose panics are no bugs.
+/// Returns whether this thread runs [`guarded`] code, whose panics are not bugs.
 pub fn in_guarded_code() -> bool {
     GUARDED.get()
 }

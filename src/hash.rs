@@ -1,5 +1,5 @@
-//! A multiplicative hash, several times as fast as the standard one, for maps that are only looked up: their order must
-//! not reach a result.
+//! A multiplicative hash, several times as fast as the standard one. It is for maps that are only looked up: their
+//! order must not influence a result.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -8,6 +8,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 pub(crate) type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
 
 #[derive(Default)]
+/// A hasher that mixes word by word.
 pub(crate) struct FastHasher(u64);
 
 impl Hasher for FastHasher {
@@ -36,6 +37,7 @@ impl Hasher for FastHasher {
     }
 
     fn finish(&self) -> u64 {
-        self.0.rotate_left(26) // the table takes its index from the low bits, where a product is weakest
+        // The map takes its index from the low bits, where a product is weakest.
+        self.0.rotate_left(26)
     }
 }

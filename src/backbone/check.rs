@@ -1,4 +1,4 @@
-//! Comparing a model with reference vectors: token ids, logits, hidden states and greedy continuations that another
+//! Compares a model with reference vectors: token ids, logits, hidden states and greedy continuations that another
 //! implementation computed.
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::files;
 use crate::nn::to_host;
 use crate::text::Tokenizer;
 
-/// What a file of vectors holds. Each case has `logits` in full, or the five largest at every position, or neither.
+/// The contents of a file of vectors. Each case has all `logits`, or the five largest at every position, or neither.
 #[derive(Deserialize)]
 struct Vectors {
     cases: Vec<Case>,
@@ -21,37 +21,38 @@ struct Vectors {
 
 #[derive(Deserialize)]
 struct Case {
-    /// Where it is there, the tokenizer must make `token_ids` of it.
+    /// The text that the tokenizer must turn into `token_ids`, if it is there.
     prompt: Option<String>,
     token_ids: Vec<u32>,
     /// `[tokens, V]`
     logits: Option<Vec<Vec<f32>>>,
-    /// `[tokens, k]`, largest first, with `top5_logits`.
+    /// `[tokens, k]`, the largest logit first; `top5_logits` are the logits of `top5_ids`.
     top5_ids: Option<Vec<Vec<u32>>>,
     top5_logits: Option<Vec<Vec<f32>>>,
     /// The first numbers of the last token's hidden state, after the final norm, and its Euclidean norm.
     last_hidden_final_norm_first8: Option<Vec<f32>>,
     last_hidden_final_norm_l2: Option<f32>,
-    /// Past end-of-text, if it comes.
+    /// The greedy continuation, which does not stop at end-of-text.
     greedy_continuation: Option<Vec<u32>>,
 }
 
 /// The outcome of a comparison.
 #[derive(Debug, Serialize)]
 pub struct Check {
-    /// Texts compared.
+    /// The number of texts compared.
     pub cases: usize,
-    /// Numbers compared.
+    /// The number of numbers compared.
     pub numbers: usize,
-    /// The largest absolute difference of a logit or a number of a hidden state.
+    /// The largest absolute difference of a logit or of a number of a hidden state.
     pub largest_difference: f32,
-    /// What it may be.
+    /// The largest difference that is accepted.
     pub tolerance: f32,
-    /// What differs beyond the tolerance, one line each.
+    /// The differences beyond the tolerance, one line each.
     pub differences: Vec<String>,
 }
 
 impl Check {
+    /// Compares a number.
     fn number(&mut self, what: impl FnOnce() -> String, found: f32, expected: f32) {
         let difference = (found - expected).abs();
         self.numbers += 1;
@@ -61,6 +62,7 @@ impl Check {
         }
     }
 
+    /// Compares token ids.
     fn ids(&mut self, what: &str, found: &[u32], expected: &[u32]) {
         if let Some(at) = (0..found.len().max(expected.len())).find(|&i| found.get(i) != expected.get(i)) {
             let show = |ids: &[u32]| ids.get(at).map_or("nothing".to_owned(), u32::to_string);
@@ -69,10 +71,10 @@ impl Check {
     }
 }
 
-/// Compares `model` (and `tokenizer`, where there is one) with the vectors in the file `path`.
+/// Compares `model` (and `tokenizer`, if it is given) with the vectors in the file `path`.
 ///
 /// # Errors
-/// A file that holds no vectors, or vectors of another vocabulary.
+/// When the file holds no vectors, or those of another vocabulary.
 pub fn check(model: &Model, tokenizer: Option<&Tokenizer>, path: &Path, tolerance: f32) -> Result<Check> {
     let vectors: Vectors = files::read_json(path)?;
     let cases = vectors.cases.len();
@@ -86,6 +88,7 @@ pub fn check(model: &Model, tokenizer: Option<&Tokenizer>, path: &Path, toleranc
     Ok(check)
 }
 
+/// Compares one case.
 fn one_case(model: &Model, tokenizer: Option<&Tokenizer>, case: &Case, index: usize, check: &mut Check) -> Result<()> {
     let (vocabulary, tokens) = (model.config().vocab_size, &case.token_ids);
     let named = case.top5_ids.iter().flatten().flatten();
@@ -101,31 +104,31 @@ fn one_case(model: &Model, tokenizer: Option<&Tokenizer>, case: &Case, index: us
     let hidden = model.hidden(&[Span::chain(tokens)], None);
     let logits = model.logits(hidden.clone());
     let rows: Vec<&[f32]> = logits.chunks(vocabulary).collect();
-    let place = |row: usize, id: usize| format!("case {index}, token {row}: the logit of {id}");
+    let logit = |row: usize, id: usize| format!("case {index}, token {row}: the logit of {id}");
     if let Some(expected) = &case.logits {
         if expected.len() != rows.len() || expected.iter().any(|row| row.len() != vocabulary) {
             bail!("case {index}: `logits` must have {} rows of {vocabulary} numbers.", rows.len());
         }
         for (row, (found, expected)) in rows.iter().zip(expected).enumerate() {
             for (id, (&found, &expected)) in found.iter().zip(expected).enumerate() {
-                check.number(|| place(row, id), found, expected);
+                check.number(|| logit(row, id), found, expected);
             }
         }
     }
     if let (Some(ids), Some(expected)) = (&case.top5_ids, &case.top5_logits) {
         for (row, (found, (ids, expected))) in rows.iter().zip(ids.iter().zip(expected)).enumerate() {
             for (&id, &expected) in ids.iter().zip(expected) {
-                check.number(|| place(row, id as usize), found[id as usize], expected);
+                check.number(|| logit(row, id as usize), found[id as usize], expected);
             }
-            // No other id comes above the least of them.
+            // No other id may be above the least of them.
             let least = expected.last().copied().unwrap_or(f32::INFINITY);
             let others = (0..).zip(*found).filter(|(id, _)| !ids.contains(id));
-            if let Some((id, logit)) = others.max_by(|a, b| a.1.total_cmp(b.1))
-                && *logit > least + check.tolerance
+            if let Some((id, found)) = others.max_by(|a, b| a.1.total_cmp(b.1))
+                && *found > least + check.tolerance
             {
                 check.differences.push(format!(
-                    "{} is {logit}, above the vectors' best {}",
-                    place(row, id as usize),
+                    "{} is {found}, above the vectors' best {}",
+                    logit(row, id as usize),
                     ids.len()
                 ));
             }

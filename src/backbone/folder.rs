@@ -22,22 +22,22 @@ use crate::text::{ChatTemplate, TEMPLATE_DATE, Tokenizer};
 pub struct Backbone {
     /// The network.
     pub model: Model,
-    /// Its tokenizer.
+    /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// Ids that end a text.
+    /// The ids that end a text.
     pub end_of_text: Vec<u32>,
-    /// BLAKE3 of weights, configuration, end-of-text ids and precision.
+    /// The hash (BLAKE3) of weights, configuration, end-of-text ids and precision.
     pub hash: String,
-    /// Where it came from.
+    /// The folder or file that it was loaded from.
     pub path: PathBuf,
 }
 
 impl Backbone {
-    /// Reads a Hugging Face folder or a GGUF file onto `device`.
+    /// Loads a Hugging Face folder or a GGUF file onto `device`.
     ///
     /// # Errors
-    /// A missing or truncated file, an unknown architecture, a tensor missing, left over or of another shape, a tokenizer
-    /// with ids beyond the embedding; each names the file.
+    /// When a file is missing or truncated, the architecture is unknown, a tensor is missing, left over or of another
+    /// shape, or the tokenizer has ids beyond the embedding. The error names the file.
     pub fn load(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
         let CheckpointIdentity { end_of_text, weights, hash } = checkpoint.identity(precision)?;
@@ -54,7 +54,7 @@ impl Backbone {
         Ok(Self { model: checkpoint.load(precision, device)?, tokenizer, end_of_text, hash, path: folder.to_owned() })
     }
 
-    /// Returns what everything that is made with this backbone is bound to.
+    /// Returns the identity that everything made with this backbone is bound to.
     pub fn identity(&self) -> BackboneIdentity {
         BackboneIdentity { backbone: self.hash.clone(), tokenizer: self.tokenizer.hash().to_owned() }
     }
@@ -63,33 +63,34 @@ impl Backbone {
 /// The backbone and the tokenizer that something was made with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackboneIdentity {
-    /// [`Backbone::hash`]
+    /// The backbone's [`Backbone::hash`].
     pub backbone: String,
-    /// [`Tokenizer::hash`](crate::text::Tokenizer::hash)
+    /// The tokenizer's [`Tokenizer::hash`](crate::text::Tokenizer::hash).
     pub tokenizer: String,
 }
 
 /// What decides what a model writes, besides its architecture.
 pub struct CheckpointIdentity {
-    /// Ids that end a text: those of `generation_config.json`, else of `config.json`.
+    /// The ids that end a text: those of `generation_config.json`, or else of `config.json`.
     pub end_of_text: Vec<u32>,
     /// The type that matrices are rounded to.
     pub weights: StorageType,
-    /// BLAKE3 of weights, configuration, end-of-text ids and precision.
+    /// The hash (BLAKE3) of weights, configuration, end-of-text ids and precision.
     pub hash: String,
 }
 
-/// A checkpoint, opened but not read: a Hugging Face folder or a GGUF file.
+/// A checkpoint that is open but not read: a Hugging Face folder or a GGUF file.
 pub struct Checkpoint {
     path: PathBuf,
     architecture: &'static dyn Architecture,
-    /// Its `config.json`, or what a GGUF file says in its place.
+    /// The `config.json`, or what a GGUF file says in its place.
     json: Map<String, Value>,
-    /// Its shape.
+    /// The shape of the model.
     pub config: ModelConfig,
     weights: Source,
 }
 
+/// The weights of a checkpoint.
 enum Source {
     Folder(Weights),
     Gguf(GgufFile),
@@ -99,10 +100,11 @@ impl Checkpoint {
     /// Reads the configuration and the headers of the weights.
     ///
     /// # Errors
-    /// Neither a model's folder nor a GGUF file; an architecture, or a feature of one, that is not supported.
+    /// When `path` is neither a model's folder nor a GGUF file, or the architecture or one of its features is not
+    /// supported.
     pub fn open(path: &Path) -> Result<Self> {
         let folder = path.join("config.json");
-        let (place, json, weights) = if is_gguf(path) {
+        let (origin, json, weights) = if is_gguf(path) {
             let file = GgufFile::open(path)?;
             (path, llama::config_json(&file)?, Source::Gguf(file))
         } else if folder.exists() {
@@ -113,17 +115,17 @@ impl Checkpoint {
                 path.display()
             );
         };
-        let architecture = architecture(&Keys(&json)).map_err(|e| e.within(place.display()))?;
-        let config = architecture.config(&Keys(&json)).map_err(|e| e.within(place.display()))?;
+        let architecture = architecture(&Keys(&json)).map_err(|e| e.within(origin.display()))?;
+        let config = architecture.config(&Keys(&json)).map_err(|e| e.within(origin.display()))?;
         Ok(Self { path: path.to_owned(), architecture, json, config, weights })
     }
 
-    /// `model_type`
+    /// Returns the `model_type` of the architecture.
     pub fn model_type(&self) -> &'static str {
         self.architecture.model_type()
     }
 
-    /// Name, type and shape of every tensor, sorted by name.
+    /// Returns the name, type and shape of every tensor, sorted by name.
     pub fn tensors(&self) -> Vec<(String, String, Vec<usize>)> {
         match &self.weights {
             Source::Folder(weights) => weights.describe(),
@@ -135,7 +137,7 @@ impl Checkpoint {
         }
     }
 
-    /// The type that keeps weights as they are: float32 unless all matrices are of one smaller type.
+    /// Returns the type that keeps the weights as they are: float32, unless all matrices are of one smaller type.
     fn storage(&self) -> StorageType {
         let tensors = self.tensors();
         let all = |kind: &str| tensors.iter().filter(|t| t.2.len() == 2).all(|t| t.1 == kind);
@@ -146,14 +148,17 @@ impl Checkpoint {
         }
     }
 
-    /// Reads the weights onto `device`; every tensor is used, or loading fails.
+    /// Reads the weights onto `device`.
+    ///
+    /// # Errors
+    /// When a tensor is missing, of another shape, or left over.
     pub fn load(mut self, precision: Precision, device: &Device) -> Result<Model> {
         let (architecture, config, json) = (self.architecture, &self.config, &self.json);
         match &mut self.weights {
             Source::Folder(weights) => {
                 let model =
                     Model::load(config, precision, device, &mut |name| weights.read(architecture, config, name))
-                        .map_err(|e| e.within(weights.place()))?;
+                        .map_err(|e| e.within(weights.origin()))?;
                 weights.finish(architecture, config)?;
                 Ok(model)
             }
@@ -165,7 +170,7 @@ impl Checkpoint {
                     }
                     llama::read_parameter(file, json, name)
                 })?;
-                // The factors of the rotary frequencies are part of the configuration.
+                // The factors of the rotary frequencies are read as a part of the configuration.
                 match unused.into_iter().find(|name| *name != "rope_freqs.weight") {
                     None => Ok(model),
                     Some(name) => bail!("{}: the tensor `{name}` has no place in a Llama.", self.path.display()),
@@ -174,7 +179,8 @@ impl Checkpoint {
         }
     }
 
-    /// The tokenizer that belongs to it: `tokenizer.json` of the folder, or beside a GGUF file, else that within the file.
+    /// Returns the tokenizer that belongs to the model: `tokenizer.json` in the folder or beside a GGUF file, or else
+    /// the one in the GGUF file.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match &self.weights {
             Source::Folder(_) => Tokenizer::load(&self.path),
@@ -191,30 +197,32 @@ impl Checkpoint {
         }
     }
 
-    /// The chat template: the model's own where `which` is "model", none where it is empty, else the file `which`.
+    /// Loads the chat template that `which` names: the model's own for "model", none if it is empty, or else the file
+    /// `which`.
     pub fn chat_template(&self, which: &str) -> Result<Option<ChatTemplate>> {
         match &self.weights {
             Source::Gguf(file) if which == "model" => {
-                let place = self.path.display().to_string();
+                let origin = self.path.display().to_string();
                 let Some(source) = tokenizer::chat_template(file) else {
-                    bail!("{place}: the file has no chat template; give the path of one.");
+                    bail!("{origin}: the file has no chat template; give the path of one.");
                 };
                 let texts = file.texts("tokenizer.ggml.tokens").unwrap_or_default();
                 let text = |key: &str| Some((*texts.get(self.special_id(key)? as usize)?).to_owned());
                 let named = [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id")];
                 let tokens = named.into_iter().filter_map(|(name, key)| Some((name, text(key)?))).collect();
-                ChatTemplate::new(&place, source.to_owned(), tokens, TEMPLATE_DATE).map(Some)
+                ChatTemplate::new(&origin, source.to_owned(), tokens, TEMPLATE_DATE).map(Some)
             }
             _ => ChatTemplate::load(&self.path, which, TEMPLATE_DATE),
         }
     }
 
+    /// Returns the id of a special token, or the first of several.
     fn special_id(&self, key: &str) -> Option<u32> {
         let value = self.json.get(key)?;
         value.as_u64().or_else(|| value.get(0)?.as_u64()).map(|id| id as u32)
     }
 
-    /// The end-of-text ids: those of `generation_config.json`, else of the configuration.
+    /// Returns the end-of-text ids: those of `generation_config.json`, or else of the configuration.
     pub fn end_of_text(&self) -> Result<Vec<u32>> {
         let generation = self.path.join("generation_config.json");
         let other: Map<String, Value> = if generation.exists() { files::read_json(&generation)? } else { Map::new() };
@@ -261,11 +269,12 @@ impl Checkpoint {
     }
 }
 
+/// Returns whether a path is that of a GGUF file.
 fn is_gguf(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
 }
 
-/// Writes a Llama that was trained here (not its tokenizer) as a Hugging Face folder.
+/// Writes a Llama that was trained here, without its tokenizer, as a Hugging Face folder.
 pub fn save_model(folder: &Path, model: &Transformer, end_of_text: u32, dtype: StorageType) -> Result<()> {
     let weights = collect_parameters(model);
     parameters_to_safetensors(&folder.join("model.safetensors"), &weights, dtype)?;

@@ -1,17 +1,18 @@
-//! Plain decoding, many texts side by side.
+//! Plain decoding, many texts in one batch.
 
 use burn::tensor::Tensor;
 
 use super::{Backbone, Model, Sampler, Span};
 use crate::nn::indices;
 
-/// Greedy continuations of `prompts` (each of at least one token), a final end-of-text included: until then, `max_new`
-/// tokens or the context's end. All prompts are decoded in one batch; choose its size with memory in mind.
+/// Returns the greedy continuations of `prompts` (each of at least one token). A continuation ends with an end-of-text
+/// id, after `max_new` tokens, or at the end of the context. All prompts are decoded in one batch; choose its size with
+/// memory in mind.
 pub fn generate(backbone: &Backbone, prompts: &[&[u32]], max_new: usize) -> Vec<Vec<u32>> {
     greedy(&backbone.model, &backbone.end_of_text, prompts, max_new)
 }
 
-/// [`generate`] with the given end-of-text ids.
+/// Does the same as [`generate`] with the given end-of-text ids.
 pub(super) fn greedy(model: &Model, end_of_text: &[u32], prompts: &[&[u32]], max_new: usize) -> Vec<Vec<u32>> {
     let projection = model.projection();
     continuations(model, end_of_text, prompts, max_new, |_, hidden| {
@@ -19,7 +20,7 @@ pub(super) fn greedy(model: &Model, end_of_text: &[u32], prompts: &[&[u32]], max
     })
 }
 
-/// As [`generate`], but drawn by one sampler for each prompt.
+/// Returns continuations as [`generate`] does, but draws their tokens, with one sampler for each prompt.
 pub fn sample(backbone: &Backbone, prompts: &[&[u32]], max_new: usize, samplers: &mut [Sampler]) -> Vec<Vec<u32>> {
     let Backbone { model, end_of_text, .. } = backbone;
     continuations(model, end_of_text, prompts, max_new, |texts, hidden| {
@@ -32,7 +33,7 @@ pub fn sample(backbone: &Backbone, prompts: &[&[u32]], max_new: usize, samplers:
     })
 }
 
-/// `choose` gives the next token of some texts, by their last hidden states `[texts, d]`.
+/// Continues the prompts; `choose` returns the next token of some texts, given their last hidden states `[texts, d]`.
 fn continuations(
     model: &Model,
     end_of_text: &[u32],
@@ -45,7 +46,7 @@ fn continuations(
     let longest = prompts.iter().map(|p| p.len() + limit(p)).max().unwrap_or(0);
     let mut cache = model.cache(prompts.len(), longest);
     let mut results = vec![Vec::new(); prompts.len()];
-    // What each text is fed next; nothing once it has ended.
+    // The tokens that each text is fed next; none once it has ended.
     let mut next: Vec<Vec<u32>> = prompts.iter().map(|p| if limit(p) > 0 { p.to_vec() } else { Vec::new() }).collect();
     while next.iter().any(|tokens| !tokens.is_empty()) {
         let spans: Vec<Span> = next.iter().map(|tokens| Span::chain(tokens)).collect();

@@ -1,5 +1,5 @@
-//! From a model as people write it to where it lies: a path, or `org/name` of the Hugging Face hub, looked up in the
-//! user's own cache and fetched into it.
+//! Finds the model that a user names: a path, or `org/name` on the Hugging Face hub, which is looked up in the user's
+//! own cache and downloaded into it.
 
 mod dataset;
 mod download;
@@ -16,35 +16,37 @@ use crate::error::{Error, Result, bail};
 use crate::{files, progress};
 use download::{Fault, Server};
 
-/// What a folder must hold besides weights.
+/// The files that a folder must have besides weights.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
-/// What it may hold.
+/// The files that it may have.
 const OPTIONAL: [&str; 3] = ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// The folder (or .gguf file) of the model that `reference` names. The first rule that fits decides:
+/// Returns the folder (or .gguf file) of the model that `reference` names. The first rule that applies decides:
 ///
 /// 1. A folder or a .gguf file that exists is taken as it is; `~/` is the home folder.
-/// 2. What looks like a path (`/`, `./`, `../` or `~` in front, `.gguf` behind, more than one slash) must exist.
-/// 3. `org/name` and `org/name@revision` (a branch, a tag or a whole commit hash; `main` unless said) is looked for in
-///    the Hugging Face cache: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else `~/.cache/huggingface/hub`. What is there
-///    with all that is needed is taken, without asking the server for anything newer.
-/// 4. Else what is missing is downloaded into that cache, unless `HF_HUB_OFFLINE` is 1. `HF_TOKEN` (or the token that
-///    `hf auth login` keeps) and `HF_ENDPOINT` are honoured.
+/// 2. What looks like a path (it begins with `/`, `./`, `../` or `~`, ends in `.gguf`, or has more than one slash) must
+///    exist.
+/// 3. `org/name` and `org/name@revision` (a branch, a tag or a whole commit hash; `main` by default) are looked for in
+///    the Hugging Face cache: `HF_HUB_CACHE`, or else `hub` in `HF_HOME`, or else `~/.cache/huggingface/hub`. A
+///    complete model there is taken, without asking the server for anything newer.
+/// 4. Otherwise, what is missing is downloaded into that cache, unless `HF_HUB_OFFLINE` is 1. `HF_TOKEN` (or the token
+///    that `hf auth login` keeps) and `HF_ENDPOINT` are respected.
 ///
 /// # Errors
-/// No such path and no such model; no network; a model that the server does not give away.
+/// When there is no such path and no such model, there is no network, or the server refuses access to the model.
 pub fn resolve(reference: &str) -> Result<PathBuf> {
     Hub::from_variables(|name| std::env::var(name).ok(), std::env::home_dir()).resolve(reference)
 }
 
-/// The file that `reference` names: a path on this machine (`~/` is the home folder), or
-/// `hf://datasets/ORG/NAME[@REVISION]/FILE`, a file of a data set of the hub, found and fetched as [`resolve`] does it.
+/// Returns the file that `reference` names: a path on this machine (`~/` is the home folder), or
+/// `hf://datasets/ORG/NAME[@REVISION]/FILE`, a file of a data set on the hub, which is found and downloaded as by
+/// [`resolve`].
 ///
 /// # Errors
-/// As those of [`resolve`]; a path is not looked at.
+/// As for [`resolve`]. Whether a path exists is not checked.
 pub fn resolve_file(reference: &str) -> Result<PathBuf> {
     Hub::from_variables(|name| std::env::var(name).ok(), std::env::home_dir()).resolve_file(reference)
 }
@@ -66,6 +68,7 @@ struct Id<'a> {
 }
 
 impl<'a> Id<'a> {
+    /// Parses `org/name` or `org/name@revision`; returns none for anything else.
     fn parse(reference: &'a str) -> Option<Self> {
         let (name, revision) = reference.split_once('@').unwrap_or((reference, "main"));
         let (owner, model) = name.split_once('/')?;
@@ -74,19 +77,19 @@ impl<'a> Id<'a> {
             let inside = text.trim_matches(['-', '.']);
             !text.is_empty() && inside == text && made_of(text, "-_.") && !text.contains("--") && !text.contains("..")
         };
-        // A revision becomes a path below `refs`, and must stay there.
+        // A revision becomes a path below `refs`, and must not lead out of it.
         let branch = made_of(revision, "-_.+/@") && revision.split('/').all(|part| !["", ".", ".."].contains(&part));
         (word(owner) && word(model) && branch).then_some(Self { name, revision })
     }
 }
 
-/// Whether a revision is a whole commit hash, which stands for itself.
+/// Returns whether a revision is a whole commit hash, which needs no lookup.
 fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 impl Hub {
-    /// The same variables in the same order as the Python library.
+    /// Reads the same variables in the same order as the Python library.
     fn from_variables(get: impl Fn(&str) -> Option<String>, home: Option<PathBuf>) -> Self {
         let home = home.unwrap_or_default();
         let text = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
@@ -106,6 +109,7 @@ impl Hub {
         }
     }
 
+    /// Does the work of the function [`resolve`].
     fn resolve(&self, reference: &str) -> Result<PathBuf> {
         let path = expand(reference, &self.home);
         let gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
@@ -149,12 +153,12 @@ impl Hub {
         }
     }
 
-    /// The cache's folder for all revisions of a model.
+    /// Returns the cache's folder for all revisions of a model.
     fn repository(&self, id: &Id) -> PathBuf {
         self.cache.join(format!("models--{}", id.name.replace('/', "--")))
     }
 
-    /// The folder of the commit that the revision stands for, if the cache knows it.
+    /// Returns the folder of the commit that the revision stands for, if the cache knows it.
     fn snapshot(&self, id: &Id) -> Option<PathBuf> {
         let repository = self.repository(id);
         let named = || fs::read_to_string(repository.join("refs").join(id.revision)).ok();
@@ -162,8 +166,8 @@ impl Hub {
         is_commit(commit.trim()).then(|| repository.join("snapshots").join(commit.trim()))
     }
 
-    /// Fetches what is missing. All files are those of one commit, even if the branch moves meanwhile, and the branch's
-    /// name is written down last: whoever looks it up finds a whole model.
+    /// Downloads what is missing. All files are those of one commit, even if the branch moves meanwhile. The branch's
+    /// name is written last, so that whoever looks it up finds a complete model.
     fn download(&self, id: &Id) -> Result<PathBuf> {
         let server = Server::new(&self.endpoint, self.token.as_deref());
         let commit = server
@@ -173,7 +177,7 @@ impl Hub {
         let repository = self.repository(id);
         let folder = repository.join("snapshots").join(&commit);
         progress::say(format!("{}@{}: downloading into {}", id.name, id.revision, self.cache.display()));
-        // Whether the model has the file.
+        // Downloads a file; returns whether the model has it.
         let get = |name: &str| match server.fetch(id.name, &commit, name, &repository) {
             Ok(()) => Ok(true),
             Err(Fault::Status(404)) => Ok(false),
@@ -204,6 +208,7 @@ impl Hub {
         Ok(folder)
     }
 
+    /// Turns a fault into an error for the user.
     fn explain(&self, id: &Id, file: &str, fault: Fault) -> Error {
         let (name, revision, endpoint) = (id.name, id.revision, &self.endpoint);
         let folder = format!("There is no folder `{name}` here either.");
@@ -228,7 +233,7 @@ impl Hub {
         }
     }
 
-    /// Not in the cache, and no way to get it.
+    /// Returns the error for a model that is not in the cache and cannot be downloaded.
     fn out_of_reach(&self, id: &Id, missing: &[String], reason: &str) -> Error {
         let (name, revision, cache) = (id.name, id.revision, self.cache.display());
         let lacking = if missing.is_empty() { String::new() } else { format!(" (missing: {})", missing.join(", ")) };
@@ -240,12 +245,12 @@ impl Hub {
     }
 }
 
-/// A leading `~/` is the home folder.
+/// Replaces a leading `~/` by the home folder.
 fn expand(text: &str, home: &Path) -> PathBuf {
     text.strip_prefix("~/").map_or_else(|| text.into(), |rest| home.join(rest))
 }
 
-/// What a snapshot lacks.
+/// Returns the needed files that a snapshot lacks.
 fn missing(folder: &Path) -> Result<Vec<String>> {
     let mut needed = NEEDED.map(str::to_owned).to_vec();
     let index = folder.join(INDEX);
@@ -258,7 +263,7 @@ fn missing(folder: &Path) -> Result<Vec<String>> {
     Ok(needed)
 }
 
-/// The files that an index names.
+/// Returns the files that an index names.
 fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let value: Value = files::read_json(index)?;
     let map = value.get("weight_map").and_then(Value::as_object);

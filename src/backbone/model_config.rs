@@ -1,4 +1,4 @@
-//! The shape of a decoder: what its forward depends on, whatever checkpoint it came from.
+//! The shape of a decoder: everything that its forward depends on, whatever checkpoint it came from.
 
 use serde::Serialize;
 
@@ -8,39 +8,40 @@ use crate::kernels::Activation;
 /// A decoder-only transformer. Dimensions are named as in Hugging Face configurations.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelConfig {
-    /// V
+    /// The size of the vocabulary, V.
     pub vocab_size: usize,
-    /// d
+    /// The width of the residual stream, d.
     pub hidden_size: usize,
-    /// Width of the MLP.
+    /// The width of the MLP.
     pub intermediate_size: usize,
-    /// Decoder layers.
+    /// The number of decoder layers.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// The number of query heads.
     pub num_attention_heads: usize,
-    /// Key/value heads; divides the query heads.
+    /// The number of key/value heads, which divides that of the query heads.
     pub num_key_value_heads: usize,
-    /// Width of one head.
+    /// The width of one head.
     pub head_dim: usize,
-    /// Longest text in tokens.
+    /// The longest text in tokens.
     pub max_position_embeddings: usize,
-    /// All of one kind.
+    /// The kind of all norms.
     pub norm: NormKind,
-    /// Added to the mean square or variance in every norm.
+    /// The number added to the mean square or variance in every norm.
     pub norm_epsilon: f64,
-    /// How tokens know their place.
+    /// How the model encodes positions.
     pub positions: Positions,
     /// The nonlinearity of the MLP.
     pub activation: Activation,
-    /// Whether the MLP is `down(activation(gate x) * up x)`; else `down(activation(up x))`.
+    /// Whether the MLP is `down(activation(gate x) * up x)`; otherwise it is `down(activation(up x))`.
     pub gated: bool,
     /// Which products have a bias.
     pub biases: Biases,
     /// Whether queries and keys are normalised head by head.
     pub query_key_norm: bool,
-    /// Whether attention and MLP read the same residual stream; else the MLP reads what attention wrote.
+    /// Whether attention and MLP read the same residual stream; otherwise the MLP reads it after attention has added to
+    /// it.
     pub parallel_residual: bool,
-    /// By layer, how many tokens a token sees, itself included; empty where every layer sees all.
+    /// For each layer, how many tokens a token attends to, itself included; empty if every layer attends to all.
     pub windows: Vec<Option<usize>>,
     /// Whether the unembedding is the embedding.
     pub tie_word_embeddings: bool,
@@ -49,27 +50,27 @@ pub struct ModelConfig {
 /// What the norms do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum NormKind {
-    /// Root-mean-square normalisation: a weight, no bias.
+    /// Root-mean-square normalisation (Zhang and Sennrich 2019): a weight, no bias.
     RootMeanSquare,
-    /// Layer normalisation: a weight and a bias.
+    /// Layer normalisation (Ba et al. 2016): a weight and a bias.
     Layer,
 }
 
 /// How tokens know their place.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Positions {
-    /// A learned vector a position, added to the embedding.
+    /// A learned vector for each position, added to the embedding.
     Learned,
-    /// Queries and keys are turned (Su et al. 2021).
+    /// Rotations of queries and keys (Su et al. 2021).
     Rotary(Rotary),
 }
 
 /// Rotary positions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rotary {
-    /// Base of the frequencies.
+    /// The base of the frequencies.
     pub theta: f64,
-    /// Numbers of a head that are turned, from the first on; even.
+    /// How many numbers of a head are rotated, from the first on; even.
     pub width: usize,
     /// How frequencies are stretched for longer texts.
     pub scaling: RopeScaling,
@@ -80,20 +81,20 @@ pub struct Rotary {
 pub enum RopeScaling {
     /// Not at all.
     None,
-    /// Divided by a factor.
+    /// All divided by a factor.
     Linear(f64),
-    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, those between mixed.
+    /// As in Llama 3.1: low frequencies are divided by `factor`, high ones kept, and those between are interpolated.
     Llama3 {
-        /// Divides low frequencies.
+        /// The divisor of low frequencies.
         factor: f64,
-        /// Wavelengths above the original context over this are low.
+        /// Wavelengths above the original context divided by this are low frequencies.
         low_frequency: f64,
-        /// Wavelengths below the original context over this are high.
+        /// Wavelengths below the original context divided by this are high frequencies.
         high_frequency: f64,
         /// The original context in tokens.
         original_context: f64,
     },
-    /// Each frequency divided by its own factor.
+    /// Each divided by a factor of its own.
     Factors(Vec<f32>),
 }
 
@@ -109,7 +110,7 @@ pub struct Biases {
 }
 
 impl ModelConfig {
-    /// A Llama to be trained from scratch.
+    /// Returns the shape of a Llama to be trained from scratch.
     pub fn from_scratch(size: &LanguageModelConfig, vocab_size: usize) -> Self {
         let head_dim = size.hidden / size.heads;
         Self {
@@ -134,21 +135,22 @@ impl ModelConfig {
         }
     }
 
-    /// How many tokens a token of `layer` sees, itself included; none where it sees all.
+    /// Returns how many tokens a token attends to in `layer`, itself included; none if it attends to all.
     pub fn window(&self, layer: usize) -> Option<usize> {
         self.windows.get(layer).copied().flatten()
     }
 
-    /// The frequency of every rotary angle; empty for learned positions.
+    /// Returns the frequency of every rotary angle; empty for learned positions.
     pub fn frequencies(&self) -> Vec<f32> {
         let Positions::Rotary(rotary) = &self.positions else { return Vec::new() };
-        // Float32 throughout, as the reference implementation computes them.
+        // Float32 throughout, as in the reference implementation.
         let plain = |i: usize| 1.0 / (rotary.theta as f32).powf(2.0 * i as f32 / rotary.width as f32);
         (0..rotary.width / 2).map(|i| rotary.scaling.stretch(i, plain(i))).collect()
     }
 }
 
 impl RopeScaling {
+    /// Returns the stretched frequency of angle `i`.
     fn stretch(&self, i: usize, frequency: f32) -> f32 {
         match self {
             Self::None => frequency,

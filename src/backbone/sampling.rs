@@ -1,10 +1,10 @@
-//! Drawing a token from the backbone's distribution.
+//! Draws tokens from the backbone's distribution.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// Draws tokens of one text.
+/// A sampler of the tokens of one text.
 pub struct Sampler {
     temperature: f64,
     top_p: f64,
@@ -12,21 +12,22 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// From `softmax(logits / temperature)`, cut to its nucleus: the fewest most likely tokens whose probabilities sum to
-    /// `top_p` or more (Holtzman et al. 2020, arXiv 1904.09751). `temperature` above 0, `top_p` above 0 and at most 1.
+    /// Makes a sampler of `softmax(logits / temperature)`, cut to its nucleus: the fewest most probable tokens whose
+    /// probabilities sum to `top_p` or more (Holtzman et al. 2020, arXiv 1904.09751). `temperature` must be above 0,
+    /// and `top_p` above 0 and at most 1.
     pub fn new(temperature: f64, top_p: f64, seed: u64) -> Self {
         Self { temperature, top_p, rng: ChaCha8Rng::seed_from_u64(seed) }
     }
 
-    /// The next token.
+    /// Draws the next token from its logits, `[V]`.
     pub fn draw(&mut self, logits: &[f32]) -> u32 {
         let nucleus = nucleus(logits, self.temperature, self.top_p);
-        let place = draw_place(nucleus.iter().map(|(_, weight)| *weight), &mut self.rng);
-        nucleus[place].0
+        let index = draw_place(nucleus.iter().map(|(_, weight)| *weight), &mut self.rng);
+        nucleus[index].0
     }
 }
 
-/// The place of one of some weights, with a probability in proportion to it; not all are zero.
+/// Draws the index of one of the weights, with a probability proportional to the weight. Not all weights may be zero.
 pub fn draw_place(
     weights: impl DoubleEndedIterator<Item = f64> + ExactSizeIterator + Clone,
     rng: &mut ChaCha8Rng,
@@ -36,11 +37,12 @@ pub fn draw_place(
         left -= weight;
         left < 0.0
     });
-    // Rounding may leave a crumb: it is that of the last one that can be drawn.
+    // Rounding may leave a small remainder, which goes to the last index that can be drawn.
     hit.or_else(|| weights.clone().rposition(|weight| weight > 0.0)).unwrap_or(0)
 }
 
-/// Tokens and unnormalised weights of the nucleus, likeliest first (the smaller id where two are alike).
+/// Returns the tokens and unnormalised weights of the nucleus, the most probable first, ties by smaller id. With a
+/// `top_p` of 1 these are all tokens, in the order of their ids.
 fn nucleus(logits: &[f32], temperature: f64, top_p: f64) -> Vec<(u32, f64)> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |x: f32| (f64::from(x - largest) / temperature).exp();
@@ -80,7 +82,7 @@ mod tests {
                 (count - expected).powi(2) / expected
             })
             .sum();
-        // The 99.9 % point of chi-square with 3 degrees of freedom.
+        // The 99.9 % point of the chi-square distribution with 3 degrees of freedom.
         assert!(chi_square < 16.27, "{chi_square}");
     }
 

@@ -1,5 +1,5 @@
-//! The tensors of a checkpoint: one safetensors file, or several with an index. Read one by one, so that a large model is
-//! never in memory twice; every tensor is used, or loading fails.
+//! The tensors of a checkpoint: one safetensors file, or several with an index. They are read one by one, so that a
+//! large model is never in memory twice. Loading fails unless every tensor is used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,23 +14,23 @@ use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{SafetensorsFile, Values};
 
-/// An opened checkpoint.
+/// An open checkpoint.
 pub(super) struct Weights {
     files: Vec<SafetensorsFile>,
-    /// Which file holds a tensor.
+    /// The index of the file that holds each tensor.
     tensors: BTreeMap<String, usize>,
     used: BTreeSet<String>,
-    /// For messages.
-    place: String,
+    /// The file or folder, for messages.
+    origin: String,
 }
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// The files with the weights of `folder`, sorted: one, or those that the index names.
+/// Returns the files with the weights of `folder`, sorted: the only one, or those that the index names.
 ///
 /// # Errors
-/// No weights; weights in another format, by its name; an index that is no index.
+/// When there are no weights, they are in another format, or the index is broken.
 pub(super) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join(SINGLE);
     if single.exists() {
@@ -63,14 +63,14 @@ impl Weights {
     /// Opens the weights of `folder`.
     ///
     /// # Errors
-    /// Files that are missing or broken, a tensor in two of them.
+    /// When a file is missing or broken, or a tensor is in two of them.
     pub fn open(folder: &Path) -> Result<Self> {
         let paths = weight_files(folder)?;
         let mut weights = Self {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             used: BTreeSet::new(),
-            place: folder.display().to_string(),
+            origin: folder.display().to_string(),
         };
         for path in &paths {
             let file = SafetensorsFile::open(path)?;
@@ -82,17 +82,17 @@ impl Weights {
             weights.files.push(file);
         }
         if let [only] = &paths[..] {
-            weights.place = only.display().to_string();
+            weights.origin = only.display().to_string();
         }
         Ok(weights)
     }
 
-    /// File or folder, for messages.
-    pub fn place(&self) -> &str {
-        &self.place
+    /// Returns the file or folder, for messages.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 
-    /// Name, type and shape of every tensor, sorted by name.
+    /// Returns the name, type and shape of every tensor, sorted by name.
     pub fn describe(&self) -> Vec<(String, String, Vec<usize>)> {
         let describe = |(name, &file): (&String, &usize)| {
             let info = self.files[file].info(name).expect("it was listed");
@@ -117,9 +117,9 @@ impl Weights {
     /// Shape and numbers of a parameter.
     ///
     /// # Errors
-    /// A tensor that is missing, or too small for the part that is asked for.
+    /// When the tensor is missing, or too small for the part that is asked for.
     pub fn read(&mut self, architecture: &dyn Architecture, config: &ModelConfig, parameter: &str) -> Result<Values> {
-        let StoredParameter { tensor, transposed, rows } = architecture.place(config, parameter);
+        let StoredParameter { tensor, transposed, rows } = architecture.locate(config, parameter);
         // Some exporters leave out the outermost name.
         let bare = tensor.split_once('.').map_or("", |(_, bare)| bare);
         let Some((name, &file)) = self.tensors.get_key_value(&tensor).or_else(|| self.tensors.get_key_value(bare))
@@ -130,8 +130,8 @@ impl Weights {
         let (mut shape, mut numbers) = self.files[file].read(name)?;
         if let ([inputs, outputs], true) = (&shape[..], transposed) {
             let (inputs, outputs) = (*inputs, *outputs);
-            let turned = (0..outputs).flat_map(|o| (0..inputs).map(move |i| (i, o)));
-            numbers = turned.map(|(i, o)| numbers[i * outputs + o]).collect();
+            let indices = (0..outputs).flat_map(|o| (0..inputs).map(move |i| (i, o)));
+            numbers = indices.map(|(i, o)| numbers[i * outputs + o]).collect();
             shape = vec![outputs, inputs];
         }
         if rows.is_empty() {
@@ -153,19 +153,19 @@ impl Weights {
         Ok((shape, part))
     }
 
-    /// Fails when a tensor was not read.
+    /// Fails if a tensor was not read.
     pub fn finish(&self, architecture: &dyn Architecture, config: &ModelConfig) -> Result<()> {
-        let unembedding = architecture.place(config, "lm_head.weight").tensor;
+        let unembedding = architecture.locate(config, "lm_head.weight").tensor;
         let unused = |name: &&String| {
             // Some exporters write a tied unembedding a second time.
             let twice = config.tie_word_embeddings && **name == unembedding;
-            !self.used.contains(*name) && !architecture.follows(name) && !twice
+            !self.used.contains(*name) && !architecture.is_derived(name) && !twice
         };
         match self.tensors.keys().find(unused) {
             None => Ok(()),
             Some(name) => Err(Error::new(format!(
                 "{}: the tensor `{name}` has no place in a model of this configuration; the weights and the configuration do not belong together.",
-                self.place
+                self.origin
             ))),
         }
     }

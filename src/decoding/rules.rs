@@ -1,66 +1,73 @@
-//! Verification rules: which of the drafted tokens behind a committed text is kept, given the backbone's distribution there.
+//! Verification rules: which of the tokens drafted after a committed text is kept, given the backbone's distribution
+//! there.
 //!
-//! A rule sees the drafted tokens of one place in order and gives each a probability of being accepted once the ones before
-//! it were not, and the distribution from which a token is drawn when none is. So a rule is a calculation without dice:
-//! decoding rolls them, and a test can sum over all outcomes. Lossless rules emit exactly the backbone's greedy token, or
-//! exactly a sample of its distribution, *whatever was drafted*, if the drafts come from where the rule expects them
-//! ([`Origin`]); lossy ones do not and are called so everywhere.
+//! A rule looks at the tokens drafted for one position in order. It gives each the probability of being accepted if
+//! those before it were rejected, and the distribution from which a token is drawn if none is accepted. So a rule is a
+//! calculation without random numbers: decoding draws them, and a test can sum over all outcomes.
+//!
+//! Lossless rules emit exactly the backbone's greedy token, or exactly a sample of its distribution, *whatever was
+//! drafted*, as long as the drafts come from where the rule expects them ([`Origin`]). Lossy rules do not, and are
+//! called lossy everywhere.
 
 use std::str::FromStr;
 
 use crate::drafting::Origin;
 use crate::error::{Error, Result, bail};
 
-/// The drafted tokens at one place, and the distribution they were drawn from where they were drawn.
+/// The tokens drafted for one position and, if they were drawn at random, the distribution that they were drawn from.
 #[derive(Debug, Clone, Copy)]
 pub struct DraftedTokens<'a> {
-    /// In the order in which they are looked at.
+    /// The tokens, in the order in which they are considered.
     pub tokens: &'a [u32],
     /// `[V]`, sums to 1; empty for deterministic drafts.
     pub q: &'a [f64],
 }
 
-/// What a rule says of one place.
+/// What a rule decides about one position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
-    /// By drafted token: the probability of accepting it when none before was accepted.
+    /// For each drafted token, the probability of accepting it if those before it were rejected.
     pub accept: Vec<f64>,
-    /// `[V]`: the distribution of the emitted token when none is accepted; all zero where that cannot happen.
+    /// `[V]`, the distribution of the emitted token if none is accepted; all zero if that cannot happen.
     pub residual: Vec<f64>,
 }
 
 /// A verification rule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rule {
-    /// A draft is accepted where it is the backbone's most probable token: the text is its greedy text. Lossless.
+    /// Accepts a draft if it is the backbone's most probable token, so that the text is the backbone's greedy text.
+    /// Lossless.
     Greedy,
-    /// A draft is accepted among the backbone's `k` most probable tokens (Stern et al. 2018, section 5.1). Lossy.
+    /// Accepts a draft if it is among the backbone's `k` most probable tokens (Stern et al. 2018, section 5.1). Lossy.
     TopK(usize),
-    /// A draft x is accepted where `p(x) > min(epsilon, delta * exp(-H(p)))` (Medusa, arXiv 2401.10774). Lossy.
+    /// Accepts a draft x if `p(x) > min(epsilon, delta * exp(-H(p)))` (Medusa, arXiv 2401.10774). Lossy.
     Typical {
-        /// The most that is asked.
+        /// The highest threshold.
         epsilon: f64,
-        /// Share of the distribution's own typical probability.
+        /// The threshold as a share of the distribution's own typical probability.
         delta: f64,
     },
-    /// A draft x is accepted with probability p(x); if it is not, p(x) becomes zero and p is renormalised (the rule of SpecInfer
-    /// and EAGLE for drafts that were not drawn). Lossless for deterministic drafts, of distinct tokens.
+    /// Accepts a draft x with probability p(x). If it is rejected, p(x) becomes zero and p is renormalised (the rule of
+    /// SpecInfer and EAGLE for drafts that were not drawn at random). Lossless for deterministic drafts of distinct
+    /// tokens.
     Deterministic,
-    /// One draft is accepted with probability min(1, p/q), else a token of `(p - q)+` is drawn (Leviathan et al. 2023; Chen et al.
-    /// 2023); several drafts drawn with replacement one after the other against what is left of p (arXiv 2401.06706). Lossless.
+    /// Accepts a single draft with probability min(1, p/q), and otherwise draws a token from `(p - q)+` (Leviathan et
+    /// al. 2023; Chen et al. 2023). Several drafts, drawn with replacement, are considered in turn against what is left
+    /// of p (arXiv 2401.06706). Lossless.
     Rejection,
-    /// The same for drafts drawn without replacement: a rejected token's q becomes zero and q is renormalised (arXiv
+    /// The same for drafts drawn without replacement: a rejected token's q becomes zero, and q is renormalised (arXiv
     /// 2401.06706). Lossless.
     RejectionWithoutReplacement,
-    /// K-SEQ of SpecTr (arXiv 2310.15141): each of k drafts is accepted with min(1, p/(r q)), where r in [1, k] solves
-    /// `1 - (1 - b)^k = r b` with `b = sum of min(p/r, q)`; else a token of `(p - r q)+` is drawn. Lossless.
+    /// K-SEQ of SpecTr (arXiv 2310.15141): accepts each of k drafts with probability min(1, p/(r q)), where r in [1, k]
+    /// solves `1 - (1 - b)^k = r b` with `b = sum of min(p/r, q)`, and otherwise draws a token from `(p - r q)+`.
+    /// Lossless.
     KSeq,
 }
 
 impl FromStr for Rule {
     type Err = Error;
 
-    /// `greedy`, `sample`, `rejection`, `without-replacement`, `k-seq`, `top-k=K`, `typical=EPSILON,DELTA`.
+    /// Parses `greedy`, `sample`, `rejection`, `without-replacement`, `k-seq`, `top-k=K` or `typical=EPSILON,DELTA`.
     fn from_str(text: &str) -> Result<Self> {
         let (name, numbers) = text.split_once('=').unwrap_or((text, ""));
         let numbers: Vec<f64> = numbers.split(',').filter_map(|number| number.trim().parse().ok()).collect();
@@ -82,7 +89,7 @@ impl FromStr for Rule {
 }
 
 impl Rule {
-    /// Whether it is meant for drafts that were drawn, and then from what.
+    /// Returns the origin that drafts must have, if the rule is meant for drafts drawn at random.
     pub fn drawn(self) -> Option<Origin> {
         match self {
             Self::Rejection | Self::KSeq => Some(Origin::Independent),
@@ -91,17 +98,20 @@ impl Rule {
         }
     }
 
-    /// Whether the emitted text is the backbone's own: greedy, or a sample of its distribution.
+    /// Returns whether the emitted text is the backbone's own: its greedy text, or a sample of its distribution.
     pub fn is_lossless(self) -> bool {
         !matches!(self, Self::TopK(_) | Self::Typical { .. })
     }
 
-    /// Whether the backbone's distribution is sampled from, so that the text depends on a seed.
+    /// Returns whether the rule samples from the backbone's distribution, so that the text depends on a seed.
     pub fn samples(self) -> bool {
         !matches!(self, Self::Greedy | Self::TopK(_) | Self::Typical { .. })
     }
 
-    /// Fails where the rule does not hold for drafts of `origin`, with the reason.
+    /// Checks that the rule holds for drafts of `origin`.
+    ///
+    /// # Errors
+    /// When it does not, with the reason.
     pub fn require(self, origin: Origin) -> Result<()> {
         let valid = match self {
             Self::Deterministic => origin == Origin::Deterministic,
@@ -125,7 +135,7 @@ impl Rule {
         Ok(())
     }
 
-    /// The verdict at a place where the backbone's distribution is `p` (`[V]`, sums to 1).
+    /// Returns the verdict at a position where the backbone's distribution is `p` (`[V]`, sums to 1).
     pub fn verdict(self, p: &[f64], drafted: DraftedTokens) -> Verdict {
         match self {
             Self::Greedy => by_set(p, drafted.tokens, |token| token == largest(p)),
@@ -171,15 +181,15 @@ impl Rule {
     }
 }
 
-/// Accepts what is in a set; else emits the backbone's most probable token.
+/// Accepts the tokens of a set, and otherwise emits the backbone's most probable token.
 fn by_set(p: &[f64], tokens: &[u32], inside: impl Fn(u32) -> bool) -> Verdict {
     let mut residual = vec![0.0; p.len()];
     residual[largest(p) as usize] = 1.0;
     Verdict { accept: tokens.iter().map(|&token| f64::from(u8::from(inside(token)))).collect(), residual }
 }
 
-/// Looks at one token after the other; `accept` gives the probability of accepting it under what is left of p, and takes from
-/// that what a rejection rules out.
+/// Considers one token after the other. `accept` returns the probability of accepting it under what is left of p, and
+/// removes from p what a rejection rules out.
 fn one_by_one(p: &[f64], tokens: &[u32], mut accept: impl FnMut(&mut [f64], u32, usize) -> f64) -> Verdict {
     let mut left = p.to_vec();
     let accept = tokens
@@ -194,7 +204,7 @@ fn one_by_one(p: &[f64], tokens: &[u32], mut accept: impl FnMut(&mut [f64], u32,
     Verdict { accept, residual: left }
 }
 
-/// min(1, p/q) for a token drawn from q; leaves `(p - q)+` of p.
+/// Returns min(1, p/q) for a token drawn from q, and leaves `(p - q)+` of p.
 fn against(left: &mut [f64], q: &[f64], token: u32) -> f64 {
     let (p, of) = (left[token as usize], q[token as usize]);
     let accept = if of > 0.0 { (p / of).min(1.0) } else { 0.0 };
@@ -202,7 +212,7 @@ fn against(left: &mut [f64], q: &[f64], token: u32) -> f64 {
     accept
 }
 
-/// Scales to a sum of 1; nothing is left as it is.
+/// Scales the weights to a sum of 1, unless all are zero.
 fn normalise(weights: &mut [f64]) {
     let sum: f64 = weights.iter().sum();
     if sum > 0.0 {
@@ -210,13 +220,14 @@ fn normalise(weights: &mut [f64]) {
     }
 }
 
-/// The most probable token, of equals the smallest.
+/// Returns the most probable token; among equal ones, the smallest.
 fn largest(p: &[f64]) -> u32 {
     let better = |best: usize, at: usize| if p[at] > p[best] { at } else { best };
     (0..p.len()).fold(0, better) as u32
 }
 
-/// r in [1, k] with `1 - (1 - b(r))^k = r b(r)`: bisection, as the left side exceeds the right at 1 and not at k.
+/// Returns r in [1, k] with `1 - (1 - b(r))^k = r b(r)`, by bisection: the left side exceeds the right at 1 and not at
+/// k.
 fn k_seq_ratio(p: &[f64], q: &[f64], k: usize) -> f64 {
     let excess = |r: f64| {
         let b: f64 = p.iter().zip(q).map(|(p, q)| (p / r).min(*q)).sum();
@@ -251,7 +262,7 @@ mod tests {
             })
     }
 
-    /// Every sequence of `k` drafted tokens with its probability.
+    /// Returns every sequence of `k` drafted tokens with its probability.
     fn draws(origin: Origin, q: &[f64], k: usize) -> Vec<(Vec<u32>, f64)> {
         (0..k).fold(vec![(Vec::new(), 1.0)], |draws, _| {
             let longer = |(tokens, probability): (Vec<u32>, f64)| {
@@ -271,7 +282,7 @@ mod tests {
         })
     }
 
-    /// The exact distribution of the emitted token.
+    /// Computes the exact distribution of the emitted token.
     fn emitted(rule: Rule, p: &[f64], q: &[f64], draws: &[(Vec<u32>, f64)]) -> Vec<f64> {
         let mut emitted = vec![0.0; V];
         for (tokens, probability) in draws {
@@ -306,7 +317,7 @@ mod tests {
         }
 
         #[test]
-        fn so_do_deterministic_drafts(p in distribution(), mut tokens in prop::collection::vec(0..V as u32, 0..4)) {
+        fn deterministic_drafts_emit_the_backbones_distribution(p in distribution(), mut tokens in prop::collection::vec(0..V as u32, 0..4)) {
             let mut seen = Vec::new();
             tokens.retain(|token| !seen.contains(token) && { seen.push(*token); true });
             let found = emitted(Rule::Deterministic, &p, &[], &[(tokens, 1.0)]);
@@ -338,9 +349,9 @@ mod tests {
         }
     }
 
-    /// The dice agree with the calculation: chi-square with 3 degrees of freedom, of which 21.1 is the 99.99 % quantile.
+    /// Samples agree with the calculation: chi-square with 3 degrees of freedom, of which 21.1 is the 99.99 % quantile.
     #[test]
-    fn samples_have_the_distribution() {
+    fn samples_have_the_calculated_distribution() {
         let (p, q) = ([0.5, 0.2, 0.05, 0.25], [0.1, 0.6, 0.2, 0.1]);
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let draw = |weights: &[f64], rng: &mut ChaCha8Rng| {

@@ -1,4 +1,4 @@
-//! What a block costs on this machine, by the number of its nodes.
+//! How long a block takes on this machine, by the number of its nodes.
 
 use std::time::Instant;
 
@@ -7,15 +7,15 @@ use crate::config::StorageType;
 use crate::error::Result;
 use crate::heads::FrozenHeads;
 
-/// How often every time is taken; the least counts, as a machine is only ever disturbed towards slower.
+/// How often each time is measured. The least counts, because disturbances only ever make a machine slower.
 const ROUNDS: usize = 3;
 
-/// Seconds of a block with 1 to `most` nodes behind `context` tokens: the forward that verifies it, the logits, and the heads
-/// that draft the next one. Some numbers of nodes are timed, those between lie on straight lines. Takes about a second where
-/// a forward takes 20 ms.
+/// Measures the seconds of a block with 1 to `most` nodes after `context` tokens: the forward that verifies it, the
+/// logits, and the heads that draft the next block. Only some numbers of nodes are timed; those between are
+/// interpolated linearly. This takes about a second if a forward takes 20 ms.
 ///
 /// # Errors
-/// Heads that cannot draft.
+/// When the heads cannot draft.
 pub fn seconds_by_nodes(backbone: &Backbone, heads: &FrozenHeads, context: usize, most: usize) -> Result<Vec<f64>> {
     let model = &backbone.model;
     let context = context.clamp(1, model.config().max_position_embeddings.saturating_sub(most).max(1));
@@ -35,14 +35,14 @@ pub fn seconds_by_nodes(backbone: &Backbone, heads: &FrozenHeads, context: usize
             std::hint::black_box(model.logits(hidden));
             Ok(())
         })?;
-        // More nodes never cost less.
+        // More nodes never take less time.
         let before = timed.last().map_or(0.0, |&(_, seconds)| seconds);
         timed.push((nodes, before.max(of_forward + of_heads)));
     }
-    Ok(between(&timed))
+    Ok(interpolated(&timed))
 }
 
-/// The least seconds that some work took.
+/// Returns the least seconds that some work took.
 fn least(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut least = f64::INFINITY;
     for _ in 0..ROUNDS {
@@ -53,7 +53,7 @@ fn least(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(least)
 }
 
-/// 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, the last one `most`.
+/// Returns 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on; the last is `most`.
 fn sizes(most: usize) -> Vec<usize> {
     let mut sizes: Vec<usize> =
         (0..usize::BITS).flat_map(|power| [1 << power, 3 << power]).filter(|&n| n < most).collect();
@@ -63,8 +63,8 @@ fn sizes(most: usize) -> Vec<usize> {
     sizes
 }
 
-/// The values at 1, 2, 3 and so on, from those at some of them.
-fn between(timed: &[(usize, f64)]) -> Vec<f64> {
+/// Returns the values at 1, 2, 3 and so on, given those at some of them.
+fn interpolated(timed: &[(usize, f64)]) -> Vec<f64> {
     let mut all = vec![timed[0].1];
     for pair in timed.windows(2) {
         let [(n, a), (m, b)] = [pair[0], pair[1]];
@@ -78,10 +78,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_timed_lies_between() {
+    fn what_is_not_timed_is_interpolated() {
         assert_eq!(sizes(1), [1]);
         assert_eq!(sizes(10), [1, 2, 3, 4, 6, 8, 10]);
-        assert_eq!(between(&[(1, 1.0), (2, 3.0), (4, 4.0)]), [1.0, 3.0, 3.5, 4.0]);
-        assert_eq!(between(&[(1, 2.0)]), [2.0]);
+        assert_eq!(interpolated(&[(1, 1.0), (2, 3.0), (4, 4.0)]), [1.0, 3.0, 3.5, 4.0]);
+        assert_eq!(interpolated(&[(1, 2.0)]), [2.0]);
     }
 }

@@ -1,4 +1,4 @@
-//! A rule at work: rolls the dice, if the rule has any.
+//! Applies a verification rule, and draws the random numbers if the rule needs any.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -13,29 +13,30 @@ use crate::nn::Largest;
 /// How drafts are verified.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Verification {
-    /// Which drafts are kept.
+    /// The rule by which drafts are kept.
     pub rule: Rule,
-    /// The backbone's logits are divided by it before they are a distribution; above 0. Greedy decoding has no use for it.
+    /// The number by which the backbone's logits are divided before the softmax; above 0. Greedy decoding does not use
+    /// it.
     pub temperature: f64,
-    /// Of the dice.
+    /// The seed of the random numbers.
     pub seed: u64,
 }
 
 impl Verification {
-    /// The backbone's greedy text.
+    /// Verification against the backbone's greedy text.
     pub const GREEDY: Self = Self { rule: Rule::Greedy, temperature: 1.0, seed: 0 };
 }
 
-/// What the backbone says of the tokens after some nodes. The greedy rule asks for its first choices alone, so that an
-/// accelerator keeps the logits.
+/// The backbone's predictions of the tokens after some nodes. The greedy rule needs the most probable tokens only, so
+/// that the logits can stay on an accelerator.
 pub(super) enum Predictions {
-    /// By node, the most probable token and its lead over the second.
+    /// For each node, the most probable token and its lead over the second.
     Firsts(Vec<(u32, f32)>),
     /// `[nodes, V]`
     Logits { logits: Vec<f32>, vocabulary: usize },
 }
 
-/// That of one node.
+/// The prediction after one node.
 #[derive(Clone, Copy)]
 pub(super) enum Prediction<'a> {
     First((u32, f32)),
@@ -43,7 +44,7 @@ pub(super) enum Prediction<'a> {
 }
 
 impl Predictions {
-    /// As much as `rule` needs behind the hidden states `[nodes, d]`.
+    /// Computes what `rule` needs from the hidden states `[nodes, d]` of the nodes.
     pub fn of(states: Tensor<2>, model: &Model, rule: Rule) -> Self {
         match rule {
             Rule::Greedy => {
@@ -53,6 +54,7 @@ impl Predictions {
         }
     }
 
+    /// Returns the prediction after a node.
     pub fn at(&self, node: usize) -> Prediction<'_> {
         match self {
             Self::Firsts(firsts) => Prediction::First(firsts[node]),
@@ -62,7 +64,7 @@ impl Predictions {
 }
 
 impl Prediction<'_> {
-    /// The most probable token and its lead over the second.
+    /// Returns the most probable token and its lead over the second.
     fn first(self) -> (u32, f32) {
         match self {
             Self::First(first) => first,
@@ -71,27 +73,29 @@ impl Prediction<'_> {
     }
 }
 
-/// What happens at one place.
+/// The outcome of verification at one position.
 pub(super) enum Outcome {
-    /// The drafted token of this number is kept.
+    /// The drafted token with this index is kept.
     Accept(usize),
-    /// None is; this token is emitted instead, and no draft goes on behind it.
+    /// No drafted token is kept. This token is emitted instead, and no draft continues after it.
     Emit(u32),
 }
 
-/// Verifies the places of one text.
+/// A verifier of the positions of one text.
 pub(super) struct Verifier {
     options: Verification,
     rng: ChaCha8Rng,
 }
 
 impl Verifier {
+    /// Makes a verifier with random numbers from the seed in `options`.
     pub fn new(options: Verification) -> Self {
         Self { options, rng: ChaCha8Rng::seed_from_u64(options.seed) }
     }
 
-    /// Which token follows where the backbone predicts this, and the lead of its first choice over the second. The `tokens`
-    /// were drafted there, from the distribution `q` (`(token, probability)`, none others) where they were drawn.
+    /// Decides which token follows where the backbone predicts `prediction`; also returns the lead of its most probable
+    /// token over the second. `tokens` were drafted for this position. If they were drawn at random, `q` is their
+    /// distribution, as pairs of a token and its probability; other tokens have the probability 0.
     pub fn at(&mut self, prediction: Prediction, tokens: &[u32], q: &[(u32, f64)]) -> (Outcome, f32) {
         let (best, lead) = prediction.first();
         let Prediction::Logits(logits) = prediction else {
@@ -103,8 +107,8 @@ impl Verifier {
         let verdict = self.options.rule.verdict(&self.distribution(logits), DraftedTokens { tokens, q: &of_all });
         let samples = self.options.rule.samples();
         for (number, &accept) in verdict.accept.iter().enumerate() {
-            let roll = if samples { self.rng.random::<f64>() } else { 0.5 };
-            if roll < accept {
+            let drawn = if samples { self.rng.random::<f64>() } else { 0.5 };
+            if drawn < accept {
                 return (Outcome::Accept(number), lead);
             }
         }
@@ -112,6 +116,7 @@ impl Verifier {
         (Outcome::Emit(token), lead)
     }
 
+    /// Returns the backbone's distribution `[V]` at the temperature.
     fn distribution(&self, logits: &[f32]) -> Vec<f64> {
         let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut p: Vec<f64> = logits.iter().map(|&x| (f64::from(x - most) / self.options.temperature).exp()).collect();

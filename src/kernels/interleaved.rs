@@ -1,4 +1,4 @@
-//! Rows side by side, as the inner loop reads them.
+//! Rows interleaved in the order in which the inner loop reads them.
 
 use std::cell::Cell;
 
@@ -6,14 +6,15 @@ use rayon::prelude::*;
 
 use super::tile::next_rows;
 
-/// Rows in blocks of up to twelve; a block holds, input after input, that input of each of its rows.
+/// Rows in blocks of up to twelve. A block stores, for one input after the other, the values of that input in all its
+/// rows.
 pub(super) struct Interleaved {
     values: Vec<f32>,
     rows: usize,
     inputs: usize,
 }
 
-/// One block.
+/// One block of interleaved rows.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a> {
     pub first: usize,
@@ -22,7 +23,8 @@ pub(super) struct Block<'a> {
 }
 
 thread_local! {
-    /// The numbers of the last [`Interleaved`], to be written over: fresh memory costs more than the writing.
+    /// The buffer of the last [`Interleaved`] of this thread, for the next one: allocating afresh costs more than
+    /// filling it.
     static SPARE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
@@ -32,11 +34,11 @@ impl Drop for Interleaved {
     }
 }
 
-/// Numbers worth a thread of their own.
+/// Numbers from which on interleaving is worth several threads.
 const PARALLEL: usize = 1 << 16;
 
 impl Interleaved {
-    /// From `[rows, inputs]`.
+    /// Interleaves `x` `[rows, inputs]`.
     pub fn new(x: &[f32], inputs: usize) -> Self {
         let rows = x.len() / inputs;
         let mut values = SPARE.take();
@@ -63,6 +65,7 @@ impl Interleaved {
         Self { values, rows, inputs }
     }
 
+    /// Iterates over the blocks, in the order of their rows.
     pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
         let mut first = 0;
         std::iter::from_fn(move || {

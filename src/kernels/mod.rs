@@ -1,13 +1,14 @@
-//! The CPU's inner loops: products with packed weights, attention over a panelled cache, norms, activations, softmax, inner
-//! products and the k best of a row, all on plain slices of float32. Knows nothing of models.
+//! The CPU's inner loops, all on plain slices of float32: products with packed weights, attention over a panelled
+//! cache, norms, activations, softmax, inner products and the k best of a row. They know nothing of models.
 //!
-//! Two properties that everything above relies on:
+//! Everything above relies on two properties:
 //!
 //! - **A row's result depends on that row alone.** Every output is one chain of fused multiply-adds in a fixed order,
-//!   whatever rows are computed beside it and by however many threads; so a token's logits are the same bits in a
-//!   decoding step, in a verified block and in a whole text.
-//! - **Weights are read once.** A panel of weights is streamed from memory for the first rows (twelve, or what the
-//!   registers hold) and found in the cache for all others, so that verifying a block costs little more than decoding a token.
+//!   whatever rows are computed beside it and however many threads compute them. So a token's logits are the same to
+//!   the bit in a decoding step, in a verified block and in a whole text.
+//! - **Weights are read once.** A panel of weights is streamed from memory for the first rows (twelve, or as many as
+//!   the registers hold) and found in the processor's cache for all others. So verifying a block costs little more than
+//!   decoding a token.
 //!
 //! Vector instructions are chosen at run time ([`pulp`]): AVX-512, AVX2, NEON, or none.
 
@@ -31,10 +32,10 @@ use std::sync::LazyLock;
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// The vector instructions of this machine.
+/// The vector instructions that this machine has.
 static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
 
-/// Columns of a panel: two vectors.
+/// The number of columns of a panel: two vectors.
 static PANEL: LazyLock<usize> = LazyLock::new(|| {
     struct Lanes;
     impl WithSimd for Lanes {
@@ -46,11 +47,11 @@ static PANEL: LazyLock<usize> = LazyLock::new(|| {
     2 * ARCH.dispatch(Lanes)
 });
 
-/// A place that several threads write disjoint parts of.
+/// A buffer of which several threads write disjoint parts.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
 
-// SAFETY: a pointer is only an address; whoever writes through it answers for the parts being disjoint.
+// SAFETY: a pointer is only an address; whoever writes through it makes sure that the parts are disjoint.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -60,16 +61,18 @@ impl Shared {
         Self(slice.as_mut_ptr())
     }
 
+    /// Returns a pointer to the number at `offset`.
+    ///
     /// # Safety
-    /// `offset` must lie within the slice this was made from.
+    /// `offset` must lie within the slice that this was made from.
     unsafe fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe { self.0.add(offset) }
     }
 }
 
-/// Runs `work` on a thread of the pool, where starting parallel work is cheap; from outside, every start would wait for a
-/// sleeping thread.
+/// Runs `work` on a thread of the pool, from which starting parallel work is cheap; from any other thread, every start
+/// would wait for a sleeping one.
 pub fn on_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }

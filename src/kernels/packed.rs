@@ -1,4 +1,4 @@
-//! A matrix of weights in the order in which products read it.
+//! A matrix of weights, stored in the order in which products read it.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,15 +12,15 @@ use super::tile::{Bfloat16, Float16, Float32, Format, Target, tile};
 use super::{ARCH, PANEL, Shared};
 use crate::config::StorageType;
 
-/// `W` `[outputs, inputs]` and perhaps a bias, for `y = x W^T + b`.
+/// `W` `[outputs, inputs]` with an optional bias, for `y = x W^T + b`.
 ///
-/// Outputs are cut into panels of two vectors; a panel holds, input after input, the weights of its outputs, so that a
-/// product streams through memory once.
+/// The outputs are cut into panels of two vectors. A panel stores, for one input after the other, the weights of its
+/// outputs, so that a product streams through memory once.
 pub struct PackedMatrix {
     outputs: usize,
     inputs: usize,
     panels: Panels,
-    /// Empty, or one number an output.
+    /// `[outputs]`, or empty.
     bias: Vec<f32>,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Debug for PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// From the rows of `[outputs, inputs]`, rounded to `storage`. `bias` is empty or has one number an output.
+    /// Packs `values` `[outputs, inputs]`, rounded to `storage`. `bias` is `[outputs]` or empty.
     ///
     /// # Panics
     /// When the sizes do not agree.
@@ -47,7 +47,8 @@ impl PackedMatrix {
         let panels = match storage {
             StorageType::Float32 => Panels::Float32(fill(values, inputs, *PANEL, |row, out| out.copy_from_slice(row))),
             StorageType::Float16 => {
-                // Away from float16's subnormal numbers, which some processors decode slowly. Powers of two are exact.
+                // Scale away from float16's subnormal numbers, which some processors decode slowly. Powers of two are
+                // exact.
                 let largest = values.iter().fold(f32::MIN_POSITIVE, |most, x| most.max(x.abs()));
                 let scale = 2f32.powi((15.0 - largest.log2().ceil()).clamp(0.0, 14.0) as i32);
                 let half = |x: f32| f16::from_f32(f16::from_f32(x).to_f32() * scale).to_bits();
@@ -58,17 +59,17 @@ impl PackedMatrix {
         Self { outputs, inputs, panels, bias }
     }
 
-    /// Rows of `W`.
+    /// Returns the number of rows of `W`.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Columns of `W`.
+    /// Returns the number of columns of `W`.
     pub fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// Bytes of weights and bias.
+    /// Returns the size of weights and bias in bytes.
     pub fn bytes(&self) -> usize {
         let words = match &self.panels {
             Panels::Float32(numbers) => numbers.len(),
@@ -77,35 +78,39 @@ impl PackedMatrix {
         4 * (words + self.bias.len())
     }
 
-    /// Fills `y` with `x W^T + b`: `x` `[n, inputs]`, `y` `[n, outputs]`.
+    /// Fills `y` `[n, outputs]` with `x W^T + b` of `x` `[n, inputs]`.
     pub fn multiply(&self, x: &[f32], y: &mut Vec<f32>) {
         self.multiply_part(0..self.outputs, x, y);
     }
 
-    /// [`PackedMatrix::multiply`] with some of the outputs alone, the first of which is a multiple of 64.
+    /// Does the same as [`PackedMatrix::multiply`] for a range of the outputs: `y` becomes `[n, outputs.len()]`.
+    ///
+    /// # Panics
+    /// When `outputs.start` is not a multiple of 64, or the range ends beyond the matrix.
     pub fn multiply_part(&self, outputs: Range<usize>, x: &[f32], y: &mut Vec<f32>) {
         y.resize(x.len() / self.inputs * outputs.len(), 0.0);
         self.product(outputs, x, y, false);
     }
 
-    /// Adds `x W^T + b`, `x` `[n, inputs]`, to `y` `[n, outputs]`.
+    /// Adds `x W^T + b` of `x` `[n, inputs]` to `y` `[n, outputs]`.
     pub fn multiply_onto(&self, x: &[f32], y: &mut [f32]) {
         self.product(0..self.outputs, x, y, true);
     }
 
+    /// Computes the product for a range of the outputs; adds it to `y` if `add`, else overwrites `y`.
     fn product(&self, outputs: Range<usize>, x: &[f32], y: &mut [f32], add: bool) {
         assert!(x.len().is_multiple_of(self.inputs) && x.len() / self.inputs * outputs.len() == y.len());
         assert!(outputs.start.is_multiple_of(64) && outputs.end <= self.outputs, "{outputs:?}");
         let rows = Interleaved::new(x, self.inputs);
         match &self.panels {
-            Panels::Float32(numbers) => self.spread(Float32, numbers, outputs, &rows, y, add),
-            Panels::Float16(words, format) => self.spread(*format, words, outputs, &rows, y, add),
-            Panels::Bfloat16(words) => self.spread(Bfloat16, words, outputs, &rows, y, add),
+            Panels::Float32(numbers) => self.share_out(Float32, numbers, outputs, &rows, y, add),
+            Panels::Float16(words, format) => self.share_out(*format, words, outputs, &rows, y, add),
+            Panels::Bfloat16(words) => self.share_out(Bfloat16, words, outputs, &rows, y, add),
         }
     }
 
-    /// Gives every thread an equal share of the panels.
-    fn spread<F: Format>(
+    /// Shares the panels out equally among the threads.
+    fn share_out<F: Format>(
         &self,
         format: F,
         numbers: &[F::Number],
@@ -126,14 +131,14 @@ impl PackedMatrix {
         });
     }
 
-    /// The matrix of some rows, in the same type.
+    /// Returns the matrix of the given rows of `W`, with their bias, in the same storage type.
     pub fn select(&self, rows: &[u32]) -> Self {
         let values: Vec<f32> = rows.par_iter().flat_map_iter(|&row| self.row(row as usize)).collect();
         let bias = rows.iter().filter_map(|&row| self.bias.get(row as usize).copied()).collect();
         Self::new(&values, self.inputs, bias, self.storage())
     }
 
-    /// `W^T` `[inputs, outputs]` of some of the outputs, in the same type and without a bias.
+    /// Returns the transpose `[inputs, outputs]` of the given rows of `W`, in the same storage type and without a bias.
     pub fn transposed_part(&self, outputs: Range<usize>) -> Self {
         let (count, mut values) = (outputs.len(), vec![0.0; outputs.len() * self.inputs]);
         for (place, output) in outputs.enumerate() {
@@ -143,7 +148,7 @@ impl PackedMatrix {
         Self::new(&values, count, Vec::new(), self.storage())
     }
 
-    /// The type of its numbers.
+    /// Returns the type that the weights are stored in.
     pub fn storage(&self) -> StorageType {
         match &self.panels {
             Panels::Float32(_) => StorageType::Float32,
@@ -152,7 +157,7 @@ impl PackedMatrix {
         }
     }
 
-    /// `W[output][input]`, as products see it.
+    /// Returns `W[output][input]` after rounding, as products see it.
     fn number(&self, output: usize, input: usize) -> f32 {
         let (panel, column) = (output / *PANEL, output % *PANEL);
         let lanes = *PANEL / 2;
@@ -167,7 +172,7 @@ impl PackedMatrix {
         }
     }
 
-    /// Row `row` of `W`, as products see it.
+    /// Returns row `row` of `W`, `[inputs]`, after rounding, as products see it.
     pub fn row(&self, row: usize) -> Vec<f32> {
         (0..self.inputs).map(|input| self.number(row, input)).collect()
     }
@@ -179,14 +184,14 @@ impl PackedMatrix {
         }
     }
 
-    /// `[outputs, inputs]`, as products see it.
+    /// Returns `W` `[outputs, inputs]` after rounding, as products see it.
     pub fn unpack(&self) -> Vec<f32> {
         (0..self.outputs).into_par_iter().flat_map_iter(|row| self.row(row)).collect()
     }
 }
 
-/// Panels of the rows of `values`: for each panel and input, `write` turns one weight an output (0 beyond the last output)
-/// into `stored` numbers.
+/// Makes the panels of `values` `[outputs, inputs]`. For each panel and input, `write` turns the weights of the panel's
+/// outputs (0 beyond the last output) into `stored` numbers.
 fn fill<T: Copy + Default + Send>(
     values: &[f32],
     inputs: usize,
@@ -206,7 +211,7 @@ fn fill<T: Copy + Default + Send>(
     all
 }
 
-/// Panels of words with two halves each.
+/// Makes panels of words that hold two 16-bit numbers each.
 fn fill_words(values: &[f32], inputs: usize, half: impl Fn(f32) -> u16 + Sync) -> Vec<u32> {
     let lanes = *PANEL / 2;
     fill(values, inputs, lanes, |row, out: &mut [u32]| {
@@ -217,17 +222,17 @@ fn fill_words(values: &[f32], inputs: usize, half: impl Fn(f32) -> u16 + Sync) -
     })
 }
 
-/// What one thread does of a product.
+/// One thread's part of a product.
 struct Share<'a, F: Format> {
     format: F,
     numbers: &'a [F::Number],
-    /// Stored numbers of a panel.
+    /// Stored numbers per panel.
     size: usize,
-    /// First of the outputs that are computed.
+    /// The first output of this part, counted from the first one computed.
     first: usize,
-    /// All outputs that are computed: numbers of a row of `y`.
+    /// The number of outputs that all parts compute, which is the length of a row of `y`.
     stride: usize,
-    /// Empty, or theirs.
+    /// `[stride]`, or empty.
     bias: &'a [f32],
     rows: &'a Interleaved,
     y: Shared,
@@ -245,7 +250,8 @@ impl<F: Format> WithSimd for Share<'_, F> {
             let width = (2 * S::F32_LANES).min(stride - column);
             let bias = self.bias.get(column..column + width).unwrap_or_default();
             for block in self.rows.blocks() {
-                // SAFETY: the block's rows and the panel's columns lie within y, and no other share has these columns.
+                // SAFETY: the block's rows and the panel's columns lie within `y`, and no other part writes these
+                // columns.
                 unsafe {
                     let first = self.y.at(block.first * stride + column);
                     let target = Target { first, stride, width, bias, add: self.add };
@@ -286,7 +292,7 @@ mod tests {
         for storage in [StorageType::Float32, StorageType::Float16, StorageType::Bfloat16] {
             for (outputs, inputs) in [(1, 1), (3, 5), (32, 16), (33, 7), (70, 19), (129, 40)] {
                 let mut weights = numbers(outputs * inputs, 7);
-                // A subnormal and a large number of float16 among them.
+                // Includes a subnormal and a large number of float16.
                 weights[0] = 3e-7;
                 weights[outputs * inputs - 1] = 1000.5;
                 let bias = numbers(outputs, 3);

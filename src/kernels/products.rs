@@ -7,7 +7,7 @@ use super::ARCH;
 /// Partial sums kept side by side.
 const LANES: usize = 16;
 
-/// Every row of `a` `[m, width]` with every row of `b` `[n, width]`, appended to `out` `[m, n]`.
+/// Appends the inner product of every row of `a` `[m, width]` with every row of `b` `[n, width]` to `out`, as `[m, n]`.
 pub fn products(a: &[f32], b: &[f32], width: usize, out: &mut Vec<f32>) {
     struct Products<'a>(&'a [f32], &'a [f32], usize, &'a mut Vec<f32>);
     impl WithSimd for Products<'_> {
@@ -23,7 +23,8 @@ pub fn products(a: &[f32], b: &[f32], width: usize, out: &mut Vec<f32>) {
     ARCH.dispatch(Products(a, b, width, out));
 }
 
-/// In a fixed order of sums, whatever the vectors' length.
+/// Returns the inner product of two rows, summed in an order that does not depend on the length of the machine's
+/// vectors.
 #[inline(always)]
 fn inner(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_are_sums_of_products() {
+    fn agree_with_the_definition() {
         let width = 37;
         let row = |seed: usize| (0..width).map(move |i| ((i * 7 + seed * 5) % 11) as f32 - 5.0);
         let (a, b): (Vec<f32>, Vec<f32>) = ((0..3).flat_map(row).collect(), (3..7).flat_map(row).collect());

@@ -1,4 +1,4 @@
-//! What happens to one row at a time: norms, activations, rotary positions.
+//! Operations on one row at a time: norms, activations, rotary position embeddings.
 
 use std::marker::PhantomData;
 
@@ -11,8 +11,8 @@ use super::ARCH;
 /// Numbers worth a thread of their own.
 const PARALLEL: usize = 1 << 14;
 
-/// e^x to 2 units in the last place between -87 and 88, and clamped there. Branch-free, so that loops over it become
-/// vectors; the polynomial is Moshier's (Cephes, `expf`).
+/// Returns e^x to 2 units in the last place for x between -87 and 88, and clamps x to that range. It has no branch, so
+/// that loops over it become vector code. The polynomial is Moshier's (Cephes, `expf`).
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // Adding this leaves the nearest whole number in the lowest bits.
@@ -38,9 +38,9 @@ pub(super) fn exp(x: f32) -> f32 {
 pub enum Activation {
     /// `x / (1 + e^-x)`
     Silu,
-    /// `x Phi(x)`, Phi the normal distribution function.
+    /// `x Phi(x)`, where Phi is the standard normal distribution function (Hendrycks and Gimpel 2016).
     Gelu,
-    /// Its approximation by a hyperbolic tangent.
+    /// The approximation of [`Activation::Gelu`] by a hyperbolic tangent.
     GeluTanh,
 }
 
@@ -76,17 +76,17 @@ impl Function for GeluTanh {
     }
 }
 
-/// Work on rows. A trait, not closures: only methods can be made to inline, and what is not inlined is not compiled for
-/// this machine's vectors.
+/// An operation on rows. It is a trait and takes no closures, because only methods can be forced inline, and code that
+/// is not inlined is not compiled for this machine's vectors.
 trait RowWork: Sync {
-    /// Numbers of a row of `x` and of `y`.
+    /// Returns the lengths of a row of `x` and of a row of `y`.
     fn widths(&self) -> (usize, usize);
 
-    /// From one row to the other.
+    /// Computes the row `y` from the row `x`.
     fn row(&self, x: &[f32], y: &mut [f32]);
 }
 
-/// Some rows of `x` and `y`.
+/// Some rows of `x` and `y`, and the operation on them.
 struct Rows<'a, W>(&'a W, &'a [f32], &'a mut [f32]);
 
 impl<W: RowWork> WithSimd for Rows<'_, W> {
@@ -102,7 +102,7 @@ impl<W: RowWork> WithSimd for Rows<'_, W> {
     }
 }
 
-/// Fills `y` from every row of `x`, on several threads where there is enough to do.
+/// Fills `y` row by row from `x`, on several threads where that pays.
 fn by_rows(work: &impl RowWork, x: &[f32], y: &mut Vec<f32>) {
     let (from, to) = work.widths();
     y.resize(x.len() / from * to, 0.0);
@@ -129,7 +129,7 @@ impl<F: Function> RowWork for Activate<F> {
     }
 }
 
-/// Applies `kind` to every number of rows of `width`.
+/// Fills `y` with `kind` of every number of `x`, whose rows have `width` numbers.
 pub fn activate(kind: Activation, x: &[f32], width: usize, y: &mut Vec<f32>) {
     match kind {
         Activation::Silu => by_rows(&Activate(width, PhantomData::<Silu>), x, y),
@@ -154,7 +154,8 @@ impl<F: Function> RowWork for Gate<F> {
     }
 }
 
-/// Rows `[gate | up]` of twice `width` numbers to rows `kind(gate) * up`.
+/// Fills `y` `[n, width]` with `kind(gate) * up` of the rows `[gate | up]` of `x` `[n, 2 * width]` (gated linear units,
+/// Shazeer 2020).
 pub fn gate(kind: Activation, x: &[f32], width: usize, y: &mut Vec<f32>) {
     match kind {
         Activation::Silu => by_rows(&Gate(width, PhantomData::<Silu>), x, y),
@@ -163,8 +164,8 @@ pub fn gate(kind: Activation, x: &[f32], width: usize, y: &mut Vec<f32>) {
     }
 }
 
-/// The sum over a row of `(x - mean)` or, if `squared`, of its square, in sixteen partial sums: a fixed order that vectors
-/// can follow.
+/// Returns the sum over a row of `x - mean` or, if `squared`, of its square. There are sixteen partial sums, a fixed
+/// order that suits vectors of any length.
 #[inline(always)]
 fn sum(row: &[f32], mean: f32, squared: bool) -> f32 {
     let (chunks, rest) = row.as_chunks::<16>();
@@ -184,13 +185,14 @@ fn sum(row: &[f32], mean: f32, squared: bool) -> f32 {
     total
 }
 
-/// A norm's parameters.
+/// The parameters of a norm.
 pub struct NormWeights {
-    /// One number a column.
+    /// `[width]`, the factor of each column.
     pub weight: Vec<f32>,
-    /// One number a column for layer normalisation (Ba et al. 2016); empty for normalisation by the root mean square.
+    /// `[width]` for layer normalisation (Ba et al. 2016); empty for root-mean-square normalisation (Zhang and Sennrich
+    /// 2019).
     pub bias: Vec<f32>,
-    /// Added to the variance or the mean square.
+    /// The number added to the variance or to the mean square.
     pub epsilon: f32,
 }
 
@@ -218,32 +220,33 @@ impl RowWork for NormWeights {
 }
 
 impl NormWeights {
-    /// `(x - mean) / sqrt(variance + epsilon) * weight + bias`, or `x / sqrt(mean(x^2) + epsilon) * weight`, row by row.
+    /// Fills `y` with the normalised rows of `x`: `(x - mean) / sqrt(variance + epsilon) * weight + bias`, or without a
+    /// bias `x / sqrt(mean(x^2) + epsilon) * weight`.
     pub fn forward(&self, x: &[f32], y: &mut Vec<f32>) {
         by_rows(self, x, y);
     }
 }
 
-/// Rotary positions of some tokens: for each, cosine and sine of every angle (Su et al. 2021).
+/// Rotary position embeddings of some tokens: for each, the cosine and sine of every angle (Su et al. 2021).
 pub struct Rotations {
     /// `[tokens, angles]`
     pub cos: Vec<f32>,
     /// `[tokens, angles]`
     pub sin: Vec<f32>,
-    /// Half the numbers of a head that are turned.
+    /// The number of angles: half the numbers of a head that are rotated.
     pub angles: usize,
 }
 
 impl Rotations {
-    /// Cosine and sine of `position x frequency` for every token and frequency.
+    /// Computes the cosine and sine of `position x frequency` for every token and frequency.
     pub fn new(positions: &[usize], frequencies: &[f32]) -> Self {
         let angles = positions.iter().flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f));
         let (cos, sin) = angles.map(|a| (a.cos(), a.sin())).unzip();
         Self { cos, sin, angles: frequencies.len() }
     }
 
-    /// Turns a head of token `token`: numbers `i` and `angles + i` become `(a cos - b sin, b cos + a sin)`; those behind
-    /// stay.
+    /// Rotates a head of token `token`: the numbers `a` at `i` and `b` at `angles + i` become `a cos - b sin` and `b
+    /// cos + a sin`. Any numbers after those stay as they are.
     pub fn turn(&self, token: usize, head: &mut [f32]) {
         let range = token * self.angles..(token + 1) * self.angles;
         let (a, b) = head[..2 * self.angles].split_at_mut(self.angles);
@@ -290,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn norms_give_rows_of_the_asked_moments_alone_and_side_by_side() {
+    fn norms_give_rows_the_asked_moments_alone_and_side_by_side() {
         let width = 37;
         let x: Vec<f32> = (0..width * 3000).map(|i| ((i * 7919) % 1013) as f32 * 0.01 - 3.0).collect();
         let norm = |bias: Vec<f32>, x: &[f32]| {

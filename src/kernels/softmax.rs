@@ -1,17 +1,17 @@
-//! The two passes of a softmax over a long row, and what can be said of one without writing it down.
+//! The passes of a softmax over a long row, and statistics of a softmax that is never written down.
 
 use pulp::{Simd, WithSimd};
 
 use super::ARCH;
 use super::rows::exp;
 
-/// Partial results, so that a loop has no chain longer than the vectors hide.
+/// Partial results kept side by side: with a single one, each addition would wait for the last.
 const PARTS: usize = 32;
 
-/// e to this is next to nothing.
+/// The least exponent that counts: e to this power is next to nothing.
 const LEAST: f32 = -87.0;
 
-/// The largest number of a row and its place; of equal ones the first.
+/// Returns the position and the value of a row's largest number; among equal ones, the first.
 ///
 /// # Panics
 /// When the row is empty.
@@ -36,7 +36,7 @@ pub fn largest(row: &[f32]) -> (usize, f32) {
     (row.iter().position(|&x| x == most).unwrap_or(0), most)
 }
 
-/// Replaces every number `x` of a row by `e^(x - shift)`; gives their sum.
+/// Replaces every number `x` of a row by `e^(x - shift)` and returns their sum.
 pub fn exponentiate(row: &mut [f32], shift: f32) -> f32 {
     struct Exponentiate<'a>(&'a mut [f32], f32);
     impl WithSimd for Exponentiate<'_> {
@@ -62,17 +62,17 @@ pub fn exponentiate(row: &mut [f32], shift: f32) -> f32 {
     ARCH.dispatch(Exponentiate(row, shift))
 }
 
-/// What a softmax makes of a row, in natural logarithms.
+/// Softmax statistics of a row of logits, in natural logarithms.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SoftmaxStats {
-    /// `ln(sum of e^x)`: a logit minus it is a log-probability.
+    /// `ln(sum of e^x)`; a logit minus this is a log-probability.
     pub log_sum: f32,
     /// `-sum of p ln p`, in nats.
     pub entropy: f32,
 }
 
-/// The stats of a row of logits, in one pass that writes nothing; `most` is the largest of them. What is no number makes
-/// both results none.
+/// Returns the softmax statistics of a row of logits, in one pass that writes nothing. `most` is the largest logit of
+/// the row. A NaN in the row makes both results NaN.
 pub fn softmax_stats(row: &[f32], most: f32) -> SoftmaxStats {
     struct Sums<'a>(&'a [f32], f32);
     impl WithSimd for Sums<'_> {
@@ -86,7 +86,8 @@ pub fn softmax_stats(row: &[f32], most: f32) -> SoftmaxStats {
             last[..rest.len()].copy_from_slice(rest);
             for chunk in chunks.iter().chain([&last]) {
                 for ((sum, weighted), &x) in sums.iter_mut().zip(&mut weighted).zip(chunk) {
-                    // As `exp` clamps, so that minus infinity weighs nothing; a comparison, which lets NaN pass.
+                    // Clamped as in `exp`, and minus infinity counts for nothing. A comparison, unlike `max`, lets NaN
+                    // pass.
                     let x = x - most;
                     let x = if x < LEAST { LEAST } else { x };
                     let e = if x == LEAST { 0.0 } else { exp(x) };
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spread_is_that_of_its_definition() {
+    fn statistics_agree_with_their_definitions() {
         let shapes: [fn(i32) -> f32; 3] = [|i| ((i * 37) % 41) as f32 * 0.25 - 3.0, |_| 5.0, |i| -3.0 * i as f32];
         for (shape, length) in shapes.into_iter().flat_map(|shape| (1..100).chain([50_000]).map(move |n| (shape, n))) {
             let row: Vec<f32> = (0..length).map(shape).collect();
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_tokens_spread_nothing_and_what_is_no_number_spoils_a_spread() {
+    fn minus_infinity_counts_for_nothing_and_nan_spoils_the_statistics() {
         let found = softmax_stats(&[0.0, f32::NEG_INFINITY, 0.0], 0.0);
         assert!((found.entropy - 2f32.ln()).abs() < 1e-6 && (found.log_sum - 2f32.ln()).abs() < 1e-6);
         let broken = softmax_stats(&[0.0, f32::NAN], 0.0);
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_reaches_the_sum() {
+    fn nan_reaches_the_sum() {
         let mut row = vec![1.0; 40];
         row[7] = f32::NAN;
         assert_eq!(largest(&row), (0, 1.0));

@@ -7,11 +7,11 @@ use pulp::{Simd, WithSimd};
 
 use super::ARCH;
 
-/// Rows of a tile, at most.
+/// The largest number of rows of a tile.
 pub(super) const ROWS: usize = 12;
 
-/// Rows of a tile on this machine: with two sums a row, two vectors of weights and some to spare, what the registers hold.
-/// More would keep sums in memory, at half the speed.
+/// The largest number of rows of a tile on this machine: as many as the registers hold, with two sums for each row, two
+/// vectors of weights and two registers to spare. More would keep sums in memory, at half the speed.
 static FITTING: LazyLock<usize> = LazyLock::new(|| {
     struct Fitting;
     impl WithSimd for Fitting {
@@ -23,7 +23,8 @@ static FITTING: LazyLock<usize> = LazyLock::new(|| {
     ARCH.dispatch(Fitting)
 });
 
-/// Rows of the next tile when `left` are left: nearly equal tiles instead of a full one and a rest of one row.
+/// Returns the rows of the next tile when `left` rows are left. It prefers nearly equal tiles to a full one and a
+/// remainder of one row.
 pub(super) fn next_rows(left: usize) -> usize {
     let most = *FITTING;
     match left {
@@ -33,34 +34,37 @@ pub(super) fn next_rows(left: usize) -> usize {
     }
 }
 
-/// How the numbers of a panel become float32. A panel row is what one input meets: one weight for each column.
+/// The stored form of a panel's numbers, and how they become float32. A row of a panel holds the weights that one input
+/// is multiplied by, one for each column.
 pub(super) trait Format: Copy + Sync {
-    /// As stored.
+    /// The stored number.
     type Number: Pod + Sync + Send;
-    /// A panel row as vectors.
+    /// The stored numbers of a row, as vectors.
     type Row<S: Simd>: Copy;
 
-    /// Stored numbers of a row of a panel of `columns` columns.
+    /// Returns how many stored numbers make a row of a panel of `columns` columns.
     fn stored(columns: usize) -> usize;
 
+    /// Returns the rows of a panel.
     fn rows<S: Simd>(panel: &[Self::Number]) -> &[Self::Row<S>];
 
-    /// The two vectors of a row.
+    /// Returns the two vectors of a row.
     fn decode<S: Simd>(self, simd: S, row: Self::Row<S>) -> [S::f32s; 2];
 }
 
-/// Four bytes a weight.
+/// Four bytes for each weight.
 #[derive(Clone, Copy)]
 pub(super) struct Float32;
 
-/// Two bytes a weight, times a power of two; a word holds a weight of the first vector (low half) and one of the second.
+/// Two bytes for each weight, scaled by a power of two. A word holds a weight of the first vector in its low half and
+/// one of the second vector in its high half.
 #[derive(Clone, Copy)]
 pub(super) struct Float16 {
-    /// What the stored numbers are multiplied by.
+    /// The factor that takes the stored numbers back to the weights.
     pub scale: f32,
 }
 
-/// Two bytes a weight, in words as for [`Float16`].
+/// Two bytes for each weight, in words as for [`Float16`].
 #[derive(Clone, Copy)]
 pub(super) struct Bfloat16;
 
@@ -98,7 +102,8 @@ impl Format for Float16 {
 
     #[inline(always)]
     fn decode<S: Simd>(self, simd: S, row: S::u32s) -> [S::f32s; 2] {
-        // Exponent and fraction moved to float32's places make the number times 2^-112; the product mends that exactly.
+        // With exponent and fraction moved to where float32 has them, the number is 2^-112 times what it should be; the
+        // product mends that exactly.
         let mend = simd.splat_f32s(self.scale * 2f32.powi(112));
         let number = |high: S::u32s| {
             let sign = simd.and_u32s(high, simd.splat_u32s(0x8000_0000));
@@ -131,23 +136,24 @@ impl Format for Bfloat16 {
     }
 }
 
-/// Where a tile's results go: `width` columns from `first` on, rows `stride` numbers apart.
+/// The destination of a tile's results: `width` columns from `first` on, with `stride` numbers between the starts of
+/// rows.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub first: *mut f32,
     pub stride: usize,
     pub width: usize,
-    /// Added to each row, unless it is empty; else `width` numbers.
+    /// `[width]`, added to each row, or empty.
     pub bias: &'a [f32],
-    /// Whether results are added to what is there.
+    /// Whether results are added to what the destination holds, rather than overwrite it.
     pub add: bool,
 }
 
-/// `rows` interleaved rows (`xs[input * rows + row]`) times a panel.
+/// Multiplies `rows` interleaved rows (`xs[input * rows + row]`) by a panel.
 ///
 /// # Safety
-/// Each of the `rows` rows of `target` must be `width` initialised numbers that this call may write and that nobody else
-/// reads or writes until it returns.
+/// Each of the `rows` rows of `target` must be `width` initialised numbers that this call may write, and that nobody
+/// else reads or writes until it returns.
 #[inline(always)]
 pub(super) unsafe fn tile<S: Simd, F: Format>(
     simd: S,
@@ -169,7 +175,7 @@ pub(super) unsafe fn tile<S: Simd, F: Format>(
     of_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
 }
 
-/// [`tile`] with the number of rows known to the compiler, which keeps the sums in registers.
+/// Does the work of [`tile`] with the number of rows known to the compiler, which keeps the sums in registers.
 ///
 /// # Safety
 /// As for [`tile`], with `R` rows.

@@ -2,17 +2,19 @@
 
 use std::cmp::Ordering;
 
-/// How many multiples of k the candidate buffer holds before it is cut back to k.
+/// The capacity of the candidate buffer, as a multiple of k. A full buffer is cut back to k.
 const SLACK: usize = 4;
 /// Scores compared with the threshold at once; a constant length lets the compiler use vector instructions.
 const STRIDE: usize = 32;
 
-/// Appends the k best of `scores` to `ids` (positions in `scores`, so token ids) and `values`, best first; equal scores
-/// go by smaller id.
+/// Appends the k best of `scores` to `ids` (positions in `scores`, so token ids) and `values`, best first; among equal
+/// scores, the smaller id comes first.
 ///
-/// NaN is never taken: fewer than k pairs are appended when `scores` has fewer than k numbers. Minus infinity is a
-/// number. Scores that beat the k-th best so far gather in a buffer of a few k, which is cut back to k when full: O(V +
-/// k log k) whatever the order of the scores, and most of V is passed over by one comparison with the threshold.
+/// NaN is never taken, so fewer than k pairs are appended when fewer than k scores are numbers. Minus infinity counts
+/// as a number.
+///
+/// Scores that beat the k-th best so far gather in a buffer of a few k, which is cut back to k when it is full. That
+/// takes O(V + k log k) whatever the order of the scores, and one comparison with the threshold rules out most of V.
 pub fn top_k(scores: &[f32], k: usize, ids: &mut Vec<u32>, values: &mut Vec<f32>) {
     let k = k.min(scores.len());
     if k == 0 {
@@ -26,7 +28,7 @@ pub fn top_k(scores: &[f32], k: usize, ids: &mut Vec<u32>, values: &mut Vec<f32>
             continue;
         }
         for (offset, &score) in chunk.iter().enumerate() {
-            // An equal score comes later, so has the larger id, and loses.
+            // An equal score that comes later has the larger id, and loses.
             if score > threshold {
                 best.push((score, (stride * STRIDE + offset) as u32));
                 if best.len() == capacity {
@@ -39,7 +41,7 @@ pub fn top_k(scores: &[f32], k: usize, ids: &mut Vec<u32>, values: &mut Vec<f32>
     }
     best.sort_unstable_by(best_first);
     best.truncate(k);
-    // Only now do we know whether scores of minus infinity, which no threshold lets through, are among the best.
+    // Minus infinity passes no threshold; only now is it known whether such scores are among the best.
     let lowest = (0u32..).zip(scores).filter(|&(_, &score)| score == f32::NEG_INFINITY);
     let missing = k - best.len();
     best.extend(lowest.take(missing).map(|(id, &score)| (score, id)));
@@ -47,7 +49,7 @@ pub fn top_k(scores: &[f32], k: usize, ids: &mut Vec<u32>, values: &mut Vec<f32>
     values.extend(best.iter().map(|&(score, _)| score));
 }
 
-/// Larger score first, then smaller id; the scores are not NaN.
+/// Orders by larger score, then by smaller id; the scores are not NaN.
 fn best_first(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1))
 }

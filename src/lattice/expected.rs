@@ -1,14 +1,16 @@
-//! Drafts with the longest expected accepted length, rather than the likeliest whole paths.
+//! Drafts with the longest expected accepted length, rather than the most probable whole paths.
 //!
-//! The p likeliest paths are often near-copies that differ in their last slot, where a draft has mostly been rejected
-//! already. Here a prefix is as probable as its share of all paths of the lattice: with path weights `exp(score /
-//! temperature)`, that share comes from one backward pass over the graph of slots and scorer states (forward-backward).
-//! The probability that the backbone says the prefix is that share times the [`Calibration::coverage`] of every slot, and a
-//! tree's expected accepted length is the sum of it over the tree's nodes. No node is more probable than its parent, so
-//! taking the most probable nodes greedily gives the best tree of its size.
+//! The p most probable paths are often near-copies that differ in their last slot, and a draft is mostly rejected
+//! before that. Here, the probability of a prefix is its share of all paths of the lattice. With path weights
+//! `exp(score / temperature)`, that share comes from one backward pass over the graph of slots and scorer states
+//! (forward-backward). The probability that the backbone's text begins with the prefix is that share times the
+//! [`Calibration::coverage`] of every slot. The expected accepted length of a tree is the sum of this probability over
+//! its nodes. No node is more probable than its parent, so taking the most probable nodes greedily gives the best tree
+//! of its size.
 //!
-//! A path from another source than the lattice can compete: [`LookupToken`] tokens, each with the probability that it is right if
-//! those before it are. A node that both sources offer is as probable as the more confident of them says.
+//! A path from another source than the lattice can compete. It consists of [`LookupToken`]s, each with the probability
+//! that it is right if those before it are. Where both sources offer a node, the more confident one decides its
+//! probability.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -19,29 +21,31 @@ use super::pbest::Search;
 use super::ranking::{Edge, Graph};
 use super::{Lattice, SlotScorer, Weighting};
 
-/// How scores become probabilities. Temperature and coverage are fitted on dev.
+/// How scores become probabilities. The temperature and the coverage are fitted on dev.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Above 0: scores are divided by it before they are exponentiated.
+    /// The number by which scores are divided before they are exponentiated; above 0.
     pub temperature: f64,
-    /// By slot (0 is slot 1, pinned): the probability that the backbone's token is among the candidates, given that it was
-    /// in all slots before; 1 beyond its end.
+    /// For each slot, the probability that the backbone's token is among the candidates, given that it was in all slots
+    /// before. Index 0 is the pinned slot; slots beyond the end of the list count as 1.
     pub coverage: Vec<f64>,
-    /// Prefixes all of whose paths are less than `exp(-cut)` times as probable as a good path count as impossible: most of a
-    /// lattice's states are. Infinity: none.
+    /// A threshold for leaving out improbable prefixes, which most are: a prefix counts as impossible if all its paths
+    /// are less than `exp(-cut)` times as probable as a good path. Infinity leaves out none.
     pub cut: f64,
 }
 
-/// Drafts and what is expected of them.
+/// Drafts, and how much of them is expected to be accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expected {
-    /// Paths, the shorter ones ending before the last slot; together they have the nodes that were chosen.
+    /// The drafts, some of which may end before the last slot. Their nodes are those that were chosen, and those of the
+    /// held path.
     pub paths: Vec<Vec<u32>>,
-    /// How clear the choice was: by how much the logarithm of what was taken is ahead of that of what was left.
+    /// How clear the choice was: by how much the logarithm of the last value taken exceeds that of the best one left
+    /// out.
     pub margin: f64,
-    /// The expected accepted length, without what a held path adds to it beyond the nodes that were chosen.
+    /// The expected accepted length, counting the chosen nodes only: a held path's other nodes are left out.
     pub length: f64,
-    /// The nodes that were chosen.
+    /// The number of nodes that were chosen.
     pub nodes: usize,
 }
 
@@ -54,29 +58,29 @@ pub struct LookupToken {
     pub confidence: f64,
 }
 
-/// What a tree has besides what the lattice offers; each may be empty.
+/// Paths that a tree takes from elsewhere than the lattice. Either may be empty.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Beside<'a> {
-    /// A path that is in it in any case.
+    /// A path that the tree contains in any case.
     pub held: &'a [u32],
-    /// A path, from the pinned token on, as much of which is in it as is probable enough.
+    /// A path, from the pinned token on, of which the tree contains as much as is probable enough.
     pub copied: &'a [LookupToken],
 }
 
-/// What a block of so many nodes takes, and what its tokens are worth.
+/// How long a block takes as a function of its nodes, and what that time is worth.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeBudget<'a> {
-    /// By nodes, from 1: seconds of a block.
+    /// Seconds of a block of 1, 2, 3, ... nodes.
     pub seconds: &'a [f64],
-    /// Tokens a second that the time could be spent on elsewhere.
+    /// Tokens per second that decoding would otherwise yield in that time.
     pub rate: f64,
 }
 
 impl TimeBudget<'_> {
-    /// How many of the nodes, which are given by their probabilities from the most probable on, make the most of their time:
-    /// those with the largest expected accepted length less what the time would give elsewhere. Of equally good numbers the
-    /// smaller.
-    fn affords(&self, probabilities: impl Iterator<Item = f64>) -> usize {
+    /// Returns how many of the nodes, whose probabilities are given from the most probable on, use their time best.
+    /// That is the number with the largest expected accepted length minus the tokens that its time would yield
+    /// otherwise; among equally good numbers, the smallest.
+    fn worthwhile_nodes(&self, probabilities: impl Iterator<Item = f64>) -> usize {
         let (mut most, mut best, mut length) = (f64::NEG_INFINITY, 1, 0.0);
         for (number, (probability, seconds)) in probabilities.zip(self.seconds).enumerate() {
             length += probability;
@@ -89,7 +93,7 @@ impl TimeBudget<'_> {
     }
 }
 
-/// How much of a copied path is expected to be accepted.
+/// Returns how many tokens of a copied path are expected to be accepted.
 fn expected_length(copied: &[LookupToken]) -> f64 {
     let all_right = copied.iter().scan(1.0, |right, copied| {
         *right *= copied.confidence;
@@ -98,21 +102,21 @@ fn expected_length(copied: &[LookupToken]) -> f64 {
     all_right.sum()
 }
 
-/// How probable the prefixes of a block are: the shares of every state's continuations.
+/// The probabilities of a block's prefixes, as each edge's share of the paths that go on from its node.
 pub struct PrefixProbabilities<'a> {
     slots: usize,
     graph: Graph,
-    /// By node: where its edges begin; one more than there are nodes.
+    /// For each node, the index of its first edge; one entry more than there are nodes.
     first: Vec<usize>,
-    /// By node: the slot of its edges.
+    /// For each node, the slot of its edges.
     slot: Vec<usize>,
-    /// By edge: its share of the weight of all paths from where it begins.
+    /// For each edge, its share of the weight of all paths from the node where it begins.
     share: Vec<f64>,
     calibration: &'a Calibration,
 }
 
 impl<'a> PrefixProbabilities<'a> {
-    /// Of a lattice, under head scores and a scorer in the state behind the committed tokens.
+    /// Computes the probabilities for a lattice. `start` is the scorer's state after the committed tokens.
     pub fn new<S: SlotScorer>(
         lattice: &Lattice,
         scorer: S,
@@ -128,7 +132,7 @@ impl<'a> PrefixProbabilities<'a> {
         for (index, edge) in edges.iter().enumerate().rev() {
             first[edge.from as usize] = index;
         }
-        // The end has no edge, and neither has a prefix whose paths were all left out.
+        // The end has no edges, and neither has a prefix whose paths were all left out.
         let mut after = edges.len();
         for place in first.iter_mut().rev() {
             after = after.min(*place);
@@ -140,29 +144,33 @@ impl<'a> PrefixProbabilities<'a> {
         Self { slots: lattice.slots(), graph, first, slot, share, calibration }
     }
 
-    /// The tree of `nodes` nodes (at least one) with the longest expected accepted length among those that have what is
-    /// [`Beside`] it; the whole lattice if that is smaller, and the held path alone if it has `nodes` nodes or more. Of equally
-    /// probable nodes the one found first is taken: the shorter prefix, then the candidate that is earlier in its slot.
+    /// Returns the tree of `nodes` nodes (at least one) with the longest expected accepted length among those that
+    /// contain the held path. If the whole lattice is smaller, it is returned; if the held path has `nodes` nodes or
+    /// more, it alone is.
+    ///
+    /// Among equally probable nodes, the one found first is taken: the shorter prefix, then the candidate that comes
+    /// first in its slot.
     pub fn tree(&self, beside: Beside, nodes: usize) -> Expected {
         let (tree, next) = self.grow(beside, nodes);
         tree.expected(beside.held, next)
     }
 
-    /// The tree that makes the most of its time, at most as large as the budget go: of the trees of the longest expected accepted
-    /// length, one for every number of nodes, the one whose length exceeds the rate times its seconds by most. With the rate that
-    /// decoding reaches in the long run, no other choice of trees is faster.
+    /// Returns the tree that uses its time best, with at most as many nodes as the budget has entries. For every number
+    /// of nodes there is a tree with the longest expected accepted length; of these, it is the one whose length exceeds
+    /// the rate times its seconds by most. If the rate is what decoding reaches in the long run, no other choice of
+    /// trees is faster.
     pub fn timed_tree(&self, copied: &[LookupToken], budget: TimeBudget) -> Expected {
         let (mut tree, next) = self.grow(Beside { held: &[], copied }, budget.seconds.len());
         let probabilities = tree.nodes.iter().map(|node| node.probability);
-        let afforded = budget.affords(probabilities);
-        let next = tree.nodes.get(afforded).map(|node| node.probability).or(next);
-        tree.nodes.truncate(afforded);
+        let size = budget.worthwhile_nodes(probabilities);
+        let next = tree.nodes.get(size).map(|node| node.probability).or(next);
+        tree.nodes.truncate(size);
         tree.expected(&[], next)
     }
 
-    /// The path with the longest expected accepted length, by dynamic programming: from a state, the best next token is the one
-    /// with the largest `probability * (1 + what is expected after it)`. Ties go to the earlier candidate. The copied path, as it
-    /// is, is taken instead where more of it is expected to be accepted.
+    /// Returns the path with the longest expected accepted length, found by dynamic programming: from a state, the best
+    /// next token is the one with the largest `probability * (1 + expected length after it)`. Ties go to the candidate
+    /// that comes first. If more of the copied path is expected to be accepted, it is returned instead.
     pub fn path(&self, copied: &[LookupToken]) -> Expected {
         let mut after = vec![0.0; self.slot.len()];
         // Nodes are in topological order.
@@ -199,33 +207,33 @@ impl<'a> PrefixProbabilities<'a> {
         Expected { nodes: path.len(), paths: vec![path], margin, length: after[0].max(of_copied) }
     }
 
-    /// The most probable prefixes, until they have `nodes` nodes together with the held path, and the probability of the next
-    /// one, if there is one.
+    /// Collects the most probable prefixes until, together with the held path, they have `nodes` nodes. Also returns
+    /// the probability of the next prefix, if there is one.
     fn grow(&self, beside: Beside, nodes: usize) -> (Tree, Option<f64>) {
         let Beside { held, copied } = beside;
         let mut open = BinaryHeap::new();
         let mut tree = Tree { nodes: Vec::new(), inside: 0, end: usize::MAX };
         let mut found = 0;
         let mut extend =
-            |open: &mut BinaryHeap<OpenNode>, parent: usize, slot: usize, behind: Behind, probability: f64| {
-                let mut copy = copied.get(slot).filter(|_| behind.copied);
-                let mut add = |share: f64, token: u32, behind: Behind| {
-                    open.push(OpenNode { probability: probability * share, number: found, parent, behind, token });
+            |open: &mut BinaryHeap<OpenNode>, parent: usize, slot: usize, position: Position, probability: f64| {
+                let mut copy = copied.get(slot).filter(|_| position.copied);
+                let mut add = |share: f64, token: u32, position: Position| {
+                    open.push(OpenNode { probability: probability * share, number: found, parent, position, token });
                     found += 1;
                 };
-                for (edge, share) in behind.node.into_iter().flat_map(|node| self.after(node)) {
+                for (edge, share) in position.node.into_iter().flat_map(|node| self.after(node)) {
                     let share = share * self.coverage(slot);
                     let same = copy.take_if(|copy| copy.token == edge.token);
                     let share = same.as_ref().map_or(share, |copy| copy.confidence.max(share));
-                    add(share, edge.token, Behind { node: Some(edge.to), copied: same.is_some() });
+                    add(share, edge.token, Position { node: Some(edge.to), copied: same.is_some() });
                 }
                 if let Some(LookupToken { token, confidence }) = copy {
-                    add(*confidence, *token, Behind { node: None, copied: true });
+                    add(*confidence, *token, Position { node: None, copied: true });
                 }
             };
-        extend(&mut open, usize::MAX, 0, Behind { node: Some(0), copied: true }, 1.0);
+        extend(&mut open, usize::MAX, 0, Position { node: Some(0), copied: true }, 1.0);
         while tree.nodes.len() + held.len() - tree.inside < nodes.max(1) {
-            let Some(OpenNode { probability, parent, behind, token, .. }) = open.pop() else { break };
+            let Some(OpenNode { probability, parent, position, token, .. }) = open.pop() else { break };
             let slot = tree.nodes.get(parent).map_or(0, |parent| parent.slot + 1);
             let index = tree.nodes.len();
             if slot == tree.inside && parent == tree.end && held.get(slot) == Some(&token) {
@@ -233,14 +241,14 @@ impl<'a> PrefixProbabilities<'a> {
             }
             tree.nodes.push(Grown { parent, token, slot, probability });
             if slot + 1 < self.slots {
-                extend(&mut open, index, slot + 1, behind, probability);
+                extend(&mut open, index, slot + 1, position, probability);
             }
         }
         let next = open.peek().map(|next| next.probability);
         (tree, next)
     }
 
-    /// The edges out of a node, the one to the end of the block apart, each with its share.
+    /// Returns the edges out of a node, each with its share, except the edge to the end of the block.
     fn after(&self, node: u32) -> impl Iterator<Item = (Edge, f64)> {
         let range = self.first[node as usize]..self.first[node as usize + 1];
         let edges = self.graph.edges()[range.clone()].iter().copied().zip(self.share[range].iter().copied());
@@ -248,13 +256,14 @@ impl<'a> PrefixProbabilities<'a> {
         edges.filter(move |(edge, _)| edge.to != end)
     }
 
+    /// Returns the coverage of a slot.
     fn coverage(&self, slot: usize) -> f64 {
         self.calibration.coverage.get(slot).copied().unwrap_or(1.0)
     }
 }
 
-/// For every edge: `w(edge) * B(to) / B(from)`, with `B(node)` the sum over all paths from a node to the end of their weights,
-/// in logarithms. Where all paths are impossible, every one of them is equally likely.
+/// Computes for every edge `w(edge) * B(to) / B(from)`, where `B(node)` is the sum of the weights of all paths from a
+/// node to the end, in logarithms. Where all paths are impossible, all edges of the node get the same share.
 fn shares(edges: &[Edge], first: &[usize], temperature: f64) -> Vec<f64> {
     let mut sum_after = vec![0.0; first.len() - 1];
     let mut share = vec![1.0; edges.len()];
@@ -280,7 +289,7 @@ fn shares(edges: &[Edge], first: &[usize], temperature: f64) -> Vec<f64> {
     share
 }
 
-/// How far the logarithm of `taken` is ahead of that of `left`.
+/// Returns by how much the logarithm of `taken` exceeds that of `left`.
 fn lead(taken: f64, left: f64) -> f64 {
     if taken == left { 0.0 } else { taken.ln() - left.ln() }
 }
@@ -288,20 +297,20 @@ fn lead(taken: f64, left: f64) -> f64 {
 /// A prefix that could become a node of the tree.
 struct OpenNode {
     probability: f64,
-    /// In the order of finding.
+    /// The rank in the order of finding, which breaks ties.
     number: usize,
-    /// Its parent in the tree; none at the root.
+    /// The index of its parent in the tree; no valid index at the root.
     parent: usize,
-    behind: Behind,
+    position: Position,
     token: u32,
 }
 
 /// Where a prefix leads.
 #[derive(Clone, Copy)]
-struct Behind {
-    /// In the graph; none where its tokens are not in the lattice.
+struct Position {
+    /// The node of the graph; none if the prefix is not in the lattice.
     node: Option<u32>,
-    /// Whether it is the beginning of the copied path.
+    /// Whether the prefix is the beginning of the copied path.
     copied: bool,
 }
 
@@ -325,17 +334,17 @@ impl PartialEq for OpenNode {
 
 impl Eq for OpenNode {}
 
-/// A tree, its nodes from the most probable on, parents before children.
+/// A tree that is being grown, with its nodes from the most probable on, parents before children.
 struct Tree {
     nodes: Vec<Grown>,
-    /// How many nodes of a held path are in it, and where that path ends in it.
+    /// How many nodes of the held path are in it, and the last of them.
     inside: usize,
     end: usize,
 }
 
 /// A node of the tree.
 struct Grown {
-    /// Its number; none at the root.
+    /// The index of its parent; no valid index at the root.
     parent: usize,
     token: u32,
     slot: usize,
@@ -343,7 +352,8 @@ struct Grown {
 }
 
 impl Tree {
-    /// It as drafts, together with the path `held`; `next` is the probability of the best node that was left out.
+    /// Turns the tree into drafts, together with the path `held`. `next` is the probability of the best node that was
+    /// left out.
     fn expected(&self, held: &[u32], next: Option<f64>) -> Expected {
         let mut leaf = vec![true; self.nodes.len()];
         for node in &self.nodes {
@@ -362,6 +372,7 @@ impl Tree {
         Expected { paths, margin, length, nodes: self.nodes.len() }
     }
 
+    /// Returns the tokens from the root to a node.
     fn spell(&self, node: usize) -> Vec<u32> {
         let up = std::iter::successors(self.nodes.get(node), |node| self.nodes.get(node.parent));
         let mut tokens: Vec<u32> = up.map(|node| node.token).collect();
@@ -377,7 +388,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The probability of every prefix by enumerating all paths, the definition word for word.
+    /// Computes the probability of every prefix from all paths, as in the definition.
     fn prefixes(
         lattice: &Lattice,
         scorer: &MadeUp,
@@ -403,7 +414,7 @@ mod tests {
         found
     }
 
-    /// The largest expected accepted length of a path, trying every one.
+    /// Returns the largest expected accepted length of a path, trying every one.
     fn best_path(probabilities: &[(Vec<u32>, f64)], slots: usize) -> f64 {
         let worth = |path: &[u32]| {
             probabilities.iter().filter(|(prefix, _)| path.starts_with(prefix)).map(|(_, p)| p).sum::<f64>()
@@ -442,7 +453,7 @@ mod tests {
             let sum: f64 = all.iter().filter(|(prefix, _)| inside(prefix)).map(|(_, p)| p).sum();
             prop_assert!((sum - best).abs() < 1e-9, "its nodes are worth {sum}");
 
-            // Of all numbers of nodes, the one that is worth most of its time.
+            // No other number of nodes uses its time better.
             let seconds: Vec<f64> = (0..nodes).map(|n| 1.0 + 0.1 * (n as f64).powf(f64::from(seed % 3) / 2.0 + 0.5)).collect();
             for rate in [0.0, 0.5, 2.0, 50.0] {
                 let budget = TimeBudget { seconds: &seconds, rate };
@@ -453,7 +464,7 @@ mod tests {
                 prop_assert!((1..=nodes.min(all.len())).all(|n| gain(n) <= gain(size) + 1e-9), "{size} nodes at {rate}");
             }
 
-            // With a path that must be there, the best of the others beside it.
+            // With a path that must be there, the tree has the best of the other nodes.
             let held = lattice.top1();
             let tree = probable.tree(Beside { held: &held, copied: &[] }, nodes);
             prop_assert!(tree.paths.iter().any(|path| *path == held || path.starts_with(&held)));
@@ -470,7 +481,8 @@ mod tests {
         }
     }
 
-    /// Every prefix that the lattice or the copied path has, each step as probable as the more confident of them says.
+    /// Returns every prefix of the lattice or the copied path; the more confident source decides the probability of a
+    /// step.
     fn with_copies(all: &[(Vec<u32>, f64)], copied: &[LookupToken], slots: usize) -> Vec<(Vec<u32>, f64)> {
         let of = |prefix: &[u32]| all.iter().find(|(other, _)| other == prefix).map(|(_, p)| *p);
         let mut found: Vec<(Vec<u32>, f64)> = vec![(Vec::new(), 1.0)];
@@ -497,7 +509,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn copies_compete_with_the_lattice(
+        fn a_copied_path_competes_with_the_lattice(
             lattice in small_lattice(),
             seed: u32,
             coverage in prop::collection::vec(0.3f64..1.0, 0..5),
@@ -524,7 +536,7 @@ mod tests {
             let sum: f64 = all.iter().filter(|(prefix, _)| inside(prefix)).map(|(_, p)| p).sum();
             prop_assert!((sum - best).abs() < 1e-9, "its nodes are worth {sum}, not {best}");
 
-            // One path: the lattice's best or the copy.
+            // As a single path: the lattice's best or the copied one.
             let of_lattice = best_path(&of_lattice, lattice.slots());
             let of_copy: f64 = (1..=copied.len()).map(|n| copied[..n].iter().map(|c| c.confidence).product::<f64>()).sum();
             let path = probable.path(&copied);

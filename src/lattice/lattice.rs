@@ -3,28 +3,28 @@
 use crate::error::{Result, bail};
 use std::ops::Range;
 
-/// The top candidates of every slot of a block, flat: slot after slot, each best first.
+/// The best candidates of every slot of a block, in flat arrays: slot after slot, each best first.
 ///
-/// Slot j holds the candidates for the token j + 1 places after the last committed one. Slots may differ in width: slot
-/// 0 is pinned to one token. Scores are logits or log-probabilities of the heads; a path has one candidate of every
-/// slot, so a constant added to all scores of a slot changes no comparison between paths.
+/// Slot j holds the candidates for the token j + 1 positions after the last committed one. Slots may differ in width:
+/// slot 0 is pinned to one token. Scores are logits or log-probabilities of the heads. A path has one candidate of
+/// every slot, so adding a constant to all scores of a slot changes no comparison between paths.
 ///
-/// There is at least one slot, every slot has at least one candidate, the ids of a slot are distinct and its scores
-/// finite, in descending order with ties by smaller id ([`crate::kernels::top_k`] gives them so).
+/// There is at least one slot, and every slot has at least one candidate. The ids of a slot are distinct. Its scores
+/// are finite and in descending order, ties by smaller id; [`top_k`](crate::kernels::top_k) returns them in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lattice {
-    /// `starts[j]..starts[j + 1]` is slot j in the flat arrays.
+    /// Where the slots begin in the flat arrays: slot j is `starts[j]..starts[j + 1]`.
     starts: Vec<usize>,
     ids: Vec<u32>,
     scores: Vec<f32>,
 }
 
 impl Lattice {
-    /// A lattice of `widths.len()` slots; `ids` and `scores` hold `widths[0]` candidates of slot 0, then `widths[1]` of
-    /// slot 1, and so on.
+    /// Makes a lattice of `widths.len()` slots. `ids` and `scores` hold `widths[0]` candidates of slot 0, then
+    /// `widths[1]` of slot 1, and so on.
     ///
     /// # Errors
-    /// When the lengths do not agree or one of the conditions on the type does not hold.
+    /// When the lengths do not agree, or one of the conditions on the type does not hold.
     pub fn new(widths: &[usize], ids: Vec<u32>, scores: Vec<f32>) -> Result<Self> {
         let mut starts = vec![0];
         starts.extend(widths.iter().scan(0usize, |end, &width| {
@@ -41,11 +41,11 @@ impl Lattice {
         Ok(lattice)
     }
 
-    /// The lattice of a block whose first token is known: slot 0 holds `first_token` alone, with score 0, and every
-    /// further slot the next `k` of `ids` and `scores` (`[slots - 1, k]`, row by row).
+    /// Makes the lattice of a block whose first token is known. Slot 0 holds `first_token` alone, with score 0, and
+    /// every further slot the next `k` of `ids` and `scores` (`[slots - 1, k]`, row by row).
     ///
     /// # Errors
-    /// When `ids` is not a whole number of slots, and as [`Lattice::new`].
+    /// When `ids` is not a whole number of slots, and as for [`Lattice::new`].
     pub fn pinned(first_token: u32, k: usize, ids: &[u32], scores: &[f32]) -> Result<Self> {
         if k == 0 || !ids.len().is_multiple_of(k) {
             bail!("{} candidates cannot be cut into slots of k = {k}", ids.len());
@@ -55,38 +55,38 @@ impl Lattice {
         Self::new(&widths, [&[first_token], ids].concat(), [&[0.0], scores].concat())
     }
 
-    /// Number of slots (H for a whole block).
+    /// Returns the number of slots: H for a whole block.
     pub fn slots(&self) -> usize {
         self.starts.len() - 1
     }
 
-    /// The largest number of candidates in a slot.
+    /// Returns the largest number of candidates in a slot.
     pub fn k(&self) -> usize {
         (0..self.slots()).map(|slot| self.width(slot)).max().unwrap_or(0)
     }
 
-    /// Number of candidates in `slot`.
+    /// Returns the number of candidates in `slot`.
     pub fn width(&self, slot: usize) -> usize {
         self.range(slot).len()
     }
 
-    /// Token ids of `slot`, best first.
+    /// Returns the token ids of `slot`, best first.
     pub fn ids(&self, slot: usize) -> &[u32] {
         &self.ids[self.range(slot)]
     }
 
-    /// Head scores of `slot`, in the order of [`Lattice::ids`].
+    /// Returns the head scores of `slot`, in the order of [`Lattice::ids`].
     pub fn scores(&self, slot: usize) -> &[f32] {
         &self.scores[self.range(slot)]
     }
 
-    /// The best token of every slot: the draft of plain blockwise parallel decoding.
+    /// Returns the best token of every slot: the draft of plain blockwise parallel decoding.
     pub fn top1(&self) -> Vec<u32> {
         (0..self.slots()).map(|slot| self.ids(slot)[0]).collect()
     }
 
-    /// A copy with the first `slots` slots and the `k` best candidates of each, or all where there are fewer: what a
-    /// shorter block or a smaller k would have given.
+    /// Returns the first `slots` slots with the `k` best candidates of each, or all where there are fewer. A shorter
+    /// block or a smaller k would have given the same.
     ///
     /// # Errors
     /// When `slots` or `k` is 0.
@@ -104,11 +104,11 @@ impl Lattice {
         Ok(prefix)
     }
 
-    /// A copy with the `k` best candidates of each slot, and of these only the ones whose score is at most `gate` behind
-    /// the slot's first.
+    /// Returns the lattice with only those of the `k` best candidates of each slot whose scores are at most `gate`
+    /// below the slot's best.
     ///
     /// # Errors
-    /// When `k` is 0 or `gate` negative.
+    /// When `k` is 0, or `gate` is negative.
     pub fn narrowed(&self, k: usize, gate: f64) -> Result<Self> {
         if k == 0 || gate.is_nan() || gate < 0.0 {
             bail!("a lattice needs at least one candidate a slot and a gate of at least 0, not k = {k} and {gate}");
@@ -125,8 +125,8 @@ impl Lattice {
         Ok(narrowed)
     }
 
-    /// A copy with the scores of every slot divided by its number in `temperatures` (above 0); beyond their end they stay as
-    /// they are, and so does the order within a slot.
+    /// Returns the lattice with the scores of every slot divided by its entry in `temperatures` (above 0). Slots beyond
+    /// the end of the list keep their scores, and all slots keep their order.
     pub fn tempered(&self, temperatures: &[f64]) -> Self {
         let mut tempered = self.clone();
         for (slot, &temperature) in temperatures.iter().enumerate().take(self.slots()) {
@@ -140,6 +140,7 @@ impl Lattice {
         self.starts[slot]..self.starts[slot + 1]
     }
 
+    /// Checks the conditions on the type in one slot.
     fn check(&self, slot: usize) -> Result<()> {
         let (ids, scores) = (self.ids(slot), self.scores(slot));
         if ids.is_empty() {

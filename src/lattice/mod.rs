@@ -1,19 +1,20 @@
-//! The top-k lattice of one block and the pure algorithms on it.
+//! The lattice of one block, and the pure algorithms on it.
 //!
 //! The heads propose, for each of the H slots of a block, their k best tokens. Everything here works on those token ids
-//! and scores alone: no tensors, no files, no models. A tour in the order the data flows:
+//! and scores alone: no tensors, no files, no models. In the order in which the data flows:
 //!
-//! 1. [`Lattice`] holds the candidates of all slots; its first candidates are the plain draft of blockwise parallel
-//!    decoding, its first k candidates the lattice of a smaller k.
-//! 2. [`p_best`] finds the p best paths under head scores plus a [`SlotScorer`] (an n-gram model, for instance);
-//!    [`PrefixProbabilities`] say how probable prefixes are, and find the tree and the path with the longest expected accepted length and the
-//!    tree that makes the most of its time.
-//! 3. [`DraftTree`] shares the prefixes of several drafts, so that one tree-masked forward verifies them all.
+//! 1. [`Lattice`] holds the candidates of all slots. Its first candidates are the plain draft of blockwise parallel
+//!    decoding, and its first k candidates are the lattice of a smaller k.
+//! 2. [`p_best`] finds the p best paths under head scores and a [`SlotScorer`], for instance an n-gram model.
+//!    [`PrefixProbabilities`] says how probable prefixes are, and finds the tree and the path with the longest expected
+//!    accepted length, and the tree that uses its time best.
+//! 3. [`DraftTree`] merges the common prefixes of several drafts, so that one tree-masked forward verifies them all.
 //! 4. [`oracle_length`], [`oracle_dp`] and [`greedy_calls`] say how good any draft from the lattice could have been.
 //! 5. [`walk`] goes over a whole text block by block.
 //!
-//! Two rules hold throughout. Slot 0 is pinned: its one candidate is the backbone's own next token, as any other token
-//! there is a sure rejection. Ties go to the smaller token id, so that the same scores always give the same draft.
+//! Two rules hold throughout. Slot 0 is pinned: its one candidate is the backbone's own next token, because any other
+//! token there would surely be rejected. Ties go to the smaller token id, so that the same scores always give the same
+//! draft.
 
 mod expected;
 #[expect(clippy::module_inception, reason = "the room is named after the type it is built around")]
@@ -35,7 +36,7 @@ pub use tree::{DraftTree, accepted_length};
 pub use walk::{try_walk, walk};
 pub use weighting::Weighting;
 
-/// How far `best` is ahead of `next`; 0 when both are minus infinity.
+/// Returns how far `best` is ahead of `next`; 0 when both are minus infinity.
 fn gap(best: f64, next: f64) -> f64 {
     if best == next { 0.0 } else { best - next }
 }
@@ -46,11 +47,11 @@ pub(crate) mod testing {
     use proptest::prelude::*;
     use std::cell::Cell;
 
-    /// Tokens of a small lattice are below this.
+    /// The tokens of a small lattice are below this.
     pub const VOCABULARY: u32 = 6;
 
-    /// Lattices of 1 to 5 slots with 1 to 4 candidates each (at most 1,024 paths); scores are small integers, so that
-    /// ties are common and every sum is exact; a slot may be all negative, as log-probabilities are.
+    /// Returns lattices of 1 to 5 slots with 1 to 4 candidates each (at most 1,024 paths). Scores are small integers,
+    /// so that ties are common and every sum is exact. A slot may be all negative, as log-probabilities are.
     pub fn small_lattice() -> impl Strategy<Value = Lattice> {
         let token_scores = prop::collection::vec(-2i8..=2, VOCABULARY as usize);
         prop::collection::vec((token_scores, -4i8..=2, 1usize..=4), 1..=5).prop_map(|slots| {
@@ -66,7 +67,7 @@ pub(crate) mod testing {
         })
     }
 
-    /// Every path of the lattice, in no promised order.
+    /// Returns every path of the lattice, in any order.
     pub fn all_paths(lattice: &Lattice) -> Vec<Vec<u32>> {
         (0..lattice.slots()).fold(vec![Vec::new()], |prefixes, slot| {
             let longer = |prefix: Vec<u32>| lattice.ids(slot).iter().map(move |&id| [&prefix[..], &[id]].concat());
@@ -74,8 +75,8 @@ pub(crate) mod testing {
         })
     }
 
-    /// An n-gram of made-up log-probabilities: multiples of -1/4 from 0 to -7/4, drawn by a hash of the last n - 1 tokens
-    /// and the next. Sums of them are exact and often tie.
+    /// An n-gram model of made-up log-probabilities: multiples of -1/4 from 0 to -7/4, drawn by a hash of the last n -
+    /// 1 tokens and the next. Sums of them are exact and often tie.
     pub struct MadeUp {
         seed: u32,
         order: usize,
@@ -105,7 +106,7 @@ pub(crate) mod testing {
         }
     }
 
-    /// The score of a path by its definition.
+    /// Computes the score of a path from the definition.
     pub fn path_score<S: SlotScorer>(
         lattice: &Lattice,
         mut scorer: S,

@@ -1,23 +1,23 @@
 //! How good any draft from the lattice could have been.
 //!
-//! At one position [`oracle_length`] bounds the accepted length of every path. Over a whole text, always taking the
-//! longest step ([`greedy_calls`], the oracle of arXiv 2404.09221) need not be optimal, as a longer step moves all
-//! later block starts; [`oracle_dp`] is the strict bound.
+//! At one position, [`oracle_length`] bounds the accepted length of every path. Over a whole text, always taking the
+//! longest step ([`greedy_calls`], the oracle of arXiv 2404.09221) need not be optimal, because a longer step moves all
+//! later block starts. [`oracle_dp`] is the strict bound.
 
 use super::{Lattice, walk};
 
-/// Accepted length of the best path from the top `k` of every slot: the longest prefix of `target` (what the backbone
-/// says next) whose tokens are all among the candidates of their slots. Slot 0 counts as well.
+/// Returns the accepted length of the best path from the top `k` of every slot: the longest prefix of `target`, the
+/// text that the backbone continues with, whose tokens are all among the candidates of their slots. Slot 0 counts too.
 pub fn oracle_length(lattice: &Lattice, target: &[u32], k: usize) -> usize {
     let covered = |&(slot, token): &(usize, &u32)| lattice.ids(slot).iter().take(k).any(|id| id == token);
     (0..lattice.slots()).zip(target).take_while(covered).count()
 }
 
-/// The fewest calls that decode a text of `lengths.len()` tokens, when a block that starts at token t may accept any
-/// number of tokens from 1 to `lengths[t]`: `N(t) = 1 + min over 1 <= a <= lengths[t] of N(t + a)`.
+/// Returns the fewest backbone calls that decode a text of `lengths.len()` tokens, when a block that starts at token t
+/// may accept any number of tokens from 1 to `lengths[t]`: `N(t) = 1 + min over 1 <= a <= lengths[t] of N(t + a)`.
 ///
-/// Every block accepts at least its pinned token and ends with the text: lengths outside `1..=n - t` count as the
-/// nearest inside.
+/// Every block accepts at least its pinned token, and ends with the text at the latest: a length outside `1..=n - t`
+/// counts as the nearest one inside.
 pub fn oracle_dp(lengths: &[usize]) -> usize {
     let n = lengths.len();
     let mut calls = vec![0; n + 1];
@@ -28,12 +28,12 @@ pub fn oracle_dp(lengths: &[usize]) -> usize {
     calls[0]
 }
 
-/// Calls when every block accepts all it can; lengths as in [`oracle_dp`].
+/// Returns the number of backbone calls when every block accepts all it can, with lengths as in [`oracle_dp`].
 pub fn greedy_calls(lengths: &[usize]) -> usize {
     walk(lengths.len(), |start| (step(lengths, start), ())).len()
 }
 
-/// `lengths[start]` within `1..=n - start`; `start` is below n.
+/// Returns `lengths[start]` clamped to `1..=n - start`; `start` is below n.
 fn step(lengths: &[usize], start: usize) -> usize {
     lengths[start].clamp(1, lengths.len() - start)
 }

@@ -1,11 +1,11 @@
-//! What searches give.
+//! The result of a search.
 
-/// One path through the lattice.
+/// A path through the lattice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Path {
-    /// One token per slot.
+    /// One token for each slot.
     pub tokens: Vec<u32>,
-    /// Sum over the slots, left to right in f64, of `(1 - scale) * head score + scale * log-probability`.
+    /// The sum over the slots, from left to right in f64, of [`Weighting::score`](super::Weighting::score).
     pub score: f64,
 }
 

@@ -1,32 +1,32 @@
 //! Global rescoring: the p best paths of a lattice, exactly (arXiv 2404.09221, n-gram rescoring and p-best 0-gram).
 //!
-//! The paths form a graph with one node per slot and scorer state: prefixes that leave the scorer in the same state
-//! share all their futures. Three steps:
+//! The paths form a graph with one node for each slot and scorer state, because prefixes that leave the scorer in the
+//! same state have all their continuations in common. There are three steps:
 //!
-//! 1. [`Search::floor`]: a beam search over the lattice finds p good paths; the worst of them bounds the p best from
+//! 1. [`Search::floor`]: a beam search over the lattice finds p good paths. The worst of them bounds the p best from
 //!    below.
-//! 2. [`Search::graph`]: slot by slot, the best prefix of every state. A prefix that cannot reach the floor even with
-//!    the best head scores of the remaining slots and probability 1 is dropped, mostly before the scorer is asked: this
-//!    is what makes a large k cheap.
+//! 2. [`Search::graph`]: slot by slot, the best prefix of every state. A prefix is dropped if it cannot reach the floor
+//!    even with the best head scores of the remaining slots and probability 1. Most are dropped before the scorer is
+//!    asked, which is what makes a large k cheap.
 //! 3. [`Ranking`]: the second, third, ... best path into a node, each only when asked for, from the ranked paths of its
 //!    predecessors (the recursive enumeration algorithm of Jimenez and Marzal 1999).
 //!
-//! Paths are kept as back-pointers in flat arrays and spelled out only at the end.
+//! Paths are kept as back-pointers in flat arrays, and spelled out only at the end.
 
 use super::ranking::{Graph, Ranking};
 use super::{Lattice, Path, Weighting, gap};
 use crate::hash::FastMap;
 use std::hash::Hash;
 
-/// Scores paths through one lattice, the candidates of a slot together.
+/// A scorer of paths through one lattice, which scores the candidates of a slot together.
 pub trait SlotScorer {
-    /// What the scorer remembers of the tokens so far. Equal states must score all continuations alike; the fewer states,
-    /// the less work.
+    /// What the scorer remembers of the tokens so far. Equal states must score all continuations alike; the fewer
+    /// states there are, the less work the search has.
     type State: Copy + Eq + Hash;
 
-    /// Appends to `out`, for each of the first `number` candidates of `slot`, its score behind `state` and the state after
-    /// it. A score is the candidate's natural-log probability, or any other that is never above 0 (the search relies on that to
-    /// drop hopeless prefixes).
+    /// Appends to `out`, for each of the first `number` candidates of `slot`, its score after `state` and the state
+    /// after it. A score is the candidate's natural-log probability, or any other number that is never above 0: the
+    /// search relies on that to drop hopeless prefixes.
     fn extend(&mut self, slot: usize, state: Self::State, number: usize, out: &mut Vec<(f64, Self::State)>);
 }
 
@@ -38,21 +38,21 @@ impl<S: SlotScorer + ?Sized> SlotScorer for &mut S {
     }
 }
 
-/// Scores a path token by token.
+/// A scorer that scores a path token by token.
 pub trait PathScorer: Sized {
-    /// That of [`SlotScorer`].
+    /// What the scorer remembers of the tokens so far, as for [`SlotScorer`].
     type State: Copy + Eq + Hash;
 
-    /// Returns the score of `token` behind `state`, as for [`SlotScorer::extend`], and the state after it.
+    /// Returns the score of `token` after `state`, as for [`SlotScorer::extend`], and the state after it.
     fn extend(&self, state: Self::State, token: u32) -> (f64, Self::State);
 
-    /// Returns the scorer at work on a lattice.
+    /// Prepares the scorer for one lattice.
     fn on<'a>(&'a self, lattice: &'a Lattice) -> OneByOne<'a, Self> {
         OneByOne { scorer: self, lattice }
     }
 }
 
-/// A [`PathScorer`] at work on a lattice.
+/// A [`PathScorer`] prepared for one lattice, which scores each candidate by itself.
 pub struct OneByOne<'a, S> {
     scorer: &'a S,
     lattice: &'a Lattice,
@@ -66,7 +66,7 @@ impl<S: PathScorer> SlotScorer for OneByOne<'_, S> {
     }
 }
 
-/// No scorer at all: with scale 0, [`p_best`] gives the p-best 0-gram, the paths that are best by head scores.
+/// No scorer at all. With scale 0, [`p_best`] then finds the p-best 0-gram: the paths that are best by head scores.
 #[derive(Debug, Clone, Copy)]
 pub struct NoScorer;
 
@@ -78,24 +78,26 @@ impl SlotScorer for NoScorer {
     }
 }
 
-/// The best paths and how clear the choice was.
+/// The best paths, and how clear the choice was.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PBest {
-    /// Best first, ties by token ids in lexicographic order.
+    /// The paths, best first; ties are in lexicographic order of token ids.
     pub paths: Vec<Path>,
-    /// How far the last of `paths` is ahead of the best path left out; infinite when nothing was left out or taken.
+    /// How far the last of `paths` is ahead of the best path left out; infinite if no path was left out, or none was
+    /// taken.
     pub margin: f64,
 }
 
-/// The `p` best paths of the lattice, or all when it has fewer. `start` is the scorer's state after the committed
-/// tokens.
+/// Finds the `p` best paths of the lattice, or all of them if it has fewer. `start` is the scorer's state after the
+/// committed tokens.
 ///
-/// A path scores as [`Weighting`] says, with r = log P(token | state); the scale lies from 0 to 1 (outside, the result is
-/// still exact, but nothing can be dropped early). At scale 0 the scorer is never asked and there is one state per slot.
+/// A path scores as [`Weighting`] says, with r = log P(token | state). For a scale from 0 to 1, hopeless prefixes are
+/// dropped early; outside that range the result is still exact, but nothing can be dropped. At scale 0 the scorer is
+/// never asked, and there is one state for each slot.
 ///
-/// The scores are exact, and so is the order of ties, but for one kind: paths are ranked prefix by prefix, so two
-/// prefixes of different scores in one state keep their order even where the rest of the path makes their sums equal,
-/// by rounding or by a probability of 0.
+/// The scores are exact, and so is the order of ties, with one exception. Paths are ranked prefix by prefix, so two
+/// prefixes of different scores in one state keep their order even if the rest of the path makes their sums equal, by
+/// rounding or by a probability of 0.
 pub fn p_best<S: SlotScorer>(
     lattice: &Lattice,
     scorer: S,
@@ -116,14 +118,15 @@ pub fn p_best<S: SlotScorer>(
     PBest { paths, margin }
 }
 
-/// A beam of fewer prefixes saves little and finds worse paths, so that less is dropped.
+/// The smallest width of the beam. A narrower one saves little and finds worse paths, so that less is dropped.
 const NARROWEST: usize = 8;
 
+/// A search for good paths through a lattice.
 pub(super) struct Search<'a, S> {
     lattice: &'a Lattice,
     scorer: S,
     weighting: Weighting,
-    /// `most_after[j]`: the most that slots j.. can add to a score, for a scale from 0 to 1.
+    /// The most that slots j and later can add to a score, `most_after[j]`, for a scale from 0 to 1.
     most_after: Vec<f64>,
 }
 
@@ -136,8 +139,8 @@ impl<'a, S: SlotScorer> Search<'a, S> {
         Self { lattice, scorer, weighting, most_after }
     }
 
-    /// What each of the first `number` candidates of a slot adds to the score of a path in `state`, and the state after
-    /// it, in `steps`.
+    /// Fills `steps` with what each of the first `number` candidates of a slot adds to the score of a path in `state`,
+    /// and with the state after it.
     fn steps(&mut self, state: S::State, slot: usize, number: usize, steps: &mut Vec<(f64, S::State)>) {
         let scores = &self.lattice.scores(slot)[..number];
         steps.clear();
@@ -151,8 +154,8 @@ impl<'a, S: SlotScorer> Search<'a, S> {
         }
     }
 
-    /// A score that the `p`-th best path reaches: that of the p-th path of a beam search; minus infinity when there are
-    /// fewer paths, or when nothing could be dropped or gained.
+    /// Returns a score that the `p`-th best path reaches: that of the p-th path of a beam search. It is minus infinity
+    /// when there are fewer paths, or when nothing can be dropped or gained.
     pub(super) fn floor(&mut self, start: S::State, p: usize) -> f64 {
         if !(self.weighting.scale > 0.0 && self.weighting.scale <= 1.0) {
             return f64::NEG_INFINITY;
@@ -176,11 +179,11 @@ impl<'a, S: SlotScorer> Search<'a, S> {
             return f64::NEG_INFINITY;
         }
         let (_, &mut (lowest, _), _) = beam.select_nth_unstable_by(p - 1, |a, b| b.0.total_cmp(&a.0));
-        // `most_after` is summed from the right, so a bound may fall short of the path's own sum by some rounding.
+        // `most_after` is summed from the right, so rounding may put a bound slightly below the path's own sum.
         lowest - 1e-9 * (1.0 + lowest.abs() + self.most_after[0].abs())
     }
 
-    /// The graph of all prefixes that may belong to a path of at least `floor`.
+    /// Builds the graph of all prefixes that may belong to a path with a score of at least `floor`.
     pub(super) fn graph(&mut self, start: S::State, floor: f64) -> Graph {
         let mut graph = Graph::new();
         let mut states = vec![start];
@@ -247,7 +250,7 @@ mod tests {
         assert_eq!(found, PBest { paths: expected, margin });
     }
 
-    /// 9 slots, 16 candidates in all but the first, scores like those of trained heads.
+    /// Returns 9 slots with 16 candidates in all but the first, and scores like those of trained heads.
     fn wide_lattice() -> Lattice {
         let ids: Vec<u32> = (0..8 * 16u32).map(|at| at.wrapping_mul(2_654_435_761) >> 20).collect();
         let scores: Vec<f32> = (0..8 * 16u32).map(|at| -1.5 * ((at % 16) as f32).sqrt()).collect();
@@ -276,8 +279,8 @@ mod tests {
 
     #[test]
     fn a_wide_lattice_is_not_enumerated() {
-        // 16^8 paths. Without merging this would never end; without dropping, the scorer is asked for 16 tokens after
-        // each of 256 states at each of the last 6 slots, and less before.
+        // There are 16^8 paths. Without merging this would never end. Without dropping, the scorer would be asked for
+        // 16 tokens after each of 256 states at each of the last 6 slots, and for fewer before.
         let (lattice, scorer) = (wide_lattice(), MadeUp::new(3, 3));
         let found = p_best(&lattice, scorer.on(&lattice), START, 0.4, 16);
         assert_eq!(found.paths.len(), 16);
@@ -309,7 +312,7 @@ mod tests {
         let best = p_best(&lattice, Never(1).on(&lattice), (), 0.5, 4);
         assert_eq!((tokens(&best).len(), &best.paths[0].tokens[..]), (4, &[7, 2, 2][..]));
         assert!(best.paths[1..].iter().all(|path| path.score == f64::NEG_INFINITY));
-        // The pinned token itself: every path is impossible, and still there is a draft.
+        // The pinned token itself is impossible, and so is every path; there is still a draft.
         let best = p_best(&lattice, Never(7).on(&lattice), (), 0.5, 2);
         assert_eq!((tokens(&best), best.margin), (vec![vec![7, 1, 1], vec![7, 1, 2]], 0.0));
     }

@@ -1,65 +1,66 @@
 //! The second, third, ... best path through an acyclic graph, each found only when asked for (the recursive enumeration
-//! algorithm of Jimenez and Marzal 1999): the next best path into a node needs at most one more path into one of its
+//! algorithm of Jimenez and Marzal 1999). The next best path into a node needs at most one more path into one of its
 //! predecessors.
 
 use super::Path;
 use std::cmp::Ordering;
 use std::ops::Range;
 
-/// All prefixes worth keeping. Node 0 is the empty prefix, the last node the end of the block; edges lead from one slot
-/// to the next, so nodes are numbered in topological order.
+/// The graph of all prefixes worth keeping. Node 0 is the empty prefix, and the last node is the end of the block.
+/// Edges lead from one slot to the next, so nodes are numbered in topological order.
 pub(super) struct Graph {
     nodes: Vec<Node>,
     edges: Vec<Edge>,
 }
 
 struct Node {
-    /// Score of the best prefix that ends here.
+    /// The score of the best prefix that ends here.
     best: f64,
-    /// The last edge into this node, [`NONE`] for node 0; the others follow by [`Edge::previous`].
+    /// The last edge into this node, or [`NONE`] for node 0; the others follow by [`Edge::previous`].
     last_edge: u32,
 }
 
-/// A candidate behind a prefix, or the step to the end of the block.
+/// A candidate that extends a prefix, or the step to the end of the block.
 #[derive(Clone, Copy)]
 pub(super) struct Edge {
     pub from: u32,
     pub to: u32,
     pub token: u32,
     pub weight: f64,
-    /// Another edge into the same node, or [`NONE`].
+    /// The edge into the same node that was added before this one, or [`NONE`].
     previous: u32,
 }
 
+/// No edge or no token.
 const NONE: u32 = u32::MAX;
 
 impl Graph {
-    /// The graph of the empty prefix.
+    /// Makes the graph of the empty prefix alone.
     pub(super) fn new() -> Self {
         Self { nodes: vec![Node { best: 0.0, last_edge: NONE }], edges: Vec::new() }
     }
 
-    /// Score of the best prefix that ends in `node`.
+    /// Returns the score of the best prefix that ends in `node`.
     pub(super) fn best(&self, node: usize) -> f64 {
         self.nodes[node].best
     }
 
-    /// The `count` nodes added last.
+    /// Returns the `count` nodes added last.
     pub(super) fn last_nodes(&self, count: usize) -> Range<usize> {
         self.nodes.len() - count..self.nodes.len()
     }
 
-    /// Number of nodes.
+    /// Returns the number of nodes.
     pub(super) fn nodes(&self) -> usize {
         self.nodes.len()
     }
 
-    /// All edges, those out of one node side by side, in the order of the nodes.
+    /// Returns all edges, in the order of the nodes where they begin, so that those out of one node are side by side.
     pub(super) fn edges(&self) -> &[Edge] {
         &self.edges
     }
 
-    /// Adds the end, which follows the last `count` nodes.
+    /// Adds the end of the block, which follows the last `count` nodes.
     pub(super) fn close(&mut self, count: usize) {
         let last = self.last_nodes(count);
         let end = self.add_node();
@@ -72,7 +73,7 @@ impl Graph {
         (self.nodes.len() - 1) as u32
     }
 
-    /// Adds an edge; all edges into `from`, and all out of the nodes before it, have been added before.
+    /// Adds an edge. All edges into `from`, and all edges out of the nodes before it, must have been added already.
     pub(super) fn add_edge(&mut self, from: usize, to: u32, token: u32, weight: f64) {
         let sum = self.nodes[from].best + weight;
         let edge = self.edges.len() as u32;
@@ -98,9 +99,9 @@ struct RankedPrefix {
 /// The ranked paths into every node, as far as they have been asked for.
 pub(super) struct Ranking<'a> {
     graph: &'a Graph,
-    /// Per node, its best prefixes in order.
+    /// For each node, its best prefixes in order.
     ranked: Vec<Vec<RankedPrefix>>,
-    /// Per node, for every edge into it, the best prefix by that edge that is not ranked yet.
+    /// For each node and every edge into it, the best prefix by that edge that is not ranked yet.
     open: Vec<Vec<RankedPrefix>>,
 }
 
@@ -110,7 +111,7 @@ impl<'a> Ranking<'a> {
         Self { graph, ranked: per_node(), open: per_node() }
     }
 
-    /// The `p` best paths to the end of the block.
+    /// Returns the `p` best paths to the end of the block.
     pub(super) fn best(&mut self, p: usize) -> Vec<Path> {
         let end = self.graph.nodes.len() - 1;
         let mut paths = Vec::new();
@@ -120,7 +121,7 @@ impl<'a> Ranking<'a> {
         paths
     }
 
-    /// Ranks the paths into `node` up to `rank`; false when there are not so many.
+    /// Ranks the paths into `node` up to `rank`; returns false if there are not so many.
     fn rank(&mut self, node: usize, rank: usize) -> bool {
         if node == 0 {
             return rank == 0;
@@ -137,6 +138,7 @@ impl<'a> Ranking<'a> {
         true
     }
 
+    /// Returns the best prefix by every edge into `node`.
     fn first_by_every_edge(&self, node: usize) -> Vec<RankedPrefix> {
         let edge = |edge: u32| (edge != NONE).then_some(edge);
         let first = edge(self.graph.nodes[node].last_edge);
@@ -148,7 +150,7 @@ impl<'a> Ranking<'a> {
             .collect()
     }
 
-    /// Opens what follows `last`, just ranked, by the same edge.
+    /// Opens the prefix that follows `last`, which was just ranked, by the same edge.
     fn open_successor(&mut self, node: usize, last: RankedPrefix) {
         let Edge { from, weight, .. } = self.graph.edge(last);
         let (from, rank) = (from as usize, last.rank + 1);
@@ -158,7 +160,7 @@ impl<'a> Ranking<'a> {
         }
     }
 
-    /// Index of the best open prefix of `node`.
+    /// Returns the index of the best open prefix of `node`.
     fn best_open(&mut self, node: usize) -> Option<usize> {
         let mut best = 0;
         for at in 1..self.open[node].len() {
@@ -170,7 +172,7 @@ impl<'a> Ranking<'a> {
         (best < self.open[node].len()).then_some(best)
     }
 
-    /// Lexicographic order of two prefixes of one length.
+    /// Compares two prefixes of the same length in lexicographic order.
     fn by_tokens(&mut self, a: RankedPrefix, b: RankedPrefix) -> Ordering {
         let (x, y) = (self.graph.edge(a), self.graph.edge(b));
         let same_before = x.from == y.from && a.rank == b.rank;
@@ -183,13 +185,14 @@ impl<'a> Ranking<'a> {
         before.then(x.token.cmp(&y.token))
     }
 
-    /// The `rank`-th best prefix that `edge` extends, which is known to exist.
+    /// Returns the `rank`-th best prefix that `edge` extends, which must exist.
     fn before(&mut self, edge: Edge, rank: u32) -> RankedPrefix {
         let (node, rank) = (edge.from as usize, rank as usize);
         self.rank(node, rank);
         self.ranked[node][rank]
     }
 
+    /// Follows the back-pointers of a path and returns its tokens.
     fn spell(&mut self, path: RankedPrefix) -> Path {
         let mut tokens = Vec::new();
         let mut edge = self.graph.edge(path);

@@ -1,7 +1,7 @@
-//! Drafts that share prefixes, as one tree to verify in one forward.
+//! Drafts merged into one tree, to be verified in one forward.
 
-/// A prefix tree of drafts. Nodes are in insertion order, parents before children, siblings with different tokens; when
-/// all drafts begin with the same pinned token, node 0 is that token and the only root.
+/// A prefix tree of drafts. Nodes are in insertion order, parents before children, and siblings have different tokens.
+/// When all drafts begin with the same pinned token, node 0 is that token and the only root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DraftTree {
     tokens: Vec<u32>,
@@ -10,7 +10,7 @@ pub struct DraftTree {
 }
 
 impl DraftTree {
-    /// The tree with one node per distinct prefix of `paths`.
+    /// Makes the tree with one node for each distinct prefix of `paths`.
     pub fn from_paths(paths: &[impl AsRef<[u32]>]) -> Self {
         let mut tree = Self { tokens: Vec::new(), parents: Vec::new(), depths: Vec::new() };
         for path in paths {
@@ -22,33 +22,34 @@ impl DraftTree {
         tree
     }
 
-    /// Number of nodes: the tokens of one verification forward.
+    /// Returns the number of nodes, which is the number of tokens of the verification forward.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Whether there is no node.
+    /// Returns whether there are no nodes.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// Token of every node.
+    /// Returns the token of every node.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
-    /// Depth of every node, 0 for a root: its slot, and its offset from the first position after the committed text.
+    /// Returns the depth of every node, 0 for a root: its slot, and its offset from the first position after the
+    /// committed text.
     pub fn depths(&self) -> &[usize] {
         &self.depths
     }
 
-    /// Parent of every node, none for a root.
+    /// Returns the parent of every node, none for a root.
     pub fn parents(&self) -> &[Option<usize>] {
         &self.parents
     }
 
-    /// The attention mask among the nodes, `[len, len]` row by row: row i holds true for node i and its ancestors, the
-    /// nodes that i may attend to besides the committed text.
+    /// Returns the attention mask among the nodes, `[len, len]` row by row. Row i holds true for node i and its
+    /// ancestors, the nodes that node i may attend to besides the committed text.
     pub fn ancestor_mask(&self) -> Vec<bool> {
         let n = self.len();
         let mut mask = vec![false; n * n];
@@ -61,7 +62,7 @@ impl DraftTree {
         mask
     }
 
-    /// The child of `node` with the token `token`.
+    /// Returns the child of `node` with the token `token`.
     pub fn child(&self, node: usize, token: u32) -> Option<usize> {
         self.find(Some(node), token)
     }
@@ -79,7 +80,8 @@ impl DraftTree {
     }
 }
 
-/// The longest prefix of `target` (what the backbone says next) that one of the drafts begins with.
+/// Returns the length of the longest prefix of `target`, the text that the backbone continues with, that one of the
+/// drafts begins with.
 pub fn accepted_length(paths: &[impl AsRef<[u32]>], target: &[u32]) -> usize {
     let matched = |path: &[u32]| path.iter().zip(target).take_while(|(a, b)| a == b).count();
     paths.iter().map(|path| matched(path.as_ref())).max().unwrap_or(0)

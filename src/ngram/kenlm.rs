@@ -1,4 +1,4 @@
-//! The numbers of this folder against KenLM's own (`shared/vectors/kenlm`): lmplz's discounts, probabilities and
+//! Tests of the estimates and queries against KenLM (`shared/vectors/kenlm`): lmplz's discounts, probabilities and
 //! back-off weights, and the query program's scores.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{Counter, Ending, Estimate, Listing, Memory, Model, Options, Vocabulary, arpa, estimate, words};
 
-/// The folder of the vectors; says so when it is absent.
+/// Returns the folder of the vectors, or says that it is absent.
 fn vectors() -> Option<PathBuf> {
     let shared = std::env::var_os("DRAFTSMITH_SHARED")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared")), PathBuf::from);
@@ -38,7 +38,7 @@ fn shakespeare(folder: &std::path::Path) -> (Vec<Vec<u32>>, Estimate) {
     (documents, estimate(&counter.finish().unwrap(), &Options::default(), &Memory::usual()).unwrap())
 }
 
-/// Every n-gram with its log10 probability and back-off weight.
+/// Returns every n-gram with its log10 probability and back-off weight.
 fn by_words(listing: &Listing) -> HashMap<Vec<u32>, (f32, f32)> {
     listing.entries().into_iter().map(|(words, prob, backoff)| (words, (prob, backoff))).collect()
 }

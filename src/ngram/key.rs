@@ -1,12 +1,12 @@
 //! n-grams of up to [`MAX_ORDER`](super::words::MAX_ORDER) words as integers that compare as the sequences do.
 //!
-//! A key holds a sequence of words, the first one in the highest bits; a shorter sequence sorts before the longer ones
-//! that begin with it. The word 0 (`<unk>`) is never counted, so it can stand for "nothing". Two orders of the same
-//! n-gram `w1 .. wm` are used:
+//! A key holds a sequence of words, the first one in the highest bits. A shorter sequence sorts before the longer ones
+//! that begin with it. The word 0 (`<unk>`) is never counted, so it can stand for "nothing". Two orders of the words of
+//! an n-gram `w1 .. wm` are used:
 //!
-//! - *text order* `w1 .. wm`: an n-gram stands next to those with the same context's beginning; ARPA files and the
-//!   model are laid out so;
-//! - *suffix order* `wm .. w1`: an n-gram stands right after its suffixes `wm`, `w(m-1) wm`, ...
+//! - *text order* `w1 .. wm`: an n-gram is next to those whose context begins alike. ARPA files and the model use this
+//!   order.
+//! - *suffix order* `wm .. w1`: an n-gram comes right after its suffixes `wm`, `w(m-1) wm`, ...
 
 use bytemuck::{Pod, Zeroable};
 
@@ -47,24 +47,25 @@ impl PartialOrd for Key {
     }
 }
 
-/// How many bits a word has in the keys of one model.
+/// The number of bits of a word in the keys of one model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Packing {
     width: u32,
 }
 
 impl Packing {
-    /// For n-grams of up to `order` words: 32 bits a word up to order 4, 25 at order 5, 21 at order 6.
+    /// Makes the packing of n-grams of up to `order` words: 32 bits for each word up to order 4, 25 at order 5, 21 at
+    /// order 6.
     pub(super) fn new(order: usize) -> Self {
         Self { width: (128 / order as u32).min(32) }
     }
 
-    /// The largest word.
+    /// Returns the largest word.
     pub(super) fn largest(self) -> u32 {
         ((1u64 << self.width) - 1) as u32
     }
 
-    /// The sequence in `words`.
+    /// Packs the sequence `words`.
     pub(super) fn pack(self, words: impl IntoIterator<Item = u32>) -> Key {
         let mut bits = 0;
         let mut shift = 128;
@@ -75,61 +76,61 @@ impl Packing {
         Key::new(bits)
     }
 
-    /// The word at `index`.
+    /// Returns the word at `index`.
     #[inline]
     pub(super) fn word(self, key: Key, index: usize) -> u32 {
         (key.bits() >> (128 - self.width * (index as u32 + 1))) as u32 & self.largest()
     }
 
-    /// The words of a sequence of `length`.
+    /// Returns the words of a sequence of `length`.
     pub(super) fn words(self, key: Key, length: usize) -> impl DoubleEndedIterator<Item = u32> + ExactSizeIterator {
         (0..length).map(move |index| self.word(key, index))
     }
 
-    /// The first `length` words.
+    /// Returns the first `length` words.
     #[inline]
     pub(super) fn prefix(self, key: Key, length: usize) -> Key {
         let kept = self.width * length as u32;
         if kept == 0 { Key::EMPTY } else { Key::new(key.bits() & (u128::MAX << (128 - kept))) }
     }
 
-    /// The sequence without its first word.
+    /// Returns the sequence without its first word.
     #[inline]
     pub(super) fn rest(self, key: Key) -> Key {
         Key::new(key.bits() << self.width)
     }
 
-    /// `word` and then the sequence, whose length must be below the order.
+    /// Returns the sequence with `word` before it; its length must be below the order.
     #[inline]
     pub(super) fn prepend(self, word: u32, key: Key) -> Key {
         Key::new(u128::from(word) << (128 - self.width) | key.bits() >> self.width)
     }
 
-    /// A sequence of `length` with `word` after it.
+    /// Returns a sequence of `length` with `word` after it.
     #[inline]
     pub(super) fn append(self, key: Key, length: usize, word: u32) -> Key {
         Key::new(key.bits() | u128::from(word) << (128 - self.width * (length as u32 + 1)))
     }
 
-    /// The sequence of `length` with its first word last.
+    /// Returns a sequence of `length` with its first word moved to the end.
     #[inline]
     pub(super) fn rotate(self, key: Key, length: usize) -> Key {
         self.append(self.rest(key), length - 1, self.word(key, 0))
     }
 
-    /// The sequence of `length` backwards: text order to suffix order, and back.
+    /// Returns a sequence of `length` backwards: from text order to suffix order, and back.
     #[inline]
     pub(super) fn reverse(self, key: Key, length: usize) -> Key {
         self.pack(self.words(key, length).rev())
     }
 
-    /// The number of words before the first that is `<unk>`, at most `order`: the length of a counted sequence.
+    /// Returns the number of words before the first `<unk>`, at most `order`: the length of a counted sequence.
     #[inline]
     pub(super) fn length(self, key: Key, order: usize) -> usize {
         (0..order).find(|&index| self.word(key, index) == UNK).unwrap_or(order)
     }
 
-    /// The number of words with which both sequences begin, at most `order`.
+    /// Returns the number of words that both sequences begin with, at most `order`.
     #[inline]
     pub(super) fn common(self, a: Key, b: Key, order: usize) -> usize {
         let equal = (a.bits() ^ b.bits()).leading_zeros() / self.width;

@@ -1,5 +1,5 @@
-//! A model as the sorted lists of its n-grams: what estimation and the ARPA reader make, what ARPA text and the
-//! model file are written from.
+//! A model as the sorted lists of its n-grams. The estimation and the ARPA reader make one; ARPA text and the model
+//! file are written from it.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -8,15 +8,15 @@ use super::sort::{Memory, Reader, Record, Sorted};
 use super::words::Vocabulary;
 use crate::error::Result;
 
-/// An n-gram with its probability, and its weight as a context.
+/// An n-gram with its probability, and its back-off weight as a context.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq)]
 #[repr(C)]
 pub(super) struct Entry {
-    /// In text order.
+    /// The words in text order.
     pub(super) key: Key,
-    /// log10 probability, at most 0; minus infinity is log 0.
+    /// The log10 probability, at most 0; minus infinity is log 0.
     pub(super) log10_prob: f32,
-    /// log10 back-off weight; 0 at the highest order.
+    /// The log10 back-off weight; 0 at the highest order.
     pub(super) log10_backoff: f32,
 }
 
@@ -28,13 +28,13 @@ impl Record for Entry {
 
 /// A back-off model's n-grams with their log10 probabilities and back-off weights.
 ///
-/// Whoever makes one ([`super::estimate()`], [`super::arpa`]) sees to it that `<unk>`, `<s>`, `</s>` and every word
-/// of an n-gram are among the unigrams, that every context is listed, and that no n-gram is listed twice.
+/// Whatever makes one ([`super::estimate()`], [`super::arpa`]) ensures that `<unk>`, `<s>`, `</s>` and every word of an
+/// n-gram are among the unigrams, that every context is listed, and that no n-gram is listed twice.
 pub struct Listing {
     pub(super) vocabulary: Vocabulary,
     pub(super) packing: Packing,
     pub(super) memory: Memory,
-    /// Unigrams first.
+    /// The lists of all orders, unigrams first.
     pub(super) orders: Vec<List>,
 }
 
@@ -45,22 +45,23 @@ pub(super) struct List {
 }
 
 impl Listing {
-    /// The highest order.
+    /// Returns the highest order.
     pub fn order(&self) -> usize {
         self.orders.len()
     }
 
-    /// Number of n-grams of every order, unigrams first.
+    /// Returns the number of n-grams of every order, unigrams first.
     pub fn sizes(&self) -> Vec<u64> {
         self.orders.iter().map(|list| list.size).collect()
     }
 
-    /// A reader of the n-grams of order `n`.
+    /// Returns a reader of the n-grams of order `n`.
     pub(super) fn read(&self, n: usize) -> Result<Reader<'_, Entry>> {
         self.orders[n - 1].entries.read()
     }
 
-    /// Every n-gram's words with its entry, order by order; for tests.
+    /// Returns the words, the log10 probability and the log10 back-off weight of every n-gram, order by order, for
+    /// tests.
     #[cfg(test)]
     pub(super) fn entries(&self) -> Vec<(Vec<u32>, f32, f32)> {
         let mut entries = Vec::new();

@@ -1,12 +1,13 @@
-//! n-gram language models over token ids: the cheap rescorer of a lattice, and a toolkit of its own.
+//! n-gram language models over token ids: a toolkit of its own, and the cheap rescorer of a lattice.
 //!
-//! Read in this order: `words.rs` (token ids as words, `<s>`, `</s>`, `<unk>`) · `key.rs` (n-grams as integers) · `sort.rs`
-//! (sorting in bounded memory) · [`counts`] (documents to counts, on disk and back) · [`estimate`](mod@estimate) (counts to
-//! Kneser-Ney or Katz probabilities) · `listing.rs` (a model as sorted lists) · [`arpa`] (as text) · [`model`] (as an
-//! automaton in a mapped file: one 4-byte [`State`], `state -> (log-probability, next state)`).
+//! Read the files in this order: `words.rs` (token ids as words, `<s>`, `</s>`, `<unk>`), `key.rs` (n-grams as
+//! integers), `sort.rs` (sorting in bounded memory), [`counts`] (from documents to counts, on disk and back),
+//! [`estimate`](mod@estimate) (from counts to Kneser-Ney or Katz probabilities), `listing.rs` (a model as sorted
+//! lists), [`arpa`] (a model as text), [`model`] (a model as an automaton in a mapped file: one 4-byte [`State`],
+//! `state -> (log-probability, next state)`).
 //!
-//! The conventions are those of KenLM's `lmplz`, and `kenlm.rs` holds the numbers to its own.
-//! Probabilities are stored as log10 in `f32`, as ARPA has them; a query answers in natural logarithms, `f64`.
+//! The conventions are those of KenLM's `lmplz`; the tests in `kenlm.rs` compare the numbers with KenLM's own.
+//! Probabilities are stored as log10 in `f32`, as in ARPA files; queries return natural logarithms in `f64`.
 
 pub mod arpa;
 pub mod counts;

@@ -1,7 +1,7 @@
-//! Sorting more than fits in memory: sorted runs in a nameless temporary file, merged as they are read.
+//! Sorting of more than fits in memory: sorted runs in a nameless temporary file, merged as they are read.
 //!
-//! What fits its share of the memory never touches the disk. The result does not depend on the share: records with
-//! equal keys either do not occur, or are folded into one, or are an error.
+//! What fits in its share of the memory never touches the disk. The result does not depend on the share: records with
+//! equal keys do not occur, are folded into one, or are an error.
 
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
@@ -16,11 +16,11 @@ use rayon::prelude::*;
 use super::key::Key;
 use crate::error::{Error, Result};
 
-/// What is sorted: a key with some values.
+/// A record that can be sorted: a key with some values.
 pub(super) trait Record: Pod + Send + Sync {
     fn key(&self) -> Key;
 
-    /// Takes the values of a record with the same key into this one; false where both are kept.
+    /// Adds the values of a record with the same key to this one, or returns false if both are to be kept.
     fn absorb(&mut self, _other: &Self) -> bool {
         false
     }
@@ -34,36 +34,36 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The least that is worth sorting with.
+    /// The least memory that is worth sorting with, in bytes.
     pub const LEAST: usize = 16 << 20;
 
-    /// `bytes` in all (at least [`Memory::LEAST`]); what does not fit goes to temporary files in `folder`, which the
-    /// system removes however the process ends.
+    /// Allows `bytes` in all (at least [`Memory::LEAST`]). What does not fit goes to temporary files in `folder`, which
+    /// the system removes however the process ends.
     pub fn new(bytes: usize, folder: &Path) -> Self {
         Self { bytes: bytes.max(Self::LEAST), folder: folder.to_path_buf() }
     }
 
-    /// A gibibyte, and the system's temporary folder.
+    /// Allows a gibibyte, and the system's temporary folder.
     pub fn usual() -> Self {
         Self::new(1 << 30, &std::env::temp_dir())
     }
 
-    /// The `parts`-th part of the whole, in bytes.
+    /// Returns the size of one of `parts` equal parts of the whole, in bytes.
     pub(super) fn part(&self, parts: usize) -> usize {
         self.bytes / parts
     }
 
-    /// A sorter that holds the `parts`-th part of the memory.
+    /// Makes a sorter that holds one of `parts` equal parts of the memory.
     pub(super) fn sorter<T: Record>(&self, parts: usize) -> Sorter<T> {
         let capacity = (self.part(parts) / size_of::<T>()).max(1024);
         Sorter { records: Vec::new(), capacity, folder: self.folder.clone(), runs: None }
     }
 }
 
-/// Bytes that a run is read by at a time.
+/// Bytes of a run that are read at a time.
 const READ: usize = 1 << 18;
 
-/// Takes records in any order.
+/// A sorter that takes records in any order.
 pub(super) struct Sorter<T> {
     records: Vec<T>,
     capacity: usize,
@@ -71,11 +71,11 @@ pub(super) struct Sorter<T> {
     runs: Option<Runs>,
 }
 
-/// Sorted runs one after the other in a file without a name.
+/// Sorted runs, one after the other, in a file without a name.
 struct Runs {
     file: Mutex<File>,
     folder: PathBuf,
-    /// Number of records of each.
+    /// The number of records of each run.
     lengths: Vec<u64>,
 }
 
@@ -95,13 +95,13 @@ impl<T: Record> Sorter<T> {
         Ok(())
     }
 
-    /// Grows the buffer, or empties it once it has its share. Growing by less than double keeps the moment when old and
-    /// new buffer are both there below the share.
+    /// Grows the buffer, or empties it once it has reached its share. It grows by less than double, so that the old and
+    /// the new buffer together stay below the share.
     #[cold]
     fn make_room(&mut self) -> Result<()> {
         let length = self.records.len();
         if length >= self.capacity {
-            // Where many records fold into one, the buffer can go on for a while.
+            // If many records fold into one, the buffer can take more for a while.
             self.tidy();
             if self.records.len() > self.capacity / 2 {
                 self.spill()?;
@@ -112,7 +112,7 @@ impl<T: Record> Sorter<T> {
         Ok(())
     }
 
-    /// Sorts the buffer and folds equal keys.
+    /// Sorts the buffer and folds records with equal keys.
     fn tidy(&mut self) {
         self.records.par_sort_unstable_by_key(Record::key);
         let mut kept = 0;
@@ -143,7 +143,7 @@ impl<T: Record> Sorter<T> {
         Ok(())
     }
 
-    /// All records in the order of their keys.
+    /// Returns all records in the order of their keys.
     pub(super) fn finish(mut self) -> Result<Sorted<T>> {
         self.tidy();
         if self.runs.is_some() && !self.records.is_empty() {
@@ -156,14 +156,14 @@ impl<T: Record> Sorter<T> {
     }
 }
 
-/// Records in the order of their keys, to be read as often as one likes.
+/// Records in the order of their keys, which can be read any number of times.
 pub(super) struct Sorted<T> {
     records: Vec<T>,
     runs: Option<Runs>,
 }
 
 impl<T: Record> Sorted<T> {
-    /// A reader at the first record.
+    /// Returns a reader at the first record.
     pub(super) fn read(&self) -> Result<Reader<'_, T>> {
         let mut streams = vec![Run::memory(&self.records)];
         if let Some(runs) = &self.runs {
@@ -178,18 +178,18 @@ impl<T: Record> Sorted<T> {
     }
 }
 
-/// Reads sorted records.
+/// A reader of sorted records.
 pub(super) type Reader<'a, T> = Merge<Run<'a, T>>;
 
-/// Something that gives records in the order of their keys.
+/// A source of records in the order of their keys.
 pub(super) trait Stream {
     type Item: Record;
 
-    /// The next record; none at the end.
+    /// Returns the next record; none at the end.
     fn next(&mut self) -> Result<Option<Self::Item>>;
 }
 
-/// Streams read as one, in the order of the keys; records with equal keys are folded where their kind folds.
+/// Streams merged into one, in the order of the keys. Records with equal keys are folded if their type folds.
 pub(super) struct Merge<S: Stream> {
     current: Option<S::Item>,
     /// The stream that `current` came from; the others wait in the heap.
@@ -198,7 +198,7 @@ pub(super) struct Merge<S: Stream> {
 }
 
 impl<S: Stream> Merge<S> {
-    /// A reader at the first record of all `streams`.
+    /// Returns a reader at the first record of all `streams`.
     pub(super) fn new(streams: Vec<S>) -> Result<Self> {
         let mut waiting = BinaryHeap::with_capacity(streams.len());
         for mut stream in streams {
@@ -214,13 +214,13 @@ impl<S: Stream> Merge<S> {
         Ok(merge)
     }
 
-    /// The record at hand; none at the end.
+    /// Returns the current record; none at the end.
     #[inline]
     pub(super) fn peek(&self) -> Option<&S::Item> {
         self.current.as_ref()
     }
 
-    /// Goes to the next record.
+    /// Moves to the next record.
     #[inline]
     pub(super) fn advance(&mut self) -> Result<()> {
         self.current = match &mut self.open {
@@ -230,7 +230,7 @@ impl<S: Stream> Merge<S> {
         if self.waiting.is_empty() { Ok(()) } else { self.choose() }
     }
 
-    /// The smallest of `current` and those waiting becomes `current`.
+    /// Makes the smallest of `current` and the waiting records the current one.
     fn choose(&mut self) -> Result<()> {
         match &mut self.current {
             Some(record) => {
@@ -248,7 +248,7 @@ impl<S: Stream> Merge<S> {
         self.fold()
     }
 
-    /// Folds the waiting records of `current`'s key into it.
+    /// Folds the waiting records with the key of `current` into it.
     fn fold(&mut self) -> Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
         while let Some(mut first) = self.waiting.peek_mut() {
@@ -266,7 +266,7 @@ impl<S: Stream> Merge<S> {
         Ok(())
     }
 
-    /// The record at hand, and on to the next.
+    /// Returns the current record, and moves to the next.
     #[inline]
     pub(super) fn next(&mut self) -> Result<Option<S::Item>> {
         let current = self.current;
@@ -277,13 +277,13 @@ impl<S: Stream> Merge<S> {
     }
 }
 
-/// A stream whose next record is out already.
+/// A stream whose next record has been taken out.
 struct Waiting<S: Stream> {
     record: S::Item,
     stream: S,
 }
 
-/// Records in memory, or a run on disk.
+/// The records in memory, or a run on disk.
 pub(super) struct Run<'a, T> {
     memory: std::slice::Iter<'a, T>,
     runs: Option<&'a Runs>,
@@ -298,6 +298,7 @@ impl<'a, T: Record> Run<'a, T> {
         Self { memory: records.iter(), runs: None, at: 0, end: 0, buffer: Vec::new(), next: 0 }
     }
 
+    /// Reads the next records of the run into the buffer; returns false at its end.
     fn fill(&mut self) -> Result<bool> {
         let left = (self.end - self.at) as usize / size_of::<T>();
         let Some(runs) = self.runs.filter(|_| left > 0) else { return Ok(false) };
@@ -328,7 +329,7 @@ impl<T: Record> Stream for Run<'_, T> {
     }
 }
 
-// The heap's largest is the smallest key.
+// Reversed, so that the heap's largest element has the smallest key.
 impl<S: Stream> Ord for Waiting<S> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         other.record.key().cmp(&self.record.key())

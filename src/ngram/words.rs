@@ -1,6 +1,6 @@
 //! Token ids as the words of an n-gram model.
 //!
-//! Inside this folder a *word* is a `u32`: `<unk>` 0, `<s>` 1, `</s>` 2, and token id `t` is word `t + 3`.
+//! Inside this folder, a *word* is a `u32`: `<unk>` is 0, `<s>` is 1, `</s>` is 2, and token id `t` is word `t + 3`.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,31 +14,33 @@ const FIRST_TOKEN: u32 = 3;
 
 /// How a tokenizer's ids become words.
 ///
-/// - Every id of `eos` is `</s>`. Text after one is a new document: the context after `</s>` is `<s>`.
-/// - `bos` at the head of a document is its `<s>` and costs nothing. Elsewhere nothing predicts it: it has the
-///   probability of `<unk>`, and the context after it is `<s>`. Where `bos` is also in `eos` (GPT-2's `<|endoftext|>`),
-///   it is `<s>` at the head and `</s>` elsewhere.
-/// - With `size = Some(n)` the model's vocabulary, over which probabilities sum to 1, is the ids `0..n` without `bos`
-///   and `eos`, plus `</s>`. Each id of it that was never counted has the share that is stored as `<unk>`; an id
-///   outside it gets that number too, but is no part of the sum. While an id is unseen, this equals
-///   `lmplz --vocab_pad` with the number of these types.
-/// - With `size = None` the vocabulary is the counted types without `<s>`, plus `</s>` and one `<unk>` for all else.
+/// - Every id of `eos` is `</s>`. Text after it is a new document: the context after `</s>` is `<s>`.
+/// - `bos` at the head of a document is its `<s>` and has no probability of its own. Elsewhere nothing predicts it: it
+///   has the probability of `<unk>`, and the context after it is `<s>`. If `bos` is also in `eos` (GPT-2's
+///   `<|endoftext|>`), it is `<s>` at the head and `</s>` elsewhere.
+/// - With `size = Some(n)`, the model's vocabulary, over which probabilities sum to 1, is the ids `0..n` without `bos`
+///   and `eos`, plus `</s>`. Each id of the vocabulary that was never counted has the share that is stored as `<unk>`.
+///   An id outside it gets that number too, but is not part of the sum. While an id is unseen, this equals `lmplz
+///   --vocab_pad` with the number of these types.
+/// - With `size = None`, the vocabulary is the counted types without `<s>`, plus `</s>` and one `<unk>` for everything
+///   else.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vocabulary {
     /// End-of-text ids; may be empty.
     pub eos: Vec<u32>,
-    /// Beginning-of-text id, if the tokenizer has one.
+    /// The beginning-of-text id, if the tokenizer has one.
     pub bos: Option<u32>,
-    /// Number of ids of the tokenizer.
+    /// The number of ids of the tokenizer.
     pub size: Option<usize>,
-    /// The tokenizer's hash, where one made the ids: counts and models of another are refused.
+    /// The hash of the tokenizer that made the ids, if there is one. Counts and models of another tokenizer are
+    /// refused.
     #[serde(default)]
     pub tokenizer: Option<String>,
 }
 
 impl Vocabulary {
-    /// The word of a token that is not at the head of a document.
+    /// Returns the word of a token that is not at the head of a document.
     pub(super) fn word(&self, token: u32) -> u32 {
         if self.eos.contains(&token) {
             EOS
@@ -49,7 +51,7 @@ impl Vocabulary {
         }
     }
 
-    /// The document without the `bos` at its head.
+    /// Returns the document without the `bos` at its head.
     pub(super) fn strip_bos<'a>(&self, tokens: &'a [u32]) -> &'a [u32] {
         match tokens.split_first() {
             Some((&first, rest)) if self.bos == Some(first) => rest,
@@ -57,7 +59,7 @@ impl Vocabulary {
         }
     }
 
-    /// Number of types that share the probability mass when `size` is given.
+    /// Returns the number of types that share the probability mass, if `size` is given.
     pub(super) fn padded_types(&self) -> Option<usize> {
         let size = self.size?;
         let mut special: Vec<u32> = self.eos.iter().copied().chain(self.bos).collect();
@@ -72,11 +74,11 @@ impl Vocabulary {
 pub enum Ending {
     /// With `</s>`, whether or not an end-of-text id is written there.
     Complete,
-    /// Cut by a length limit: no `</s>`, unless an end-of-text id is written there.
+    /// Cut by a length limit: without `</s>`, unless an end-of-text id is written there.
     Cut,
 }
 
-/// The word as ARPA text: a decimal token id or a marker.
+/// Returns the word as ARPA text: a decimal token id or a marker.
 pub(super) fn spell(word: u32) -> String {
     match word {
         UNK => "<unk>".into(),
@@ -86,7 +88,7 @@ pub(super) fn spell(word: u32) -> String {
     }
 }
 
-/// The marker that `text` spells, if it is one.
+/// Returns the marker that `text` spells, if it is one.
 pub(super) fn marker(text: &str) -> Option<u32> {
     match text {
         "<unk>" | "<UNK>" => Some(UNK),
@@ -96,7 +98,7 @@ pub(super) fn marker(text: &str) -> Option<u32> {
     }
 }
 
-/// The word of token `id`, unless the id is one of the last three of `u32`.
+/// Returns the word of token `id`; none for the three largest ids of `u32`.
 pub(super) fn of_token(id: u32) -> Option<u32> {
     id.checked_add(FIRST_TOKEN)
 }
@@ -105,7 +107,7 @@ pub(super) fn of_token(id: u32) -> Option<u32> {
 pub(super) const BOS_ID: i64 = -1;
 pub(super) const EOS_ID: i64 = -2;
 
-/// The id of a counted word in a table of counts.
+/// Returns the id of a counted word in a table of counts.
 pub(super) fn to_id(word: u32) -> i64 {
     match word {
         BOS => BOS_ID,
@@ -114,7 +116,7 @@ pub(super) fn to_id(word: u32) -> i64 {
     }
 }
 
-/// The word of an id in a table of counts.
+/// Returns the word of an id in a table of counts.
 pub(super) fn of_id(id: i64) -> Option<u32> {
     match id {
         BOS_ID => Some(BOS),

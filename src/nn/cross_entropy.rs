@@ -1,9 +1,9 @@
-//! Cross-entropy through an unembedding that learns, with both gradients, outside autodiff.
+//! Cross-entropy through an unembedding that is trained, with both gradients, outside autodiff.
 //!
-//! [`unembed`] goes from hidden states to loss and gradients in chunks of rows; an unembedding that does not learn has a
-//! shorter way, [`FrozenUnembedding`](super::FrozenUnembedding). Whoever trains on it multiplies the
-//! gradient into its own graph (`(hidden * gradient).sum()`), so no graph ever holds the vocabulary. On the CPU the softmax
-//! is one pass over raw rows, since the general one is several times slower there.
+//! [`unembed`] goes from hidden states to loss and gradients in chunks of rows. (For an unembedding that is not
+//! trained, [`FrozenUnembedding`](super::FrozenUnembedding) is cheaper.) The caller multiplies the gradient into its
+//! own autodiff graph, `(hidden * gradient).sum()`, so no graph ever holds the vocabulary. On the CPU the softmax is
+//! one pass over raw rows, because burn's general one is several times slower there.
 
 use std::ops::Range;
 
@@ -13,16 +13,16 @@ use rayon::prelude::*;
 
 use super::{Targets, on_host};
 
-/// What one pass over rows of logits gives.
+/// The result of one pass over rows of logits.
 struct CrossEntropy {
     loss: f64,
-    /// By row, whether the largest logit is that of the text's token (the smaller id wins a tie).
+    /// For each row, whether the largest logit is that of the text's token (the smaller id wins a tie).
     correct: Vec<bool>,
     /// d(`weight` x loss)/d logits, `[n, V]`, without autodiff.
     gradient: Tensor<2>,
 }
 
-/// Cross-entropy of `logits` `[n, V]` (without autodiff) against the targets of `rows`.
+/// Computes the cross-entropy of `logits` `[n, V]` (without autodiff) against the targets of `rows`.
 fn cross_entropy(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weight: f64) -> CrossEntropy {
     match logits.dtype() {
         DType::F32 if on_host(&logits.device()) => on_rows::<f32>(logits, targets, rows, weight),
@@ -31,7 +31,7 @@ fn cross_entropy(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weigh
     }
 }
 
-/// The few operations that a row needs of its number type.
+/// The few operations on numbers that a row needs.
 trait Real: Element + Copy + Send + Sync + PartialOrd + Into<f64> {
     fn exp_minus(self, shift: Self) -> Self;
     fn from_f64(x: f64) -> Self;
@@ -55,21 +55,21 @@ impl Real for f64 {
     }
 }
 
-/// Logits held at once by [`unembed`]: 16 MB of float32.
+/// The number of logits that [`unembed`] holds at once: 16 MB of float32.
 const CHUNK: usize = 1 << 22;
 
-/// What [`unembed`] gives.
+/// The result of [`unembed`].
 pub struct Unembedded {
-    /// Sum over the rows that count, in nats.
+    /// The loss summed over the rows that count, in nats.
     pub loss: f64,
-    /// By row, whether its most likely token is the text's.
+    /// For each row, whether its most likely token is the text's.
     pub correct: Vec<bool>,
-    /// d(`weight` x loss)/d hidden, `[n, d]`, and d(`weight` x loss)/d unembedding, `[V, d]`, where a weight was given.
+    /// If a weight was given: d(`weight` x loss)/d hidden, `[n, d]`, and d(`weight` x loss)/d unembedding, `[V, d]`.
     pub gradients: Option<[Tensor<2>; 2]>,
 }
 
-/// Cross-entropy of `hidden` `[n, d]` through `unembedding` `[V, d]` against `n` targets, both without autodiff; with a
-/// `weight`, also its gradients.
+/// Computes the cross-entropy of `hidden` `[n, d]` through `unembedding` `[V, d]` against `n` targets and, given a
+/// `weight`, its gradients. Both tensors are without autodiff.
 pub fn unembed(hidden: Tensor<2>, unembedding: Tensor<2>, targets: &Targets, weight: Option<f64>) -> Unembedded {
     let [vocabulary, _] = unembedding.dims();
     let chunk = (CHUNK / vocabulary).max(16);
@@ -99,6 +99,7 @@ pub fn unembed(hidden: Tensor<2>, unembedding: Tensor<2>, targets: &Targets, wei
     result
 }
 
+/// Computes the cross-entropy on the CPU, for logits of type `T`.
 fn on_rows<T: Real>(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weight: f64) -> CrossEntropy {
     let (device, [n, width]) = (logits.device(), logits.dims());
     let mut values = logits.into_data().try_into_vec::<T>().expect("the type was matched");
@@ -115,7 +116,7 @@ fn on_rows<T: Real>(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, we
     }
 }
 
-/// Turns a row of logits into its gradient; gives the loss and the largest logit's place.
+/// Turns a row of logits into its gradient; returns the loss and the position of the largest logit.
 fn one_row<T: Real>(row: &mut [T], distribution: &[(u32, f32)], weight: f64) -> (f64, usize) {
     let mut best = 0;
     for (i, x) in row.iter().enumerate() {
@@ -145,6 +146,7 @@ fn one_row<T: Real>(row: &mut [T], distribution: &[(u32, f32)], weight: f64) -> 
     (sum.ln() + shift.into() - logit, best)
 }
 
+/// Computes the cross-entropy with tensor operations, on any device.
 fn on_device(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weight: f64) -> CrossEntropy {
     let (device, n, width) = (logits.device(), rows.len(), targets.width(rows.clone()));
     let entries: Vec<(u32, f32)> = rows
@@ -179,7 +181,7 @@ mod tests {
 
     const LOGITS: [f64; 16] = [0.3, -1.2, 2.0, 0.1, 5.0, 5.0, -3.0, 0.0, 1.0, 1.5, -0.5, 0.25, 0.7, 0.1, -0.2, 1.1];
 
-    /// A token, a token that ties with a smaller id, nothing, a distribution.
+    /// Returns targets of four rows: a token, a token that ties with a smaller id, an ignored row and a distribution.
     fn targets() -> Targets {
         let mut targets = Targets::of_tokens(&[2, 1, IGNORE]);
         targets.push(3, [(3, 0.75), (0, 0.25)]);

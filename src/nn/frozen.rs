@@ -1,9 +1,10 @@
-//! Cross-entropy through an unembedding that does not learn, without ever holding a row of logits.
+//! Cross-entropy through an unembedding that is not trained, without ever holding a whole row of logits.
 //!
-//! The vocabulary is walked through in blocks. For each row the largest logit so far, the sum of exponentials below it and
-//! the same sum of the unembedding's rows are kept and rescaled when the largest one rises (the running softmax of
-//! Milakov and Gimelshein 2018, arXiv 1805.02867); at the end, their quotient less the target's row is the gradient. So one
-//! walk gives the loss and its gradient, in memory that does not depend on the vocabulary.
+//! The vocabulary is walked in blocks. For each row the walk keeps the largest logit so far, the sum of the
+//! exponentials relative to it, and the sum of the unembedding's rows weighted by the same exponentials. All of them
+//! are rescaled when the largest logit rises (the online softmax of Milakov and Gimelshein 2018, arXiv 1805.02867). At
+//! the end, the quotient of the two sums, minus the target's row, is the gradient. So one walk gives both the loss and
+//! its gradient, in memory that does not depend on the size of the vocabulary.
 
 use std::ops::Range;
 
@@ -13,30 +14,31 @@ use rayon::prelude::*;
 use super::{Projection, Targets, from_host, to_host};
 use crate::kernels::{PackedMatrix, exponentiate, largest, on_pool};
 
-/// Tokens of a block.
+/// Tokens in a block.
 const BLOCK: usize = 2048;
-/// Rows that walk the vocabulary together: logits held at once are `BLOCK x ROWS`, 4 MB of float32.
+/// Rows that walk the vocabulary together. `BLOCK x ROWS` logits are held at once: 4 MB of float32.
 const ROWS: usize = 512;
 
-/// An unembedding `[V, d]`, as it serves training.
+/// An unembedding `[V, d]` prepared for training on top of it.
 pub struct FrozenUnembedding {
     table: Projection,
-    /// Where the table is packed: `[d, tokens]` of every block, for the gradient.
-    turned: Vec<PackedMatrix>,
+    /// The transpose `[d, tokens]` of every block, for the gradient; empty unless the table is packed.
+    transposed: Vec<PackedMatrix>,
 }
 
-/// What [`FrozenUnembedding::cross_entropy`] gives.
+/// The result of [`FrozenUnembedding::cross_entropy`].
 pub struct FrozenLoss {
-    /// Sum over the rows that count, in nats: `sum of shares x (log-sum-exp - logit)`. Where the targets are distributions,
-    /// their Kullback-Leibler divergence from the prediction is this less their own entropy.
+    /// The loss summed over the rows that count, in nats: `sum of shares x (log-sum-exp - logit)`. For targets that are
+    /// distributions, this minus their own entropy is their Kullback-Leibler divergence from the prediction.
     pub loss: f64,
-    /// By row, whether its most likely token (the smallest of equals) is the text's.
+    /// For each row, whether its most likely token is the text's; among equal ones, the smallest id counts as the most
+    /// likely.
     pub correct: Vec<bool>,
-    /// d(`weight` x loss)/d hidden, `[n, d]`, without autodiff, where a weight was given.
+    /// If a weight was given: d(`weight` x loss)/d hidden, `[n, d]`, without autodiff.
     pub gradient: Option<Tensor<2>>,
 }
 
-/// What a walk keeps of one row.
+/// What the walk keeps of one row.
 #[derive(Clone, Copy)]
 struct Running {
     largest: f32,
@@ -45,19 +47,21 @@ struct Running {
 }
 
 impl FrozenUnembedding {
-    /// Of a projection, which is shared; on the CPU it takes as much memory again as that, for the gradient.
+    /// Prepares a projection, which is shared. On the CPU this takes as much memory again as the projection, for the
+    /// gradient.
     pub fn new(table: Projection) -> Self {
-        let turned = match &table {
+        let transposed = match &table {
             Projection::Tensor(_) => Vec::new(),
             Projection::Packed(matrix) => {
                 let blocks: Vec<Range<usize>> = blocks(matrix.outputs()).collect();
                 blocks.into_par_iter().map(|block| matrix.transposed_part(block)).collect()
             }
         };
-        Self { table, turned }
+        Self { table, transposed }
     }
 
-    /// Cross-entropy of `hidden` `[n, d]` (without autodiff) against `n` targets; with a `weight`, also its gradient.
+    /// Computes the cross-entropy of `hidden` `[n, d]` (without autodiff) against `n` targets and, given a `weight`,
+    /// its gradient.
     pub fn cross_entropy(&self, hidden: Tensor<2>, targets: &Targets, weight: Option<f64>) -> FrozenLoss {
         let mut all = FrozenLoss { loss: 0.0, correct: Vec::new(), gradient: None };
         let mut gradients = Vec::new();
@@ -77,6 +81,7 @@ impl FrozenUnembedding {
         all
     }
 
+    /// Walks the vocabulary on the CPU for some rows; returns their loss and, given a `weight`, its gradient.
     fn on_host(
         &self,
         matrix: &PackedMatrix,
@@ -91,7 +96,7 @@ impl FrozenUnembedding {
         let start = Running { largest: f32::NEG_INFINITY, best: 0, sum: 0.0 };
         let (mut running, mut sums, mut logits) = (vec![start; n], vec![0.0f32; n * width], Vec::new());
         on_pool(|| {
-            for (block, turned) in blocks(matrix.outputs()).zip(&self.turned) {
+            for (block, transposed) in blocks(matrix.outputs()).zip(&self.transposed) {
                 matrix.multiply_part(block.clone(), &hidden, &mut logits);
                 let rows = logits.par_chunks_mut(block.len()).zip(&mut running);
                 rows.zip(sums.par_chunks_mut(width)).for_each(|((logits, running), sums)| {
@@ -105,12 +110,12 @@ impl FrozenUnembedding {
                     running.sum += f64::from(exponentiate(logits, running.largest));
                 });
                 if weight.is_some() {
-                    turned.multiply_onto(&logits, &mut sums);
+                    transposed.multiply_onto(&logits, &mut sums);
                 }
             }
         });
         correct.extend(rows.clone().zip(&running).map(|(row, running)| targets.token(row) as usize == running.best));
-        // The rows of the unembedding that the targets ask for, mixed by their shares: its product with the hidden state is
+        // The unembedding's rows of the target tokens, weighted by their shares. Their product with the hidden state is
         // the targets' mean logit.
         let finish = |(place, sums): (usize, &mut [f32])| -> f64 {
             let (distribution, running) = (targets.distribution(rows.start + place), &running[place]);
@@ -121,7 +126,7 @@ impl FrozenUnembedding {
             let mut wanted = vec![0.0; width];
             for &(token, share) in distribution {
                 let token = token as usize;
-                self.turned[token / BLOCK].add_column(token % BLOCK, share, &mut wanted);
+                self.transposed[token / BLOCK].add_column(token % BLOCK, share, &mut wanted);
             }
             if let Some(weight) = weight {
                 let (scale, weight) = ((weight / running.sum) as f32, weight as f32);
@@ -131,18 +136,18 @@ impl FrozenUnembedding {
             let logit: f64 = hidden.iter().zip(&wanted).map(|(h, w)| f64::from(*h) * f64::from(*w)).sum();
             running.sum.ln() + f64::from(running.largest) - logit
         };
-        // Collected before they are summed: the same bytes for any number of threads.
+        // Collected before they are summed, so that the bytes are the same for any number of threads.
         let losses: Vec<f64> = sums.par_chunks_mut(width).enumerate().map(finish).collect();
         (losses.iter().sum(), weight.map(|_| from_host(sums, [n, width], &device)))
     }
 }
 
-/// The tokens of every block.
+/// Returns the range of tokens of every block.
 fn blocks(vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
     (0..vocabulary).step_by(BLOCK).map(move |first| first..vocabulary.min(first + BLOCK))
 }
 
-/// The same walk in tensor operations.
+/// Walks the vocabulary with tensor operations, on any device.
 fn on_device(
     table: &Tensor<2>,
     hidden: Tensor<2>,
@@ -204,7 +209,7 @@ mod tests {
         Tensor::from_data(TensorData::new(values, [rows, WIDTH]), (&Device::flex(), dtype))
     }
 
-    /// Hard targets, mixed ones, and rows that take no part.
+    /// Returns single tokens, distributions, and rows that take no part.
     fn targets() -> Targets {
         let mut targets = Targets::default();
         for row in 0..N as u32 {
@@ -222,9 +227,9 @@ mod tests {
         (a.cast(DType::F64) - b.cast(DType::F64)).abs().max().into_scalar::<f64>()
     }
 
-    /// From the definition: all logits at once.
+    /// Computes all logits at once, as in the definition.
     #[test]
-    fn it_is_the_softmax_of_all_logits() {
+    fn loss_and_gradient_are_those_of_all_logits_at_once() {
         let (table, hidden) = (numbers(VOCABULARY, 0.2, DType::F64), numbers(N, 1.3, DType::F64));
         let targets = targets();
         let logits = hidden.clone().matmul(table.clone().transpose());
@@ -247,7 +252,7 @@ mod tests {
         let expected = gradients.matmul(table.clone());
         for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
             let frozen = FrozenUnembedding::new(Projection::new(table.clone().cast(dtype)));
-            assert_eq!(frozen.turned.is_empty(), dtype == DType::F64, "both ways are tested");
+            assert_eq!(frozen.transposed.is_empty(), dtype == DType::F64, "both ways are tested");
             let found = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(0.5));
             assert!((found.loss / loss - 1.0).abs() < tolerance, "{} {loss}", found.loss);
             assert_eq!(found.correct, correct);
@@ -258,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_logits_the_smallest_id_wins_across_blocks() {
+    fn the_smallest_id_wins_among_equal_logits_across_blocks() {
         let table: Tensor<2> = Tensor::zeros([VOCABULARY, WIDTH], &Device::flex());
         let found = FrozenUnembedding::new(Projection::new(table)).cross_entropy(
             numbers(2, 0.0, DType::F32),

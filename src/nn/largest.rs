@@ -1,4 +1,4 @@
-//! The largest logits of a projection. On an accelerator, nothing else of the logits leaves the device.
+//! The largest logits of a projection. On an accelerator, no other logits leave the device.
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -6,19 +6,20 @@ use rayon::prelude::*;
 use super::{Projection, to_host};
 use crate::kernels::{SoftmaxStats, softmax_stats, top_k};
 
-/// The largest logits of one state.
+/// The largest logits of one state, and optionally the statistics of its softmax.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Largest {
-    /// Outputs, best first; of equal ones the smaller first.
+    /// The outputs, best first; among equal logits, the smaller id comes first.
     pub ids: Vec<u32>,
-    /// Their logits.
+    /// The logits of `ids`.
     pub logits: Vec<f32>,
-    /// The softmax over all outputs, where it was asked for.
+    /// The statistics of the softmax over all outputs, if they were asked for.
     pub stats: Option<SoftmaxStats>,
 }
 
 impl Largest {
-    /// The `k` largest of a row of logits in this process's memory; with `stats` also its softmax.
+    /// Finds the `k` largest of a row of logits in this process's memory and, with `stats`, computes its softmax
+    /// statistics.
     pub fn of(row: &[f32], k: usize, stats: bool) -> Self {
         let (mut ids, mut logits) = (Vec::with_capacity(k), Vec::with_capacity(k));
         top_k(row, k, &mut ids, &mut logits);
@@ -26,13 +27,13 @@ impl Largest {
         Self { ids, logits, stats }
     }
 
-    /// The best output and its lead over the second; 0 and NaN where no logit is a number.
+    /// Returns the best output and its lead over the second best, or 0 and NaN if no logit is a number.
     pub fn first(&self) -> (u32, f32) {
         let logit = |place: usize| self.logits.get(place).copied().unwrap_or(f32::NEG_INFINITY);
         (self.ids.first().copied().unwrap_or(0), logit(0) - logit(1))
     }
 
-    /// Whether all of `k` are there, which NaN never are, and nothing is infinite.
+    /// Returns whether there are `k` logits (NaN is never among them) and all numbers are finite.
     pub fn is_finite(&self, k: usize) -> bool {
         self.ids.len() == k
             && self.logits.iter().all(|logit| logit.is_finite())
@@ -40,13 +41,15 @@ impl Largest {
     }
 }
 
-/// Differences below this weigh nothing in a softmax of float32.
+/// Logits this far below the largest add nothing to a softmax of float32.
 const LEAST: f32 = -87.0;
 
 impl Projection {
-    /// The `k` largest logits of each of some states `[n, d]`, or all where there are fewer; with `stats` also their softmax,
-    /// which costs an exponential for every logit. NaN is never among them. Where more logits are equal to the k-th than there is
-    /// room for, the CPU takes the smallest outputs and an accelerator any.
+    /// Finds the `k` largest logits (or all, if there are fewer) of each of the states `[n, d]`. With `stats` it also
+    /// computes the softmax statistics, at the cost of an exponential for every logit.
+    ///
+    /// NaN is never among the logits. If more logits equal the k-th than there is room for, the CPU takes those with
+    /// the smallest ids, and an accelerator may take any.
     pub fn largest(&self, states: Tensor<2>, k: usize, stats: bool) -> Vec<Largest> {
         let outputs = self.dims()[0];
         let k = k.min(outputs);
@@ -57,7 +60,7 @@ impl Projection {
     }
 }
 
-/// The same by tensor operations, from logits `[n, V]`.
+/// Finds the largest of the logits `[n, V]` with tensor operations, on any device.
 fn on_device(logits: Tensor<2>, k: usize, stats: bool) -> Vec<Largest> {
     let outputs = logits.dims()[1];
     let stats = stats.then(|| {
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_the_first_of_all_logits_in_order() {
+    fn the_largest_are_the_first_of_all_logits_in_order() {
         for projection in projections() {
             let states = || from_host(numbers(15, 1.3), [3, 5], &Device::flex());
             let found = projection.largest(states(), 7, true);
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_not_taken() {
+    fn nan_is_not_taken() {
         for projection in projections() {
             let states = from_host(vec![f32::NAN; 5], [1, 5], &Device::flex());
             let found = projection.largest(states, 3, true).remove(0);

@@ -12,24 +12,25 @@ use super::{from_host, on_host, to_host};
 use crate::config::StorageType;
 use crate::kernels::{PackedMatrix, on_pool};
 
-/// Makes initial parameters: seeded normal numbers, the same on every device, or zeros to be loaded over.
+/// A maker of initial parameters: either seeded normal numbers, the same on every device, or zeros that a file will
+/// replace.
 pub struct Init {
     rng: Option<ChaCha8Rng>,
     device: Device,
 }
 
 impl Init {
-    /// Normal numbers from `seed`.
+    /// Makes normal numbers from `seed`.
     pub fn seeded(seed: u64, device: &Device) -> Self {
         Self { rng: Some(ChaCha8Rng::seed_from_u64(seed)), device: device.clone() }
     }
 
-    /// Zeros, for parameters that a file fills.
+    /// Makes zeros, for parameters that a file fills.
     pub fn empty(device: &Device) -> Self {
         Self { rng: None, device: device.clone() }
     }
 
-    /// `[rows, columns]` of normal numbers with mean 0.
+    /// Returns `[rows, columns]` normal numbers with mean 0 and the given standard deviation.
     pub fn matrix(&mut self, rows: usize, columns: usize, deviation: f32) -> Param<Tensor<2>> {
         let values = match &mut self.rng {
             None => return Param::from_tensor(Tensor::zeros([rows, columns], &self.device)),
@@ -41,27 +42,27 @@ impl Init {
         Param::from_tensor(from_host(values, [rows, columns], &self.device))
     }
 
-    /// `[length]` of one number.
+    /// Returns a vector of `length` times the same number.
     pub fn vector(&mut self, length: usize, value: f32) -> Param<Tensor<1>> {
         Param::from_tensor(Tensor::full([length], value, &self.device))
     }
 
-    /// A norm that changes nothing but the moments.
+    /// Returns a norm with weight 1 and, if `biased`, bias 0.
     pub fn norm(&mut self, width: usize, biased: bool) -> Norm {
         Norm { weight: self.vector(width, 1.0), bias: biased.then(|| self.vector(width, 0.0)) }
     }
 
-    /// `[outputs, inputs]` of normal numbers of the given deviation, no bias.
+    /// Returns a linear layer whose weight is normal with the given standard deviation, without a bias.
     pub fn linear(&mut self, outputs: usize, inputs: usize, deviation: f32) -> Linear {
         Linear { weight: self.matrix(outputs, inputs, deviation), bias: None, packed: None }
     }
 
-    /// A table of zeros.
+    /// Returns a table of zeros.
     pub fn zero_embedding(&mut self, types: usize, width: usize) -> Embedding {
         Embedding { weight: Param::from_tensor(Tensor::zeros([types, width], &self.device)) }
     }
 
-    /// A linear layer whose output is zero until it is trained.
+    /// Returns a linear layer whose output is zero until it is trained.
     pub fn zero_linear(&mut self, outputs: usize, inputs: usize) -> Linear {
         let weight = Param::from_tensor(Tensor::zeros([outputs, inputs], &self.device));
         Linear { weight, bias: Some(self.vector(outputs, 0.0)), packed: None }
@@ -75,14 +76,14 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[outputs]`
     pub bias: Option<Param<Tensor<1>>>,
-    /// Once frozen, on the CPU.
+    /// The weights of a layer that is frozen, on the CPU.
     #[module(skip)]
     packed: Option<Arc<PackedMatrix>>,
 }
 
 impl Linear {
-    /// From now on computes with the numbers that it has now, on the CPU so that a row's result does not depend on the rows
-    /// beside it.
+    /// Fixes the layer's numbers: from now on it computes with the ones that it has. On the CPU it uses kernels in
+    /// which a row's result does not depend on the rows beside it.
     pub fn freeze(&mut self) {
         let weight = self.weight.val();
         if on_host(&weight.device()) && weight.dtype() == DType::F32 {
@@ -92,7 +93,7 @@ impl Linear {
         }
     }
 
-    /// `[n, inputs]` to `[n, outputs]`.
+    /// Maps `x` `[n, inputs]` to `[n, outputs]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         if let Some(packed) = &self.packed {
             let ([rows, _], device, mut y) = (x.dims(), x.device(), Vec::new());
@@ -107,7 +108,7 @@ impl Linear {
         }
     }
 
-    /// The same layer with a zero bias.
+    /// Returns the layer with a bias of zeros.
     pub fn with_bias(mut self, init: &mut Init) -> Self {
         let outputs = self.weight.val().dims()[0];
         self.bias = Some(init.vector(outputs, 0.0));
@@ -115,25 +116,26 @@ impl Linear {
     }
 }
 
-/// A table of vectors: embedding, and unembedding where it is tied.
+/// A table of vectors: the embedding, and the unembedding too where the two are tied.
 #[derive(Module, Debug)]
 pub struct Embedding {
     /// `[types, width]`
     pub weight: Param<Tensor<2>>,
 }
 
-/// Normalisation of rows: with a bias layer normalisation (Ba et al. 2016), without one by the root mean square.
+/// A normalisation of rows: layer normalisation (Ba et al. 2016) if there is a bias, else root-mean-square
+/// normalisation (Zhang and Sennrich 2019).
 #[derive(Module, Debug)]
 pub struct Norm {
     /// `[width]`
     pub weight: Param<Tensor<1>>,
-    /// `[width]`
+    /// `[width]`, or none.
     pub bias: Option<Param<Tensor<1>>>,
 }
 
 impl Norm {
-    /// `(x - mean) / sqrt(variance + epsilon) * w + b`, or `x / sqrt(mean(x^2) + epsilon) * w`, over the rows of
-    /// `[n, width]`.
+    /// Normalises the rows of `x` `[n, width]`: `(x - mean) / sqrt(variance + epsilon) * w + b`, or without a bias `x /
+    /// sqrt(mean(x^2) + epsilon) * w`.
     pub fn forward(&self, x: Tensor<2>, epsilon: f64) -> Tensor<2> {
         let x = match &self.bias {
             Some(_) => x.clone() - x.mean_dim(1),

@@ -1,4 +1,4 @@
-//! The numeric parts that every model here is made of: layers, named parameters, cross-entropy with its gradient.
+//! The numeric parts of which every model here is made: layers, named parameters, cross-entropy with its gradient.
 
 mod cross_entropy;
 mod frozen;
@@ -22,29 +22,29 @@ pub use targets::{IGNORE, Targets};
 
 use burn::tensor::{Device, ElementConversion, Tensor};
 
-/// The numbers of a tensor, row by row, as float32 in this process's memory.
+/// Returns the numbers of a tensor, row by row, as float32 in this process's memory.
 pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().try_into_vec().expect("converted to float32")
 }
 
-/// A float32 tensor from numbers, row by row.
+/// Makes a float32 tensor from its numbers, given row by row.
 pub fn from_host<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(burn::tensor::TensorData::new(values, shape), device)
 }
 
-/// A vector of indices for `select`.
+/// Makes a vector of indices for `select`.
 pub fn indices(values: impl IntoIterator<Item = usize>, device: &Device) -> Tensor<1, burn::tensor::Int> {
     let values: Vec<i64> = values.into_iter().map(|v| v as i64).collect();
     let length = values.len();
     Tensor::from_data(burn::tensor::TensorData::new(values, [length]), device)
 }
 
-/// Sum of squares of a gradient, as a number of this process.
+/// Returns the sum of squares of a tensor's numbers.
 pub fn squared_norm<const D: usize>(tensor: Tensor<D>) -> f64 {
     tensor.square().sum().into_scalar::<f32>().elem::<f64>()
 }
 
-/// Whether tensors of this device are plain memory of this process.
+/// Returns whether tensors of this device are plain memory of this process.
 pub fn on_host(device: &Device) -> bool {
     #[cfg(feature = "cpu")]
     return device.clone().without_autodiff() == Device::flex();

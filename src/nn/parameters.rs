@@ -1,4 +1,4 @@
-//! Parameters of a model by name; every value is used or the load fails.
+//! The parameters of a model by name. Loading fails unless every value is used.
 
 use std::collections::BTreeMap;
 
@@ -7,50 +7,51 @@ use crate::error::{Error, Result, bail};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 
-/// Shape and numbers of one parameter.
+/// The shape and the numbers of one parameter.
 pub type Values = (Vec<usize>, Vec<f32>);
 
-/// Gives the numbers of a parameter by its path and shape.
+/// A function that returns the numbers of a parameter, given its path and shape.
 pub type ReadParameter<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>> + 'a;
 
-/// Every parameter of a model by its path, read back to this process.
+/// Returns every parameter of a model by its path, read back to this process.
 pub fn collect_parameters<M: Module>(model: &M) -> BTreeMap<String, Values> {
     let mut collector = Collector::default();
     model.visit(&mut collector);
     collector.found
 }
 
-/// Number of scalars in a model.
+/// Returns the number of scalars in a model.
 pub fn count_parameters<M: Module>(model: &M) -> usize {
     model.num_params()
 }
 
-/// Where a walk through a model is. Which member of a family a model is, is no part of its parameters' names.
+/// The path of a walk through a model's modules. An enum of models adds no part to it, so a parameter's name does not
+/// say which variant of the enum its model is.
 #[derive(Default)]
 pub struct ParameterPath(Vec<String>);
 
 impl ParameterPath {
-    /// To be called by `enter_module`, with its arguments.
+    /// Enters a module; to be called by `enter_module`, with its arguments.
     pub fn enter(&mut self, name: &str, container: &str) {
         if !is_family(container) {
             self.0.push(name.to_owned());
         }
     }
 
-    /// To be called by `exit_module`.
+    /// Leaves a module; to be called by `exit_module`, with its `container`.
     pub fn exit(&mut self, container: &str) {
         if !is_family(container) {
             self.0.pop();
         }
     }
 
-    /// The name of the parameter here: fields and indices, joined by dots.
+    /// Returns the name of the current parameter: fields and indices, joined by dots.
     pub fn name(&self) -> String {
         self.0.join(".")
     }
 }
 
-/// Whether a container is an enum of models, as burn's derive of `Module` reports it.
+/// Returns whether a container is an enum of models, as burn's derive of `Module` reports it.
 fn is_family(container: &str) -> bool {
     container.starts_with("Enum:")
 }
@@ -76,10 +77,11 @@ impl ModuleVisitor for Collector {
     }
 }
 
-/// Replaces every parameter of `model` by the value of its path.
+/// Replaces every parameter of `model` by the value with its path.
 ///
 /// # Errors
-/// A parameter without a value, a value of another shape, a value that no parameter takes: the error names it.
+/// When a parameter has no value or one of another shape, or a value belongs to no parameter. The error names the
+/// parameter.
 pub fn load_parameters<M: Module>(model: M, mut values: BTreeMap<String, Values>) -> Result<M> {
     let model = read_parameters(model, DType::F32, &mut |name, expected| match values.remove(name) {
         None => bail!("the tensor `{name}` is missing."),
@@ -96,10 +98,10 @@ pub fn load_parameters<M: Module>(model: M, mut values: BTreeMap<String, Values>
     Ok(model)
 }
 
-/// Replaces every parameter of `model` by the numbers that `read` gives for its path and shape, as `dtype`.
+/// Replaces every parameter of `model` by the numbers that `read` returns for its path and shape, stored as `dtype`.
 ///
 /// # Errors
-/// The first error of `read`.
+/// The first error that `read` returns.
 pub fn read_parameters<M: Module>(model: M, dtype: DType, read: &mut ReadParameter) -> Result<M> {
     let mut loader = Loader { path: ParameterPath::default(), dtype, read, problem: None };
     let model = model.map(&mut loader);

@@ -8,17 +8,17 @@ use super::{indices, on_host, to_host};
 use crate::config::StorageType;
 use crate::kernels::{PackedMatrix, on_pool, products};
 
-/// `[V, d]`, on the CPU packed; clones share it.
+/// A matrix `[V, d]`, packed on the CPU. Clones share it.
 #[derive(Clone)]
 pub enum Projection {
-    /// In this process's memory.
+    /// A matrix in this process's memory.
     Packed(Arc<PackedMatrix>),
-    /// On any device.
+    /// A matrix on any device.
     Tensor(Box<Tensor<2>>),
 }
 
 impl Projection {
-    /// Of `[V, d]`, on the tensor's device.
+    /// Takes a matrix `[V, d]`, which stays on its device.
     pub fn new(matrix: Tensor<2>) -> Self {
         if !on_host(&matrix.device()) || matrix.dtype() != DType::F32 {
             return Self::Tensor(Box::new(matrix));
@@ -27,7 +27,7 @@ impl Projection {
         Self::Packed(Arc::new(PackedMatrix::new(&to_host(matrix), inputs, Vec::new(), StorageType::Float32)))
     }
 
-    /// `[V, d]`
+    /// Returns the shape, `[V, d]`.
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Packed(matrix) => [matrix.outputs(), matrix.inputs()],
@@ -35,7 +35,7 @@ impl Projection {
         }
     }
 
-    /// Some rows.
+    /// Returns the projection to the given rows alone, in their order.
     pub fn select(&self, rows: &[u32]) -> Self {
         match self {
             Self::Packed(matrix) => Self::Packed(Arc::new(matrix.select(rows))),
@@ -46,7 +46,7 @@ impl Projection {
         }
     }
 
-    /// States `[n, d]` to logits `[n, V]`, in this process's memory.
+    /// Returns the logits `[n, V]` of states `[n, d]`, in this process's memory.
     pub fn logits(&self, states: Tensor<2>) -> Vec<f32> {
         match self {
             Self::Tensor(matrix) => to_host(states.matmul(matrix.as_ref().clone().transpose())),
@@ -58,8 +58,8 @@ impl Projection {
         }
     }
 
-    /// The logits of some outputs only: for row i of `states` `[n, d]` those of `ids[i]`, one after the other, in this
-    /// process's memory.
+    /// Returns the logits of some outputs only, in this process's memory: for each row i of `states` `[n, d]`, the
+    /// logits of the outputs `ids[i]`, one row after the other.
     pub fn logits_of(&self, states: Tensor<2>, ids: &[&[u32]]) -> Vec<f32> {
         let width = states.dims()[1];
         match self {

@@ -1,4 +1,4 @@
-//! Tensors in safetensors files.
+//! Reading and writing of safetensors files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,19 +11,22 @@ use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
 
-/// A safetensors file, mapped; tensors are read one by one.
+/// A safetensors file, mapped into memory, from which tensors are read one by one.
 pub struct SafetensorsFile {
     map: Mmap,
     header: Metadata,
-    /// Where the header ends.
+    /// Where the header ends and the numbers begin.
     data: usize,
 }
 
 impl SafetensorsFile {
     /// Opens a file and checks its header.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or its length is not what its header says.
     pub fn open(path: &Path) -> Result<Self> {
         let file = std::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
-        // SAFETY: a file changed under a reader is outside what any reader can promise.
+        // SAFETY: no reader can promise that nobody changes the file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("read", path, e))?;
         let broken = |e: &dyn std::fmt::Display| {
             Error::new(format!(
@@ -41,19 +44,22 @@ impl SafetensorsFile {
         Ok(Self { map, header, data })
     }
 
-    /// Names, sorted.
+    /// Returns the names of the tensors, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names = self.header.offset_keys();
         names.sort_unstable();
         names
     }
 
-    /// Shape and type of a tensor.
+    /// Returns the shape and type of a tensor, if the file has it.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.header.info(name)
     }
 
-    /// A tensor of float32, float16 or bfloat16 numbers as float32.
+    /// Reads a tensor of float32, float16 or bfloat16 numbers as float32.
+    ///
+    /// # Errors
+    /// When the file has no such tensor, or it is of another type.
     pub fn read(&self, name: &str) -> Result<Values> {
         let Some(info) = self.info(name) else {
             bail!("the tensor `{name}` is missing.");
@@ -74,13 +80,16 @@ impl SafetensorsFile {
 }
 
 /// Reads every tensor of a file.
+///
+/// # Errors
+/// As for [`SafetensorsFile::open`] and [`SafetensorsFile::read`].
 pub fn parameters_from_safetensors(path: &Path) -> Result<BTreeMap<String, Values>> {
     let file = SafetensorsFile::open(path)?;
     let read = |name: String| file.read(&name).map(|values| (name, values)).map_err(|e| e.within(path.display()));
     file.names().into_iter().map(read).collect()
 }
 
-/// Writes parameters as a safetensors file, sorted by name, in one type.
+/// Writes parameters as a safetensors file, sorted by name and all of one type.
 pub fn parameters_to_safetensors(path: &Path, values: &BTreeMap<String, Values>, storage: StorageType) -> Result<()> {
     let encoded: Vec<(&String, &Vec<usize>, Vec<u8>)> = values
         .iter()

@@ -1,20 +1,20 @@
 //! What rows of logits are to predict.
 
-/// A target that takes no part.
+/// The token of a row that takes no part.
 pub const IGNORE: u32 = u32::MAX;
 
-/// For every row a distribution over tokens, or nothing where the row takes no part; and the token that the text has there,
-/// for the accuracy.
+/// For every row, the distribution over tokens that it is to predict, which is empty where the row takes no part. Also
+/// the token that the text has there, for the accuracy.
 #[derive(Debug, Clone, Default)]
 pub struct Targets {
     tokens: Vec<u32>,
-    /// Ends of the rows in `entries`.
+    /// Where each row's entries end.
     ends: Vec<usize>,
     entries: Vec<(u32, f32)>,
 }
 
 impl Targets {
-    /// One token a row, [`IGNORE`] among them.
+    /// Makes targets of one token for each row; [`IGNORE`] is a row that takes no part.
     pub fn of_tokens(tokens: &[u32]) -> Self {
         let mut targets = Self::default();
         for &token in tokens {
@@ -26,40 +26,40 @@ impl Targets {
         targets
     }
 
-    /// Adds a row: the text's token, and tokens with shares that sum to 1, or none for a row that takes no part.
+    /// Adds a row: the text's token, and tokens with shares that sum to 1. A row without shares takes no part.
     pub fn push(&mut self, token: u32, distribution: impl IntoIterator<Item = (u32, f32)>) {
         self.tokens.push(token);
         self.entries.extend(distribution);
         self.ends.push(self.entries.len());
     }
 
-    /// Rows.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Whether there is no row.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// Rows that take part.
+    /// Returns the number of rows that take part.
     pub fn counted(&self) -> usize {
         (0..self.len()).filter(|&row| !self.distribution(row).is_empty()).count()
     }
 
-    /// The text's token at a row.
+    /// Returns the text's token at a row.
     pub fn token(&self, row: usize) -> u32 {
         self.tokens[row]
     }
 
-    /// The distribution of a row; empty where it takes no part.
+    /// Returns the distribution of a row, which is empty where the row takes no part.
     pub fn distribution(&self, row: usize) -> &[(u32, f32)] {
         let first = row.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.entries[first..self.ends[row]]
     }
 
-    /// Entries of the longest distribution among `rows`, at least 1.
+    /// Returns the number of entries of the longest distribution among `rows`, at least 1.
     pub(super) fn width(&self, rows: std::ops::Range<usize>) -> usize {
         rows.map(|row| self.distribution(row).len()).max().unwrap_or(0).max(1)
     }

@@ -1,4 +1,4 @@
-//! Chat templates: how a model wants to be asked.
+//! Chat templates: the form in which a model expects a user's question.
 
 #[cfg(test)]
 mod tests;
@@ -15,40 +15,46 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use crate::error::{Error, Result, bail};
 use crate::files;
 
-/// The day that templates are told when no other is asked for: the one that those of Llama 3 fall back on.
+/// The date that templates are given unless another one is asked for; Llama 3's templates fall back on it too.
 pub const TEMPLATE_DATE: Date = jiff::civil::date(2024, 7, 26);
 
-/// A template with the special tokens that it may name. It renders what `apply_chat_template` of the Python library
-/// does (Jinja with `trim_blocks` and `lstrip_blocks`), but on a fixed day: text that is to be the same tomorrow must not
-/// depend on the date that some templates write into it.
+/// A chat template with the special tokens that it may name.
+///
+/// It renders what `apply_chat_template` of Hugging Face Transformers renders (Jinja with `trim_blocks` and
+/// `lstrip_blocks`), but on a fixed date: some templates write the date into the text, and the text must be the same
+/// tomorrow.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// bos_token, eos_token and the like.
+    /// The special tokens that the template may name.
     tokens: Tokens,
     source: String,
     date: Date,
-    /// For messages.
-    place: String,
+    /// Where the template comes from, for error messages.
+    origin: String,
 }
 
-/// The special tokens a template may name, with their texts; those that a model lacks are undefined.
+/// Special tokens that a template may name, such as `bos_token`, with their texts. Those that a model lacks are
+/// undefined in its template.
 pub type Tokens = Vec<(&'static str, String)>;
 
 const TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 const NAME: &str = "chat";
 
 impl ChatTemplate {
-    /// The template that `source` asks for: none where it is empty; that of the model in `folder` where it is "model"
-    /// (`chat_template.jinja`, else `chat_template` of `tokenizer_config.json`); else the one in the file `source`.
-    /// Special tokens are those of `tokenizer_config.json`; `strftime_now` in the template tells of `date`.
+    /// Loads the template that `source` names, with the special tokens of `tokenizer_config.json` in `folder`.
+    /// `strftime_now` in the template sees `date`.
+    ///
+    /// An empty `source` names no template. The source `"model"` names that of the model in `folder`:
+    /// `chat_template.jinja`, or else `chat_template` in `tokenizer_config.json`. Any other source is the path of a
+    /// file.
     ///
     /// # Errors
-    /// No template there, or a text that is no template; the error names the line.
+    /// When there is no template, or the text is not a template; the error names the line.
     pub fn load(folder: &Path, source: &str, date: Date) -> Result<Option<Self>> {
         let path = folder.join("tokenizer_config.json");
         let config: serde_json::Value = if path.exists() { files::read_json(&path)? } else { serde_json::Value::Null };
         let own = folder.join("chat_template.jinja");
-        let (place, text) = match source {
+        let (origin, text) = match source {
             "" => return Ok(None),
             "model" if own.exists() => (own.display().to_string(), files::read_text(&own)?),
             "model" => (path.display().to_string(), in_config(&config, &path)?.to_owned()),
@@ -57,19 +63,19 @@ impl ChatTemplate {
         let text_of =
             |token: &serde_json::Value| Some(token.as_str().or_else(|| token.get("content")?.as_str())?.to_owned());
         let tokens = TOKENS.iter().filter_map(|&name| Some((name, text_of(config.get(name)?)?))).collect();
-        Self::new(&place, text, tokens, date).map(Some)
+        Self::new(&origin, text, tokens, date).map(Some)
     }
 
-    /// A template from its text; `place` is what errors call it.
+    /// Parses a template; errors call it `origin`.
     ///
     /// # Errors
-    /// A text that is no template; the error names the line.
-    pub fn new(place: &str, source: String, tokens: Tokens, date: Date) -> Result<Self> {
+    /// When the text is not a template; the error names the line.
+    pub fn new(origin: &str, source: String, tokens: Tokens, date: Date) -> Result<Self> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        // In Python nothing is not iterable, and text is a sequence.
+        // As in Python, where None is not iterable, and text is a sequence.
         environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment.add_test("sequence", |value: &Value| {
             matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined)
@@ -84,22 +90,22 @@ impl ChatTemplate {
                 minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}"))
             })
         });
-        // Jinja2 takes all line ends for the same.
+        // Jinja2 treats all line ends alike.
         let plain = plain_blocks(&source.replace("\r\n", "\n").replace('\r', "\n"));
         environment.add_template_owned(NAME, plain).map_err(|e| {
             let what = format!("not a chat template that can be read ({})", reason(&e));
-            Error::new(format!("{place}{}: {what}. Mend it, or give another template.", line(&e)))
+            Error::new(format!("{origin}{}: {what}. Mend it, or give another template.", line(&e)))
         })?;
-        Ok(Self { environment, tokens, source, date, place: place.to_owned() })
+        Ok(Self { environment, tokens, source, date, origin: origin.to_owned() })
     }
 
-    /// The text that asks `prompt` as a user, up to where the model's answer begins. It has the special tokens that the
-    /// model expects, so that none are to be added when it is tokenised.
+    /// Returns the text in which a user asks `prompt`, up to where the model's answer begins. It contains the special
+    /// tokens that the model expects, so none must be added when it is tokenized.
     ///
     /// # Errors
-    /// Whatever the template complains of.
+    /// When the template refuses the prompt or fails.
     pub fn render(&self, prompt: &str) -> Result<String> {
-        // What a caller of the Python library leaves out is there as none, and some templates rely on it.
+        // Transformers passes None for what its caller leaves out, and some templates rely on that.
         let given = context! {
             messages => [context! { role => "user", content => prompt }],
             add_generation_prompt => true,
@@ -111,27 +117,28 @@ impl ChatTemplate {
         template.render(context! { ..given, ..tokens }).map_err(|e| self.explain(&e))
     }
 
-    /// What decides how prompts are rendered, as one hash.
+    /// Returns a hash of everything that decides how prompts are rendered.
     pub fn key(&self) -> String {
         files::hash_json(&(&self.source, &self.tokens, self.date.to_string()))
     }
 
+    /// Turns an error of the template engine into one for the user.
     fn explain(&self, error: &minijinja::Error) -> Error {
-        let (place, line) = (&self.place, line(error));
+        let (origin, line) = (&self.origin, line(error));
         let refusal = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Refusal>());
         Error::new(match refusal {
             Some(Refusal(message)) => format!(
-                "{place}{line}: the chat template refuses a prompt of the user alone: {message}. Give another template, or none for raw prompts."
+                "{origin}{line}: the chat template refuses a prompt of the user alone: {message}. Give another template, or none for raw prompts."
             ),
             None => format!(
-                "{place}{line}: the chat template failed ({}). Mend it, or give another template.",
+                "{origin}{line}: the chat template failed ({}). Mend it, or give another template.",
                 reason(error)
             ),
         })
     }
 }
 
-/// The model's template in tokenizer_config.json: the only one, or the one called "default".
+/// Returns the model's template in `tokenizer_config.json`: the only one, or else the one called "default".
 fn in_config<'a>(config: &'a serde_json::Value, path: &Path) -> Result<&'a str> {
     let value = config.get("chat_template");
     let named = value.and_then(|templates| templates.as_array());
@@ -163,15 +170,17 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Returns the line of an error, as `: line N`, or nothing if it has none.
 fn line(error: &minijinja::Error) -> String {
     error.line().map_or(String::new(), |line| format!(": line {line}"))
 }
 
+/// Returns the detail of an error, or else its kind.
 fn reason(error: &minijinja::Error) -> String {
     error.detail().map_or_else(|| error.kind().to_string(), str::to_owned)
 }
 
-/// `{% generation %}` marks the assistant's words for training; when asking, it is a block like any other.
+/// Replaces `{% generation %}`, which marks the assistant's words for training, by a block that always holds.
 fn plain_blocks(source: &str) -> String {
     let (mut plain, mut rest) = (String::with_capacity(source.len()), source);
     while let Some((before, after)) = rest.split_once("{%")
@@ -189,7 +198,7 @@ fn plain_blocks(source: &str) -> String {
     plain + rest
 }
 
-/// JSON as Python writes it: a space after colons and commas, and nothing escaped for HTML.
+/// Writes JSON as Python does: with a space after colons and commas, and nothing escaped for HTML.
 fn to_json(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
     let mut bytes = Vec::new();
     let written = match options.get::<Option<usize>>("indent")? {
@@ -200,7 +209,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
         }
         None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)),
     };
-    // The other setting would escape letters; templates that name it mean this one.
+    // `ensure_ascii=true` would escape letters; templates that name the option mean the other setting.
     options.get::<Option<bool>>("ensure_ascii")?;
     options.assert_all_used()?;
     let broken = |e: &dyn fmt::Display| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
@@ -208,6 +217,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
     String::from_utf8(bytes).map(Value::from).map_err(|e| broken(&e))
 }
 
+/// The layout of Python's JSON: a space after colons and commas.
 struct Spaced;
 
 impl Formatter for Spaced {

@@ -1,4 +1,4 @@
-//! Text on its way to tokens: corpora, tokenizer, splits. Knows nothing of models.
+//! Text on its way to tokens: corpora, chat templates, the tokenizer, splits. Knows nothing of models.
 
 mod chat;
 mod corpus;

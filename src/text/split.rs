@@ -1,4 +1,5 @@
-//! Train, dev and test by the hash of a group, so that the cut depends on neither order nor size of the corpus.
+//! The split into train, dev and test by the hash of a group, so that it depends neither on the order nor on the size
+//! of the corpus.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,16 +9,16 @@ use crate::config::DataConfig;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// What heads and rescorers are fitted on.
+    /// The part on which heads and rescorers are trained.
     Train,
-    /// What scales and checkpoints are chosen on.
+    /// The part on which scales and checkpoints are chosen.
     Dev,
-    /// What is reported.
+    /// The part on which results are reported.
     Test,
 }
 
 impl Split {
-    /// Lower-case name, as in file names and reports.
+    /// Returns the lower-case name, as in file names and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -27,12 +28,12 @@ impl Split {
     }
 }
 
-/// Shares of groups that go to dev and test; the rest is train.
+/// The shares of the groups that go to dev and test; the rest go to train.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SplitFractions {
-    /// Share of dev, 0 to 1.
+    /// The share of dev, 0 to 1.
     pub dev: f64,
-    /// Share of test, 0 to 1.
+    /// The share of test, 0 to 1.
     pub test: f64,
 }
 
@@ -43,7 +44,7 @@ impl From<&DataConfig> for SplitFractions {
 }
 
 impl SplitFractions {
-    /// The share of a split.
+    /// Returns the share of a split.
     pub fn share(&self, split: Split) -> f64 {
         match split {
             Split::Train => 1.0 - self.dev - self.test,
@@ -52,7 +53,7 @@ impl SplitFractions {
         }
     }
 
-    /// The split of a group: test takes the lowest hashes, dev the next.
+    /// Returns the split of a group: test takes the lowest hashes, dev the next.
     pub fn split_of(&self, group: &str) -> Split {
         let hash = blake3::hash(group.as_bytes());
         let first: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
@@ -78,7 +79,7 @@ mod tests {
         for i in 0..10_000 {
             counts[fractions.split_of(&format!("group {i}")) as usize] += 1;
         }
-        // Binomial standard deviations are 46, 30 and 40.
+        // The standard deviations of the binomial distributions are 46, 30 and 40.
         assert!((counts[0] as i64 - 7000).abs() < 200, "{counts:?}");
         assert!((counts[1] as i64 - 1000).abs() < 150, "{counts:?}");
         assert!((counts[2] as i64 - 2000).abs() < 170, "{counts:?}");

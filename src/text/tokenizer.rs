@@ -1,4 +1,4 @@
-//! The tokenizer of a Hugging Face folder, and a byte-level BPE fitted from scratch.
+//! The tokenizer of a Hugging Face folder, and byte-level BPE fitted from scratch.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use tokenizers::{
 use crate::error::{Error, Result, bail};
 use crate::files;
 
-/// The token that ends a text in tokenizers that this program fits.
+/// The token that ends a text, in tokenizers that this program fits.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// Text to token ids and back.
+/// A tokenizer, from text to token ids and back.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// Prepended to every text where `tokenizer_config.json` asks for it.
+    /// The token prepended to every text, if `tokenizer_config.json` asks for one.
     bos: Option<u32>,
     /// Whether [`Tokenizer::encode`] adds special tokens.
     special: bool,
@@ -28,7 +28,10 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model folder, and `add_bos_token` of `tokenizer_config.json` where there is one.
+    /// Reads `tokenizer.json` of a model folder and, if it is there, `add_bos_token` of `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// When `tokenizer.json` is missing or not a tokenizer, or the token to prepend is not in it.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let text = files::read_text(&path)?;
@@ -39,13 +42,14 @@ impl Tokenizer {
         Ok(Self { inner, bos, special: true, plain_hash: hash.clone(), hash })
     }
 
-    /// A tokenizer that came with other files; `bos` is prepended to every text. `key` stands for all of it in the hash.
+    /// Wraps a tokenizer that came in another file; `bos` is prepended to every text. In the hash, `key` stands for the
+    /// tokenizer.
     pub fn from_parts(inner: tokenizers::Tokenizer, bos: Option<u32>, key: &str) -> Self {
         let hash = files::hash_json(&(key, bos));
         Self { inner, bos, special: true, plain_hash: hash.clone(), hash }
     }
 
-    /// Fits a byte-level BPE of `vocab_size` types on `texts`, with [`END_OF_TEXT`] as id 0, and writes it to `folder`.
+    /// Fits byte-level BPE of `vocab_size` types on `texts`, with [`END_OF_TEXT`] as id 0, and writes it to `folder`.
     pub fn fit<'a>(texts: impl Iterator<Item = &'a str> + Send, vocab_size: usize, folder: &Path) -> Result<Self> {
         let mut trainer = BpeTrainer::builder()
             .vocab_size(vocab_size)
@@ -69,15 +73,15 @@ impl Tokenizer {
         Self::load(folder)
     }
 
-    /// The same tokenizer for texts that a chat template has made: they hold every special token already. `key` is that of
-    /// the template and becomes part of the hash.
+    /// Returns the tokenizer for texts that a chat template has made: they contain every special token already. The
+    /// hash then includes `key`, that of the template.
     pub fn for_chat(mut self, key: &str) -> Self {
         self.special = false;
         self.hash = files::hash_json(&(&self.hash, key));
         self
     }
 
-    /// Token ids of a text, special tokens added as the folder's files say.
+    /// Returns the token ids of a text, with special tokens added as the folder's files say.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         if !self.special {
             return self.encode_continuation(text);
@@ -93,39 +97,40 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Token ids of a text that goes on from another one: no leading token.
+    /// Returns the token ids of a text that continues another one: no special token is added.
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>> {
         let encoding =
             self.inner.encode_fast(text, false).map_err(|e| Error::new(format!("cannot tokenise a text: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of token ids, special tokens left out.
+    /// Returns the text of token ids, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.decode(ids, true).map_err(|e| Error::new(format!("cannot decode tokens: {e}")))
     }
 
-    /// One more than the largest id, added tokens included.
+    /// Returns one more than the largest id, added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab(true).values().max().map_or(0, |&largest| largest as usize + 1)
     }
 
-    /// The token prepended to every text, where there is one.
+    /// Returns the token that [`Tokenizer::encode`] prepends to every text, if there is one.
     pub fn bos(&self) -> Option<u32> {
         self.bos.filter(|_| self.special)
     }
 
-    /// BLAKE3 of the file and of the leading token.
+    /// Returns the hash (BLAKE3) of the tokenizer, the prepended token and the chat template.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// The same whatever chat template texts are put in: it says which ids stand for which text.
+    /// Returns the hash without the chat template: it says which ids stand for which text.
     pub fn plain_hash(&self) -> &str {
         &self.plain_hash
     }
 }
 
+/// Returns the token to prepend to every text, if `tokenizer_config.json` asks for one.
 fn leading_token(folder: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<Option<u32>> {
     let path = folder.join("tokenizer_config.json");
     if !path.exists() {

@@ -1,7 +1,7 @@
 //! AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over a model's named parameters.
 //!
-//! State is kept by parameter path, not by the run's random parameter ids, so that a checkpoint is the same bytes in every
-//! run and a resumed run goes on exactly.
+//! The state is kept by parameter path, not by burn's random parameter ids. So a checkpoint has the same bytes in every
+//! run, and a resumed run continues exactly.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::config::OptimizationConfig;
 use crate::error::{Result, bail};
 use crate::nn::{ParameterPath, from_host, squared_norm, to_host};
 
-/// First and second moment of one parameter, flat.
+/// The first and second moment of one parameter, flat.
 type Moments = [Tensor<1>; 2];
 
 /// The optimizer with its state.
@@ -25,11 +25,11 @@ pub struct AdamW {
     moments: BTreeMap<String, Moments>,
 }
 
-/// Added to the root of the second moment.
+/// The number added to the root of the second moment.
 const EPSILON: f64 = 1e-8;
 
 impl AdamW {
-    /// With zero moments.
+    /// Makes an optimizer with moments of zero.
     pub fn new(options: &OptimizationConfig) -> Self {
         Self {
             betas: options.betas,
@@ -40,15 +40,15 @@ impl AdamW {
         }
     }
 
-    /// One update of every parameter that has a gradient, of global norm `norm`; matrices decay, vectors (biases, norms) do
-    /// not.
+    /// Updates every parameter that has a gradient. `norm` is the global norm of the gradients, `rate` the learning
+    /// rate. Weight decay applies to matrices, not to vectors (biases and norms).
     pub fn step<M: Module>(&mut self, model: M, gradients: GradientsParams, norm: f64, rate: f64) -> M {
         let clip = if norm > self.clip_norm { self.clip_norm / norm } else { 1.0 };
         self.steps += 1;
         model.map(&mut Update { optimizer: self, gradients, rate, clip, path: ParameterPath::default() })
     }
 
-    /// Moments by name (`m.PATH`, `v.PATH`), for a checkpoint.
+    /// Returns the moments by name (`m.PATH`, `v.PATH`), for a checkpoint.
     pub fn state(&self) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
         let named = |name: &str, moments: &Moments| {
             ["m", "v"]
@@ -63,7 +63,10 @@ impl AdamW {
         self.moments.iter().flat_map(|(name, moments)| named(name, moments)).collect()
     }
 
-    /// Takes up the state of a checkpoint after `steps` steps.
+    /// Restores the state of a checkpoint that was taken after `steps` steps.
+    ///
+    /// # Errors
+    /// When `state` is not what [`AdamW::state`] returns.
     pub fn restore(
         &mut self,
         steps: usize,
@@ -86,7 +89,7 @@ impl AdamW {
     }
 }
 
-/// The global L2 norm of a model's gradients.
+/// Returns the global L2 norm of a model's gradients.
 pub(super) fn norm<M: Module>(model: &M, gradients: &GradientsParams) -> f64 {
     let mut norm = Norm { gradients, sum: 0.0 };
     model.visit(&mut norm);
@@ -158,7 +161,7 @@ mod tests {
         model.forward(x.clone()).square().mean()
     }
 
-    /// Two steps against the update rule written out in plain numbers.
+    /// Compares two steps with the update rule written out in plain numbers.
     #[test]
     fn two_steps_follow_the_rule() {
         let device = Device::flex().autodiff();

@@ -1,4 +1,4 @@
-//! The moving average of a model's weights (Polyak and Juditsky 1992; exponential, with the start corrected for).
+//! The exponential moving average of a model's weights (Polyak and Juditsky 1992), corrected for its start.
 
 use std::collections::BTreeMap;
 
@@ -7,31 +7,31 @@ use burn::module::Module;
 use crate::error::Result;
 use crate::nn::{Values, collect_parameters, load_parameters};
 
-/// `sum over steps t of decay^(now - t) x weights at t`, over the sum of the same powers.
+/// `sum over steps t of decay^(now - t) x weights at t`, divided by the sum of the same powers.
 pub struct Average {
     decay: f64,
     steps: usize,
-    /// By parameter path; the weights of no step yet where it is empty.
+    /// The averaged weights by parameter path; empty before the first step.
     values: BTreeMap<String, Values>,
 }
 
 impl Average {
-    /// Of no step.
+    /// Makes the average before the first step.
     pub fn new(decay: f64) -> Self {
         Self { decay, steps: 0, values: BTreeMap::new() }
     }
 
-    /// The average after `steps` steps, as [`Average::values`] gave it.
+    /// Restores the average after `steps` steps, as [`Average::values`] returned it.
     pub fn restore(&mut self, steps: usize, values: BTreeMap<String, Values>) {
         (self.steps, self.values) = (steps, values);
     }
 
-    /// The averaged weights.
+    /// Returns the averaged weights.
     pub fn values(&self) -> &BTreeMap<String, Values> {
         &self.values
     }
 
-    /// Takes in the weights after one more step.
+    /// Adds the weights after one more step.
     pub fn add<M: Module>(&mut self, model: &M) {
         self.steps += 1;
         let share = ((1.0 - self.decay) / (1.0 - self.decay.powi(self.steps as i32))) as f32;
@@ -45,7 +45,10 @@ impl Average {
         }
     }
 
-    /// `model` with the averaged weights.
+    /// Returns `model` with the averaged weights.
+    ///
+    /// # Errors
+    /// When the parameters of `model` are not those of the average.
     pub fn model<M: Module>(&self, model: M) -> Result<M> {
         load_parameters(model, self.values.clone())
     }
@@ -58,7 +61,7 @@ mod tests {
     use burn::tensor::Device;
 
     #[test]
-    fn it_is_the_weighted_mean_of_all_steps() {
+    fn the_average_is_the_weighted_mean_of_all_steps() {
         let mut average = Average::new(0.75);
         let models: Vec<_> = (0..5).map(|seed| Init::seeded(seed, &Device::flex()).linear(2, 3, 0.5)).collect();
         models.iter().for_each(|model| average.add(model));

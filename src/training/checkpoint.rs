@@ -1,6 +1,8 @@
 //! Checkpoints on disk: `checkpoints/step-000500/{model.safetensors, optimizer.safetensors, state.json}` (and
-//! `average.safetensors`), `latest.json`, `best.json`. Each folder appears whole; older ones are removed once nothing points at them,
-//! or cut down to the weights that dev saw, where every checkpoint is kept.
+//! `average.safetensors`), `latest.json`, `best.json`.
+//!
+//! Each folder appears whole. Older ones are removed once nothing points at them, or, where every checkpoint is kept,
+//! cut down to the weights that were evaluated on dev.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,46 +18,46 @@ use crate::nn::{collect_parameters, load_parameters, parameters_from_safetensors
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// The averaged weights, where they are kept.
+/// The averaged weights, if there is an average.
 const AVERAGE: &str = "average.safetensors";
 
-/// Version of the layout.
+/// The version of the layout.
 const SCHEMA: u32 = 1;
 
-/// `state.json`: all of a training's state that is not tensors. Batches are functions of seed and step, so there is no
-/// random state and no data cursor to keep.
+/// The contents of `state.json`: all of a training's state except tensors. Batches are functions of the seed and the
+/// step, so there is no random state and no position in the data to keep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     schema_version: u32,
-    /// Hash of everything the training depends on.
+    /// The hash of everything that the training depends on.
     pub key: String,
-    /// Steps done.
+    /// The number of steps done.
     pub step: usize,
-    /// Length of `metrics.jsonl`.
+    /// The length of `metrics.jsonl` in bytes.
     pub metrics_bytes: u64,
-    /// The best dev score so far and its step.
+    /// The best dev evaluation so far.
     pub best: Option<Best>,
-    /// The weights of every multiple of so many steps stay; none where only the latest and the best do.
+    /// The interval of the steps whose weights are kept; none if only the latest and the best are.
     pub kept_every: Option<usize>,
 }
 
-/// A dev evaluation.
+/// An evaluation on dev.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// Steps done when it was taken.
+    /// The number of steps done before it.
     pub step: usize,
-    /// Lower is better.
+    /// The score; lower is better.
     pub score: f64,
 }
 
 impl State {
-    /// Whether dev has been no better for as long as `patience` allows.
+    /// Returns whether dev has not improved for as long as `patience` allows.
     pub fn gave_up(&self, options: &OptimizationConfig) -> bool {
         let since = self.best.map_or(0, |best| self.step - best.step);
         options.patience > 0 && since >= options.patience * options.dev_every
     }
 
-    /// Before the first step.
+    /// Makes the state before the first step.
     pub fn new(key: &str) -> Self {
         Self { schema_version: SCHEMA, key: key.to_owned(), step: 0, metrics_bytes: 0, best: None, kept_every: None }
     }
@@ -65,15 +67,15 @@ impl State {
 pub struct KeptCheckpoints {
     /// The step that dev chose.
     pub best: usize,
-    /// By rising step: the file with the weights that dev saw.
+    /// The steps in ascending order, each with the file of the weights that were evaluated on dev.
     pub weights: Vec<(usize, PathBuf)>,
 }
 
 impl KeptCheckpoints {
-    /// Those under `folder/checkpoints`; none unless all are there.
+    /// Finds the checkpoints under `folder/checkpoints`; returns none unless all of them are there.
     ///
     /// # Errors
-    /// Files that cannot be read.
+    /// When a file cannot be read.
     pub fn find(folder: &Path) -> Result<Option<Self>> {
         let checkpoints = Checkpoints::new(folder);
         let Some(State { step, best: Some(best), kept_every: Some(every), .. }) = checkpoints.latest_state()? else {
@@ -98,23 +100,24 @@ struct Pointer {
     step: usize,
 }
 
-/// Returns the bytes on disk of a finished training of so many parameters: the weights, and checkpoints of the latest and the
-/// best step with the optimizer's two moments each.
+/// Returns the bytes on disk of a finished training of so many parameters: the weights, and the checkpoints of the
+/// latest and the best step, each with the optimizer's two moments.
 pub fn kept_bytes(parameters: usize) -> u64 {
     7 * 4 * parameters as u64
 }
 
 impl Checkpoints {
-    /// Those under `folder/checkpoints`.
+    /// Names the checkpoints under `folder/checkpoints`.
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.join("checkpoints") }
     }
 
+    /// Returns the folder of a step.
     fn of_step(&self, step: usize) -> PathBuf {
         self.folder.join(format!("step-{step:06}"))
     }
 
-    /// Writes a checkpoint, points `latest.json` at it and `best.json` at the best, and removes all others.
+    /// Writes a checkpoint, points `latest.json` at it and `best.json` at the best one, and clears up all others.
     pub fn save<M: Module>(
         &self,
         model: &M,
@@ -135,11 +138,11 @@ impl Checkpoints {
         if let Some(best) = state.best {
             files::write_json(&self.folder.join("best.json"), &Pointer { step: best.step })?;
         }
-        // What is kept follows from the state, not from the pointers: one of them may be older after a crash.
+        // What is kept follows from the state and not from the pointers: after a crash one of them may be older.
         self.clear_up(state)
     }
 
-    /// Leaves the latest and the best checkpoint whole, and of the others the weights that are kept.
+    /// Leaves the latest and the best checkpoint whole, and of the others only the weights that are to be kept.
     fn clear_up(&self, state: &State) -> Result<()> {
         for (step, path) in self.steps()? {
             if step == state.step || state.best.is_some_and(|best| best.step == step) {
@@ -159,7 +162,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The folders of all steps, rising.
+    /// Returns the steps in ascending order, with their folders.
     fn steps(&self) -> Result<Vec<(usize, PathBuf)>> {
         let listing = fs::read_dir(&self.folder).map_err(|e| Error::io("read", &self.folder, e))?;
         let step = |path: PathBuf| {
@@ -171,7 +174,7 @@ impl Checkpoints {
         Ok(steps)
     }
 
-    /// The state that `latest.json` points at; none without one.
+    /// Returns the state that `latest.json` points at, if there is one.
     fn latest_state(&self) -> Result<Option<State>> {
         let pointer = self.folder.join("latest.json");
         if !pointer.exists() {
@@ -189,12 +192,12 @@ impl Checkpoints {
         Ok(Some(state))
     }
 
-    /// The latest state of a training with this key; none when there is none, or one of other inputs.
+    /// Returns the latest state of a training with this key; none if there is none, or it is of another key.
     pub fn latest(&self, key: &str) -> Result<Option<State>> {
         Ok(self.latest_state()?.filter(|state| state.key == key))
     }
 
-    /// Model, optimizer and average as they were at `state`.
+    /// Restores the model, the optimizer and the average as they were at `state`.
     pub fn load<M: Module>(
         &self,
         state: &State,
@@ -214,13 +217,13 @@ impl Checkpoints {
         self.load_model(state.step, model, false)
     }
 
-    /// The model alone, or with averaged weights, of any kept step.
+    /// Loads the model of any step whose weights are kept, with averaged weights if `averaged`.
     pub fn load_model<M: Module>(&self, step: usize, model: M, averaged: bool) -> Result<M> {
         let path = self.of_step(step).join(if averaged { AVERAGE } else { MODEL });
         load_parameters(model, parameters_from_safetensors(&path)?).map_err(|e| e.within(path.display()))
     }
 
-    /// Removes them all; gives whether there were any.
+    /// Removes all checkpoints; returns whether there were any.
     pub fn clear(&self) -> Result<bool> {
         let any = self.folder.exists();
         if any {

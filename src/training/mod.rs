@@ -1,4 +1,5 @@
-//! One loop for everything that trains: schedule, clipping, checkpoints, resume, progress. Knows nothing of what it trains.
+//! The one loop for everything that trains: schedule, clipping, checkpoints, resuming, progress. It knows nothing of
+//! what it trains.
 
 mod adamw;
 mod average;

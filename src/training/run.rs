@@ -20,98 +20,102 @@ use crate::files;
 use crate::nn::{collect_parameters, parameters_to_safetensors};
 use crate::progress::{self, Progress};
 
-/// What a training step starts from.
+/// The loss of one batch.
 pub struct Batch {
-    /// A scalar whose gradient is the loss's gradient; its own value means nothing.
+    /// A scalar whose gradient is that of the loss; its own value means nothing.
     pub objective: Tensor<1>,
     /// The loss, in nats per counted target.
     pub loss: f64,
-    /// Tokens (targets) in the batch, for the speed shown.
+    /// The number of tokens (targets) in the batch, for the speed in the progress line.
     pub tokens: usize,
-    /// More numbers for `metrics.jsonl`.
+    /// Further numbers for `metrics.jsonl`.
     pub metrics: Map<String, Value>,
-    /// What the progress line adds to the loss, a blank in front.
+    /// What the progress line shows after the loss, beginning with a space.
     pub words: String,
 }
 
-/// What an evaluation on dev gives.
+/// The result of an evaluation on dev.
 pub struct Evaluated {
-    /// What checkpoints are chosen by; lower is better.
+    /// The score by which checkpoints are chosen; lower is better.
     pub score: f64,
     /// Numbers for `metrics.jsonl`.
     pub metrics: Map<String, Value>,
 }
 
-/// Something to train. Batches must be functions of their number alone: that is what makes resuming exact.
+/// Something to train. Batches must be functions of their number alone: that makes resuming exact.
 pub trait Task<M> {
-    /// Loss and objective of batch `number` (from 0); a step takes one, or several one after the other.
+    /// Computes the loss and the objective of batch `number` (from 0). A step takes one batch, or several in turn.
     fn batch(&self, model: &M, number: usize) -> Result<Batch>;
-    /// The dev metric, on a model without autodiff.
+    /// Evaluates a model (without autodiff) on dev.
     fn evaluate(&self, model: &M) -> Result<Evaluated>;
-    /// What batch `number` is made of, for the file that is left behind when its loss is no number.
+    /// Says what batch `number` is made of, for the file that is left behind when its loss is not finite.
     fn describe(&self, number: usize) -> Value;
-    /// The learning rate by step.
+    /// Returns the learning rate of every step.
     fn schedule(&self, options: &OptimizationConfig) -> Schedule {
         Schedule::new(options)
     }
 }
 
-/// Where a training lives and what identifies it.
+/// Where a training keeps its files, and what identifies it.
 pub struct TrainingContext<'a> {
-    /// Holds `checkpoints/`, `metrics.jsonl` and `timings.jsonl`.
+    /// The folder that holds `checkpoints/`, `metrics.jsonl` and `timings.jsonl`.
     pub folder: &'a Path,
-    /// Hash of everything the result depends on; a checkpoint of another key is not resumed but replaced.
+    /// The hash of everything that the result depends on. A checkpoint of another key is replaced, not resumed.
     pub key: &'a str,
-    /// What the progress bar calls it.
+    /// The training's name in the progress bar and in messages.
     pub title: &'a str,
-    /// Whether the weights of every checkpoint stay, not only those of the latest and the best.
+    /// Whether the weights of every checkpoint are kept, not only those of the latest and the best.
     pub keep_checkpoints: bool,
 }
 
-/// The task once more, on another device.
+/// A copy of the task on another device.
 pub struct Replica<T> {
-    /// Where the parameters are copied to before every step.
+    /// The device to which the parameters are copied before every step.
     pub device: Device,
-    /// With its tensors there.
+    /// The task with its tensors on that device.
     pub task: T,
 }
 
-/// Trains `model` (on an autodiff device), resuming where a checkpoint of the same key exists, and gives the parameters of
-/// the best dev score.
+/// Trains `model` (on an autodiff device) and returns it with the parameters of the best dev score. If there is a
+/// checkpoint of the same key, the training resumes from it.
 ///
-/// The batches of a step (`accumulate`) are shared out to the model's own device and those of `replicas`, and their gradients
-/// are summed in the order of the batches: how many devices there are changes nothing but what their arithmetic rounds
-/// differently.
+/// The batches of a step (`accumulate`) are shared out among the model's own device and those of `replicas`, and their
+/// gradients are summed in the order of the batches. So the number of devices changes nothing, except where the devices
+/// round differently.
+///
+/// # Errors
+/// When the loss, the gradient or the dev score is not finite, a file cannot be read or written, or the user interrupts
+/// the training.
 pub fn train<M, T>(
     model: M,
     task: &T,
     replicas: &[Replica<T>],
     options: &OptimizationConfig,
-    place: &TrainingContext,
+    context: &TrainingContext,
 ) -> Result<M>
 where
     M: Module,
     T: Task<M> + Sync,
 {
-    let checkpoints = Checkpoints::new(place.folder);
+    let checkpoints = Checkpoints::new(context.folder);
     let mut optimizer = AdamW::new(options);
     let mut average = (options.average > 0.0).then(|| Average::new(options.average));
-    let (mut model, mut state) = match checkpoints.latest(place.key)? {
+    let (mut model, mut state) = match checkpoints.latest(context.key)? {
         Some(state) => {
-            progress::say(format!("{}: going on from step {}", place.title, state.step));
+            progress::say(format!("{}: going on from step {}", context.title, state.step));
             (checkpoints.load(&state, model, &mut optimizer, average.as_mut())?, state)
         }
         None => {
             if checkpoints.clear()? {
-                progress::say(format!("{}: inputs have changed, training anew", place.title));
+                progress::say(format!("{}: inputs have changed, training anew", context.title));
             }
-            (model, State::new(place.key))
+            (model, State::new(context.key))
         }
     };
     let schedule = task.schedule(options);
-    let mut metrics = Log::open(place.folder.join("metrics.jsonl"), state.metrics_bytes)?;
-    let mut timings = Log::open(place.folder.join("timings.jsonl"), u64::MAX)?;
-    let mut bar = Progress::starting_at(place.title, state.step, options.steps);
+    let mut metrics = Log::open(context.folder.join("metrics.jsonl"), state.metrics_bytes)?;
+    let mut timings = Log::open(context.folder.join("timings.jsonl"), u64::MAX)?;
+    let mut bar = Progress::starting_at(context.title, state.step, options.steps);
     let mut dev_words = String::new();
     let (started, mut tokens) = (Instant::now(), 0);
     while state.step < options.steps && !state.gave_up(options) {
@@ -121,7 +125,7 @@ where
         let stopped_at = |what: &str, value: f64| -> Result<Error> {
             let batches: Vec<Value> = batches.clone().map(|number| task.describe(number)).collect();
             let culprit = json!({"step": state.step, "what": what, "value": value.to_string(), "learning_rate": rate, "batches": batches});
-            diverged(&culprit, &model, place)
+            diverged(&culprit, &model, context)
         };
         if !batch.loss.is_finite() {
             return Err(stopped_at("loss", batch.loss)?);
@@ -150,14 +154,14 @@ where
             };
             if !evaluated.score.is_finite() {
                 let culprit = json!({"step": state.step, "what": "dev score", "value": evaluated.score.to_string(), "learning_rate": rate});
-                return Err(diverged(&culprit, &model, place)?);
+                return Err(diverged(&culprit, &model, context)?);
             }
             is_best = state.best.is_none_or(|best| evaluated.score < best.score);
             if is_best {
                 state.best = Some(Best { step: state.step, score: evaluated.score });
             }
             dev_words = words(&evaluated);
-            progress::detail(format!("{} step {}:{dev_words}", place.title, state.step));
+            progress::detail(format!("{} step {}:{dev_words}", context.title, state.step));
             let mut line = json!({"step": state.step, "split": "dev", "score": evaluated.score});
             extend(&mut line, evaluated.metrics);
             metrics.write(&line)?;
@@ -166,7 +170,7 @@ where
         let stop = progress::interrupted();
         if is_best || last || stop || state.step.is_multiple_of(options.checkpoint_every) {
             state.metrics_bytes = metrics.sync()?;
-            state.kept_every = place.keep_checkpoints.then_some(options.checkpoint_every);
+            state.kept_every = context.keep_checkpoints.then_some(options.checkpoint_every);
             timings.write(
                 &json!({"step": state.step, "seconds": started.elapsed().as_secs_f64(), "tokens_per_s": speed}),
             )?;
@@ -175,10 +179,10 @@ where
         if stop && !last {
             return Err(Error::interrupted(format!(
                 "interrupted: {} was saved after step {} of {} in {}. Start the same command again to go on.",
-                place.title,
+                context.title,
                 state.step,
                 options.steps,
-                place.folder.display()
+                context.folder.display()
             )));
         }
     }
@@ -188,7 +192,7 @@ where
     Ok(model)
 }
 
-/// The numbers of a step: the mean loss and all tokens of its batches, the other metrics of the last one.
+/// The numbers of a step: the mean loss and the tokens of all its batches, and the other metrics of the last one.
 struct Summary {
     loss: f64,
     tokens: usize,
@@ -196,7 +200,7 @@ struct Summary {
     words: String,
 }
 
-/// The mean gradient of the batches of a step, on the model's device.
+/// Computes the mean gradient of the batches of a step, on the model's device.
 fn gather<M, T>(
     model: &M,
     task: &T,
@@ -211,15 +215,15 @@ where
     let mut summary = Summary { loss: 0.0, tokens: 0, metrics: Map::new(), words: String::new() };
     let (home, number) = (model.devices().remove(0), batches.len());
     let copies: Vec<M> = replicas.iter().map(|replica| model.clone().fork(&replica.device)).collect();
-    let places: Vec<(&M, &T)> =
+    let devices: Vec<(&M, &T)> =
         std::iter::once((model, task)).chain(copies.iter().zip(replicas.iter().map(|replica| &replica.task))).collect();
-    for first in batches.clone().step_by(places.len()) {
-        // As many batches as there are devices, each on its own.
-        let work = (first..batches.end).zip(&places).map(|(batch, &(model, task))| {
+    for first in batches.clone().step_by(devices.len()) {
+        // As many batches at once as there are devices, each on its own device.
+        let work = (first..batches.end).zip(&devices).map(|(batch, &(model, task))| {
             let model = model.clone();
             move || gradients(model, task, batch, number)
         });
-        for (outcome, (there, _)) in side_by_side(work.collect()).into_iter().zip(&places) {
+        for (outcome, (there, _)) in side_by_side(work.collect()).into_iter().zip(&devices) {
             let (gradients, Batch { loss, tokens, metrics, words, .. }) = outcome?;
             sum.accumulate(model, if copies.is_empty() { gradients } else { gradients.to_device(&home, *there) });
             let (loss, tokens) = (summary.loss + loss / number as f64, summary.tokens + tokens);
@@ -229,7 +233,7 @@ where
     Ok((sum.grads(), summary))
 }
 
-/// The gradient of batch `batch`, one of `number` that make a step.
+/// Computes the gradient of batch `batch`, one of the `number` batches of a step.
 fn gradients<M, T>(model: M, task: &T, batch: usize, number: usize) -> Result<(GradientsParams, Batch)>
 where
     M: Module,
@@ -240,7 +244,7 @@ where
     Ok((GradientsParams::from_module(&mut backward, &model), batch))
 }
 
-/// Does the first piece of work here and every other one on a thread of its own.
+/// Does the first piece of work on this thread and every other one on a thread of its own.
 fn side_by_side<R: Send>(work: Vec<impl FnOnce() -> R + Send>) -> Vec<R> {
     std::thread::scope(|scope| {
         let mut work = work.into_iter();
@@ -254,43 +258,46 @@ fn side_by_side<R: Send>(work: Vec<impl FnOnce() -> R + Send>) -> Vec<R> {
     })
 }
 
-/// Leaves step, batch and model behind for whoever looks for the cause, and says so.
-fn diverged<M: Module>(culprit: &Value, model: &M, place: &TrainingContext) -> Result<Error> {
-    let (file, parameters) = (place.folder.join("diverged.json"), place.folder.join("diverged.safetensors"));
+/// Writes the step, its batches and the model's weights to files, to help find the cause, and returns the error that
+/// says so.
+fn diverged<M: Module>(culprit: &Value, model: &M, context: &TrainingContext) -> Result<Error> {
+    let (file, parameters) = (context.folder.join("diverged.json"), context.folder.join("diverged.safetensors"));
     files::write_json(&file, culprit)?;
     parameters_to_safetensors(&parameters, &collect_parameters(model), StorageType::Float32)?;
     let text = |key: &str| culprit[key].as_str().unwrap_or_default();
     Ok(Error::new(format!(
         "{}: the {} at step {} is {}: the training diverged at learning rate {:.2e}. Lower `learning_rate` or `clip_norm`. {} says what the step was made of, {} holds the weights before it, and the last checkpoint is kept in {}.",
-        place.title,
+        context.title,
         text("what"),
         culprit["step"],
         text("value"),
         culprit["learning_rate"].as_f64().unwrap_or_default(),
         file.display(),
         parameters.display(),
-        place.folder.join("checkpoints").display()
+        context.folder.join("checkpoints").display()
     )))
 }
 
+/// Adds fields to a JSON object.
 fn extend(line: &mut Value, more: Map<String, Value>) {
     if let Value::Object(line) = line {
         line.extend(more);
     }
 }
 
-/// The evaluation's numbers for the progress line; lists are left to the file.
+/// Returns the evaluation's numbers for the progress line; lists are for the file only.
 fn words(evaluated: &Evaluated) -> String {
     evaluated.metrics.iter().filter_map(|(name, value)| Some(format!(" {name} {:.3}", value.as_f64()?))).collect()
 }
 
-/// A file of JSON lines that is cut to a checkpoint's length when training resumes.
+/// A file of JSON lines, which is cut to a checkpoint's length when training resumes.
 struct Log {
     path: PathBuf,
     file: File,
 }
 
 impl Log {
+    /// Opens the file and cuts it to at most `keep` bytes.
     fn open(path: PathBuf, keep: u64) -> Result<Self> {
         let open = || -> std::io::Result<File> {
             fs::create_dir_all(path.parent().expect("a file in a folder"))?;
@@ -307,7 +314,7 @@ impl Log {
         self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| Error::io("write", &self.path, e))
     }
 
-    /// Flushes to disk and gives the length.
+    /// Flushes the file to disk and returns its length in bytes.
     fn sync(&mut self) -> Result<u64> {
         let sync = || -> std::io::Result<u64> {
             self.file.sync_data()?;

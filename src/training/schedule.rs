@@ -1,40 +1,44 @@
-//! The learning rate by step.
+//! The learning rate of every step.
 
 use crate::config::OptimizationConfig;
 
-/// One stage of a training.
+/// One phase of a training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulePhase {
-    /// Its steps.
+    /// The number of steps.
     pub steps: usize,
-    /// Its highest rate.
+    /// The highest learning rate.
     pub learning_rate: f64,
-    /// Steps of linear warm-up.
+    /// The number of steps of linear warm-up.
     pub warmup_steps: usize,
 }
 
-/// Stages one after the other; in each a linear warm-up, then a cosine from the highest to the final rate.
+/// Phases one after the other. Each is a linear warm-up followed by a cosine from its highest to its final rate
+/// (Loshchilov and Hutter 2017).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     stages: Vec<SchedulePhase>,
-    /// The last rate of a stage as a share of its highest.
+    /// The last rate of a phase, as a share of its highest.
     final_rate: f64,
 }
 
 impl Schedule {
-    /// One stage.
+    /// Makes a schedule of one phase.
     pub fn new(options: &OptimizationConfig) -> Self {
         let &OptimizationConfig { steps, learning_rate, warmup_steps, .. } = options;
         Self::of_stages(vec![SchedulePhase { steps, learning_rate, warmup_steps }], options.final_rate)
     }
 
-    /// Several, at least one.
+    /// Makes a schedule of several phases, at least one.
+    ///
+    /// # Panics
+    /// When there are no phases.
     pub fn of_stages(stages: Vec<SchedulePhase>, final_rate: f64) -> Self {
         assert!(!stages.is_empty());
         Self { stages, final_rate }
     }
 
-    /// The stage of step `step` (from 0), and the step within it. The last stage goes on for ever.
+    /// Returns the index of the phase of step `step` (from 0), and the step within it. The last phase never ends.
     pub fn stage(&self, step: usize) -> (usize, usize) {
         let mut within = step;
         for (index, stage) in self.stages.iter().enumerate() {
@@ -46,7 +50,7 @@ impl Schedule {
         unreachable!("the last stage takes every step")
     }
 
-    /// The learning rate of step `step` (from 0).
+    /// Returns the learning rate of step `step` (from 0).
     pub fn rate(&self, step: usize) -> f64 {
         let (index, step) = self.stage(step);
         let SchedulePhase { steps, learning_rate, warmup_steps } = self.stages[index];

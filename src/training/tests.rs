@@ -1,4 +1,4 @@
-//! The loop on a toy.
+//! Tests of the loop on a toy problem.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +11,7 @@ use crate::config::OptimizationConfig;
 use crate::error::Result;
 use crate::nn::{Init, Linear, collect_parameters, from_host};
 
-/// Least squares on rows drawn by their number; `rows` of them a batch. Dev gets worse after step `best`.
+/// Least squares on rows drawn by their number, `rows` in a batch. The dev score gets worse after evaluation `best`.
 struct Toy {
     rows: usize,
     best: f64,
@@ -46,19 +46,19 @@ impl Task<Linear> for Toy {
     }
 }
 
-/// The parameters after training, and how many evaluations there were.
+/// Returns the parameters after training, and how many evaluations there were.
 fn trained(task: &Toy, options: &OptimizationConfig) -> (Vec<f32>, usize) {
     trained_on(task, 1, options)
 }
 
-/// The same on several devices, which are all the CPU here.
+/// Trains on several devices, which are all the CPU here.
 fn trained_on(task: &Toy, devices: usize, options: &OptimizationConfig) -> (Vec<f32>, usize) {
     let folder = tempfile::tempdir().unwrap();
     let model = Init::seeded(1, &Device::flex().autodiff()).linear(2, 3, 0.5);
-    let place = TrainingContext { folder: folder.path(), key: "toy", title: "toy", keep_checkpoints: false };
+    let context = TrainingContext { folder: folder.path(), key: "toy", title: "toy", keep_checkpoints: false };
     let replica = |_| Replica { device: Device::flex(), task: Toy::new(task.rows, task.best) };
     let replicas: Vec<_> = (1..devices).map(replica).collect();
-    let model = train(model, task, &replicas, options, &place).unwrap();
+    let model = train(model, task, &replicas, options, &context).unwrap();
     let values = collect_parameters(&model.valid()).into_values().flat_map(|(_, values)| values);
     (values.collect(), task.evaluations.load(Ordering::Relaxed))
 }
@@ -76,7 +76,7 @@ fn accumulated_batches_are_one_large_batch() {
     assert!(whole.iter().zip(&other).any(|(a, b)| (a - b).abs() > 1e-4), "a quarter of the rows is not the same");
 }
 
-/// Also where the devices do not divide the batches of a step.
+/// Also if the number of devices does not divide the number of batches of a step.
 #[test]
 fn several_devices_train_to_the_same_bytes() {
     let options = OptimizationConfig { steps: 12, dev_every: 12, accumulate: 4, ..OptimizationConfig::default() };
@@ -93,9 +93,9 @@ fn patience_ends_a_training_that_gets_no_better() {
     assert_eq!(trained(&Toy::new(2, 4.0), &OptimizationConfig { patience: 0, ..options }).1, 20);
 }
 
-/// A batch with a number that is none: the step is not taken, and what it was made of is left behind.
+/// A batch whose loss is NaN: the step is not taken, and what it was made of is written down.
 #[test]
-fn a_loss_that_is_no_number_stops_with_the_batch_saved() {
+fn a_loss_that_is_nan_stops_with_the_batch_saved() {
     struct Broken(Toy);
     impl Task<Linear> for Broken {
         fn batch(&self, model: &Linear, number: usize) -> Result<Batch> {
@@ -111,9 +111,9 @@ fn a_loss_that_is_no_number_stops_with_the_batch_saved() {
     }
     let folder = tempfile::tempdir().unwrap();
     let model = Init::seeded(1, &Device::flex().autodiff()).linear(2, 3, 0.5);
-    let place = TrainingContext { folder: folder.path(), key: "toy", title: "toy", keep_checkpoints: false };
+    let context = TrainingContext { folder: folder.path(), key: "toy", title: "toy", keep_checkpoints: false };
     let options = OptimizationConfig { steps: 9, accumulate: 2, ..OptimizationConfig::default() };
-    let error = train(model, &Broken(Toy::new(2, 1.0)), &[], &options, &place).unwrap_err().to_string();
+    let error = train(model, &Broken(Toy::new(2, 1.0)), &[], &options, &context).unwrap_err().to_string();
     assert!(error.contains("the loss at step 2 is NaN") && error.contains("diverged.json"), "{error}");
     let left: Value = crate::files::read_json(&folder.path().join("diverged.json")).unwrap();
     assert_eq!((&left["step"], &left["batches"]), (&json!(2), &json!([{"number": 4}, {"number": 5}])));

@@ -1,4 +1,4 @@
-//! GPT-2: learned positions, layer norms, biases everywhere, matrices stored `[inputs, outputs]`.
+//! GPT-2 (Radford et al. 2019): learned positions, layer norms, biases everywhere, matrices stored `[inputs, outputs]`.
 
 use serde_json::json;
 
@@ -7,8 +7,10 @@ use super::{Architecture, Keys, StoredParameter, in_layer, query_key_value, rena
 use crate::error::{Result, bail};
 use crate::kernels::Activation;
 
+/// The family `gpt2`.
 pub struct Gpt2;
 
+/// The names of a layer's parts: this program's, and the checkpoint's.
 const PARTS: [(&str, &str); 5] = [
     ("input_layernorm", "ln_1"),
     ("post_attention_layernorm", "ln_2"),
@@ -53,7 +55,7 @@ impl Architecture for Gpt2 {
         })
     }
 
-    fn place(&self, config: &ModelConfig, parameter: &str) -> StoredParameter {
+    fn locate(&self, config: &ModelConfig, parameter: &str) -> StoredParameter {
         let Some((layer, part, kind)) = in_layer(parameter) else {
             return StoredParameter::whole(match parameter {
                 "model.embed_tokens.weight" => "transformer.wte.weight",
@@ -73,7 +75,7 @@ impl Architecture for Gpt2 {
         }
     }
 
-    fn follows(&self, tensor: &str) -> bool {
+    fn is_derived(&self, tensor: &str) -> bool {
         // Causal masks.
         tensor.ends_with(".attn.bias") || tensor.ends_with(".attn.masked_bias")
     }

@@ -1,13 +1,15 @@
-//! GPT-NeoX and Pythia: a part of each head is turned, attention and MLP side by side, queries, keys and values of a head
-//! stored together.
+//! GPT-NeoX (Black et al. 2022) and Pythia: rotary positions on a part of each head, attention and MLP in parallel, and
+//! the queries, keys and values of a head stored together.
 
 use super::super::model_config::{Biases, ModelConfig, NormKind};
 use super::{Architecture, Keys, StoredParameter, in_layer, query_key_value, renamed};
 use crate::error::{Result, bail};
 use crate::kernels::Activation;
 
+/// The family `gpt_neox`.
 pub struct GptNeox;
 
+/// The names of a layer's parts: this program's, and the checkpoint's.
 const PARTS: [(&str, &str); 3] = [
     ("self_attn.o_proj", "attention.dense"),
     ("mlp.up_proj", "mlp.dense_h_to_4h"),
@@ -47,7 +49,7 @@ impl Architecture for GptNeox {
         })
     }
 
-    fn place(&self, config: &ModelConfig, parameter: &str) -> StoredParameter {
+    fn locate(&self, config: &ModelConfig, parameter: &str) -> StoredParameter {
         let Some((layer, part, kind)) = in_layer(parameter) else {
             return StoredParameter::whole(match parameter {
                 "model.embed_tokens.weight" => "gpt_neox.embed_in.weight",
@@ -68,8 +70,8 @@ impl Architecture for GptNeox {
         }
     }
 
-    fn follows(&self, tensor: &str) -> bool {
-        // Causal masks, and the frequencies.
+    fn is_derived(&self, tensor: &str) -> bool {
+        // Causal masks, and the rotary frequencies.
         [".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"].iter().any(|end| tensor.ends_with(end))
     }
 }

@@ -1,4 +1,4 @@
-//! Reading `config.json`, key by key.
+//! Reads `config.json`, key by key.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use super::super::model_config::{Positions, RopeScaling, Rotary};
 use crate::error::{Error, Result, bail};
 use crate::kernels::Activation;
 
-/// The keys of a `config.json`; null counts as absent.
+/// The keys of a `config.json`. A null value counts as absent.
 pub struct Keys<'a>(pub &'a Map<String, Value>);
 
 impl Keys<'_> {
@@ -14,7 +14,10 @@ impl Keys<'_> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    /// A whole number above 0.
+    /// Returns a whole number above 0.
+    ///
+    /// # Errors
+    /// When the key is absent or has another value.
     pub fn count(&self, key: &str) -> Result<usize> {
         match self.get(key).and_then(Value::as_u64) {
             Some(n) if n > 0 => Ok(n as usize),
@@ -22,12 +25,12 @@ impl Keys<'_> {
         }
     }
 
-    /// [`Keys::count`], or `otherwise` where the key is absent.
+    /// Returns a whole number above 0, or `otherwise` if the key is absent.
     pub fn count_or(&self, key: &str, otherwise: usize) -> Result<usize> {
         if self.get(key).is_some() { self.count(key) } else { Ok(otherwise) }
     }
 
-    /// A number, or `otherwise` where the key is absent.
+    /// Returns a number, or `otherwise` if the key is absent.
     pub fn number_or(&self, key: &str, otherwise: f64) -> Result<f64> {
         match self.get(key) {
             None => Ok(otherwise),
@@ -37,7 +40,7 @@ impl Keys<'_> {
         }
     }
 
-    /// A flag, or `otherwise` where the key is absent.
+    /// Returns a flag, or `otherwise` if the key is absent.
     pub fn flag_or(&self, key: &str, otherwise: bool) -> Result<bool> {
         match self.get(key) {
             None => Ok(otherwise),
@@ -46,7 +49,7 @@ impl Keys<'_> {
         }
     }
 
-    /// A string, where there is one.
+    /// Returns a string, or none if the key is absent.
     pub fn text(&self, key: &str) -> Result<Option<&str>> {
         match self.get(key) {
             None => Ok(None),
@@ -55,7 +58,7 @@ impl Keys<'_> {
         }
     }
 
-    /// Refuses any value but the one that this program computes.
+    /// Fails if the key has any value but the one that this program computes with.
     pub fn only(&self, key: &str, supported: &Value) -> Result<()> {
         match self.get(key) {
             Some(value) if value != supported => {
@@ -65,7 +68,7 @@ impl Keys<'_> {
         }
     }
 
-    /// The nonlinearity under `key`.
+    /// Returns the nonlinearity under `key`, or `otherwise` if the key is absent.
     pub fn activation(&self, key: &str, otherwise: Activation) -> Result<Activation> {
         Ok(match self.text(key)? {
             None => otherwise,
@@ -76,9 +79,13 @@ impl Keys<'_> {
         })
     }
 
-    /// Rotary positions of heads of `head_dim` numbers. Older files keep the base and a table `rope_scaling` beside the
-    /// other keys, newer ones keep all of it in `rope_parameters`. `share` of a head's numbers are turned unless
-    /// `partial_rotary_factor` says otherwise.
+    /// Returns the rotary positions of heads of `head_dim` numbers. Older files keep the base and a table
+    /// `rope_scaling` beside the other keys; newer ones keep all of it in `rope_parameters`. The rotated share of a
+    /// head's numbers is `share`, unless the file says otherwise (`share_key`, or `partial_rotary_factor` in the newer
+    /// files).
+    ///
+    /// # Errors
+    /// When the number of rotated numbers is odd, or the scaling is not supported.
     pub fn rotary(&self, head_dim: usize, theta_key: &str, share_key: &str, share: f64) -> Result<Positions> {
         let newer = self.table("rope_parameters")?;
         let scaling = if newer.is_some() { newer } else { self.table("rope_scaling")? };
@@ -104,6 +111,7 @@ impl Keys<'_> {
         Ok(Positions::Rotary(Rotary { theta, width, scaling }))
     }
 
+    /// Returns the table under `key`, or none if the key is absent.
     fn table(&self, key: &str) -> Result<Option<&Map<String, Value>>> {
         match self.get(key) {
             None => Ok(None),
@@ -112,8 +120,8 @@ impl Keys<'_> {
         }
     }
 
-    /// Where layers see a part of the text only: `sliding_window` tokens in each layer for which `layer_types`, or else
-    /// `slides`, says so.
+    /// Returns the attention window of each layer: `sliding_window` tokens where `layer_types`, or without it `slides`,
+    /// says that the layer has one. Empty if no layer has one.
     pub fn windows(&self, layers: usize, slides: impl Fn(usize) -> bool) -> Result<Vec<Option<usize>>> {
         if self.get("sliding_window").is_none() {
             return Ok(Vec::new());
@@ -136,6 +144,7 @@ impl Keys<'_> {
     }
 }
 
+/// Reads a table of rotary scaling.
 fn rope_scaling(keys: &Keys) -> Result<RopeScaling> {
     let kind = match keys.text("rope_type")? {
         Some(kind) => Some(kind),

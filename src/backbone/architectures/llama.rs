@@ -1,4 +1,4 @@
-//! Llama 2 and 3, SmolLM, and whatever else calls itself `llama`.
+//! Llama 2 and 3 (Touvron et al. 2023, Grattafiori et al. 2024), SmolLM, and every other model of the type `llama`.
 
 use serde_json::{Value, json};
 
@@ -8,6 +8,7 @@ use crate::config::StorageType;
 use crate::error::{Result, bail};
 use crate::kernels::Activation;
 
+/// The family `llama`.
 pub struct Llama;
 
 impl Architecture for Llama {
@@ -23,7 +24,7 @@ impl Architecture for Llama {
     }
 }
 
-/// What every descendant of Llama shares; no biases, no windows.
+/// Returns the configuration that all descendants of Llama share, without biases and windows.
 pub fn llama_like(keys: &Keys) -> Result<ModelConfig> {
     let (hidden_size, num_attention_heads) = (keys.count("hidden_size")?, keys.count("num_attention_heads")?);
     let head_dim = keys.count_or("head_dim", hidden_size / num_attention_heads)?;
@@ -53,7 +54,8 @@ pub fn llama_like(keys: &Keys) -> Result<ModelConfig> {
     Ok(config)
 }
 
-/// The `config.json` of a model that was trained from scratch (see [`ModelConfig::from_scratch`]), for other programs.
+/// Returns the `config.json` of a model that was trained from scratch (see [`ModelConfig::from_scratch`]), for other
+/// programs.
 pub fn config_json(config: &ModelConfig, end_of_text: u32, dtype: StorageType) -> Value {
     let Positions::Rotary(rotary) = &config.positions else { unreachable!("a Llama has rotary positions") };
     json!({

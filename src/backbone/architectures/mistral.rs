@@ -1,10 +1,11 @@
-//! Mistral: a Llama whose layers may see a window of the text only.
+//! Mistral (Jiang et al. 2023): a Llama whose layers may have an attention window.
 
 use super::super::model_config::ModelConfig;
 use super::llama::llama_like;
 use super::{Architecture, Keys};
 use crate::error::Result;
 
+/// The family `mistral`.
 pub struct Mistral;
 
 impl Architecture for Mistral {

@@ -1,10 +1,12 @@
-//! Qwen 2 and 2.5: a Llama with biases on queries, keys and values, whose later layers may see a window only.
+//! Qwen 2 and 2.5 (Yang et al. 2024): a Llama with biases on queries, keys and values, whose later layers may have an
+//! attention window.
 
 use super::super::model_config::{Biases, ModelConfig};
 use super::llama::llama_like;
 use super::{Architecture, Keys};
 use crate::error::Result;
 
+/// The family `qwen2`.
 pub struct Qwen2;
 
 impl Architecture for Qwen2 {
@@ -19,7 +21,7 @@ impl Architecture for Qwen2 {
     }
 }
 
-/// Of layers from `max_window_layers` on, if `use_sliding_window` is set.
+/// Returns the attention windows: of the layers from `max_window_layers` on, if `use_sliding_window` is set.
 pub fn windows(keys: &Keys, layers: usize) -> Result<Vec<Option<usize>>> {
     if !keys.flag_or("use_sliding_window", false)? {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! Qwen 3 (dense): a Llama that normalises queries and keys head by head.
+//! Qwen 3, dense (Yang et al. 2025): a Llama that normalises queries and keys head by head.
 
 use super::super::model_config::{Biases, ModelConfig};
 use super::llama::llama_like;
@@ -6,6 +6,7 @@ use super::qwen2::windows;
 use super::{Architecture, Keys};
 use crate::error::Result;
 
+/// The family `qwen3`.
 pub struct Qwen3;
 
 impl Architecture for Qwen3 {

@@ -1,4 +1,4 @@
-//! A GGUF file, mapped: metadata by key, tensors by name.
+//! A mapped GGUF file: metadata by key, tensors by name.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use memmap2::Mmap;
 use super::format::{Cursor, Tensor, Value, parse};
 use crate::error::{Error, Result, bail};
 
-/// A GGUF file, mapped; tensors are read one by one.
+/// A GGUF file, mapped into memory, from which tensors are read one by one.
 pub struct GgufFile {
     path: PathBuf,
     map: Mmap,
@@ -20,39 +20,39 @@ impl GgufFile {
     /// Opens a file and checks all of its structure.
     ///
     /// # Errors
-    /// A file that is not GGUF 2 or 3, that is damaged or cut short, or that has a tensor of an unsupported type: the
-    /// error names the file and the key or tensor.
+    /// When the file is not GGUF 2 or 3, is damaged or cut short, or has a tensor of an unsupported type. The error
+    /// names the file and the key or tensor.
     pub fn open(path: &Path) -> Result<Self> {
         let file = std::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
-        // SAFETY: a file changed under a reader is outside what any reader can promise.
+        // SAFETY: no reader can promise that nobody changes the file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("read", path, e))?;
         let (metadata, tensors) = parse(&map).map_err(|e| e.within(path.display()))?;
         Ok(Self { path: path.into(), map, metadata, tensors })
     }
 
-    /// The file's path, for messages.
+    /// Returns the file's path, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether there is such a metadata key, of whatever type.
+    /// Returns whether there is such a metadata key, of whatever type.
     pub fn has(&self, key: &str) -> bool {
         self.metadata.contains_key(key)
     }
 
-    /// A text; none where the key is absent or of another type, as in all of these.
+    /// Returns a text. Like the other readers of metadata, it returns none if the key is absent or of another type.
     pub fn text(&self, key: &str) -> Option<&str> {
         let Value::Text(bytes) = self.metadata.get(key)? else { return None };
         std::str::from_utf8(&self.map[bytes.clone()]).ok()
     }
 
-    /// A whole number from 0.
+    /// Returns a whole number that is not negative.
     pub fn count(&self, key: &str) -> Option<usize> {
         let Value::Integer(number) = self.metadata.get(key)? else { return None };
         usize::try_from(*number).ok()
     }
 
-    /// A number, whole or not. A float32 becomes the shortest decimal that denotes it: 1e-5, not 9.99999974e-6.
+    /// Returns a number, whole or not. A float32 becomes the shortest decimal that denotes it: 1e-5, not 9.99999974e-6.
     pub fn number(&self, key: &str) -> Option<f64> {
         match self.metadata.get(key)? {
             Value::Integer(number) => Some(*number as f64),
@@ -61,13 +61,13 @@ impl GgufFile {
         }
     }
 
-    /// A truth value.
+    /// Returns a truth value.
     pub fn flag(&self, key: &str) -> Option<bool> {
         let Value::Flag(flag) = self.metadata.get(key)? else { return None };
         Some(*flag)
     }
 
-    /// An array of texts.
+    /// Returns an array of texts.
     pub fn texts(&self, key: &str) -> Option<Vec<&str>> {
         self.array(key, |value| match value {
             Value::Text(bytes) => std::str::from_utf8(&self.map[bytes]).ok(),
@@ -75,7 +75,7 @@ impl GgufFile {
         })
     }
 
-    /// An array of whole numbers.
+    /// Returns an array of whole numbers.
     pub fn integers(&self, key: &str) -> Option<Vec<i64>> {
         self.array(key, |value| match value {
             Value::Integer(number) => i64::try_from(number).ok(),
@@ -83,7 +83,7 @@ impl GgufFile {
         })
     }
 
-    /// An array of numbers, whole or not.
+    /// Returns an array of numbers, whole or not.
     pub fn numbers(&self, key: &str) -> Option<Vec<f32>> {
         self.array(key, |value| match value {
             Value::Integer(number) => Some(number as f32),
@@ -92,22 +92,23 @@ impl GgufFile {
         })
     }
 
+    /// Returns an array whose elements `element` converts.
     fn array<T>(&self, key: &str, mut element: impl FnMut(Value) -> Option<T>) -> Option<Vec<T>> {
         let Value::Array { kind, count, bytes } = self.metadata.get(key)? else { return None };
         let mut cursor = Cursor { bytes: &self.map[..bytes.end], at: bytes.start };
-        // Opening the file walked over these elements, so there are as many bytes as they need.
+        // Opening the file read all these elements once, so they are complete.
         (0..*count).map(|_| element(cursor.element(*kind).ok()?)).collect()
     }
 
-    /// Every tensor by its name, sorted.
+    /// Returns every tensor by its name, sorted.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
     }
 
-    /// Shape (row-major) and numbers of a tensor.
+    /// Reads the shape (row-major) and the numbers of a tensor.
     ///
     /// # Errors
-    /// A name that the file does not have.
+    /// When the file has no such tensor.
     pub fn read(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let Some(tensor) = self.tensors.get(name) else {
             bail!(

@@ -1,7 +1,7 @@
 //! The structure of GGUF files, versions 2 and 3, little-endian.
 //!
-//! Nothing in the file is believed: each count, length and offset is compared with what the file has before it is used,
-//! and nothing is allocated for a count alone.
+//! Nothing in the file is trusted: each count, length and offset is compared with what the file has before it is used,
+//! and nothing is allocated on the word of a count alone.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -11,16 +11,16 @@ use std::ops::Range;
 use super::quants::Kind;
 use crate::error::{Error, Result, bail};
 
-/// Where a tensor lies, and what it is.
+/// Where a tensor lies in the file, and its type.
 pub struct Tensor {
-    /// In row-major order: rows (outputs) before columns (inputs).
+    /// The dimensions in row-major order: rows (outputs) before columns (inputs).
     pub shape: Vec<usize>,
     /// How the numbers are stored.
     pub kind: Kind,
     pub(super) bytes: Range<usize>,
 }
 
-/// A metadata value. Texts and arrays stay in the file; these are their places.
+/// A metadata value. Texts and arrays stay in the file; here are the ranges of their bytes.
 pub(super) enum Value {
     Integer(i128),
     Float(f64),
@@ -33,10 +33,10 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const DAMAGED: &str =
     "The file is damaged or was not copied whole: compare its size with the original's, and copy it again";
 
-/// Metadata and tensors.
+/// The metadata and the tensors.
 type Contents = (BTreeMap<String, Value>, BTreeMap<String, Tensor>);
 
-/// Reads and checks all but the tensors' numbers.
+/// Reads and checks everything except the tensors' numbers.
 pub(super) fn parse(file: &[u8]) -> Result<Contents> {
     let mut cursor = Cursor { bytes: file, at: 0 };
     if !file.starts_with(b"GGUF") {
@@ -74,7 +74,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Contents> {
         taken = tensor.bytes.end;
         insert_new(&mut tensors, name, tensor).map_err(place)?;
     }
-    // Offsets count from here. A file without any numbers may end before.
+    // Offsets count from here. A file without any numbers may end earlier.
     let start = cursor.at.next_multiple_of(alignment as usize).min(file.len());
     let room = file.len() - start;
     for (name, tensor) in &mut tensors {
@@ -89,6 +89,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Contents> {
     Ok((metadata, tensors))
 }
 
+/// Inserts a value, unless its name is already there.
 fn insert_new<T>(map: &mut BTreeMap<String, T>, name: String, value: T) -> Result<()> {
     match map.entry(name) {
         Entry::Vacant(place) => place.insert(value),
@@ -97,12 +98,14 @@ fn insert_new<T>(map: &mut BTreeMap<String, T>, name: String, value: T) -> Resul
     Ok(())
 }
 
+/// A position in a file.
 pub(super) struct Cursor<'a> {
     pub bytes: &'a [u8],
     pub at: usize,
 }
 
 impl Cursor<'_> {
+    /// Moves past `count` bytes, and returns their range.
     fn skip(&mut self, count: u64, what: impl fmt::Display) -> Result<Range<usize>> {
         let left = self.bytes.len() - self.at;
         match usize::try_from(count) {
@@ -151,14 +154,15 @@ impl Cursor<'_> {
         let start = self.at;
         match width(kind) {
             Some(width) => _ = self.skip(count.saturating_mul(width), "an array")?,
-            // Texts (a mere count is harmless: each takes 8 bytes at least), or what `element` refuses.
+            // An array of texts, or what `element` refuses. An excessive count is harmless: each text takes at least 8
+            // bytes.
             None => (0..count).try_for_each(|_| self.element(kind).map(drop))?,
         }
         let Ok(count) = usize::try_from(count) else { bail!("an array of {count} elements. {DAMAGED}.") };
         Ok(Value::Array { kind, count, bytes: start..self.at })
     }
 
-    /// Anything but an array.
+    /// Reads any value but an array.
     pub fn element(&mut self, kind: u32) -> Result<Value> {
         Ok(match kind {
             0 => Value::Integer(self.bytes().map(u8::from_le_bytes)?.into()),
@@ -178,13 +182,13 @@ impl Cursor<'_> {
         })
     }
 
-    /// A tensor's entry; its bytes count from the start of the tensors' part, and must lie after those `taken`.
+    /// Reads a tensor's entry. Its bytes count from the start of the tensors' part, and must come after those `taken`.
     fn tensor(&mut self, alignment: u64, taken: usize) -> Result<Tensor> {
         let dimensions = self.u32()?;
         if dimensions > 4 {
             bail!("{dimensions} dimensions; GGUF has 4 at most. {DAMAGED}.");
         }
-        // The file begins with the dimension whose numbers lie side by side.
+        // The file begins with the dimension whose numbers are adjacent.
         let mut shape = (0..dimensions).map(|_| self.u64()).collect::<Result<Vec<u64>>>()?;
         shape.reverse();
         let kind = Kind::from_id(self.u32()?)?;
@@ -207,7 +211,7 @@ impl Cursor<'_> {
     }
 }
 
-/// Bytes of a number or truth value in an array.
+/// Returns the size in bytes of a number or truth value in an array; none for other types.
 fn width(kind: u32) -> Option<u64> {
     match kind {
         0 | 1 | 7 => Some(1),
@@ -218,6 +222,7 @@ fn width(kind: u32) -> Option<u64> {
     }
 }
 
+/// Converts a number by way of the shortest decimal that denotes it.
 fn shortest(number: f32) -> f64 {
     number.to_string().parse().unwrap_or(number.into())
 }

@@ -1,4 +1,5 @@
-//! Llama-family models: a GGUF file's metadata as a Hugging Face `config.json`, its tensors as Hugging Face parameters.
+//! Models of the Llama family: a GGUF file's metadata as a Hugging Face `config.json`, its tensors as Hugging Face
+//! parameters.
 
 use serde_json::{Map, Value, json};
 
@@ -9,11 +10,11 @@ const EMBEDDING: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-/// Names of whole-model parameters: Hugging Face's and the file's.
+/// The names of whole-model parameters: Hugging Face's, and the file's.
 const OUTER: [(&str, &str); 3] =
     [("model.embed_tokens.weight", EMBEDDING), ("model.norm.weight", "output_norm.weight"), ("lm_head.weight", OUTPUT)];
 
-/// Names of a layer's parts, without `weight` or `bias`.
+/// The names of a layer's parts, without `weight` or `bias`.
 const INNER: [(&str, &str); 9] = [
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),
@@ -26,9 +27,9 @@ const INNER: [(&str, &str); 9] = [
     ("mlp.down_proj", "ffn_down"),
 ];
 
-/// The file's name of a Hugging Face parameter; none where a Llama has no such parameter.
+/// Returns the file's name of a Hugging Face parameter; none if a Llama has no such parameter.
 ///
-/// The file may have one tensor more, `rope_freqs.weight`, which [`config_json`] reads.
+/// The file may have one more tensor, `rope_freqs.weight`, which [`config_json`] reads.
 pub fn gguf_name(hf_name: &str) -> Option<String> {
     if let Some((_, name)) = OUTER.iter().find(|(hf, _)| *hf == hf_name) {
         return Some((*name).to_owned());
@@ -40,18 +41,19 @@ pub fn gguf_name(hf_name: &str) -> Option<String> {
     Some(format!("blk.{layer}.{name}.{kind}"))
 }
 
-/// The `config.json` that the model has at Hugging Face, as far as the file tells.
+/// Returns the `config.json` that the model has at Hugging Face, as far as the file tells.
 ///
-/// Where the file has a tensor of factors that divide the rotary frequencies (Llama 3.1 and later), they are in
-/// `rope_scaling` as the kind `factors`, which only this program knows: one for each two numbers of a head.
+/// If the file has a tensor of factors that divide the rotary frequencies (Llama 3.1 and later), they are put in
+/// `rope_scaling` as the kind `factors`, which only this program knows: one factor for each two numbers of a head.
 ///
 /// # Errors
-/// Another architecture than `llama`, a missing key, or a property that Hugging Face's Llama does not have: the error
-/// names the key.
+/// When the architecture is not `llama`, a key is missing, or the model has a property that Hugging Face's Llama does
+/// not have. The error names the key.
 pub fn config_json(file: &GgufFile) -> Result<Map<String, Value>> {
     config(file).map_err(|e| e.within(file.path().display()))
 }
 
+/// Does the work of [`config_json`]; errors do not name the file yet.
 fn config(file: &GgufFile) -> Result<Map<String, Value>> {
     refuse_what_is_no_llama(file)?;
     let hidden_size = count(file, "llama.embedding_length")?;
@@ -98,7 +100,7 @@ fn config(file: &GgufFile) -> Result<Map<String, Value>> {
         if factors.len() != head_dim / 2 || !factors.iter().all(|&f| f > 0.0 && f.is_finite()) {
             bail!("the tensor `{ROPE_FACTORS}` must have {} numbers above 0. {TAKE}.", head_dim / 2);
         }
-        // Where frequencies are also divided by one number, the factors take it in.
+        // If frequencies are also divided by one number, it is multiplied into the factors.
         let all = config["rope_scaling"]["factor"].as_f64().unwrap_or(1.0);
         let factors: Vec<f64> = factors.iter().map(|&factor| f64::from(factor) * all).collect();
         config["rope_scaling"] = json!({"rope_type": "factors", "factors": factors});
@@ -109,6 +111,7 @@ fn config(file: &GgufFile) -> Result<Map<String, Value>> {
 
 const TAKE: &str = "Take another file of the model, or the model's Hugging Face folder";
 
+/// Fails if the file is not a whole, plain Llama.
 fn refuse_what_is_no_llama(file: &GgufFile) -> Result<()> {
     match file.text("general.architecture") {
         Some("llama") => {}
@@ -123,7 +126,7 @@ fn refuse_what_is_no_llama(file: &GgufFile) -> Result<()> {
     if file.count("llama.expert_count").is_some_and(|experts| experts > 0) {
         bail!("the model has `llama.expert_count` experts, and is not a plain Llama. {TAKE}.");
     }
-    // Other families that share the architecture's name multiply by these.
+    // Other families that use the architecture's name multiply by these.
     for part in ["attention.scale", "logit_scale", "residual_scale", "embedding_scale"] {
         let key = format!("llama.{part}");
         if file.has(&key) {
@@ -133,7 +136,7 @@ fn refuse_what_is_no_llama(file: &GgufFile) -> Result<()> {
     Ok(())
 }
 
-/// Linear scaling is written in two ways, the second of which is out of use.
+/// Returns the linear scaling, which can be written in two ways; the second is obsolete.
 fn rope_scaling(file: &GgufFile) -> Result<Value> {
     let factor = match file.text("llama.rope.scaling.type") {
         None => number(file, "llama.rope.scale_linear", Some(1.0))?,
@@ -144,7 +147,7 @@ fn rope_scaling(file: &GgufFile) -> Result<Value> {
     Ok(if factor == 1.0 { Value::Null } else { json!({ "rope_type": "linear", "factor": factor }) })
 }
 
-/// The id of the token that ends a text, or a list where a turn or a message ends otherwise.
+/// Returns the id of the token that ends a text, or a list if other tokens end a turn or a message.
 fn ends(file: &GgufFile) -> Value {
     let mut ids = Vec::new();
     for name in ["eos", "eot", "eom"] {
@@ -158,6 +161,7 @@ fn ends(file: &GgufFile) -> Value {
     }
 }
 
+/// Returns a whole number above 0.
 fn count(file: &GgufFile, key: &str) -> Result<usize> {
     match file.count(key) {
         Some(n) if n > 0 => Ok(n),
@@ -165,10 +169,12 @@ fn count(file: &GgufFile, key: &str) -> Result<usize> {
     }
 }
 
+/// Returns a whole number above 0, or `otherwise` if the key is absent.
 fn count_or(file: &GgufFile, key: &str, otherwise: usize) -> Result<usize> {
     if file.has(key) { count(file, key) } else { Ok(otherwise) }
 }
 
+/// Returns a number above 0, or `otherwise` if the key is absent.
 fn number(file: &GgufFile, key: &str, otherwise: Option<f64>) -> Result<f64> {
     match (file.number(key), otherwise) {
         (Some(x), _) if x > 0.0 && x.is_finite() => Ok(x),
@@ -177,10 +183,10 @@ fn number(file: &GgufFile, key: &str, otherwise: Option<f64>) -> Result<f64> {
     }
 }
 
-/// Shape and numbers of a Hugging Face parameter, of a file whose [`config_json`] is `config`.
+/// Reads the shape and the numbers of a Hugging Face parameter, from a file whose [`config_json`] is `config`.
 ///
 /// # Errors
-/// A name that no Llama has, or that the file does not have; heads that do not divide the rows.
+/// When a Llama has no such parameter, the file does not have it, or heads do not divide the rows.
 pub fn read_parameter(file: &GgufFile, config: &Map<String, Value>, hf_name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
     let Some(name) = gguf_name(hf_name) else {
         bail!("{}: a Llama has no parameter `{hf_name}`, so a GGUF file has none either.", file.path().display());
@@ -204,8 +210,8 @@ pub fn read_parameter(file: &GgufFile, config: &Map<String, Value>, hf_name: &st
     Ok((shape, numbers))
 }
 
-/// Undoes the file's order of a head's rows. Rotary positions turn pairs of rows: a GGUF file has both rows of a pair
-/// side by side, Hugging Face has the first rows of all pairs and then the second ones.
+/// Undoes the file's order of a head's rows. Rotary positions rotate pairs of rows: a GGUF file has the two rows of a
+/// pair side by side, while Hugging Face has the first rows of all pairs and then the second ones.
 fn halves_apart(shape: &[usize], numbers: &[f32], heads: usize) -> Option<Vec<f32>> {
     let (&rows, columns) = shape.split_first()?;
     let columns: usize = columns.iter().product();

@@ -1,7 +1,7 @@
 //! The number formats of GGUF tensors: floats, and blocks of 32 or 256 small integers that share scales.
 //!
 //! Every block format turns integers `q` into `scale * q` or `scale * q ± minimum`, in float32 and in this order, so
-//! that the results equal those of llama.cpp's own tools bit for bit.
+//! that the results are the same to the bit as those of llama.cpp's own tools.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ pub enum Kind {
     Q6_K,
 }
 
-/// Each kind's number in the file, numbers in a block, bytes of a block.
+/// For each kind: its number in the file, the numbers in a block, and the bytes of a block.
 const KINDS: [(Kind, u32, usize, usize); 11] = [
     (Kind::F32, 0, 1, 4),
     (Kind::F16, 1, 1, 2),
@@ -42,10 +42,10 @@ const KINDS: [(Kind, u32, usize, usize); 11] = [
 ];
 
 impl Kind {
-    /// The kind of a number in a file.
+    /// Returns the kind that a file numbers `id`.
     ///
     /// # Errors
-    /// A kind that is not supported, by its name where llama.cpp has one.
+    /// When the kind is not supported; the error names it if llama.cpp has a name for it.
     pub fn from_id(id: u32) -> Result<Self> {
         if let Some((kind, ..)) = KINDS.iter().find(|(_, number, ..)| *number == id) {
             return Ok(*kind);
@@ -84,13 +84,13 @@ impl Kind {
         )
     }
 
-    /// Numbers in a block, and its bytes.
+    /// Returns how many numbers and how many bytes a block has.
     pub fn block(self) -> (usize, usize) {
         let (_, _, numbers, bytes) = KINDS[self as usize];
         (numbers, bytes)
     }
 
-    /// The numbers of whole blocks; a rest that is not a whole block is left out.
+    /// Returns the numbers of all whole blocks; bytes after the last whole block are ignored.
     pub fn dequantise(self, bytes: &[u8]) -> Vec<f32> {
         let (numbers, size) = self.block();
         let mut out = Vec::with_capacity(bytes.len() / size * numbers);
@@ -138,27 +138,29 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Calls `block` with every whole block.
 fn each<const SIZE: usize>(bytes: &[u8], block: impl FnMut(&[u8; SIZE])) {
     bytes.as_chunks().0.iter().for_each(block);
 }
 
+/// Reads the float16 number at byte `at` of a block.
 fn half(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// The low halves of all bytes, then the high ones.
+/// Iterates over the low halves of all bytes, then over the high ones.
 fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
     bytes.iter().map(|b| b & 15).chain(bytes.iter().map(|b| b >> 4))
 }
 
-/// Five-bit numbers: 32 fifth bits, then 32 nibbles.
+/// Iterates over five-bit numbers, which are stored as 32 fifth bits and then 32 nibbles.
 fn fives(bytes: &[u8]) -> impl Iterator<Item = u8> {
     let (highs, lows) = bytes.split_at(4);
     nibbles(lows).enumerate().map(|(i, low)| low | (highs[i / 8] >> (i % 8) & 1) << 4)
 }
 
-/// Q4_K and Q5_K: eight groups of 32 numbers; a group's scale and minimum have 6 bits each and share two float16
-/// factors. Bit `g` of a byte of `highs` is the fifth bit of a number in group `g`.
+/// Decodes a block of Q4_K or Q5_K: eight groups of 32 numbers. A group's scale and minimum have 6 bits each, and all
+/// groups share two float16 factors. Bit `g` of a byte of `highs` is the fifth bit of a number in group `g`.
 fn scaled_by_six_bits(block: &[u8], highs: &[u8], lows: &[u8], out: &mut Vec<f32>) {
     let (scale_factor, minimum_factor) = (half(block, 0), half(block, 2));
     let packed = &block[4..16];
@@ -180,7 +182,8 @@ fn scaled_by_six_bits(block: &[u8], highs: &[u8], lows: &[u8], out: &mut Vec<f32
     }
 }
 
-/// Two halves of 128 numbers: 64 bytes of nibbles, 32 bytes of upper pairs of bits, a scale for each 16 numbers.
+/// Decodes a block of Q6_K: two halves of 128 numbers, each with 64 bytes of nibbles, 32 bytes of upper pairs of bits,
+/// and a scale for each 16 numbers.
 fn q6_k(block: &[u8; 210], out: &mut Vec<f32>) {
     let factor = half(block, 208);
     for part in 0..2 {

@@ -1,7 +1,7 @@
-//! The tokenizer that a GGUF file carries, as the Hugging Face tokenizer it was made from.
+//! The tokenizer in a GGUF file, rebuilt as the Hugging Face tokenizer that it was made from.
 //!
-//! The file has the vocabulary, but names the rules for cutting a text only. So the rules are here, one set for each
-//! name, as the models' `tokenizer.json` files have them.
+//! The file has the vocabulary, but only names the rules by which text is split. So the rules are here, one set for
+//! each name, as in the models' `tokenizer.json` files.
 
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{NFC, NormalizerWrapper, Prepend, Replace, Sequence};
@@ -17,17 +17,17 @@ use crate::error::{Error, Result, bail};
 
 const INSTEAD: &str = "Put the model's tokenizer.json beside the .gguf file; it is then used instead";
 
-/// How Llama 3 cuts a text before it joins bytes: up to three digits stay together.
+/// How Llama 3 splits text before it merges bytes: up to three digits stay together.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// The same for Qwen 2: each digit is alone.
+/// How Qwen 2 splits text: each digit is alone.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// SentencePiece's stand-in for a space.
 const SPACE: &str = "▁";
 
-/// Special tokens, and pieces that are put together from others, have no more bytes than this in any model; what is
-/// made of them here grows with the square of their lengths.
+/// The largest size in bytes of a special token, or of a piece that is merged from others; no model has longer ones.
+/// What is derived from them here grows with the square of their lengths.
 const LONGEST: usize = 256;
 
 /// The types of tokens that matter here, as the file numbers them.
@@ -36,21 +36,22 @@ const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
-/// The file's tokenizer. It adds no tokens of its own to a text: see [`adds_bos`].
+/// Returns the file's tokenizer. It adds no tokens of its own to a text: see [`adds_bos`].
 ///
 /// # Errors
-/// A kind of tokenizer whose rules are not known here exactly, or a broken one: the error names the key.
+/// When the exact rules of this kind of tokenizer are not known here, or the tokenizer is broken. The error names the
+/// key.
 pub fn tokenizer(file: &GgufFile) -> Result<Tokenizer> {
     build(file).map_err(|e| e.within(file.path().display()))
 }
 
-/// The template that makes a prompt of a conversation, in Jinja.
+/// Returns the chat template, in Jinja.
 pub fn chat_template(file: &GgufFile) -> Option<&str> {
     file.text("tokenizer.chat_template")
 }
 
-/// Whether each text has to begin with the token `tokenizer.ggml.bos_token_id`. Where the file does not say, it is as
-/// in llama.cpp: so for SentencePiece and for Llama 3.
+/// Returns whether each text begins with the token `tokenizer.ggml.bos_token_id`. If the file does not say, it does for
+/// SentencePiece and for Llama 3, as in llama.cpp.
 pub fn adds_bos(file: &GgufFile) -> bool {
     file.flag("tokenizer.ggml.add_bos_token").unwrap_or_else(|| {
         file.text("tokenizer.ggml.model") == Some("llama")
@@ -58,6 +59,7 @@ pub fn adds_bos(file: &GgufFile) -> bool {
     })
 }
 
+/// Builds the tokenizer; errors do not name the file yet.
 fn build(file: &GgufFile) -> Result<Tokenizer> {
     let kind = file.text("tokenizer.ggml.model");
     let mut tokenizer = match kind {
@@ -82,6 +84,7 @@ fn build(file: &GgufFile) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
+/// Builds byte-level BPE.
 fn byte_level(file: &GgufFile) -> Result<Tokenizer> {
     // Without a prefix space; the decoder's settings do not matter.
     let bytes = |use_regex| PreTokenizerWrapper::from(ByteLevel::new(false, true, use_regex));
@@ -123,6 +126,7 @@ fn byte_level(file: &GgufFile) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
+/// Builds a SentencePiece tokenizer as BPE with byte fallback.
 fn sentence_pieces(file: &GgufFile) -> Result<Tokenizer> {
     let (tokens, types) = (tokens(file)?, types(file)?);
     let Some(scores) = file.numbers("tokenizer.ggml.scores").filter(|scores| scores.len() == tokens.len()) else {
@@ -152,9 +156,9 @@ fn sentence_pieces(file: &GgufFile) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// SentencePiece joins the neighbours whose union has the best score. In the words of a BPE, which has a list of pairs
-/// to join, the best first: every cut of every piece into two others, sorted by the piece's score; of equal ones, the
-/// pair with the longer left part comes first.
+/// Returns SentencePiece's merges as a BPE's list of pairs, the best first. SentencePiece merges the neighbours whose
+/// union has the best score. So the list has every split of every piece into two others, sorted by the score of the
+/// piece; among equal ones, the pair with the longer left part comes first.
 fn merges(tokens: &[&str], types: &[i64], scores: &[f32], vocab: &Vocab) -> Result<Merges> {
     let normal = |piece: &str| vocab.get(piece).copied().filter(|&id| types[id as usize] == NORMAL);
     let mut cuts = Vec::new();
@@ -169,7 +173,7 @@ fn merges(tokens: &[&str], types: &[i64], scores: &[f32], vocab: &Vocab) -> Resu
         }
         cuts[start..].sort_unstable_by_key(|&(_, _, left, right)| (left, right));
     }
-    // A stable sort, so that ties stay in the order of ids; zero added, so that no zero is below another.
+    // A stable sort, so that ties stay in the order of ids. Adding 0 makes both zeros equal.
     let characters = |id: u32| tokens[id as usize].chars().count();
     cuts.sort_by(|a, b| {
         let order = (scores[b.0] + 0.0).total_cmp(&(scores[a.0] + 0.0)).then(b.1.cmp(&a.1));
@@ -179,6 +183,7 @@ fn merges(tokens: &[&str], types: &[i64], scores: &[f32], vocab: &Vocab) -> Resu
     Ok(cuts.into_iter().map(|(_, _, left, right)| (text(left), text(right))).collect())
 }
 
+/// Returns the vocabulary's tokens, in the order of their ids.
 fn tokens(file: &GgufFile) -> Result<Vec<&str>> {
     match file.texts("tokenizer.ggml.tokens") {
         Some(tokens) if !tokens.is_empty() => Ok(tokens),
@@ -186,6 +191,7 @@ fn tokens(file: &GgufFile) -> Result<Vec<&str>> {
     }
 }
 
+/// Returns the type of every token.
 fn types(file: &GgufFile) -> Result<Vec<i64>> {
     match file.integers("tokenizer.ggml.token_type") {
         Some(types) if types.len() == tokens(file)?.len() => Ok(types),
@@ -195,6 +201,7 @@ fn types(file: &GgufFile) -> Result<Vec<i64>> {
     }
 }
 
+/// Returns the ids of the tokens, each of which must be different.
 fn vocabulary(tokens: &[&str]) -> Result<Vocab> {
     let mut vocab = Vocab::default();
     for (id, token) in (0..).zip(tokens) {
@@ -205,6 +212,7 @@ fn vocabulary(tokens: &[&str]) -> Result<Vocab> {
     Ok(vocab)
 }
 
+/// Fails if a token is longer than [`LONGEST`].
 fn check_length(token: &str) -> Result<&str> {
     if token.len() > LONGEST {
         bail!("`tokenizer.ggml.tokens` has a token of {} bytes, above {LONGEST}. {INSTEAD}.", token.len());

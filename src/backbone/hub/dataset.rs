@@ -1,4 +1,5 @@
-//! One file of a data set: `hf://datasets/ORG/NAME[@REVISION]/FILE`, as the Python libraries write it, in the same cache.
+//! Finds one file of a data set, `hf://datasets/ORG/NAME[@REVISION]/FILE` as the Python libraries write it, in the same
+//! cache.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -10,7 +11,7 @@ use crate::{files, progress};
 
 const SCHEME: &str = "hf://";
 const DATASETS: &str = "hf://datasets/";
-/// Revisions that have slashes themselves and may be written so: the hub's own Parquet copies, and pull requests.
+/// Revisions that contain slashes and may be written with them: the hub's own Parquet copies, and pull requests.
 const SPECIAL: [&str; 2] = ["refs/convert/", "refs/pr/"];
 
 /// A file of a data set.
@@ -22,7 +23,7 @@ struct DatasetFile<'a> {
 }
 
 impl<'a> DatasetFile<'a> {
-    /// What follows [`DATASETS`].
+    /// Parses what follows [`DATASETS`].
     fn parse(reference: &'a str) -> Option<Self> {
         let (owner, rest) = reference.split_once('/')?;
         let end = rest.find(['@', '/'])?;
@@ -36,18 +37,20 @@ impl<'a> DatasetFile<'a> {
                 (rest[..end].replace("%2F", "/"), &rest[end + 1..])
             }
         };
-        // The file's path goes below a snapshot, and must stay there.
+        // The file's path goes below a snapshot, and must not lead out of it.
         let inside = Path::new(file).components().all(|part| matches!(part, Component::Normal(_)));
         let known = Id::parse(&format!("{name}@{revision}")).is_some();
         (inside && known && !file.is_empty() && !file.contains('\\')).then_some(Self { name, revision, file })
     }
 
+    /// Returns the cache's folder for all revisions of the data set.
     fn repository(&self, hub: &Hub) -> PathBuf {
         hub.cache.join(format!("datasets--{}", self.name.replace('/', "--")))
     }
 }
 
 impl Hub {
+    /// Does the work of [`resolve_file`](super::resolve_file).
     pub(super) fn resolve_file(&self, reference: &str) -> Result<PathBuf> {
         if !reference.starts_with(SCHEME) {
             return Ok(expand(reference, &self.home));
@@ -69,6 +72,7 @@ impl Hub {
         }
     }
 
+    /// Downloads the file into the cache.
     fn download_file(&self, wanted: &DatasetFile) -> Result<PathBuf> {
         let server = Server::new(&self.endpoint, self.token.as_deref());
         let (place, repository) = (format!("datasets/{}", wanted.name), wanted.repository(self));
@@ -96,7 +100,7 @@ impl Hub {
         })
     }
 
-    /// Not in the cache, and no way to get it.
+    /// Returns the error for a file that is not in the cache and cannot be downloaded.
     fn absent(&self, wanted: &DatasetFile, reason: &str) -> Error {
         let DatasetFile { name, revision, file } = wanted;
         Error::new(format!(

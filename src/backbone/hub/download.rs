@@ -1,5 +1,6 @@
-//! Files of a hub's server into the cache: content under `blobs`, by its hash; a link to it under `snapshots`, by its
-//! name. What is not whole yet is called `.incomplete`, and a later attempt goes on from there.
+//! Downloads files from a hub's server into the cache: the content under `blobs`, named by its hash, and a link to it
+//! under `snapshots`, with the file's name. An unfinished download is called `.incomplete`, and a later attempt resumes
+//! it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -14,19 +15,19 @@ use ureq::{Agent, Body};
 use crate::error::{Error, Result};
 use crate::progress;
 
-/// How often a transfer that breaks off is taken up again.
+/// The number of attempts at a download that keeps breaking off.
 const TRIES: usize = 5;
 
-/// Why a file did not come.
+/// Why a file could not be downloaded.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The server's refusal.
+    /// The server refused, with this status.
     Status(u16),
-    /// No answer, or one that broke off.
+    /// There was no answer, or it broke off.
     Network(String),
-    /// An answer that no hub gives.
+    /// The server answered as no hub does.
     Strange(String),
-    /// A trouble on this machine, or Ctrl-C.
+    /// Something failed on this machine, or the user pressed Ctrl-C.
     Here(Error),
 }
 
@@ -36,14 +37,14 @@ impl From<Error> for Fault {
     }
 }
 
-/// A hub's server, and who asks.
+/// A hub's server, with the token to use there.
 pub(super) struct Server {
     agent: Agent,
     endpoint: String,
     token: Option<String>,
 }
 
-/// What the server says about a file before it sends it.
+/// What the server says about a file before it sends the file.
 struct Head {
     commit: String,
     /// The hash of the content.
@@ -52,12 +53,13 @@ struct Head {
 }
 
 impl Server {
+    /// Prepares requests to the server at `endpoint`.
     pub(super) fn new(endpoint: &str, token: Option<&str>) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            // Large files come from another host, by an address that is signed: the token is none of its business.
+            // Large files come from another host, by a signed address, and that host must not see the token.
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-            // Compressed, an answer can neither be resumed nor measured.
+            // A compressed answer can neither be resumed nor measured.
             .accept_encoding("identity")
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(20)))
@@ -66,12 +68,14 @@ impl Server {
         Self { agent: config.build().into(), endpoint: endpoint.into(), token: token.map(str::to_owned) }
     }
 
-    /// The commit that a revision stands for now, told by way of a file that every model has.
+    /// Returns the commit that a revision stands for now, which the server tells along with a file that every model
+    /// has.
     pub(super) fn commit(&self, model: &str, revision: &str, file: &str) -> Result<String, Fault> {
         Ok(self.head(&self.address(model, revision, file))?.commit)
     }
 
-    /// Makes sure that `file`, which may lie in folders, of a commit is in the snapshot below `repository`, asking for it only if it is not.
+    /// Ensures that `file` of a commit is in the snapshot below `repository`, and asks the server only if it is not.
+    /// `file` may have folders in its name.
     pub(super) fn fetch(&self, model: &str, commit: &str, file: &str, repository: &Path) -> Result<(), Fault> {
         let (blobs, folder) = (repository.join("blobs"), repository.join("snapshots").join(commit));
         let link = folder.join(file);
@@ -87,7 +91,7 @@ impl Server {
         if !blob.exists() {
             self.fill(&address, &head, &blob, file)?;
         }
-        // A link to nothing may be left of a cache that was tidied by hand.
+        // If someone tidied the cache by hand, a link to nothing may be left.
         let _ = fs::remove_file(&link);
         #[cfg(unix)]
         let linked = {
@@ -102,7 +106,7 @@ impl Server {
         }
     }
 
-    /// Downloads a content: aside, then under its name, with only one process at it at a time.
+    /// Downloads a content under a temporary name and then renames it; only one process at a time works on it.
     fn fill(&self, address: &str, head: &Head, blob: &Path, name: &str) -> Result<(), Fault> {
         let part = blob.with_file_name(format!("{}.incomplete", head.tag));
         let at = |e| Error::io("write", &part, e);
@@ -112,7 +116,7 @@ impl Server {
             file.lock().map_err(at)?;
         }
         if blob.exists() {
-            // That process has finished.
+            // The other process has finished.
             let _ = fs::remove_file(&part);
             return Ok(());
         }
@@ -142,11 +146,11 @@ impl Server {
         Ok(())
     }
 
-    /// One transfer, from where the last one ended, to the end.
+    /// Downloads once, from where the last attempt ended.
     fn pour(&self, address: &str, head: &Head, file: &mut File, bar: &ProgressBar, name: &str) -> Result<(), Fault> {
         let local = |e| Fault::Here(Error::io("write", name, e));
         let mut have = file.metadata().map_err(local)?.len();
-        // Without a size nobody can tell whether the rest still fits.
+        // Without the size, nobody can tell whether the rest still fits what is there.
         if head.size.is_none_or(|size| have > size) {
             file.set_len(0).map_err(local)?;
             have = 0;
@@ -161,7 +165,8 @@ impl Server {
         let answer = request.call().map_err(|e| Fault::Network(e.to_string()))?;
         match answer.status().as_u16() {
             206 if have > 0 => {}
-            // The server sends all of it again (or none, having nothing there): what came before is void.
+            // The server sends all of it again, or none of it because it has nothing at that position, so what came
+            // before is void.
             status @ (200 | 416) => {
                 file.set_len(0).map_err(local)?;
                 have = 0;
@@ -196,7 +201,7 @@ impl Server {
         }
     }
 
-    /// Asks about a file. Redirections within the server are followed; one to where large files lie is as good as an
+    /// Asks about a file. Redirections within the server are followed; one to the host of large files counts as an
     /// answer.
     fn head(&self, address: &str) -> Result<Head, Fault> {
         let mut address = address.to_owned();
@@ -214,6 +219,7 @@ impl Server {
         Err(Fault::Strange("it redirects for ever".into()))
     }
 
+    /// Adds the token to a request, if it goes to the hub's own server.
     fn authorised<T>(&self, request: ureq::RequestBuilder<T>, address: &str) -> ureq::RequestBuilder<T> {
         match &self.token {
             Some(token) if origin(address) == origin(&self.endpoint) => {
@@ -223,12 +229,14 @@ impl Server {
         }
     }
 
+    /// Returns the address of a file.
     fn address(&self, model: &str, revision: &str, file: &str) -> String {
         format!("{}/{model}/resolve/{}/{file}", self.endpoint, revision.replace('/', "%2F"))
     }
 }
 
 impl Head {
+    /// Reads what an answer says about a file.
     fn read(answer: &Response<Body>) -> Result<Self, Fault> {
         let found = |names: &[&str]| names.iter().find_map(|name| header(answer, name)).map(str::to_owned);
         let lacking = |name: &str| Fault::Strange(format!("no {name}"));
@@ -245,11 +253,12 @@ impl Head {
     }
 }
 
+/// Returns a header, if it is text.
 fn header<'a>(answer: &'a Response<Body>, name: &str) -> Option<&'a str> {
     answer.headers().get(name)?.to_str().ok()
 }
 
-/// `https://host:port` of an address.
+/// Returns the part `https://host:port` of an address.
 fn origin(address: &str) -> &str {
     let host = address.find("://").map_or(0, |at| at + 3);
     address[host..].find('/').map_or(address, |length| &address[..host + length])

@@ -1,4 +1,4 @@
-//! Lookups in caches that the tests write.
+//! Tests of lookups in caches that they write.
 
 mod online;
 
@@ -23,7 +23,7 @@ fn hub(cache: &Path) -> Hub {
     Hub { home, cache, endpoint, token: None, offline: true }
 }
 
-/// A snapshot of org/name, known as main and as a pull request.
+/// Writes a snapshot of org/name that is known as main and as a pull request.
 fn snapshot(cache: &Path, files: &[(&str, &str)]) -> PathBuf {
     let repository = cache.join("models--org--name");
     let folder = repository.join("snapshots").join(COMMIT);
@@ -100,7 +100,7 @@ fn paths_win_and_other_words_are_explained() {
     assert_eq!(hub.resolve(&path("home")).unwrap(), dir.path().join("home"));
     assert_eq!(hub.resolve(&path("model.gguf")).unwrap(), dir.path().join("model.gguf"));
     assert!(error(&hub, &path("notes.txt")).contains("is a file"));
-    // A folder of this crate that could be org/name as well.
+    // A folder of this crate whose name could also be org/name.
     assert_eq!(hub.resolve("src/backbone").unwrap(), Path::new("src/backbone"));
     for reference in
         ["./absent", "../absent", "/no/where", "~/none", "~", "no/such/folder", "no/such.gguf", "none.GGUF", r"no\such"]

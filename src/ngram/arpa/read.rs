@@ -1,4 +1,4 @@
-//! ARPA text to a listing, with errors that say what the file really is and where it goes wrong.
+//! Reads ARPA text into a listing, with errors that say what the file really is and where it goes wrong.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, Read};
@@ -14,31 +14,37 @@ use super::LOG_ZERO;
 use crate::error::{Error, Result, bail};
 use crate::files;
 
-/// A longer line is no ARPA.
+/// A line that is longer than this is not ARPA.
 const LONGEST_LINE: u64 = 1 << 16;
 
 /// Reads a model over token ids; `vocabulary` tells which ids stand for `</s>` and `<s>`.
+///
+/// # Errors
+/// When the file cannot be read or is not a whole ARPA file. The error names the mistake and its line.
 pub fn read(path: &Path, vocabulary: Vocabulary, memory: &Memory) -> Result<Listing> {
     parse(&mut *files::open_text(path)?, vocabulary, memory).map_err(|error| error.within(path.display()))
 }
 
-/// Reads a model over any words: `table[id]` of the second value is the word that token `id` of the model stands for.
+/// Reads a model over any words. In the second value, `table[id]` is the word that token `id` of the model stands for.
+///
+/// # Errors
+/// As for [`read`].
 pub fn read_words(path: &Path, memory: &Memory) -> Result<(Listing, Vec<String>)> {
     parse_words(&mut *files::open_text(path)?, memory).map_err(|error| error.within(path.display()))
 }
 
-/// [`read`] from ARPA text.
+/// Does the same as [`read`] with the text of a file.
 pub fn parse(text: impl BufRead, vocabulary: Vocabulary, memory: &Memory) -> Result<Listing> {
     Ok(Parser { lines: Lines::new(text), words: Words::Ids, memory }.listing(vocabulary)?.0)
 }
 
-/// [`read_words`] from ARPA text.
+/// Does the same as [`read_words`] with the text of a file.
 pub fn parse_words(text: impl BufRead, memory: &Memory) -> Result<(Listing, Vec<String>)> {
     let words = Words::Listed { words: Vec::new(), ids: HashMap::new() };
     Parser { lines: Lines::new(text), words, memory }.listing(Vocabulary::default())
 }
 
-/// Lines with their numbers.
+/// The lines of a text, with the number of the current one.
 struct Lines<R> {
     text: R,
     line: Vec<u8>,
@@ -73,7 +79,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The next line without its end; `None` at the end of the text.
+    /// Returns the next line without its end, or `None` at the end of the text.
     fn next(&mut self) -> Result<Option<&str>> {
         self.line.clear();
         let read = (&mut self.text).take(LONGEST_LINE).read_until(b'\n', &mut self.line).map_err(unreadable)?;
@@ -93,11 +99,11 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The next line that is not blank.
+    /// Returns the next line that is not blank, or `None` at the end of the text.
     fn next_filled(&mut self) -> Result<Option<&str>> {
         while let Some(line) = self.next()? {
             if !line.trim().is_empty() {
-                // Borrowed anew: the loop's borrow cannot leave it.
+                // Borrowed anew, because the loop's borrow cannot outlive it.
                 return Ok(std::str::from_utf8(&self.line).ok().map(str::trim));
             }
         }
@@ -113,12 +119,12 @@ fn unreadable(error: std::io::Error) -> Error {
 enum Words {
     /// Decimal token ids.
     Ids,
-    /// Any words: their ids are their order among the unigrams.
+    /// Any words. Their ids are their positions among the unigrams.
     Listed { words: Vec<String>, ids: HashMap<String, u32> },
 }
 
 impl Words {
-    /// The word that `text` spells in an n-gram of order `order`.
+    /// Returns the word that `text` spells in an n-gram of order `order`.
     fn word(&mut self, text: &str, order: usize) -> Result<u32> {
         if let Some(marker) = marker(text) {
             return Ok(marker);
@@ -148,7 +154,7 @@ impl Words {
 }
 
 impl Words {
-    /// The word as the text has it.
+    /// Returns the word as it stands in the text.
     fn spell(&self, word: u32) -> String {
         match self {
             Self::Listed { words, .. } if word > EOS => words[(word - EOS - 1) as usize].clone(),
@@ -157,12 +163,12 @@ impl Words {
     }
 }
 
-/// Parts of the memory: what every order lists, and two sorters of one order.
+/// Parts of the memory: one for the list of every order, and one each for two sorters of one order.
 const PARTS: usize = MAX_ORDER + 2;
 
 const REMAKE: &str = "The file is damaged or was made by a faulty tool; make it again.";
 
-/// An n-gram and the line it stands on.
+/// An n-gram and the number of its line.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Numbered {
@@ -176,6 +182,7 @@ impl Record for Numbered {
     }
 }
 
+/// The reader of one text.
 struct Parser<'a, R> {
     lines: Lines<R>,
     words: Words,
@@ -183,6 +190,7 @@ struct Parser<'a, R> {
 }
 
 impl<R: BufRead> Parser<'_, R> {
+    /// Reads the whole text; an error names the line.
     fn listing(mut self, vocabulary: Vocabulary) -> Result<(Listing, Vec<String>)> {
         let (packing, orders) = self.orders().map_err(|error| match self.lines.number {
             0 => error,
@@ -195,6 +203,7 @@ impl<R: BufRead> Parser<'_, R> {
         Ok((Listing { vocabulary, packing, memory: self.memory.clone(), orders }, words))
     }
 
+    /// Reads the n-grams of all orders.
     fn orders(&mut self) -> Result<(Packing, Vec<List>)> {
         self.lines.check_kind()?;
         let counts = self.header()?;
@@ -225,7 +234,7 @@ impl<R: BufRead> Parser<'_, R> {
         }
     }
 
-    /// The sorted n-grams of order `n`, none twice and each with its context among `contexts`.
+    /// Sorts the n-grams of order `n`, and checks that none is listed twice and each has its context among `contexts`.
     fn check(
         &mut self,
         n: usize,
@@ -268,7 +277,7 @@ impl<R: BufRead> Parser<'_, R> {
         Ok(List { entries: sorter.finish()?, size })
     }
 
-    /// `\data\` and the number of n-grams of every order.
+    /// Reads `\data\` and the number of n-grams of every order.
     fn header(&mut self) -> Result<Vec<u64>> {
         match self.lines.next_filled()? {
             Some("\\data\\") => {}
@@ -301,7 +310,7 @@ impl<R: BufRead> Parser<'_, R> {
         Ok(counts)
     }
 
-    /// The line `\N-grams:`.
+    /// Reads the line `\N-grams:`.
     fn section_title(&mut self, n: usize, order: usize) -> Result<()> {
         let title = format!("\\{n}-grams:");
         match self.lines.next_filled()? {
@@ -319,7 +328,7 @@ impl<R: BufRead> Parser<'_, R> {
         }
     }
 
-    /// The `count` n-grams of one section. Those of the first give `unigrams`.
+    /// Reads the `count` n-grams of one section. The first section fills `unigrams`.
     fn section(
         &mut self,
         n: usize,
@@ -369,7 +378,7 @@ impl<R: BufRead> Parser<'_, R> {
 
 const DELIMITERS: [char; 2] = ['\t', ' '];
 
-/// The log10 probability, the words and the log10 back-off of one n-gram.
+/// Splits a line into the log10 probability, the words and the log10 back-off of its n-gram.
 fn entry(line: &str, n: usize, order: usize) -> Result<(f32, &str, f32)> {
     let line = line.trim_matches(DELIMITERS);
     let fields = line.split(DELIMITERS).filter(|field| !field.is_empty()).count();
@@ -394,7 +403,7 @@ fn entry(line: &str, n: usize, order: usize) -> Result<(f32, &str, f32)> {
     Ok((prob, gram.trim_matches(DELIMITERS), backoff))
 }
 
-/// A finite log10; -99 is log 0.
+/// Parses a finite log10; -99 is log 0.
 fn number(text: &str) -> Result<f32> {
     match text.parse::<f32>() {
         Ok(LOG_ZERO) => Ok(f32::NEG_INFINITY),
@@ -403,7 +412,7 @@ fn number(text: &str) -> Result<f32> {
     }
 }
 
-/// The start of a line, for a message.
+/// Returns the start of a line, for a message.
 fn shorten(line: &str) -> String {
     let start: String = line.chars().take(40).collect();
     if start.len() < line.len() { format!("{start}...") } else { start }

@@ -1,4 +1,4 @@
-//! Round trips, diagnoses and random damage.
+//! Tests of round trips, of the errors, and of random damage.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,15 +21,15 @@ fn listing(order: usize, size: Option<usize>, documents: &[Vec<u32>]) -> Listing
     estimate(&counter.finish().unwrap(), &options, &Memory::usual()).unwrap().listing
 }
 
-/// Damaged inputs to try; `DRAFTSMITH_FUZZ_CASES=1000000` for a long run.
+/// Returns the number of damaged inputs to try. Set `DRAFTSMITH_FUZZ_CASES=1000000` for a long run.
 fn fuzz_cases() -> u32 {
     std::env::var("DRAFTSMITH_FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500)
 }
 
-/// What a damaged byte may become.
+/// The values that a damaged byte may take.
 const BYTES: &[u8] = b"\\-.:=0123456789 \t\n<>se\xff\0";
 
-/// An empty folder of this test's own.
+/// Returns an empty folder for one test.
 fn folder(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("draftsmith-arpa-{}-{name}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);
@@ -37,7 +37,7 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// The message of reading `text`.
+/// Returns the error message of reading `text`.
 fn complaint(text: &str) -> String {
     parse(text.as_bytes(), Vocabulary::default(), &Memory::usual()).err().unwrap().to_string()
 }
@@ -61,7 +61,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(fuzz_cases()))]
 
-    /// Bytes replaced, cut out and doubled, and lines swapped.
+    /// Replaces, cuts out and doubles bytes, and swaps lines.
     #[test]
     fn damage_ends_in_a_model_or_an_error(
         edits in prop::collection::vec((0u8..4, any::<Index>(), any::<Index>(), any::<u8>()), 1..5),
@@ -131,7 +131,7 @@ fn reads_words_log_zero_and_loose_layout() {
     assert_eq!(model.score_document(&[9]), f64::NEG_INFINITY);
 }
 
-/// SRILM begins with a blank line and gives `<s>` -99; OpenGrm does the latter and knows no `<unk>`.
+/// SRILM begins with a blank line and gives `<s>` -99. OpenGrm does the latter too, and does not list `<unk>`.
 #[test]
 fn other_toolkits_text_is_read() {
     let srilm = TEXT.replace("0\t<s>", "-99\t<s>").replace("-0.8\t8", "-99\t8");

@@ -1,4 +1,4 @@
-//! A listing to ARPA text, sorted by words: the same n-grams give the same bytes.
+//! Writes a listing as ARPA text, sorted by words, so that the same n-grams give the same bytes.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::LOG_ZERO;
 use crate::error::Result;
 use crate::files;
 
-/// Writes `listing` to `path`, whole or not at all.
+/// Writes `listing` to `path`, whole or not at all; with gzip if the name ends in `.gz`.
 pub fn save(listing: &Listing, path: &Path) -> Result<()> {
     files::write_with(path, |out| {
         if !files::is_gzip_name(path) {
@@ -52,6 +52,6 @@ pub fn write(listing: &Listing, mut out: impl Write) -> io::Result<()> {
 }
 
 fn number(out: &mut impl Write, log10: f32) -> io::Result<()> {
-    // Adding 0 takes the sign from a zero.
+    // Adding 0 takes the sign off a negative zero.
     write!(out, "{}", if log10 == f32::NEG_INFINITY { LOG_ZERO } else { log10 + 0.0 })
 }

@@ -1,4 +1,4 @@
-//! Documents to windows.
+//! Counts the windows of documents.
 
 use super::super::key::{Key, Packing};
 use super::super::sort::{Memory, Sorter};
@@ -6,7 +6,7 @@ use super::super::words::{BOS, EOS, Ending, Vocabulary, of_token};
 use super::{Counts, Window, Windows, check_order};
 use crate::error::{Result, bail};
 
-/// Counts documents one by one.
+/// A counter to which documents are added one by one.
 pub struct Counter {
     pub(super) order: usize,
     pub(super) vocabulary: Vocabulary,
@@ -16,17 +16,24 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Counts up to `order`, 1 to [`MAX_ORDER`](super::super::MAX_ORDER), within half of `memory`.
+    /// Makes a counter for n-grams up to `order`, 1 to [`MAX_ORDER`](super::super::MAX_ORDER), that takes half of
+    /// `memory`.
+    ///
+    /// # Errors
+    /// When `order` is out of range.
     pub fn new(order: usize, vocabulary: Vocabulary, memory: &Memory) -> Result<Self> {
         check_order(order)?;
         Ok(Self { order, vocabulary, packing: Packing::new(order), sorter: memory.sorter(2), tokens: 0 })
     }
 
-    /// Adds one document. Fails on a token id outside the vocabulary's size, or too large for the order.
+    /// Adds one document.
+    ///
+    /// # Errors
+    /// When a token id is outside the vocabulary, or too large for the order.
     pub fn add(&mut self, tokens: &[u32], ending: Ending) -> Result<()> {
         self.check(tokens)?;
         let begin = self.packing.pack([BOS]);
-        // The window of the word before; what follows an end-of-text id is a new document.
+        // The window of the previous word. What follows an end-of-text id is a new document.
         let (mut window, mut ended) = (begin, false);
         for &token in self.vocabulary.strip_bos(tokens) {
             if ended {
@@ -42,12 +49,12 @@ impl Counter {
         Ok(())
     }
 
-    /// Words counted so far, `</s>` included.
+    /// Returns the number of words counted so far, `</s>` included.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// The window of `word` after `before`, counted.
+    /// Counts the window of `word` after the window `before`, and returns it.
     #[inline]
     fn count(&mut self, before: Key, word: u32) -> Result<Key> {
         let key = self.packing.prefix(self.packing.prepend(word, before), self.order);
@@ -73,7 +80,10 @@ impl Counter {
         }
     }
 
-    /// The counts of everything added. Fails when no word was.
+    /// Returns the counts of everything added.
+    ///
+    /// # Errors
+    /// When no word was added.
     pub fn finish(self) -> Result<Counts> {
         if self.tokens == 0 {
             bail!("there is no text to count: no document was given, or all are empty. Check the training corpus.");

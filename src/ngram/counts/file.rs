@@ -1,11 +1,11 @@
-//! Counts on disk: the sorted windows, each by what differs from the one before, and a checksummed footer.
+//! Counts on disk: the sorted windows, each stored as its difference from the one before, and a footer with a checksum.
 //!
 //! ```text
-//! "dscounts"                       8 bytes
-//! windows in suffix order          how many words are shared with the window before (1 byte), the other words, the
-//!                                  count; numbers as LEB128; a window ends at n words or with <s>
-//! footer                           JSON
-//! length of the footer             u32, little-endian
+//! "dscounts"                 8 bytes
+//! windows in suffix order    for each: the number of words shared with the window before (1 byte), the other words and
+//!                            the count, both as LEB128; a window ends at n words or with <s>
+//! footer                     JSON
+//! length of the footer       u32, little-endian
 //! "dscounts"
 //! ```
 
@@ -24,7 +24,7 @@ use crate::files;
 
 const MAGIC: &[u8; 8] = b"dscounts";
 const VERSION: u32 = 1;
-/// A longer footer is damage.
+/// A footer that is longer than this is damaged.
 const LONGEST_FOOTER: u64 = 1 << 20;
 
 #[derive(Serialize, Deserialize)]
@@ -33,12 +33,12 @@ struct Footer {
     order: usize,
     vocabulary: Vocabulary,
     windows: u64,
-    /// Bytes of the windows, and their BLAKE3.
+    /// The length of the windows in bytes, and their BLAKE3.
     bytes: u64,
     hash: String,
 }
 
-/// A file of counts, its footer read.
+/// A file of counts whose footer has been read.
 pub(super) struct CountsFile {
     pub(super) path: PathBuf,
     pub(super) order: usize,
@@ -49,12 +49,14 @@ pub(super) struct CountsFile {
 }
 
 impl CountsFile {
+    /// Opens a file and reads its footer.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let footer = read_footer(path).map_err(|e| e.within(path.display()))?;
         let Footer { order, vocabulary, windows, bytes, hash, .. } = footer;
         Ok(Self { path: path.to_path_buf(), order, vocabulary, windows, bytes, hash })
     }
 
+    /// Returns a reader at the first window.
     pub(super) fn read(&self) -> Result<FileReader> {
         let start = || {
             let mut file = File::open(&self.path)?;
@@ -148,6 +150,7 @@ pub(super) fn save(counts: &Counts, path: &Path) -> Result<()> {
     })
 }
 
+/// Appends a number as LEB128.
 fn leb128(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
@@ -156,10 +159,10 @@ fn leb128(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-/// Hashes what is read through it.
+/// A reader that hashes what is read through it.
 struct Hashed<R> {
     inner: R,
-    /// Boxed, as merging moves readers about.
+    /// In a box, because merging moves readers about.
     hasher: Box<blake3::Hasher>,
 }
 
@@ -171,7 +174,7 @@ impl<R: Read> Read for Hashed<R> {
     }
 }
 
-/// Reads the windows of a file; damage is found at the latest at its end.
+/// A reader of the windows of a file. It finds any damage at the end of the file at the latest.
 pub(in super::super) struct FileReader {
     path: PathBuf,
     bytes: BufReader<Hashed<io::Take<File>>>,
@@ -183,6 +186,7 @@ pub(in super::super) struct FileReader {
 }
 
 impl FileReader {
+    /// Reads the next window.
     fn window(&mut self) -> Result<Window> {
         let shared = usize::from(self.byte()?);
         if shared >= self.order || shared > self.packing.length(self.key, self.order) {
@@ -208,6 +212,7 @@ impl FileReader {
     }
 
     #[inline]
+    /// Reads a number in LEB128.
     fn number(&mut self) -> Result<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
@@ -274,7 +279,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// However a text is cut into parts, and in whatever order these are merged, the bytes are those of the whole.
+        /// However a text is cut into parts, and in whatever order they are merged, the bytes are those of the whole.
         #[test]
         fn parts_merge_to_the_bytes_of_the_whole(order in 1usize..=6, a in documents(), b in documents(), c in documents()) {
             let dir = tempfile::tempdir().unwrap();
@@ -286,7 +291,7 @@ mod tests {
             let left = bytes(&Counts::open(&[path("ba"), path("c")]).unwrap(), &path("left"));
             Counts::open(&[path("c"), path("b")]).unwrap().save(&path("cb")).unwrap();
             let right = bytes(&Counts::open(&[path("a"), path("cb")]).unwrap(), &path("right"));
-            // Each part has a document `1` of its own.
+            // Each part has its own document `1`.
             let whole = counted(order, &[a, b, c, vec![vec![1], vec![1]]].concat());
             prop_assert_eq!(&left, &right);
             prop_assert_eq!(&left, &bytes(&whole, &path("whole")));

@@ -1,10 +1,10 @@
-//! Counts: how often every *window* of a text occurs, from which the counts of all orders follow.
+//! Counts: how often every *window* of a text occurs. The counts of all orders follow from that.
 //!
-//! The window of a token is the token with the up to n - 1 words before it, no further back than the `<s>` of its
-//! document: an n-gram of the highest order, or a shorter one that begins with `<s>`. The raw count of any n-gram is
-//! the sum over the windows that end with it, and the windows sorted in suffix order give the counts of all orders, raw
+//! The window of a token is the token with up to n - 1 words before it, but no further back than the `<s>` of its
+//! document. It is an n-gram of the highest order, or a shorter one that begins with `<s>`. The raw count of any n-gram
+//! is the sum over the windows that end with it. Sorted in suffix order, the windows give the counts of all orders, raw
 //! and Kneser-Ney, in one pass (as in Heafield et al. 2013, "Scalable modified Kneser-Ney language model estimation").
-//! Counts of parts of a text add up to the counts of the text.
+//! The counts of the parts of a text add up to the counts of the text.
 
 mod counter;
 mod file;
@@ -27,11 +27,11 @@ use file::{CountsFile, FileReader};
 /// The largest count.
 pub(super) const MOST: u64 = u64::MAX >> 1;
 
-/// How often one window occurs.
+/// A window, and how often it occurs.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq)]
 #[repr(C)]
 pub(super) struct Window {
-    /// In suffix order.
+    /// The words in suffix order.
     pub(super) key: Key,
     pub(super) count: u64,
 }
@@ -42,13 +42,13 @@ impl Record for Window {
     }
 
     fn absorb(&mut self, other: &Self) -> bool {
-        // More occurrences than there can be: a table of counts may hold anything.
+        // A table of counts may hold anything, even more occurrences than fit.
         self.count = self.count.saturating_add(other.count).min(MOST);
         true
     }
 }
 
-/// Counts of a text: in memory, spilled to disk, or in one file or several.
+/// The counts of a text: in memory, spilled to disk, or in one or several files.
 pub struct Counts {
     order: usize,
     vocabulary: Vocabulary,
@@ -61,7 +61,10 @@ enum Windows {
 }
 
 impl Counts {
-    /// The counts in `paths`, read as one. They must agree in order and vocabulary.
+    /// Opens the counts in `paths`, to be read as one.
+    ///
+    /// # Errors
+    /// When a file is not a whole file of counts, or the files differ in order or vocabulary.
     pub fn open(paths: &[impl AsRef<Path>]) -> Result<Self> {
         let mut files = Vec::with_capacity(paths.len());
         for path in paths {
@@ -83,17 +86,17 @@ impl Counts {
         Ok(Self { order: first.order, vocabulary: first.vocabulary.clone(), windows: Windows::Files(files) })
     }
 
-    /// Writes everything to one file: the same bytes for the same text, however it was counted and merged.
+    /// Writes everything to one file. The same text gives the same bytes, however it was counted and merged.
     pub fn save(&self, path: &Path) -> Result<()> {
         file::save(self, path)
     }
 
-    /// The highest order.
+    /// Returns the highest order.
     pub fn order(&self) -> usize {
         self.order
     }
 
-    /// Whose words were counted.
+    /// Returns the vocabulary of the text that was counted.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
@@ -102,7 +105,7 @@ impl Counts {
         Packing::new(self.order)
     }
 
-    /// A reader at the first window, in suffix order.
+    /// Returns a reader at the first window, in suffix order.
     pub(super) fn read(&self) -> Result<WindowReader<'_>> {
         Ok(match &self.windows {
             Windows::Sorted(sorted) => WindowReader::Sorted(sorted.read()?),
@@ -112,8 +115,8 @@ impl Counts {
         })
     }
 
-    /// Calls `each(words in text order, count)` for every window, in suffix order. The words are token ids, or
-    /// [`Counts::BEGIN`] and [`Counts::END`].
+    /// Calls `each(words in text order, count)` for every window, in suffix order. The words are token ids,
+    /// [`Counts::BEGIN`] or [`Counts::END`].
     pub fn for_each(&self, mut each: impl FnMut(&[i64], u64) -> Result<()>) -> Result<()> {
         let packing = self.packing();
         let mut ids = Vec::new();
@@ -127,13 +130,13 @@ impl Counts {
         Ok(())
     }
 
-    /// What stands for `<s>` among token ids in tables of counts.
+    /// The number that stands for `<s>` among token ids, in tables of counts.
     pub const BEGIN: i64 = super::words::BOS_ID;
-    /// What stands for `</s>` among token ids in tables of counts.
+    /// The number that stands for `</s>` among token ids, in tables of counts.
     pub const END: i64 = super::words::EOS_ID;
 }
 
-/// Reads windows in suffix order, whatever holds them.
+/// A reader of windows in suffix order, wherever they are kept.
 pub(super) enum WindowReader<'a> {
     Sorted(Reader<'a, Window>),
     Files(Merge<FileReader>),
@@ -158,7 +161,7 @@ fn check_order(order: usize) -> Result<()> {
     Ok(())
 }
 
-/// Collects windows that were counted elsewhere, in any order; equal ones add up.
+/// A collector of windows that were counted elsewhere, in any order. Equal ones add up.
 pub struct Collector {
     order: usize,
     vocabulary: Vocabulary,
@@ -167,17 +170,20 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Of windows up to `order`, 1 to [`MAX_ORDER`].
+    /// Makes a collector of windows up to `order`, 1 to [`MAX_ORDER`].
+    ///
+    /// # Errors
+    /// When `order` is out of range.
     pub fn new(order: usize, vocabulary: Vocabulary, memory: &Memory) -> Result<Self> {
         check_order(order)?;
         Ok(Self { order, vocabulary, packing: Packing::new(order), sorter: memory.sorter(2) })
     }
 
-    /// Adds one window: `ids` in text order, as [`Counts::for_each`] gives them.
+    /// Adds one window, with its `ids` in text order as [`Counts::for_each`] passes them.
     ///
     /// # Errors
-    /// What is no window: not of the full order and not beginning with `<s>`, `<s>` elsewhere, an id outside the
-    /// vocabulary, a count of 0.
+    /// When it is not a window: it is shorter than the order and does not begin with `<s>`, it has `<s>` elsewhere, an
+    /// id is outside the vocabulary, or the count is 0.
     pub fn add(&mut self, ids: &[i64], count: u64) -> Result<()> {
         let window = || format!("the window {ids:?} with count {count}");
         if count == 0 {
@@ -211,7 +217,7 @@ impl Collector {
         self.sorter.push(Window { key: self.packing.pack(words[..ids.len()].iter().copied()), count })
     }
 
-    /// The counts of everything added.
+    /// Returns the counts of everything added.
     pub fn finish(self) -> Result<Counts> {
         let Self { order, vocabulary, sorter, .. } = self;
         Ok(Counts { order, vocabulary, windows: Windows::Sorted(sorter.finish()?) })

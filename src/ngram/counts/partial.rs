@@ -1,5 +1,5 @@
-//! Counting that can be stopped at any moment: what fits in memory is one part, and finished parts stay on disk until
-//! they are merged into the result.
+//! Counting that can be stopped at any moment. What fits in memory is one part; finished parts stay on disk until they
+//! are merged into the result.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use super::{Counter, Counts, Window};
 use crate::error::{Error, Result};
 use crate::files;
 
-/// A count in progress, in `TARGET.parts`.
+/// A count in progress, kept in `TARGET.parts`.
 pub struct PartialCount {
     target: PathBuf,
     folder: PathBuf,
     progress: Saved,
     counter: Counter,
     memory: Memory,
-    /// Documents given so far, those of earlier parts included.
+    /// Documents added so far, those in earlier parts included.
     documents: u64,
     _held: Held,
 }
 
-/// The folder of the parts, this process's while it lasts. Without a part in it, it goes.
+/// The folder of the parts, locked by this process. It is removed at the end if it has no part in it.
 struct Held {
     folder: PathBuf,
     _lock: File,
@@ -39,10 +39,10 @@ impl Drop for Held {
     }
 }
 
-/// `progress.json`: replaced after every part.
+/// The contents of `progress.json`, which is replaced after every part.
 #[derive(Serialize, Deserialize)]
 struct Saved {
-    /// What is counted, and how.
+    /// A hash of what is counted, and how.
     key: String,
     parts: u64,
     documents: u64,
@@ -50,11 +50,11 @@ struct Saved {
 }
 
 impl PartialCount {
-    /// Starts the count that is to become the file `target`, or goes on with it if the `text` (any description of it), the
-    /// order, the vocabulary and the memory are the same; parts of another count are thrown away.
+    /// Starts the count that will become the file `target`. If the `text` (any description of it), the order, the
+    /// vocabulary and the memory are the same, an earlier count goes on; the parts of any other count are discarded.
     ///
     /// # Errors
-    /// Another process that works on the same target.
+    /// When another process works on the same target.
     pub fn open(target: &Path, text: &str, order: usize, vocabulary: Vocabulary, memory: &Memory) -> Result<Self> {
         let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(".parts");
@@ -71,13 +71,13 @@ impl PartialCount {
         Ok(Self { target: target.to_owned(), folder, progress, counter, memory, documents: 0, _held: held })
     }
 
-    /// Documents that finished parts hold: they need not be read again, but given to [`PartialCount::add`] they are passed
-    /// over.
+    /// Returns how many documents the finished parts hold. These need not be read again; if they are given to
+    /// [`PartialCount::add`], it skips them.
     pub fn documents_done(&self) -> u64 {
         self.progress.documents
     }
 
-    /// Words counted so far, `</s>` included.
+    /// Returns the number of words counted so far, `</s>` included.
     pub fn tokens(&self) -> u64 {
         self.progress.tokens + self.counter.tokens()
     }
@@ -89,11 +89,11 @@ impl PartialCount {
             return Ok(());
         }
         self.counter.add(tokens, ending)?;
-        // A part is what the counter sorts in memory.
+        // A part is as much as the counter can sort in memory.
         if self.counter.tokens() as usize >= self.memory.part(2) / size_of::<Window>() { self.save() } else { Ok(()) }
     }
 
-    /// Puts what was counted since the last part on disk as a part.
+    /// Writes what was counted since the last part to disk, as a part.
     pub fn save(&mut self) -> Result<()> {
         if self.counter.tokens() == 0 {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Windows to the counts of all orders, in one pass in suffix order.
+//! Turns windows into the counts of all orders, in one pass in suffix order.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -9,13 +9,13 @@ use super::super::words::{BOS, EOS, MAX_ORDER};
 use super::{Run, Smoothing};
 use crate::error::Result;
 
-/// The count of an n-gram.
+/// An n-gram and its count.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Gram {
-    /// The context in suffix order, then the last word: the n-grams of a context lie together.
+    /// The context in suffix order, then the last word, so that the n-grams of a context are adjacent.
     pub(super) key: Key,
-    /// The count that the smoothing goes by; the highest bit is set where the n-gram is not to be listed.
+    /// The count that smoothing uses. The highest bit is set if the n-gram is not to be listed.
     count: u64,
 }
 
@@ -44,21 +44,22 @@ pub(super) type CountsOfCounts = [u64; 8];
 pub(super) struct Adjusted {
     pub(super) grams: Vec<Sorted<Gram>>,
     pub(super) of_counts: Vec<CountsOfCounts>,
-    /// n-grams to be listed.
+    /// The number of n-grams of each order that are to be listed.
     pub(super) kept: Vec<u64>,
     /// Whether `</s>` occurs.
     pub(super) ended: bool,
 }
 
-/// The suffixes of the window at hand, by length less one.
+/// What is known so far of one suffix of the current window.
 #[derive(Default, Clone, Copy)]
 struct Open {
     raw: u64,
-    /// Distinct words seen to the left.
+    /// The number of distinct words to its left.
     left: u64,
 }
 
 impl Run<'_> {
+    /// Computes the counts of all orders.
     pub(super) fn adjust(&self) -> Result<Adjusted> {
         let order = self.order();
         let mut out = Out {
@@ -82,7 +83,7 @@ impl Run<'_> {
                     *open = Open::default();
                 }
                 open.raw = open.raw.saturating_add(window.count).min(MOST);
-                // The suffix one longer is new.
+                // A suffix that is one word longer begins here.
                 open.left += u64::from(n >= shared && n < length);
             }
             (before, before_length) = (window.key, length);
@@ -95,6 +96,7 @@ impl Run<'_> {
     }
 }
 
+/// The counts that have been computed so far.
 struct Out<'a> {
     run: &'a Run<'a>,
     sorters: Vec<Sorter<Gram>>,
@@ -104,7 +106,7 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
-    /// Puts out the n-gram that ends `window`, all of whose occurrences are counted.
+    /// Emits the n-gram of length `n` that ends `window`, once all its occurrences are counted.
     fn close(&mut self, window: Key, n: usize, open: Open) -> Result<()> {
         let packing = self.run.packing;
         let begins = packing.word(window, n - 1) == BOS;

@@ -1,4 +1,4 @@
-//! Shares to probabilities and back-off weights.
+//! Turns shares into probabilities and back-off weights.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -10,7 +10,7 @@ use super::share::{Left, Share, Shares};
 use super::{Run, Smoothing};
 use crate::error::Result;
 
-/// A listed n-gram and the probability of its last word after the shorter context.
+/// A listed n-gram, with the probability of its last word after the shorter context.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Lower {
@@ -26,6 +26,8 @@ impl Record for Lower {
 }
 
 impl Run<'_> {
+    /// Computes the probabilities and the back-off weights of all listed n-grams; `types` is the size of the
+    /// vocabulary.
     pub(super) fn combine(&self, mut shares: Shares, types: u64) -> Result<Listing> {
         if self.options.smoothing == Smoothing::Katz {
             shares.left = self.katz_weights(&shares, types)?;
@@ -35,7 +37,7 @@ impl Run<'_> {
         let mut sorters: Vec<Sorter<Entry>> = (0..order).map(|_| self.sorter()).collect();
         let mut sizes = vec![0; order];
         self.walk(&shares, types, |n, share, prob, _| {
-            // Contexts of pruned n-grams are passed by.
+            // Skips the contexts of pruned n-grams.
             let mut weight = 1.0;
             if let Some(contexts) = contexts.get_mut(n - 1) {
                 while let Some(context) = contexts.peek()
@@ -62,8 +64,8 @@ impl Run<'_> {
         Ok(Listing { vocabulary, packing: self.packing, memory: self.memory.clone(), orders })
     }
 
-    /// Calls `each(order, n-gram, its probability, that of its suffix)` for every n-gram to be listed, in suffix order:
-    /// an n-gram's suffix, which is listed as well, is the last one that is a word shorter.
+    /// Calls `each(order, n-gram, its probability, that of its suffix)` for every n-gram to be listed, in suffix order.
+    /// In that order, the last n-gram that is one word shorter is the suffix of an n-gram, which is always listed too.
     fn walk(
         &self,
         shares: &Shares,
@@ -82,8 +84,8 @@ impl Run<'_> {
         }
     }
 
-    /// Katz's back-off weights: what a context leaves, over what the shorter context gives to the words that are not
-    /// listed after it.
+    /// Computes Katz's back-off weights: the mass that a context leaves, divided by the mass that the shorter context
+    /// gives to the words that are not listed after it.
     fn katz_weights(&self, shares: &Shares, types: u64) -> Result<Vec<Sorted<Left>>> {
         let order = self.order();
         let mut sorters: Vec<Sorter<Lower>> = (0..order).map(|_| self.sorter()).collect();
@@ -104,7 +106,7 @@ impl Run<'_> {
                     listed += gram.prob;
                     lower.advance()?;
                 }
-                // Where every word is listed nothing is left to back off to.
+                // If every word is listed, nothing is left to back off to.
                 let unlisted = (1.0 - listed).max(1e-9);
                 sorter.push(Left { key, mass: mass / unlisted })?;
             }

@@ -1,10 +1,10 @@
-//! What is taken off a count, for what was not seen.
+//! Discounts: what is taken off a count, to be given to unseen n-grams.
 
 use super::adjust::{Adjusted, CountsOfCounts};
 use super::{Run, Smoothing};
 use crate::error::{Result, bail};
 
-/// What `--discount-fallback` stands for when no numbers follow it.
+/// The discounts of `--discount-fallback` if no numbers follow it.
 pub const DEFAULT_FALLBACK: [f64; 3] = [0.5, 1.0, 1.5];
 
 /// The largest count that Good-Turing discounts.
@@ -13,15 +13,16 @@ const LARGEST_DISCOUNTED: usize = 5;
 /// The discounts of one order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Discounts {
-    /// What is taken off a count of 1, of 2, ...
+    /// The discounts of the counts 1, 2, ...
     pub amounts: Vec<f64>,
-    /// What is taken off every larger count.
+    /// The discount of every larger count.
     pub beyond: f64,
-    /// Whether the counts of counts were degenerate, so that this is the fallback.
+    /// Whether the counts of counts were degenerate, so that these are the fallback discounts.
     pub fallback: bool,
 }
 
 impl Discounts {
+    /// Returns the discount of a count.
     pub(super) fn of(&self, count: u64) -> f64 {
         match count {
             0 => 0.0,
@@ -29,17 +30,18 @@ impl Discounts {
         }
     }
 
-    /// Three amounts, the last of which is that of all larger counts.
+    /// Makes discounts of three amounts, the last of which applies to all larger counts.
     fn of_three(amounts: [f64; 3], fallback: bool) -> Self {
         Self { amounts: amounts.to_vec(), beyond: amounts[2], fallback }
     }
 }
 
-/// Whether each discount leaves a count of 1, 2, ... between 0 and itself.
+/// Returns whether each discount, of the counts 1, 2, ..., is at least 0 and at most the count.
 fn in_range(amounts: &[f64]) -> bool {
     (1..).zip(amounts).all(|(count, amount)| (0.0..=f64::from(count)).contains(amount))
 }
 
+/// Fails unless the fallback discounts are in range.
 pub(super) fn check_fallback(amounts: [f64; 3]) -> Result<()> {
     if !in_range(&amounts) {
         bail!(
@@ -54,7 +56,7 @@ pub(super) fn check_fallback(amounts: [f64; 3]) -> Result<()> {
 }
 
 impl Run<'_> {
-    /// The discounts of every order from its counts of counts, or the fallback.
+    /// Computes the discounts of every order from its counts of counts, or takes the fallback.
     pub(super) fn discounts(&self, adjusted: &Adjusted) -> Result<Vec<Discounts>> {
         let one = |(n, of_counts): (usize, &CountsOfCounts)| match self.options.smoothing {
             Smoothing::KneserNey => self.order_discounts(n, of_counts, "Kneser-Ney", kneser_ney),
@@ -83,7 +85,7 @@ impl Run<'_> {
     }
 }
 
-/// Chen and Goodman's three discounts, or why there are none.
+/// Computes the three discounts of Chen and Goodman, or says why there are none.
 fn kneser_ney(of_counts: &CountsOfCounts) -> Result<Discounts, String> {
     if let Some(count) = (1..=3).find(|&count| of_counts[count] == 0) {
         return Err(format!("no n-gram has the count {count}"));
@@ -100,9 +102,9 @@ fn kneser_ney(of_counts: &CountsOfCounts) -> Result<Discounts, String> {
     }
 }
 
-/// Good-Turing discounts of the counts 1 to k = 5 in Katz's form: a count r keeps the share
-/// `(r* / r - m) / (1 - m)` of itself, with `r* = (r + 1) n(r+1) / n(r)` and `m = (k + 1) n(k+1) / n(1)`, so that what is
-/// taken off all of them is the Good-Turing estimate of what was not seen.
+/// Computes the Good-Turing discounts of the counts 1 to k = 5 in Katz's form. A count r keeps the share `(r* / r - m)
+/// / (1 - m)` of itself, with `r* = (r + 1) n(r+1) / n(r)` and `m = (k + 1) n(k+1) / n(1)`. So the sum of all discounts
+/// is the Good-Turing estimate of the unseen mass.
 fn good_turing(of_counts: &CountsOfCounts) -> Result<Discounts, String> {
     if let Some(count) = (1..=LARGEST_DISCOUNTED + 1).find(|&count| of_counts[count] == 0) {
         return Err(format!("no n-gram has the count {count}"));

@@ -1,9 +1,9 @@
-//! Counts to probabilities, in bounded memory: passes over sorted n-grams, each in the order that the next step needs.
+//! Estimates probabilities from counts in bounded memory. Each pass reads n-grams sorted in the order that it needs:
 //!
-//! 1. `adjust.rs`, suffix order: windows to the count of every n-gram, and the counts of counts.
+//! 1. `adjust.rs`, suffix order: from windows to the count of every n-gram, and the counts of counts.
 //! 2. `discounts.rs`: what is taken off a count.
-//! 3. `share.rs`, by context: what is left of each count as a share of its context's sum, and what the context leaves to
-//!    the shorter n-grams.
+//! 3. `share.rs`, by context: what is left of each count as a share of its context's sum, and what the context leaves
+//!    to the shorter n-grams.
 //! 4. `combine.rs`, suffix order, in which an n-gram comes right after its suffix: the probabilities.
 //!
 //! With counts `a`, discounts `D(a)` of the order, and a context's sum `A` of the `a` that follow it:
@@ -19,9 +19,9 @@
 //! p(w | c) = u(w | c), and the back-off weight is g(c) / (1 - sum over the listed w of p(w | c without its first word))
 //! ```
 //!
-//! down to the uniform distribution over the model's vocabulary (see [`Vocabulary`](super::Vocabulary)). `<s>` is
-//! predicted by nothing: it is left out of the unigrams' counts of counts and sums, and its own probability is written
-//! as log 1. The conventions are those of `lmplz`.
+//! The recursion ends at the uniform distribution over the model's vocabulary (see [`Vocabulary`](super::Vocabulary)).
+//! `<s>` is never predicted: it is left out of the unigrams' counts of counts and sums, and its own probability is
+//! written as log 1. These conventions are those of `lmplz`.
 
 mod adjust;
 mod combine;
@@ -42,7 +42,7 @@ use crate::error::{Result, bail};
 
 pub use discounts::{DEFAULT_FALLBACK, Discounts};
 
-/// How an n-gram model sets probability aside for what was not seen.
+/// How an n-gram model sets probability aside for unseen n-grams.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Smoothing {
@@ -53,31 +53,32 @@ pub enum Smoothing {
     Katz,
 }
 
-/// How to estimate.
+/// How to estimate a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     /// The smoothing.
     pub smoothing: Smoothing,
-    /// Discounts of counts 1, 2 and more for an order whose counts of counts are degenerate, and only that order;
-    /// without them it is an error.
+    /// The discounts of the counts 1, 2 and more for an order whose counts of counts are degenerate, and for that order
+    /// only. Without them, degenerate counts of counts are an error.
     pub discount_fallback: Option<[f64; 3]>,
-    /// n-grams of order i + 1 that occur at most `prune[i]` times are not listed; the last number stands for the orders
-    /// beyond as well. Empty keeps all. What they leave goes to the shorter n-grams.
+    /// The pruning thresholds: n-grams of order i + 1 that occur at most `prune[i]` times are not listed, and their
+    /// mass goes to the shorter n-grams. The last number also holds for higher orders. Empty keeps all.
     pub prune: Vec<u64>,
 }
 
-/// A smoothed model and the discounts that made it, unigrams first.
+/// A smoothed model and the discounts that made it.
 pub struct Estimate {
     /// The model.
     pub listing: Listing,
-    /// Of every order.
+    /// The discounts of every order, unigrams first.
     pub discounts: Vec<Discounts>,
 }
 
-/// Smooths `counts` within `memory`.
+/// Estimates a smoothed model from `counts`, within `memory`.
 ///
 /// # Errors
-/// Degenerate counts of counts without a fallback; thresholds that fall from one order to the next; a disk that is full.
+/// When the counts of counts are degenerate and there is no fallback, the thresholds fall from one order to the next,
+/// or the disk is full.
 pub fn estimate(counts: &Counts, options: &Options, memory: &Memory) -> Result<Estimate> {
     if let Some(fallback) = options.discount_fallback {
         discounts::check_fallback(fallback)?;
@@ -101,7 +102,7 @@ struct Run<'a> {
     options: &'a Options,
     memory: &'a Memory,
     packing: Packing,
-    /// Of every order.
+    /// The pruning threshold of every order.
     thresholds: Vec<u64>,
 }
 
@@ -110,15 +111,17 @@ impl Run<'_> {
         self.counts.order()
     }
 
-    /// A sorter with its part of the memory: at most four of every order are there at the same time.
+    /// Makes a sorter with its part of the memory: at most four of every order exist at the same time.
     fn sorter<T: Record>(&self) -> Sorter<T> {
         self.memory.sorter(4 * self.order())
     }
 
+    /// Runs all passes.
     fn estimate(&self) -> Result<Estimate> {
         let adjusted = self.adjust()?;
         let discounts = self.discounts(&adjusted)?;
-        // <unk> and </s> are listed, seen or not; <s> is no part of the vocabulary that probabilities sum to 1 over.
+        // <unk> and </s> are listed even if they never occur; <s> is not in the vocabulary over which probabilities sum
+        // to 1.
         let listed = adjusted.kept[0] + 1 + u64::from(!adjusted.ended);
         let types = self.counts.vocabulary().padded_types().map_or(listed, |types| types as u64);
         let shares = self.shares(adjusted, &discounts)?;
@@ -126,6 +129,6 @@ impl Run<'_> {
         Ok(Estimate { listing, discounts })
     }
 
-    /// The unigrams that are listed whether or not they occur.
+    /// The unigrams that are listed even if they do not occur.
     const ALWAYS: [u32; 3] = [UNK, BOS, EOS];
 }

@@ -1,4 +1,4 @@
-//! Each n-gram's share of its context, and what the context leaves to shorter ones.
+//! Computes each n-gram's share of its context, and what the context leaves to shorter n-grams.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -10,15 +10,15 @@ use super::discounts::Discounts;
 use super::{Run, Smoothing};
 use crate::error::Result;
 
-/// An n-gram to be listed.
+/// An n-gram that is to be listed.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Share {
-    /// In suffix order.
+    /// The words in suffix order.
     pub(super) key: Key,
-    /// u: its own part of the probability.
+    /// u, the n-gram's own part of its probability.
     pub(super) own: f64,
-    /// The weight of the shorter n-gram's probability in it.
+    /// The weight of the shorter n-gram's probability.
     pub(super) lower: f64,
 }
 
@@ -34,7 +34,7 @@ impl Record for Share {
 pub(super) struct Left {
     /// The context in suffix order.
     pub(super) key: Key,
-    /// g.
+    /// g, the mass that is left.
     pub(super) mass: f64,
 }
 
@@ -44,13 +44,14 @@ impl Record for Left {
     }
 }
 
-/// The shares of all orders, unigrams first, and what every context leaves, by its length (the empty one at 0).
+/// The shares of all orders, unigrams first, and what the contexts of every length leave, the empty one first.
 pub(super) struct Shares {
     pub(super) shares: Vec<Sorted<Share>>,
     pub(super) left: Vec<Sorted<Left>>,
 }
 
 impl Run<'_> {
+    /// Computes the shares of all orders.
     pub(super) fn shares(&self, adjusted: Adjusted, discounts: &[Discounts]) -> Result<Shares> {
         let (mut all_shares, mut all_left) = (Vec::new(), Vec::new());
         for (n, (grams, discounts)) in (1..).zip(adjusted.grams.into_iter().zip(discounts)) {
@@ -83,20 +84,20 @@ impl Run<'_> {
         Ok(Shares { shares: all_shares, left: all_left })
     }
 
-    /// The n-grams of one context, and what they leave.
+    /// Adds the n-grams of one context to `shares`, and returns the mass that they leave.
     fn share(&self, n: usize, context: &[Gram], discounts: &Discounts, shares: &mut Sorter<Share>) -> Result<f64> {
         let mut sum = context.iter().map(|gram| gram.count() as f64).sum::<f64>();
         let mut taken = context
             .iter()
             .map(|gram| if gram.pruned() { gram.count() as f64 } else { discounts.of(gram.count()) })
             .sum::<f64>();
-        // Good-Turing takes nothing off a large count. Where a context has only such, one more occurrence of something
-        // unseen keeps the unseen possible (as SRILM does).
+        // Good-Turing takes nothing off a large count. In a context with large counts only, one more occurrence, of
+        // something unseen, keeps the unseen possible (as in SRILM).
         if taken == 0.0 {
             (sum, taken) = (sum + 1.0, 1.0);
         }
         let mass = taken / sum;
-        // Katz does not interpolate, but for the unigrams: what they leave is spread evenly over the vocabulary.
+        // Katz does not interpolate, except for the unigrams: what they leave is spread evenly over the vocabulary.
         let lower = if n == 1 || self.options.smoothing == Smoothing::KneserNey { mass } else { 0.0 };
         for gram in context.iter().filter(|gram| !gram.pruned()) {
             let last = self.packing.word(gram.key, n - 1);

@@ -1,4 +1,4 @@
-//! Estimates against straight implementations of the formulas.
+//! Tests of the estimates against plain implementations of the formulas.
 
 use super::super::words::{BOS, EOS, Ending, UNK, Vocabulary};
 use super::super::{Counter, Model};
@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 type Gram = Vec<u32>;
 
-/// A straight implementation by maps: slow, and written from the formulas alone.
+/// A plain implementation with maps: slow, and written from the formulas alone.
 struct Naive {
     smoothing: Smoothing,
     raw: Vec<BTreeMap<Gram, u32>>,
-    /// What the smoothing goes by.
+    /// The counts that smoothing uses.
     counts: Vec<BTreeMap<Gram, u32>>,
-    /// What is taken off counts of 1, 2, ... and off larger ones.
+    /// The discounts of the counts 1, 2, ... and of larger ones.
     discounts: Vec<(Vec<f64>, f64)>,
     prune: Vec<u32>,
     types: usize,
@@ -108,7 +108,7 @@ impl Naive {
     }
 }
 
-/// Kneser-Ney without pruning.
+/// Returns the options of Kneser-Ney without pruning.
 fn with(discount_fallback: Option<[f64; 3]>) -> Options {
     Options { discount_fallback, ..Options::default() }
 }
@@ -117,7 +117,7 @@ fn model(counts: &Counts, options: &Options) -> Model {
     Model::compile(&estimate(counts, options, &Memory::usual()).unwrap().listing).unwrap()
 }
 
-/// Skewed pseudo-random documents over a handful of ids.
+/// Returns skewed pseudo-random documents over a handful of ids.
 fn documents(seed: u64) -> Vec<Vec<u32>> {
     let mut state = seed;
     let mut next = || {

@@ -1,4 +1,5 @@
-//! A listing to the columns of a model file, streamed: nothing is held but what sorting may take.
+//! Compiles a listing into the columns of a model file. The work is streamed: only what sorting may take is held in
+//! memory.
 
 use std::io::{self, Cursor, Seek, Write};
 use std::path::Path;
@@ -15,7 +16,7 @@ use super::layout::{ColumnWriter, Header, fits};
 use crate::error::{Error, Result, bail};
 use crate::files;
 
-/// The model in memory.
+/// Compiles the model in memory.
 pub(super) fn in_memory(listing: &Listing) -> Result<Mmap> {
     let header = header(listing)?;
     let failed = |error| Error::io("make", "the n-gram model in memory", error);
@@ -24,17 +25,18 @@ pub(super) fn in_memory(listing: &Listing) -> Result<Mmap> {
     map.make_read_only().map_err(failed)
 }
 
-/// The model in a file.
+/// Compiles the model to a file.
 pub(super) fn to_file(listing: &Listing, path: &Path) -> Result<()> {
     let header = header(listing)?;
     files::write_with(path, |out| Compiler::new(listing, header).run(out))
 }
 
-/// `roots` is written while it is not larger than this many times the unigrams (or a few): tokenizers' ids are dense.
+/// `roots` is written unless it is larger than this many times the unigrams and a few more: the ids of tokenizers are
+/// dense.
 const SPARSE: u64 = 16;
 const FEW: u64 = 1 << 16;
 
-/// The header of the model to be, without hashes.
+/// Returns the header of the model, with hashes that are still to be computed.
 fn header(listing: &Listing) -> Result<Header> {
     let sizes = listing.sizes();
     let arcs = 1 + sizes.iter().sum::<u64>();
@@ -61,11 +63,11 @@ fn header(listing: &Listing) -> Result<Header> {
     })
 }
 
-/// The state after an n-gram.
+/// An n-gram and the state after it.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Target {
-    /// In text order.
+    /// The words in text order.
     key: Key,
     state: u64,
 }
@@ -76,18 +78,18 @@ impl Record for Target {
     }
 }
 
-/// An n-gram, turned so that the suffix which is looked for comes first.
+/// An n-gram, rotated so that the suffix that is looked for comes first.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(transparent)]
-struct Turned(Key);
+struct Rotated(Key);
 
-impl Record for Turned {
+impl Record for Rotated {
     fn key(&self) -> Key {
         self.0
     }
 }
 
-/// The columns being written.
+/// The columns that are being written.
 struct Written {
     links: ColumnWriter,
     backoffs: ColumnWriter,
@@ -101,17 +103,20 @@ struct Written {
 }
 
 impl Written {
+    /// Writes the probability and the word of an arc.
     fn arc(&mut self, header: &Header, log10_prob: f32, word: u32, out: &mut (impl Write + Seek)) -> io::Result<()> {
         self.probs.push(log10_prob, out)?;
         if header.wide { self.words.push(word, out) } else { self.words.push(word as u16, out) }
     }
 
+    /// Ends all columns and returns their hashes.
     fn finish(self, out: &mut (impl Write + Seek)) -> io::Result<Vec<String>> {
         let Self { links, backoffs, probs, words, leaves, roots, codebooks, .. } = self;
         [backoffs, probs, words, leaves, roots, codebooks, links].into_iter().map(|column| column.finish(out)).collect()
     }
 }
 
+/// The compilation of one listing.
 struct Compiler<'a> {
     listing: &'a Listing,
     packing: Packing,
@@ -126,8 +131,8 @@ impl<'a> Compiler<'a> {
         Self { listing, packing: listing.packing, memory: &listing.memory, header, targets: Vec::new() }
     }
 
-    /// A part of the memory: the listing holds at most half; beside it there are the targets of every order, the suffixes
-    /// of one and what is being turned.
+    /// Makes a sorter with its part of the memory. The listing holds at most half; besides it there are the targets of
+    /// every order, the suffixes of one, and the n-grams that are being rotated.
     fn sorter<T: Record>(&self) -> Sorter<T> {
         self.memory.sorter(2 * (self.listing.order() + 4))
     }
@@ -150,7 +155,7 @@ impl<'a> Compiler<'a> {
         self.header.write(out)
     }
 
-    /// Writes the n-grams of order `n`; tells the state after each.
+    /// Writes the n-grams of order `n`, and returns the state after each.
     fn order(
         &self,
         n: usize,
@@ -207,8 +212,8 @@ impl<'a> Compiler<'a> {
         Ok(targets.finish()?)
     }
 
-    /// The state of the longest listed proper suffix of every n-gram of order `n`, in the order of the n-grams; none for
-    /// unigrams, whose suffix is empty.
+    /// Returns the state of the longest listed proper suffix of every n-gram of order `n`, in the order of the n-grams.
+    /// Unigrams, whose suffix is empty, need none.
     fn suffixes(&self, n: usize) -> Result<Option<Sorted<Target>>> {
         if n == 1 {
             return Ok(None);
@@ -217,14 +222,14 @@ impl<'a> Compiler<'a> {
         let mut looking = self.sorter();
         let mut entries = self.listing.read(n)?;
         while let Some(entry) = entries.next()? {
-            looking.push(Turned(self.packing.rotate(entry.key, n)))?;
+            looking.push(Rotated(self.packing.rotate(entry.key, n)))?;
         }
-        // Nearly always the suffix that is a word shorter is listed; models pruned elsewhere may lack some.
+        // The suffix that is one word shorter is nearly always listed; models pruned by other programs may lack some.
         for length in (1..n).rev() {
-            let turned = looking.finish()?;
+            let rotated = looking.finish()?;
             looking = self.sorter();
-            let (mut turned, mut targets) = (turned.read()?, self.targets[length - 1].read()?);
-            while let Some(Turned(key)) = turned.next()? {
+            let (mut rotated, mut targets) = (rotated.read()?, self.targets[length - 1].read()?);
+            while let Some(Rotated(key)) = rotated.next()? {
                 let suffix = self.packing.prefix(key, length);
                 while targets.peek().is_some_and(|target| target.key < suffix) {
                     targets.advance()?;
@@ -234,13 +239,13 @@ impl<'a> Compiler<'a> {
                         let whole = (0..length).fold(key, |key, _| self.packing.rotate(key, n));
                         found.push(Target { key: whole, state: target.state })?;
                     }
-                    _ => looking.push(Turned(self.packing.rotate(key, n)))?,
+                    _ => looking.push(Rotated(self.packing.rotate(key, n)))?,
                 }
             }
         }
         let rest = looking.finish()?;
         let mut rest = rest.read()?;
-        while let Some(Turned(key)) = rest.next()? {
+        while let Some(Rotated(key)) = rest.next()? {
             found.push(Target { key, state: u64::from(ROOT) })?;
         }
         found.finish().map(Some)

@@ -5,22 +5,23 @@
 //! version               u32
 //! length of the header  u32
 //! header                JSON
-//! BLAKE3 of all above   32 bytes
-//! backoffs   f32 or u8 a node                       log10
-//! probs      f32 or u8 an arc                       log10
-//! words      u16 or u32 an arc
-//! leaves     u32 an arc of the highest order        the state after it
-//! roots      u32 a word                             its arc at the empty context, or 0
-//! codebooks  2 x 256 f32                            of probs and backoffs, where these are u8
-//! links      [u32; 2] a node, one more at the end   number of its first arc; its suffix (at the end: the state after <s>)
+//! BLAKE3 of the above   32 bytes
+//! backoffs              f32 or u8 per node                  log10
+//! probs                 f32 or u8 per arc                   log10
+//! words                 u16 or u32 per arc
+//! leaves                u32 per arc of the highest order    the state after it
+//! roots                 u32 per word                        its arc at the empty context, or 0
+//! codebooks             2 x 256 f32                         of probs and backoffs, if these are u8
+//! links                 [u32; 2] per node, and one more     the number of its first arc, and its suffix; in the last
+//!                                                           entry the latter is the state after <s>
 //! ```
 //!
-//! A probability has its sign bit set, being at most 1; one without is that of an n-gram below the highest order that is
-//! not worth a state, so that a query need not look further to know.
+//! Probabilities are at most 1, so their logarithms have the sign bit set. A value without it marks an n-gram below the
+//! highest order that is not worth a state, so that a query need not look further to find out.
 //!
-//! Nodes and arcs are numbered together: node 0 is the empty context, then come the n-grams order by order, in the
-//! order of their words. An n-gram below the highest order is both the arc that leads to it and the node it is as a
-//! context, so the arcs of a node are those from its first to the first of the next node.
+//! Nodes and arcs are numbered together: node 0 is the empty context, and then come the n-grams order by order, in the
+//! order of their words. An n-gram below the highest order is both an arc that leads to a node and that node, a
+//! context. So the arcs of a node are those from its first one up to the first one of the next node.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -40,42 +41,42 @@ const ALIGN: u64 = 64;
 /// Bytes before the header.
 const BEFORE: usize = 16;
 
-/// The columns' names, in file order.
+/// The names of the columns, in file order.
 pub(super) const NAMES: [&str; 7] = ["backoffs", "probs", "words", "leaves", "roots", "codebooks", "links"];
 
-/// What the file says of itself.
+/// The header of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Header {
     pub(super) vocabulary: Vocabulary,
-    /// n-grams of every order, unigrams first.
+    /// The number of n-grams of every order, unigrams first.
     pub(super) sizes: Vec<u64>,
     /// Whether probabilities and weights are codes of one byte.
     pub(super) quantised: bool,
     /// Whether words have 32 bits instead of 16.
     pub(super) wide: bool,
-    /// Length of `roots`.
+    /// The length of `roots`.
     pub(super) roots: u64,
-    /// BLAKE3 of every column.
+    /// The BLAKE3 of every column.
     pub(super) hashes: Vec<String>,
 }
 
 impl Header {
-    /// Nodes, the empty context among them.
+    /// Returns the number of nodes, the empty context included.
     pub(super) fn nodes(&self) -> u64 {
         1 + self.sizes[..self.sizes.len() - 1].iter().sum::<u64>()
     }
 
-    /// The numbers of nodes and arcs.
+    /// Returns how many numbers nodes and arcs take together.
     pub(super) fn arcs(&self) -> u64 {
         1 + self.sizes.iter().sum::<u64>()
     }
 
-    /// The number of the first n-gram of every order.
+    /// Returns the number of the first n-gram of every order.
     pub(super) fn bases(&self) -> Vec<u32> {
         self.sizes.iter().scan(1, |next, &size| Some(std::mem::replace(next, *next + size as u32))).collect()
     }
 
-    /// Bytes of every column.
+    /// Returns the length of every column in bytes.
     fn lengths(&self) -> [u64; 7] {
         let value = if self.quantised { 1 } else { 4 };
         [
@@ -85,7 +86,7 @@ impl Header {
             4 * self.sizes.last().copied().unwrap_or(0),
             4 * self.roots,
             if self.quantised { 2048 } else { 0 },
-            // Last, as it is never empty: so the file ends where the last column does.
+            // Last, because it is never empty, so that the file ends where the last column does.
             8 * (self.nodes() + 1),
         ]
     }
@@ -94,7 +95,7 @@ impl Header {
         serde_json::to_vec(self).expect("a header serialises")
     }
 
-    /// Where every column lies, and the length of the file. The header's length does not depend on the hashes.
+    /// Returns where every column lies, and the length of the file. The header's length does not depend on the hashes.
     pub(super) fn layout(&self) -> ([Range<u64>; 7], u64) {
         let mut at = (BEFORE + self.text().len() + 32) as u64;
         let ranges = self.lengths().map(|length| {
@@ -105,7 +106,7 @@ impl Header {
         (ranges, at)
     }
 
-    /// Writes everything before the columns, their hashes being known.
+    /// Writes everything before the columns, once their hashes are known.
     pub(super) fn write(&self, out: &mut (impl Write + Seek)) -> io::Result<()> {
         let text = self.text();
         let mut bytes = MAGIC.to_vec();
@@ -118,11 +119,12 @@ impl Header {
         out.write_all(&bytes)
     }
 
-    /// Hashes of the right length for a layout.
+    /// Returns placeholders of the right length for the hashes, to compute a layout.
     pub(super) fn no_hashes() -> Vec<String> {
         vec!["0".repeat(64); NAMES.len()]
     }
 
+    /// Returns whether the header makes sense.
     fn check(&self) -> bool {
         (1..=MAX_ORDER).contains(&self.sizes.len())
             && self.sizes.iter().try_fold(1u64, |sum, &size| sum.checked_add(size)).is_some_and(fits)
@@ -131,12 +133,12 @@ impl Header {
     }
 }
 
-/// Whether so many nodes and arcs can be numbered.
+/// Returns whether this many nodes and arcs can be numbered.
 pub(super) fn fits(arcs: u64) -> bool {
     arcs < u64::from(u32::MAX)
 }
 
-/// Writes one column piece by piece into its place in a file that others are writing to as well.
+/// A writer of one column, piece by piece, in a file to which other columns are written at the same time.
 pub(super) struct ColumnWriter {
     at: u64,
     end: u64,
@@ -164,7 +166,7 @@ impl ColumnWriter {
         Ok(())
     }
 
-    /// Ends the column, which must be full, and tells its hash.
+    /// Ends the column, which must be full, and returns its hash.
     pub(super) fn finish(mut self, out: &mut (impl Write + Seek)) -> io::Result<String> {
         self.flush(out)?;
         assert_eq!(self.at, self.end, "a column of a model is filled");
@@ -175,12 +177,12 @@ impl ColumnWriter {
 /// Maps a model file.
 pub(super) fn map(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    // SAFETY: the file is only read. Another process that shortens it meanwhile would end this one, as with any map; the
-    // program itself replaces files by renaming.
+    // SAFETY: the file is only read. If another process shortened it meanwhile, this one would be killed, as with any
+    // map; the program itself replaces files by renaming.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))
 }
 
-/// The header and columns of a mapped file.
+/// Reads the header and the columns of a mapped file.
 pub(super) fn read(map: Mmap) -> Result<(Header, Columns)> {
     const OTHER: &str = "this is not an n-gram model file of this program. ARPA text is read where the name ends in .arpa or \
                          .arpa.gz; `ngram convert` makes one from the other.";
@@ -222,7 +224,7 @@ pub(super) fn verify(header: &Header, columns: &Columns) -> Result<()> {
     Ok(())
 }
 
-/// The columns of a mapped file, by where they lie in it.
+/// The columns of a mapped file, as ranges of its bytes.
 pub(super) struct Columns {
     map: Mmap,
     links: Range<usize>,
@@ -245,7 +247,7 @@ impl Columns {
         Self { map, links, backoffs, probs, words, leaves, roots, codebooks, quantised, wide }
     }
 
-    /// The numbers of a column.
+    /// Returns the numbers of a column.
     #[inline]
     fn column<T: Pod>(&self, range: &Range<usize>) -> &[T] {
         bytemuck::cast_slice(&self.map[range.clone()])
@@ -265,31 +267,31 @@ impl Columns {
         }
     }
 
-    /// The back-off weights of the nodes.
+    /// Returns the back-off weights of the nodes.
     #[inline]
     pub(super) fn backoffs(&self) -> Values<'_> {
         self.values(&self.backoffs, 1)
     }
 
-    /// The probabilities on the arcs; see the top of this file for their sign.
+    /// Returns the probabilities on the arcs, whose sign has a meaning of its own (see the top of this file).
     #[inline]
     pub(super) fn probs(&self) -> Values<'_> {
         self.values(&self.probs, 0)
     }
 
-    /// The words of the arcs.
+    /// Returns the words of the arcs.
     #[inline]
     pub(super) fn words(&self) -> Words<'_> {
         if self.wide { Words::Wide(self.column(&self.words)) } else { Words::Narrow(self.column(&self.words)) }
     }
 
-    /// The states after the arcs of the highest order.
+    /// Returns the states after the arcs of the highest order.
     #[inline]
     pub(super) fn leaves(&self) -> &[u32] {
         self.column(&self.leaves)
     }
 
-    /// By word: its arc at the empty context, or 0.
+    /// Returns for each word its arc at the empty context, or 0.
     #[inline]
     pub(super) fn roots(&self) -> &[u32] {
         self.column(&self.roots)
@@ -299,25 +301,25 @@ impl Columns {
         &self.map
     }
 
-    /// Number of nodes.
+    /// Returns the number of nodes.
     #[inline]
     pub(super) fn nodes(&self) -> u32 {
         self.links().len() as u32 - 1
     }
 
-    /// The state after `<s>`.
+    /// Returns the state after `<s>`.
     pub(super) fn begin(&self) -> u32 {
         self.links().last().map_or(0, |last| last[1])
     }
 
-    /// The arcs of a node.
+    /// Returns the arcs of a node.
     #[inline]
     pub(super) fn arcs(&self, node: u32) -> Range<u32> {
         let (links, node) = (self.links(), node as usize);
         links[node][0]..links[node + 1][0]
     }
 
-    /// The longest proper suffix of a node that is worth a state.
+    /// Returns the longest proper suffix of a node that is worth a state.
     #[inline]
     pub(super) fn suffix(&self, node: u32) -> u32 {
         self.links()[node as usize][1]
@@ -365,7 +367,7 @@ impl Words<'_> {
         }
     }
 
-    /// The arc with `word`.
+    /// Returns the arc with `word`.
     #[inline]
     pub(super) fn find(self, arcs: Range<u32>, word: u32) -> Option<u32> {
         let range = arcs.start as usize..arcs.end as usize;
@@ -376,7 +378,7 @@ impl Words<'_> {
         place.map(|place| arcs.start + place as u32)
     }
 
-    /// Calls `found` with the place of each of `sought` that is there, and its arc.
+    /// Calls `found` with the index and the arc of each word of `sought` that is there.
     #[inline]
     pub(super) fn find_all(self, arcs: Range<u32>, sought: &[u32], found: impl FnMut(usize, u32)) {
         let range = arcs.start as usize..arcs.end as usize;
@@ -397,13 +399,14 @@ impl Words<'_> {
     }
 }
 
-/// Where `word` is among the sorted `words`. A few are compared one by one, at which nothing is guessed wrong.
+/// Returns the position of `word` among the sorted `words`. The last few are compared one by one, which branch
+/// prediction handles well.
 #[inline]
 fn position<W: Copy + Into<u32>>(words: &[W], word: u32) -> Option<usize> {
     let (mut rest, mut first) = (words, 0);
     while rest.len() > 8 {
         let half = rest.len() / 2;
-        // Both halves are as likely: a choice of values, not of ways.
+        // Both halves are equally likely, so this selects values instead of branching.
         let right = rest[half].into() <= word;
         first += if right { half } else { 0 };
         rest = if right { &rest[half..] } else { &rest[..half] };
@@ -411,8 +414,9 @@ fn position<W: Copy + Into<u32>>(words: &[W], word: u32) -> Option<usize> {
     rest.iter().position(|&other| other.into() == word).map(|place| first + place)
 }
 
-/// Binary searches for all of `sought` among the sorted `words` in step, so that the processor has many to wait for at
-/// once. Calls `found` with the place of each in `sought` that is there and its place in `words`, the first being `first`.
+/// Searches for all of `sought` among the sorted `words` by binary search in step, so that the processor can wait for
+/// many memory reads at once. Calls `found` with the index of each in `sought` that is there, and its position in
+/// `words`, counted from `first`.
 #[inline]
 fn search<W: Copy + Into<u32>>(words: &[W], first: u32, sought: &[u32], mut found: impl FnMut(usize, u32)) {
     const IN_STEP: usize = 16;

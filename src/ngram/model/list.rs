@@ -1,4 +1,4 @@
-//! A model back to a listing.
+//! Turns a model back into a listing.
 
 use super::super::key::{Key, Packing};
 use super::super::listing::{Entry, List, Listing};
@@ -7,13 +7,14 @@ use super::{Model, ROOT};
 use crate::error::Result;
 
 impl Model {
-    /// The n-grams of the model, with which [`Model::compile`] makes it again: 16 bytes a context beside the listing.
+    /// Returns the n-grams of the model, from which [`Model::compile`] makes the same model again. This takes 16 bytes
+    /// for each context, besides the listing.
     pub fn listing(&self, memory: &Memory) -> Result<Listing> {
         self.list(memory, |_| true, |node| self.columns.backoffs().get(node as usize))
     }
 
-    /// The n-grams that are `kept`, with the log10 weights `backoff` of those that are contexts. Numbers follow the order of
-    /// the words within an order, so every list is sorted as it is made.
+    /// Returns the n-grams that are `kept`; `backoff` gives the log10 weights of those that are contexts. Numbers
+    /// follow the order of the words within an order, so every list is already sorted.
     pub(super) fn list(
         &self,
         memory: &Memory,

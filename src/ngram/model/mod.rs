@@ -1,16 +1,17 @@
 //! The model compiled for queries: a back-off automaton in flat columns, in a file that is mapped as it is.
 //!
-//! Its nodes are the contexts, node 0 the empty one. An n-gram is an arc (node of its context, last word) to its
-//! probability and to the context that follows it. A query looks for the word among the arcs of its node and, while it
-//! is not there, adds the node's back-off weight and goes on from the longest proper suffix that is a context. The arcs
-//! of a node lie together, sorted by word; deep contexts have few, so that most misses cost one cache line.
+//! Its nodes are the contexts; node 0 is the empty one. An n-gram is an arc from (node of its context, last word) to
+//! its probability and to the context that follows it. A query looks for the word among the arcs of its node. While the
+//! word is not there, it adds the node's back-off weight and continues from the longest proper suffix that is a
+//! context. The arcs of a node are adjacent and sorted by word; long contexts have few, so that most misses cost one
+//! cache line.
 //!
-//! A context is worth a state only if something follows it in the model or its back-off weight is not 1; from any
-//! other, every query continues as from its suffix. All states are reduced so (KenLM's state minimisation, to the
-//! right), which makes equal states meet in dynamic programming.
+//! A context is worth a state only if something follows it in the model or its back-off weight is not 1. From any other
+//! context, every query continues as from its suffix. All states are reduced in this way (KenLM's state minimisation,
+//! to the right), so that more paths meet in equal states in dynamic programming.
 //!
-//! [`Rows`] asks for the same tokens behind many states. `layout.rs` is the file, `compile.rs` makes it from a listing and `list.rs` a listing from it, `quantise.rs` makes it
-//! smaller, `prune.rs` leaves n-grams out.
+//! [`Rows`] asks for the same tokens after many states. `layout.rs` is the file, `compile.rs` makes it from a listing,
+//! `list.rs` makes a listing from it, `quantise.rs` makes it smaller, and `prune.rs` leaves n-grams out.
 
 mod compile;
 mod layout;
@@ -39,26 +40,27 @@ use layout::{Columns, Header};
 /// The empty context.
 const ROOT: u32 = 0;
 
-/// What the model remembers of a context, by default of none. Two contexts with equal states have equal continuations.
+/// What the model remembers of a context; the default is that of no context. Two contexts with equal states have equal
+/// continuations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct State(u32);
 
 impl From<State> for u32 {
-    /// Returns the state's number, for those who keep states of several kinds.
+    /// Returns the state's number, for code that keeps states of several kinds.
     fn from(state: State) -> Self {
         state.0
     }
 }
 
 impl From<u32> for State {
-    /// Returns the state with a number that a state of the same model gave.
+    /// Returns the state with a number that came from a state of the same model.
     fn from(number: u32) -> Self {
         Self(number)
     }
 }
 
-/// An n-gram model, mapped from its file or in memory: 10 bytes an n-gram of the highest order and 18 for each of the
-/// others, 2 more where an id is above 65,532.
+/// An n-gram model, mapped from its file or in memory. It takes 10 bytes for each n-gram of the highest order and 18
+/// for each of the others, and 2 more if any id is above 65,532.
 pub struct Model {
     header: Header,
     columns: Columns,
@@ -76,10 +78,11 @@ impl Model {
         compile::to_file(listing, path)
     }
 
-    /// Maps the file at `path`: at once, whatever its size.
+    /// Maps the file at `path`, which takes no time whatever its size.
     ///
     /// # Errors
-    /// What is no whole model file of this version. The columns themselves are not read; [`Model::verify`] does that.
+    /// When it is not a whole model file of this version. The columns themselves are not checked; [`Model::verify`]
+    /// does that.
     pub fn open(path: &Path) -> Result<Self> {
         layout::map(path).and_then(Self::of_map).map_err(|e| e.within(path.display()))
     }
@@ -91,11 +94,17 @@ impl Model {
     }
 
     /// Compares the columns with their checksums.
+    ///
+    /// # Errors
+    /// When a column is damaged; the error names it.
     pub fn verify(&self) -> Result<()> {
         layout::verify(&self.header, &self.columns)
     }
 
-    /// Fails if the model's words are not those of `expected`: another tokenizer, or other special ids.
+    /// Fails if the model's vocabulary is not `expected`.
+    ///
+    /// # Errors
+    /// When the model was made with another tokenizer, or other special ids.
     pub fn require(&self, expected: &Vocabulary) -> Result<()> {
         if self.header.vocabulary != *expected {
             bail!(
@@ -108,57 +117,57 @@ impl Model {
         Ok(())
     }
 
-    /// The highest order.
+    /// Returns the highest order.
     pub fn order(&self) -> usize {
         self.header.sizes.len()
     }
 
-    /// Number of n-grams of every order, unigrams first.
+    /// Returns the number of n-grams of every order, unigrams first.
     pub fn sizes(&self) -> &[u64] {
         &self.header.sizes
     }
 
-    /// Whose words the model is over.
+    /// Returns the vocabulary of the model.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.header.vocabulary
     }
 
-    /// Whether probabilities and weights are codes of one byte.
+    /// Returns whether probabilities and weights are codes of one byte.
     pub fn quantised(&self) -> bool {
         self.header.quantised
     }
 
-    /// Size of the file, in bytes.
+    /// Returns the size of the file in bytes.
     pub fn bytes(&self) -> usize {
         self.columns.bytes().len()
     }
 
-    /// The state after `<s>`.
+    /// Returns the state after `<s>`.
     pub fn begin(&self) -> State {
         self.begin
     }
 
-    /// The state of no context.
+    /// Returns the state of no context.
     pub fn empty(&self) -> State {
         State(ROOT)
     }
 
-    /// The natural log-probability of `token` after `state`, and the state after both. After an end-of-text id or a
-    /// beginning-of-text id that is [`Model::begin`].
+    /// Returns the natural log-probability of `token` after `state`, and the state after both. After an end-of-text or
+    /// a beginning-of-text id, that state is [`Model::begin`].
     #[inline]
     pub fn extend(&self, state: State, token: u32) -> (f64, State) {
         let (log10, next, _) = self.step(state, token);
         (log10 * LN_10, next)
     }
 
-    /// The natural log-probability of `</s>` after `state`.
+    /// Returns the natural log-probability of `</s>` after `state`.
     #[inline]
     pub fn end(&self, state: State) -> f64 {
         self.follow(state, EOS).0 * LN_10
     }
 
-    /// The state after a committed context, of which the last n - 1 tokens matter. `starts_document` tells whether
-    /// `context[0]` is the first token of its document, so that `<s>` stands before it.
+    /// Returns the state after a committed context, of which the last n - 1 tokens matter. `starts_document` tells
+    /// whether `context[0]` is the first token of its document, so that `<s>` stands before it.
     pub fn state_of(&self, context: &[u32], starts_document: bool) -> State {
         let mut tokens = context;
         let mut state = self.empty();
@@ -174,12 +183,12 @@ impl Model {
         tokens.iter().fold(state, |state, &token| self.step(state, token).1)
     }
 
-    /// The log10 probability of a whole document, `</s>` included.
+    /// Returns the log10 probability of a whole document, `</s>` included.
     pub fn score_document(&self, tokens: &[u32]) -> f64 {
         self.score(tokens, Ending::Complete).log10
     }
 
-    /// The score of one document.
+    /// Returns the score of one document.
     pub fn score(&self, tokens: &[u32], ending: Ending) -> Score {
         let mut score = Score::default();
         let mut state = self.begin;
@@ -197,7 +206,7 @@ impl Model {
         score
     }
 
-    /// The log10 probability of `token` after `state`, the state after both, and whether the token is known.
+    /// Returns the log10 probability of `token` after `state`, the state after both, and whether the token is known.
     #[inline]
     fn step(&self, state: State, token: u32) -> (f64, State, bool) {
         match self.header.vocabulary.word(token) {
@@ -207,7 +216,7 @@ impl Model {
         }
     }
 
-    /// [`Model::step`] for a word.
+    /// Does the same as [`Model::step`] for a word.
     #[inline]
     fn follow(&self, state: State, mut word: u32) -> (f64, State, bool) {
         let mut at = state.0;
@@ -218,7 +227,7 @@ impl Model {
                 return (log10 + prob, next, word != UNK);
             }
             if at == ROOT {
-                // No unigram, hence in no n-gram either. Every model has `<unk>`, so this happens once.
+                // The word is not a unigram, so it is in no n-gram. Every model has `<unk>`, so this happens only once.
                 (word, at, log10) = (UNK, state.0, 0.0);
             } else {
                 log10 += f64::from(self.columns.backoffs().get(at as usize));
@@ -227,7 +236,7 @@ impl Model {
         }
     }
 
-    /// The arc of `node` by `word`.
+    /// Returns the arc of `node` by `word`.
     #[inline]
     fn find(&self, node: u32, word: u32) -> Option<u32> {
         if node == ROOT
@@ -238,20 +247,20 @@ impl Model {
         self.columns.words().find(self.columns.arcs(node), word)
     }
 
-    /// The log10 probability on an arc.
+    /// Returns the log10 probability on an arc.
     #[inline]
     fn log10_prob(&self, arc: u32) -> f64 {
         -f64::from(self.columns.probs().get(arc as usize).abs())
     }
 
-    /// The log10 probability on an arc, and the state after it.
+    /// Returns the log10 probability on an arc, and the state after it.
     #[inline]
     fn follow_arc(&self, arc: u32) -> (f64, State) {
         let columns = &self.columns;
         let stored = columns.probs().get(arc as usize);
         let next = match arc.checked_sub(columns.nodes()) {
             Some(leaf) => columns.leaves()[leaf as usize],
-            // Not worth a state of its own.
+            // The n-gram is not worth a state of its own.
             None if stored.is_sign_positive() => columns.suffix(arc),
             None => arc,
         };

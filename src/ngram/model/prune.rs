@@ -1,4 +1,4 @@
-//! Leaving out the n-grams that matter least (Stolcke 1998, "Entropy-based pruning of backoff language models").
+//! Prunes the n-grams that matter least (Stolcke 1998, "Entropy-based pruning of backoff language models").
 
 use super::super::listing::Listing;
 use super::super::sort::Memory;
@@ -6,19 +6,20 @@ use super::super::words::{BOS, EOS};
 use super::{Model, ROOT};
 use crate::error::{Result, bail};
 
-/// Probability mass below this is rounding.
+/// Probability mass below this is rounding error.
 const NOTHING: f64 = 1e-12;
 
 impl Model {
-    /// The model without the n-grams whose removal, each by itself, raises the model's perplexity on its own text by a
-    /// share below `threshold` (1e-8 is usual), the back-off weights computed anew. From the highest order down; unigrams
-    /// and contexts of what is left stay. The work is done in memory, 9 bytes an n-gram beside the model.
+    /// Returns the model without the n-grams whose removal, each by itself, raises the model's perplexity on its own
+    /// text by a share below `threshold` (1e-8 is usual), with new back-off weights. It works from the highest order
+    /// down. Unigrams stay, and so do the contexts of the n-grams that are left. The work is done in memory and takes 9
+    /// bytes for each n-gram besides the model.
     ///
-    /// As the theory has it, how often a context occurs is taken from the model itself. The lower orders of a Kneser-Ney
-    /// model are not made for that: Katz models stand pruning better.
+    /// As in the paper, the frequency of a context is taken from the model itself. The lower orders of a Kneser-Ney
+    /// model are not made for that, so Katz models suffer less from pruning.
     ///
     /// # Errors
-    /// A threshold that is not positive, a quantised model.
+    /// When the threshold is not positive, or the model is quantised.
     pub fn prune(&self, threshold: f64, memory: &Memory) -> Result<Listing> {
         if !(threshold > 0.0 && threshold.is_finite()) {
             bail!("the pruning threshold is {threshold}; it must be above 0, for instance 1e-8.");
@@ -43,14 +44,14 @@ impl Model {
 
 struct Pruning<'a> {
     model: &'a Model,
-    /// By arc.
+    /// For each arc, whether its n-gram is kept.
     kept: Vec<bool>,
-    /// log10, by node, of what is left; as in the model until [`Pruning::weigh`].
+    /// For each node, its new log10 back-off weight; empty until [`Pruning::weigh`].
     backoffs: Vec<f64>,
 }
 
 impl Pruning<'_> {
-    /// The probability of every context, that of `<s>` being one a document.
+    /// Returns the probability of every context. That of `<s>` is one per document.
     fn contexts(&self) -> Vec<f64> {
         let columns = &self.model.columns;
         let mut contexts = vec![0.0; columns.nodes() as usize];
@@ -90,7 +91,7 @@ impl Pruning<'_> {
         }
     }
 
-    /// Computes the back-off weights anew, shorter contexts first.
+    /// Computes the new back-off weights, those of shorter contexts first.
     fn weigh(&mut self) {
         let columns = &self.model.columns;
         for node in 0..columns.nodes() {
@@ -101,7 +102,7 @@ impl Pruning<'_> {
                 listed = true;
             }
             let weight = match () {
-                // Nothing follows: a query goes on from the suffix as it is.
+                // Nothing follows, so a query continues from the suffix as it is.
                 () if !listed => 0.0,
                 () if 1.0 - own < NOTHING || 1.0 - shorter < NOTHING => {
                     f64::from(columns.backoffs().get(node as usize))
@@ -112,7 +113,7 @@ impl Pruning<'_> {
         }
     }
 
-    /// The log10 probability of `word` after the context `node`, as far as weights are computed.
+    /// Returns the log10 probability of `word` after the context `node`, whose suffixes already have their new weights.
     fn log10(&self, mut node: u32, word: u32) -> f64 {
         let mut log10 = 0.0;
         loop {
@@ -127,15 +128,16 @@ impl Pruning<'_> {
         }
     }
 
-    /// What is left.
+    /// Returns what is left as a listing.
     fn listing(&self, memory: &Memory) -> Result<Listing> {
         self.model.list(memory, |arc| self.kept[arc as usize], |node| self.backoffs[node as usize] as f32)
     }
 }
 
-/// The Kullback-Leibler divergence, in nats, of the model without one n-gram from the model with it. Its last word has the
-/// probability `own` after the context and `shorter` after the shorter one; `unlisted` is the mass of the words not listed
-/// after the context, `unlisted_shorter` what the shorter one gives to them.
+/// Returns the Kullback-Leibler divergence, in nats, of the model without one n-gram from the model with it. Its last
+/// word has the probability `own` after the context, which itself has the probability `context`, and `shorter` after
+/// the shorter context. `unlisted` is the mass of the words not listed after the context, and `unlisted_shorter` is the
+/// mass that the shorter context gives to them.
 fn divergence(context: f64, own: f64, shorter: f64, unlisted: f64, unlisted_shorter: f64) -> f64 {
     let weight_without = ((unlisted.max(0.0) + own) / (unlisted_shorter.max(0.0) + shorter)).ln();
     let word = if own > 0.0 { own * (shorter.ln() + weight_without - own.ln()) } else { 0.0 };
@@ -153,7 +155,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The distribution over `<unk>`, `</s>` and ids 2 to 13 after a context.
+    /// Returns the distribution over `<unk>`, `</s>` and the ids 2 to 13 after a context.
     fn distribution(model: &Model, context: &[u32]) -> Vec<f64> {
         let state = model.state_of(context, false);
         let listed = (2..14).filter(|&id| model.find(ROOT, id + 3).is_some());
@@ -178,7 +180,7 @@ mod tests {
             prop_assert!((sum - 1.0).abs() < 1e-5, "{sum}");
         }
 
-        /// The closed form against the sum over all words, with one bigram left out.
+        /// Compares the closed form with the sum over all words, for one bigram left out.
         #[test]
         fn the_divergence_is_that_of_the_distributions(texts in documents(), which in any::<prop::sample::Index>()) {
             let model = Model::compile(&listing(2, None, &texts)).unwrap();

@@ -1,4 +1,4 @@
-//! Values as codes of one byte: a smaller model that answers a little off.
+//! Stores values as codes of one byte: a smaller model whose answers are slightly off.
 
 use std::io::{self, Seek, Write};
 use std::path::Path;
@@ -8,36 +8,36 @@ use super::layout::{ColumnWriter, Header, Values};
 use crate::error::{Result, bail};
 use crate::files;
 
-/// What the codes cost: differences of log10 values.
+/// The error that the codes make, in log10.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quantisation {
-    /// Root mean square error of the probabilities.
+    /// The root mean square error of the probabilities.
     pub probs_rms: f64,
-    /// Largest error of a probability.
+    /// The largest error of a probability.
     pub probs_largest: f64,
-    /// Root mean square error of the back-off weights.
+    /// The root mean square error of the back-off weights.
     pub backoffs_rms: f64,
-    /// Largest error of a back-off weight.
+    /// The largest error of a back-off weight.
     pub backoffs_largest: f64,
 }
 
-/// Values that a column holds.
+/// The number of different values in a column.
 const CODES: usize = 256;
-/// What is kept as it is: what cannot occur, and what weighs nothing.
+/// Values that keep a code of their own: what cannot occur, and what changes nothing.
 const EXACT: [f32; 4] = [f32::NEG_INFINITY, f32::INFINITY, -0.0, 0.0];
 
 fn is_exact(value: f32) -> bool {
     value == 0.0 || value.is_infinite()
 }
 
-/// 256 values, the exact ones first, then ascending.
+/// 256 values: the exact ones first, then the others in ascending order.
 struct Codebook {
     values: Vec<f32>,
 }
 
 impl Codebook {
-    /// Bins of equal width, each standing for the mean of its values, so that no value is off by more than a bin. Signs,
-    /// which have a meaning, are never mixed.
+    /// Fits bins of equal width, each standing for the mean of its values, so that no value is off by more than a bin.
+    /// Signs have a meaning, so values of different signs never share a bin.
     fn fit(values: Values) -> Self {
         let inexact = || (0..values.len()).map(|index| values.get(index)).filter(|value| !is_exact(*value));
         let bins = CODES - EXACT.len();
@@ -51,7 +51,7 @@ impl Codebook {
         let ranges = [range(true), range(false)];
         let width = |range: Option<(f32, f32)>| range.map_or(0.0, |(low, high)| f64::from(high) - f64::from(low));
         let whole = width(ranges[0]) + width(ranges[1]);
-        // The sums and numbers of the values in every bin, the negative ones first.
+        // The sum and the number of the values in every bin, the negative bins first.
         let mut sums = vec![(0.0, 0u64); bins];
         let for_negative = if whole > 0.0 { (bins as f64 * width(ranges[0]) / whole) as usize } else { 1 };
         let for_negative = for_negative.clamp(1, bins - 1);
@@ -70,6 +70,7 @@ impl Codebook {
         Self { values: [&EXACT[..], &means].concat() }
     }
 
+    /// Returns the code of the nearest value of the same sign.
     fn code(&self, value: f32) -> u8 {
         if let Some(exact) = EXACT.iter().position(|exact| exact.to_bits() == value.to_bits()) {
             return exact as u8;
@@ -85,10 +86,10 @@ impl Codebook {
 }
 
 impl Model {
-    /// Writes the model with its values as codes, and tells what they cost.
+    /// Writes the model with its values as codes, and returns the error that they make.
     ///
     /// # Errors
-    /// A model that is quantised already.
+    /// When the model is quantised already, or the file cannot be written.
     pub fn write_quantised(&self, path: &Path) -> Result<Quantisation> {
         if self.header.quantised {
             bail!("the model is quantised already. Quantise the one it was made from.");
@@ -101,6 +102,7 @@ impl Model {
         Ok(Quantisation { probs_rms, probs_largest, backoffs_rms, backoffs_largest })
     }
 
+    /// Writes the file.
     fn write_codes(&self, [probs, backoffs]: &[Codebook; 2], out: &mut (impl Write + Seek)) -> io::Result<()> {
         let mut header = Header { quantised: true, hashes: Header::no_hashes(), ..self.header.clone() };
         let (old, new) = (self.header.layout().0, header.layout().0);
@@ -136,7 +138,7 @@ impl Model {
     }
 }
 
-/// Root mean square and largest difference of the finite values.
+/// Returns the root mean square and the largest of the errors of the finite values.
 fn error(values: Values, book: &Codebook) -> (f64, f64) {
     let (mut squares, mut largest, mut number) = (0.0, 0f64, 0u64);
     for value in (0..values.len()).map(|index| values.get(index)).filter(|value| value.is_finite()) {

@@ -2,27 +2,27 @@
 
 use std::ops::AddAssign;
 
-/// The log-probability of texts; add the scores of documents up. A token is *known* if it is a unigram of the model; any
-/// other is out of vocabulary (OOV) and read as `<unk>`. `</s>` is a token.
+/// The log-probability of texts; the scores of documents can be added up. A token is *known* if it is a unigram of the
+/// model. Any other is out of vocabulary (OOV) and counts as `<unk>`. `</s>` is a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Score {
-    /// Log10 probability of all tokens.
+    /// The log10 probability of all tokens.
     pub log10: f64,
-    /// Number of tokens.
+    /// The number of tokens.
     pub tokens: u64,
-    /// Log10 probability of the known tokens, each in its full context.
+    /// The log10 probability of the known tokens, each in its full context.
     pub known_log10: f64,
-    /// Number of known tokens.
+    /// The number of known tokens.
     pub known_tokens: u64,
 }
 
 impl Score {
-    /// Perplexity with OOV tokens; NaN when there are no tokens.
+    /// Returns the perplexity with OOV tokens; NaN when there are no tokens.
     pub fn perplexity(&self) -> f64 {
         10f64.powf(-self.log10 / self.tokens as f64)
     }
 
-    /// Perplexity without OOV tokens; NaN when all are.
+    /// Returns the perplexity without OOV tokens; NaN when all tokens are OOV.
     pub fn perplexity_without_oov(&self) -> f64 {
         10f64.powf(-self.known_log10 / self.known_tokens as f64)
     }

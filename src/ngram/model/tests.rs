@@ -1,11 +1,11 @@
-//! Queries against the rule they stand for.
+//! Tests of queries against the rule that defines them.
 
 use super::super::{Counter, DEFAULT_FALLBACK, Memory, Options, Smoothing, arpa, estimate};
 use super::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
-/// Ids 0..12, of which 0 is `</s>` and 1 `<s>`.
+/// Returns a vocabulary with ids 0..12, of which 0 is `</s>` and 1 is `<s>`.
 fn vocabulary(size: Option<usize>) -> Vocabulary {
     Vocabulary { eos: vec![0], bos: Some(1), size, tokenizer: None }
 }
@@ -29,7 +29,7 @@ pub(super) fn documents() -> impl Strategy<Value = Vec<Vec<u32>>> {
     prop::collection::vec(prop::collection::vec(0u32..10, 0..15), 0..12)
 }
 
-/// The ARPA rule on whole contexts, by a plain map.
+/// Applies the back-off rule of ARPA to whole contexts, with a plain map.
 fn by_definition(grams: &HashMap<Vec<u32>, (f32, f32)>, context: &[u32], word: u32) -> f64 {
     let gram: Vec<u32> = context.iter().copied().chain([word]).collect();
     match (grams.get(&gram), context) {
@@ -100,7 +100,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// In every state that a model has, in any order, for any number of the candidates; twice, as rows are kept.
+    /// For every state of the model, in any order, and for any number of candidates; twice, because rows are kept.
     #[test]
     fn a_row_is_each_candidate_by_itself(
         order in 1usize..=5, documents in documents(), katz in any::<bool>(), padded in any::<bool>(),
@@ -121,7 +121,7 @@ proptest! {
         }
     }
 
-    /// ARPA text to a model file and back gives the same bytes; so does the file, mapped, and made again.
+    /// ARPA text to a model file and back gives the same bytes. So does the file when it is mapped and made again.
     #[test]
     fn conversions_lose_nothing(order in 1usize..=6, padded in any::<bool>(), documents in documents()) {
         let dir = tempfile::tempdir().unwrap();
@@ -158,7 +158,7 @@ proptest! {
         prop_assert!((model.score_document(&tokens) - small.score_document(&tokens)).abs() <= bound + 1e-6);
     }
 
-    /// Of every byte: the header's checksum sees it at once, the columns' when they are verified.
+    /// Any byte may change: the header's checksum finds it at once, and the columns' checksums when they are verified.
     #[test]
     fn a_damaged_file_is_refused(at in any::<prop::sample::Index>(), change in 1u8.., cut in any::<bool>()) {
         let dir = tempfile::tempdir().unwrap();
@@ -178,7 +178,7 @@ proptest! {
 
 #[test]
 fn an_arpa_model_that_lacks_suffixes_is_compiled() {
-    // As others prune: `7 8 9` is listed, `8 9` is not.
+    // As pruned by other programs: `7 8 9` is listed, `8 9` is not.
     let text = "\\data\\\nngram 1=6\nngram 2=2\nngram 3=1\n\n\\1-grams:\n-2\t<unk>\n0\t<s>\t-0.4\n-0.7\t</s>\n-0.5\t7\t-0.3\n\
                 -0.8\t8\t-0.2\n-0.9\t9\t-0.1\n\n\\2-grams:\n-0.2\t7 8\t-0.25\n-0.3\t9 7\n\n\\3-grams:\n-0.1\t7 8 9\n\n\\end\\\n";
     let listing = arpa::parse(text.as_bytes(), Vocabulary::default(), &Memory::usual()).unwrap();

@@ -1,4 +1,4 @@
-//! CSV and TSV with a heading, quoted as RFC 4180 and Python's `csv` do it.
+//! CSV and TSV with a heading, quoted as in RFC 4180 and Python's `csv`.
 
 use std::path::Path;
 
@@ -8,10 +8,11 @@ use serde_json::Value;
 use super::records::{Each, RecordLocation, read_whole};
 use crate::error::{Error, Result, bail};
 
-/// Calls `each` with every row as an object of strings. Places are the lines on which rows begin.
+/// Calls `each` with every row as an object of strings, and with the line on which the row begins.
 ///
 /// # Errors
-/// No heading, two columns of one name, a row of another length, a quote that is never closed.
+/// When there is no heading, two columns have the same name, a row has another length than the heading, or a quote is
+/// never closed.
 pub fn for_each_row(path: &Path, delimiter: u8, each: Each) -> Result<()> {
     let text = read_whole(path)?;
     let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
@@ -25,13 +26,14 @@ pub fn for_each_row(path: &Path, delimiter: u8, each: Each) -> Result<()> {
     loop {
         let start = reader.position().byte() as usize;
         let more = reader.read_record(&mut row);
-        // What ended the row before it, and blank lines, are read along with a row.
+        // The reader takes the previous row's line end and blank lines along with a row.
         let raw = text[start..reader.position().byte() as usize].trim_start_matches(['\r', '\n']);
         let begin = reader.position().byte() as usize - raw.len();
         line += text[counted..begin].matches('\n').count();
         counted = begin;
-        // Every quote that opens is closed, and those inside are doubled: an odd number has swallowed what follows. That is
-        // the mistake itself, so it goes before the wrong number of fields that comes of it.
+        // Every quote that opens is closed, and those inside are doubled. An odd number means that one is open and has
+        // swallowed what follows. That is the mistake itself, so it is reported before the wrong number of fields that
+        // it causes.
         if raw.matches('"').count() % 2 == 1 {
             bail!(
                 "line {line}: the row that begins here has a quote that is never closed. Put a field with quotes in quotes, and double the quotes in it: \"5\"\" nails\"."

@@ -19,21 +19,26 @@ use template::Template;
 /// One document: a prompt and the text that follows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Document {
-    /// Unique within its corpus.
+    /// A name that is unique within the corpus.
     pub id: String,
-    /// What splits and the bootstrap keep together.
+    /// The group, which splits and the bootstrap keep together.
     pub group: String,
-    /// What the backbone is given, separator included.
+    /// The prompt as the backbone is given it, separator included.
     pub prompt: String,
     /// The text that follows the prompt in the corpus; may be empty.
     pub completion: String,
-    /// The completion was cut by a length limit: no end-of-text follows it.
+    /// Whether a length limit cut the completion, so that no end-of-text follows it.
     pub cut: bool,
 }
 
-/// Reads the corpus in the file `path` as `config` says. The file's name tells the format: `.txt` plain text in paragraphs,
-/// `.csv` and `.tsv`, `.parquet`, anything else JSON lines; all but Parquet may be gzip, `.gz`. Every error names the file
-/// and, where there is one, the line.
+/// Reads the corpus in the file `path` as `config` says.
+///
+/// The file's name tells the format: `.txt` is plain text in paragraphs, `.csv`, `.tsv` and `.parquet` are tables, and
+/// anything else is JSON lines. All but Parquet may be compressed with gzip (`.gz`).
+///
+/// # Errors
+/// When the file cannot be read or breaks the rules of its format. The error names the file and, where there is one,
+/// the line or row.
 pub fn read_corpus(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     let mut documents = match Format::of(path) {
         Format::Paragraphs => read_paragraphs(path, config).map_err(|e| e.within(path.display()))?,
@@ -52,14 +57,14 @@ pub fn read_corpus(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     Ok(documents)
 }
 
-/// Documents from records.
+/// Reads documents from records.
 fn read_records(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     let fields = Fields::new(config).map_err(|e| e.within(path.display()))?;
     let mut documents = Vec::new();
     let mut ids = HashMap::new();
-    for_each_record(path, &fields.columns(), |place, record| {
-        let document = fields.document(record, place)?;
-        if let Some(first) = ids.insert(document.id.clone(), place) {
+    for_each_record(path, &fields.columns(), |location, record| {
+        let document = fields.document(record, location)?;
+        if let Some(first) = ids.insert(document.id.clone(), location) {
             bail!("the id `{}` was already used on {first}; ids must be unique.", document.id);
         }
         documents.push(document);
@@ -75,8 +80,8 @@ fn read_records(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     Ok(documents)
 }
 
-/// Documents of `config.paragraphs` paragraphs, what lies between blank lines: the first one is the prompt, the others are
-/// what follows it. The text goes on behind a document, so it is cut there.
+/// Reads documents of `config.paragraphs` paragraphs, which blank lines separate. The first paragraph is the prompt,
+/// and the others follow it. Each document counts as cut, because the text goes on after it.
 fn read_paragraphs(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     const GAP: &str = "\n\n";
     let text = read_whole(path)?.replace("\r\n", "\n");
@@ -99,7 +104,7 @@ fn read_paragraphs(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     Ok(paragraphs.chunks(config.paragraphs).enumerate().map(document).collect())
 }
 
-/// What a corpus reads of a record.
+/// The parts of a document, as templates over the fields of a record.
 struct Fields<'a> {
     config: &'a DataConfig,
     prompt: Template,
@@ -115,12 +120,12 @@ impl<'a> Fields<'a> {
             config,
             prompt: parse("prompt", &config.prompt)?,
             completion: given("completion", &config.completion)?,
-            // The id is a number's or a line's as well.
+            // Left out if it is the id, which may also be a number or a line.
             group: if config.group == config.id { None } else { given("group", &config.group)? },
         })
     }
 
-    /// Every column that is read, the needed ones first.
+    /// Returns every column that is read, the needed ones first.
     fn columns(&self) -> Vec<Column> {
         let templates = [Some(&self.prompt), self.completion.as_ref(), self.group.as_ref()];
         let needed = templates.into_iter().flatten().flat_map(Template::columns);
@@ -131,10 +136,11 @@ impl<'a> Fields<'a> {
         needed.map(column(true)).chain(optional.into_iter().map(column(false))).collect()
     }
 
-    fn document(&self, record: &Map<String, Value>, place: RecordLocation) -> Result<Document> {
+    /// Makes a document of a record.
+    fn document(&self, record: &Map<String, Value>, location: RecordLocation) -> Result<Document> {
         let config = self.config;
         let id = match record.get(&config.id) {
-            None | Some(Value::Null) => place.to_string().replace(' ', "-"),
+            None | Some(Value::Null) => location.to_string().replace(' ', "-"),
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
         };
@@ -146,7 +152,7 @@ impl<'a> Fields<'a> {
         let group = match &self.group {
             Some(template) => template.render(record).map_err(|e| e.within("`group`"))?,
             None if !config.group.is_empty() => id.clone(),
-            // Prompts that differ in blanks around them are the same text to whoever looks for leaks.
+            // Prompts that differ only in surrounding blanks would leak from one split into another as the same text.
             None => prompt.trim().to_owned(),
         };
         let end = if config.group_until.is_empty() { None } else { group.find(&config.group_until) };

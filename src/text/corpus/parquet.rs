@@ -14,10 +14,10 @@ use super::records::{Column, Each, RecordLocation};
 use crate::error::{Error, Result, bail, guarded};
 use crate::files;
 
-/// Calls `each` with every row as an object of the wanted columns that are there.
+/// Calls `each` with every row as an object of those wanted columns that the file has.
 ///
 /// # Errors
-/// No Parquet file, a needed column that is not there, a column of bytes or times.
+/// When the file is not Parquet, lacks a needed column, or a wanted column holds bytes or times.
 pub fn for_each_row(path: &Path, columns: &[Column], each: Each) -> Result<()> {
     if files::is_gzip_name(path) {
         bail!("a Parquet file is compressed inside. Unpack it (gunzip) and name the unpacked file.");
@@ -29,23 +29,23 @@ pub fn for_each_row(path: &Path, columns: &[Column], each: Each) -> Result<()> {
         let projection = projection(reader.metadata().file_metadata().schema(), columns)?;
         let rows = reader.get_row_iter(Some(projection)).map_err(|e| explain(&e))?;
         for (index, row) in rows.enumerate() {
-            let place = RecordLocation::Row(index + 1);
-            let row = row.map_err(|e| explain(&e).within(place))?;
+            let location = RecordLocation::Row(index + 1);
+            let row = row.map_err(|e| explain(&e).within(location))?;
             let fields = row.get_column_iter().map(|(name, field)| {
                 let value = value(field).map_err(|kind| {
                     Error::new(format!("the column `{name}` holds {kind}, not text; name a column of strings in [data.NAME], or write it again as one."))
-                        .within(place)
+                        .within(location)
                 })?;
                 Ok((name.clone(), value))
             });
-            each(place, &fields.collect::<Result<_>>()?)?;
+            each(location, &fields.collect::<Result<_>>()?)?;
         }
         Ok(())
     });
     rows.unwrap_or_else(|| bail!("the file is damaged. Make or fetch it again."))
 }
 
-/// The wanted columns of a schema; reading the others would take time and may not even work.
+/// Returns the wanted part of a schema. Reading the other columns would take time and may not even work.
 fn projection(schema: &Type, wanted: &[Column]) -> Result<Type> {
     let there: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
     let mut chosen = Vec::new();
@@ -64,7 +64,7 @@ fn projection(schema: &Type, wanted: &[Column]) -> Result<Type> {
     Ok(Type::group_type_builder(schema.name()).with_fields(fields).build().expect("a part of a schema is a schema"))
 }
 
-/// A field as JSON, or what it is that JSON has not.
+/// Returns a field as JSON, or what kind of value it is that JSON does not have.
 fn value(field: &Field) -> Result<Value, &'static str> {
     Ok(match field {
         Field::Null => Value::Null,

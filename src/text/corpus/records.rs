@@ -1,4 +1,4 @@
-//! Records of the formats that people have: JSON lines, CSV and Parquet, one object a document.
+//! Records of a corpus, one object for each document, from JSON lines, CSV or Parquet.
 
 use std::fmt;
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::{csv, parquet};
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Where in its file a record begins, from 1.
+/// Where in its file a record begins, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordLocation {
     /// A line of text.
@@ -27,21 +27,21 @@ impl fmt::Display for RecordLocation {
     }
 }
 
-/// A corpus's format, told by its file's name.
+/// The format of a corpus, which its file's name tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// `.txt`
+    /// Plain text in paragraphs: `.txt`.
     Paragraphs,
-    /// `.csv` and `.tsv`, with this byte between fields.
+    /// A table with this byte between fields: `.csv` or `.tsv`.
     Separated(u8),
-    /// `.parquet`
+    /// A table: `.parquet`.
     Parquet,
-    /// Whatever is called otherwise.
+    /// An object on each line: any other name.
     JsonLines,
 }
 
 impl Format {
-    /// By the extension before a final `.gz`.
+    /// Returns the format of a file, by the extension before a final `.gz`.
     pub fn of(path: &Path) -> Self {
         let inner = if files::is_gzip_name(path) { path.file_stem().map_or(path, Path::new) } else { path };
         let extension = inner.extension().map(|extension| extension.to_string_lossy().to_lowercase());
@@ -55,28 +55,31 @@ impl Format {
     }
 }
 
-/// What is called with every record.
+/// A function that is called with every record.
 pub type Each<'a> = &'a mut dyn FnMut(RecordLocation, &Map<String, Value>) -> Result<()>;
 
 /// A column that a corpus reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    /// The field as the configuration names it; may go into the column by dots.
+    /// The field as the configuration names it; dots lead into a column's objects and lists.
     pub field: String,
-    /// The column where no column is called `field`.
+    /// The column to read if none is called `field`.
     pub outer: String,
-    /// A corpus without it is wrong.
+    /// Whether a corpus without the column is an error.
     pub needed: bool,
 }
 
-/// Calls `each(place, record)` for every record in the file's order; errors name file and place. Tables give `columns` only.
+/// Calls `each(location, record)` for every record, in the file's order. Of tables, only `columns` are read.
+///
+/// # Errors
+/// The first error of the file or of `each`, with the file and the location.
 pub fn for_each_record(
     path: &Path,
     columns: &[Column],
     mut each: impl FnMut(RecordLocation, &Map<String, Value>) -> Result<()>,
 ) -> Result<()> {
     let mut each =
-        |place: RecordLocation, record: &Map<String, Value>| each(place, record).map_err(|e| e.within(place));
+        |location: RecordLocation, record: &Map<String, Value>| each(location, record).map_err(|e| e.within(location));
     let each: Each = &mut each;
     let read = match Format::of(path) {
         Format::Separated(delimiter) => csv::for_each_row(path, delimiter, each),
@@ -87,6 +90,7 @@ pub fn for_each_record(
     read.map_err(|e| e.within(path.display()))
 }
 
+/// Calls `each` with the object on every line that is not blank.
 fn for_each_object(path: &Path, each: Each) -> Result<()> {
     let (mut text, mut line) = (files::open_text(path)?, Vec::new());
     for number in 1.. {
@@ -94,20 +98,20 @@ fn for_each_object(path: &Path, each: Each) -> Result<()> {
         if text.read_until(b'\n', &mut line).map_err(|e| Error::io("read", path, e))? == 0 {
             break;
         }
-        let place = RecordLocation::Line(number);
+        let location = RecordLocation::Line(number);
         let Ok(line) = std::str::from_utf8(&line) else { return Err(not_text(number)) };
         if line.trim().is_empty() {
             continue;
         }
         let line = line.strip_prefix(MARK).unwrap_or(line);
         let record: Map<String, Value> =
-            serde_json::from_str(line).map_err(|e| object_error(number, line, &e).within(place))?;
-        each(place, &record)?;
+            serde_json::from_str(line).map_err(|e| object_error(number, line, &e).within(location))?;
+        each(location, &record)?;
     }
     Ok(())
 }
 
-/// What some editors put at the beginning of UTF-8 text.
+/// The byte order mark, which some editors put at the beginning of UTF-8 text.
 const MARK: char = '\u{feff}';
 
 fn not_text(line: usize) -> Error {
@@ -125,7 +129,7 @@ fn object_error(number: usize, line: &str, error: &serde_json::Error) -> Error {
     ))
 }
 
-/// The whole file as text, decompressed where its name ends in .gz.
+/// Reads the whole file as text, decompressed if its name ends in `.gz`.
 pub fn read_whole(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     files::open_text(path)?.read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;

@@ -1,15 +1,17 @@
-//! How a record becomes text: a field's name, or words around the fields in braces.
+//! How a record becomes text: a field's name, or text around fields in braces.
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result, bail};
 
-/// `dialogue`, the field of that name; or, with braces, text such as `"Dialogue:\n{dialogue}\n\nSummary:"`. `{a.b.0}` goes
-/// into objects and lists, `{field|filter}` takes a part of the text, `{{` and `}}` are braces.
+/// A template such as `dialogue`, which is the field of that name, or `"Dialogue:\n{dialogue}\n\nSummary:"`, which is
+/// text around fields in braces. `{a.b.0}` goes into objects and lists, `{field|filter}` takes a part of the field's
+/// text, and `{{` and `}}` are braces.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template {
     parts: Vec<Part>,
-    /// No more than a field's name: then nothing but text is taken, lest a number of a wrong column pass for a prompt.
+    /// Whether the template is a field's name alone. It then takes nothing but text, lest a number from the wrong
+    /// column pass for a prompt.
     bare: bool,
 }
 
@@ -19,23 +21,23 @@ enum Part {
     Field(String, Filter),
 }
 
-/// What is taken of a field's text. Words are what lies between blanks.
+/// The part that is taken of a field's text. Words are what blanks separate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Filter {
     Whole,
     Trim,
-    /// At most so many words.
+    /// At most this many words from the beginning.
     Words(usize),
-    /// All but the last word and the blanks before it: where the last word is what is asked for.
+    /// All but the last word and the blanks before it, for tasks that ask for the last word.
     BeforeLastWord,
     LastWord,
 }
 
 impl Template {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// A brace without its partner, a placeholder without a name, a filter that nobody knows.
+    /// When a brace has no partner, a placeholder has no name, or a filter is unknown.
     pub fn parse(source: &str) -> Result<Self> {
         if !source.contains(['{', '}']) {
             return Ok(Self { parts: vec![Part::Field(source.to_owned(), Filter::Whole)], bare: true });
@@ -66,10 +68,11 @@ impl Template {
         Ok(Self { parts, bare: false })
     }
 
-    /// The record's text.
+    /// Returns the text that the template makes of a record.
     ///
     /// # Errors
-    /// A field that the record lacks, or that is no text; in braces, numbers and truth values are written out.
+    /// When the record lacks a field, or the field is not text. Inside braces, numbers and truth values are written
+    /// out.
     pub fn render(&self, record: &Map<String, Value>) -> Result<String> {
         let mut text = String::new();
         for part in &self.parts {
@@ -89,7 +92,7 @@ impl Template {
         Ok(text)
     }
 
-    /// Names of the fields that it reads, each up to its first dot.
+    /// Returns the fields that the template reads, each with its name up to the first dot.
     pub fn columns(&self) -> impl Iterator<Item = (&str, &str)> {
         self.parts.iter().filter_map(|part| match part {
             Part::Field(name, _) => Some((name.as_str(), name.split('.').next().unwrap_or_default())),
@@ -98,6 +101,7 @@ impl Template {
     }
 }
 
+/// Parses what stands between the braces of a placeholder.
 fn placeholder(inside: &str) -> Result<Part> {
     let (name, filter) = inside.split_once('|').unwrap_or((inside, ""));
     let (name, filter) = (name.trim(), filter.trim());
@@ -123,7 +127,7 @@ fn placeholder(inside: &str) -> Result<Part> {
     Ok(Part::Field(name.to_owned(), filter))
 }
 
-/// The field of that very name, else what the name's parts between dots lead to.
+/// Returns the field of exactly this name, or else what the parts of the name between dots lead to.
 fn find<'a>(record: &'a Map<String, Value>, name: &str) -> Result<&'a Value> {
     if let Some(value) = record.get(name) {
         return Ok(value);
@@ -146,7 +150,7 @@ fn find<'a>(record: &'a Map<String, Value>, name: &str) -> Result<&'a Value> {
     })
 }
 
-/// The beginning of a value, for messages.
+/// Returns the beginning of a value, for messages.
 fn excerpt(value: &Value) -> String {
     const LENGTH: usize = 40;
     let text = value.to_string();
@@ -154,6 +158,7 @@ fn excerpt(value: &Value) -> String {
 }
 
 impl Filter {
+    /// Returns the part of `text` that the filter takes.
     fn of(self, text: &str) -> &str {
         let ended = text.trim_end();
         let last =

@@ -1,10 +1,10 @@
-//! The container and its number formats, against Python's `gguf`; damaged files.
+//! Tests of the container and its number formats against Python's `gguf`, and of damaged files.
 
 use super::super::quants::Kind;
 use super::super::{GgufFile, llama, tokenizer};
 use super::writer::{Writer, message, open};
 
-/// Lines of a kind, its blocks and their numbers, both as hexadecimal bytes.
+/// Lines with a kind, its blocks and their numbers, the latter two as hexadecimal bytes.
 const DEQUANTISED: &str = include_str!("../fixtures/dequantised.txt");
 
 fn hex(text: &str) -> Vec<u8> {
@@ -98,7 +98,7 @@ fn errors_say_what_is_wrong_and_where() {
     }
 }
 
-/// Every use of a file; only whether it ends is of interest.
+/// Uses a file in every way; it only matters that this ends.
 fn use_all(file: &GgufFile) {
     _ = tokenizer::tokenizer(file).map(|tokenizer| tokenizer.encode_fast("a b 12", true).is_ok());
     if let Ok(config) = llama::config_json(file) {
@@ -126,7 +126,7 @@ fn damage_ends_in_an_error_or_in_other_numbers_but_never_in_a_panic() {
         .text("tokenizer.ggml.model", "gpt2")
         .text("tokenizer.ggml.pre", "llama-bpe")
         .texts("tokenizer.ggml.merges", &["▁ a".into(), "a b".into()]);
-    // A xorshift generator: the same damage each time.
+    // A xorshift generator, so that the damage is the same each time.
     let mut state = 1u64;
     let mut below = |n: usize| {
         state ^= state << 13;

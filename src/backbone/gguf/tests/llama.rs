@@ -1,4 +1,4 @@
-//! Configurations and parameters.
+//! Tests of configurations and parameters.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::writer::{Writer, message};
 
 #[test]
 fn a_llama_has_its_configuration_and_parameters() {
-    // The number of a row of each of 3 heads of 4 rows, in the file's order of pairs.
+    // The numbers of the rows of 3 heads of 4 rows each, in the file's order of pairs.
     let rows: Vec<f32> = (0..12).flat_map(|row| [row as f32; 12]).collect();
     let writer = Writer::llama()
         .count("tokenizer.ggml.bos_token_id", 1)

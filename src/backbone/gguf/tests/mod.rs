@@ -1,4 +1,5 @@
-//! Files that the tests write, against what Python makes of the same bytes (`fixtures/make.py`), and broken ones.
+//! Tests with files that they write themselves, against what Python reads from the same bytes (`fixtures/make.py`), and
+//! with broken ones.
 
 mod container;
 mod llama;

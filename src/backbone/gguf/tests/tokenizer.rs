@@ -1,4 +1,4 @@
-//! Tokenizers, against Hugging Face's `tokenizers`.
+//! Tests of tokenizers against Hugging Face's `tokenizers`.
 
 use serde_json::Value;
 

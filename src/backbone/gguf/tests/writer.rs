@@ -1,11 +1,11 @@
-//! GGUF files that tests write themselves.
+//! Writes GGUF files for the tests.
 
 use std::io::Write;
 
 use super::super::GgufFile;
 use crate::error::Result;
 
-/// A file in the making: the bytes of its parts, and how many entries they have.
+/// A file that is being written: the bytes of its parts, and how many entries they have.
 #[derive(Clone, Default)]
 pub struct Writer {
     keys: Vec<u8>,
@@ -16,7 +16,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// What every Llama has: two layers, three heads of four numbers, one of keys and values.
+    /// Writes what every Llama has: two layers, three heads of four numbers, one of keys and values.
     pub fn llama() -> Self {
         let eps = 1e-5f32.to_le_bytes();
         Self::default()
@@ -71,7 +71,7 @@ impl Writer {
         self.key(key, 9, &value)
     }
 
-    /// `shape` is row-major, as the reader gives it.
+    /// Adds a tensor; `shape` is row-major, as the reader returns it.
     pub fn tensor(mut self, name: &str, kind: u32, shape: &[u64], bytes: &[u8]) -> Self {
         self.tensor_count += 1;
         put_text(&mut self.tensors, name);
@@ -105,14 +105,14 @@ impl Writer {
     }
 }
 
-/// Reads `bytes` as a file would be read.
+/// Opens `bytes` as a file.
 pub fn open(bytes: &[u8]) -> Result<GgufFile> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     GgufFile::open(file.path())
 }
 
-/// What `result`'s error says; it must be one.
+/// Returns the message of `result`, which must be an error.
 pub fn message<T>(result: Result<T>) -> String {
     result.err().expect("an error was expected").to_string()
 }

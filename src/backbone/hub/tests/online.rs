@@ -1,4 +1,4 @@
-//! Downloads from a server that answers as the hub does.
+//! Tests of downloads from a server that answers as the hub does.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 
-/// A request: method, path, and headers by their names in small letters.
+/// A request: its method, path, and headers, whose names are in small letters.
 struct Request {
     method: String,
     path: String,
     headers: BTreeMap<String, String>,
 }
 
-/// Answers every request, each on a connection of its own, with what `answer` makes of it.
+/// Answers every request, each on a connection of its own, with what `answer` returns for it.
 fn serve(mut answer: impl FnMut(&Request) -> String + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -33,14 +33,14 @@ fn serve(mut answer: impl FnMut(&Request) -> String + Send + 'static) -> String 
     address
 }
 
-/// An answer; to HEAD without its body.
+/// Returns an answer, without its body if the request is HEAD.
 fn reply(request: &Request, status: u16, headers: &str, body: &str) -> String {
     let length = body.len();
     let body = if request.method == "HEAD" { "" } else { body };
     format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}")
 }
 
-/// The hub's answers for org/name, at any revision.
+/// Returns the hub's answers for org/name, at any revision.
 fn answer(files: &BTreeMap<&str, &str>, request: &Request) -> String {
     let name = request.path.rsplit('/').next().unwrap_or_default();
     let known = request.path.starts_with("/org/name/resolve/");
@@ -143,7 +143,7 @@ fn a_download_given_up_leaves_no_file_under_its_name() {
     assert!(!repository.join("snapshots").join(COMMIT).join(SINGLE).exists() && !repository.join("refs").exists());
     let part = repository.join("blobs/model_safetensors-tag.incomplete");
     assert_eq!(fs::read_to_string(&part).unwrap(), "weigh");
-    // A later attempt, at a server that knows no ranges, and at one where the part is too long.
+    // A later attempt: from a server without ranges, and from one for which the part is too long.
     for rest in ["weigh", "something longer"] {
         fs::write(&part, rest).unwrap();
         let endpoint = serve(|request| {
@@ -178,7 +178,7 @@ fn the_token_stays_with_the_hub_when_files_lie_elsewhere() {
             );
             return reply(request, 302, &headers, "Found");
         }
-        // Small files: another path of the same server.
+        // Small files are at another path of the same server.
         match request.path.strip_prefix("/cache") {
             None => reply(request, 307, &format!("location: /cache{}\r\n", request.path), "Moved"),
             Some(path) => {

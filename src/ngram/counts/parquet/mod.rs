@@ -1,6 +1,6 @@
-//! Counts as a Parquet table, the form in which other programs (Spark, DuckDB, pandas) make them or take them.
+//! Counts as a Parquet table, which other programs (Spark, DuckDB, pandas) can make and read.
 //!
-//! One row a window: `order` (int), `ids` (list of bigint, in text order), `count` (bigint). The table is a folder of
+//! A row is a window: `order` (int), `ids` (list of bigint, in text order), `count` (bigint). The table is a folder of
 //! files, as Spark writes one. Rows may come in any order and more than once: equal windows add up. `rows.rs` writes a
 //! file, `part.rs` reads one.
 
@@ -34,7 +34,7 @@ const SCHEMA: &str = "message counts {
     required group ids (LIST) { repeated group list { required int64 element; } }
     required int64 count;
 }";
-/// The columns, and what they are called in an error.
+/// The columns, with their types as errors call them.
 const COLUMNS: [(&str, &str); 3] = [("order", "int"), ("ids", "array<bigint>"), ("count", "bigint")];
 const ORDER: usize = 0;
 const IDS: usize = 1;
@@ -47,8 +47,11 @@ const WRITE: usize = 1 << 19;
 const READ: usize = 1 << 16;
 
 impl Counts {
-    /// Writes the folder `folder` with one Parquet file, whole or not at all; the same counts give the same bytes.
-    /// Replaces a table, but no folder with anything else in it.
+    /// Writes the folder `folder` with one Parquet file, whole or not at all. The same counts give the same bytes. A
+    /// table is replaced.
+    ///
+    /// # Errors
+    /// When the folder holds anything but a table, a count does not fit, or the file cannot be written.
     pub fn write_parquet(&self, folder: &Path) -> Result<()> {
         check_target(folder)?;
         let staged = StagedDir::new(folder)?;
@@ -75,15 +78,16 @@ impl Counts {
         staged.commit()
     }
 
-    /// The counts in the Parquet files of `folder`, in any number and order of rows. The highest order in the table is
-    /// the counts' order. A default `vocabulary` gives way to the one that [`Counts::write_parquet`] noted.
+    /// Reads the counts in the Parquet files of `folder`, which may have any number of rows in any order. The counts
+    /// have the highest order in the table. A default `vocabulary` gives way to the one that [`Counts::write_parquet`]
+    /// noted.
     ///
     /// # Errors
-    /// What is no table of counts, a row that is no window, another vocabulary than the noted one; with the file and
-    /// the row.
+    /// When the folder is not a table of counts, a row is not a window, or `vocabulary` is not the noted one. The error
+    /// names the file and the row.
     pub fn read_parquet(folder: &Path, vocabulary: Vocabulary, memory: &Memory) -> Result<Self> {
         let paths = parts(folder)?;
-        // Parts are opened twice, not kept open: there may be thousands.
+        // Parts are opened twice instead of being kept open, because there may be thousands.
         let mut order = 0;
         let mut noted: Option<(PathBuf, Vocabulary)> = None;
         for path in &paths {
@@ -125,7 +129,7 @@ impl Counts {
     }
 }
 
-/// Refuses to replace what is no table.
+/// Refuses to replace a folder that is not a table.
 fn check_target(folder: &Path) -> Result<()> {
     let listing = match fs::read_dir(folder) {
         Ok(listing) => listing,
@@ -142,12 +146,12 @@ fn check_target(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What Spark and its like keep beside the parts.
+/// Returns whether a file is one that Spark and similar programs keep beside the parts.
 fn is_hidden(name: &str) -> bool {
     name.starts_with(['_', '.'])
 }
 
-/// The Parquet files of a table, by name.
+/// Returns the Parquet files of a table, sorted by name.
 fn parts(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| Error::io("read the folder", folder, e))? {
@@ -171,13 +175,13 @@ fn parts(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Reads a file. Damage to its metadata is a panic to the Parquet library, here and there.
+/// Reads a file. For some damage to a file's metadata, the Parquet library panics.
 fn reading<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Result<T> {
     let damaged = || Err(unreadable(path, ParquetError::General("it is damaged".to_owned())));
     guarded(read).unwrap_or_else(damaged)
 }
 
-/// The error of the operating system that stopped the Parquet library, if it was one.
+/// Returns the error of the operating system that stopped the Parquet library, if it was one.
 fn io_error(error: ParquetError) -> io::Error {
     match error {
         ParquetError::External(inner) => match inner.downcast::<io::Error>() {

@@ -1,4 +1,4 @@
-//! One file of a table to windows.
+//! Reads one file of a table into windows.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,11 +18,12 @@ use crate::error::{Error, Result, bail};
 pub(super) struct Part<'a> {
     path: &'a Path,
     reader: SerializedFileReader<File>,
-    /// Where each of [`COLUMNS`] is among the file's.
+    /// Where each of [`COLUMNS`] is among the file's columns.
     columns: [usize; 3],
 }
 
 impl<'a> Part<'a> {
+    /// Opens a file and finds its columns.
     pub(super) fn open(path: &'a Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         let reader = SerializedFileReader::new(file).map_err(|e| unreadable(path, e))?;
@@ -46,19 +47,20 @@ impl<'a> Part<'a> {
         Ok(Self { path, reader, columns })
     }
 
-    /// What [`Counts::write_parquet`] noted under `key`.
+    /// Returns what [`Counts::write_parquet`] noted under `key`.
     fn note(&self, key: &str) -> Option<&str> {
         let notes = self.reader.metadata().file_metadata().key_value_metadata()?;
         notes.iter().find(|note| note.key == key)?.value.as_deref()
     }
 
+    /// Returns the vocabulary that [`Counts::write_parquet`] noted, if any.
     pub(super) fn vocabulary(&self) -> Result<Option<Vocabulary>> {
         let parsed = self.note(VOCABULARY_KEY).map(serde_json::from_str).transpose();
         parsed.map_err(|e| self.failed(format!("the metadata {VOCABULARY_KEY} is none ({e}). Write the table again.")))
     }
 
-    /// The highest order of a row or, if it is higher, the noted one (a text can be too short for its order); 0 where
-    /// there is no row.
+    /// Returns the highest order of a row or, if it is higher, the noted one, because a text can be too short for its
+    /// order. Without any rows, the order is 0.
     pub(super) fn order(&self) -> Result<usize> {
         let (mut row, mut highest) = (0, 0);
         self.for_each_batch(&[ORDER], |[orders]| {
@@ -75,6 +77,7 @@ impl<'a> Part<'a> {
         Ok(if row == 0 { 0 } else { highest.max(noted) })
     }
 
+    /// Adds all rows to `collector`.
     pub(super) fn collect(&self, collector: &mut Collector) -> Result<()> {
         let vocabulary = collector.vocabulary.clone();
         let mut row = 0;
@@ -105,7 +108,7 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// Calls `each` for the next rows of the columns in `wanted`, until there are none.
+    /// Calls `each` with batches of rows of the columns in `wanted`, until there are no more rows.
     fn for_each_batch<const N: usize>(
         &self,
         wanted: &[usize; N],
@@ -150,7 +153,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Where the column `name` is.
+/// Returns the position of the column `name`.
 fn find(schema: &SchemaDescriptor, name: &str, kind: &str) -> Result<usize> {
     let needed = || COLUMNS.map(|(name, kind)| format!("{name} {kind}")).join(", ");
     let found: Vec<usize> =
@@ -171,7 +174,7 @@ fn find(schema: &SchemaDescriptor, name: &str, kind: &str) -> Result<usize> {
     }
 }
 
-/// Signed integers, in a list for the ids, whatever the list's inner names.
+/// Returns whether a column holds signed integers, in a list for the ids. The list's inner names do not matter.
 fn fits(column: &ColumnDescriptor, name: &str) -> bool {
     use ConvertedType::{INT_8, INT_16, INT_32, INT_64, NONE};
     use parquet::basic::Type::{INT32, INT64};
@@ -182,10 +185,10 @@ fn fits(column: &ColumnDescriptor, name: &str) -> bool {
         && (list || column.path().parts().len() == 1)
 }
 
-/// The rows of a column at hand.
+/// A column, and the rows of it that were read last.
 struct Column {
     reader: ColumnReader,
-    /// The definition level of a value that is there.
+    /// The definition level of a value that is not null.
     defined: i16,
     definition: Vec<i16>,
     repetition: Vec<i16>,
@@ -207,7 +210,7 @@ impl Column {
         })
     }
 
-    /// Reads the next rows, up to `rows`, and says how many there were.
+    /// Reads up to `rows` further rows, and returns how many there were.
     fn read(&mut self, rows: usize) -> Result<usize, ParquetError> {
         let Self { reader, definition, repetition, values, narrow, .. } = self;
         definition.clear();
@@ -228,7 +231,7 @@ impl Column {
         Ok(read)
     }
 
-    /// The first of the rows in which something is missing.
+    /// Returns the first of the rows in which something is missing.
     fn null(&self) -> Option<usize> {
         let at = self.definition.iter().position(|&level| level < self.defined)?;
         Some(match self.repetition.get(..=at) {

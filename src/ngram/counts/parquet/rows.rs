@@ -1,4 +1,4 @@
-//! Rows of a table to a file.
+//! Writes the rows of a table to a file.
 
 use std::fs::File;
 
@@ -9,7 +9,7 @@ use parquet::file::writer::SerializedFileWriter;
 use super::{COUNT, ORDER, READ};
 use crate::error::{Result, bail};
 
-/// The rows of a row group to be.
+/// The rows of a row group that is being collected.
 #[derive(Default)]
 pub(super) struct Rows {
     pub(super) orders: Vec<i32>,
@@ -18,6 +18,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
+    /// Adds a row.
     pub(super) fn push(&mut self, ids: &[i64], count: u64) -> Result<()> {
         let Ok(count) = i64::try_from(count) else {
             bail!("the window {ids:?} occurs {count} times, more than a table holds. Write a file of counts instead.")
@@ -28,7 +29,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Moves the rows to the file as one group.
+    /// Moves the rows to the file as one row group.
     pub(super) fn write(&mut self, writer: &mut SerializedFileWriter<File>) -> Result<(), ParquetError> {
         if self.orders.is_empty() {
             return Ok(());
@@ -42,7 +43,7 @@ impl Rows {
                 _ => {
                     let mut at = 0;
                     for orders in self.orders.chunks(READ) {
-                        // A list has its first element at repetition level 0 and the others at 1.
+                        // A list's first element has repetition level 0, and the others have 1.
                         let repetition: Vec<i16> =
                             orders.iter().flat_map(|&order| (0..order).map(|at| i16::from(at > 0))).collect();
                         let ids = &self.ids[at..at + repetition.len()];

@@ -1,4 +1,4 @@
-//! Tables of this program, of others, and of nobody.
+//! Tests of tables from this program and from others, and of damaged ones.
 
 use super::super::super::{Counter, Ending};
 use super::*;
@@ -28,7 +28,7 @@ fn listing(counts: &Counts) -> Vec<(Vec<i64>, u64)> {
     rows
 }
 
-/// The bytes of the file of counts.
+/// Returns the bytes of the file of counts.
 fn bytes(counts: &Counts) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     counts.save(&dir.path().join("counts")).unwrap();
@@ -43,7 +43,7 @@ fn message(folder: &Path) -> String {
     read(folder).err().expect("it is refused").to_string()
 }
 
-/// The values of a column with their levels; where there are none of these, every value is a row.
+/// The values of a column with their levels. Without levels, every value is a row.
 #[derive(Default)]
 struct Values {
     values: Vec<i64>,
@@ -58,7 +58,7 @@ impl From<&[i64]> for Values {
 }
 
 impl Values {
-    /// Lists none of which is empty; `defined` is the definition level of a value.
+    /// Makes a column of lists, none of them empty; `defined` is the definition level of a value.
     fn lists(lists: &[Vec<i64>], defined: i16) -> Self {
         let values = lists.concat();
         let repetition = lists.iter().flat_map(|list| (0..list.len()).map(|at| i16::from(at > 0))).collect();
@@ -66,7 +66,7 @@ impl Values {
     }
 }
 
-/// A file as another program might write it.
+/// Writes a file as another program might.
 fn foreign(path: &Path, fields: &str, columns: &[Values], note: Option<(&str, &str)>) {
     let schema = Arc::new(parse_message_type(&format!("message schema {{ {fields} }}")).unwrap());
     let described = SchemaDescriptor::new(schema.clone());
@@ -98,7 +98,7 @@ fn foreign(path: &Path, fields: &str, columns: &[Values], note: Option<(&str, &s
     writer.close().unwrap();
 }
 
-/// Schemas that are read, with the definition levels of a value in each column.
+/// Schemas that can be read, with the definition levels of a value in each column.
 const FORMS: [(&str, [i16; 3]); 4] = [
     (
         "required int32 order; optional group ids (LIST) { repeated group list { optional int64 element; } }
@@ -168,7 +168,7 @@ proptest! {
         places in prop::collection::vec(any::<prop::sample::Index>(), 32),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        // A text as long as its order, and one window more often than once.
+        // A text as long as its order, and one window that occurs more than once.
         let documents = [documents, vec![vec![7; 8]; 3]].concat();
         let counts = counted(order, Vocabulary::default(), &documents);
         let mut parts = vec![Vec::new(); forms.len()];
@@ -235,7 +235,7 @@ fn the_vocabulary_must_be_the_noted_one() {
     assert_eq!(read(dir.path()).unwrap().vocabulary(), &of(9));
     let refused = Counts::read_parquet(dir.path(), of(8), &Memory::usual()).err().unwrap().to_string();
     assert!(refused.contains("\"eos\":[9]") && refused.contains("\"eos\":[8]"), "{refused}");
-    // Beside a file that says nothing the noted one holds; beside another note nothing does.
+    // Next to a file without a note, the noted vocabulary holds; next to a file with another note, none does.
     foreign_rows(&dir.path().join("z.parquet"), 0, &[(vec![3, 4], 1)]);
     assert_eq!(read(dir.path()).unwrap().vocabulary(), &of(9));
     let other = tempfile::tempdir().unwrap();
