@@ -1,8 +1,6 @@
 //! Heads of one's own: all of them read one narrow summary of the backbone's state.
 //!
-//! A kind of heads is a section of the configuration that makes a network. Training, files and drafting are the library's.
-//!
-//!     cargo run --example custom_head
+//!     cargo run --release --example custom_head
 
 use burn::module::Module;
 use draftsmith::backbone::{Feature, FeatureTensors};
@@ -10,7 +8,7 @@ use draftsmith::config::{self, Overrides};
 use draftsmith::device::{self, DeviceChoice};
 use draftsmith::heads::{AnyHeadKind, DraftHeads, DraftedEmbeddings, FitHeads, HeadKind, HeadShape, States};
 use draftsmith::nn::{Init, Linear};
-use draftsmith::stages::{TraceArtefacts, Workspace, trace};
+use draftsmith::stages::{Runs, TraceArtefacts, Workspace, trace};
 use draftsmith::store::{Artefact, Key};
 use draftsmith::training::TrainingContext;
 
@@ -54,14 +52,13 @@ impl DraftHeads for LowRankHeads {
 }
 
 fn main() -> draftsmith::Result<()> {
-    // A little of the quickstart, in a run of its own.
     let set = "name=custom-head traces.train_documents=40 traces.dev_documents=8 traces.test_documents=1 traces.max_new=40 heads.training.steps=40";
     let set = set.split(' ').map(String::from).collect();
     let config = config::load("configs/quickstart.toml".as_ref(), &Overrides { set, ..Overrides::default() })?;
-    let workspace = Workspace::open(config, device::open(DeviceChoice::Cpu)?, None)?;
+    let runs = Runs { folder: "runs".into(), command: vec![] };
+    let workspace = Workspace::open(config, device::open(DeviceChoice::Cpu)?, runs, None)?;
     let traces = trace(&workspace)?;
     let (backbone, options) = (workspace.backbone(), &workspace.config.heads);
-
     // Made once: they lie under the hash of their settings.
     let (kind, title) = (LowRank { rank: 64 }, "low-rank");
     let key = Key::new("heads", &kind, workspace.graph.traces.iter().map(TraceArtefacts::input));
@@ -71,7 +68,6 @@ fn main() -> draftsmith::Result<()> {
         let [train, dev] = [&[traces.train[0].text()], &[traces.dev[0].text()]];
         kind.fit(&FitHeads { backbone, elsewhere: &[], options, from: None, train, dev, seed: 1, place })
     })?;
-
     // What they draft behind the prompt of a test document and the token that the backbone itself writes there.
     let heads = kind.load(&folder.join("heads.safetensors"), options.block_size - 1, backbone, None)?;
     let (trace, model) = (&traces.test[0].trace, &backbone.model);

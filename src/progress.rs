@@ -1,70 +1,102 @@
-//! What a person sees while something long runs: a bar on a terminal, plain lines elsewhere, nothing when quiet.
+//! What somebody who watches long work hears, sees and may ask for: an [`Observer`].
+//!
+//! A program installs one with [`observe`], as the command line does. Without one, work is silent and nobody stops it. Work itself calls
+//! [`say`], [`detail`], [`interrupted`] and [`Progress`].
 
-use std::io::{IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use indicatif::{ProgressBar, ProgressStyle};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use crate::error::{Error, Result};
 
-static VERBOSITY: AtomicU8 = AtomicU8::new(1);
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Whoever watches the work of this process. What is not implemented is not heard, not shown, not asked for.
+pub trait Observer: Send + Sync {
+    /// Hears a line.
+    fn hear(&self, _importance: Importance, _line: &str) {}
 
-/// Sets how much is said on standard error: 0 nothing but errors, 1 the normal measure, 2 details as well.
-pub fn set_verbosity(level: u8) {
-    VERBOSITY.store(level, Ordering::Relaxed);
-}
+    /// Shows how far a piece of work is, until the value that is returned is dropped; none where nothing is shown.
+    fn watch(&self, _work: &Work) -> Option<Box<dyn Watch>> {
+        None
+    }
 
-/// One line of normal importance.
-pub fn say(line: impl AsRef<str>) {
-    say_from(1, line.as_ref());
-}
-
-/// One line for those who asked for details (`-v`).
-pub fn detail(line: impl AsRef<str>) {
-    say_from(2, line.as_ref());
-}
-
-fn say_from(level: u8, line: &str) {
-    if VERBOSITY.load(Ordering::Relaxed) >= level {
-        complain(line);
+    /// Whether work is to stop at its next step. What is worth keeping is kept.
+    fn wants_to_stop(&self) -> bool {
+        false
     }
 }
 
-/// A line on standard error, whatever the verbosity. A reader that went away is no error.
-pub fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Importance {
+    /// For everybody.
+    Normal,
+    /// For those who asked for details.
+    Detail,
 }
 
-/// Whether moving bars are shown: on a terminal, unless quiet.
-pub fn shows_bars() -> bool {
-    VERBOSITY.load(Ordering::Relaxed) > 0 && std::io::stderr().is_terminal()
+/// A piece of work whose size is known.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// What it is called.
+    pub title: String,
+    /// How much of it had been done earlier.
+    pub first: usize,
+    /// How much there is.
+    pub total: usize,
+    /// What is counted.
+    pub unit: Unit,
 }
 
-/// Turns the first Ctrl-C (or SIGTERM) into a request that long work honours at its next step; the second one kills.
-pub fn listen_for_interrupt() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        complain("\nfinishing the current step, then stopping; once more to stop at once");
-    })
-    .map_err(|e| Error::new(format!("cannot listen for Ctrl-C: {e}.")))
+/// What the progress of a piece of work counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Steps, documents or the like.
+    Items,
+    /// Bytes.
+    Bytes,
 }
 
-/// Asks long work to stop at its next step, as Ctrl-C does.
-pub fn interrupt() {
-    INTERRUPTED.store(true, Ordering::SeqCst);
+/// What shows how far one piece of work is.
+pub trait Watch: Send {
+    /// So much is done; `words` gives a few words on how it goes.
+    fn update(&mut self, done: usize, words: &mut dyn FnMut() -> String);
 }
 
-/// Whether Ctrl-C was pressed.
+static OBSERVER: OnceLock<Box<dyn Observer>> = OnceLock::new();
+
+/// Installs the observer of this process. The first one stays.
+pub fn observe(observer: Box<dyn Observer>) {
+    let _ = OBSERVER.set(observer);
+}
+
+fn observer() -> Option<&'static dyn Observer> {
+    OBSERVER.get().map(|observer| &**observer)
+}
+
+/// Says a line of normal importance.
+pub fn say(line: impl AsRef<str>) {
+    hear(Importance::Normal, line.as_ref());
+}
+
+/// Says a line for those who asked for details.
+pub fn detail(line: impl AsRef<str>) {
+    hear(Importance::Detail, line.as_ref());
+}
+
+fn hear(importance: Importance, line: &str) {
+    if let Some(observer) = observer() {
+        observer.hear(importance, line);
+    }
+}
+
+/// Returns whether work is to stop at its next step.
 pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
+    observer().is_some_and(Observer::wants_to_stop)
 }
 
-/// An error once Ctrl-C was pressed, for work that keeps nothing of an unfinished stage.
+/// Returns an error once work is to stop, for work that keeps nothing of an unfinished stage.
+///
+/// # Errors
+/// Work is to stop.
 pub fn stop_if_interrupted(stage: &str) -> Result<()> {
     if interrupted() {
         return Err(Error::interrupted(format!(
@@ -74,34 +106,28 @@ pub fn stop_if_interrupted(stage: &str) -> Result<()> {
     Ok(())
 }
 
-/// The most memory that this process has held so far, in bytes, where the system tells (Linux).
+/// Returns the most memory that this process has held so far, in bytes, where the system tells (Linux).
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// What the stage that moved last is at, in a few words.
+/// What the work that moved last is at, in a few words.
 static CURRENT: Mutex<String> = Mutex::new(String::new());
 
-/// What this process is at, for others to see.
+/// Returns what this process is at, in a few words, for others to see.
 pub fn current() -> String {
     CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// The progress of one stage.
+/// The progress of one piece of work.
 pub struct Progress {
-    title: String,
-    first: usize,
+    work: Work,
     done: usize,
-    total: usize,
     started: Instant,
-    bar: Option<ProgressBar>,
-    last_line: Instant,
+    watch: Option<Box<dyn Watch>>,
 }
-
-/// Plain lines come no oftener than this.
-const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Progress {
     /// Starts at 0 of `total`.
@@ -111,44 +137,35 @@ impl Progress {
 
     /// Starts at `first` of `total`, what came before having been done earlier.
     pub fn starting_at(title: impl Into<String>, first: usize, total: usize) -> Self {
-        let title = title.into();
-        let bar = (VERBOSITY.load(Ordering::Relaxed) >= 1 && std::io::stderr().is_terminal()).then(|| {
-            let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {eta} left")
-                .expect("the template is well formed");
-            ProgressBar::new(total as u64).with_style(style).with_prefix(title.clone()).with_position(first as u64)
-        });
-        let now = Instant::now();
-        Self { title, first, done: first, total, started: now, bar, last_line: now }
+        Self::of(Work { title: title.into(), first, total, unit: Unit::Items })
     }
 
-    /// One more of the total, with a few words on what comes next.
+    /// Starts a piece of work.
+    pub fn of(work: Work) -> Self {
+        let watch = observer().and_then(|observer| observer.watch(&work));
+        Self { done: work.first, work, started: Instant::now(), watch }
+    }
+
+    /// One more of the total is done; `words` says what comes next.
     pub fn advance(&mut self, words: impl FnOnce() -> String) {
         self.update(self.done + 1, words);
     }
 
-    /// `done` of the total, with a few words on how it goes.
+    /// `done` of the total are done; `words` says how it goes.
     pub fn update(&mut self, done: usize, words: impl FnOnce() -> String) {
         self.done = done;
-        *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = format!("{} {done}/{}", self.title, self.total);
-        if let Some(bar) = &self.bar {
-            bar.set_position(done as u64);
-            bar.set_message(words());
-            return;
-        }
-        if self.last_line.elapsed() >= PLAIN_INTERVAL {
-            self.last_line = Instant::now();
-            let elapsed = self.started.elapsed().as_secs_f64();
-            let since = done.saturating_sub(self.first).max(1);
-            let left = elapsed / since as f64 * self.total.saturating_sub(done) as f64;
-            say(format!("{} {done}/{} {} {left:.0} s left", self.title, self.total, words()));
+        *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) =
+            format!("{} {done}/{}", self.work.title, self.work.total);
+        let mut words = Some(words);
+        if let Some(watch) = &mut self.watch {
+            watch.update(done, &mut || words.take().map(|words| words()).unwrap_or_default());
         }
     }
 
-    /// Ends the bar and says what came out.
+    /// Ends the work and says what came of it.
     pub fn finish(self, words: &str) {
-        if let Some(bar) = self.bar {
-            bar.finish_and_clear();
-        }
-        say(format!("{}: {words} ({:.1} s)", self.title, self.started.elapsed().as_secs_f64()));
+        let Self { work, started, watch, .. } = self;
+        drop(watch);
+        say(format!("{}: {words} ({:.1} s)", work.title, started.elapsed().as_secs_f64()));
     }
 }

@@ -13,7 +13,7 @@ mod status;
 mod work;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ use crate::claims::{Claims, Holder};
 use crate::config::{Config, Grid};
 use crate::error::{Result, bail};
 use crate::files;
-use crate::stages::RUNS;
+use crate::stages::Runs;
 
 /// An ablation's cells and where they are.
 pub struct Ablation {
@@ -35,6 +35,8 @@ pub struct Ablation {
     pub config: Config,
     /// What varies.
     pub grid: Grid,
+    /// Where all runs lie.
+    pub all: Runs,
     /// `runs/<name>`
     pub folder: PathBuf,
     /// In the grid's order; cells of one key are one run.
@@ -77,14 +79,14 @@ impl Ablation {
     ///
     /// # Errors
     /// A configuration without one.
-    pub fn new(config: Config) -> Result<Self> {
+    pub fn new(config: Config, all: Runs) -> Result<Self> {
         let Some(grid) = config.grid()? else {
             bail!(
                 "the configuration of `{}` has no [ablation] section; add one with `matrix = {{ \"heads.block_size\" = [5, 9] }}`, or with a list of [[ablation.cell]].",
                 config.name
             );
         };
-        let folder = Path::new(RUNS).join(&config.name);
+        let folder = all.run(&config.name);
         let mut runs: Vec<CellRun> = Vec::new();
         let mut places: HashMap<&str, usize> = HashMap::new();
         for (number, cell) in grid.cells.iter().enumerate() {
@@ -95,7 +97,7 @@ impl Ablation {
             });
             runs[place].cells.push(number);
         }
-        Ok(Self { config, grid, folder, runs })
+        Ok(Self { config, grid, all, folder, runs })
     }
 
     /// The configuration of a run.

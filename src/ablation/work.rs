@@ -16,7 +16,7 @@ use crate::evaluation::analyses::VariantRow;
 use crate::files;
 use crate::progress;
 use crate::report::Report;
-use crate::stages::{self, Inputs, Reach, Workspace, store_folder};
+use crate::stages::{self, Inputs, Reach, Workspace};
 use crate::store::Store;
 use crate::tables::{Dataset, Record};
 
@@ -73,12 +73,12 @@ impl<'a> Worker<'a> {
     /// # Errors
     /// A folder that cannot be written to.
     pub fn new(ablation: &'a Ablation, device: Opened) -> Result<Self> {
-        Ok(Self::in_store(ablation, device, Store::open(store_folder())?))
+        Ok(Self::in_store(ablation, device, Store::open(ablation.all.store())?))
     }
 
     /// A worker that only looks.
     pub fn looking(ablation: &'a Ablation, device: Opened) -> Self {
-        Self::in_store(ablation, device, Store::look(store_folder()))
+        Self::in_store(ablation, device, Store::look(ablation.all.store()))
     }
 
     fn in_store(ablation: &'a Ablation, device: Opened, store: Store) -> Self {
@@ -193,8 +193,9 @@ impl<'a> Worker<'a> {
                 inputs
             }
         };
-        let (device, folder, store) = (self.device.clone(), run.folder.clone(), self.store.clone());
-        Workspace::cell(config, device, folder, inputs, store, (self.reach, self.known.clone()))
+        let (device, store) = (self.device.clone(), self.store.clone());
+        let place = (self.ablation.all.clone(), run.folder.clone());
+        Workspace::cell(config, device, place, inputs, store, (self.reach, self.known.clone()))
     }
 }
 

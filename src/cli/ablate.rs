@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, HumanDuration};
 
 use super::args::{AblateOptions, Common, ConfigFile, Format};
 use super::stages::load;
-use super::{print, print_json, store};
+use super::{print, print_json, runs, store, terminal};
 use crate::ablation::{self, Ablation, AblationPlan, Jobs, Status, Worker, collect, run_jobs};
 use crate::claims::Claims;
 use crate::config::{self, Config, Overrides};
@@ -20,7 +20,7 @@ use crate::report::ablation as report;
 
 pub fn ablate(common: &Common, options: &AblateOptions) -> Result<()> {
     let Some(config) = load(common, &options.config)? else { return Ok(()) };
-    let ablation = Ablation::new(config)?;
+    let ablation = Ablation::new(config, runs())?;
     if let Some(attempt) = &options.child {
         stop_with_parent();
         return work(&ablation, options, attempt);
@@ -87,13 +87,13 @@ fn arguments(common: &Common, options: &AblateOptions, attempt: &str) -> Vec<Str
 fn stop_with_parent() {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        progress::interrupt();
+        terminal::interrupt();
     });
 }
 
 pub fn plan(common: &Common, file: &ConfigFile) -> Result<()> {
     let Some(config) = load(common, file)? else { return Ok(()) };
-    let ablation = Ablation::new(config)?;
+    let ablation = Ablation::new(config, runs())?;
     let device = device::open(ablation.config.device.parse()?)?;
     let worker = Worker::looking(&ablation, device);
     let plan = ablation::plan(&ablation, &worker, &Claims::watching())?;
@@ -139,7 +139,7 @@ pub fn status(common: &Common, path: &Path) -> Result<()> {
     if config.ablation.is_none() {
         return store::status(common, config);
     }
-    let ablation = Ablation::new(config)?;
+    let ablation = Ablation::new(config, runs())?;
     if !ablation.folder.exists() {
         bail!("{}: nothing has been started yet; `draftsmith ablate` makes it.", ablation.folder.display());
     }

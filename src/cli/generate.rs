@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::args::{Budget, Common, Format, GenerateOptions};
-use super::{print, print_json};
+use super::{print, print_json, terminal};
 use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
 use crate::decoding::{Decoder, Decoding, Rule, Verification, seconds_by_nodes};
 use crate::device;
@@ -101,7 +101,7 @@ fn by_blocks(
     if options.drafts == 0 {
         bail!("--drafts 0: at least one draft is needed.");
     }
-    progress::listen_for_interrupt()?;
+    terminal::listen_for_interrupt()?;
     let run = OpenedRun::open(folder, device, if options.accept_backbone { Binding::Accepted } else { Binding::Same })?;
     let template = run.template.as_ref();
     let prompt = template.map_or_else(|| Ok(prompt.to_owned()), |template| template.render(prompt))?;

@@ -9,6 +9,7 @@ mod inspect;
 mod ngram;
 mod stages;
 mod store;
+mod terminal;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,9 +18,10 @@ use clap::{CommandFactory, Parser};
 
 use crate::config;
 use crate::error::{self, Error, ErrorKind, Result};
-use crate::progress;
 use crate::report;
+use crate::stages::Runs;
 use args::{Arguments, Command};
+use terminal::Verbosity;
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
@@ -28,7 +30,7 @@ pub fn main() -> ExitCode {
         if error::in_guarded_code() {
             return;
         }
-        progress::complain(&format!(
+        terminal::complain(&format!(
             "error: this is a bug in draftsmith, please report it with the command you ran: {panic}"
         ));
     }));
@@ -37,7 +39,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            progress::complain(&format!("error: {error}"));
+            terminal::complain(&format!("error: {error}"));
             ExitCode::from(match error.kind() {
                 ErrorKind::CheckFailed => 1,
                 ErrorKind::Fault => 2,
@@ -49,8 +51,11 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(arguments: &Arguments) -> Result<()> {
-    let verbosity = if arguments.common.quiet { 0 } else { 1 + u8::from(arguments.common.verbose) };
-    progress::set_verbosity(verbosity);
+    terminal::watch(match (arguments.common.quiet, arguments.common.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (false, false) => Verbosity::Normal,
+        (false, true) => Verbosity::Verbose,
+    });
     let common = &arguments.common;
     match &arguments.command {
         Command::Run(config) => stages::run(common, config),
@@ -85,6 +90,11 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
             print(&String::from_utf8_lossy(&script))
         }
     }
+}
+
+/// Where the command line keeps runs.
+fn runs() -> Runs {
+    Runs { folder: "runs".into(), command: std::env::args().collect() }
 }
 
 /// The key that `--accept-backbone` sets.

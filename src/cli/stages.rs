@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::args::{Common, ConfigFile, Format, Gates};
-use super::{ACCEPT_BACKBONE, estimate, print, print_json};
+use super::{ACCEPT_BACKBONE, estimate, print, print_json, runs, terminal};
 use crate::config::{self, Config, Overrides};
 use crate::device;
 use crate::error::{Result, bail};
@@ -19,13 +19,13 @@ pub(super) fn load(common: &Common, file: &ConfigFile) -> Result<Option<Config>>
         print(&config.to_toml())?;
         return Ok(None);
     }
-    progress::listen_for_interrupt()?;
+    terminal::listen_for_interrupt()?;
     Ok(Some(config))
 }
 
 fn open(config: Config, heads: Option<&Path>) -> Result<Workspace> {
     let device = device::open(config.device_choices()?[0])?;
-    Workspace::open(config, device, heads)
+    Workspace::open(config, device, runs(), heads)
 }
 
 pub fn run(common: &Common, file: &ConfigFile) -> Result<()> {
@@ -35,7 +35,7 @@ pub fn run(common: &Common, file: &ConfigFile) -> Result<()> {
 pub fn pretrain(common: &Common, file: &ConfigFile) -> Result<()> {
     let Some(config) = load(common, file)? else { return Ok(()) };
     let device = device::open(config.device_choices()?[0])?;
-    let folder = stages::pretrain(&config, &device)?;
+    let folder = stages::pretrain(&config, &device, &runs())?;
     print(&format!("{}\n", folder.display()))
 }
 
@@ -43,7 +43,7 @@ pub fn trace(common: &Common, file: &ConfigFile, dry_run: bool) -> Result<()> {
     let Some(config) = load(common, file)? else { return Ok(()) };
     if dry_run {
         let device = device::open(config.device_choices()?[0])?;
-        return estimate::show(common, &stages::estimate_traces(&Workspace::look(config, device)?)?);
+        return estimate::show(common, &stages::estimate_traces(&Workspace::look(config, device, runs())?)?);
     }
     let workspace = open(config, None)?;
     stages::trace(&workspace)?;

@@ -1,27 +1,26 @@
 //! `clean`, and the `status` of a run.
 
-use std::path::Path;
-
 use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::args::{Common, Format};
-use super::{print, print_json};
+use super::{print, print_json, runs};
 use crate::config::Config;
 use crate::device;
 use crate::error::Result;
 use crate::files;
-use crate::stages::{self, ArtefactState, RUNS, Workspace, store_folder};
+use crate::stages::{self, ArtefactState, Workspace};
 use crate::store::unused;
 
 pub fn clean(common: &Common, dry_run: bool) -> Result<()> {
-    let store = store_folder();
+    let runs = runs();
+    let store = runs.store();
     if !store.is_dir() {
         return print(&format!("{}: nothing has been made yet.\n", store.display()));
     }
     // Whoever works in the store holds it.
     let lock = if dry_run { None } else { Some(files::lock(&store)?) };
-    let unused = unused(&store, Path::new(RUNS))?;
+    let unused = unused(&store, &runs.folder)?;
     let bytes = unused.iter().map(|unused| unused.bytes).sum();
     let mut removed = Vec::new();
     for unused in unused {
@@ -51,7 +50,7 @@ pub fn clean(common: &Common, dry_run: bool) -> Result<()> {
 pub fn status(common: &Common, config: Config) -> Result<()> {
     let device = device::open(config.device_choices()?[0])?;
     let name = config.name.clone();
-    let status = stages::status(&Workspace::look(config, device)?);
+    let status = stages::status(&Workspace::look(config, device, runs())?);
     if common.format == Format::Json {
         return print_json(&json!({"name": name, "parts": status}));
     }

@@ -28,7 +28,7 @@ pub use status::{ArtefactState, ArtefactStatus, status};
 pub use trace::{CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_traces, trace};
 pub use train_heads::{TrainedHeads, train_heads};
 pub use train_rescorer::{FittedRescorers, rescorers_need_heads, train_rescorers};
-pub use workspace::{RUNS, Workspace, store_folder};
+pub use workspace::{Runs, Workspace};
 
 use crate::error::{Result, bail};
 use crate::report::Report;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::RUNS;
+use super::Runs;
 use super::inputs::read_corpora;
 use crate::backbone::{ModelConfig, Transformer, save_model};
 use crate::config::{Config, PretrainConfig, StorageType};
@@ -21,8 +21,8 @@ use crate::training::{TrainingContext, train};
 const WATCHED: usize = 48;
 
 /// Fits tokenizer and model on the train split of every corpus; gives the folder written.
-pub fn pretrain(config: &Config, device: &Opened) -> Result<PathBuf> {
-    let run = &Path::new(RUNS).join(&config.name);
+pub fn pretrain(config: &Config, device: &Opened, runs: &Runs) -> Result<PathBuf> {
+    let run = &runs.run(&config.name);
     let _lock = files::lock(run)?;
     let Some(options) = &config.pretrain else {
         bail!("the configuration has no [pretrain] section; add one with at least `output = \"checkpoints/mine\"`.");

@@ -17,12 +17,25 @@ use crate::heads::{hash_heads, heads_folder, load_heads};
 use crate::progress;
 use crate::store::{Artefact, Store};
 
-/// The folder of all runs.
-pub const RUNS: &str = "runs";
+/// Where runs lie, and how they are asked for.
+#[derive(Debug, Clone)]
+pub struct Runs {
+    /// The folder of all runs, such as `runs`.
+    pub folder: PathBuf,
+    /// The command that asks for them, which goes into their provenance.
+    pub command: Vec<String>,
+}
 
-/// The folder of what runs are made of.
-pub fn store_folder() -> PathBuf {
-    Path::new(RUNS).join("store")
+impl Runs {
+    /// The folder of the run called `name`.
+    pub fn run(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The folder of what runs are made of.
+    pub fn store(&self) -> PathBuf {
+        self.folder.join("store")
+    }
 }
 
 /// A run: configuration, device, folder, inputs, and what is made of them. One process at a time works on a run's folder.
@@ -31,6 +44,8 @@ pub struct Workspace {
     pub config: Config,
     /// Where tensors live.
     pub device: Opened,
+    /// Where it lies among others.
+    pub runs: Runs,
     /// `runs/<name>`, or a folder two below it: a cell's, or that of heads that were made elsewhere.
     pub folder: PathBuf,
     /// The backbone and the corpora.
@@ -56,9 +71,10 @@ impl Workspace {
     ///
     /// # Errors
     /// Another process on the folder; what [`Inputs::read`] refuses.
-    pub fn open(config: Config, device: Opened, heads: Option<&Path>) -> Result<Self> {
-        let lock = files::lock(&folder_of(&config))?;
-        let workspace = Self::new(config, device, heads, Store::open(store_folder())?, Some(lock))?;
+    pub fn open(config: Config, device: Opened, runs: Runs, heads: Option<&Path>) -> Result<Self> {
+        let lock = files::lock(&runs.run(&config.name))?;
+        let store = Store::open(runs.store())?;
+        let workspace = Self::new(config, device, runs, heads, (store, Some(lock)))?;
         workspace.describe()?;
         Ok(workspace)
     }
@@ -67,11 +83,18 @@ impl Workspace {
     ///
     /// # Errors
     /// What [`Inputs::read`] refuses.
-    pub fn look(config: Config, device: Opened) -> Result<Self> {
-        Self::new(config, device, None, Store::look(store_folder()), None)
+    pub fn look(config: Config, device: Opened, runs: Runs) -> Result<Self> {
+        let store = Store::look(runs.store());
+        Self::new(config, device, runs, None, (store, None))
     }
 
-    fn new(config: Config, device: Opened, heads: Option<&Path>, store: Store, lock: Option<File>) -> Result<Self> {
+    fn new(
+        config: Config,
+        device: Opened,
+        runs: Runs,
+        heads: Option<&Path>,
+        (store, lock): (Store, Option<File>),
+    ) -> Result<Self> {
         if let Some(note) = &device.note {
             progress::say(note);
         }
@@ -85,12 +108,12 @@ impl Workspace {
             None => features(config.heads.architecture.kind().features(), &inputs)?,
         };
         let graph = Graph::new(&config, &inputs, Reach::of(&config), &features, given.as_deref())?;
-        let mut folder = folder_of(&config);
+        let mut folder = runs.run(&config.name);
         if given.is_some() {
             folder = folder.join("other-heads").join(graph.heads.key.short());
         }
         let (known, is_cell, _lock) = (Known::default(), false, lock);
-        Ok(Self { config, device, folder, inputs, graph, store, features, given_heads, known, is_cell, _lock })
+        Ok(Self { config, device, runs, folder, inputs, graph, store, features, given_heads, known, is_cell, _lock })
     }
 
     /// A cell of an ablation; nothing is written. Candidates are as wide as `reach`, and `known` is shared with other cells.
@@ -100,7 +123,7 @@ impl Workspace {
     pub fn cell(
         config: Config,
         device: Opened,
-        folder: PathBuf,
+        (runs, folder): (Runs, PathBuf),
         inputs: Inputs,
         store: Store,
         (reach, known): (Reach, Known),
@@ -108,7 +131,7 @@ impl Workspace {
         let features = features(config.heads.architecture.kind().features(), &inputs)?;
         let graph = Graph::new(&config, &inputs, reach, &features, None)?;
         let (given_heads, is_cell, _lock) = (None, true, None);
-        Ok(Self { config, device, folder, inputs, graph, store, features, given_heads, known, is_cell, _lock })
+        Ok(Self { config, device, runs, folder, inputs, graph, store, features, given_heads, known, is_cell, _lock })
     }
 
     /// The frozen model.
@@ -173,11 +196,10 @@ impl Workspace {
 
     /// Everything a result depends on, without times.
     pub fn provenance(&self) -> Map<String, Value> {
-        let argv: Vec<String> = std::env::args().collect();
         let backbone = self.backbone();
         let fields = json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "argv": argv,
+            "argv": self.runs.command,
             "seed": self.config.seed,
             "device": self.device.choice.to_string(),
             "backbone": {
@@ -207,8 +229,4 @@ fn features(of_heads: Vec<Feature>, inputs: &Inputs) -> Result<Vec<Feature>> {
     let checked = of_heads.iter().try_for_each(|feature| feature.validate(layers));
     checked.map_err(|e| e.within("heads.architecture.features"))?;
     Ok(of_heads.into_iter().chain([Feature::Last]).collect::<BTreeSet<_>>().into_iter().collect())
-}
-
-fn folder_of(config: &Config) -> PathBuf {
-    Path::new(RUNS).join(&config.name)
 }

@@ -282,9 +282,8 @@ fn bad_ablations_are_explained() {
     for (arguments, expected) in [
         (vec!["ablate", "run.toml"], "no [ablation] section"),
         (vec!["plan", "run.toml"], "no [ablation] section"),
-        (vec!["status", "run.toml"], "no [ablation] section"),
         (vec!["status", "grid.toml"], "nothing has been started yet"),
-        (vec!["status", "model"], "is no ablation"),
+        (vec!["status", "model"], "is no run"),
         (vec!["ablate", "grid.toml", "--jobs", "0"], "at least 1"),
         (vec!["ablate", "grid.toml", "--shard", "3/2"], "no shard"),
         (vec!["ablate", "grid.toml", "--set", "ablation.matrix={\"heads.blok_size\"=[3]}"], "unknown key `blok_size`"),

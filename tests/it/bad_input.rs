@@ -101,7 +101,7 @@ fn configurations() {
         ("heads.stage=[{steps=3}]", &["heads.training.steps", "20", "3 together"]),
         ("heads.stage=[{steps=20,data=[\"x\"]}]", &["`heads.stage[0].data`", "[data.x]"]),
         ("heads.stage=[{steps=20,rate=1}]", &["--set", "unknown key `rate`", "learning_rate"]),
-        ("traces.keep=everything", &["unknown variant `everything`", "`tokens` or `features`"]),
+        ("traces.keep=everything", &["`traces.keep` is \"everything\"", "\"tokens\" or \"features\""]),
         ("data.fables.dev=0", &["`data.fables`", "no `dev` share"]),
         ("rescorer.whole.of=[\"small\", \"none\"]", &["rescorer.whole.of", "`none`", "[rescorer.none]"]),
         ("rescorer.whole.of=[\"small\", \"mixed\"]", &["`mixed`", "a sum itself"]),
@@ -269,10 +269,18 @@ fn prompts_that_do_not_fit() {
 fn results_of_another_backbone() {
     let folder = finished();
     let path = folder.path();
-    set(&path.join("runs/tiny/heads/heads.json"), "backbone", json!("0123456789abcdef"));
-    refused(path, &["run", "run.toml"], &["heads/heads.json", "another backbone", "0123456789ab"]);
-    set(&path.join("runs/tiny/heads/heads.json"), "width", json!(31));
-    refused(path, &["run", "run.toml"], &["heads/heads.json", "width 31", "32"]);
+    let heads = path.join("runs/tiny/heads");
+    // Of another hash, they are known by the values of the backbone, unless those are not there or others.
+    set(&heads.join("heads.json"), "backbone", json!("0123456789abcdef"));
+    succeed(path, &["run", "run.toml"]);
+    let above = fs::read(heads.join("backbone.json")).unwrap();
+    set(&heads.join("backbone.json"), "config", json!({}));
+    refused(path, &["run", "run.toml"], &["heads.json", "another backbone", "0123456789ab", "another shape"]);
+    fs::remove_file(heads.join("backbone.json")).unwrap();
+    refused(path, &["run", "run.toml"], &["heads.json", "another backbone", "nothing but the hash is known"]);
+    fs::write(heads.join("backbone.json"), above).unwrap();
+    set(&heads.join("heads.json"), "width", json!(31));
+    refused(path, &["run", "run.toml"], &["heads.json", "width 31", "32"]);
 }
 
 #[test]
@@ -281,10 +289,10 @@ fn rescorers_of_another_backbone() {
     let (path, network) = (folder.path(), folder.path().join("runs/tiny/rescorers/turns/network.json"));
     let whole = fs::read(&network).unwrap();
     set(&network, "backbone", json!("0123456789abcdef"));
-    refused(path, &["run", "run.toml"], &["turns/network.json", "another backbone", "0123456789ab"]);
+    refused(path, &["run", "run.toml"], &["runs/store/rescorers/", "network.json", "another backbone", "0123456789ab"]);
     fs::write(&network, whole).unwrap();
     set(&network, "rank", json!(9));
-    refused(path, &["run", "run.toml"], &["turns/network.json", "rank 9", "asks for transition of rank 8"]);
+    refused(path, &["run", "run.toml"], &["network.json", "rank 9", "asks for transition of rank 8"]);
 }
 
 #[test]
@@ -408,7 +416,7 @@ fn what_heads_cannot_be_trained_from() {
         refused(path, &[&arguments[..], sets].concat(), words);
     };
     from(&["--set", "heads.block_size=3"], &["heads.init_from", "runs/tiny/heads holds 3 heads", "asks for 2"]);
-    from(&["--set", "heads.architecture={kind=\"linear\"}"], &["heads.init_from", "Ffn", "Linear"]);
+    from(&["--set", "heads.architecture={kind=\"linear\"}"], &["heads.init_from", "\"ffn\"", "\"linear\""]);
     refused(path, &["train-heads", "run.toml", "--init-from", "absent"], &["absent/heads.safetensors"]);
     let large = ["train-heads", "run.toml", "--set", "heads.vocabulary={size=1000000,drafting=false}"];
     refused(path, &large, &["heads.vocabulary.size", "1000000"]);

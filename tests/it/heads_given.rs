@@ -177,6 +177,7 @@ fn heads_that_do_not_fit_are_refused_before_anything_is_made() {
     let path = folder.path();
     let given = path.join("given");
     copy_folder(&world().join("runs/tiny/heads"), &given);
+    fs::remove_file(given.join("backbone.json")).unwrap();
     let description = read_json(&given.join("heads.json"));
     let refused = |heads: &str| {
         let outcome = run(path, &["evaluate", "run.toml", "--heads", heads]);

@@ -148,7 +148,10 @@ fn features_that_there_are_not_are_refused() {
         ),
         ("[\"hidden\", \"last\"]", "`hidden` is no feature of the backbone; write \"last\" or \"layer-N\""),
         ("[\"layer-1\"]", "`heads.architecture.features` lacks \"last\""),
-        ("[\"last\", \"last\"]", "names \"last\" twice"),
+        (
+            "[\"last\", \"last\"]",
+            "`heads.architecture.features` is [\"last\", \"last\"]; it must be a list of one or more different",
+        ),
     ] {
         let set = format!("heads.architecture.features={features}");
         for command in [&["trace", "run.toml"][..], &["trace", "run.toml", "--dry-run"], &["train-heads", "run.toml"]] {

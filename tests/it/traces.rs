@@ -25,7 +25,6 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
-        draftsmith::progress::set_verbosity(0);
         let backbone = Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::default()).unwrap();
         let path = world().join("fables.jsonl").display().to_string();
         let data = DataConfig { path, separator: "\n".into(), ..DataConfig::default() };

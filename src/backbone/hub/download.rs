@@ -7,13 +7,13 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use crate::error::{Error, Result};
-use crate::progress;
+use crate::progress::{self, Progress, Unit, Work};
 
 /// The number of attempts at a download that keeps breaking off.
 const TRIES: usize = 5;
@@ -120,34 +120,23 @@ impl Server {
             let _ = fs::remove_file(&part);
             return Ok(());
         }
-        let bar = progress::shows_bars().then(|| {
-            let style = ProgressStyle::with_template(
-                "{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left",
-            );
-            ProgressBar::no_length()
-                .with_prefix(name.to_owned())
-                .with_style(style.expect("the template is well formed"))
-        });
+        let (first, total) = (file.metadata().map_err(at)?.len() as usize, head.size.unwrap_or_default() as usize);
+        let mut bar = Progress::of(Work { title: name.to_owned(), first, total, unit: Unit::Bytes });
         let mut outcome = Ok(());
         for _ in 0..TRIES {
-            outcome = self.pour(address, head, &mut file, bar.as_ref().unwrap_or(&ProgressBar::hidden()), name);
+            outcome = self.pour(address, head, &mut file, &mut bar, name);
             if !matches!(outcome, Err(Fault::Network(_))) {
                 break;
             }
         }
-        if let Some(bar) = &bar {
-            bar.finish_and_clear();
-        }
         outcome?;
         file.sync_all().and_then(|()| fs::rename(&part, blob)).map_err(at)?;
-        if bar.is_none() {
-            progress::say(format!("{name}: {}", HumanBytes(file.metadata().map_err(at)?.len())));
-        }
+        bar.finish(&HumanBytes(file.metadata().map_err(at)?.len()).to_string());
         Ok(())
     }
 
     /// Downloads once, from where the last attempt ended.
-    fn pour(&self, address: &str, head: &Head, file: &mut File, bar: &ProgressBar, name: &str) -> Result<(), Fault> {
+    fn pour(&self, address: &str, head: &Head, file: &mut File, bar: &mut Progress, name: &str) -> Result<(), Fault> {
         let local = |e| Fault::Here(Error::io("write", name, e));
         let mut have = file.metadata().map_err(local)?.len();
         // Without the size, nobody can tell whether the rest still fits what is there.
@@ -176,9 +165,6 @@ impl Server {
             }
             status => return Err(Fault::Status(status)),
         }
-        bar.set_length(head.size.unwrap_or_default());
-        bar.set_position(have);
-        bar.reset_eta();
         let mut reader = answer.into_body().into_reader();
         let mut buffer = vec![0; 1 << 16];
         loop {
@@ -193,7 +179,7 @@ impl Server {
             }
             file.write_all(&buffer[..count]).map_err(local)?;
             have += count as u64;
-            bar.set_position(have);
+            bar.update(have as usize, String::new);
         }
         match head.size {
             Some(size) if size != have => Err(Fault::Network(format!("{name} has {size} bytes, and {have} came"))),

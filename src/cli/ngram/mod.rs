@@ -11,6 +11,7 @@ pub use args::NgramCommand;
 
 use super::args::{Common, Format};
 use super::{print, print_json};
+use crate::cli::terminal;
 use crate::error::{Error, Result, bail};
 use crate::ngram::{
     Counter, Counts, DEFAULT_FALLBACK, Ending, Listing, Memory, Model, Options, PartialCount, Score, Vocabulary, arpa,
@@ -83,7 +84,7 @@ fn count(
     parquet: Option<&Path>,
     memory: &MemoryOption,
 ) -> Result<Fields> {
-    progress::listen_for_interrupt()?;
+    terminal::listen_for_interrupt()?;
     let input = Input::open(text)?;
     let memory = memory.beside(out)?;
     let mut partial = PartialCount::open(out, &input.describe()?, order, input.vocabulary.clone(), &memory)?;
