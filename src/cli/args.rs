@@ -194,7 +194,7 @@ pub enum Command {
         #[arg(long)]
         schema: bool,
     },
-    /// Continue a prompt with the backbone alone, greedily unless a temperature is given
+    /// Continue a prompt: token by token with a model alone, or block by block with an evaluated run
     #[command(
         after_help = "Examples:\n  draftsmith generate --model checkpoints/tales --prompt \"Once upon a time\" --max-new 40 --format json\n  draftsmith generate --run runs/quickstart --variant tree-ngram --prompt \"Once upon a time\""
     )]

@@ -54,9 +54,9 @@ pub struct HeadsConfig {
     pub keep_checkpoints: bool,
     /// Steps, learning rate and the rest.
     pub training: OptimizationConfig,
-    /// Consecutive stages of the training, each with data, targets and a learning rate of its own. What a stage leaves out is as
-    /// in `[heads]` and `[heads.training]`. Without stages, the training is one whole.
-    pub stage: Vec<HeadPhase>,
+    /// Consecutive phases of the training, each with data, targets and a learning rate of its own. What a phase leaves out is as
+    /// in `[heads]` and `[heads.training]`. Without phases, the training is one whole.
+    pub phase: Vec<HeadPhase>,
 }
 
 /// Returns the schema of `heads.text`: numbers above 0 by the kind of text.
@@ -85,7 +85,7 @@ impl Default for HeadsConfig {
             choose_by: ChooseBy::DevLoss,
             keep_checkpoints: false,
             training: OptimizationConfig { steps: 200, learning_rate: 2e-3, ..OptimizationConfig::default() },
-            stage: Vec::new(),
+            phase: Vec::new(),
         }
     }
 }
@@ -97,11 +97,11 @@ impl HeadsConfig {
     }
 }
 
-/// `[[heads.stage]]`: what is not given is as in `[heads]` and `[heads.training]`.
+/// `[[heads.phase]]`: what is not given is as in `[heads]` and `[heads.training]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeadPhase {
-    /// The number of steps of the stage; those of all stages add up to `heads.training.steps`.
+    /// The number of steps of the phase; those of all phases add up to `heads.training.steps`.
     #[schemars(range(min = 1))]
     pub steps: usize,
     /// The names of the corpora to train on; all corpora where it is not given.
@@ -113,10 +113,10 @@ pub struct HeadPhase {
     /// As `heads.soft_targets`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub soft_targets: Option<f64>,
-    /// The highest learning rate of the stage.
+    /// The highest learning rate of the phase.
     #[schemars(transform = above_zero)]
     pub learning_rate: Option<f64>,
-    /// The number of steps of the stage's own warm-up.
+    /// The number of steps of the phase's own warm-up.
     pub warmup_steps: Option<usize>,
 }
 
@@ -188,8 +188,8 @@ impl LossWeights {
 }
 
 impl HeadsConfig {
-    /// The stages with nothing left open; one where none is given.
-    pub fn stages(&self) -> Vec<HeadPhase> {
+    /// The phases with nothing left open; one where none is given.
+    pub fn phases(&self) -> Vec<HeadPhase> {
         let whole = [HeadPhase {
             steps: self.training.steps,
             data: None,
@@ -198,14 +198,14 @@ impl HeadsConfig {
             learning_rate: None,
             warmup_steps: None,
         }];
-        let given = if self.stage.is_empty() { &whole[..] } else { &self.stage };
-        let filled = |stage: &HeadPhase| HeadPhase {
-            steps: stage.steps,
-            data: stage.data.clone(),
-            text: Some(stage.text.clone().unwrap_or_else(|| self.text.clone())),
-            soft_targets: Some(stage.soft_targets.unwrap_or(self.soft_targets)),
-            learning_rate: Some(stage.learning_rate.unwrap_or(self.training.learning_rate)),
-            warmup_steps: Some(stage.warmup_steps.unwrap_or(self.training.warmup_steps)),
+        let given = if self.phase.is_empty() { &whole[..] } else { &self.phase };
+        let filled = |phase: &HeadPhase| HeadPhase {
+            steps: phase.steps,
+            data: phase.data.clone(),
+            text: Some(phase.text.clone().unwrap_or_else(|| self.text.clone())),
+            soft_targets: Some(phase.soft_targets.unwrap_or(self.soft_targets)),
+            learning_rate: Some(phase.learning_rate.unwrap_or(self.training.learning_rate)),
+            warmup_steps: Some(phase.warmup_steps.unwrap_or(self.training.warmup_steps)),
         };
         given.iter().map(filled).collect()
     }
@@ -229,16 +229,16 @@ impl HeadsConfig {
                 "`heads.vocabulary` is a part of the frozen unembedding, but `heads.architecture.unembedding` is \"own\". Take one or the other."
             );
         }
-        let steps: usize = self.stage.iter().map(|stage| stage.steps).sum();
-        if !self.stage.is_empty() && steps != self.training.steps {
+        let steps: usize = self.phase.iter().map(|phase| phase.steps).sum();
+        if !self.phase.is_empty() && steps != self.training.steps {
             bail!(
-                "`heads.training.steps` is {}, but the stages of `[[heads.stage]]` have {steps} together. Make them equal.",
+                "`heads.training.steps` is {}, but the phases of `[[heads.phase]]` have {steps} together. Make them equal.",
                 self.training.steps
             );
         }
-        for (index, stage) in self.stages().iter().enumerate() {
-            let key = if self.stage.is_empty() { "heads".into() } else { format!("heads.stage[{index}]") };
-            stage.validate(&key, whole)?;
+        for (index, phase) in self.phases().iter().enumerate() {
+            let key = if self.phase.is_empty() { "heads".into() } else { format!("heads.phase[{index}]") };
+            phase.validate(&key, whole)?;
         }
         Ok(())
     }

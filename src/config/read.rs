@@ -347,8 +347,8 @@ mod tests {
                 "line 1: `heads.vocabulary.drafting` is missing; it must be true or false.",
             ),
             (
-                "[[heads.stage]]\nsteps = 8\nrate = 1\n",
-                "line 3: unknown key `rate` in [heads.stage[0]]; known keys here: steps, data, text, soft_targets, learning_rate, warmup_steps.",
+                "[[heads.phase]]\nsteps = 8\nrate = 1\n",
+                "line 3: unknown key `rate` in [heads.phase[0]]; known keys here: steps, data, text, soft_targets, learning_rate, warmup_steps.",
             ),
             ("[heads]\ntext = { gredy = 1 }\n", "line 2: unknown key `gredy` in [heads.text]; did you mean `greedy`?"),
             (

@@ -14,7 +14,7 @@ use crate::error::Result;
 fn with_everything(architecture: &str) -> Table {
     let text = format!(
         "[data.x]\npath = \"x.jsonl\"\n[heads.architecture]\nkind = \"{architecture}\"\n\
-         [heads.vocabulary]\nsize = 8\ndrafting = true\n[[heads.stage]]\nsteps = 200\n[pretrain]\n[ablation.matrix]\nseed = [1]\n\
+         [heads.vocabulary]\nsize = 8\ndrafting = true\n[[heads.phase]]\nsteps = 200\n[pretrain]\n[ablation.matrix]\nseed = [1]\n\
          [rescorer.sum]\nof = [\"ngram\", \"lava\"]\n"
     );
     let mut table: Table = toml::from_str(&text).unwrap();
@@ -211,7 +211,7 @@ fn the_resolved_file_explains_every_key_and_reads_back_as_itself() {
         assert_eq!(again.to_toml(), printed);
     }
     let least = read(&toml::from_str("[data.x]\npath = \"x\"").unwrap(), &[]).unwrap();
-    for absent in ["# [heads.vocabulary] is not set.", "# [[heads.stage]] is not set.", "# [rescorer.NAME] is not set."]
+    for absent in ["# [heads.vocabulary] is not set.", "# [[heads.phase]] is not set.", "# [rescorer.NAME] is not set."]
     {
         assert!(least.to_toml().contains(absent), "{absent}");
     }

@@ -37,7 +37,7 @@ pub struct HeadTraining<'a> {
     /// The states that the heads read.
     features: Vec<Feature>,
     options: &'a HeadsConfig,
-    stages: Vec<Prepared>,
+    phases: Vec<Prepared>,
     /// By head; their mean is 1.
     weights: Vec<f64>,
     seed: u64,
@@ -51,7 +51,7 @@ pub struct HeadTraining<'a> {
     device: Device,
 }
 
-/// A stage with its positions.
+/// A phase with its positions.
 struct Prepared {
     config: HeadPhase,
     /// Groups of positions with the probability of drawing from each.
@@ -60,7 +60,7 @@ struct Prepared {
 
 /// What a batch is made of.
 struct Drawn<'a> {
-    stage: &'a Prepared,
+    phase: &'a Prepared,
     positions: Vec<Position>,
     heads: Vec<usize>,
 }
@@ -69,7 +69,7 @@ impl<'a> HeadTraining<'a> {
     /// What `heads`, or a copy of them elsewhere, are to learn above `model`.
     ///
     /// # Errors
-    /// When a stage's train traces, or the dev traces, hold no position with a target; a vocabulary as large as the whole.
+    /// When a phase's train traces, or the dev traces, hold no position with a target; a vocabulary as large as the whole.
     pub fn new(
         train: &[TrainingText<'a>],
         dev: &[TrainingText<'a>],
@@ -78,10 +78,10 @@ impl<'a> HeadTraining<'a> {
         options: &'a HeadsConfig,
         seed: u64,
     ) -> Result<Self> {
-        let stages: Vec<Prepared> = options
-            .stages()
+        let phases: Vec<Prepared> = options
+            .phases()
             .into_iter()
-            .map(|stage| prepare(train, stage, options.prompt_positions))
+            .map(|phase| prepare(train, phase, options.prompt_positions))
             .collect::<Result<_>>()?;
         let traces = |texts: &[TrainingText<'a>]| texts.iter().map(|text| text.trace).collect::<Vec<_>>();
         let (train, dev) = (traces(train), traces(dev));
@@ -114,7 +114,7 @@ impl<'a> HeadTraining<'a> {
             model,
             features: heads.features(),
             options,
-            stages,
+            phases,
             seed,
             vocabulary,
             dev_set,
@@ -124,9 +124,9 @@ impl<'a> HeadTraining<'a> {
 
     /// What there is to train on, in a line.
     pub fn words(&self) -> String {
-        let positions: usize = self.stages.iter().flat_map(|stage| &stage.groups).map(|(_, group)| group.len()).sum();
+        let positions: usize = self.phases.iter().flat_map(|phase| &phase.groups).map(|(_, group)| group.len()).sum();
         let documents: usize = self.train.iter().map(|trace| trace.documents().len()).sum();
-        let stages = if self.stages.len() > 1 { format!(" in {} stages", self.stages.len()) } else { String::new() };
+        let phases = if self.phases.len() > 1 { format!(" in {} phases", self.phases.len()) } else { String::new() };
         let part = self.vocabulary.as_ref().map_or_else(String::new, |vocabulary| {
             format!(
                 "; the {} most frequent tokens are {:.2} % of the train and {:.2} % of the dev continuations",
@@ -135,7 +135,7 @@ impl<'a> HeadTraining<'a> {
                 100.0 * vocabulary.coverage(&self.dev)
             )
         });
-        format!("{positions} positions of {documents} documents{stages}{part}")
+        format!("{positions} positions of {documents} documents{phases}{part}")
     }
 
     /// The ids that the heads are to draft from, ascending; none for all.
@@ -147,11 +147,11 @@ impl<'a> HeadTraining<'a> {
     /// Batch `number`: drawn with replacement from a generator of the number alone, so that resuming needs no cursor.
     fn draw(&self, number: usize) -> Drawn<'_> {
         let step = number / self.options.training.accumulate;
-        let stage = &self.stages[self.rates(&self.options.training).stage(step).0];
+        let phase = &self.phases[self.rates(&self.options.training).phase(step).0];
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(number as u64 + 1);
         let mut draw = |_| {
-            let group = match &stage.groups[..] {
+            let group = match &phase.groups[..] {
                 [(_, only)] => only,
                 groups => {
                     let mut point = rng.random::<f64>();
@@ -172,17 +172,17 @@ impl<'a> HeadTraining<'a> {
             HeadLoss::Annealed(steps) => rng.random::<f64>() < step as f64 / steps.max(1) as f64,
         };
         let heads = if all { (0..count).collect() } else { vec![rng.random_range(0..count)] };
-        Drawn { stage, positions, heads }
+        Drawn { phase, positions, heads }
     }
 
-    /// The learning rate of every stage, one behind the other.
+    /// The learning rate of every phase, one behind the other.
     fn rates(&self, options: &OptimizationConfig) -> Schedule {
-        let stage = |stage: &Prepared| SchedulePhase {
-            steps: stage.config.steps,
-            learning_rate: stage.config.learning_rate.unwrap_or(options.learning_rate),
-            warmup_steps: stage.config.warmup_steps.unwrap_or(options.warmup_steps),
+        let phase = |phase: &Prepared| SchedulePhase {
+            steps: phase.config.steps,
+            learning_rate: phase.config.learning_rate.unwrap_or(options.learning_rate),
+            warmup_steps: phase.config.warmup_steps.unwrap_or(options.warmup_steps),
         };
-        Schedule::of_stages(self.stages.iter().map(stage).collect(), options.final_rate)
+        Schedule::of_phases(self.phases.iter().map(phase).collect(), options.final_rate)
     }
 
     /// What the mean cross-entropy of one of `covered` heads is divided by before it is added to the loss. One drawn head
@@ -223,7 +223,7 @@ impl<'a> HeadTraining<'a> {
     }
 }
 
-/// Finds a stage's positions.
+/// Finds a phase's positions.
 fn prepare(train: &[TrainingText], config: HeadPhase, prompt: bool) -> Result<Prepared> {
     let chosen =
         |text: &TrainingText| config.data.as_ref().is_none_or(|names| names.iter().any(|name| name == text.corpus));
@@ -254,8 +254,8 @@ fn share(correct: &[bool], targets: f64) -> f64 {
 
 impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
     fn batch(&self, model: &N, number: usize) -> Result<Batch> {
-        let Drawn { stage, positions, heads } = self.draw(number);
-        let soft = stage.config.soft_targets.unwrap_or(0.0);
+        let Drawn { phase, positions, heads } = self.draw(number);
+        let soft = phase.config.soft_targets.unwrap_or(0.0);
         let embedded = |slot| self.model.embed(&drafted(&self.train, &positions, slot)).autodiff();
         let read = self.read(&self.train, &positions)?.map(Tensor::autodiff);
         let mut states = model.begin(&read, &embedded);

@@ -326,7 +326,7 @@ struct HeadsKey {
 impl HeadsKey {
     fn new(config: &Config) -> Result<Self> {
         let from = Some(&config.heads.init_from).filter(|from| !from.is_empty());
-        let soft = config.heads.stages().iter().any(|stage| stage.soft_targets > Some(0.0));
+        let soft = config.heads.phases().iter().any(|stage| stage.soft_targets > Some(0.0));
         Ok(Self {
             // The path of what is started from says nothing, its bytes do.
             heads: HeadsConfig { init_from: String::new(), accept_backbone: false, ..config.heads.clone() },

@@ -17,7 +17,7 @@ pub struct SchedulePhase {
 /// (Loshchilov and Hutter 2017).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
-    stages: Vec<SchedulePhase>,
+    phases: Vec<SchedulePhase>,
     /// The last rate of a phase, as a share of its highest.
     final_rate: f64,
 }
@@ -26,34 +26,34 @@ impl Schedule {
     /// Makes a schedule of one phase.
     pub fn new(options: &OptimizationConfig) -> Self {
         let &OptimizationConfig { steps, learning_rate, warmup_steps, .. } = options;
-        Self::of_stages(vec![SchedulePhase { steps, learning_rate, warmup_steps }], options.final_rate)
+        Self::of_phases(vec![SchedulePhase { steps, learning_rate, warmup_steps }], options.final_rate)
     }
 
     /// Makes a schedule of several phases, at least one.
     ///
     /// # Panics
     /// When there are no phases.
-    pub fn of_stages(stages: Vec<SchedulePhase>, final_rate: f64) -> Self {
-        assert!(!stages.is_empty());
-        Self { stages, final_rate }
+    pub fn of_phases(phases: Vec<SchedulePhase>, final_rate: f64) -> Self {
+        assert!(!phases.is_empty());
+        Self { phases, final_rate }
     }
 
     /// Returns the index of the phase of step `step` (from 0), and the step within it. The last phase never ends.
-    pub fn stage(&self, step: usize) -> (usize, usize) {
+    pub fn phase(&self, step: usize) -> (usize, usize) {
         let mut within = step;
-        for (index, stage) in self.stages.iter().enumerate() {
-            if within < stage.steps || index + 1 == self.stages.len() {
+        for (index, phase) in self.phases.iter().enumerate() {
+            if within < phase.steps || index + 1 == self.phases.len() {
                 return (index, within);
             }
-            within -= stage.steps;
+            within -= phase.steps;
         }
-        unreachable!("the last stage takes every step")
+        unreachable!("the last phase takes every step")
     }
 
     /// Returns the learning rate of step `step` (from 0).
     pub fn rate(&self, step: usize) -> f64 {
-        let (index, step) = self.stage(step);
-        let SchedulePhase { steps, learning_rate, warmup_steps } = self.stages[index];
+        let (index, step) = self.phase(step);
+        let SchedulePhase { steps, learning_rate, warmup_steps } = self.phases[index];
         if step < warmup_steps {
             return learning_rate * (step + 1) as f64 / warmup_steps as f64;
         }
@@ -68,22 +68,22 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    fn stage(steps: usize, learning_rate: f64, warmup_steps: usize) -> SchedulePhase {
+    fn phase(steps: usize, learning_rate: f64, warmup_steps: usize) -> SchedulePhase {
         SchedulePhase { steps, learning_rate, warmup_steps }
     }
 
     #[test]
     fn the_rate_rises_then_falls_to_its_floor() {
-        let schedule = Schedule::of_stages(vec![stage(110, 1.0, 10)], 0.2);
+        let schedule = Schedule::of_phases(vec![phase(110, 1.0, 10)], 0.2);
         for (step, expected) in [(0, 0.1), (9, 1.0), (60, 0.6), (110, 0.2)] {
             assert!((schedule.rate(step) - expected).abs() < 1e-12, "{step}");
         }
     }
 
     #[test]
-    fn every_stage_has_a_rise_and_a_fall_of_its_own() {
-        let schedule = Schedule::of_stages(vec![stage(110, 1.0, 10), stage(20, 0.5, 0)], 0.2);
-        assert_eq!((schedule.stage(109), schedule.stage(110), schedule.stage(200)), ((0, 109), (1, 0), (1, 90)));
+    fn every_phase_has_a_rise_and_a_fall_of_its_own() {
+        let schedule = Schedule::of_phases(vec![phase(110, 1.0, 10), phase(20, 0.5, 0)], 0.2);
+        assert_eq!((schedule.phase(109), schedule.phase(110), schedule.phase(200)), ((0, 109), (1, 0), (1, 90)));
         for (step, expected) in [(60, 0.6), (110, 0.5), (120, 0.3), (130, 0.1)] {
             assert!((schedule.rate(step) - expected).abs() < 1e-12, "{step}");
         }

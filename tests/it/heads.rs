@@ -72,15 +72,15 @@ fn soft_targets_are_mixed_by_their_share() {
 }
 
 #[test]
-fn stages_follow_one_another_with_rates_and_targets_of_their_own() {
+fn phases_follow_one_another_with_rates_and_targets_of_their_own() {
     let folder = traced();
     let (whole, _) = trained(folder.path(), &[]);
     let alone = weights(folder.path());
-    trained(folder.path(), &["heads.stage=[{steps=20}]"]);
-    assert_eq!(weights(folder.path()), alone, "one stage of all steps is no stage");
-    let stages =
-        "heads.stage=[{steps=8,warmup_steps=0,learning_rate=0.02},{steps=12,text={greedy=1},data=[\"fables\"]}]";
-    let (parts, _) = trained(folder.path(), &[stages]);
+    trained(folder.path(), &["heads.phase=[{steps=20}]"]);
+    assert_eq!(weights(folder.path()), alone, "one phase of all steps is no phase");
+    let phases =
+        "heads.phase=[{steps=8,warmup_steps=0,learning_rate=0.02},{steps=12,text={greedy=1},data=[\"fables\"]}]";
+    let (parts, _) = trained(folder.path(), &[phases]);
     let (rates, whole) = (numbers(&parts, "learning_rate"), numbers(&whole, "learning_rate"));
     assert_eq!((rates[0], rates[8], rates[9]), (0.02, whole[0], whole[1]));
     assert_ne!(weights(folder.path()), alone);

@@ -38,7 +38,7 @@ const TRAIN: [&str; 22] = [
     "--set",
     "heads.choose_by=dev-block-efficiency",
     "--set",
-    "heads.stage=[{steps=150,soft_targets=0.5,learning_rate=0.02},{steps=250}]",
+    "heads.phase=[{steps=150,soft_targets=0.5,learning_rate=0.02},{steps=250}]",
 ];
 
 fn heads(folder: &Path) -> PathBuf {
