@@ -4,7 +4,7 @@
 //! [`Figure`]s. Every number stands in a cell of a table, and every column carries its written definition, so a table explains
 //! itself wherever it goes.
 //!
-//! A table is made of records: structs declared with [`record!`](record) whose doc comments are the definitions. [`Dataset::rows`]
+//! A table is made of records: structs declared with `record!` whose doc comments are the definitions. [`Dataset::rows`]
 //! reads them back. Nothing here knows how numbers are
 //! computed or on what they are shown; [`format`](mod@format) says how they are written.
 

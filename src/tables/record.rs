@@ -3,7 +3,7 @@
 use super::cell::{Cell, Estimate, Family};
 use super::table::Format;
 
-/// What a row of a table holds, declared with [`record!`](super::record).
+/// What a row of a table holds, declared with `record!`.
 pub trait Record: Sized {
     /// The id of the table.
     const TABLE: &'static str;
