@@ -202,12 +202,12 @@ pub enum Command {
     /// Count, estimate, prune, convert and query n-gram language models over token ids
     #[command(subcommand)]
     Ngram(NgramCommand),
-    /// Say what a model, trace or run folder is
+    /// Say what a model, n-gram model, trace or run is
     #[command(
         after_help = "Examples:\n  draftsmith inspect checkpoints/tales\n  draftsmith inspect checkpoints/tales --check vectors.json"
     )]
     Inspect(InspectOptions),
-    /// Print the JSON Schema of configurations, from which editors complete them
+    /// Print the JSON Schema of configurations, from which editors complete them, or the page of all keys
     #[command(after_help = "Example:\n  draftsmith schema > draftsmith.schema.json")]
     Schema {
         /// Print the reference of all keys instead, as Markdown
