@@ -1,4 +1,5 @@
-//! Heads that draft: the top-k of every head at many positions; only ids and scores leave the device's logits.
+//! Drafting with heads: the k best tokens of every head at many positions. Logits stay on the device; only the best ids
+//! and scores are copied from it.
 
 use std::cell::RefCell;
 
@@ -15,33 +16,34 @@ use crate::nn::{Largest, Linear, Projection, count_parameters};
 pub struct FrozenHeads {
     heads: Box<dyn DraftHeads>,
     parameters: usize,
-    /// What turns states into logits: one for all heads, or one a head.
+    /// The matrices that turn states into logits: one for all heads, or one per head.
     tables: Vec<Projection>,
-    /// The ids that the tables' rows stand for, ascending; none where they are all of the vocabulary.
+    /// The ids of the matrices' rows, ascending, or none if the rows are the whole vocabulary.
     ids: Option<Vec<u32>>,
 }
 
 /// The k best tokens of every head at every position, best first.
 pub struct Candidates {
-    /// Heads (H - 1).
+    /// The number of heads, H - 1.
     pub heads: usize,
-    /// k
+    /// The number of candidates per head.
     pub k: usize,
-    /// `[positions, heads, k]`
+    /// The token ids, `[positions, heads, k]`.
     pub ids: Vec<u32>,
-    /// `[positions, heads, k]` logits.
+    /// The logits, `[positions, heads, k]`.
     pub scores: Vec<f32>,
-    /// `[positions, heads]`: the k-th logit's lead over the first one left out.
+    /// By how much the k-th logit exceeds the first one left out, `[positions, heads]`.
     pub margins: Vec<f32>,
-    /// `[positions, heads]`: the softmax over all that the head drafts from; empty where it was not asked for.
+    /// The statistics of the softmax over all tokens that the head drafts from, `[positions, heads]`; empty if they
+    /// were not asked for.
     pub stats: Vec<SoftmaxStats>,
 }
 
-/// Logits held at once: 64 MB of float32.
+/// The number of logits that are held at once: 64 MB of float32.
 const CHUNK: usize = 1 << 24;
 
 impl FrozenHeads {
-    /// Heads above `model`, drafting from the tokens `ids` (ascending) or from all.
+    /// Makes heads above `model` that draft from the tokens `ids` (ascending), or from all.
     pub fn new<N: DraftHeads + Module + 'static>(mut heads: N, model: &Model, ids: Option<Vec<u32>>) -> Self {
         heads.linears().into_iter().for_each(Linear::freeze);
         let own: Vec<Projection> =
@@ -54,51 +56,53 @@ impl FrozenHeads {
         Self { parameters: count_parameters(&heads), heads: Box::new(heads), tables, ids }
     }
 
-    /// H - 1
+    /// Returns the number of heads, H - 1.
     pub fn count(&self) -> usize {
         self.heads.count()
     }
 
-    /// How many tokens are drafted from.
+    /// Returns the number of tokens that are drafted from.
     pub fn vocabulary(&self) -> usize {
         self.tables[0].dims()[0]
     }
 
-    /// Their parameters, unembeddings of their own included.
+    /// Returns the number of the heads' parameters, including those of unembeddings of their own.
     pub fn parameters(&self) -> usize {
         self.parameters
     }
 
-    /// The backbone's states that they read.
+    /// Returns the backbone's states that the heads read.
     pub fn features(&self) -> Vec<Feature> {
         self.heads.features()
     }
 
-    /// Multiplications to draft at one position: one for each parameter, and for every head the unembedding that it shares.
+    /// Returns the number of multiplications needed to draft at one position: one for each parameter, plus the shared
+    /// unembedding once for each head.
     pub fn products(&self) -> usize {
         let own = self.tables.len() > 1 || (self.ids.is_none() && self.heads.unembedding(0).is_some());
         let [vocabulary, d] = self.tables[0].dims();
         self.parameters() + if own { 0 } else { self.count() * vocabulary * d }
     }
 
-    /// Heads that can be computed together: all where none reads what another drafted and one table serves them.
+    /// Returns how many heads can be computed together: all of them if no head reads what another drafted and all use
+    /// the same matrix, otherwise one.
     fn together(&self) -> usize {
         if self.heads.reads_drafted() || self.tables.len() > 1 { 1 } else { self.count() }
     }
 
-    /// Candidates from the backbone's states at n positions, after each of which the backbone's own next token is that of `first`; k is cut
-    /// to the number of tokens that are drafted from.
+    /// Returns the candidates at n positions, given the backbone's states there. `first` holds the backbone's own next
+    /// token after each position. If fewer than `k` tokens are drafted from, `k` is reduced to their number.
     ///
     /// # Errors
-    /// Logits that are not numbers.
+    /// Returns an error if logits are not finite.
     pub fn candidates(&self, model: &Model, read: &FeatureTensors, first: &[u32], k: usize) -> Result<Candidates> {
         self.find(model, read, first, k, false)
     }
 
-    /// The same with [`Candidates::stats`], which cost an exponential for every logit.
+    /// Returns the candidates together with [`Candidates::stats`], which cost an exponential for every logit.
     ///
     /// # Errors
-    /// As [`FrozenHeads::candidates`].
+    /// Returns the errors of [`FrozenHeads::candidates`].
     pub fn candidates_with_stats(
         &self,
         model: &Model,
@@ -120,14 +124,14 @@ impl FrozenHeads {
             let drafted = RefCell::new(vec![first[start..start + rows].to_vec()]);
             let embedded = |slot: usize| model.embed(&drafted.borrow()[slot]);
             let mut states = self.heads.begin(&read.map(|state| state.narrow(0, start, rows)), &embedded);
-            // By head, then by row.
+            // Ordered by head, then by row.
             let mut found = Vec::with_capacity(count * rows);
             for head in (0..count).step_by(self.together()) {
                 let group: Vec<Tensor<2>> = (head..head + self.together()).map(&mut states).collect();
                 let (heads, width) = (group.len(), group[0].dims()[1]);
                 let table = &self.tables[head.min(self.tables.len() - 1)];
                 let states = Tensor::stack::<3>(group, 0).reshape([heads * rows, width]);
-                // One more, for the margin.
+                // One more than k, for the margin.
                 let mut best = table.largest(states, k + 1, stats);
                 if !best.iter().all(|best| best.is_finite(vocabulary.min(k + 1))) {
                     bail!(
@@ -155,7 +159,7 @@ impl FrozenHeads {
 }
 
 impl Candidates {
-    /// Those of one position.
+    /// Returns the candidates at one position.
     pub fn at(&self, position: usize) -> CandidatesAt<'_> {
         let size = self.heads * self.k;
         let cells = position * size..(position + 1) * size;
@@ -167,7 +171,7 @@ impl Candidates {
         }
     }
 
-    /// The softmax of every head at one position; none where they were not asked for.
+    /// Returns the softmax statistics of every head at one position; empty if they were not asked for.
     pub fn stats_at(&self, position: usize) -> &[SoftmaxStats] {
         self.stats.get(position * self.heads..(position + 1) * self.heads).unwrap_or_default()
     }
@@ -176,18 +180,18 @@ impl Candidates {
 /// The k best tokens of every head at one position.
 #[derive(Clone, Copy)]
 pub struct CandidatesAt<'a> {
-    /// k
+    /// The number of candidates per head.
     pub k: usize,
-    /// `[heads, k]`
+    /// The token ids, `[heads, k]`.
     pub ids: &'a [u32],
-    /// `[heads, k]` logits.
+    /// The logits, `[heads, k]`.
     pub scores: &'a [f32],
-    /// `[heads]`: the k-th logit's lead over the first one left out.
+    /// By how much the k-th logit exceeds the first one left out, `[heads]`.
     pub margins: &'a [f32],
 }
 
 impl CandidatesAt<'_> {
-    /// The smallest lead of the `k`-th candidate of one of the first `heads` heads over the next one.
+    /// Returns the smallest lead of a `k`-th candidate over the next candidate, among the first `heads` heads.
     pub fn margin(&self, heads: usize, k: usize) -> f32 {
         let lead = |head: usize| {
             let scores = &self.scores[head * self.k..][..self.k];

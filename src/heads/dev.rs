@@ -1,17 +1,17 @@
-//! The dev documents that checkpoints are chosen on, and block efficiency on them.
+//! The dev documents that decide which checkpoint is kept, and the block efficiency on them.
 
 use super::positions::{Position, of_document};
 use crate::lattice::walk;
 use crate::traces::Trace;
 
-/// Positions that an evaluation uses, about.
+/// The approximate number of positions that an evaluation uses.
 const POSITIONS: usize = 4096;
 
-/// Whole documents, evenly taken from all of dev.
+/// Whole documents, taken at equal intervals from all dev documents.
 pub(super) struct DevSet {
-    /// Document after document, each without a gap.
+    /// The positions of all documents in order. Each document is complete.
     pub positions: Vec<Position>,
-    /// Positions of each document: one fewer than its continuation has tokens.
+    /// The number of positions of each document, which is one less than the number of tokens of its continuation.
     documents: Vec<usize>,
 }
 
@@ -27,12 +27,12 @@ impl DevSet {
         Self { documents: taken.iter().map(Vec::len).collect(), positions: taken.concat() }
     }
 
-    /// Block efficiency of plain blockwise decoding, by replay: decoded tokens / calls, both summed over the documents.
-    /// `correct` says, by head and position, whether the head's first choice is the text's token.
+    /// Replays plain blockwise decoding and returns its block efficiency: decoded tokens / calls, both summed over the
+    /// documents. `correct` says, for each head and position, whether the head's first choice is the text's token.
     pub fn block_efficiency(&self, correct: &[Vec<bool>]) -> f64 {
         let (mut tokens, mut calls, mut first) = (0, 0, 0);
         for &positions in &self.documents {
-            // The last token of a text has no position: only slot 1 can hold it.
+            // The last token of a text has no position, because only slot 1 can hold it.
             let accepted =
                 |start: usize| 1 + correct.iter().take_while(|head| start < positions && head[first + start]).count();
             calls += walk(positions + 1, |start| (accepted(start), ())).len();
@@ -52,7 +52,7 @@ mod tests {
         let dev = DevSet { positions: Vec::new(), documents: vec![4, 0, 2] };
         // Document 1: 5 tokens; document 2: 1 token; document 3: 3 tokens.
         let correct = [vec![true, false, false, true, true, false], vec![true, true, true, false, false, true]];
-        // Starts 0 (3 accepted), 3 (2 accepted); 0; 0 (2 accepted), 2.
+        // Blocks start at 0 (3 accepted) and 3 (2 accepted); at 0; and at 0 (2 accepted) and 2.
         assert_eq!(dev.block_efficiency(&correct), 9.0 / 5.0);
         assert_eq!(dev.block_efficiency(&[]), 1.0);
     }

@@ -1,4 +1,5 @@
-//! What heads read where they read several states of the backbone: their sum, all but `last` projected.
+//! The input of heads that read several states of the backbone: the sum of these states, each of them projected except
+//! `last`.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -7,12 +8,13 @@ use crate::backbone::{Feature, FeatureTensors};
 use crate::error::{Result, bail};
 use crate::nn::{Init, Linear};
 
-/// `x = h + sum_f P_f r_f`: the last hidden state h, and of every other feature f the state, scaled to a mean square of 1 (r_f), since
-/// residual streams are large, and projected. Every `P_f` `[d, d]` starts at zero, so that x is h until it is trained.
+/// The sum `x = h + sum_f P_f r_f`. Here h is the last hidden state, and r_f is the state of another feature f, scaled
+/// to a mean square of 1 because residual streams are large. Every `P_f` `[d, d]` starts at zero, so that x equals h
+/// before training.
 #[derive(Module, Debug)]
 pub struct FeatureSum {
     projections: Vec<Linear>,
-    /// Whose projections they are.
+    /// The feature of each projection.
     #[module(skip)]
     others: Vec<Feature>,
 }
@@ -32,7 +34,7 @@ impl FeatureSum {
     /// Checks a list of features that are to be summed. `key` is its name in messages.
     ///
     /// # Errors
-    /// A list without `last`, or with a feature twice.
+    /// Returns an error if the list lacks `last`, or names a feature twice.
     pub fn validate(key: &str, features: &[Feature]) -> Result<()> {
         if !features.contains(&Feature::Last) {
             bail!("`{key}` lacks \"last\", to which heads add what they read of the others; add it.");
@@ -43,12 +45,12 @@ impl FeatureSum {
         Ok(())
     }
 
-    /// Returns the features that are summed.
+    /// Returns the features in the sum.
     pub fn features(&self) -> Vec<Feature> {
         self.others.iter().copied().chain([Feature::Last]).collect()
     }
 
-    /// Returns x, `[n, d]`.
+    /// Returns the sum x, `[n, d]`.
     pub fn read(&self, read: &FeatureTensors) -> Tensor<2> {
         let projected = |(projection, &feature): (&Linear, &Feature)| projection.forward(scaled(read.get(feature)));
         self.projections.iter().zip(&self.others).map(projected).fold(read.get(Feature::Last), |x, y| x + y)
@@ -60,10 +62,10 @@ impl FeatureSum {
     }
 }
 
-/// Added to a mean square.
+/// A small number that is added to mean squares, which could be zero.
 const EPSILON: f64 = 1e-5;
 
-/// Returns rows scaled to a mean square of 1.
+/// Scales each row to a mean square of 1.
 pub(super) fn scaled(x: Tensor<2>) -> Tensor<2> {
     let scale = x.clone().square().mean_dim(1).add_scalar(EPSILON).sqrt().recip();
     x * scale

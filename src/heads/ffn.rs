@@ -1,5 +1,6 @@
-//! `kind = "ffn"`: a hidden layer with a residual, `y_j = x + W_j silu(U_j x + a_j) + b_j`, or one hidden layer that all heads
-//! read, `z = silu(U x + a)`, `y_j = x + W_j z + b_j`. x is the last hidden state, or the sum of several states ([`FeatureSum`]).
+//! `kind = "ffn"`: heads with one hidden layer and a residual connection. Either each head has its own hidden layer,
+//! `y_j = x + W_j silu(U_j x + a_j) + b_j`, or all heads read the same one, `z = silu(U x + a)`,
+//! `y_j = x + W_j z + b_j`. The input x is the last hidden state or the sum of several states ([`FeatureSum`]).
 
 use burn::module::Module;
 use burn::tensor::activation::silu;
@@ -74,16 +75,17 @@ impl HeadKind for FfnConfig {
     }
 }
 
-/// Heads 2 to H of blockwise parallel decoding (Stern et al. 2018, arXiv 1811.03115, section 6). The output layers start at zero.
+/// Heads 2 to H of blockwise parallel decoding (Stern et al. 2018, arXiv 1811.03115, section 6). Their output layers
+/// start at zero.
 #[derive(Module, Debug)]
 pub enum FfnHeads {
-    /// `first_layer = "separate"`
+    /// Heads with `first_layer = "separate"`.
     Separate(SeparateFfn),
-    /// `first_layer = "shared"`
+    /// Heads with `first_layer = "shared"`.
     Shared(SharedFfn),
 }
 
-/// Heads with a first layer each.
+/// Heads that each have their own first layer.
 #[derive(Module, Debug)]
 pub struct SeparateFfn {
     inputs: FeatureSum,
@@ -96,7 +98,7 @@ struct FfnHead {
     down: Linear,
 }
 
-/// Heads as the paper has them: the first layer is as wide as all heads together.
+/// Heads as in the paper: one first layer for all, as wide as the hidden layers of all heads together.
 #[derive(Module, Debug)]
 pub struct SharedFfn {
     inputs: FeatureSum,

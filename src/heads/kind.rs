@@ -1,4 +1,4 @@
-//! What a kind of heads is: a section of the configuration and the network that it describes.
+//! The interface of a kind of heads: its section of the configuration, and the network that this section describes.
 
 use std::path::Path;
 
@@ -15,63 +15,64 @@ use crate::nn::{Init, count_parameters};
 use crate::progress;
 use crate::training::{Replica, TrainingContext, train};
 
-/// `[heads.architecture]` of one kind: checks itself and makes its network. How that is trained, stored and loaded is the same for
-/// all kinds ([`AnyHeadKind`]).
+/// The section `[heads.architecture]` of one kind. It validates itself and makes its network. Training, storing and
+/// loading are the same for all kinds ([`AnyHeadKind`]).
 pub trait HeadKind: Serialize {
-    /// The `kind` of the section.
+    /// The section's value of `kind`.
     const NAME: &'static str;
-    /// What is trained and, frozen, drafts.
+    /// The network that is trained and, once frozen, drafts.
     type Network: DraftHeads + Module + 'static;
 
-    /// Checks what types cannot.
+    /// Checks what the types cannot express.
     ///
     /// # Errors
-    /// A value that is out of its range; the message names the key.
+    /// Returns an error if a value is out of its range. The message names the key.
     fn validate(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Returns the backbone's states that the heads read: those of the network's [`DraftHeads::features`].
+    /// Returns the backbone's states that the heads read, the same as the network's [`DraftHeads::features`].
     fn features(&self) -> Vec<Feature> {
         vec![Feature::Last]
     }
 
-    /// Whether every head has an unembedding of its own.
+    /// Returns whether every head has its own unembedding.
     fn owns_unembedding(&self) -> bool {
         false
     }
 
-    /// Makes untrained heads. Unembeddings of their own are zero until [`DraftHeads::copy_unembedding`] or a file fills them.
+    /// Makes untrained heads. If they have their own unembeddings, these are zero until
+    /// [`DraftHeads::copy_unembedding`] or a file fills them.
     fn network(&self, shape: HeadShape, init: &mut Init) -> Self::Network;
 }
 
-/// The sizes of heads that are not their own choice.
+/// The sizes of heads that follow from the block size and the backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadShape {
-    /// H - 1
+    /// The number of heads, H - 1.
     pub count: usize,
-    /// d: the width of the backbone's states.
+    /// The width d of the backbone's states.
     pub width: usize,
-    /// V: tokens in the backbone's vocabulary.
+    /// The number V of tokens in the backbone's vocabulary.
     pub vocabulary: usize,
 }
 
 impl HeadShape {
-    /// The shape of `count` heads above `model`.
+    /// Returns the shape of `count` heads above `model`.
     pub fn new(count: usize, model: &Model) -> Self {
         Self { count, width: model.config().hidden_size, vocabulary: model.config().vocab_size }
     }
 }
 
-/// What heads are trained with.
+/// Everything that heads are trained with.
 pub struct FitHeads<'a> {
-    /// The frozen model below them.
+    /// The frozen model below the heads.
     pub backbone: &'a Backbone,
-    /// The same once more on every further device that they train on.
+    /// The same model on every further device that is used for training.
     pub elsewhere: &'a [Backbone],
-    /// Their number, what they are to predict, and how they are trained.
+    /// The number of heads, their targets, and the options of the training.
     pub options: &'a HeadsConfig,
-    /// Trained heads of the same kind and number to start from.
+    /// Trained heads of the same kind and number to start from, if any.
     pub from: Option<(&'a Path, Binding)>,
     /// Traces of the train split.
     pub train: &'a [TrainingText<'a>],
@@ -79,41 +80,42 @@ pub struct FitHeads<'a> {
     pub dev: &'a [TrainingText<'a>],
     /// The run's seed.
     pub seed: u64,
-    /// Where they are written, and what messages call their training.
+    /// The folder where the heads are written, and the title of the training in messages.
     pub place: TrainingContext<'a>,
 }
 
-/// A kind of heads, whichever it is.
+/// Any kind of heads, as a trait object.
 pub trait AnyHeadKind {
     /// Returns the `kind` of the section.
     fn name(&self) -> &'static str;
 
-    /// As [`HeadKind::validate`].
+    /// Does the same as [`HeadKind::validate`].
     ///
     /// # Errors
-    /// As there.
+    /// Returns the errors of [`HeadKind::validate`].
     fn validate(&self) -> Result<()>;
 
-    /// As [`HeadKind::features`].
+    /// Does the same as [`HeadKind::features`].
     fn features(&self) -> Vec<Feature>;
 
-    /// As [`HeadKind::owns_unembedding`].
+    /// Does the same as [`HeadKind::owns_unembedding`].
     fn owns_unembedding(&self) -> bool;
 
-    /// Returns the number of the heads' parameters, unembeddings of their own included.
+    /// Returns the number of the heads' parameters, including those of unembeddings of their own.
     fn parameters(&self, shape: HeadShape, device: &Device) -> usize;
 
     /// Trains heads and writes them into the folder of `context.place`.
     ///
     /// # Errors
-    /// Too little to train on, a training that diverges, an interrupt, a full disk; other heads than asked for in
-    /// `context.from`.
+    /// Returns an error if there is too little to train on, if the training diverges, after an interrupt, if the disk
+    /// is full, or if `context.from` holds other heads than asked for.
     fn fit(&self, context: &FitHeads) -> Result<()>;
 
-    /// Reads the file `weights` of trained heads, which draft from the ids `vocabulary` (ascending) or from all.
+    /// Reads trained heads from the file `weights`. They draft from the ids `vocabulary` (ascending), or from all
+    /// tokens.
     ///
     /// # Errors
-    /// A file that is missing, damaged or of other heads.
+    /// Returns an error if the file is missing or damaged, or holds other heads.
     fn load(
         &self,
         weights: &Path,

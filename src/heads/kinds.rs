@@ -1,4 +1,4 @@
-//! The kinds of heads. A new one has its own file, and a line in each of the two lists here.
+//! The kinds of heads. A new kind needs its own file and a line in each of the two lists here.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub enum HeadArchitecture {
 }
 
 impl HeadArchitecture {
-    /// Returns what is trained and loaded.
+    /// Returns the kind, which can be trained and loaded.
     pub fn kind(&self) -> &dyn AnyHeadKind {
         match self {
             Self::Ffn(kind) => kind,

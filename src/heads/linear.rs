@@ -1,5 +1,5 @@
-//! `kind = "linear"`: a linear map per head, `y_j = h + W_j h + b_j`. What it predicts is what h says of later tokens to a linear
-//! reader.
+//! `kind = "linear"`: one linear map per head, `y_j = h + W_j h + b_j`. Its accuracy shows how much the hidden state h
+//! says about later tokens to a linear reader.
 
 use burn::module::Module;
 use schemars::JsonSchema;
@@ -23,7 +23,7 @@ impl HeadKind for LinearConfig {
     }
 }
 
-/// Linear probes, the baseline of what a head's non-linearity buys. They start at zero.
+/// Linear probes, which start at zero. They are the baseline that shows what the non-linearity of other heads is worth.
 #[derive(Module, Debug)]
 pub struct LinearHeads {
     heads: Vec<Linear>,

@@ -1,5 +1,5 @@
-//! `kind = "medusa"`: residual blocks, of which every one makes `x + silu(W x + b)` of what the one before it made, the first one
-//! of h.
+//! `kind = "medusa"`: heads of residual blocks. Each block computes `x + silu(W x + b)` from the output x of the block
+//! before it; the first block reads the hidden state h.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -56,8 +56,8 @@ impl HeadKind for MedusaConfig {
     }
 }
 
-/// The heads of Medusa-1 (Cai et al. 2024, arXiv 2401.10774, section 2.1), under the frozen unembedding or, as in the
-/// original, each under a copy of it that learns. Blocks start at zero.
+/// The heads of Medusa-1 (Cai et al. 2024, arXiv 2401.10774, section 2.1). They end in the frozen unembedding or, as in
+/// the original, in a trained copy of it for each head. The blocks start at zero.
 #[derive(Module, Debug)]
 pub struct MedusaHeads {
     heads: Vec<MedusaHead>,

@@ -1,8 +1,10 @@
-//! Draft heads on the frozen last hidden state: head j predicts the token j places on, head 1 being the backbone itself.
+//! Draft heads on the backbone's frozen last hidden state. Head j predicts the j-th next token; head 1 is the backbone
+//! itself.
 //!
-//! A kind of heads has its file: its section of the configuration ([`HeadKind`]) and its network ([`DraftHeads`]);
-//! [`HeadArchitecture`] lists them. [`HeadTraining`] is what the training loop needs; [`FrozenHeads`] turn the backbone's states
-//! into the top-k of every head, the stuff of lattices. Knows nothing of decoding.
+//! Each kind of heads has its own file, which contains its section of the configuration ([`HeadKind`]) and its network
+//! ([`DraftHeads`]). [`HeadArchitecture`] lists the kinds. [`HeadTraining`] is the task that the training loop works
+//! on. [`FrozenHeads`] turn the backbone's states into the k best tokens of every head, from which lattices are made.
+//! Nothing here knows about decoding.
 
 mod candidates;
 mod dev;

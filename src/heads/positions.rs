@@ -1,4 +1,4 @@
-//! The positions that heads learn from: what they read there and what they are to predict.
+//! The positions that heads learn from, with their inputs and targets.
 
 use super::vocabulary::Vocabulary;
 use crate::backbone::{Feature, FeatureRows};
@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::nn::{IGNORE, Targets};
 use crate::traces::{Place, Trace, TraceDocument, states_at};
 
-/// A token that heads predict from: trace, document, place in the document.
+/// A token that heads predict from, given by its trace, its document and its index in the document.
 #[derive(Clone, Copy)]
 pub(super) struct Position {
     pub trace: u32,
@@ -14,15 +14,15 @@ pub(super) struct Position {
     pub row: u32,
 }
 
-/// Every position of a document whose next-but-one token exists and lies in the continuation, or anywhere if the prompt
-/// counts as well.
+/// Returns every position of a document from which head 2 has something to predict: the token two places on must exist.
+/// The next token must also lie in the continuation, unless the prompt counts as well.
 pub(super) fn of_document(trace: usize, document: usize, entry: &TraceDocument, prompt: bool) -> Vec<Position> {
     let first = if prompt { 0 } else { entry.prompt - 1 };
     let last = entry.len().saturating_sub(2).max(first);
     (first..last).map(|row| Position { trace: trace as u32, document: document as u32, row: row as u32 }).collect()
 }
 
-/// Those of all documents of a trace.
+/// Returns the positions of all documents of a trace.
 pub(super) fn of_trace(number: usize, trace: &Trace, prompt: bool) -> impl Iterator<Item = Position> {
     trace.documents().iter().enumerate().flat_map(move |(document, entry)| of_document(number, document, entry, prompt))
 }
@@ -33,22 +33,22 @@ impl Position {
         (trace, &trace.documents()[self.document as usize])
     }
 
-    /// The token `ahead` places behind the position's own; none past the document's end.
+    /// Returns the token `ahead` places after the position's own, or none beyond the document's end.
     fn token(&self, traces: &[&Trace], ahead: usize) -> Option<u32> {
         let (trace, document) = self.of(traces);
         trace.tokens(document).get(self.row as usize + ahead).copied()
     }
 
-    /// The document's id.
+    /// Returns the id of the document.
     pub fn id<'a>(&self, traces: &[&'a Trace]) -> &'a str {
         &self.of(traces).1.id
     }
 }
 
-/// The states called `features` at positions.
+/// Returns the states called `features` at the positions.
 ///
 /// # Errors
-/// As [`states_at`].
+/// Returns the errors of [`states_at`].
 pub(super) fn features_at(traces: &[&Trace], positions: &[Position], features: &[Feature]) -> Result<FeatureRows> {
     let place = |position: &Position| Place {
         trace: position.trace as usize,
@@ -58,8 +58,8 @@ pub(super) fn features_at(traces: &[&Trace], positions: &[Position], features: &
     states_at(traces, &positions.iter().map(place).collect::<Vec<_>>(), features)
 }
 
-/// The text's tokens in slot `slot` (0 is slot 1) of the block that begins at each position; past the document's end the
-/// last one's repetition, which nobody is asked to predict from.
+/// Returns the text's tokens in slot `slot` (0 is slot 1) of the block that begins at each position. Beyond the
+/// document's end, the last token is repeated; nothing is predicted from these repetitions.
 pub(super) fn drafted(traces: &[&Trace], positions: &[Position], slot: usize) -> Vec<u32> {
     let token = |position: &Position| {
         let ahead = (0..=slot + 1).rev().find_map(|ahead| position.token(traces, ahead));
@@ -68,9 +68,10 @@ pub(super) fn drafted(traces: &[&Trace], positions: &[Position], slot: usize) ->
     positions.iter().map(token).collect()
 }
 
-/// What head `index` (0 is head 2) is to predict from positions, in the numbering of `vocabulary`: the text's token with the
-/// share 1 - `soft`, the backbone's distribution with the share `soft`. Shares of tokens outside of the vocabulary go to
-/// the others; without others, and past the document's end, there is nothing to predict.
+/// Returns what head `index` (0 is head 2) is to predict at the positions, in the numbering of `vocabulary`. A target
+/// gives the share 1 - `soft` to the text's token and the share `soft` to the backbone's distribution. Shares of tokens
+/// outside the vocabulary go to the tokens inside. There is no target if no token inside has a share, or beyond the
+/// document's end.
 pub(super) fn targets(
     traces: &[&Trace],
     positions: &[Position],
@@ -97,7 +98,7 @@ pub(super) fn targets(
             shares.extend(likely.iter().filter_map(|entry| Some((number(entry.token)?, share(entry.probability)))));
         }
         let sum: f32 = shares.iter().map(|share| share.1).sum();
-        // Exactly 1 where nothing was left out and nothing rounded.
+        // The sum is exactly 1 if nothing was left out and nothing was rounded.
         if sum != 1.0 {
             shares.iter_mut().for_each(|share| share.1 /= sum);
         }

@@ -1,4 +1,4 @@
-//! Heads on disk: `heads.safetensors` and `heads.json`, bound to the backbone they were trained on.
+//! Heads on disk, as `heads.safetensors` and `heads.json`. They are bound to the backbone that they were trained on.
 
 use std::path::{Path, PathBuf};
 
@@ -19,32 +19,33 @@ struct Description {
     schema_version: u32,
     block_size: usize,
     width: usize,
-    /// As in the configuration, with the `kind`.
+    /// The section of the configuration, including `kind`.
     architecture: Value,
     backbone: String,
-    /// Hash of the tokenizer.
+    /// The hash of the tokenizer.
     tokenizer: String,
-    /// The ids that are drafted from, ascending; null for all.
+    /// The ids that the heads draft from, ascending, or null for all.
     vocabulary: Option<Vec<u32>>,
 }
 
-/// The only layout there is.
+/// The version of the layout. There is only one so far.
 const SCHEMA: u32 = 1;
 
-/// What the backbone was that heads were trained above: known again when it is saved in another float type.
+/// A description of the backbone below trained heads, by which it is recognized even if it is saved in another float
+/// type.
 #[derive(Serialize, Deserialize)]
 struct TrainedAbove {
-    /// The model's shape.
+    /// The configuration of the model, which describes its shape.
     config: Value,
     values: ValueSketch,
 }
 
-/// What heads may be used with.
+/// The backbones that heads may be used with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// The backbone that they were trained above, or the same in another float type.
+    /// Only the backbone that they were trained on, which may be saved in another float type.
     Same,
-    /// Any backbone of their width and tokenizer; a warning says so where it is another one.
+    /// Any backbone with the same width and tokenizer. If it is a different one, a warning says so.
     Accepted,
 }
 
@@ -59,7 +60,7 @@ struct Version {
 
 impl Description {
     fn read(path: &Path) -> Result<Self> {
-        // Before the rest, which another layout may write otherwise.
+        // The version is read first, because another layout may write the rest differently.
         match files::read_json::<Version>(path)?.schema_version {
             SCHEMA => files::read_json(path),
             other => bail!(
@@ -70,14 +71,15 @@ impl Description {
     }
 }
 
-/// The section of the configuration that describes heads, with its `kind`.
+/// Returns the section of the configuration that describes the heads, including `kind`.
 fn section<K: HeadKind>(kind: &K) -> Value {
     let mut section = json!(kind);
     section["kind"] = K::NAME.into();
     section
 }
 
-/// Writes heads trained above `backbone`, which draft from the ids `vocabulary` or from all, into `folder`.
+/// Writes heads that were trained above `backbone` into `folder`. They draft from the ids `vocabulary`, or from all
+/// tokens.
 pub(super) fn save_heads<K: HeadKind>(
     folder: &Path,
     kind: &K,
@@ -107,19 +109,19 @@ fn trained_above(backbone: &Backbone) -> Result<Option<TrainedAbove>> {
     Ok(sketch.map(|values| TrainedAbove { config: json!(backbone.model.config()), values }))
 }
 
-/// Reads the heads in `folder`, trained above `backbone`.
+/// Reads the heads in `folder` for use with `backbone`.
 ///
 /// # Errors
-/// Heads trained above another backbone than `binding` allows, of another width or with another tokenizer; another layout; damaged
-/// files.
+/// Returns an error if the heads were trained above another backbone than `binding` allows, have another width or
+/// tokenizer, or have another layout, or if their files are damaged.
 pub fn load_heads(folder: &Path, backbone: &Backbone, binding: Binding) -> Result<FrozenHeads> {
     load_heads_at(folder, &folder.join(WEIGHTS), backbone, binding)
 }
 
-/// The same with the weights in another file, that of a checkpoint.
+/// Reads heads like [`load_heads`], but takes the weights from another file, which belongs to a checkpoint.
 ///
 /// # Errors
-/// As [`load_heads`].
+/// Returns the errors of [`load_heads`].
 pub fn load_heads_at(folder: &Path, weights: &Path, backbone: &Backbone, binding: Binding) -> Result<FrozenHeads> {
     let Description { architecture, block_size, vocabulary, .. } = describe(folder, backbone, binding)?;
     let architecture: HeadArchitecture = serde_json::from_value(architecture)
@@ -127,11 +129,11 @@ pub fn load_heads_at(folder: &Path, weights: &Path, backbone: &Backbone, binding
     architecture.kind().load(weights, block_size - 1, backbone, vocabulary)
 }
 
-/// The folder of the trained heads that `path` names: it itself, the `heads` in a run's folder, or that of a
-/// `heads.safetensors`.
+/// Returns the folder of the trained heads that `path` names. The path may be this folder, the folder of a run, whose
+/// heads are in `heads`, or a file `heads.safetensors`.
 ///
 /// # Errors
-/// None of them holds heads.
+/// Returns an error if there are no heads at any of these places.
 pub fn heads_folder(path: &Path) -> Result<PathBuf> {
     let file = path.file_name().filter(|_| path.is_file()).and_then(|_| path.parent());
     let places = [file.map(Path::to_owned), Some(path.to_owned()), Some(path.join("heads"))];
@@ -145,13 +147,13 @@ pub fn heads_folder(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Copies the heads in `from` into the folder `to`.
+/// Copies the heads in the folder `from` into the folder `to`.
 ///
 /// # Errors
-/// Files that cannot be read or written.
+/// Returns an error if a file cannot be read or written.
 pub fn copy_heads(from: &Path, to: &Path) -> Result<()> {
     for path in [BACKBONE, WEIGHTS, DESCRIPTION].map(|name| from.join(name)) {
-        // Heads above a GGUF file are bound to its bytes alone.
+        // Heads above a GGUF file do not have this file, because they are bound to the exact bytes of the backbone.
         if path.exists() || !path.ends_with(BACKBONE) {
             let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
             files::write_atomic(&to.join(path.file_name().unwrap_or_default()), &bytes)?;
@@ -160,27 +162,28 @@ pub fn copy_heads(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Hash of the weights of the heads in `folder`.
+/// Returns the hash of the weights of the heads in `folder`.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// Returns an error if the file cannot be read.
 pub fn hash_weights(folder: &Path) -> Result<String> {
     files::hash_file(&folder.join(WEIGHTS))
 }
 
-/// Hash of what heads in `folder` are.
+/// Returns a hash of the heads in `folder`, over their description and their weights.
 ///
 /// # Errors
-/// Files that cannot be read.
+/// Returns an error if a file cannot be read.
 pub fn hash_heads(folder: &Path) -> Result<String> {
     let [description, weights] = [DESCRIPTION, WEIGHTS].map(|file| files::hash_file(&folder.join(file)));
     Ok(files::hash_json(&(description?, weights?)))
 }
 
-/// Reads the heads in `folder` to train them further, on `device`.
+/// Reads the heads in `folder` to train them further on `device`.
 ///
 /// # Errors
-/// As [`load_heads`], and heads of another architecture or number than asked for.
+/// Returns the errors of [`load_heads`], and an error if the architecture or the number of heads is not the one asked
+/// for.
 pub(super) fn load_to_train<K: HeadKind>(
     kind: &K,
     (folder, binding): (&Path, Binding),
@@ -200,10 +203,10 @@ pub(super) fn load_to_train<K: HeadKind>(
     load_network(kind, &folder.join(WEIGHTS), HeadShape::new(count, &backbone.model), device)
 }
 
-/// Reads the file `weights` of trained heads.
+/// Reads the network of trained heads from the file `weights`.
 ///
 /// # Errors
-/// A file that is missing, damaged or of other heads.
+/// Returns an error if the file is missing or damaged, or holds other heads.
 pub(super) fn load_network<K: HeadKind>(
     kind: &K,
     weights: &Path,
@@ -214,7 +217,7 @@ pub(super) fn load_network<K: HeadKind>(
     load_parameters(empty, parameters_from_safetensors(weights)?).map_err(|e| e.within(weights.display()))
 }
 
-/// Reads what the heads in `folder` are, and checks that they may be used with `backbone`.
+/// Reads the description of the heads in `folder`, and checks that they may be used with `backbone`.
 fn describe(folder: &Path, backbone: &Backbone, binding: Binding) -> Result<Description> {
     let Backbone { model, tokenizer, hash, .. } = backbone;
     let (path, width) = (folder.join(DESCRIPTION), model.config().hidden_size);
@@ -257,7 +260,8 @@ fn describe(folder: &Path, backbone: &Backbone, binding: Binding) -> Result<Desc
     Ok(description)
 }
 
-/// Says in what `backbone` is another model than the one that the heads in `folder` were trained above; none if it is the same.
+/// Says how `backbone` differs from the model that the heads in `folder` were trained above, or returns none if it is
+/// the same model.
 fn other_backbone(folder: &Path, backbone: &Backbone) -> Result<Option<String>> {
     let path = folder.join(BACKBONE);
     if !path.exists() {

@@ -1,5 +1,5 @@
-//! `kind = "speculator"`: heads that read what was drafted before them. A state goes from head to head and takes in one token at
-//! each.
+//! `kind = "speculator"`: heads that read the tokens drafted before them. A state is handed from head to head, and each
+//! head adds one token to it.
 
 use burn::module::Module;
 use burn::tensor::activation::gelu;
@@ -46,14 +46,14 @@ impl HeadKind for SpeculatorConfig {
     }
 }
 
-/// The token/embedding speculator (Wertheimer et al. 2024, arXiv 2404.19124, section 2): for head j, with the token x that
-/// was drafted just before,
+/// The token/embedding speculator (Wertheimer et al. 2024, arXiv 2404.19124, section 2). For head j, with the token x
+/// that was drafted just before, it computes
 ///
 /// `s <- P_j s + (w_e / w_s) E_j e(x)`, `s <- gelu(LN_j s)`, state `h + O_j s`
 ///
-/// from `s = h`, with `w_s = 0.5^(0.5/n)` for n heads and `w_e = sqrt(1 - w_s^2)`. The original trains an embedding and an
-/// unembedding per head; here `e` is the backbone's embedding and the backbone's unembedding follows, both frozen, and `h` and
-/// `e(x)` are scaled to a mean square of 1 before they are read. `O` starts at zero.
+/// starting from `s = h`, with `w_s = 0.5^(0.5/n)` for n heads and `w_e = sqrt(1 - w_s^2)`. The original trains an
+/// embedding and an unembedding per head. Here `e` is the backbone's embedding, and the backbone's unembedding follows;
+/// both are frozen. `h` and `e(x)` are scaled to a mean square of 1 before they are read. `O` starts at zero.
 #[derive(Module, Debug)]
 pub struct SpeculatorHeads {
     stages: Vec<SpeculatorStage>,
@@ -61,16 +61,16 @@ pub struct SpeculatorHeads {
 
 #[derive(Module, Debug)]
 struct SpeculatorStage {
-    /// P: `[inner, d]` for the first head, `[inner, inner]` for the others.
+    /// The matrix P: `[inner, d]` for the first head, `[inner, inner]` for the others.
     carry: Linear,
-    /// E: `[inner, d]`
+    /// The matrix E: `[inner, d]`.
     embed: Linear,
     norm: Norm,
-    /// O: `[d, inner]`
+    /// The matrix O: `[d, inner]`.
     down: Linear,
 }
 
-/// Added to the variance in the norms.
+/// The number that the norms add to the variance.
 const EPSILON: f64 = 1e-5;
 
 impl DraftHeads for SpeculatorHeads {
@@ -88,7 +88,7 @@ impl DraftHeads for SpeculatorHeads {
         let share = (1.0 - carried * carried).sqrt() / carried;
         let (mut state, mut done) = (scaled(hidden.clone()), 0);
         Box::new(move |head| {
-            // A head that is left out still takes its token in.
+            // A head that is left out must still add its token to the state.
             for (slot, stage) in self.stages.iter().enumerate().take(head + 1).skip(done) {
                 let token = stage.embed.forward(scaled(drafted(slot)));
                 let mixed = stage.carry.forward(state.clone()) + token.mul_scalar(share);

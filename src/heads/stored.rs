@@ -1,5 +1,5 @@
-//! The candidates of every head at every position of a trace, on disk: computed once, read by every rescorer and every
-//! evaluation. The lattice of a smaller k is a prefix.
+//! The stored candidates of every head at every position of a trace. They are computed once and read by all rescorers
+//! and all evaluations. A lattice with a smaller k consists of the first candidates of each slot.
 
 use std::fs::File;
 use std::io::Write;
@@ -18,16 +18,16 @@ use crate::lattice::Lattice;
 use crate::progress::{self, Progress};
 use crate::traces::{Trace, TraceDocument};
 
-/// `candidates.bin`, described by `candidates.json`: for every token of every continuation, the candidates of the block that
-/// begins there. Four parts of 4-byte numbers in the machine's order: ids `[positions, H - 1, k]`, logits of that shape,
-/// `[positions, H - 1]` leads of the k-th candidate over the first one left out, and `[positions, H - 1, 2]` log-sum-exp and
-/// entropy of the head's softmax.
+/// The file `candidates.bin`, which `candidates.json` describes. For every token of every continuation, it holds the
+/// candidates of the block that begins there. It has four parts of 4-byte numbers in the machine's byte order: ids
+/// `[positions, H - 1, k]`; logits of the same shape; leads of the k-th candidate over the first one left out,
+/// `[positions, H - 1]`; and log-sum-exp and entropy of each head's softmax, `[positions, H - 1, 2]`.
 pub struct StoredCandidates {
     description: Description,
     map: Mmap,
-    /// By document: its first position; one more than there are documents.
+    /// The first position of each document, followed by the number of all positions.
     first: Vec<usize>,
-    /// By document: the most tokens its continuation could have had.
+    /// The largest number of tokens that each document's continuation could have had.
     limits: Vec<usize>,
     seconds: Option<f64>,
 }
@@ -39,7 +39,8 @@ struct Description {
     positions: usize,
 }
 
-/// What no two makings have in common, in a file of its own.
+/// The file for what differs each time that candidates are computed. It is kept apart so that the other files are
+/// reproducible.
 const TIMINGS: &str = "timings.json";
 
 #[derive(Serialize, Deserialize)]
@@ -51,7 +52,8 @@ impl StoredCandidates {
     /// Computes the `k` best tokens of every head for `trace` and writes them into `folder`.
     ///
     /// # Errors
-    /// What [`FrozenHeads::candidates`] refuses, an interrupt, a full disk; then nothing is left behind.
+    /// Returns the errors of [`FrozenHeads::candidates`], and an error after an interrupt or if the disk is full.
+    /// Nothing is left behind then.
     pub fn make(trace: &Trace, heads: &FrozenHeads, model: &Model, k: usize, folder: &Path, title: &str) -> Result<()> {
         let started = Instant::now();
         let (mut ids, mut scores, mut margins, mut stats) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -94,13 +96,13 @@ impl StoredCandidates {
     /// Maps the candidates in `folder`, which were made for `trace`.
     ///
     /// # Errors
-    /// Files that are damaged or of another trace.
+    /// Returns an error if the files are damaged or belong to another trace.
     pub fn open(folder: &Path, trace: &Trace) -> Result<Self> {
         let description: Description = files::read_json(&folder.join("candidates.json"))?;
         let path = folder.join("candidates.bin");
         let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
-        // SAFETY: this program writes files aside and renames them, never changing one in place, so a mapped file stays as
-        // it was opened.
+        // SAFETY: this program writes a file under another name and renames it. It never changes a file in place, so a
+        // mapped file stays as it was opened.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", &path, e))?;
         let mut first = vec![0];
         first.extend(trace.documents().iter().scan(0, |end, document| {
@@ -116,22 +118,22 @@ impl StoredCandidates {
         Ok(Self { description, map, first, limits, seconds })
     }
 
-    /// Wall-clock seconds in which they were made; none of older ones.
+    /// Returns the wall-clock seconds that it took to make the candidates, or none if this was not recorded.
     pub fn seconds(&self) -> Option<f64> {
         self.seconds
     }
 
-    /// k
+    /// Returns k, the number of candidates per head.
     pub fn k(&self) -> usize {
         self.description.k
     }
 
-    /// H - 1
+    /// Returns the number of heads, H - 1.
     pub fn heads(&self) -> usize {
         self.description.heads
     }
 
-    /// The candidates of the block behind the first `t` tokens of a document's continuation.
+    /// Returns the candidates of the block that follows the first `t` tokens of a document's continuation.
     pub fn at(&self, document: usize, t: usize) -> CandidatesAt<'_> {
         let Description { heads, k, .. } = self.description;
         let [ids, scores, margins, _] = self.parts();
@@ -145,7 +147,7 @@ impl StoredCandidates {
         }
     }
 
-    /// The softmax of every head there, over all that it drafts from.
+    /// Returns the statistics of every head's softmax at that block, over all tokens that the head drafts from.
     pub fn stats(&self, document: usize, t: usize) -> impl Iterator<Item = SoftmaxStats> {
         let heads = self.heads();
         let at = &self.parts()[3][2 * (self.first[document] + t) * heads..][..2 * heads];
@@ -161,11 +163,11 @@ impl StoredCandidates {
         [ids, scores, margins, stats]
     }
 
-    /// The lattice of that block with the best `k` of every slot, as long as the document's limit lets it be; `first` is the
-    /// continuation's token `t`.
+    /// Returns the lattice of that block with the `k` best candidates of every slot. It has H slots, or fewer if the
+    /// document's limit is reached before. `first` is the token with index `t` of the continuation.
     ///
     /// # Errors
-    /// Damaged candidates.
+    /// Returns an error if the candidates are damaged.
     pub fn lattice(&self, document: usize, t: usize, first: u32, k: usize) -> Result<Lattice> {
         let at = self.at(document, t);
         let slots = (self.limits[document] - t).min(self.heads() + 1);
@@ -173,7 +175,8 @@ impl StoredCandidates {
     }
 }
 
-/// Positions of a trace at which a block can be learnt from: document and tokens of its continuation before the block.
+/// Returns the positions of a trace where a rescorer can learn from a block, each as the document and the number of
+/// tokens of its continuation before the block.
 pub fn block_starts(documents: &[TraceDocument]) -> Vec<(usize, usize)> {
     let starts = |(document, entry): (usize, &TraceDocument)| {
         (0..entry.continuation.saturating_sub(1)).map(move |t| (document, t))

@@ -1,7 +1,9 @@
-//! Training heads on traces: the weighted mean cross-entropy of all heads, or of one drawn head.
+//! The training of heads on traces. The loss is the weighted mean cross-entropy of all heads, or that of one head drawn
+//! at random.
 //!
-//! The unembedding has no gradient, so loss and gradient with respect to each head's output are computed outside autodiff,
-//! and the graph holds the heads alone. An unembedding that a head trains itself takes part in the graph by its gradient.
+//! The frozen unembedding needs no gradient. Therefore the loss and its gradient with respect to each head's output are
+//! computed outside autodiff, and the graph contains only the heads. If a head trains its own unembedding, the gradient
+//! with respect to that enters the graph in the same way.
 
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
@@ -20,16 +22,16 @@ use crate::nn::{FrozenUnembedding, Targets, unembed};
 use crate::traces::Trace;
 use crate::training::{Batch, Evaluated, Schedule, SchedulePhase, Task};
 
-/// A trace and the corpus, by name, that it is of.
+/// A trace together with the name of its corpus.
 #[derive(Clone, Copy)]
 pub struct TrainingText<'a> {
-    /// As in `[data.NAME]`.
+    /// The NAME of `[data.NAME]`.
     pub corpus: &'a str,
     /// The trace.
     pub trace: &'a Trace,
 }
 
-/// Heads, learning from traces.
+/// The task of training heads on traces.
 pub struct HeadTraining<'a> {
     train: Vec<&'a Trace>,
     dev: Vec<&'a Trace>,
@@ -38,27 +40,27 @@ pub struct HeadTraining<'a> {
     features: Vec<Feature>,
     options: &'a HeadsConfig,
     phases: Vec<Prepared>,
-    /// By head; their mean is 1.
+    /// The loss weight of each head. Their mean is 1.
     weights: Vec<f64>,
     seed: u64,
-    /// What is trained on; none for all of it.
+    /// The tokens that heads are trained on, or none for the whole vocabulary.
     vocabulary: Option<Vocabulary>,
     dev_set: DevSet,
-    /// Of the trained vocabulary; none where every head has its own.
+    /// The unembedding of the tokens trained on, or none if every head has its own.
     unembedding: Option<FrozenUnembedding>,
-    /// What drafts come from, where that is more than what is trained on.
+    /// The unembedding of the tokens drafted from, if these are more than the tokens trained on.
     whole_unembedding: Option<FrozenUnembedding>,
     device: Device,
 }
 
-/// A phase with its positions.
+/// A phase of the training with its positions.
 struct Prepared {
     config: HeadPhase,
-    /// Groups of positions with the probability of drawing from each.
+    /// Groups of positions, each with the probability of drawing from it.
     groups: Vec<(f64, Vec<Position>)>,
 }
 
-/// What a batch is made of.
+/// The contents of a batch.
 struct Drawn<'a> {
     phase: &'a Prepared,
     positions: Vec<Position>,
@@ -66,10 +68,11 @@ struct Drawn<'a> {
 }
 
 impl<'a> HeadTraining<'a> {
-    /// What `heads`, or a copy of them elsewhere, are to learn above `model`.
+    /// Makes the task that `heads` are trained on, above `model`. Copies of the heads on other devices may share it.
     ///
     /// # Errors
-    /// When a phase's train traces, or the dev traces, hold no position with a target; a vocabulary as large as the whole.
+    /// Returns an error if the train traces of a phase, or the dev traces, contain no position with a target, or if the
+    /// partial vocabulary is as large as the whole one.
     pub fn new(
         train: &[TrainingText<'a>],
         dev: &[TrainingText<'a>],
@@ -122,7 +125,7 @@ impl<'a> HeadTraining<'a> {
         })
     }
 
-    /// What there is to train on, in a line.
+    /// Describes in one line what there is to train on.
     pub fn words(&self) -> String {
         let positions: usize = self.phases.iter().flat_map(|phase| &phase.groups).map(|(_, group)| group.len()).sum();
         let documents: usize = self.train.iter().map(|trace| trace.documents().len()).sum();
@@ -138,13 +141,14 @@ impl<'a> HeadTraining<'a> {
         format!("{positions} positions of {documents} documents{phases}{part}")
     }
 
-    /// The ids that the heads are to draft from, ascending; none for all.
+    /// Returns the ids that the heads are to draft from, ascending, or none for all.
     pub fn draft_vocabulary(&self) -> Option<Vec<u32>> {
         let drafting = self.options.vocabulary.as_ref().is_some_and(|part| part.drafting);
         self.vocabulary.as_ref().filter(|_| drafting).map(|vocabulary| vocabulary.ids().to_vec())
     }
 
-    /// Batch `number`: drawn with replacement from a generator of the number alone, so that resuming needs no cursor.
+    /// Returns batch `number`, drawn with replacement. The random generator depends on the seed and the number alone,
+    /// so that training can be resumed without saving the generator's state.
     fn draw(&self, number: usize) -> Drawn<'_> {
         let step = number / self.options.training.accumulate;
         let phase = &self.phases[self.rates(&self.options.training).phase(step).0];
@@ -175,7 +179,7 @@ impl<'a> HeadTraining<'a> {
         Drawn { phase, positions, heads }
     }
 
-    /// The learning rate of every phase, one behind the other.
+    /// Returns the learning rates of all phases, one after the other.
     fn rates(&self, options: &OptimizationConfig) -> Schedule {
         let phase = |phase: &Prepared| SchedulePhase {
             steps: phase.config.steps,
@@ -185,19 +189,19 @@ impl<'a> HeadTraining<'a> {
         Schedule::of_phases(self.phases.iter().map(phase).collect(), options.final_rate)
     }
 
-    /// What the mean cross-entropy of one of `covered` heads is divided by before it is added to the loss. One drawn head
-    /// stands for all, so that its expectation is theirs.
+    /// Returns the number by which a head's mean cross-entropy is divided before it is added to the loss; the batch
+    /// covers `covered` heads. If a single head is drawn, it stands for all, so the expected loss is the same.
     fn divisor(&self, head: usize, covered: usize) -> f64 {
         covered as f64 / self.weights[head]
     }
 
-    /// What the heads read at positions.
+    /// Reads the heads' inputs at the positions.
     fn read(&self, traces: &[&Trace], positions: &[Position]) -> Result<FeatureTensors> {
         Ok(features_at(traces, positions, &self.features)?.to_device(&self.device))
     }
 
-    /// Sum of the losses of one head, which of its first choices are right, and an objective whose gradient is `weight` times
-    /// the loss's.
+    /// Computes the summed loss of one head, whether each of its first choices is right, and an objective whose
+    /// gradient is `weight` times that of the loss.
     fn one_head(
         &self,
         unembedding: Option<&FrozenUnembedding>,
@@ -223,7 +227,7 @@ impl<'a> HeadTraining<'a> {
     }
 }
 
-/// Finds a phase's positions.
+/// Finds the positions of a phase.
 fn prepare(train: &[TrainingText], config: HeadPhase, prompt: bool) -> Result<Prepared> {
     let chosen =
         |text: &TrainingText| config.data.as_ref().is_none_or(|names| names.iter().any(|name| name == text.corpus));
@@ -285,8 +289,8 @@ impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
         Ok(Batch { objective, loss, tokens: positions.len(), metrics, words })
     }
 
-    /// Loss and accuracies against the text's tokens, and block efficiency, on dev documents. Accuracies and block efficiency
-    /// are those of what drafts come from, and count tokens outside of it as misses; the loss leaves them out.
+    /// Computes loss, accuracies and block efficiency on the dev documents, against the text's tokens. Accuracies and
+    /// block efficiency count tokens that cannot be drafted as misses; the loss leaves them out.
     fn evaluate(&self, model: &N) -> Result<Evaluated> {
         let positions = &self.dev_set.positions;
         let embedded = |slot| self.model.embed(&drafted(&self.dev, positions, slot));
@@ -312,7 +316,7 @@ impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
         ]);
         let score = match self.options.choose_by {
             ChooseBy::DevLoss => loss,
-            // A loss that is no number is caught whatever is chosen by.
+            // A loss that is not finite must be noticed, whatever the choice is made by.
             ChooseBy::DevBlockEfficiency => {
                 if loss.is_finite() {
                     -block_efficiency

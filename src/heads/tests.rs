@@ -1,4 +1,4 @@
-//! What every member of the family must do, and what is particular to some.
+//! Tests of what all kinds of heads must do, and of what is special about some.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ fn shared() -> FfnConfig {
     ffn(FirstLayer::Shared, &[Feature::Last])
 }
 
-/// Calls a check with every kind of heads.
+/// Runs a check on every kind of heads.
 macro_rules! of_every_kind {
     ($check:ident) => {
         $check("ffn", &ffn(FirstLayer::Separate, &[Feature::Last]));
@@ -55,7 +55,8 @@ fn of_width<K: HeadKind>(kind: &K, width: usize, device: &Device) -> K::Network 
     kind.network(HeadShape { count: COUNT, width, vocabulary: VOCABULARY }, &mut Init::seeded(9, device))
 }
 
-/// Casts every parameter to float64 and adds `step` to the `index`-th number of all of them.
+/// Casts every parameter to float64 and adds `step` to one number, the one at `index` when all parameters are counted
+/// through.
 struct Nudge {
     index: Option<usize>,
     step: f64,
@@ -80,7 +81,8 @@ fn nudged<N: Module>(heads: &N, index: Option<usize>, step: f64) -> N {
     heads.clone().map(&mut Nudge { index, step, seen: 0 })
 }
 
-/// Heads in float64 none of whose parameters is zero: a zero layer hides the gradient of the one before it.
+/// Makes heads in float64 without any zero parameter, because a zero layer would hide the gradient of the layer before
+/// it.
 fn shaken<K: HeadKind>(kind: &K, device: &Device) -> K::Network {
     let heads = nudged(&untrained(kind, device), None, 0.0);
     (0..heads.num_params()).fold(heads, |h, i| nudged(&h, Some(i), 0.05 * (i as f64).cos()))
@@ -103,7 +105,8 @@ fn tensor(rows: usize, columns: usize, shift: f64) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [rows, columns]), (&Device::flex(), DType::F64))
 }
 
-/// What heads read at the rows of `hidden`: those, and other numbers for other features.
+/// Makes the heads' inputs from the rows of `hidden`: these rows for the last state, and other numbers for other
+/// features.
 fn read(heads: &dyn DraftHeads, hidden: &Tensor<2>) -> FeatureTensors {
     let features = heads.features();
     let state = |feature: &Feature| match feature {
@@ -117,7 +120,7 @@ fn read(heads: &dyn DraftHeads, hidden: &Tensor<2>) -> FeatureTensors {
     FeatureTensors::new(&features, features.iter().map(state).collect())
 }
 
-/// The states of the named heads, what was drafted being some embeddings of each slot.
+/// Returns the states of the named heads, with made-up embeddings for the drafted tokens of each slot.
 fn states_of(heads: &dyn DraftHeads, hidden: &Tensor<2>, named: &[usize]) -> Vec<Tensor<2>> {
     let drafted = |slot: usize| {
         let embeddings = tensor(hidden.dims()[0], WIDTH, slot as f64 + 5.0).cast(hidden.dtype());
@@ -134,10 +137,10 @@ fn distance(a: Tensor<2>, b: Tensor<2>) -> f64 {
     (a - b).abs().max().cast(DType::F64).into_scalar::<f64>()
 }
 
-/// What each head is to predict at three positions, some of them ignored.
+/// The targets of each head at three positions, some of which are ignored.
 const TARGETS: [[u32; 3]; COUNT] = [[4, IGNORE, 0], [IGNORE, 2, 5]];
 
-/// The sum of both heads' mean losses, and an objective with its gradient.
+/// Returns the sum of both heads' mean losses, and an objective with the same gradient.
 fn loss(heads: &dyn DraftHeads, hidden: &Tensor<2>, table: &Tensor<2>) -> (f64, Tensor<1>) {
     let frozen = FrozenUnembedding::new(Projection::new(table.clone()));
     let one = |(head, state): (usize, Tensor<2>)| {
@@ -228,7 +231,7 @@ fn an_unembedding_of_its_own_begins_as_the_backbones() {
     of_every_kind!(copies_the_unembedding);
 }
 
-/// Against the formula, written out for one position in plain numbers.
+/// Compares with the formula, written out for one position in plain numbers.
 #[test]
 fn a_speculator_takes_in_one_token_a_head() {
     let heads = shaken(&SPECULATOR, &Device::flex().autodiff()).valid();
@@ -270,7 +273,7 @@ fn collect_f64(heads: &impl Module) -> std::collections::BTreeMap<String, Vec<f6
     found.into_iter().map(|(name, (_, values))| (name, values.into_iter().map(f64::from).collect())).collect()
 }
 
-/// Which member it is stands in `heads.json`, not in the names.
+/// The kind of heads is recorded in `heads.json`, not in the parameters' names.
 #[test]
 fn parameters_are_named_by_field_and_index() {
     fn names<K: HeadKind>(kind: &K) -> Vec<String> {
@@ -305,7 +308,7 @@ impl ModuleVisitor for Ids {
     }
 }
 
-/// Medusa's trainer lists one block several times, which ties their weights.
+/// Medusa's trainer lists the same block several times, which ties the weights.
 #[test]
 fn medusa_blocks_are_distinct() {
     let heads = untrained(&MEDUSA, &Device::flex());
@@ -313,7 +316,7 @@ fn medusa_blocks_are_distinct() {
     heads.visit(&mut ids);
     assert_eq!(ids.0.len(), COUNT * 2 * 2, "a matrix and a bias for each block of each head");
     assert_eq!(ids.0.iter().collect::<BTreeSet<_>>().len(), ids.0.len(), "{:?}", ids.0);
-    // A weight of one block moves one head, and only as that block does.
+    // A change to one block must move only the head of this block, and only as this block would.
     let mut values = collect_parameters(&heads);
     let weight: Vec<f32> = (0..WIDTH * WIDTH).map(|i| (i as f32).cos()).collect();
     values.get_mut("heads.1.blocks.1.weight").unwrap().1.clone_from(&weight);
@@ -356,13 +359,13 @@ fn same_bits<K: HeadKind>(name: &str, kind: &K) {
     }
 }
 
-/// What lets documents be drafted for side by side: nobody's candidates depend on who else is there.
+/// Documents can be drafted for together only if no document's candidates depend on the others.
 #[test]
 fn frozen_on_the_cpu_a_row_has_the_same_bits_alone_and_beside_others() {
     of_every_kind!(same_bits);
 }
 
-/// Against the formula, with hidden layers that give zero: a head's state is then the sum itself.
+/// Compares with the formula. The hidden layers give zero, so that a head's state is the sum itself.
 #[test]
 fn features_are_scaled_projected_and_summed() {
     let kind = ffn(FirstLayer::Separate, &[Feature::Layer(1), Feature::Last]);

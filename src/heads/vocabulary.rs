@@ -1,10 +1,11 @@
-//! A part of the vocabulary: the tokens that the backbone writes most.
+//! The part of the vocabulary that the backbone writes most often.
 
 use std::collections::HashMap;
 
 use crate::traces::Trace;
 
-/// Some tokens, numbered from 0 in the order of their ids, so that ties go by id here as there.
+/// Some of the tokens, numbered from 0 in the order of their ids. Ties therefore go to the same token by number as by
+/// id.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Vocabulary {
     ids: Vec<u32>,
@@ -12,14 +13,14 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Of ids in ascending order.
+    /// Makes the vocabulary of these ids, which must be ascending.
     pub fn new(ids: Vec<u32>) -> Self {
         let numbers = ids.iter().zip(0..).map(|(&id, number)| (id, number)).collect();
         Self { ids, numbers }
     }
 
-    /// The `size` tokens that are most frequent in the continuations of `traces`; of equally frequent ones those of smaller
-    /// ids, and after all that occur the smallest ids of the `whole` vocabulary.
+    /// Returns the `size` tokens that occur most often in the continuations of `traces`. Ties go to the smaller id. If
+    /// fewer tokens occur at all, the smallest other ids of the `whole` vocabulary are added.
     pub fn most_frequent(traces: &[&Trace], size: usize, whole: usize) -> Self {
         let mut counts = vec![0u64; whole];
         continuations(traces).for_each(|token| counts[token as usize] += 1);
@@ -30,17 +31,17 @@ impl Vocabulary {
         Self::new(ids)
     }
 
-    /// The ids, ascending.
+    /// Returns the ids, ascending.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
 
-    /// The number of a token, where it is one of these.
+    /// Returns the number of a token, if it is in this vocabulary.
     pub fn number(&self, token: u32) -> Option<u32> {
         self.numbers.get(&token).copied()
     }
 
-    /// The share of the continuations' tokens that is among these.
+    /// Returns the share of the continuations' tokens that are in this vocabulary.
     pub fn coverage(&self, traces: &[&Trace]) -> f64 {
         let (all, covered) = continuations(traces).fold((0u64, 0u64), |(all, covered), token| {
             (all + 1, covered + u64::from(self.numbers.contains_key(&token)))
