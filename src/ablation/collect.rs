@@ -1,4 +1,4 @@
-//! The cells' reports, together.
+//! Collects the reports of the cells.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use crate::evaluation::analyses::VariantRow;
 use crate::report::ablation::{Ablated, AblatedCell, CellState, Measured, MeasuredSet};
 use crate::report::read;
 
-/// What the finished cells say. It depends on them alone: not on order, jobs, machines or interruptions.
+/// Collects the results of the finished cells. They depend on the cells' reports alone, not on the order, the number of
+/// jobs, the machines or interruptions.
 pub fn collect(ablation: &Ablation) -> Result<Ablated> {
     let grid = &ablation.grid;
     let mut cells: Vec<Option<AblatedCell>> = grid.cells.iter().map(|_| None).collect();

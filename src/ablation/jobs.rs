@@ -1,4 +1,4 @@
-//! `--jobs N`: the program N times, each with its share of the threads, told apart by nothing but their claims.
+//! `--jobs N`: runs the program N times. Each process gets its share of the threads; only their claims tell them apart.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -8,19 +8,19 @@ use crate::claims::Claims;
 use crate::error::{Error, Result};
 use crate::progress::{self, Progress};
 
-/// What every job is started with.
+/// The number of jobs and their command line.
 pub struct Jobs {
-    /// How many.
+    /// The number of jobs.
     pub count: usize,
-    /// Arguments of this program, such as `ablate mine.toml`.
+    /// The arguments of this program, such as `ablate mine.toml`.
     pub arguments: Vec<String>,
 }
 
-/// Runs the jobs to their end, showing how far the cells are. A job ends when its standard input does, so none outlives this
-/// process.
+/// Runs the jobs to their end and shows the progress of the cells. Each job ends when its standard input is closed, so
+/// no job outlives this process.
 ///
 /// # Errors
-/// A job that cannot be started; Ctrl-C, once the jobs have saved what they have.
+/// Returns an error if a job cannot be started, or after Ctrl-C, once the jobs have saved their work.
 pub fn run_jobs(ablation: &Ablation, jobs: &Jobs) -> Result<()> {
     let program = std::env::current_exe().map_err(|e| Error::new(format!("cannot find this program's file: {e}.")))?;
     let threads = (std::thread::available_parallelism().map_or(1, usize::from) / jobs.count).max(1);

@@ -1,9 +1,10 @@
-//! Ablations: many runs that differ in a few keys, and share what does not differ.
+//! Ablations: many runs that differ in a few keys, and share what these keys do not affect.
 //!
-//! `runs/NAME/cells/KEY/` is a run as any other, whose parts are links into the [`store`](crate::store) of all runs, where each is
-//! made once, by whichever process comes first ([`claims`](crate::claims)). A process knows of the others only through that folder, so it
-//! does not matter how many there are, on how many machines, or how often they are killed: [`Worker::work`] goes over the
-//! cells until none is left, and the table ([`collect`]) is a function of the cells' reports alone.
+//! A cell `runs/NAME/cells/KEY/` is a run like any other. Its parts are links into the [`store`](crate::store) of all
+//! runs, where each part is made only once, by the process that claims it first ([`claims`](crate::claims)). Processes
+//! know of each other only through this folder. So it does not matter how many there are, on how many machines they
+//! run, or how often they are killed. [`Worker::work`] goes over the cells until none is left. The results table
+//! ([`collect`]) depends on the reports of the cells alone.
 
 mod collect;
 mod jobs;
@@ -29,56 +30,56 @@ use crate::error::{Result, bail};
 use crate::files;
 use crate::stages::Runs;
 
-/// An ablation's cells and where they are.
+/// The cells of an ablation and their folders.
 pub struct Ablation {
     /// The resolved configuration.
     pub config: Config,
-    /// What varies.
+    /// The cells' configurations, and the keys in which they differ.
     pub grid: Grid,
-    /// Where all runs lie.
+    /// The folders of all runs.
     pub all: Runs,
-    /// `runs/<name>`
+    /// The folder of the ablation, `runs/<name>`.
     pub folder: PathBuf,
-    /// In the grid's order; cells of one key are one run.
+    /// The runs, in the order of the grid. Cells with the same key share a run.
     pub runs: Vec<CellRun>,
 }
 
-/// A cell's run.
+/// The run of a cell, or of several cells that are the same.
 pub struct CellRun {
-    /// [`Cell::key`](crate::config::Cell::key)
+    /// The key of the cell, as in [`Cell::key`](crate::config::Cell::key).
     pub key: String,
-    /// `runs/<name>/cells/<key>`
+    /// The folder of the run, `runs/<name>/cells/<key>`.
     pub folder: PathBuf,
-    /// Which cells it is.
+    /// The indices of its cells in the grid.
     pub cells: Vec<usize>,
 }
 
-/// How far a cell is.
+/// The progress of a cell.
 pub enum State {
-    /// It has a report.
+    /// The cell has a report.
     Done,
-    /// Somebody is at work on it.
+    /// A process is working on the cell.
     Running(Holder),
     /// The last attempt ended with an error.
     Failed(Failure),
-    /// Nobody has begun, or whoever had is no more.
+    /// No process has begun it, or the process that had is dead.
     Waiting,
 }
 
-/// `failed.json` of a cell.
+/// The content of a cell's file `failed.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What went wrong.
+    /// The message of the error.
     pub error: String,
-    /// Which command found out: its jobs do not try again.
+    /// The command in which it failed. The jobs of that command do not try again.
     attempt: String,
 }
 
 impl Ablation {
-    /// The ablation of a configuration.
+    /// Makes the ablation of a configuration.
     ///
     /// # Errors
-    /// A configuration without one.
+    /// Returns an error if the configuration describes no ablation.
     pub fn new(config: Config, all: Runs) -> Result<Self> {
         let Some(grid) = config.grid()? else {
             bail!(
@@ -100,17 +101,18 @@ impl Ablation {
         Ok(Self { config, grid, all, folder, runs })
     }
 
-    /// The configuration of a run.
+    /// Returns the configuration of a run.
     pub fn config_of(&self, run: &CellRun) -> &Config {
         &self.grid.cells[run.cells[0]].config
     }
 
-    /// A run's values in a line; those of its first cell, where it is several.
+    /// Describes a run by its values, in one line. If it is the run of several cells, these are the values of the
+    /// first.
     pub fn words(&self, run: &CellRun) -> String {
         Grid::words(&self.grid.axes, &self.grid.cells[run.cells[0]].values)
     }
 
-    /// How far a run is; `running` is what [`Ablation::running`] gave.
+    /// Returns the progress of a run. `running` is the result of [`Ablation::running`].
     pub fn state(&self, run: &CellRun, running: &HashMap<String, Holder>) -> State {
         if let Some(holder) = running.get(&run.key[..12]) {
             return State::Running(holder.clone());
@@ -121,7 +123,8 @@ impl Ablation {
         run.failure().map_or(State::Waiting, State::Failed)
     }
 
-    /// The cells that somebody is at work on, by the beginning of their key.
+    /// Returns the cells that processes are working on, by the name of their folder, which is the beginning of their
+    /// key.
     pub fn running(&self, claims: &Claims) -> HashMap<String, Holder> {
         claims.in_folder(&self.folder.join("cells"))
     }
@@ -132,7 +135,7 @@ impl CellRun {
         self.folder.join("failed.json")
     }
 
-    /// What the last attempt failed with, unless one succeeded.
+    /// Returns the error of the last attempt, if there was one and no attempt has succeeded since.
     fn failure(&self) -> Option<Failure> {
         files::read_json(&self.failed_file()).ok()
     }

@@ -1,4 +1,4 @@
-//! What an ablation will do: its cells, what they share, and about how long that takes and how much disk.
+//! Plans of ablations: the cells, the parts that they share, and estimates of the time and disk space.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -13,61 +13,62 @@ use crate::progress::Progress;
 use crate::stages::{Part, estimate_traces};
 use crate::traces::free_space;
 
-/// What an ablation will do.
+/// The plan of an ablation.
 #[derive(Debug, Serialize)]
 pub struct AblationPlan {
-    /// Its name.
+    /// The name of the ablation.
     pub name: String,
-    /// Every cell.
+    /// All cells.
     pub cells: Vec<CellPlan>,
-    /// Cells that are not the same as an earlier one.
+    /// The number of cells that differ from every earlier one.
     pub different_cells: usize,
-    /// By what they make, in the order in which they are made.
+    /// The stages, one entry for each sort, in the order in which they run.
     pub stages: Vec<SharedStages>,
-    /// Sum over the stages.
+    /// The sum of the seconds of the stages.
     pub seconds: f64,
-    /// Sum over the stages.
+    /// The sum of the bytes of the stages.
     pub bytes: u64,
-    /// Bytes free where they go.
+    /// The free bytes on the file system of `folder`.
     pub bytes_free: u64,
-    /// Where they go.
+    /// The folder of the ablation.
     pub folder: PathBuf,
 }
 
-/// A cell and what it waits for.
+/// A cell and its state.
 #[derive(Debug, Serialize)]
 pub struct CellPlan {
-    /// Its values.
+    /// The values of the cell.
     pub cell: String,
-    /// Where it goes.
+    /// The folder of its run.
     pub folder: PathBuf,
-    /// `done`, `running`, `failed` or `to do`.
+    /// Its state: `done`, `running`, `failed` or `to do`.
     pub state: &'static str,
 }
 
-/// All stages of one sort.
+/// All stages that make the same sort of part.
 #[derive(Debug, Default, Serialize)]
 pub struct SharedStages {
-    /// What they make.
+    /// The sort of part that they make.
     pub makes: &'static str,
-    /// How many cells' runs need one or more, each counted.
+    /// How many such parts the cells need, counting a shared part once for each run.
     pub needed: usize,
-    /// Of them, different ones: so many are made.
+    /// How many different parts there are among these, which is how many must be made.
     pub different: usize,
-    /// Those that are finished.
+    /// How many of the different parts are finished.
     pub finished: usize,
-    /// Seconds for the rest, one after the other.
+    /// The estimated seconds for the unfinished parts, one after the other.
     pub seconds: f64,
-    /// Whether `seconds` is the mean of finished ones; else it is counted from sizes and may be off by a factor of two or three.
+    /// Whether `seconds` comes from the mean time of finished parts. Otherwise it is computed from sizes, and may be
+    /// wrong by a factor of two or three.
     pub measured: bool,
-    /// Bytes for the rest, about.
+    /// The approximate bytes of the unfinished parts.
     pub bytes: u64,
 }
 
-/// Plans; nothing is made.
+/// Makes the plan of an ablation without computing any part of it.
 pub fn plan(ablation: &Ablation, worker: &Worker, claims: &Claims) -> Result<AblationPlan> {
     let running = ablation.running(claims);
-    // In the order of the stages, the same for every cell.
+    // In the order of the stages, which is the same for every cell.
     let mut sorts: Vec<SharedStages> = Vec::new();
     let mut seen: HashSet<Vec<PathBuf>> = HashSet::new();
     let mut took: HashMap<&'static str, Vec<f64>> = HashMap::new();
@@ -81,7 +82,7 @@ pub fn plan(ablation: &Ablation, worker: &Worker, claims: &Claims) -> Result<Abl
         };
         let to_trace = |part: Part| matches!(part, Part::Trace(_)) && !part.is_finished(store);
         let traces_to_do = workspace.graph.parts().any(|part| to_trace(part) && !seen.contains(&places(part)));
-        // Only those that are not finished are estimated, in the order of the stages.
+        // The estimates cover only unfinished traces, in the order of the stages.
         let estimates = if traces_to_do { estimate_traces(&workspace)?.traces } else { Vec::new() };
         let mut estimates = estimates.into_iter();
         for part in workspace.graph.parts() {

@@ -1,4 +1,5 @@
-//! Time and disk of stages of which none is finished yet, counted from sizes: for the choice between an hour and a week.
+//! Rough estimates of time and disk space for stages of a sort of which none is finished yet. They are computed from
+//! sizes, and should tell an hour from a week.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -12,20 +13,21 @@ use crate::rescorer::{FitEstimate, FitSizes};
 use crate::stages::{Part, Workspace};
 use crate::training::kept_bytes;
 
-/// Counts, with one measured number: this device's speed in matrix products.
+/// Estimates from operation counts and one measurement, the speed of this device in matrix products.
 pub struct Rough {
-    /// Floating-point operations a second, once measured.
+    /// Floating-point operations per second, once they have been measured.
     speed: Option<f64>,
 }
 
-/// Of the speed of large products, what training and drafting reach with all else they do.
+/// The share of the speed of large products that training and drafting reach, together with everything else that they
+/// do.
 const REACHED: f64 = 0.5;
 
-/// Seconds that replaying a variant takes for a token of the text and a trial of settings, on two cores; measured on the
-/// quickstart.
+/// The seconds that replaying a variant takes per token of the text and per trial of settings, on two cores. Measured
+/// on the quickstart.
 const REPLAY: f64 = 4e-6;
 
-/// Trials of settings that a variant's search makes on dev, about.
+/// The approximate number of settings that a variant tries on dev.
 const TRIALS: f64 = 25.0;
 
 impl Rough {
@@ -33,7 +35,7 @@ impl Rough {
         Self { speed: None }
     }
 
-    /// Seconds and bytes of a part; a trace has an estimate of its own.
+    /// Estimates the seconds and bytes of a part. Both are 0 for a trace, which is estimated elsewhere.
     pub fn of(&mut self, part: Part, workspace: &Workspace) -> (f64, u64) {
         let config = &workspace.config;
         let model = workspace.backbone().model.config();
@@ -88,20 +90,20 @@ impl Rough {
     }
 }
 
-/// Variants with single drafts, paths and trees, those of rescorers that read whole prefixes counted as ten for the model that they
-/// run.
+/// Returns the number of variants, in terms of cost: single drafts, paths and trees. Rescorers that read whole prefixes
+/// run a model, so they count several times.
 fn variants(config: &Config) -> f64 {
     let of = |name: &String| if config.beam(name).is_some() { 20.0 } else { 4.0 };
     3.0 + config.rescorer.keys().map(of).sum::<f64>()
 }
 
-/// Floating-point operations a second in products of middling size.
+/// Measures floating-point operations per second in matrix products of medium size.
 fn measure(workspace: &Workspace) -> f64 {
     const N: usize = 512;
     let device = &workspace.device.device;
     let a = Tensor::<2>::ones([N, N], device);
     let product = || drop(black_box(to_host(a.clone().matmul(a.clone()))));
-    // The first one also wakes threads and compiles kernels.
+    // The first product also wakes the threads and compiles kernels.
     product();
     let (started, mut count) = (Instant::now(), 0);
     while count < 3 || started.elapsed().as_secs_f64() < 0.05 {

@@ -1,4 +1,4 @@
-//! How far an ablation is, seen from its folder alone.
+//! The progress of an ablation, read from its folder alone.
 
 use serde::Serialize;
 
@@ -6,51 +6,51 @@ use super::{Ablation, State};
 use crate::claims::Claims;
 use crate::store;
 
-/// How far an ablation is.
+/// The progress of an ablation.
 #[derive(Debug, Serialize)]
 pub struct Status {
-    /// Its name.
+    /// The name of the ablation.
     pub name: String,
-    /// Runs in all; cells that are the same count once.
+    /// The number of runs. Cells that are the same count once.
     pub cells: usize,
-    /// Those with a report.
+    /// The number of runs that have a report.
     pub done: usize,
-    /// Those that somebody is at work on.
+    /// The runs that a process is working on.
     pub running: Vec<Running>,
-    /// Those whose last attempt ended with an error.
+    /// The runs whose last attempt ended with an error.
     pub failed: Vec<Failed>,
-    /// Those that nobody has begun.
+    /// The number of runs that no process has begun.
     pub waiting: usize,
-    /// Seconds that the cells to do would take one after the other, at the mean of those done, without what they share; none
-    /// before the first is done.
+    /// The seconds that the unfinished runs would take one after the other, if each takes the mean time of the finished
+    /// ones. Shared parts are not included. None if no run is finished yet.
     pub seconds_left: Option<f64>,
 }
 
-/// A cell that somebody is at work on.
+/// A cell that a process is working on.
 #[derive(Debug, Serialize)]
 pub struct Running {
-    /// Its values.
+    /// The values of the cell.
     pub cell: String,
-    /// The machine.
+    /// The name of the machine.
     pub host: String,
-    /// The process.
+    /// The id of the process.
     pub pid: u32,
-    /// Since when.
+    /// The time when the process began.
     pub since: String,
-    /// What it was at a few seconds ago.
+    /// What the process was doing a few seconds ago.
     pub doing: String,
 }
 
 /// A cell that failed.
 #[derive(Debug, Serialize)]
 pub struct Failed {
-    /// Its values.
+    /// The values of the cell.
     pub cell: String,
-    /// Why.
+    /// The message of the error.
     pub error: String,
 }
 
-/// Looks.
+/// Reads the progress of an ablation.
 pub fn status(ablation: &Ablation, claims: &Claims) -> Status {
     let held = ablation.running(claims);
     let mut status = Status {

@@ -1,4 +1,5 @@
-//! One process's part of an ablation: the cells that nobody else is at, one after the other.
+//! The part of an ablation that one process does: one after the other, it computes the cells that no other process is
+//! working on.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use crate::stages::{self, Inputs, Reach, Workspace};
 use crate::store::Store;
 use crate::tables::{Dataset, Record};
 
-/// `--shard i/n`: every n-th run, from the i-th on.
+/// The value of `--shard i/n`: every n-th run, starting with the i-th.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     index: usize,
@@ -28,7 +29,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Whether the run of this number, from 0, is in it.
+    /// Returns whether the run with this number, counted from 0, belongs to the shard.
     fn has(self, number: usize) -> bool {
         number % self.count == self.index
     }
@@ -57,26 +58,26 @@ pub struct Worker<'a> {
     ablation: &'a Ablation,
     device: Opened,
     store: Store,
-    /// What the cells ask of candidates, all together.
+    /// The candidates that all cells together need.
     reach: Reach,
     known: Known,
-    /// By the sections they are read from.
+    /// The inputs that were read so far, by a hash of the sections of the configuration that name them.
     inputs: RefCell<HashMap<String, Inputs>>,
 }
 
-/// Between two looks at what others are doing.
+/// The pause before looking again at what other processes are doing.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 impl<'a> Worker<'a> {
-    /// A worker in the store of all runs.
+    /// Makes a worker that writes into the store of all runs.
     ///
     /// # Errors
-    /// A folder that cannot be written to.
+    /// Returns an error if the folder cannot be written to.
     pub fn new(ablation: &'a Ablation, device: Opened) -> Result<Self> {
         Ok(Self::in_store(ablation, device, Store::open(ablation.all.store())?))
     }
 
-    /// A worker that only looks.
+    /// Makes a worker that only looks and writes nothing.
     pub fn looking(ablation: &'a Ablation, device: Opened) -> Self {
         Self::in_store(ablation, device, Store::look(ablation.all.store()))
     }
@@ -87,11 +88,12 @@ impl<'a> Worker<'a> {
         Self { ablation, device, store, reach, known: Known::default(), inputs: RefCell::default() }
     }
 
-    /// Works until every run of the shard has a report or has failed in this `attempt`, whoever does it; gives what it did not
-    /// get done. Without a shard, waits for other processes' cells.
+    /// Works until every run of the shard, or of the whole ablation, has a report or has failed in this `attempt`.
+    /// Other processes may do some of the runs; if only such runs are left, this one waits for them.
     ///
     /// # Errors
-    /// Ctrl-C; what is wrong with the ablation's folder. What is wrong with a cell is written into its folder.
+    /// Returns an error after Ctrl-C, or if something is wrong with the folder of the ablation. An error of a cell is
+    /// written into the folder of that cell instead.
     pub fn work(&self, shard: Option<Shard>, attempt: &str) -> Result<()> {
         let claims = self.store.claims();
         let runs = self.ablation.runs.iter().enumerate();
@@ -113,7 +115,7 @@ impl<'a> Worker<'a> {
                     continue;
                 }
                 still_left.push(run);
-                // An artefact in the making is not finished.
+                // A part that another process is making is not finished yet.
                 let waits = busy_cells.contains_key(&run.key[..12])
                     || workspace.iter().flat_map(|workspace| workspace.graph.parts()).any(|part| {
                         part.artefacts().iter().any(|made| in_the_making.contains(&self.store.place(&made.key)))
@@ -130,7 +132,7 @@ impl<'a> Worker<'a> {
                 continue;
             };
             let Attempt::Mine(claim) = claims.attempt(&run.folder)? else { continue };
-            // Whoever held it since the look above may have finished it.
+            // The process that held it when we looked above may have finished it in the meantime.
             if self.is_done(run) {
                 claim.finish();
                 continue;
@@ -149,7 +151,7 @@ impl<'a> Worker<'a> {
                     claim.finish();
                     let (left, seconds) = (left.len() - 1, began.elapsed().as_secs_f64());
                     took.push(seconds);
-                    // The first ones also made what all share.
+                    // The median, because the first cells also made the parts that all cells share.
                     took.sort_by(f64::total_cmp);
                     let about = took[(took.len() - 1) / 2] * left as f64;
                     progress::say(format!(
@@ -168,19 +170,19 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Whether a run has a report of what its inputs are now.
+    /// Returns whether a run has a report that fits its present inputs.
     fn is_done(&self, run: &CellRun) -> bool {
         self.workspace(run).is_ok_and(|workspace| workspace.is_evaluated())
     }
 
-    /// Does every stage of a run that is not finished.
+    /// Runs all unfinished stages of a run.
     fn compute(&self, run: &CellRun) -> Result<Report> {
         let workspace = self.workspace(run)?;
         workspace.describe()?;
         stages::run(&workspace)
     }
 
-    /// A run, opened.
+    /// Opens the workspace of a run.
     pub fn workspace(&self, run: &CellRun) -> Result<Workspace> {
         let config = self.ablation.config_of(run).clone();
         let key = files::hash_json(&(&config.backbone, &config.data));
@@ -207,7 +209,7 @@ fn remove_failure(run: &CellRun) -> Result<()> {
     }
 }
 
-/// A cell's outcome in a few words.
+/// Summarizes the result of a cell: the best variant on each data set.
 fn words(report: &Report) -> String {
     let set = |set: &Dataset| {
         let best = set.table(VariantRow::TABLE).and_then(|table| table.rows.iter().find(|row| row.best));
