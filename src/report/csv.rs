@@ -1,10 +1,11 @@
-//! `report.csv`: every cell of every table on a line of its own, for spreadsheets and data frames.
+//! Renders `report.csv`, which has a line for every cell of every table, for spreadsheets and data frames.
 
 use super::Report;
 use crate::error::{Error, Result};
 use crate::tables::{Cell, Estimate};
 
-/// A heading, then a line for each cell that is not empty: numbers in full, intervals in columns of their own.
+/// Renders a report as CSV: a heading, then a line for each cell that is not empty. Numbers have all their digits, and
+/// the ends of intervals have their own columns.
 pub fn csv(report: &Report) -> Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let heading = ["dataset", "table", "row", "column", "key", "value", "low", "high"];
@@ -27,7 +28,7 @@ pub fn csv(report: &Report) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| failed(&e))
 }
 
-/// A cell's value and the ends of its interval.
+/// Returns a cell's value and the two ends of its interval, each empty if there is none.
 fn texts(cell: &Cell) -> [String; 3] {
     let none = String::new;
     match cell {

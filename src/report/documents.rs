@@ -1,4 +1,5 @@
-//! `documents.json`: what every document took under every variant, so that runs can be compared document by document.
+//! The file `documents.json`, which holds the results of every variant on every document, so that runs can be compared
+//! document by document.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,10 +11,10 @@ use crate::error::{Result, bail};
 use crate::evaluation::bootstrap::Counts;
 use crate::files;
 
-/// The only layout there is.
+/// The version of the layout. There is only one so far.
 const SCHEMA: u64 = 1;
 
-/// The file beside `report.json`.
+/// The name of the file, which lies beside `report.json`.
 const DOCUMENTS: &str = "documents.json";
 
 /// The documents of a report.
@@ -41,13 +42,13 @@ pub struct DocumentSet {
 }
 
 impl DocumentSet {
-    /// Adds a variant, which took `counts` for every document.
+    /// Adds a variant with its tokens and calls for every document.
     pub fn add(&mut self, variant: &str, counts: &[Counts]) {
         self.tokens = counts.iter().map(|count| count.tokens).collect();
         self.calls.insert(variant.to_owned(), counts.iter().map(|count| count.calls).collect());
     }
 
-    /// Tokens and calls of a variant, by document.
+    /// Returns the tokens and calls of a variant on each document.
     pub fn counts(&self, variant: &str) -> Option<BTreeMap<&str, Counts>> {
         let of_document = self.ids.iter().zip(&self.tokens).zip(self.calls.get(variant)?);
         Some(of_document.map(|((id, &tokens), &calls)| (id.as_str(), Counts { tokens, calls })).collect())
@@ -55,7 +56,7 @@ impl DocumentSet {
 }
 
 impl Documents {
-    /// The documents of a report.
+    /// Makes the documents of a report.
     pub fn new(sets: BTreeMap<String, DocumentSet>) -> Self {
         Self { schema_version: SCHEMA, sets }
     }
@@ -63,7 +64,7 @@ impl Documents {
     /// Reads the `documents.json` of a report in `folder`.
     ///
     /// # Errors
-    /// A file that is missing, damaged or of another layout.
+    /// Returns an error if the file is missing or damaged, or has another layout.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(DOCUMENTS);
         if !path.exists() {
@@ -80,7 +81,7 @@ impl Documents {
         Ok(documents)
     }
 
-    /// Writes `documents.json` into `folder`, on one line: there may be thousands of documents.
+    /// Writes `documents.json` into `folder`. The file is a single line, because there may be thousands of documents.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let text = serde_json::to_string(self).expect("documents are JSON") + "\n";
         files::write_atomic(&folder.join(DOCUMENTS), text.as_bytes())

@@ -40,7 +40,7 @@ record! {
     }
 }
 
-/// One data set with a section of every kind, and one section across.
+/// Returns a report with one data set, which has a section of every kind, and with one section across data sets.
 pub fn report() -> Report {
     let row = |efficiency: f64, gain, drafts| Variant {
         block_efficiency: efficiency,

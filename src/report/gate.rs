@@ -1,4 +1,4 @@
-//! `--fail-under`: what a report must reach.
+//! Gates (`--fail-under`): numbers that a report must reach.
 
 use std::str::FromStr;
 
@@ -7,11 +7,11 @@ use crate::error::{Error, Result, bail};
 use crate::evaluation::analyses::VariantRow;
 use crate::tables::{Cell, Record, Table};
 
-/// The least that a number of a variant may be: `block_efficiency[ngram]=1.8` on every data set,
+/// A lower bound for a number of a variant: `block_efficiency[ngram]=1.8` on every data set, or
 /// `block_efficiency[ngram,tales]=1.8` on one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gate {
-    /// A column of the table of variants, [`VariantRow`].
+    /// The name of a column in the table of variants, [`VariantRow`].
     metric: String,
     variant: String,
     set: Option<String>,
@@ -41,10 +41,11 @@ impl FromStr for Gate {
 }
 
 impl Gate {
-    /// A line for each data set on which the number is under the gate.
+    /// Returns a line for each data set on which the number is below the bound.
     ///
     /// # Errors
-    /// A data set, a variant or a number that the report has not: a gate that looks at nothing is none.
+    /// Returns an error if the report lacks the data set, the variant or the number, because such a gate would check
+    /// nothing.
     fn failures(&self, report: &Report) -> Result<Vec<String>> {
         let known = |names: Vec<&str>| names.join(", ");
         let sets: Vec<_> =
@@ -73,12 +74,12 @@ impl Gate {
     }
 }
 
-/// A number that can be under a gate.
+/// Returns the number in a cell, if it has one that a gate can check.
 fn number(cell: &Cell) -> Option<f64> {
     matches!(cell, Cell::Count(_) | Cell::Number(_)).then(|| cell.number()).flatten()
 }
 
-/// The columns in which a row has a number.
+/// Returns the names of the columns in which a row has a number.
 fn numbers<'a>(table: &'a Table, row: &[Cell]) -> Vec<&'a str> {
     let of_row = table.columns.iter().zip(row).filter(|(column, cell)| column.key.is_none() && number(cell).is_some());
     of_row.map(|(column, _)| column.id.as_str()).collect()
@@ -87,7 +88,8 @@ fn numbers<'a>(table: &'a Table, row: &[Cell]) -> Vec<&'a str> {
 /// Checks all gates.
 ///
 /// # Errors
-/// One that fails, as a check that does not hold; one that names what the report has not, as a mistake.
+/// Returns a failed check if a number is below its bound, or a usage error if a gate names something that the report
+/// lacks.
 pub fn check_gates(report: &Report, gates: &[Gate]) -> Result<()> {
     let failures = gates.iter().map(|gate| gate.failures(report)).collect::<Result<Vec<_>>>()?.concat();
     if failures.is_empty() {

@@ -1,4 +1,5 @@
-//! `report.html`: one self-contained page from `evaluation.html`, made to be read before the numbers are looked up.
+//! Renders `report.html` from `evaluation.html`: one self-contained page, meant to be read before the numbers are
+//! looked up.
 
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -9,7 +10,7 @@ use super::page::{self, Plot, prose};
 use crate::error::Result;
 use crate::tables::{self, Cell as Content, Dataset, Drawing, Figure, Passage, Record, format};
 
-/// The page, whole: no network, no other file.
+/// Renders a report as a complete page, which needs neither a network nor other files.
 pub fn html(report: &Report) -> Result<String> {
     page::render(include_str!("evaluation.html"), Page::new(report))
 }
@@ -42,14 +43,14 @@ struct Section<'a> {
     notes: Vec<String>,
     figures: Vec<Plot>,
     tables: Vec<Table<'a>>,
-    /// Texts to unfold, by their titles.
+    /// Texts that the reader can unfold, by their titles.
     passages: Vec<(&'a str, &'a Passage)>,
 }
 
 #[derive(Serialize)]
 struct Table<'a> {
     label: String,
-    /// What it says, where the section does not say it.
+    /// The definition of the table, if the section does not give it.
     definition: Option<String>,
     rows_are: &'a str,
     headings: Vec<Heading<'a>>,
@@ -59,7 +60,7 @@ struct Table<'a> {
 #[derive(Serialize)]
 struct Heading<'a> {
     text: String,
-    /// Shown under the pointer.
+    /// The definition that is shown under the pointer.
     definition: &'a str,
 }
 
@@ -73,7 +74,7 @@ struct Row {
 #[derive(Serialize)]
 struct Cell {
     text: String,
-    /// What the column is sorted by; nothing sorts last.
+    /// The key by which the column is sorted. Cells without one are sorted last.
     order: Option<String>,
 }
 
@@ -160,7 +161,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Version, backbone, device and start, as far as the provenance has them.
+/// Returns the line with version, backbone, device and start, as far as the provenance contains them.
 fn byline(report: &Report) -> String {
     let text = |name: &str| report.provenance.get(name).and_then(Json::as_str).map(str::to_owned);
     let backbone = report.provenance.get("backbone").and_then(|b| b.get("path")).and_then(Json::as_str);
@@ -169,7 +170,7 @@ fn byline(report: &Report) -> String {
     [backbone, text("device"), text("started"), version].into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
 
-/// Nested fields as `outer.inner`, lists of plain values on one line.
+/// Lists nested fields as `outer.inner`, with lists of plain values on one line.
 fn flatten(fields: &serde_json::Map<String, Json>) -> Vec<[String; 2]> {
     let plain = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut rows = Vec::new();
@@ -231,7 +232,7 @@ mod tests {
     fn names_are_escaped_wherever_they_stand() {
         let evil = "<img src=https://example.org/x onerror=alert(1)>";
         let text = serde_json::to_string(&fixture::report()).unwrap();
-        // Whatever is a name or a sentence.
+        // Words of names and of sentences.
         for word in [
             "tales",
             "ngram",

@@ -1,4 +1,4 @@
-//! `report.json`: the record that other programs read and that every other rendering can be made from again.
+//! The record `report.json`, which other programs read, and from which every other rendering can be made again.
 
 use std::path::Path;
 
@@ -7,24 +7,25 @@ use serde::Deserialize;
 use super::model::{Report, SCHEMA_VERSION};
 use crate::error::{Error, Result, bail};
 
-/// Pretty-printed JSON with a final newline; the order of its fields never changes.
+/// Writes a report as indented JSON with a final newline. The order of the fields never changes.
 ///
-/// JSON has no NaN: the text is read back, so a number that is not finite is an error here and not in its reader.
+/// JSON has no NaN. The text is read back to check it, so that a number that is not finite causes an error here, not in
+/// a program that reads the file.
 pub fn to_json(report: &Report) -> Result<String> {
     let mut text = serde_json::to_string_pretty(report)
         .map_err(|e| Error::new(format!("cannot write the report as JSON: {e}")))?;
     text.push('\n');
-    // What is not finite is written as null, which is nothing in a cell and no number elsewhere.
+    // Numbers that are not finite are written as null. This reads back as an empty cell, and is invalid anywhere else.
     if !from_json(&text).is_ok_and(|back| back == *report) {
         bail!("a number of the report is not finite (NaN or infinity), which JSON cannot hold.");
     }
     Ok(text)
 }
 
-/// Reads a report.
+/// Parses a report.
 ///
 /// # Errors
-/// A text that is no report, or one of another layout.
+/// Returns an error if the text is not a report, or has another layout.
 pub fn from_json(text: &str) -> Result<Report> {
     #[derive(Deserialize)]
     struct Header {
@@ -48,7 +49,7 @@ pub fn from_json(text: &str) -> Result<Report> {
 /// Reads the `report.json` at `path`.
 ///
 /// # Errors
-/// A file that cannot be read, and what [`from_json`] refuses.
+/// Returns an error if the file cannot be read, and the errors of [`from_json`].
 pub fn read(path: &Path) -> Result<Report> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     from_json(&text).map_err(|e| e.within(path.display()))
@@ -68,7 +69,8 @@ mod tests {
         assert_eq!(to_json(&back).unwrap(), text);
     }
 
-    /// Needs serde_json's feature `float_roundtrip`; without it the last bit of about one number in ten is lost.
+    /// Checks that serde_json's feature `float_roundtrip` is enabled. Without it, about one number in ten loses its
+    /// last bit.
     #[test]
     fn keeps_every_bit_of_every_number() {
         let mut report = fixture::report();

@@ -1,10 +1,10 @@
-//! The tables as text: Markdown for a pull request, aligned columns for the terminal.
+//! Renders tables as text: Markdown for a pull request, and aligned columns for the terminal.
 
 use super::model::Report;
 use crate::tables::{Column, Dataset, Row, Section, Table, format};
 
-/// `report.md`: for each data set the claims, then section by section what is to be noted and the tables; definitions folded
-/// below.
+/// Renders `report.md`. For each data set it has the claims, and then each section's notes and tables. The definitions
+/// follow in a folded block.
 pub fn markdown(report: &Report) -> String {
     let mut text = report.datasets.iter().map(dataset).collect::<Vec<_>>().join("\n");
     for across in &report.across {
@@ -20,12 +20,12 @@ pub fn markdown(report: &Report) -> String {
     text + "\n</details>\n"
 }
 
-/// The narrow tables and the notes of the brief sections of every data set, aligned for a fixed-width font.
+/// Renders the narrow tables and the notes of the brief sections of every data set, aligned for a fixed-width font.
 pub fn table(report: &Report) -> String {
     report.datasets.iter().map(brief).collect::<Vec<_>>().join("\n")
 }
 
-/// The definition of every column, each once, by the titles of the sections.
+/// Returns the definition of every column, each only once, grouped by the title of the section.
 pub fn definitions(report: &Report) -> Vec<(&str, Vec<(&str, &str)>)> {
     let mut groups: Vec<(&Section, Vec<(&str, &str)>)> = Vec::new();
     for (_, section) in report.sections() {
@@ -52,7 +52,8 @@ fn dataset(set: &Dataset) -> String {
     text
 }
 
-/// A section with something to read, under a heading of the given level and the given claims.
+/// Renders a section under a heading of the given level, with the given claims. Sections with nothing to read are left
+/// out.
 fn section(section: &Section, level: &str, claims: &[String]) -> String {
     let tables = section.tables.iter().filter(|table| !table.detail).map(|table| format!("\n{}", rows(&cells(table))));
     let words = [claims, &section.warnings, &section.notes].map(sentences).concat();
@@ -64,7 +65,7 @@ fn sentences(sentences: &[String]) -> String {
     sentences.iter().map(|sentence| format!("\n{}\n", escape(sentence))).collect()
 }
 
-/// A table, its headings first.
+/// Renders a table whose first row holds the headings.
 fn rows(table: &[Vec<String>]) -> String {
     let [headings, rows @ ..] = table else { return String::new() };
     let rule = format!("|---|{}\n", "---:|".repeat(headings.len() - 1));
@@ -76,7 +77,8 @@ fn row(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// Headings first, then a row for each row; of a table with compact columns those alone.
+/// Returns the cells of a table: first the headings, then the rows. If some columns are compact, only these are
+/// included.
 fn cells(table: &Table) -> Vec<Vec<String>> {
     let narrow = table.columns.iter().any(|column| column.compact);
     let shown = |column: &Column| column.compact || !narrow;
@@ -89,7 +91,7 @@ fn cells(table: &Table) -> Vec<Vec<String>> {
     std::iter::once(headings).chain(table.rows.iter().map(row)).collect()
 }
 
-/// The name of a row with its mark.
+/// Returns the name of a row, with its mark if it has one.
 pub fn named(row: &Row) -> String {
     row.mark.as_ref().map_or(row.name.clone(), |mark| format!("{} ({mark})", row.name))
 }
@@ -105,7 +107,7 @@ fn brief(set: &Dataset) -> String {
     text
 }
 
-/// Rows of as many cells each, aligned: the first cell to the left, the others to the right.
+/// Aligns rows of equal length: the first cell to the left, the others to the right.
 pub(super) fn aligned_rows(cells: &[Vec<String>]) -> String {
     let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..cells[0].len()).map(width).collect();
@@ -120,7 +122,8 @@ pub(super) fn aligned_rows(cells: &[Vec<String>]) -> String {
     text
 }
 
-/// Names come from configs and may hold anything: keep them from context tags, cells, code or emphasis.
+/// Escapes a name. Names come from configurations and may contain anything, so they must not produce tags, table cells,
+/// code or emphasis.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

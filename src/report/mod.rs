@@ -1,16 +1,16 @@
-//! The report: one value, many small renderers.
+//! The report of an evaluation, and its renderers.
 //!
-//! [`Report`] is everything an evaluation has to say: for each data set the sections of its analyses, made of tables and figures. The
-//! renderers know nothing but these:
+//! [`Report`] contains everything that an evaluation found: for each data set, the sections of its analyses, which
+//! consist of tables and figures. The renderers need nothing else:
 //!
-//! - [`to_json`] writes the record: what other programs read, and what the other renderings can be made from again; [`csv()`] has a
-//!   line for every cell;
-//! - [`markdown()`] makes the tables for a pull request, [`table`] the aligned ones for the terminal;
-//! - [`html()`] makes the self-contained page a researcher opens first, with figures drawn as inline SVG.
+//! - [`to_json`] writes the record that other programs read, and from which the other renderings can be made again.
+//! - [`csv()`] writes a line for every cell.
+//! - [`markdown()`] makes the tables for a pull request, and [`table`] the aligned ones for the terminal.
+//! - [`html()`] makes the self-contained page that one opens first, with figures drawn as inline SVG.
 //!
-//! [`compare`] puts runs side by side, by what [`Documents`] keep of every document; [`check_gates`] says whether a report
-//! reaches what it must; [`schema()`] is the record's JSON schema. [`write_training`] makes a page of the same frame from the log of a
-//! training.
+//! [`compare`] puts runs side by side, using the results of every document in [`Documents`]. [`check_gates`] decides
+//! whether a report reaches the numbers that it must. [`schema()`] returns the JSON schema of the record.
+//! [`write_training`] makes a page in the same frame from the log of a training.
 
 pub mod ablation;
 mod comparison;
@@ -44,12 +44,13 @@ pub use training::write_training;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
-/// Writes `report.json`, `report.csv`, `report.md` and `report.html` into `dir`, which is made if it is missing.
+/// Writes `report.json`, `report.csv`, `report.md` and `report.html` into `dir`, which is created if it does not exist.
 ///
-/// All are rendered before the first is written, so a report that cannot be rendered leaves the old files alone.
+/// All of them are rendered before the first one is written. If a report cannot be rendered, the old files stay as they
+/// are.
 ///
 /// # Errors
-/// A number that is not finite; a folder that cannot be written to.
+/// Returns an error if a number is not finite, or if the folder cannot be written to.
 pub fn write(report: &Report, dir: &Path) -> Result<()> {
     let files = [
         ("report.json", to_json(report)?),

@@ -1,4 +1,4 @@
-//! The [`Report`] value: what `report.json` holds.
+//! The [`Report`] value, which is the content of `report.json`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::tables::{Dataset, Section};
 
-/// The only layout there is.
+/// The version of the layout. There is only one so far.
 pub const SCHEMA_VERSION: u64 = 1;
 
 /// One evaluation: its tables and figures, with the definition of every number, and where they came from.
@@ -24,12 +24,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report of today's layout.
+    /// Makes a report in the present layout.
     pub fn new(datasets: Vec<Dataset>, across: Vec<Section>, provenance: Map<String, Value>) -> Self {
         Self { schema_version: SCHEMA_VERSION, datasets, across, provenance }
     }
 
-    /// Every section, with the name of the data set that it is about.
+    /// Returns every section, with the name of the data set that it is about.
     pub fn sections(&self) -> impl Iterator<Item = (&str, &Section)> {
         let of_sets = self.datasets.iter().flat_map(|set| set.sections.iter().map(|section| (&*set.name, section)));
         of_sets.chain(self.across.iter().map(|section| ("", section)))

@@ -1,7 +1,7 @@
-//! The frame that every page has in common: `page.html` with the style, `figures.html` for the plots, `tables.html`.
+//! The frame that all pages share: `page.html` with the style, `figures.html` for plots and `tables.html` for tables.
 //!
-//! Everything a page says is prepared in Rust as text; the templates only place it and escape it. The drawings are the
-//! one thing they take as they are, and [`svg`] has escaped those.
+//! Everything that a page says is prepared in Rust as text; the templates only place and escape it. The drawings are
+//! the exception: templates insert them unchanged, because [`svg`] has already escaped them.
 
 use minijinja::{AutoEscape, Environment, Value};
 use serde::Serialize;
@@ -10,7 +10,8 @@ use super::svg;
 use crate::error::{Error, Result};
 use crate::tables::Figure;
 
-/// `template`, which extends `page.html`, filled from `page`; the frame takes `title`, `byline` and `claims` from it.
+/// Fills `template`, which extends `page.html`, with the fields of `page`. The frame itself needs `title`, `byline` and
+/// `claims`.
 pub fn render(template: &str, page: impl Serialize) -> Result<String> {
     let fill = || {
         let mut environment = Environment::new();
@@ -24,7 +25,7 @@ pub fn render(template: &str, page: impl Serialize) -> Result<String> {
     fill().map_err(|e| Error::new(format!("the report's page cannot be made from its template: {e:#}")))
 }
 
-/// A plot as `figures.html` takes it.
+/// A plot in the form that `figures.html` expects.
 #[derive(Serialize)]
 pub struct Plot {
     title: String,
@@ -33,7 +34,8 @@ pub struct Plot {
 }
 
 impl Plot {
-    /// A figure that is drawn, by its title and a few words that tell it from others of that title; none of a text.
+    /// Makes the plot of a figure that is a drawing. `which` tells it from others with the same title. Returns none if
+    /// the figure is a text.
     pub fn new(figure: &Figure, which: &str) -> Option<Self> {
         let svg = svg::draw(&figure.drawing, &format!("{} {which}", figure.title))?;
         let (title, caption) = (figure.title.clone(), prose(figure.caption.clone()));
@@ -41,7 +43,7 @@ impl Plot {
     }
 }
 
-/// A table of texts as `tables.html` takes it.
+/// A table of texts in the form that `tables.html` expects.
 #[derive(Serialize)]
 pub struct TextTable {
     headings: Vec<String>,
@@ -49,18 +51,19 @@ pub struct TextTable {
 }
 
 impl TextTable {
-    /// The headings are prose.
+    /// Makes a table. The headings are treated as prose.
     pub fn new(headings: Vec<String>, rows: Vec<Vec<String>>) -> Self {
         Self { headings: headings.into_iter().map(prose).collect(), rows }
     }
 
-    /// The first of `rows` are the headings.
+    /// Makes a table whose headings are the first of `rows`.
     pub fn headed(mut rows: Vec<Vec<String>>) -> Self {
         Self::new(rows.remove(0), rows)
     }
 }
 
-/// Keeps a percent sign on the line of its number.
+/// Replaces the space before a percent sign by one that does not break, so that the sign stays on the line of its
+/// number.
 pub fn prose(text: String) -> String {
     text.replace(" %", "\u{a0}%")
 }

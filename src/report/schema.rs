@@ -1,11 +1,11 @@
-//! The JSON schemas of what is written for other programs, made from the types themselves.
+//! The JSON schemas of the files that other programs read, generated from the Rust types.
 
 use schemars::generate::SchemaSettings;
 
 use super::documents::Documents;
 use super::model::Report;
 
-/// The JSON schema (draft 2020-12) of `report.json`, with that of `documents.json` among its definitions.
+/// Returns the JSON schema (draft 2020-12) of `report.json`. Its definitions include the schema of `documents.json`.
 pub fn schema() -> String {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     generator.subschema_for::<Documents>();

@@ -1,4 +1,4 @@
-//! `report.html` of a training: what its `metrics.jsonl` says, drawn by step.
+//! Renders the `report.html` of a training, with charts of what its `metrics.jsonl` says about each step.
 
 use std::fs;
 use std::iter::once;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result, bail};
 use crate::files::write_atomic;
 use crate::tables::{Colour, Figure, Lines, Series, XAxis, YAxis, format};
 
-/// The most points of a curve: nearly one for each unit of a drawing's width.
+/// The largest number of points on a curve: almost one per unit of a drawing's width.
 const POINTS: usize = 400;
 
 const TRAIN: Colour = Colour::Cycle(0);
@@ -19,7 +19,7 @@ const DEV: Colour = Colour::Cycle(1);
 
 /// Renders `folder/metrics.jsonl` as `folder/report.html`.
 ///
-/// Lines that cannot be read, as a killed process leaves one at the end, are skipped, and the page says how many.
+/// Lines that cannot be read are skipped, and the page says how many. A killed process may leave one at the end.
 pub fn write_training(folder: &Path, title: &str) -> Result<()> {
     let path = folder.join("metrics.jsonl");
     let log = Log::parse(&fs::read(&path).map_err(|e| Error::io("read", &path, e))?);
@@ -50,18 +50,18 @@ struct Page<'a> {
     figures: Vec<Plot>,
 }
 
-/// The numbers that a line of train or dev may have.
+/// The numbers that a line of train or dev can have.
 #[derive(Deserialize)]
 struct Line {
     step: u64,
-    /// What checkpoints are chosen by, the lowest being the best.
+    /// The score by which the best checkpoint is chosen; the lowest is the best.
     score: Option<f64>,
     loss: Option<f64>,
     learning_rate: Option<f64>,
     gradient_norm: Option<f64>,
     dev_loss: Option<f64>,
     dev_perplexity: Option<f64>,
-    /// From head 2 on; none for a head without a target on dev.
+    /// The accuracy of each head from head 2 on, or none if a head has no target on dev.
     #[serde(default)]
     dev_accuracy_by_head: Vec<Option<f64>>,
     dev_block_efficiency: Option<f64>,
@@ -69,12 +69,12 @@ struct Line {
 
 struct Log {
     lines: Vec<Line>,
-    /// How many lines could not be read.
+    /// The number of lines that could not be read.
     damaged: usize,
 }
 
 impl Log {
-    /// Takes bytes, since a crash can leave anything in the last line.
+    /// Parses a log. It takes bytes instead of text, because a crash can leave anything in the last line.
     fn parse(bytes: &[u8]) -> Self {
         let mut log = Self { lines: Vec::new(), damaged: 0 };
         for line in bytes.split(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
@@ -87,7 +87,7 @@ impl Log {
     }
 }
 
-/// The evaluation that checkpoints are chosen by: the lowest score, the earliest of equal ones.
+/// Returns the evaluation whose checkpoint is chosen: the one with the lowest score, and the earliest of these.
 fn best(lines: &[Line]) -> Option<&Line> {
     let evaluated = lines.iter().filter_map(|line| Some((line, line.score?)));
     evaluated.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(line, _)| line)
@@ -106,7 +106,7 @@ fn byline(log: &Log) -> String {
     parts.join(" · ")
 }
 
-/// The best step with its numbers, in one sentence.
+/// Describes the best step and its numbers in one sentence.
 fn claim(lines: &[Line]) -> String {
     let Some(line) = best(lines) else { return "There is no evaluation on dev yet.".to_owned() };
     let mut parts = Vec::new();
@@ -126,7 +126,7 @@ fn claim(lines: &[Line]) -> String {
     format!("Best at step {}, ringed below: {}.", format::count(line.step), parts.join("; "))
 }
 
-/// The charts in reading order; those without a number are left out.
+/// Makes the charts in reading order, except those without any number.
 fn figures(lines: &[Line]) -> Vec<Figure> {
     let chosen = best(lines).map(|line| line.step as f64);
     let train = |value: fn(&Line) -> Option<f64>| curve(lines, "train", TRAIN, None, value);
@@ -178,7 +178,7 @@ fn figures(lines: &[Line]) -> Vec<Figure> {
     charts.into_iter().filter_map(Chart::figure).collect()
 }
 
-/// The numbers that `value` finds, by step; every one, as yet.
+/// Makes the curve of the numbers that `value` finds in the lines, by step. It is not thinned yet.
 fn curve(
     lines: &[Line],
     label: &str,
@@ -193,7 +193,7 @@ fn curve(
 struct Chart {
     id: &'static str,
     title: &'static str,
-    /// One sentence.
+    /// The definition of the chart's numbers, in one sentence.
     definition: &'static str,
     y: YAxis,
     curves: Vec<Series>,
@@ -217,12 +217,13 @@ impl Chart {
     }
 }
 
-/// How many of so many values become one point.
+/// Returns how many consecutive values are merged into one point, given the number of values.
 fn window(values: usize) -> usize {
     if values <= POINTS { 1 } else { (values - 2).div_ceil(POINTS - 2) }
 }
 
-/// At most [`POINTS`] points: the first, the last and the chosen one as they are, the others means of their neighbourhood.
+/// Thins a curve to at most [`POINTS`] points. The first, the last and the chosen point are kept; the others are means
+/// of neighbouring points.
 fn thinned(points: &[[f64; 2]], chosen: Option<f64>) -> Vec<[f64; 2]> {
     let (window, [first, inner @ .., last]) = (window(points.len()), points) else { return points.to_vec() };
     let means = inner.chunks(window).map(|near| {
@@ -269,7 +270,8 @@ mod tests {
         assert!(!page.contains("Thinned") && !page.contains("<script") && !page.contains("damaged"));
     }
 
-    /// Chosen by block efficiency, say: the lowest score is at another step than the lowest dev loss.
+    /// The score may be the block efficiency, for example. Then the lowest score and the lowest dev loss are at
+    /// different steps.
     #[test]
     fn the_ring_is_around_what_was_chosen() {
         let line = |step: usize, score: f64, loss: f64| {

@@ -1,8 +1,8 @@
-//! `ablation.csv`: a line for every cell, data set and variant.
+//! Renders `ablation.csv`, which has a line for every cell, data set and variant.
 
 use super::model::{Ablated, Measured};
 
-/// With a heading; numbers in full, nothing where there is none.
+/// Renders an ablation as CSV with a heading. Numbers have all their digits, and missing ones are empty.
 pub fn csv(report: &Ablated) -> String {
     let axes = report.axes.iter().map(|axis| axis.key.as_str());
     let numbers = [

@@ -1,11 +1,12 @@
-//! The written definition of every number of an ablation.
+//! The written definitions of the numbers of an ablation.
 
 use std::collections::BTreeMap;
 
 use crate::evaluation::analyses::VariantRow;
 use crate::tables::Record;
 
-/// One sentence for each name; those that the table of variants in a run's report has too are that table's.
+/// Returns one sentence for each name. Numbers that are also in a run's table of variants have the same definition as
+/// there.
 pub fn definitions() -> BTreeMap<String, String> {
     let shared = [
         "block_efficiency",

@@ -1,4 +1,4 @@
-//! Drawings of an ablation: a line for each of the best variants over every axis of numbers, bars over every other one.
+//! The figures of an ablation: lines for the best variants over every axis of numbers, and bars over every other axis.
 
 use super::model::{Ablated, AblatedSet, Axis, Setting, Summary};
 use super::seeds::mean;
@@ -6,13 +6,14 @@ use crate::tables::{
     BASELINE, Bar, BarRow, Bars, Colour, Figure, LengthAxis, Lines, ORACLE, Reference, Series, XAxis, YAxis,
 };
 
-/// Lines in a drawing besides plain decoding's and the oracle's.
+/// The number of lines in a drawing, without those of plain decoding and the oracle.
 const LINES: usize = 6;
 
-/// Settings whose bars stand side by side, at most.
+/// The largest number of settings whose bars are drawn side by side.
 const SIDE_BY_SIDE: usize = 4;
 
-/// Every variant, where the settings are few; then one for each axis with several values, in their order.
+/// Returns the figures: one of all variants if there are few settings, then one for each axis with several values, in
+/// order.
 pub fn figures(report: &Ablated, set: &AblatedSet) -> Vec<Figure> {
     let axes = report.setting_axes().enumerate().filter(|(_, axis)| axis.values.len() > 1);
     let of_axis = |(place, axis): (usize, &Axis)| match numbers(axis) {
@@ -23,7 +24,7 @@ pub fn figures(report: &Ablated, set: &AblatedSet) -> Vec<Figure> {
     few.then(|| variants(report, set)).into_iter().chain(axes.map(of_axis)).collect()
 }
 
-/// A row for each variant with a bar for each setting.
+/// Draws a row for each variant, with a bar for each setting.
 fn variants(report: &Ablated, set: &AblatedSet) -> Figure {
     let bar = |name: &str, (number, setting): (usize, &Setting)| {
         let Summary { block_efficiency, interval, .. } = setting.variant(name)?;
@@ -44,14 +45,14 @@ fn variants(report: &Ablated, set: &AblatedSet) -> Figure {
     Figure::new("variants", "Every variant by setting", caption, bars)
 }
 
-/// The axis's values as numbers, if they all are, rising.
+/// Returns the values of an axis as numbers, if all of them are numbers in ascending order.
 fn numbers(axis: &Axis) -> Option<Vec<f64>> {
     let numbers: Vec<f64> =
         axis.values.iter().map(|value| value.parse().ok().filter(|x: &f64| x.is_finite())).collect::<Option<_>>()?;
     numbers.is_sorted().then_some(numbers)
 }
 
-/// The settings with the value of an axis.
+/// Returns the settings that have a given value on an axis.
 fn having<'a>(set: &'a AblatedSet, place: usize, value: &'a str) -> impl Iterator<Item = &'a Setting> {
     set.settings.iter().filter(move |setting| setting.values[place] == value)
 }

@@ -1,4 +1,4 @@
-//! `ablation.html`: the page.
+//! Renders `ablation.html`, the page of an ablation.
 
 use serde::Serialize;
 
@@ -28,7 +28,7 @@ struct Section {
     variants: TextTable,
 }
 
-/// The page, whole: no network, no other file.
+/// Renders an ablation as a complete page, which needs neither a network nor other files.
 pub fn html(report: &Ablated) -> Result<String> {
     let axes: Vec<&str> = report.axes.iter().map(|axis| axis.key.as_str()).collect();
     let text = |name: &str| report.provenance.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
@@ -64,7 +64,7 @@ impl Section {
     }
 }
 
-/// Every variant of every setting.
+/// Makes the table of all variants of all settings.
 fn variants(report: &Ablated, set: &AblatedSet) -> TextTable {
     let names = ["variant", "drafts", "dev", "block efficiency", "95 % interval", "gain", "verified / call"];
     let headings = report.setting_axes().map(|axis| axis.label.clone()).chain(names.map(str::to_owned));

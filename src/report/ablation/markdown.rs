@@ -1,13 +1,13 @@
-//! `ablation.md`, and the table on the terminal.
+//! Renders `ablation.md`, and the table for the terminal.
 
 use super::model::{Ablated, AblatedSet, Best, CellState, Setting, Summary};
 use crate::tables::format;
 
-/// Headings behind the axes'.
+/// The headings after those of the axes.
 const HEADINGS: [&str; 7] =
     ["seeds", "bpd", "best on dev", "block efficiency", "95 % interval", "gain", "verified / call"];
 
-/// The whole report.
+/// Renders the whole report as Markdown.
 pub fn markdown(report: &Ablated) -> String {
     let mut text = format!("# Ablation {}\n\n{}\n", report.name, counts(report));
     for set in &report.datasets {
@@ -33,7 +33,7 @@ pub fn markdown(report: &Ablated) -> String {
     text
 }
 
-/// Aligned columns for the terminal.
+/// Renders the results as aligned columns for the terminal.
 pub fn table(report: &Ablated) -> String {
     let mut text = String::new();
     for set in &report.datasets {
@@ -54,7 +54,7 @@ pub fn table(report: &Ablated) -> String {
     text + &format!("{}\n", counts(report))
 }
 
-/// How many cells there are in which state.
+/// Says how many cells are in each state.
 pub fn counts(report: &Ablated) -> String {
     let (failed, missing) = (report.count(CellState::Failed), report.count(CellState::Missing));
     let mut text = format::counted(report.cells.len() as u64, "cell", "cells");
@@ -66,7 +66,7 @@ pub fn counts(report: &Ablated) -> String {
     text + "."
 }
 
-/// What is best, in sentences.
+/// Says in sentences what is best on a data set.
 pub fn claims(report: &Ablated, set: &AblatedSet) -> Vec<String> {
     let place = |best: &Best| {
         let values = report.setting_axes().zip(&best.values).map(|(axis, value)| format!("{} {value}", axis.label));
@@ -94,7 +94,7 @@ pub fn claims(report: &Ablated, set: &AblatedSet) -> Vec<String> {
     claims
 }
 
-/// Every failed cell with its error.
+/// Lists every failed cell with its error.
 pub fn failures(report: &Ablated) -> Vec<String> {
     let failed = report.cells.iter().filter(|cell| cell.state == CellState::Failed);
     let words = |cell: &super::AblatedCell| {
@@ -104,7 +104,7 @@ pub fn failures(report: &Ablated) -> Vec<String> {
     failed.map(words).collect()
 }
 
-/// A heading, then a row for each setting.
+/// Returns the cells of a table: first the headings, then a row for each setting.
 pub fn rows(report: &Ablated, set: &AblatedSet) -> Vec<Vec<String>> {
     let axes = report.setting_axes().map(|axis| axis.label.clone());
     let mut rows = vec![axes.chain(HEADINGS.iter().map(|name| (*name).to_owned())).collect::<Vec<_>>()];
@@ -129,7 +129,8 @@ fn cells(variant: &Summary) -> Vec<String> {
     ]
 }
 
-/// Variants down, settings across, where that is a table one can read.
+/// Makes a table with a row for each variant and a column for each setting. It is empty if there are too many settings
+/// to read.
 fn all_variants(report: &Ablated, set: &AblatedSet) -> String {
     const MOST: usize = 12;
     if !(1..=MOST).contains(&set.settings.len()) {

@@ -1,7 +1,7 @@
-//! The report of an ablation: one value of plain numbers, [`Ablated`], and its renderings.
+//! The report of an ablation, [`Ablated`], which consists of plain numbers, and its renderings.
 //!
-//! `ablation.json` is the record; `ablation.csv` has a line for every cell, data set and variant, for other programs;
-//! `ablation.md` and `ablation.html` are to be read.
+//! `ablation.json` is the record. `ablation.csv` has a line for every cell, data set and variant, for other programs.
+//! `ablation.md` and `ablation.html` are for people.
 
 mod csv;
 mod definitions;
@@ -19,7 +19,7 @@ pub use model::{Ablated, AblatedCell, AblatedSet, Axis, Best, CellState, Measure
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
-/// Writes the four files into `dir`; all are rendered before the first is written.
+/// Writes the four files into `dir`. All of them are rendered before the first one is written.
 pub fn write(report: &Ablated, dir: &Path) -> Result<()> {
     let json = serde_json::to_string_pretty(report)
         .map_err(|e| Error::new(format!("cannot write the ablation as JSON: {e}")))?;

@@ -1,4 +1,4 @@
-//! What `ablation.json` holds. The definition of each number is the sentence of the same name in
+//! The content of `ablation.json`. Each number is defined by the sentence of the same name in
 //! [`definitions()`](super::definitions::definitions).
 
 use std::collections::BTreeMap;
@@ -10,57 +10,57 @@ use super::seeds::{interval, mean};
 use crate::evaluation::analyses::VariantRow;
 use crate::tables::{BASELINE, ORACLE};
 
-/// An ablation's cells and what they say together.
+/// The cells of an ablation, and what they show together.
 #[derive(Debug, Serialize)]
 pub struct Ablated {
-    /// Rises whenever an older reader would misread a newer file.
+    /// The version of the layout. It is increased whenever an older reader would misread a newer file.
     pub schema_version: u64,
-    /// Its name.
+    /// The name of the ablation.
     pub name: String,
-    /// One sentence for each number.
+    /// The definition of each number, in one sentence.
     pub definitions: BTreeMap<String, String>,
-    /// What varies.
+    /// The keys in which cells differ.
     pub axes: Vec<Axis>,
-    /// Every cell, in the order of the configuration.
+    /// All cells, in the order of the configuration.
     pub cells: Vec<AblatedCell>,
-    /// By data set, in the order of the first report.
+    /// The results on each data set, in the order of the first report.
     pub datasets: Vec<AblatedSet>,
-    /// The resolved configuration, and what made this file.
+    /// The resolved configuration, and the version of the program that made this file.
     pub provenance: BTreeMap<String, Value>,
 }
 
-/// What varies.
+/// A key in which cells differ, with its values.
 #[derive(Debug, Clone, Serialize)]
 pub struct Axis {
     /// The key of the configuration, or `cell`.
     pub key: String,
-    /// As tables head it: the shortest end of the key that no other axis has.
+    /// The heading in tables: the shortest end of the key that fits no other axis.
     pub label: String,
-    /// In the order of the configuration.
+    /// The values, in the order of the configuration.
     pub values: Vec<String>,
 }
 
-/// A cell.
+/// A cell and its results.
 #[derive(Debug, Serialize)]
 pub struct AblatedCell {
-    /// By axis.
+    /// The cell's value on each axis.
     pub values: Vec<String>,
-    /// Hash of its configuration.
+    /// The hash of the cell's configuration.
     pub key: String,
-    /// Whether it is in the numbers.
+    /// Whether the cell has results.
     pub state: CellState,
-    /// Why not, where it failed.
+    /// The message of the error, if the cell failed.
     pub error: Option<String>,
-    /// By data set: what its report says.
+    /// The results in the cell's report, by data set.
     pub datasets: Vec<MeasuredSet>,
 }
 
-/// What a cell's report says about a data set.
+/// The results of a cell on one data set.
 #[derive(Debug, Serialize)]
 pub struct MeasuredSet {
-    /// The data set.
+    /// The name of the data set.
     pub name: String,
-    /// In the report's order.
+    /// The variants, in the order of the report.
     pub variants: Vec<Measured>,
 }
 
@@ -68,15 +68,15 @@ pub struct MeasuredSet {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CellState {
-    /// It has.
+    /// The cell has a report.
     Done,
-    /// Its last attempt ended with an error.
+    /// The last attempt ended with an error.
     Failed,
-    /// It was not, or not wholly, computed.
+    /// The cell was not computed, or only in part.
     Missing,
 }
 
-/// A variant in a cell.
+/// The results of a variant in a cell.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
     pub variant: String,
@@ -98,7 +98,7 @@ impl From<(&str, VariantRow)> for Measured {
             block_efficiency: row.block_efficiency,
             ci95: row.ci95,
             block_efficiency_document_mean: row.block_efficiency_document_mean,
-            // Plain decoding gains nothing over itself.
+            // Plain decoding has no gain, because it is the baseline.
             relative_gain: row.relative_gain.unwrap_or_default(),
             dev_block_efficiency: row.dev_block_efficiency,
             verified_tokens_per_call: row.verified_tokens_per_call,
@@ -107,34 +107,34 @@ impl From<(&str, VariantRow)> for Measured {
     }
 }
 
-/// What the cells say about one data set.
+/// The results of all cells on one data set.
 #[derive(Debug, Serialize)]
 pub struct AblatedSet {
-    /// The data set.
+    /// The name of the data set.
     pub name: String,
-    /// Cells that differ in nothing but the seed, together.
+    /// The settings. Cells that differ only in the seed are one setting.
     pub settings: Vec<Setting>,
-    /// The setting and variant with the highest `dev_block_efficiency`, the first of equal ones.
+    /// The setting and variant with the highest `dev_block_efficiency`; the first if several are equal.
     pub best: Option<Best>,
-    /// The same among variants with one draft.
+    /// The same, among variants with a single draft.
     pub best_single: Option<Best>,
 }
 
-/// Cells that differ in nothing but the seed.
+/// Cells that differ only in the seed.
 #[derive(Debug, Serialize)]
 pub struct Setting {
-    /// By axis but the seed's.
+    /// The setting's value on each axis except the seed.
     pub values: Vec<String>,
-    /// In the order of the first cell's report.
+    /// The variants, in the order of the first cell's report.
     pub variants: Vec<Summary>,
 }
 
-/// A variant under a setting: means over seeds.
+/// The results of a variant under a setting, as means over seeds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     pub variant: String,
     pub drafts: u64,
-    /// How many cells.
+    /// The number of cells that the means are taken over.
     pub seeds: u64,
     pub block_efficiency: f64,
     pub interval: [f64; 2],
@@ -146,19 +146,19 @@ pub struct Summary {
 /// A setting and one of its variants.
 #[derive(Debug, Clone, Serialize)]
 pub struct Best {
-    /// By axis but the seed's.
+    /// The setting's value on each axis except the seed.
     pub values: Vec<String>,
-    /// The variant, with its result on test.
+    /// The variant with its results on test.
     pub variant: Summary,
 }
 
 impl Ablated {
-    /// The version written today.
+    /// The present version of the layout.
     pub const SCHEMA: u64 = 1;
-    /// The axis over which means are taken.
+    /// The key of the axis over which means are taken.
     pub const SEED: &str = "seed";
 
-    /// What is left to say once every cell has said its part.
+    /// Makes the report from the cells, and computes all that they show together.
     pub fn new(
         name: String,
         axes: Vec<(String, Vec<String>)>,
@@ -190,12 +190,12 @@ impl Ablated {
         Self { schema_version: Self::SCHEMA, name, definitions, axes, cells, datasets, provenance }
     }
 
-    /// The axes but the seed's, as settings have values for.
+    /// Returns all axes except the seed. Settings have a value on each of these.
     pub fn setting_axes(&self) -> impl Iterator<Item = &Axis> {
         self.axes.iter().filter(|axis| axis.key != Self::SEED)
     }
 
-    /// A setting's values in a few words.
+    /// Describes a setting by its values.
     pub fn words(&self, setting: &Setting) -> String {
         let values = self.setting_axes().zip(&setting.values);
         let words = values
@@ -203,7 +203,7 @@ impl Ablated {
         words.collect::<Vec<_>>().join(", ")
     }
 
-    /// Cells of a state.
+    /// Counts the cells in a state.
     pub fn count(&self, state: CellState) -> usize {
         self.cells.iter().filter(|cell| cell.state == state).count()
     }
@@ -237,7 +237,7 @@ impl AblatedSet {
         Self { name: name.to_owned(), best: best(false), best_single: best(true), settings }
     }
 
-    /// The variants of all settings, in the order in which they come up.
+    /// Returns the names of the variants of all settings, in order of first appearance.
     pub fn variants(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for variant in self.settings.iter().flat_map(|setting| &setting.variants) {
@@ -271,29 +271,29 @@ impl Setting {
         Self { values, variants: cells[0].iter().map(summary).collect() }
     }
 
-    /// A variant by its name.
+    /// Returns the variant with a name.
     pub fn variant(&self, name: &str) -> Option<&Summary> {
         self.variants.iter().find(|variant| variant.variant == name)
     }
 
-    /// The variants that can decode.
+    /// Returns the variants that can decode, which are all except the oracle.
     pub fn decoders(&self) -> impl Iterator<Item = &Summary> {
         self.variants.iter().filter(|variant| variant.variant != ORACLE)
     }
 
-    /// Plain decoding.
+    /// Returns plain decoding.
     pub fn baseline(&self) -> Option<&Summary> {
         self.variant(BASELINE)
     }
 
-    /// The variant that is best on dev, the first of equal ones.
+    /// Returns the variant that is best on dev; the first if several are equal.
     pub fn best(&self) -> Option<&Summary> {
         self.decoders().reduce(|best, variant| if variant.on_dev() > best.on_dev() { variant } else { best })
     }
 }
 
 impl Summary {
-    /// What it is chosen by.
+    /// Returns the block efficiency on dev, by which the best variant is chosen.
     pub fn on_dev(&self) -> f64 {
         self.dev_block_efficiency.unwrap_or(f64::NEG_INFINITY)
     }

@@ -1,11 +1,12 @@
-//! Means over seeds, with intervals.
+//! Means over seeds and their intervals.
 
-/// The mean; of nothing, no number.
+/// Returns the mean, which is NaN if there are no values.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// 95 % interval of the mean: Student's t with n - 1 degrees of freedom times the standard error; none of fewer than two values.
+/// Returns the 95 % interval of the mean, or none for fewer than two values. Its half width is the standard error times
+/// the quantile of Student's t with n - 1 degrees of freedom.
 pub fn interval(values: &[f64]) -> Option<[f64; 2]> {
     if values.len() < 2 {
         return None;
@@ -16,8 +17,8 @@ pub fn interval(values: &[f64]) -> Option<[f64; 2]> {
     Some([centre - half, centre + half])
 }
 
-/// The 97.5 % quantile of Student's t: the first from tables, the rest by the expansion about the normal one, whose error is
-/// below 0.0005 there.
+/// Returns the 97.5 % quantile of Student's t. Small degrees of freedom are looked up in a table. For the others, the
+/// quantile is expanded around that of the normal distribution, with an error below 0.0005.
 fn t_quantile(degrees: usize) -> f64 {
     const FIRST: [f64; 8] = [12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060];
     if let Some(quantile) = FIRST.get(degrees - 1) {
@@ -44,7 +45,7 @@ mod tests {
 
     #[test]
     fn intervals_by_hand() {
-        // Mean 2, standard deviation 1, standard error 1/sqrt(3).
+        // The mean is 2, the standard deviation 1 and the standard error 1/sqrt(3).
         let [low, high] = interval(&[1.0, 2.0, 3.0]).unwrap();
         assert!((high - 2.0 - 4.3027 / 3f64.sqrt()).abs() < 1e-9 && (low + high - 4.0).abs() < 1e-9);
         assert_eq!(interval(&[2.0, 2.0]), Some([2.0, 2.0]));

@@ -1,9 +1,9 @@
-//! Drawings of a comparison: a run has one colour in all of them.
+//! The figures of a comparison. A run has the same colour in all of them.
 
 use super::{ComparedSet, ComparedVariant, Comparison};
 use crate::tables::{Bar, BarRow, Bars, Colour, Figure, LengthAxis, Reference};
 
-/// Block efficiency of every run, and what the later ones differ by from the first.
+/// Draws the block efficiency of every run, and the differences of later runs from the first.
 pub fn figures(comparison: &Comparison, set: &ComparedSet) -> [Figure; 2] {
     let keys = |from: usize| {
         let named = |(i, run): (usize, &String)| (format!("run {}: {run}", i + 1), Colour::Cycle(i));
@@ -22,7 +22,7 @@ pub fn figures(comparison: &Comparison, set: &ComparedSet) -> [Figure; 2] {
     [efficiency, Figure::new("difference", "Difference from run 1", caption, bars)]
 }
 
-/// A row for every variant that has a bar.
+/// Returns a row for every variant that has a bar.
 fn rows(set: &ComparedSet, bars: fn(&ComparedVariant) -> Vec<Bar>) -> Vec<BarRow> {
     let rows = set.variants.iter().map(|variant| BarRow { label: variant.name.clone(), bars: bars(variant) });
     rows.filter(|row| !row.bars.is_empty()).collect()

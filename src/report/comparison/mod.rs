@@ -1,4 +1,4 @@
-//! Runs side by side, on the documents that they share.
+//! The comparison of several runs on the documents that they share.
 
 mod figures;
 mod render;
@@ -17,20 +17,20 @@ use crate::evaluation::block_efficiency;
 use crate::evaluation::bootstrap::{Counts, intervals};
 use crate::tables::Record;
 
-/// The layout of `comparison.json`.
+/// The version of the layout of `comparison.json`.
 const SCHEMA: u64 = 1;
 
-/// Resamples of a comparison's bootstrap, and its seed.
+/// The number of bootstrap resamples, and the seed that draws them.
 const RESAMPLES: usize = 10_000;
 const SEED: u64 = 1;
 
-/// A finished run, as a comparison reads it.
+/// A finished run, as far as a comparison needs it.
 pub struct EvaluatedRun {
-    /// What it is called: its folder as it was given.
+    /// The name of the run, which is its folder as it was given.
     pub name: String,
-    /// Its report.
+    /// The report.
     pub report: Report,
-    /// And what every document took.
+    /// The tokens and calls of every document.
     pub documents: Documents,
 }
 
@@ -43,53 +43,53 @@ impl EvaluatedRun {
     }
 }
 
-/// Several runs, data set by data set.
+/// A comparison of several runs on each data set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// The layout of this file.
+    /// The version of the layout of this file.
     pub schema_version: u64,
-    /// One sentence for each number.
+    /// The definition of each number, in one sentence.
     pub definitions: BTreeMap<&'static str, &'static str>,
-    /// Their folders, in the order in which they were given.
+    /// The folders of the runs, in the order in which they were given.
     pub runs: Vec<String>,
-    /// The data sets that all of them have.
+    /// The data sets that all runs have.
     pub datasets: Vec<ComparedSet>,
 }
 
-/// One data set.
+/// The comparison on one data set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ComparedSet {
-    /// As in the reports.
+    /// The name of the data set in the reports.
     pub name: String,
-    /// Documents that all runs have; every number is of these.
+    /// The number of documents that all runs have. All numbers are computed on these.
     pub shared_documents: u64,
-    /// In the first run's order, those of later runs behind.
+    /// The variants in the order of the first run, followed by those that only later runs have.
     pub variants: Vec<ComparedVariant>,
 }
 
-/// One variant over all runs.
+/// One variant in all runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ComparedVariant {
-    /// As in the reports.
+    /// The name of the variant in the reports.
     pub name: String,
-    /// By run; none where the run has no such variant.
+    /// The block efficiency in each run, or none if the run lacks the variant.
     pub block_efficiency: Vec<Option<f64>>,
-    /// By run: 95 % bootstrap interval of `block_efficiency`, low end first.
+    /// The 95 % bootstrap interval of `block_efficiency` in each run, low end first.
     pub ci95: Vec<Option<[f64; 2]>>,
-    /// Every two runs that have it, the earlier one as the base.
+    /// The differences between any two runs that have the variant. The earlier run is the base.
     pub differences: Vec<Difference>,
 }
 
-/// One run against another.
+/// The difference between two runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// Number of the run that is the base, from 1.
+    /// The number of the base run, from 1.
     pub base: u64,
-    /// Number of the other.
+    /// The number of the other run, from 1.
     pub run: u64,
-    /// Block efficiency over the base's, minus 1.
+    /// The other run's block efficiency divided by the base's, minus 1.
     pub difference: f64,
-    /// 95 % paired bootstrap interval of `difference`, low end first.
+    /// The 95 % paired bootstrap interval of `difference`, low end first.
     pub difference_ci95: [f64; 2],
 }
 
@@ -113,10 +113,11 @@ const DEFINITIONS: [(&str, &str); 5] = [
     ("shared_documents", "Documents of the data set, by id, that every run evaluated."),
 ];
 
-/// Puts runs side by side.
+/// Compares runs on the documents that they share.
 ///
 /// # Errors
-/// Fewer than two runs; a data set of one name from different files; nothing shared.
+/// Returns an error if there are fewer than two runs, if data sets of the same name come from different files, or if
+/// the runs share nothing.
 pub fn compare(runs: &[EvaluatedRun]) -> Result<Comparison> {
     let [first, others @ ..] = runs else { bail!("there is no run to compare.") };
     if others.is_empty() {
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
     use crate::report::{DocumentSet, fixture};
 
-    /// A run of four documents in two groups.
+    /// Makes a run of four documents in two groups.
     fn run(name: &str, ids: [&str; 4], calls: [u64; 4]) -> EvaluatedRun {
         let set = DocumentSet {
             ids: ids.map(str::to_owned).to_vec(),
@@ -225,24 +226,24 @@ mod tests {
     #[test]
     fn only_shared_documents_count_and_both_runs_are_resampled_together() {
         let runs = [run("a", ["1", "2", "3", "4"], [5, 10, 30, 20]), run("b", ["2", "3", "9", "1"], [20, 10, 7, 4])];
-        // "1" has 40 tokens in the second run: nobody says that the texts are the same, only the prompts.
+        // Document "1" has 40 tokens in the second run. Only the prompts must be the same, not the decoded texts.
         let set = &compare(&runs).unwrap().datasets[0];
         assert_eq!(set.shared_documents, 3);
         let bpd = &set.variants[0];
         assert_eq!(bpd.block_efficiency, [Some(60.0 / 45.0), Some(70.0 / 34.0)]);
-        // Groups {1, 2} and {3}, as below.
+        // The groups are {1, 2} and {3}, as below.
         assert_eq!(bpd.ci95[0], Some([1.0, 2.0]));
         let difference = &bpd.differences[0];
         assert_eq!((difference.base, difference.run), (1, 2));
         assert!((difference.difference - (70.0 / 34.0) / (60.0 / 45.0) + 1.0).abs() < 1e-12);
-        // Groups {1, 2} and {3}: a resample holds one of them twice, or both.
+        // The groups are {1, 2} and {3}. A resample contains one of them twice, or both.
         let (low, high) = ((50.0 / 24.0) / (30.0 / 15.0) - 1.0, (20.0 / 10.0) / (30.0 / 30.0) - 1.0);
         for (found, expected) in difference.difference_ci95.into_iter().zip([low, high]) {
             assert!((found - expected).abs() < 1e-12, "{found} {expected}");
         }
         let same = compare(&[run("a", ["1", "2", "3", "4"], [5; 4]), run("b", ["1", "2", "3", "4"], [5; 4])]).unwrap();
         assert_eq!(same.datasets[0].variants[0].differences[0].difference_ci95, [0.0, 0.0]);
-        // The variants that one run lacks are there without a difference.
+        // Variants that one run lacks are listed without a difference.
         let other = &same.datasets[0].variants[1];
         assert_eq!((&other.block_efficiency[..], other.differences.len()), (&[None, None][..], 0));
     }

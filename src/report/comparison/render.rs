@@ -1,4 +1,4 @@
-//! A comparison as JSON, Markdown, aligned text and a page.
+//! Renders a comparison as JSON, as Markdown, as aligned text and as a page.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::report::page::{self, Plot, TextTable};
 use crate::tables::format;
 
 impl Comparison {
-    /// The aligned tables for the terminal.
+    /// Renders the comparison as aligned tables for the terminal.
     pub fn table(&self) -> String {
         let mut text = String::new();
         for (number, run) in self.runs.iter().enumerate() {
@@ -26,7 +26,7 @@ impl Comparison {
         text
     }
 
-    /// The tables for a pull request.
+    /// Renders the comparison as tables for a pull request.
     pub fn markdown(&self) -> String {
         let mut text = String::from("## Runs compared\n\n");
         for (number, run) in self.runs.iter().enumerate() {
@@ -50,7 +50,7 @@ impl Comparison {
         text + "\n</details>\n"
     }
 
-    /// The self-contained page.
+    /// Renders the comparison as a self-contained page.
     pub fn html(&self) -> Result<String> {
         #[derive(Serialize)]
         struct Page<'a> {
@@ -87,10 +87,10 @@ impl Comparison {
         )
     }
 
-    /// Writes `comparison.json`, `comparison.md` and `comparison.html` as the new folder `folder`.
+    /// Writes `comparison.json`, `comparison.md` and `comparison.html` into the new folder `folder`.
     ///
     /// # Errors
-    /// Something is there already: nothing is written over.
+    /// Returns an error if the folder exists already, because nothing is overwritten.
     pub fn write(&self, folder: &Path) -> Result<()> {
         if folder.exists() {
             bail!(
@@ -108,7 +108,7 @@ impl Comparison {
         staged.commit()
     }
 
-    /// Headings first, then a row for each variant.
+    /// Returns the cells of a table: first the headings, then a row for each variant.
     fn cells(&self, variants: &[ComparedVariant]) -> Vec<Vec<String>> {
         let count = self.runs.len();
         let pairs: Vec<(u64, u64)> =

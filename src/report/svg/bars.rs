@@ -1,4 +1,5 @@
-//! Horizontal bars with an interval each: long names keep to one line, and lengths start at zero, so they compare.
+//! Horizontal bars, each with an interval. Long names fit on one line, and all lengths start at zero, so that they can
+//! be compared.
 
 use super::scale::{Scale, decimals, ticks};
 use super::{Anchor, Canvas, Key, WIDTH, fit, text_width};
@@ -6,7 +7,7 @@ use crate::tables::{Bar, BarRow, Bars, LengthAxis, format};
 
 const TOP: f64 = 4.0;
 const GAP: f64 = 12.0;
-/// Room for the longest value behind a bar.
+/// The room for the longest value after a bar.
 const RIGHT: f64 = 54.0;
 
 impl Bars {
@@ -14,7 +15,7 @@ impl Bars {
         self.rows.iter().flat_map(|row| &row.bars)
     }
 
-    /// A tick of the axis, whose ticks differ in so many decimals.
+    /// Formats a tick of the axis. `decimals` is the number of decimals that tell the ticks apart.
     fn tick(&self, value: f64, decimals: usize) -> String {
         match self.lengths {
             LengthAxis::Efficiency(_) => format::fixed(value, decimals),
@@ -22,7 +23,7 @@ impl Bars {
         }
     }
 
-    /// A value and its interval.
+    /// Formats a value and its interval.
     fn value(&self, bar: &Bar) -> [String; 2] {
         match self.lengths {
             LengthAxis::Efficiency(_) => [format::efficiency(bar.value), format::interval(bar.interval)],
@@ -49,7 +50,7 @@ impl Bars {
         canvas.text("tick", Anchor::Start, [right + 6.0, middle + 4.0], &value);
     }
 
-    /// The drawing, called `title`.
+    /// Draws the bars as SVG with the title `title`.
     pub(super) fn svg(&self, title: &str) -> String {
         let mut canvas = Canvas::new(title);
         let thickness = if self.rows.iter().all(|row| row.bars.len() == 1) { 15.0 } else { 12.0 };
@@ -109,7 +110,7 @@ mod tests {
         Bars::new(LengthAxis::Efficiency("x".into()), rows).svg("t")
     }
 
-    /// Left end and width of every bar.
+    /// Returns the left end and the width of every bar.
     fn places(svg: &str) -> Vec<[f64; 2]> {
         let number = |rect: &str, name: &str| {
             rect.split(&format!(" {name}=\"")).nth(1).unwrap().split('"').next().unwrap().parse::<f64>().unwrap()

@@ -1,4 +1,4 @@
-//! Lines over one axis of positions, of values or of powers of two.
+//! Line charts. The horizontal axis shows positions, values or powers of two.
 
 use super::scale::{Scale, decimals, ticks};
 use super::{Anchor, Canvas, Key, WIDTH, text_width};
@@ -7,11 +7,11 @@ use crate::tables::{Lines, Series, XAxis, YAxis, format};
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 226.0;
 const RIGHT: f64 = WIDTH - 18.0;
-/// The most markers a line has besides a ringed one; more would hide it.
+/// The largest number of markers on a line, apart from a ringed one. More would hide the line.
 const MARKERS: usize = 40;
 
 impl Lines {
-    /// The drawing, called `title`.
+    /// Draws the lines as SVG with the title `title`.
     pub(super) fn svg(&self, title: &str) -> String {
         let mut canvas = Canvas::new(title);
         let y_ticks = self.y_ticks();
@@ -56,7 +56,7 @@ impl Lines {
         let every = points.len().div_ceil(MARKERS);
         for (i, point) in points.iter().enumerate() {
             let chosen = series.chosen == Some(point[0]);
-            // Counted from the end, so that the last value always shows under the pointer.
+            // Counted from the end, so that the last value always has a marker to point at.
             if !chosen && !(points.len() - 1 - i).is_multiple_of(every) {
                 continue;
             }
@@ -124,7 +124,7 @@ fn finite(point: &[f64; 2]) -> bool {
     point.iter().all(|x| x.is_finite())
 }
 
-/// The least and greatest value, `[0, 1]` of none.
+/// Returns the smallest and the largest value, or `[0, 1]` if there are none.
 fn range(values: impl Iterator<Item = f64>) -> [f64; 2] {
     values.filter(|x| x.is_finite()).map(|x| [x, x]).reduce(|[a, b], [x, _]| [a.min(x), b.max(x)]).unwrap_or([0.0, 1.0])
 }
@@ -155,7 +155,7 @@ mod tests {
         let svg = Lines::new(XAxis::Linear("x".into()), YAxis::Linear("y".into()), vec![series]).svg("t");
         let band = svg.split("class=\"band\" points=\"").nth(1).unwrap().split('"').next().unwrap();
         let heights: Vec<f64> = band.split(' ').map(|p| p.split(',').nth(1).unwrap().parse().unwrap()).collect();
-        // There by the low ends, back by the high ones; higher values are further up.
+        // The outline follows the low ends and returns along the high ones. Higher values are further up.
         assert!(heights.len() == 4 && heights[0] > heights[1] && heights[1] > heights[3] && heights[3] > heights[2]);
         assert!(heights.iter().all(|y| (TOP..=BOTTOM).contains(y)), "{heights:?}");
     }

@@ -1,8 +1,9 @@
-//! Small charts as inline SVG, drawn here so that a report needs no network and no script.
+//! Small charts as inline SVG. They are drawn here so that a report needs neither a network nor scripts.
 //!
-//! A drawing is [`WIDTH`] units wide at a type size of about 12 units, so it stays readable when a phone shrinks it.
-//! Colours are CSS variables that the page sets for light and dark; [`STYLE`] is what the drawings expect of the page.
-//! Text is measured with a width no common font exceeds and shortened to its room, so it never overflows.
+//! A drawing is [`WIDTH`] units wide with a font size of about 12 units, so that it stays readable when a phone shrinks
+//! it. Colours are CSS variables that the page sets for light and dark mode; [`STYLE`] contains the rules that the page
+//! must include. The width of text is estimated from above, for any common font, and long text is shortened, so that it
+//! never overflows.
 
 mod bars;
 mod lines;
@@ -10,13 +11,13 @@ mod scale;
 
 use crate::tables::{Colour, Drawing, Reference};
 
-/// The rules that the drawings' classes and variables need, for the page's `<style>`.
+/// The CSS rules for the classes and variables of the drawings, to be included in the page's `<style>`.
 pub const STYLE: &str = include_str!("style.css");
 
-/// The width of every drawing's viewBox.
+/// The width of the viewBox of every drawing.
 pub const WIDTH: f64 = 440.0;
 
-/// Returns the drawing, called `title`; none of a text.
+/// Returns the drawing as SVG with the title `title`, or none if it is a text.
 pub fn draw(drawing: &Drawing, title: &str) -> Option<String> {
     match drawing {
         Drawing::Lines(lines) => Some(lines.svg(title)),
@@ -37,7 +38,7 @@ impl Colour {
         }
     }
 
-    /// Which of the four markers goes with it.
+    /// Returns which of the four marker shapes goes with the colour.
     fn shape(self) -> usize {
         match self {
             Self::Baseline | Self::Accent => 0,
@@ -47,13 +48,13 @@ impl Colour {
     }
 }
 
-/// A drawing in the making, in viewBox units from the top left.
+/// A drawing in progress. Coordinates are in viewBox units from the top left corner.
 struct Canvas {
     title: String,
     body: String,
 }
 
-/// How a text stands to its point.
+/// The position of a text relative to its point.
 #[derive(Clone, Copy)]
 enum Anchor {
     Start,
@@ -81,7 +82,7 @@ impl Canvas {
         self.body += &format!("<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>");
     }
 
-    /// A rectangle that shows `tooltip` under the pointer.
+    /// Draws a rectangle that shows `tooltip` under the pointer.
     fn rect(&mut self, class: &str, [x, y]: [f64; 2], [width, height]: [f64; 2], tooltip: &str) {
         let [x, y, width, height] = [x, y, width, height].map(number);
         self.body += &format!(
@@ -90,7 +91,8 @@ impl Canvas {
         );
     }
 
-    /// A pale area between the lower and the upper ends at rising places.
+    /// Fills the area between the lower and the upper ends in a pale colour. The ends are ordered by their horizontal
+    /// place.
     fn band(&mut self, ends: &[[[f64; 2]; 2]]) {
         let around = ends.iter().map(|[low, _]| low).chain(ends.iter().rev().map(|[_, high]| high));
         let points: Vec<_> = around.map(|[x, y]| format!("{},{}", number(*x), number(*y))).collect();
@@ -102,7 +104,7 @@ impl Canvas {
         self.body += &format!("<polyline class=\"curve\" points=\"{}\"/>", points.join(" "));
     }
 
-    /// One of four shapes around a point, so that colour is never the only difference between two lines.
+    /// Draws one of four shapes around a point, so that lines never differ in colour alone.
     fn marker(&mut self, colour: Colour, [x, y]: [f64; 2], tooltip: &str) {
         let path = match colour.shape() {
             0 => "m-3.2,0a3.2,3.2 0 1,0 6.4,0a3.2,3.2 0 1,0 -6.4,0z",
@@ -118,7 +120,7 @@ impl Canvas {
         self.body += &format!("<circle class=\"ring\" cx=\"{}\" cy=\"{}\" r=\"7\"/>", number(x), number(y));
     }
 
-    /// Text on the baseline `y`; class `name` is fixed-width, `tick` is not.
+    /// Writes text on the baseline `y`. The class `name` uses a fixed-width font, and `tick` does not.
     fn text(&mut self, class: &str, anchor: Anchor, [x, y]: [f64; 2], text: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
@@ -133,14 +135,15 @@ impl Canvas {
         );
     }
 
-    /// What `draw` draws, in the colour so numbered.
+    /// Draws what `draw` draws in the given colour.
     fn coloured(&mut self, colour: Colour, draw: impl FnOnce(&mut Self)) {
         self.body += &format!("<g style=\"--c:var({})\">", colour.variable());
         draw(self);
         self.body += "</g>";
     }
 
-    /// Entries from left to right and on to the next line where one does not fit, first line at `y`; returns the bottom.
+    /// Draws the entries of a legend from left to right, with the first line at `y`. An entry that does not fit starts
+    /// a new line. Returns the bottom of the legend.
     fn legend(&mut self, y: f64, entries: &[Key]) -> f64 {
         const SWATCH: f64 = 26.0;
         const LINE: f64 = 19.0;
@@ -165,7 +168,7 @@ impl Canvas {
     }
 }
 
-/// A legend's entry: a line with a marker, or, without one, a dashed reference.
+/// An entry of a legend: a line with a marker, or a dashed line without one for a reference.
 struct Key {
     label: String,
     colour: Colour,
@@ -178,19 +181,20 @@ impl Key {
     }
 }
 
-/// At most two decimals, none where they are zero: the same bytes on every machine.
+/// Formats a number with at most two decimals and without trailing zeros, so that all machines write the same bytes.
 fn number(x: f64) -> String {
     let text = format!("{x:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
 }
 
-/// The most room `text` takes in the charts' 12-unit type; wide scripts take a full em.
+/// Returns the largest width that `text` can have at a font size of 12 units. Characters of wide scripts take a full
+/// em.
 fn text_width(text: &str) -> f64 {
     text.chars().map(|c| if c < '\u{2e80}' { 7.4 } else { 12.5 }).sum()
 }
 
-/// `text`, shortened with an ellipsis to at most `room`.
+/// Shortens `text` with an ellipsis if it is wider than `room`.
 fn fit(text: &str, room: f64) -> String {
     if text_width(text) <= room {
         return text.to_owned();

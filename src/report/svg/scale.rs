@@ -1,6 +1,6 @@
-//! Axes: values to places, and round values to label.
+//! Scales of axes: from values to places in the drawing, and round values for labels.
 
-/// A map from an interval of values to an interval of places, straight or in powers of two.
+/// A map from an interval of values to an interval of places, linear or logarithmic to base 2.
 #[derive(Clone, Copy)]
 pub struct Scale {
     low: f64,
@@ -11,27 +11,28 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// `low..high` to `from..to`; an empty interval is widened, so that a single point stands in the middle.
+    /// Maps `low..high` to `from..to`. An empty interval is widened, so that a single point is drawn in the middle.
     pub fn linear([low, high]: [f64; 2], [from, to]: [f64; 2]) -> Self {
         let pad = if high > low { 0.0 } else { 0.5 };
         Self { low: low - pad, high: high + pad, from, to, log2: false }
     }
 
-    /// The same for the logarithms of positive values.
+    /// Maps the base-2 logarithms of positive values in the same way.
     pub fn log2([low, high]: [f64; 2], places: [f64; 2]) -> Self {
         Self { log2: true, ..Self::linear([low.log2(), high.log2()], places) }
     }
 
-    /// The place of `value`.
+    /// Returns the place of `value`.
     pub fn place(&self, value: f64) -> f64 {
         let value = if self.log2 { value.log2() } else { value };
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
 }
 
-/// Round values about `[low, high]`: the first at or below `low`, the last at or above `high`, some `about` in all.
+/// Returns roughly `about` round values that cover `[low, high]`. The first is at or below `low`, and the last at or
+/// above `high`.
 ///
-/// A single value gets a span of 1 around it.
+/// Around a single value, the interval is widened to a width of 1.
 pub fn ticks([low, high]: [f64; 2], about: usize) -> Vec<f64> {
     let [low, high] = if high > low { [low, high] } else { [low - 0.5, high + 0.5] };
     let rough = (high - low) / about as f64;
@@ -42,7 +43,7 @@ pub fn ticks([low, high]: [f64; 2], about: usize) -> Vec<f64> {
     (0..=(last - first) as usize).map(|i| (first + i as f64) * step).collect()
 }
 
-/// Decimals that tell `ticks` apart.
+/// Returns the number of decimals that tell `ticks` apart.
 pub fn decimals(ticks: &[f64]) -> usize {
     let step = ticks.windows(2).map(|w| w[1] - w[0]).fold(f64::INFINITY, f64::min);
     if step.is_finite() { (-(step * 1.001).log10().floor()).max(0.0) as usize } else { 0 }
