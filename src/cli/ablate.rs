@@ -1,4 +1,4 @@
-//! `ablate`, `plan` and `status`.
+//! The commands `ablate`, `plan` and `status`.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ pub fn ablate(common: &Common, options: &AblateOptions) -> Result<()> {
         }
     }
     let folder = ablation.folder.join("report");
-    // Of two that finish at once, the later one writes with all that the earlier one has finished.
+    // If two processes finish at once, the later one writes a report that includes everything the earlier one finished.
     let writers = Claims::new();
     let claim = writers.wait(&folder.join("ablation"), "report")?;
     let result = collect(&ablation)?;
@@ -70,7 +70,7 @@ fn work(ablation: &Ablation, options: &AblateOptions, attempt: &str) -> Result<(
     Worker::new(ablation, device)?.work(options.shard, attempt)
 }
 
-/// What a job is called with.
+/// Returns the arguments that a job is started with.
 fn arguments(common: &Common, options: &AblateOptions, attempt: &str) -> Vec<String> {
     let file = &options.config;
     let mut arguments = vec!["ablate".to_owned(), file.config.display().to_string(), "--quiet".to_owned()];
@@ -83,7 +83,7 @@ fn arguments(common: &Common, options: &AblateOptions, attempt: &str) -> Vec<Str
     arguments
 }
 
-/// A job ends when whoever started it does, or says so, by closing its standard input.
+/// Stops the job when its parent ends or closes the job's standard input.
 fn stop_with_parent() {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -133,7 +133,7 @@ fn plan_table(plan: &AblationPlan) -> String {
     )
 }
 
-/// How far an ablation is, or a run.
+/// Shows the progress of an ablation or a run.
 pub fn status(common: &Common, path: &Path) -> Result<()> {
     let config = resolved(common, path)?;
     if config.ablation.is_none() {
@@ -150,7 +150,7 @@ pub fn status(common: &Common, path: &Path) -> Result<()> {
     }
 }
 
-/// The configuration in a file, or of the run in a folder.
+/// Returns the configuration in a file, or that of the run in a folder.
 fn resolved(common: &Common, path: &Path) -> Result<Config> {
     let overrides = Overrides { device: common.device.clone(), ..Overrides::default() };
     if !path.is_dir() {

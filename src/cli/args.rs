@@ -1,4 +1,4 @@
-//! What can be written on the command line, with the help texts.
+//! The arguments of the command line, with their help texts.
 
 use std::path::PathBuf;
 use std::str::FromStr;

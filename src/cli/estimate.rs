@@ -1,4 +1,4 @@
-//! `trace --dry-run`: what the missing traces will take.
+//! The option `trace --dry-run`, which estimates the time and space of the missing traces.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `generate`: the backbone's text, token by token or block by block.
+//! The command `generate`, which prints the backbone's text token by token or block by block.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -41,7 +41,7 @@ pub fn generate(common: &Common, options: &GenerateOptions) -> Result<()> {
     }
 }
 
-/// The prompt's tokens, which must leave room in the context.
+/// Encodes the prompt, which must leave room in the context.
 fn encode(backbone: &Backbone, prompt: &str) -> Result<Vec<u32>> {
     let prompt = backbone.tokenizer.encode(prompt)?;
     let context = backbone.model.config().max_position_embeddings;
@@ -109,7 +109,8 @@ fn by_blocks(
     let (opened, settings) = run.variant(options.variant.as_ref(), options.data.as_deref())?;
     let (name, stop) = (opened.variant.to_string(), opened.variant.stop);
     let sized = match options.budget {
-        // Under any other rule the text depends on the trees: a seed must repeat, however busy the machine is.
+        // Under any other rule, the text depends on the trees. The same seed must give the same text, however busy the
+        // machine is.
         Budget::Auto if opened.drafts_trees() && rule == Rule::Greedy => {
             let (context, most) = (prompt.len().min(MEASURED_BEHIND), run.config.drafting.nodes);
             let seconds = seconds_by_nodes(&run.backbone, &run.heads, context, most)?;
@@ -168,13 +169,13 @@ fn by_blocks(
     }))
 }
 
-/// Tokens behind which the time of a block is measured, at most.
+/// The largest number of context tokens with which the time of a block is measured.
 const MEASURED_BEHIND: usize = 256;
 
-/// Keeps the dice of drafts apart from those of verification.
+/// The constant that keeps the random numbers of drafts apart from those of verification.
 const DRAFT_DICE: u64 = 0x5eed_d1ce;
 
-/// Text as it is decoded, block after block; on a terminal every other one in another colour.
+/// Prints text while it is decoded, block by block. On a terminal, the blocks alternate between two colours.
 struct Stream<'a> {
     tokenizer: &'a Tokenizer,
     shown: String,
@@ -189,10 +190,10 @@ impl<'a> Stream<'a> {
         Self { tokenizer, shown: String::new(), coloured, blocks: 0 }
     }
 
-    /// Shows what `tokens` add to what was shown.
+    /// Prints the text that `tokens` add to what was printed before.
     fn show(&mut self, tokens: &[u32]) -> Result<()> {
         let text = self.tokenizer.decode(tokens)?;
-        // A character may be cut by the block's end; it is shown with the next one.
+        // The end of a block may cut a character. Its text is then printed with the next block.
         let whole = |new: &&str| !new.is_empty() && !new.ends_with('\u{FFFD}');
         let Some(new) = text.strip_prefix(&self.shown).filter(whole) else { return Ok(()) };
         self.blocks += 1;
@@ -208,7 +209,7 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// Writes to standard output at once; a reader that has gone is no error.
+/// Writes to standard output at once. It is not an error if the reader has gone away.
 fn write(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

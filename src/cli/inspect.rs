@@ -1,4 +1,5 @@
-//! `inspect`: what a folder or a model file is; with `--check`, whether a model computes what reference vectors say.
+//! The command `inspect`, which describes a folder or a model file. With `--check`, it compares a model's results with
+//! reference vectors.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ fn show(common: &Common, value: &Value) -> Result<()> {
     }
 }
 
-/// `name value`, and a line for each element of a list of records.
+/// Formats a value as a line `name value`, or as one line for each element of a list of records.
 fn lines(name: &str, value: &Value) -> String {
     match value {
         Value::Array(records) if records.first().is_some_and(Value::is_object) => {
@@ -68,7 +69,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Shape, types and hashes of a checkpoint; its weights are not read but for their hash.
+/// Describes a checkpoint: shape, types and hashes. The weights are read only to compute their hash.
 fn model(path: &Path) -> Result<Value> {
     let checkpoint = Checkpoint::open(path)?;
     let identity = checkpoint.identity(Precision::AS_STORED)?;
@@ -113,7 +114,7 @@ fn compare(common: &Common, path: &Path, vectors: &Path, tolerance: f32) -> Resu
     }
 }
 
-/// What an n-gram model holds, its checksums compared.
+/// Describes the content of an n-gram model and verifies its checksums.
 fn ngram(path: &Path) -> Result<Value> {
     let model = ngram::Model::open(path)?;
     model.verify().map_err(|e| e.within(path.display()))?;
@@ -141,7 +142,7 @@ fn trace(path: &Path) -> Result<Value> {
     Ok(value)
 }
 
-/// The columns of a trace's tokens, in the run that it lies in.
+/// Describes the columns of a trace's tokens, using the run that the trace lies in.
 fn columns(path: &Path, index: &Value) -> Result<Vec<Value>> {
     let run = path.parent().and_then(Path::parent);
     let of_trace = run.zip(path.file_name()).map(|(run, name)| run.join("columns").join(name));
@@ -159,7 +160,7 @@ fn columns(path: &Path, index: &Value) -> Result<Vec<Value>> {
     Ok(columns)
 }
 
-/// The first document of a trace as text, where the run that it lies in still names its tokenizer.
+/// Decodes the first document of a trace, if the run that the trace lies in still names its tokenizer.
 fn sample(path: &Path, documents: &[Value]) -> Result<Option<Value>> {
     let run = path.parent().and_then(Path::parent).map(|run| run.join("run.toml")).filter(|file| file.exists());
     let (Some(run), Some(first)) = (run, documents.first()) else { return Ok(None) };
@@ -177,7 +178,7 @@ fn sample(path: &Path, documents: &[Value]) -> Result<Option<Value>> {
     Ok(Some(json!([tokenizer.decode(prompt)?, "→", tokenizer.decode(continuation)?])))
 }
 
-/// Which parts of a run are finished and what they take.
+/// Describes a run: which parts are finished, and how much space they take.
 fn run(path: &Path) -> Result<Value> {
     let provenance: Value = files::read_json(&path.join("provenance.json")).unwrap_or_default();
     let mut parts = BTreeMap::new();
@@ -206,8 +207,8 @@ fn run(path: &Path) -> Result<Value> {
     }))
 }
 
-/// Adds every finished part that the run in `root` links to from `folder` or below, with its name there and its bytes, by where it
-/// lies; several names for one are one.
+/// Adds every finished part that the run in `root` links to from `folder` or below. Each is keyed by where it lies, and
+/// has its name in the run and its size in bytes. A part with several names is added once.
 fn collect_parts(root: &Path, folder: &Path, parts: &mut BTreeMap<PathBuf, (String, u64)>) -> Result<()> {
     for path in files::listing(folder)?.into_iter().filter(|path| path.is_dir()) {
         if path.join(MARK).exists() {
@@ -221,7 +222,8 @@ fn collect_parts(root: &Path, folder: &Path, parts: &mut BTreeMap<PathBuf, (Stri
     Ok(())
 }
 
-/// The bytes of every file in and below a folder, or of one file; links in it are left out.
+/// Returns the total size in bytes of a folder and everything below it, or of one file. Links in the folder do not
+/// count.
 fn folder_bytes(path: &Path) -> Result<u64> {
     if !path.is_dir() {
         return path.metadata().map(|m| m.len()).map_err(|e| Error::io("read", path, e));

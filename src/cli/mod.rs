@@ -1,5 +1,6 @@
-//! The command line: arguments to configuration to one call into the library. Results go to standard output, progress and
-//! errors to standard error. Exit codes: 0 done, 1 a check failed, 2 error, 130 interrupted.
+//! The command line. It turns arguments into a configuration and calls the library once. Results go to standard output;
+//! progress and errors go to standard error. The exit codes are 0 for success, 1 for a failed check, 2 for an error and
+//! 130 for an interrupt.
 
 mod ablate;
 mod args;
@@ -25,7 +26,7 @@ use terminal::Verbosity;
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
-    // A panic is a bug in this program; say so in one paragraph instead of a stack of frames.
+    // A panic is a bug in this program. It is reported in one paragraph instead of a stack trace.
     std::panic::set_hook(Box::new(|panic| {
         if error::in_guarded_code() {
             return;
@@ -92,7 +93,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Where the command line keeps runs.
+/// Returns the folders in which the command line keeps runs.
 fn runs() -> Runs {
     Runs { folder: "runs".into(), command: std::env::args().collect() }
 }
@@ -100,7 +101,7 @@ fn runs() -> Runs {
 /// The key that `--accept-backbone` sets.
 const ACCEPT_BACKBONE: &str = "heads.accept_backbone";
 
-/// Writes to standard output; a reader that went away is not an error.
+/// Writes to standard output. It is not an error if the reader has gone away.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -109,7 +110,7 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-/// A JSON value as a line on standard output.
+/// Writes a JSON value as a line to standard output.
 fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value}\n"))
 }

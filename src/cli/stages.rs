@@ -11,7 +11,7 @@ use crate::progress;
 use crate::report::{self, EvaluatedRun, Report};
 use crate::stages::{self, Workspace};
 
-/// The configuration with the command line's overrides; none when it was only to be printed.
+/// Reads the configuration with the overrides of the command line. Returns none if it was only to be printed.
 pub(super) fn load(common: &Common, file: &ConfigFile) -> Result<Option<Config>> {
     let overrides = Overrides { set: file.set.clone(), seed: file.seed, device: common.device.clone() };
     let config = config::load(&file.config, &overrides)?;
@@ -80,7 +80,7 @@ pub fn train_rescorer(common: &Common, file: &ConfigFile, only: Option<&str>) ->
     print(&format!("{}\n", workspace.folder.join("rescorers").display()))
 }
 
-/// `flags` are keys, each with whether the command line sets it.
+/// Evaluates a run. `flags` are keys, each with whether the command line sets it.
 pub fn evaluate(
     common: &Common,
     file: &ConfigFile,
@@ -97,7 +97,7 @@ pub fn evaluate(
     report::check_gates(&result, &gates.fail_under)
 }
 
-/// One run's report anew, or several side by side.
+/// Renders the report of one run again, or compares several runs.
 pub fn report(common: &Common, runs: &[PathBuf], output: Option<&Path>, gates: &Gates) -> Result<()> {
     match (runs, output) {
         ([run], None) => one_report(common, run, gates),
@@ -123,7 +123,7 @@ fn compare(common: &Common, runs: &[PathBuf], output: Option<&Path>) -> Result<(
     }
 }
 
-/// The path of a run's `report.json`, which must be there.
+/// Returns the path of a run's `report.json`, or an error if there is no such file.
 fn require_report(run: &Path) -> Result<PathBuf> {
     let path = run.join("report").join("report.json");
     if !path.exists() {
@@ -145,7 +145,7 @@ fn one_report(common: &Common, run: &Path, gates: &Gates) -> Result<()> {
     report::check_gates(&report, &gates.fail_under)
 }
 
-/// The pages of the trainings in `run` that left a log; n-gram models have none.
+/// Writes the pages of all trainings in `run` that left a log. N-gram models leave none.
 fn write_trainings(run: &Path) -> Result<()> {
     let mut trainings = vec![(run.join("heads"), "Training of the heads".to_owned())];
     for entry in std::fs::read_dir(run.join("rescorers")).into_iter().flatten().flatten() {

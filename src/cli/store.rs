@@ -1,4 +1,4 @@
-//! `clean`, and the `status` of a run.
+//! The command `clean`, and the command `status` for a run.
 
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -18,7 +18,7 @@ pub fn clean(common: &Common, dry_run: bool) -> Result<()> {
     if !store.is_dir() {
         return print(&format!("{}: nothing has been made yet.\n", store.display()));
     }
-    // Whoever works in the store holds it.
+    // Processes that work in the store hold this lock.
     let lock = if dry_run { None } else { Some(files::lock(&store)?) };
     let unused = unused(&store, &runs.folder)?;
     let bytes = unused.iter().map(|unused| unused.bytes).sum();
@@ -46,7 +46,7 @@ pub fn clean(common: &Common, dry_run: bool) -> Result<()> {
     print(&format!("{} {done}, {}\n", removed.len(), HumanBytes(bytes)))
 }
 
-/// What of a run is there, what is not, and why.
+/// Shows which parts of a run exist, which do not, and why.
 pub fn status(common: &Common, config: Config) -> Result<()> {
     let device = device::open(config.device_choices()?[0])?;
     let name = config.name.clone();

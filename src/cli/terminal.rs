@@ -1,4 +1,4 @@
-//! The person at the terminal: reads lines on standard error, sees bars there, presses Ctrl-C.
+//! The connection to the user at the terminal: messages and progress bars on standard error, and Ctrl-C.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,31 +11,32 @@ use crate::progress::{self, Importance, Observer, Unit, Watch, Work};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// How much is said on standard error.
+/// How much is written to standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
-    /// Nothing but errors.
+    /// Only errors.
     Quiet,
-    /// What everybody wants to know.
+    /// What every user wants to know.
     Normal,
     /// Details as well.
     Verbose,
 }
 
-/// Lets the person at the terminal watch.
+/// Starts showing messages and progress on the terminal.
 pub fn watch(verbosity: Verbosity) {
     progress::observe(Box::new(Terminal { verbosity }));
 }
 
-/// Writes a line on standard error, whatever the verbosity. A reader that went away is no error.
+/// Writes a line to standard error, whatever the verbosity. It is not an error if the reader has gone away.
 pub fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Turns the first Ctrl-C (or SIGTERM) into a request that long work honours at its next step; the second one kills.
+/// Turns the first Ctrl-C (or SIGTERM) into a request to stop, which long work honours at its next step. The second one
+/// ends the process.
 ///
 /// # Errors
-/// A system that does not allow it.
+/// Returns an error if the system does not allow this.
 pub fn listen_for_interrupt() -> Result<()> {
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
@@ -46,7 +47,7 @@ pub fn listen_for_interrupt() -> Result<()> {
     .map_err(|e| Error::new(format!("cannot listen for Ctrl-C: {e}.")))
 }
 
-/// Asks long work to stop at its next step, as Ctrl-C does.
+/// Asks long work to stop at its next step, like Ctrl-C.
 pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::SeqCst);
 }
@@ -70,7 +71,7 @@ impl Observer for Terminal {
         match self.verbosity {
             Verbosity::Quiet => None,
             _ if std::io::stderr().is_terminal() => Some(Box::new(Bar::new(work))),
-            // A download has no lines of its own before it is done.
+            // A download writes no lines of its own before it is finished.
             _ if work.unit == Unit::Bytes => None,
             _ => Some(Box::new(Lines::new(work))),
         }
@@ -81,7 +82,7 @@ impl Observer for Terminal {
     }
 }
 
-/// A bar that moves.
+/// A moving progress bar.
 struct Bar(ProgressBar);
 
 impl Bar {
@@ -109,14 +110,14 @@ impl Drop for Bar {
     }
 }
 
-/// Plain lines, where there is no terminal.
+/// Progress as plain lines, for when there is no terminal.
 struct Lines {
     work: Work,
     started: Instant,
     last: Instant,
 }
 
-/// Lines come no oftener than this.
+/// The shortest time between two lines.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 impl Lines {

@@ -1,4 +1,4 @@
-//! What can be written after `ngram`, with the help texts.
+//! The arguments of `ngram`, with their help texts.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! The documents that a command is given, one by one.
+//! The documents that a command is given, read one at a time.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::ngram::{Ending, Vocabulary};
 use crate::text::Tokenizer;
 use crate::traces::Trace;
 
-/// Text with the words it is over.
+/// The text given to a command, with its vocabulary.
 pub struct Input<'a> {
     options: &'a TextOptions,
     tokenizer: Option<Tokenizer>,
@@ -28,7 +28,7 @@ impl<'a> Input<'a> {
         Ok(Self { options, tokenizer, vocabulary })
     }
 
-    /// The tokenizer, if one is named, and the words it makes.
+    /// Returns the tokenizer, if one is named, and its vocabulary.
     pub fn vocabulary(options: &TextOptions) -> Result<(Option<Tokenizer>, Vocabulary)> {
         let Some(model) = &options.tokenizer else { return Ok((None, Vocabulary::default())) };
         let checkpoint = Checkpoint::open(&resolve(model)?)?;
@@ -42,7 +42,8 @@ impl<'a> Input<'a> {
         Ok((Some(tokenizer), vocabulary))
     }
 
-    /// Which text it is: paths, sizes and times of change. Not its bytes, which may be many.
+    /// Describes which text was given, by paths, sizes and modification times. The content is not read, because there
+    /// may be much of it.
     pub fn describe(&self) -> Result<String> {
         let TextOptions { token_ids, text, traces, .. } = self.options;
         let mut description = String::new();
@@ -54,7 +55,7 @@ impl<'a> Input<'a> {
         Ok(description)
     }
 
-    /// The first path, for messages about all of them.
+    /// Returns the first path, for messages about the whole text.
     pub fn place(&self) -> String {
         let TextOptions { token_ids, text, traces, .. } = self.options;
         token_ids.iter().chain(text).chain(traces).next().map(|path| path.display().to_string()).unwrap_or_default()
@@ -72,7 +73,7 @@ impl<'a> Input<'a> {
         for folder in &self.options.traces {
             let trace = Trace::open_tokens(folder, tokenizer.hash())?;
             for document in trace.documents() {
-                // A text that ended has an end-of-text id.
+                // If the text ended by itself, it has an end-of-text id already.
                 each(trace.tokens(document), Ending::Cut).map_err(|e| e.within(folder.display()))?;
             }
         }
@@ -80,7 +81,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Calls `each` with the token ids of every line; a blank line is an empty document.
+/// Calls `each` with the token ids of every line. A blank line is an empty document.
 pub fn for_each_line_of_ids(path: &Path, mut each: impl FnMut(&[u32]) -> Result<()>) -> Result<()> {
     let mut tokens = Vec::new();
     for_each_line(path, |line| {

@@ -1,4 +1,4 @@
-//! `ngram`: n-gram models from text to text.
+//! The command `ngram`, which makes and uses n-gram models.
 
 mod args;
 mod input;
@@ -48,7 +48,7 @@ pub fn ngram(common: &Common, command: &NgramCommand) -> Result<()> {
     }
 }
 
-/// What a command tells: as JSON, and as lines.
+/// The result of a command, both as JSON and as lines of text.
 struct Fields {
     json: Map<String, Value>,
     lines: String,
@@ -265,7 +265,7 @@ fn score(common: &Common, arpa: Option<&Path>, model: Option<&Path>, ids: &Path)
     }
 }
 
-/// The score of all lines of a file.
+/// Returns the score of all lines of a file together.
 fn score_lines(model: &Model, ids: &Path) -> Result<Score> {
     let mut sum = Score::default();
     for_each_line_of_ids(ids, |tokens| {
