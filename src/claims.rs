@@ -1,10 +1,14 @@
-//! Who works on what, where several processes, on one machine or on many, share a folder.
+//! Claims, by which processes that share a folder agree on who works on what. The processes may run on one machine or
+//! on many.
 //!
-//! A claim on `PATH` is a file `PATH.claim-N` that is created in one step, as only one process can. Of several the highest N
-//! counts. Whoever takes over what a dead process left creates N + 1, so of two that try, one does; a claim is therefore never
-//! removed before what it guarded is finished, but marked as released. A process of this machine is dead when the system
-//! says so; one of another machine when its claim, which it rewrites every few seconds, has not changed for a minute by
-//! the watcher's own clock. No lock of the file system is used: network file systems differ in what theirs are worth.
+//! A claim on `PATH` is a file `PATH.claim-N`. It is created in one step, at which only one process can succeed. If
+//! there are several, the highest N counts. A process that takes over the work of a dead one creates N + 1, so if two
+//! processes try, only one succeeds. For this reason, a claim is never removed before the work that it guards is
+//! finished; it is marked as released instead.
+//!
+//! A process of the same machine is dead when the operating system says so. A process of another machine rewrites its
+//! claim every few seconds, and is considered dead when the claim has not changed for a minute by the watcher's own
+//! clock. Locks of the file system are not used, because network file systems differ in how reliable theirs are.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,34 +22,34 @@ use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::progress;
 
-/// Between two signs of life.
+/// The time between two signs of life.
 const BEAT: Duration = Duration::from_secs(5);
-/// Without a sign of life for so long, a process of another machine is taken for dead.
+/// The time without a sign of life after which a process of another machine is considered dead.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// A process that holds a claim: what the claim's file says.
+/// A process that holds a claim; the content of the claim's file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The machine's name.
+    /// The name of the machine.
     pub host: String,
-    /// Tells machines of one name apart, and their restarts.
+    /// An identifier that differs between machines of the same name, and between restarts of a machine.
     machine: String,
-    /// The process.
+    /// The process id.
     pub pid: u32,
-    /// When the system started it, so that another one with its number is not taken for it.
+    /// The time when the operating system started the process, which tells it from later processes with the same id.
     started: String,
-    /// When the claim was made.
+    /// The time when the claim was made.
     pub since: String,
-    /// Rises with every sign of life.
+    /// A counter that increases with every sign of life.
     beat: u64,
-    /// What it was doing at the last one, in a few words.
+    /// What the process was doing at its last sign of life, in a few words.
     pub doing: String,
-    /// Whether it stopped before what it claimed was finished.
+    /// Whether the process stopped before its work was finished.
     released: bool,
 }
 
 impl Holder {
-    /// This process.
+    /// Returns a description of this process.
     fn me() -> Self {
         let pid = std::process::id();
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -63,7 +67,7 @@ impl Holder {
         }
     }
 
-    /// Whether the system says that the process is at work; none where it cannot say.
+    /// Returns whether the process is running, or none if this machine cannot know.
     fn is_running(&self, me: &Self) -> Option<bool> {
         (!me.started.is_empty() && self.machine == me.machine).then(|| {
             process(self.pid)
@@ -72,20 +76,20 @@ impl Holder {
     }
 }
 
-/// State and start of a process of this machine (Linux).
+/// Returns the state and the start time of a process of this machine (Linux only).
 fn process(pid: u32) -> Option<(String, String)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything.
+    // The process name before the parenthesis may contain any characters.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.to_owned();
     Some((state, fields.nth(18)?.to_owned()))
 }
 
-/// The claims of this process, and what it has seen of others'.
+/// The claims of this process, and what it has seen of others' claims.
 pub struct Claims {
     me: Holder,
     held: Arc<Mutex<Vec<Held>>>,
-    /// By file: what it said, and since when.
+    /// For each claim file of others, a hash of its content and the time since which it has not changed.
     seen: Mutex<HashMap<PathBuf, (String, Instant)>>,
 }
 
@@ -96,25 +100,26 @@ struct Held {
     lost: bool,
 }
 
-/// What came of trying to claim something.
+/// The outcome of an attempt to claim something.
 pub enum Attempt<'a> {
-    /// It is this process's until the claim is dropped.
+    /// The claim belongs to this process until it is dropped.
     Mine(Claim<'a>),
-    /// Somebody else is at work on it.
+    /// Another process is working on it.
     Busy(Holder),
 }
 
-/// Something that only this process works on.
+/// A claim that this process holds.
 pub struct Claim<'a> {
     claims: &'a Claims,
     target: PathBuf,
     number: u64,
-    /// Nothing is left to guard.
+    /// Whether the work is finished, so that nothing is left to guard.
     finished: bool,
 }
 
 impl Claims {
-    /// For a process that claims; its signs of life end with the value, or with the process.
+    /// Makes the value for a process that claims things. Its signs of life end when the value is dropped or the process
+    /// ends.
     pub fn new() -> Self {
         let held = Arc::new(Mutex::new(Vec::new()));
         let weak = Arc::downgrade(&held);
@@ -122,15 +127,15 @@ impl Claims {
         Self { held, ..Self::watching() }
     }
 
-    /// For a process that only looks.
+    /// Makes the value for a process that only looks.
     pub fn watching() -> Self {
         Self { me: Holder::me(), held: Arc::default(), seen: Mutex::default() }
     }
 
-    /// Claims `target` if nobody at work holds it.
+    /// Claims `target` unless a running process holds it.
     ///
     /// # Errors
-    /// A folder that cannot be written to.
+    /// Returns an error if the folder cannot be read or written.
     pub fn attempt(&self, target: &Path) -> Result<Attempt<'_>> {
         loop {
             let last = latest(target)?;
@@ -145,7 +150,7 @@ impl Claims {
             if !files::create_json(&file(target, number), &holder)? {
                 continue;
             }
-            // Whoever was slow to create an old number finds the newer one.
+            // A process that was slow may have created an outdated number. It then finds the newer one here.
             if latest(target)?.is_none_or(|(highest, _)| highest != number) {
                 remove(&file(target, number));
                 continue;
@@ -156,7 +161,7 @@ impl Claims {
         }
     }
 
-    /// Claims `target`, waiting until whoever holds it is done.
+    /// Claims `target`, waiting for as long as another process holds it.
     pub fn wait(&self, target: &Path, stage: &str) -> Result<Claim<'_>> {
         let mut said = false;
         loop {
@@ -177,7 +182,7 @@ impl Claims {
         }
     }
 
-    /// What others and this process hold in `folder`: what they claimed, by name.
+    /// Returns the claims of all running processes in `folder`, this one included, by the name of what they claimed.
     pub fn in_folder(&self, folder: &Path) -> HashMap<String, Holder> {
         let mut found: HashMap<String, (u64, Holder)> = HashMap::new();
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -224,8 +229,11 @@ impl Default for Claims {
 }
 
 impl Claim<'_> {
+    /// Checks that this process still holds the claim.
+    ///
     /// # Errors
-    /// Where others took this process for dead, as after a machine slept, and work on it now.
+    /// Returns an error if another process took over the work because it considered this one dead, for instance after
+    /// the machine slept.
     pub fn still_mine(&self) -> Result<()> {
         let lost = self.claims.held().iter().any(|held| held.target == self.target && held.lost);
         if lost || latest(&self.target)?.is_none_or(|(number, _)| number != self.number) {
@@ -237,7 +245,7 @@ impl Claim<'_> {
         Ok(())
     }
 
-    /// There is nothing left to guard: the claim leaves no file.
+    /// Ends the claim of finished work and removes its file.
     pub fn finish(mut self) {
         self.finished = true;
     }
@@ -255,7 +263,7 @@ impl Drop for Claim<'_> {
         if self.finished {
             remove(&path);
         } else {
-            // Where this fails, the process's end says the same.
+            // If this fails, others still see that the process has ended.
             let _ = files::write_json(&path, &Holder { released: true, ..holder });
         }
     }
@@ -268,12 +276,13 @@ fn file(target: &Path, number: u64) -> PathBuf {
     target.with_file_name(format!("{name}{MARK}{number}"))
 }
 
-/// A claim of another process may vanish at any moment; nothing depends on who removed it.
+/// Removes a claim file. Errors are ignored: any process may remove an old claim, and it does not matter which one
+/// does.
 fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
-/// The highest claim on `target`.
+/// Returns the highest claim on `target`, if there is one.
 fn latest(target: &Path) -> Result<Option<(u64, Holder)>> {
     let folder = target.parent().unwrap_or(Path::new("."));
     let prefix = format!("{}{MARK}", target.file_name().unwrap_or_default().to_string_lossy());
@@ -290,25 +299,25 @@ fn latest(target: &Path) -> Result<Option<(u64, Holder)>> {
         let path = file(target, number);
         match files::read_json(&path) {
             Ok(holder) => return Ok(Some((number, holder))),
-            // It was finished meanwhile.
+            // The work was finished in the meantime.
             Err(_) if !path.exists() => {}
             Err(e) => return Err(e),
         }
     }
 }
 
-/// Rewrites the claims of this process for as long as anyone holds them.
+/// Rewrites the claims of this process until the value that holds them is dropped.
 fn keep_alive(held: &Weak<Mutex<Vec<Held>>>) {
     loop {
         std::thread::sleep(BEAT);
         let Some(held) = held.upgrade() else { return };
-        // Held while it is written, so that no claim is rewritten after it was given up.
+        // The lock is held while the files are written, so that no claim is rewritten after it was given up.
         for held in held.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().filter(|held| !held.lost) {
             match latest(&held.target) {
                 Ok(Some((number, _))) if number == held.number => {
                     held.holder.beat += 1;
                     held.holder.doing = progress::current();
-                    // A disk that is full now may not be at the next beat.
+                    // Errors are ignored, because a disk that is full now may have space at the next beat.
                     let _ = files::write_json(&file(&held.target, number), &held.holder);
                 }
                 Ok(_) => held.lost = true,
@@ -347,7 +356,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("x");
         let claims = Claims::new();
-        // A number that was another process's.
+        // A process id that belonged to an earlier process.
         let dead = Holder { started: "0".into(), ..Holder::me() };
         assert!(files::create_json(&file(&target, 3), &dead).unwrap());
         assert!(matches!(claims.attempt(&target).unwrap(), Attempt::Mine(claim) if claim.number == 4));
@@ -370,12 +379,12 @@ mod tests {
                 .for_each(|(_, since)| *since = Instant::now().checked_sub(SILENCE).unwrap());
         };
         wind(&claims);
-        // A sign of life begins a new minute.
+        // After a sign of life, a new minute begins.
         files::write_json(&file(&target, 1), &Holder { beat: 1, ..elsewhere }).unwrap();
         assert!(matches!(claims.attempt(&target).unwrap(), Attempt::Busy(_)));
         wind(&claims);
         let Attempt::Mine(claim) = claims.attempt(&target).unwrap() else { panic!("a minute has passed") };
-        // Taken for dead in its turn.
+        // Another process considers this one dead and takes over.
         assert!(files::create_json(&file(&target, 3), &holder_of(&target)).unwrap());
         assert!(claim.still_mine().unwrap_err().to_string().contains("took this over"));
     }

@@ -1,4 +1,4 @@
-//! Files that are either whole or absent: written aside, flushed, renamed.
+//! Files that are either complete or absent. They are written under a temporary name, flushed and renamed.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -9,17 +9,17 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, Result, bail};
 
-/// Writes `path` so that a reader, or a crash, sees the old content or the new, never a part of it.
+/// Writes `path` atomically: after a crash, and for every reader, it has either the old content or the new one.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// [`write_atomic`] for content that is produced piece by piece.
+/// Does the same as [`write_atomic`], for content that is written piece by piece.
 pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let whole = || -> io::Result<()> {
         fs::create_dir_all(folder)?;
-        // Dropping the temporary file on any error removes it.
+        // On an error, dropping the temporary file removes it.
         let aside = aside(0o666).tempfile_in(folder)?;
         let mut buffer = BufWriter::new(aside.as_file());
         write(&mut buffer)?;
@@ -32,10 +32,11 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::
     whole().map_err(|e| Error::io("write", path, e))
 }
 
-/// What files and folders are called until they are whole.
+/// The prefix of the names of files and folders that are not complete yet.
 const ASIDE: &str = ".aside-";
 
-/// Makes files and folders aside. Temporary ones are private by default; results are as any others, the umask deciding.
+/// Returns the builder of temporary files and folders. By default these are private to the user. Here the umask
+/// decides, as for any other file.
 fn aside(mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(ASIDE);
@@ -46,13 +47,13 @@ fn aside(mode: u32) -> tempfile::Builder<'static, 'static> {
     builder
 }
 
-/// Removes what a killed process left aside in `folder` and below. Only for folders that nobody else is writing to.
+/// Removes what a killed process left unfinished in `folder` and below. No other process may be writing there.
 pub fn sweep(folder: &Path) -> Result<()> {
     let Ok(listing) = fs::read_dir(folder) else { return Ok(()) };
     for entry in listing.flatten() {
         let path = entry.path();
         let left_over = entry.file_name().to_string_lossy().starts_with(ASIDE);
-        // Not following links: what they point at is somebody else's.
+        // Links are not followed, because their targets do not belong to this folder.
         let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let done = match (left_over, folder) {
             (true, true) => fs::remove_dir_all(&path),
@@ -68,7 +69,8 @@ pub fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Holds the folder, made if need be, for this process; released when the process ends, however it ends.
+/// Locks the folder for this process alone, after creating it if necessary. The lock is released when the process ends,
+/// for whatever reason.
 pub fn lock(folder: &Path) -> Result<File> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     let path = folder.join(".lock");
@@ -85,8 +87,9 @@ pub fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// Holds the folder, made if need be, together with others that share it, against one that wants it for itself. Whoever
-/// comes first removes what killed processes left, if nobody elsewhere (`used_elsewhere`) is at work.
+/// Locks the folder together with other processes that share it, so that none can have it alone; creates it if
+/// necessary. The first process removes what killed processes left, unless `used_elsewhere` says that others are at
+/// work.
 pub fn share(folder: &Path, used_elsewhere: impl FnOnce() -> bool) -> Result<File> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     let path = folder.join(".lock");
@@ -98,7 +101,7 @@ pub fn share(folder: &Path, used_elsewhere: impl FnOnce() -> bool) -> Result<Fil
         }
         file.unlock().map_err(failed)?;
     }
-    // Whoever comes first holds it for itself for a moment.
+    // The first process holds the lock exclusively for a moment.
     let tries = std::time::Instant::now();
     loop {
         match file.try_lock_shared() {
@@ -114,7 +117,7 @@ pub fn share(folder: &Path, used_elsewhere: impl FnOnce() -> bool) -> Result<Fil
     }
 }
 
-/// Removes a folder and all that is in it; one that is not there is no error.
+/// Removes a folder and everything in it. It is not an error if the folder does not exist.
 pub fn remove_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", folder, e)),
@@ -130,7 +133,8 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     })
 }
 
-/// [`write_json`] for a file that must not be there: whether it was made. Of several processes that try, one makes it.
+/// Does the same as [`write_json`] if the file does not exist, and returns whether it did. If several processes try,
+/// only one succeeds.
 pub fn create_json(path: &Path, value: &impl Serialize) -> Result<bool> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let create = || -> io::Result<bool> {
@@ -147,7 +151,7 @@ pub fn create_json(path: &Path, value: &impl Serialize) -> Result<bool> {
     create().map_err(|e| Error::io("write", path, e))
 }
 
-/// Makes `link` point at `target`, a path relative to the link's folder, replacing what it pointed at.
+/// Makes `link` a symbolic link to `target`, a path relative to the link's folder. An existing link is replaced.
 pub fn link(target: &Path, link: &Path) -> Result<()> {
     if fs::read_link(link).is_ok_and(|found| found == target) {
         return Ok(());
@@ -173,8 +177,8 @@ pub fn link(target: &Path, link: &Path) -> Result<()> {
     make().map_err(|e| Error::io("write", link, e))
 }
 
-/// Makes `here` a link to `place` that names it relative to `here`, so that the folder above both can be moved. Both paths begin at
-/// the same folder.
+/// Makes `here` a symbolic link to `place`. The link is relative, so that the folder above both can be moved. Both
+/// paths must begin at the same folder.
 pub fn link_to(place: &Path, here: &Path) -> Result<()> {
     let shared = place.components().zip(here.components()).take_while(|(a, b)| a == b).count();
     let up = here.components().count() - shared - 1;
@@ -183,7 +187,7 @@ pub fn link_to(place: &Path, here: &Path) -> Result<()> {
     link(&target, here)
 }
 
-/// Reads a JSON file; the error names the file, line and column.
+/// Reads a JSON file. The error names the file, the line and the column.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = read_text(path)?;
     serde_json::from_str(&text).map_err(|e| {
@@ -207,7 +211,7 @@ pub fn read_text(path: &Path) -> Result<String> {
         .map_err(|e| Error::new(format!("{}: not UTF-8 text ({e}). Convert it to UTF-8.", path.display())))
 }
 
-/// The bytes of a file, decompressed where its name ends in .gz.
+/// Opens a file for reading, and decompresses it if its name ends in .gz.
 pub fn open_text(path: &Path) -> Result<Box<dyn BufRead>> {
     let mut file = BufReader::with_capacity(1 << 18, File::open(path).map_err(|e| Error::io("read", path, e))?);
     if !is_gzip_name(path) {
@@ -220,19 +224,19 @@ pub fn open_text(path: &Path) -> Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file))))
 }
 
-/// Whether a file of this name is gzip.
+/// Returns whether the name says that the file is compressed with gzip.
 pub fn is_gzip_name(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"))
 }
 
-/// A folder that appears under its final name only when [`StagedDir::commit`] is called; dropped, it vanishes.
+/// A folder that gets its final name only when [`StagedDir::commit`] is called. If it is dropped before, it is removed.
 pub struct StagedDir {
     aside: tempfile::TempDir,
     target: PathBuf,
 }
 
 impl StagedDir {
-    /// Starts a folder that is to become `target`, beside it on the same file system.
+    /// Creates a temporary folder next to `target`, which it is to become, on the same file system.
     pub fn new(target: &Path) -> Result<Self> {
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let make = || -> io::Result<tempfile::TempDir> {
@@ -242,12 +246,12 @@ impl StagedDir {
         Ok(Self { aside: make().map_err(|e| Error::io("create a folder in", folder, e))?, target: target.into() })
     }
 
-    /// Where to write meanwhile.
+    /// Returns the temporary folder, to write into.
     pub fn path(&self) -> &Path {
         self.aside.path()
     }
 
-    /// Replaces `target` by what was written.
+    /// Replaces `target` by the temporary folder.
     pub fn commit(self) -> Result<()> {
         replace_folder(self.aside.path(), &self.target)?;
         let _ = self.aside.keep();
@@ -255,10 +259,10 @@ impl StagedDir {
     }
 }
 
-/// Renames the folder `from` to `target`, on the same file system; what was there goes.
+/// Renames the folder `from` to `target`, on the same file system. Whatever was there is removed.
 pub fn replace_folder(from: &Path, target: &Path) -> Result<()> {
     let replace = || -> io::Result<()> {
-        // The old folder goes aside in one step as well, and vanishes from there.
+        // The old folder is moved away in one step as well, and then removed.
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let old = aside(0o777).tempdir_in(folder)?;
         if target.exists() {
@@ -269,7 +273,7 @@ pub fn replace_folder(from: &Path, target: &Path) -> Result<()> {
     replace().map_err(|e| Error::io("write", target, e))
 }
 
-/// The BLAKE3 hash of a file's bytes, in hexadecimal.
+/// Returns the BLAKE3 hash of a file's bytes, in hexadecimal.
 pub fn hash_file(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
@@ -277,13 +281,13 @@ pub fn hash_file(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// The BLAKE3 hash of a value's JSON form, in hexadecimal.
+/// Returns the BLAKE3 hash of a value's JSON form, in hexadecimal.
 pub fn hash_json(value: &(impl Serialize + ?Sized)) -> String {
     let text = serde_json::to_vec(value).expect("keys of stages serialise");
     blake3::hash(&text).to_hex().to_string()
 }
 
-/// Implements serde's traits for a type that files hold as it is written, by its [`Display`](std::fmt::Display) and
+/// Implements serde's traits for a type that files contain as text, using its [`Display`](std::fmt::Display) and
 /// [`FromStr`](std::str::FromStr).
 macro_rules! serde_as_text {
     ($type:ty) => {
@@ -312,7 +316,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         write_json(&path, &vec![1, 2]).unwrap();
-        // A folder cannot be replaced by a file: the write fails at its last moment.
+        // A file cannot replace a folder, so the write fails at its last step.
         let blocked = dir.path().join("blocked");
         fs::create_dir(&blocked).unwrap();
         assert!(write_atomic(&blocked, b"x").is_err());

@@ -1,14 +1,14 @@
-//! A multiplicative hash, several times as fast as the standard one. It is for maps that are only looked up: their
-//! order must not influence a result.
+//! A multiplicative hash, several times as fast as that of the standard library. Use it only for maps that are never
+//! iterated over, because their order must not influence a result.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// A map from small keys.
+/// A hash map for small keys.
 pub(crate) type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
 
 #[derive(Default)]
-/// A hasher that mixes word by word.
+/// A hasher that mixes in one word at a time.
 pub(crate) struct FastHasher(u64);
 
 impl Hasher for FastHasher {
@@ -37,7 +37,7 @@ impl Hasher for FastHasher {
     }
 
     fn finish(&self) -> u64 {
-        // The map takes its index from the low bits, where a product is weakest.
+        // The map takes its index from the low bits, which are the weakest of a product.
         self.0.rotate_left(26)
     }
 }
