@@ -1,13 +1,13 @@
-//! Which settings of a variant are chosen on dev, and the values that are tried.
+//! The settings of a variant that are chosen on dev, and the values that are tried.
 
 use super::tuning::{Axis, Coordinate};
 use crate::config::TuningConfig;
 use crate::drafting::{PreparedVariant, SizedSelection};
 
-/// The axes along which a variant's settings are searched, on lattices of `top_k` candidates a slot. With a rescorer that reads
-/// the whole prefix every trial is a run of a model, so only weights are tried.
+/// Returns the axes along which a variant's settings are searched, on lattices with `top_k` candidates per slot. If a
+/// rescorer reads the whole prefix, every trial runs a model. Then fewer axes are searched.
 pub fn axes(variant: &PreparedVariant, top_k: usize, options: &TuningConfig) -> Vec<Axis> {
-    // Of the weight of a single draft's rescorer the whole curve is wanted.
+    // Reports show the whole curve over the rescorer's weight for single drafts, so all values of it are tried.
     let single = variant.searches() && *variant.selection() == SizedSelection::Paths(1);
     let axis = |coordinate, name: &str, values| Axis {
         coordinate,
@@ -16,7 +16,7 @@ pub fn axes(variant: &PreparedVariant, top_k: usize, options: &TuningConfig) -> 
         climbs: !(single && coordinate == Coordinate::Scale),
     };
     let mut axes = Vec::new();
-    // A single draft by head scores alone is the same at every temperature, and so is not searched.
+    // A single draft chosen by head scores alone does not depend on the temperatures, so these are not searched.
     if variant.searches() && !variant.reads_prefix() && !options.slot_tempering.is_empty() {
         let powers = [&[0.0], &options.slot_tempering[..]].concat();
         axes.push(axis(Coordinate::Tempering, "slot_tempering", powers));
@@ -41,7 +41,8 @@ pub fn axes(variant: &PreparedVariant, top_k: usize, options: &TuningConfig) -> 
         }
     }
     if variant.variant.lookup {
-        // From none on, and last: so that they come on top of what the variant without them has found.
+        // This axis is last and starts without lookup, so that lookup is tried on top of what the variant without it
+        // has found.
         axes.push(axis(Coordinate::LookupScale, "lookup", [&[0.0], &options.lookup[..]].concat()));
     }
     axes

@@ -1,10 +1,11 @@
-//! Confidence intervals of block efficiency by a paired bootstrap over groups.
+//! Confidence intervals of block efficiency, by a paired bootstrap over groups.
 //!
-//! Documents of one group (questions on one paragraph, tales of one prompt) are not independent, so whole groups are
-//! drawn with replacement, as many as there are. Base and variant are summed over the same draw, and the draws depend
-//! on the seed and the number of groups alone: what is hard for both cancels in the gain, and every variant of a table
-//! meets the same resamples. The intervals are percentile intervals: the 2.5 % and 97.5 % quantiles of the resampled
-//! statistic, interpolated linearly between neighbouring order statistics, without a correction for bias or skewness.
+//! Documents of one group (questions on the same paragraph, tales from the same prompt) are not independent. Therefore
+//! whole groups are drawn with replacement, as many as there are. The base and the variant are summed over the same
+//! draw, so that what is hard for both cancels out in the gain. The draws depend only on the seed and the number of
+//! groups, so all variants of a table get the same resamples. The intervals are percentile intervals: they run from the
+//! 2.5 % to the 97.5 % quantile of the resampled statistic. Quantiles are interpolated linearly between neighbouring
+//! order statistics, without correcting for bias or skewness.
 
 use crate::error::{Result, bail};
 use rand::{RngExt, SeedableRng};
@@ -12,36 +13,38 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What decoding one document took.
+/// The tokens and calls of decoding one document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
-    /// Decoded tokens.
+    /// The number of decoded tokens.
     pub tokens: u64,
-    /// Calls of the backbone that verified a draft; the prompt's prefill is none of them.
+    /// The number of backbone calls that verified a draft. The prefill of the prompt does not count.
     pub calls: u64,
 }
 
 /// 95 % intervals, lower bound first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Intervals {
-    /// Block efficiency of the variant: decoded tokens / calls, as a ratio of sums.
+    /// The block efficiency of the variant: decoded tokens / calls, as a ratio of sums.
     pub ratio: [f64; 2],
-    /// Gain over the base: the variant's block efficiency / the base's - 1.
+    /// The gain over the base: the variant's block efficiency / the base's block efficiency - 1.
     pub gain: [f64; 2],
 }
 
-/// Sums of base and variant over the same documents.
+/// The sums of the base and the variant over the same documents.
 #[derive(Clone, Copy, Default)]
 struct Pair {
     base: Counts,
     variant: Counts,
 }
 
-/// Paired percentile intervals from `resamples` draws of groups. Document i belongs to group `groups[i]` (any number
-/// will do) and took `base[i]` and `variant[i]`; the order of the documents does not matter.
+/// Computes paired percentile intervals from `resamples` draws of groups. Document i belongs to group `groups[i]`,
+/// where any numbers can be used, and has the counts `base[i]` and `variant[i]`. The order of the documents does not
+/// matter.
 ///
 /// # Errors
-/// When the three slices differ in length or are empty, `resamples` is 0, or a group has no tokens or no calls.
+/// Returns an error if the three slices differ in length or are empty, if `resamples` is 0, or if a group has no tokens
+/// or no calls.
 pub fn intervals(
     groups: &[usize],
     base: &[Counts],
@@ -66,7 +69,7 @@ pub fn intervals(
     Ok(Intervals { ratio: central_95(ratios), gain: central_95(gains) })
 }
 
-/// One sum per group, by rising group number.
+/// Sums the counts of each group, in ascending order of the group numbers.
 fn sums_by_group(groups: &[usize], base: &[Counts], variant: &[Counts]) -> Result<Vec<Pair>> {
     if groups.is_empty() || base.len() != groups.len() || variant.len() != groups.len() {
         let (groups, base, variant) = (groups.len(), base.len(), variant.len());
@@ -105,7 +108,7 @@ impl Pair {
     }
 }
 
-/// The 2.5 % and 97.5 % quantiles; `values` is not empty.
+/// Returns the 2.5 % and the 97.5 % quantile of `values`, which must not be empty.
 fn central_95(mut values: Vec<f64>) -> [f64; 2] {
     values.sort_unstable_by(f64::total_cmp);
     [0.025, 0.975].map(|share| {
@@ -123,7 +126,8 @@ mod tests {
         Counts { tokens, calls }
     }
 
-    /// Documents of 20 to 119 tokens at efficiencies around 1.5, and a variant whose calls follow the base's closely.
+    /// Makes documents of 20 to 119 tokens with efficiencies around 1.5, and a variant whose calls follow those of the
+    /// base closely.
     fn varied(documents: usize) -> (Vec<Counts>, Vec<Counts>) {
         let mut rng = ChaCha8Rng::seed_from_u64(11);
         (0..documents)
@@ -188,7 +192,7 @@ mod tests {
 
     #[test]
     fn groups_stay_together() {
-        // Both groups have efficiency 2 only as a whole.
+        // Each group has efficiency 2 only as a whole.
         let documents = [counts(10, 10), counts(10, 10), counts(30, 10), counts(30, 10)];
         let base = [counts(10, 10); 4];
         assert_eq!(intervals(&[70, 3, 70, 3], &base, &documents, 300, 4).unwrap().ratio, [2.0, 2.0]);

@@ -1,4 +1,4 @@
-//! From traces, candidates, heads and rescorers to an evaluated set.
+//! The evaluation itself: from traces, candidates, heads and rescorers to an evaluated set.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,59 +19,61 @@ use crate::progress::{self, Progress};
 use crate::traces::Trace;
 use crate::training::KeptCheckpoints;
 
-/// What all data sets of a run are evaluated with.
+/// Everything that all data sets of a run are evaluated with.
 pub struct Evaluator<'a> {
     /// The frozen model.
     pub backbone: &'a Backbone,
     /// The heads.
     pub heads: &'a FrozenHeads,
-    /// Hash of what made the heads.
+    /// A hash of everything that made the heads.
     pub heads_key: &'a str,
-    /// Where the heads were trained, and what their training kept; none unless every checkpoint is to be evaluated.
+    /// The folder in which the heads were trained, and the checkpoints that are kept there. None unless every
+    /// checkpoint is to be evaluated.
     pub checkpoints: Option<(&'a Path, KeptCheckpoints)>,
     /// The variants, plain decoding first.
     pub variants: Vec<PreparedVariant<'a>>,
-    /// By name, for every rescorer that is a term of a variant: a hash of all that its scores depend on.
+    /// For the name of each rescorer that is a term of a variant, a hash of everything that its scores depend on.
     pub rescorer_keys: BTreeMap<String, String>,
-    /// k: candidates per slot.
+    /// The number k of candidates per slot.
     pub top_k: usize,
-    /// Whether plain decoding's draft is always among several.
+    /// Whether plain decoding's draft is always included when there are several drafts.
     pub include_top1: bool,
-    /// How numbers of a trace are rounded.
+    /// The type to which the numbers of a trace are rounded.
     pub dtype: StorageType,
-    /// What is tried on dev.
+    /// The values that are tried on dev.
     pub tuning: &'a TuningConfig,
-    /// What is measured.
+    /// The options of the evaluation.
     pub options: &'a EvaluationConfig,
-    /// Of the bootstrap.
+    /// The seed of the bootstrap.
     pub seed: u64,
-    /// What is known already.
+    /// Results that are known already.
     pub findings: &'a Findings,
-    /// For what is needed for a moment only.
+    /// A folder for temporary files.
     pub scratch: &'a Path,
 }
 
-/// A traced split of a data set with the heads' candidates on it.
+/// A traced split of a data set, with the heads' candidates.
 pub struct TracedSplit<'a> {
     /// The trace.
     pub trace: &'a Trace,
-    /// Hash of what made the trace.
+    /// A hash of everything that made the trace.
     pub key: &'a str,
-    /// The candidates.
+    /// The candidates of the heads.
     pub candidates: StoredCandidates,
 }
 
 impl<'a> Evaluator<'a> {
-    /// Evaluates every variant on the data set `name`: settings are chosen on `dev`, everything else is about `test`.
+    /// Evaluates every variant on the data set `name`. Settings are chosen on `dev`; all other results are about
+    /// `test`.
     ///
     /// # Errors
-    /// A split without a continuation, what the drafters fail with, an interrupt. Findings are kept, so that the next
-    /// evaluation goes on where this one ended.
+    /// Returns an error if a split has no continuation, if a drafter fails, or after an interrupt. Results are kept, so
+    /// the next evaluation continues where this one ended.
     pub fn evaluate(&'a self, name: &str, dev: TracedSplit<'a>, test: TracedSplit<'a>) -> Result<EvaluatedSet<'a>> {
         let stops = self.stops();
         let dev_texts = Texts::new(dev.trace, &dev.candidates, self.top_k, &stops)?;
         let texts = Texts::new(test.trace, &test.candidates, self.top_k, &stops)?;
-        // Searches, walks over test, live checks.
+        // One unit each for the searches, the walks over test and the live checks.
         let mut bar = Progress::new(format!("evaluate {name}"), 3 * self.variants.len());
         let start = self.start(&dev_texts);
         let heads = analyses::heads::measure(self, test.key, &texts)?;
@@ -120,12 +122,13 @@ impl<'a> Evaluator<'a> {
         Ok(EvaluatedSet { evaluator: self, name, test, texts, start, heads, variants, oracle, live })
     }
 
-    /// The stop rules of the variants.
+    /// Returns the stop rules of the variants.
     pub(super) fn stops(&self) -> Vec<StopRule> {
         self.variants.iter().map(|prepared| prepared.variant.stop).collect()
     }
 
-    /// The settings from which every search begins: what is measured on dev, and rescorers that have no say.
+    /// Returns the settings from which every search begins. They contain what is measured on dev, and rescorers do not
+    /// count yet.
     fn start(&self, dev: &Texts) -> Settings {
         let mut start = Settings::new(self.top_k, coverage(&dev.texts, self.top_k), 1.0);
         if !self.tuning.slot_tempering.is_empty() {
@@ -138,12 +141,12 @@ impl<'a> Evaluator<'a> {
         start
     }
 
-    /// H: the tokens proposed at once.
+    /// Returns the block size H, which is the number of tokens proposed at once.
     pub fn block_size(&self) -> usize {
         self.heads.count() + 1
     }
 
-    /// Decodes the first test documents with every variant; none where none is to be decoded.
+    /// Decodes the first test documents with every variant. Returns none if no documents are to be decoded live.
     fn live(&self, texts: &Texts, variants: &[EvaluatedVariant], bar: &mut Progress) -> Result<Option<LiveCheck>> {
         let sample: Vec<_> = texts.texts.iter().take(self.options.live_documents).collect();
         if sample.is_empty() {

@@ -1,4 +1,4 @@
-//! What an evaluation has found out, kept on disk: one that was interrupted does not find it out again.
+//! Results of evaluations, kept on disk. After an interrupt, they need not be computed again.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -15,38 +15,38 @@ use serde::de::DeserializeOwned;
 use crate::error::Result;
 use crate::files;
 
-/// Findings by key, in a folder that holds each of them as a file from the moment on at which it is known.
+/// Findings by key. The folder contains one file for each of them, from the moment when it is known.
 pub struct Findings {
     folder: PathBuf,
     program: String,
     known: Known,
 }
 
-/// What this process knows; evaluations that share it find nothing out twice.
+/// The findings that this process knows. Evaluations that share this value compute nothing twice.
 #[derive(Clone, Default)]
 pub struct Known(Arc<Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>>);
 
 impl Findings {
-    /// The findings in `folder`, which need not be there. Those of another `program` are not read.
+    /// Uses the findings in `folder`, which need not exist. Findings of another `program` are ignored.
     pub fn new(folder: PathBuf, program: impl Into<String>, known: Known) -> Self {
         Self { folder, program: program.into(), known }
     }
 
-    /// Returns the key of a finding: a hash of its kind and of all that it depends on.
+    /// Returns the key of a finding: a hash of its kind and of everything that it depends on.
     pub fn key(&self, kind: &str, depends_on: &impl Serialize) -> String {
         files::hash_json(&(&self.program, kind, depends_on))
     }
 
-    /// Whether a finding is on disk.
+    /// Returns whether a finding is on disk.
     pub fn has(&self, key: &str) -> bool {
         self.file(key).exists()
     }
 
-    /// Returns the finding of that key: what this process knows, else what is on disk, else what `find` finds out, which is
-    /// then kept.
+    /// Returns the finding with this key. It is taken from memory or from disk if possible; otherwise `find` computes
+    /// it, and it is kept.
     ///
     /// # Errors
-    /// What `find` fails with; a folder that cannot be written to.
+    /// Returns an error if `find` fails, or if the folder cannot be written to.
     pub fn find<T>(&self, key: &str, find: impl FnOnce() -> Result<T>) -> Result<Arc<T>>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -70,10 +70,10 @@ impl Findings {
         Ok(found)
     }
 
-    /// Removes them from disk.
+    /// Removes all findings from disk.
     ///
     /// # Errors
-    /// A folder that cannot be removed.
+    /// Returns an error if the folder cannot be removed.
     pub fn clear(&self) -> Result<()> {
         files::remove_folder(&self.folder)
     }
@@ -83,7 +83,7 @@ impl Findings {
     }
 }
 
-/// None if there is no such file, or one that cannot be read: then it is found out again.
+/// Reads a finding. Returns none if there is no such file or it cannot be read; the finding is then computed again.
 fn read<T: DeserializeOwned>(file: &Path) -> Option<T> {
     let file = fs::File::open(file).ok()?;
     serde_json::from_reader(std::io::BufReader::new(GzDecoder::new(file))).ok()

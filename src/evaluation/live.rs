@@ -1,4 +1,4 @@
-//! The live check: the same documents decoded for real, block by block, against the replay.
+//! The live check, which decodes documents for real, block by block, and compares the result with the replay.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,50 +13,50 @@ use crate::drafting::Drafter;
 use crate::error::Result;
 use crate::heads::FrozenHeads;
 
-/// The bound under which a decision is a floating-point near-tie in float32.
+/// The margin in float32 below which a decision counts as a floating-point near-tie.
 pub const NEAR_TIE: f64 = 1e-3;
 
-/// What a live decode of some documents gave.
+/// The results of decoding some documents live.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LiveOutcome {
-    /// Documents that differ from the replay without a near-tie.
+    /// The number of documents that differ from the replay without a near-tie.
     pub mismatches: usize,
-    /// Those of them whose text differs as well, not only the cuts between blocks.
+    /// The number of these whose text differs as well, not only the boundaries between blocks.
     pub text_mismatches: usize,
-    /// Documents whose first difference is a near-tie.
+    /// The number of documents whose first difference is a near-tie.
     pub near_ties: usize,
-    /// The near-ties by kind.
+    /// The near-ties by the kind of decision.
     pub by_kind: BTreeMap<String, u64>,
-    /// Tokens decoded.
+    /// The number of decoded tokens.
     pub tokens: usize,
-    /// Seconds from the first prompt to the last token, of all documents together.
+    /// The seconds from the first prompt to the last token, for all documents together.
     pub seconds: f64,
 }
 
 /// The live check of a data set.
 pub struct LiveCheck {
-    /// Documents decoded, each with every variant.
+    /// The number of documents that were decoded, each with every variant.
     pub documents: usize,
-    /// Documents decoded side by side.
+    /// The number of documents that are decoded together.
     pub batch: usize,
-    /// What came of every variant, in their order.
+    /// The results of each variant, in the order of the variants.
     pub outcomes: Vec<Arc<LiveOutcome>>,
-    /// Decoded tokens per second of the same documents one token a call.
+    /// The decoded tokens per second for the same documents when each call decodes one token.
     pub autoregressive_speed: f64,
 }
 
 impl LiveCheck {
-    /// Documents that differ from replay without a near-tie, summed over variants.
+    /// Returns the number of documents that differ from the replay without a near-tie, summed over the variants.
     pub fn mismatches(&self) -> u64 {
         self.outcomes.iter().map(|outcome| outcome.mismatches as u64).sum()
     }
 
-    /// Documents whose first difference is a near-tie, summed over variants.
+    /// Returns the number of documents whose first difference is a near-tie, summed over the variants.
     pub fn near_ties(&self) -> u64 {
         self.outcomes.iter().map(|outcome| outcome.near_ties as u64).sum()
     }
 
-    /// [`LiveCheck::near_ties`] by the decision that was nearly tied.
+    /// Returns the [`LiveCheck::near_ties`] by the kind of decision that was nearly tied.
     pub fn near_ties_by_kind(&self) -> BTreeMap<&str, u64> {
         let mut sums = BTreeMap::new();
         for (kind, count) in self.outcomes.iter().flat_map(|outcome| &outcome.by_kind) {
@@ -66,8 +66,9 @@ impl LiveCheck {
     }
 }
 
-/// Decodes `texts` live with a drafter, `batch` of them side by side, and compares text and accepted lengths with `replayed`,
-/// block by block. After a near-tie, a document goes on from the trace's token; after a mismatch it goes on by itself.
+/// Decodes `texts` live with a drafter, `batch` of them together. Compares tokens and accepted lengths with `replayed`,
+/// block by block. After a near-tie, the document continues with the token of the trace; after a mismatch, it continues
+/// with its own.
 pub fn check_live(
     backbone: &Backbone,
     heads: &FrozenHeads,
@@ -84,7 +85,8 @@ pub fn check_live(
     let (mut ties, mut mismatches) = (vec![None; texts.len()], vec![false; texts.len()]);
     while !decoder.finished() {
         for (document, block) in decoder.step()?.blocks {
-            // After a mismatch the rest is decoded without help: is it at least the same text?
+            // After a mismatch, the rest of the document is decoded without comparing blocks. Only its text is compared
+            // at the end.
             let Some(step) = steps[document].next().filter(|_| !mismatches[document]) else { continue };
             let expected = &texts[document].continuation()[step.start..][..step.accepted];
             if block.tokens == expected {
@@ -115,13 +117,13 @@ pub fn check_live(
     Ok(outcome)
 }
 
-/// Tokens per second of plain greedy decoding, `batch` documents side by side and then the next ones.
+/// Returns the tokens per second of plain greedy decoding, with `batch` documents together at a time.
 pub fn autoregressive_speed(backbone: &Backbone, texts: &[&ReplayText], batch: usize) -> f64 {
     let started = Instant::now();
     let mut tokens = 0;
     for texts in texts.chunks(batch) {
         let prompts: Vec<&[u32]> = texts.iter().map(|text| &text.tokens[..text.prompt]).collect();
-        // A limit below the greatest is the context's end, which ends a text in any case.
+        // A text whose limit is below the largest one ends at the end of the context in any case.
         let limit = texts.iter().map(|text| text.limit).max().unwrap_or(0);
         tokens += generate(backbone, &prompts, limit).iter().map(Vec::len).sum::<usize>();
     }

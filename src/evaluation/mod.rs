@@ -1,12 +1,13 @@
-//! From traces to an evaluated set, and what is said about it.
+//! From traces to an evaluated set, and the analyses of it.
 //!
-//! An [`Evaluator`] makes an [`EvaluatedSet`] of a traced data set: [`Texts`] with their lattices, for every variant the settings that a
-//! [`search`] on dev chose and the walk over test ([`VariantResult`]), and the live check of a sample ([`LiveCheck`]). What is
-//! found out is kept in [`Findings`], so that an interrupted evaluation loses no finished variant. The [`analyses`] say what there is to
-//! say about the set, in tables and figures.
+//! An [`Evaluator`] makes an [`EvaluatedSet`] of a traced data set. The set contains the documents with their lattices
+//! ([`Texts`]); for every variant, the settings that a [`search`] on dev chose and the walk over test
+//! ([`VariantResult`]); and the live check of some documents ([`LiveCheck`]). Results are kept in [`Findings`], so that
+//! an interrupted evaluation loses no finished variant. The [`analyses`] present the set in tables and figures.
 //!
-//! Beneath: [`ReplayText`] holds one traced document with its lattices; [`replay`] walks it with a drafter; [`Tally`] sums walks;
-//! [`bootstrap`] puts intervals around them; [`check_live`] decodes for real and compares.
+//! All this rests on smaller parts: [`ReplayText`] holds one traced document with its lattices. [`replay`] walks over
+//! it with a drafter. [`Tally`] sums up walks. [`bootstrap`] computes confidence intervals. [`check_live`] decodes
+//! documents for real and compares the result with the replay.
 
 pub mod analyses;
 mod axes;
@@ -39,7 +40,7 @@ pub use variant::VariantResult;
 use crate::error::{Error, Result};
 use crate::progress;
 
-/// An error once Ctrl-C was pressed.
+/// Returns an error once Ctrl-C was pressed.
 fn stop_if_interrupted() -> Result<()> {
     if progress::interrupted() {
         return Err(Error::interrupted(

@@ -1,4 +1,4 @@
-//! What a replay did, step by step, with the drafts: from these every number of a variant can be computed again.
+//! Records of each step of a replay, including the drafts. All numbers of a variant can be recomputed from them.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,32 +11,32 @@ use super::{EvaluatedSet, EvaluatedVariant, Step, replay_with};
 use crate::error::Result;
 use crate::files;
 
-/// One call of the backbone.
+/// The record of one call of the backbone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct StepRecord<'a> {
-    /// The data set.
+    /// The name of the data set.
     set: &'a str,
-    /// As in the report.
+    /// The name of the variant in the report.
     variant: &'a str,
-    /// The document's id.
+    /// The id of the document.
     document: &'a str,
-    /// Tokens of the continuation committed before.
+    /// The number of tokens of the continuation that were committed before.
     start: usize,
-    /// Accepted tokens.
+    /// The number of accepted tokens.
     accepted: usize,
-    /// Slots that could be accepted.
+    /// The number of slots that could have been accepted.
     slots: usize,
-    /// Draft nodes verified.
+    /// The number of draft nodes that were verified.
     nodes: usize,
     /// The drafts, as token ids.
     drafts: Vec<Vec<u32>>,
 }
 
-/// Writes every step of every variant of an evaluated set into the file at `path`, a JSON object a line, compressed.
-/// Every variant walks again: keeping the drafts of all walks takes memory.
+/// Writes every step of every variant of an evaluated set into the file at `path`, compressed, as one JSON object per
+/// line. All variants are replayed for this, because keeping the drafts of all walks would take too much memory.
 ///
 /// # Errors
-/// A file that cannot be written.
+/// Returns an error if a drafter fails, or if the file cannot be written.
 pub fn write_steps(set: &EvaluatedSet, path: &Path) -> Result<()> {
     files::write_with(path, |file| {
         let mut file = GzEncoder::new(file, Compression::default());

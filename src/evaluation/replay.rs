@@ -1,8 +1,8 @@
-//! Replay: blockwise decoding without decoding.
+//! Replay: simulates blockwise decoding on a trace, without running the backbone.
 //!
-//! Greedy exact-match decoding emits the backbone's greedy text whatever the draft, so on a trace of that text the
-//! accepted length of any draft is a comparison of tokens, and block efficiency is exact without a forward of the
-//! backbone. Slot 1 is the trace's own token, never recomputed.
+//! Greedy exact-match decoding emits the backbone's greedy text, whatever the drafts are. On a trace of that text, the
+//! accepted length of any draft is found by comparing tokens, so block efficiency is exact. The token of slot 1 is
+//! taken from the trace and never computed again.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,43 +15,45 @@ use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length, try_wal
 use crate::rescorer::BlockContext;
 use crate::traces::{Trace, TraceDocument};
 
-/// One traced document, with the lattice of every position at which a block could begin.
+/// A traced document, with the lattice of every position at which a block could begin.
 pub struct ReplayText {
-    /// Prompt and continuation.
+    /// The tokens of the prompt and the continuation.
     pub tokens: Vec<u32>,
-    /// Tokens of the prompt.
+    /// The number of tokens of the prompt.
     pub prompt: usize,
-    /// The most tokens the continuation could have had.
+    /// The largest number of tokens that the continuation could have had.
     pub limit: usize,
-    /// Document and group, for the report.
+    /// The document's entry in the trace, with its id and group for the report.
     pub entry: TraceDocument,
-    /// For `t` committed tokens of the continuation: the hidden state `[d]` that the next block is drafted from.
+    /// The hidden states, `[continuation, d]`. The one with index `t` is the state from which the block after `t`
+    /// tokens of the continuation is drafted.
     pub hidden: Vec<f32>,
-    /// For the same `t`: the lattice of that block.
+    /// The lattice of the block after `t` tokens, for each `t`.
     pub lattices: Vec<Lattice>,
-    /// And the smallest lead of a head's k-th candidate over the first left out.
+    /// The smallest lead of a head's k-th candidate over the first one left out, for each of these blocks.
     pub margins: Vec<f32>,
-    /// And every head's softmax: `[continuation, H - 1]`.
+    /// The softmax statistics of every head: `[continuation, H - 1]`.
     pub stats: Vec<SoftmaxStats>,
 }
 
 /// One block of a replay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// Tokens of the continuation committed before.
+    /// The number of tokens of the continuation that were committed before.
     pub start: usize,
-    /// Accepted tokens.
+    /// The number of accepted tokens.
     pub accepted: usize,
-    /// Slots that could be accepted: up to H, `limit` and the end of the text.
+    /// The number of slots that could have been accepted, which is at most H and ends at `limit` and at the end of the
+    /// text.
     pub slots: usize,
-    /// Draft nodes verified.
+    /// The number of draft nodes that were verified.
     pub nodes: usize,
     /// The tightest decision behind the draft.
     pub tightest: TightestMargin,
 }
 
 impl Step {
-    /// The block at `start`, of which `paths` are the drafts from `lattice`.
+    /// Makes the block at `start`, with the drafts `paths` from `lattice`.
     pub fn new(
         text: &ReplayText,
         start: usize,
@@ -71,8 +73,8 @@ impl Step {
 }
 
 impl ReplayText {
-    /// One document of `trace` with the candidates of the heads on it; margins are those of the top `k` that will be drafted
-    /// from.
+    /// Reads one document of `trace` with the candidates of the heads. Margins are those of the top `k`, which will be
+    /// drafted from.
     pub fn new(trace: &Trace, document: usize, candidates: &StoredCandidates, k: usize) -> Result<Self> {
         let entry = &trace.documents()[document];
         let tokens = trace.tokens(entry).to_vec();
@@ -89,7 +91,7 @@ impl ReplayText {
         Ok(Self { prompt: entry.prompt, limit: entry.limit, entry, tokens, hidden, lattices, margins, stats })
     }
 
-    /// The block behind `t` tokens of the continuation, with the given candidates.
+    /// Returns the block after `t` tokens of the continuation, with the given candidates.
     pub fn block_context<'a>(&'a self, t: usize, lattice: &'a Lattice) -> BlockContext<'a> {
         let width = self.hidden.len() / self.lattices.len();
         BlockContext {
@@ -100,12 +102,12 @@ impl ReplayText {
         }
     }
 
-    /// The continuation.
+    /// Returns the tokens of the continuation.
     pub fn continuation(&self) -> &[u32] {
         &self.tokens[self.prompt..]
     }
 
-    /// The lattices cut to the top `k`, and to where blocks end early.
+    /// Returns the lattices, cut to the top `k` and to where the stop rule ends blocks.
     pub fn narrowed(&self, k: usize, stop: StopRule) -> Result<Vec<Lattice>> {
         let heads = self.stats.len() / self.lattices.len().max(1);
         let one = |(t, lattice): (usize, &Lattice)| {
@@ -115,18 +117,18 @@ impl ReplayText {
     }
 }
 
-/// Walks one text with a drafter on the given lattices (one per position of the continuation).
+/// Walks over a text with a drafter, using the given lattices, one for each position of the continuation.
 ///
 /// # Errors
-/// What the drafter fails with.
+/// Returns an error if the drafter fails.
 pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) -> Result<Vec<Step>> {
     replay_with(text, lattices, drafter, |step, _| step)
 }
 
-/// Walks as [`replay`] does, and returns what `keep` makes of every block, given its step and its drafts.
+/// Walks over a text like [`replay`], and returns for every block what `keep` makes of its step and its drafts.
 ///
 /// # Errors
-/// What the drafter fails with.
+/// Returns an error if the drafter fails.
 pub fn replay_with<T>(
     text: &ReplayText,
     lattices: &[Lattice],
@@ -159,13 +161,14 @@ pub fn replay_with<T>(
     })
 }
 
-/// Slots of the longest block.
+/// Returns the number of slots of the longest block.
 pub(super) fn most_slots(texts: &[ReplayText]) -> usize {
     texts.iter().flat_map(|text| &text.lattices).map(Lattice::slots).max().unwrap_or(0)
 }
 
-/// By slot, over all starts of `texts`: of the starts whose target was among the top `k` of every slot before, the share where
-/// it is so in this slot as well; 1 where there was none.
+/// Returns the coverage of each slot, over all starts of `texts`. Among the starts whose target was in the top `k` of
+/// all slots before, it is the share of those whose target is in the top `k` of this slot as well. If there are none,
+/// it is 1.
 pub fn coverage(texts: &[ReplayText], k: usize) -> Vec<f64> {
     let slots = most_slots(texts);
     let (mut offered, mut covered) = (vec![0u64; slots], vec![0u64; slots]);
@@ -184,13 +187,13 @@ pub fn coverage(texts: &[ReplayText], k: usize) -> Vec<f64> {
         .collect()
 }
 
-/// What the best draft of the lattice would be accepted for, at every start, with the top `k` of every head.
+/// Returns, for every start, the accepted length of the best draft from the lattice with the top `k` of every head.
 pub fn oracle_lengths(text: &ReplayText, k: usize) -> Vec<usize> {
     let target = text.continuation();
     (0..target.len()).map(|t| oracle_length(&text.lattices[t], &target[t..], k).max(1)).collect()
 }
 
-/// The walk of the oracle that takes its longest step at every start.
+/// Returns the walk of the oracle, which always takes the longest possible step.
 pub fn replay_oracle(text: &ReplayText, lengths: &[usize]) -> Vec<Step> {
     walk(lengths.len(), |start| {
         let nodes = text.lattices[start].slots();

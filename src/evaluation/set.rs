@@ -1,4 +1,4 @@
-//! An evaluated set: everything that analyses look at.
+//! The evaluated set, which analyses work on.
 
 use std::sync::Arc;
 
@@ -12,47 +12,47 @@ use crate::tables::Colour;
 
 /// A data set on which every variant was evaluated.
 pub struct EvaluatedSet<'a> {
-    /// What it was evaluated with.
+    /// The evaluator that made the set.
     pub evaluator: &'a Evaluator<'a>,
-    /// The data set's name.
+    /// The name of the data set.
     pub name: String,
-    /// The split that the numbers are about.
+    /// The split that the results are about.
     pub test: TracedSplit<'a>,
-    /// Its documents with their lattices.
+    /// The documents of that split, with their lattices.
     pub texts: Texts,
-    /// What is measured on dev without a search: coverage, temperatures, lookup confidence.
+    /// The settings that are measured on dev without a search: coverage, temperatures and lookup confidence.
     pub start: Settings,
-    /// The heads by themselves, head 1, the backbone, first.
+    /// The quality of each head by itself. The first is head 1, the backbone.
     pub heads: Arc<Vec<HeadQuality>>,
     /// The variants, plain decoding first.
     pub variants: Vec<EvaluatedVariant<'a>>,
-    /// The walks of the oracle of the evaluated k.
+    /// The walks of the oracle, with the k of the evaluation.
     pub oracle: Tally,
-    /// What live decoding said; none where nothing was decoded live.
+    /// The results of live decoding, or none if nothing was decoded live.
     pub live: Option<LiveCheck>,
 }
 
-/// A variant with what was found out about it.
+/// A variant and its results.
 pub struct EvaluatedVariant<'a> {
-    /// The variant, switched off where it did not help on dev.
+    /// The variant, switched off if it did not help on dev.
     pub prepared: PreparedVariant<'a>,
-    /// What was tried of it on dev.
+    /// The settings that were searched on dev, with their values.
     pub axes: Vec<Axis>,
-    /// Hash of all that the result depends on.
+    /// A hash of everything that the result depends on.
     pub key: String,
-    /// The result.
+    /// The settings and the walks over test.
     pub result: Arc<VariantResult>,
-    /// Its walks over the test documents, summed up.
+    /// The sums of its walks over the test documents.
     pub tally: Tally,
 }
 
 impl EvaluatedVariant<'_> {
-    /// Its name.
+    /// Returns the name of the variant.
     pub fn name(&self) -> String {
         self.prepared.variant.to_string()
     }
 
-    /// The rescorers that have a say at its settings.
+    /// Returns the rescorers that count at the variant's settings.
     pub fn rescorers_with_a_say(&self) -> impl Iterator<Item = &dyn Rescorer> {
         let settings = &self.result.settings;
         let rescores = self.prepared.searches() && settings.weighting.scale != 0.0;
@@ -60,25 +60,26 @@ impl EvaluatedVariant<'_> {
         terms.filter(move |(_, share)| rescores && **share != 0.0).map(|((_, rescorer), _)| *rescorer)
     }
 
-    /// Whether it runs a language model of its own, which has a say.
+    /// Returns whether the variant runs a language model of its own that counts.
     pub fn runs_language_model(&self) -> bool {
         self.rescorers_with_a_say().any(|rescorer| rescorer.reads_prefix())
     }
 }
 
 impl EvaluatedSet<'_> {
-    /// Plain decoding, which the others are compared with.
+    /// Returns plain decoding, with which the others are compared.
     pub fn plain(&self) -> &EvaluatedVariant<'_> {
         &self.variants[0]
     }
 
-    /// Whether the variant at a place emits the backbone's own text: by construction, unless the live check found otherwise.
+    /// Returns whether the variant with this index emits the backbone's own text. It does so by construction, unless
+    /// the live check found otherwise.
     pub fn is_lossless(&self, place: usize) -> bool {
         self.live.as_ref().is_none_or(|live| live.outcomes[place].text_mismatches == 0)
     }
 
-    /// The place of the lossless variant with the highest block efficiency, or of the lossy ones when there are no others. Of
-    /// equals the first, which is plain decoding if it is among them: a tie is no gain.
+    /// Returns the index of the lossless variant with the highest block efficiency, or of a lossy one if no variant is
+    /// lossless. If several are equal, the first is taken. Plain decoding comes first, so a tie with it is no gain.
     pub fn best(&self) -> usize {
         let any_lossless = (0..self.variants.len()).any(|place| self.is_lossless(place));
         let efficiency = |place: usize| self.variants[place].tally.block_efficiency();
@@ -86,28 +87,29 @@ impl EvaluatedSet<'_> {
         eligible.reduce(|best, next| if efficiency(next) > efficiency(best) { next } else { best }).unwrap_or(0)
     }
 
-    /// The colour of the variant at a place, or behind the last one of the oracle, in every figure.
+    /// Returns the colour that the variant with this index has in every figure. The index after the last variant is the
+    /// oracle.
     pub fn colour(&self, place: usize) -> Colour {
         place.checked_sub(1).map_or(Colour::Baseline, Colour::Cycle)
     }
 
-    /// Paired bootstrap intervals of what `documents` took, gains over `base`.
+    /// Computes paired bootstrap intervals for the counts `documents`, with gains over `base`.
     ///
     /// # Errors
-    /// Documents without a token or a call.
+    /// Returns an error if a group of documents has no tokens or no calls.
     pub fn intervals(&self, base: &[Counts], documents: &[Counts]) -> Result<Intervals> {
         let Evaluator { options, seed, .. } = self.evaluator;
         intervals(&self.texts.groups(), base, documents, options.bootstrap, *seed)
     }
 
-    /// Block efficiency over the documents that do not loop; none where all do.
+    /// Returns the block efficiency over the documents that do not loop, or none if all of them do.
     pub fn without_loops(&self, documents: &[Counts]) -> Option<f64> {
         let rest = documents.iter().zip(&self.texts.looping).filter(|(_, looping)| !**looping);
         let rest: Vec<Counts> = rest.map(|(counts, _)| *counts).collect();
         (!rest.is_empty()).then(|| block_efficiency(&rest))
     }
 
-    /// The settings that dev chose.
+    /// Returns the settings that were chosen on dev.
     pub fn tuned(&self) -> TunedSet {
         let tuned = self.variants.iter().map(|EvaluatedVariant { prepared, result, .. }| TunedVariant {
             variant: prepared.variant.clone(),

@@ -1,15 +1,15 @@
-//! Sums over documents, from which every reported number follows.
+//! Sums over documents, from which all reported numbers are computed.
 
 use super::Step;
 use super::bootstrap::Counts;
 
-/// The walks of one variant over a data set.
+/// Sums over the walks of one variant over a data set.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
-    /// Decoded tokens and backbone calls of every document.
+    /// The decoded tokens and backbone calls of each document.
     pub documents: Vec<Counts>,
     offered: Vec<u64>,
-    /// Blocks that had the position and accepted the one before it.
+    /// For each position, the number of blocks that had the position and accepted the one before it.
     reached: Vec<u64>,
     accepted: Vec<u64>,
     nodes: u64,
@@ -17,14 +17,14 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// The walks over all documents of a data set.
+    /// Sums up the walks over all documents of a data set.
     pub fn of(walks: &[Vec<Step>]) -> Self {
         let mut tally = Self::default();
         walks.iter().for_each(|steps| tally.add(steps));
         tally
     }
 
-    /// Adds one document's walk.
+    /// Adds the walk over one document.
     pub fn add(&mut self, steps: &[Step]) {
         let tokens = steps.iter().map(|s| s.accepted as u64).sum();
         self.documents.push(Counts { tokens, calls: steps.len() as u64 });
@@ -41,34 +41,35 @@ impl Tally {
         }
     }
 
-    /// All documents together.
+    /// Returns the counts of all documents together.
     pub fn total(&self) -> Counts {
         total(&self.documents)
     }
 
-    /// Decoded tokens over calls, a ratio of sums.
+    /// Returns decoded tokens / calls, as a ratio of sums.
     pub fn block_efficiency(&self) -> f64 {
         block_efficiency(&self.documents)
     }
 
-    /// The unweighted mean over documents of tokens over calls.
+    /// Returns the unweighted mean over documents of tokens / calls.
     pub fn document_mean(&self) -> f64 {
         self.documents.iter().copied().map(ratio).sum::<f64>() / self.documents.len().max(1) as f64
     }
 
-    /// Mean and largest number of draft nodes in a call.
+    /// Returns the mean and the largest number of draft nodes in a call.
     pub fn verified(&self) -> (f64, usize) {
         (self.nodes as f64 / self.total().calls.max(1) as f64, self.most_nodes)
     }
 
-    /// For position j = 1 to `block_size`: blocks that accepted at least j tokens over blocks that had at least j slots,
-    /// 0 where no block had.
+    /// Returns a rate for each position j = 1 to `block_size`: the number of blocks that accepted at least j tokens,
+    /// divided by the number of blocks with at least j slots. The rate is 0 if there are none.
     pub fn accept_rates(&self, block_size: usize) -> Vec<f64> {
         rates(&self.accepted, &self.offered, block_size)
     }
 
-    /// For position j = 1 to `block_size`: blocks that accepted at least j tokens over those of them that had at least j
-    /// slots and accepted at least j - 1, 0 where there was none.
+    /// Returns a rate for each position j = 1 to `block_size`: the number of blocks that accepted at least j tokens,
+    /// divided by the number of blocks with at least j slots that accepted at least j - 1. The rate is 0 if there are
+    /// none.
     pub fn conditional_accept_rates(&self, block_size: usize) -> Vec<f64> {
         rates(&self.accepted, &self.reached, block_size)
     }
@@ -79,7 +80,7 @@ fn rates(accepted: &[u64], of: &[u64], block_size: usize) -> Vec<f64> {
     rates.chain(std::iter::repeat(0.0)).take(block_size).collect()
 }
 
-/// Decoded tokens over calls, each summed over the documents.
+/// Returns decoded tokens / calls, each summed over the documents.
 pub fn block_efficiency(documents: &[Counts]) -> f64 {
     ratio(total(documents))
 }
@@ -111,7 +112,7 @@ mod tests {
         tally.add(&[step(0, 2, 3), step(2, 1, 3), step(3, 1, 1)]);
         tally.add(&[step(0, 1, 1)]);
         assert_eq!(tally.accept_rates(4), [1.0, 0.5, 0.0, 0.0]);
-        // Of the two blocks with a second slot one accepted it; it had a third, which it did not.
+        // Of the two blocks with a second slot, one accepted it. This block did not accept its third slot.
         assert_eq!(tally.conditional_accept_rates(4), [1.0, 0.5, 0.0, 0.0]);
         assert_eq!(tally.block_efficiency(), 5.0 / 4.0);
         assert_eq!(tally.document_mean(), (4.0 / 3.0 + 1.0) / 2.0);

@@ -1,18 +1,20 @@
-//! How sure each head may be: a temperature a slot, fitted on dev.
+//! Temperatures that correct how confident each head is, one for each slot, fitted on dev.
 
 use super::replay::most_slots;
 use super::{ReplayText, oracle_lengths};
 
-/// Temperatures lie between 1 over this and this: the late slots have few targets to tell one by.
+/// The largest temperature; the smallest is its reciprocal. Temperatures are bounded because late slots have few
+/// targets to fit them on.
 const WIDEST: f64 = 4.0;
-/// Halvings of the interval in which a temperature's logarithm lies: to 1e-6.
+/// The number of times that the interval of a temperature's logarithm is halved, down to a width of about 2e-7.
 const HALVINGS: usize = 24;
 
-/// By slot, over all starts of `texts` whose target was among the top `k` of this slot and of every one before: the temperature at
-/// which the softmax of the candidates' scores makes those targets most likely (temperature scaling: Guo et al. 2017); 1 for the
-/// pinned slot, and where there was none.
+/// Fits the temperature of each slot (temperature scaling; Guo et al. 2017). It is the temperature at which the softmax
+/// of the candidates' scores makes the targets most likely. This uses all starts of `texts` at which the target is
+/// among the top `k` in this slot and in every slot before. The temperature is 1 for the pinned slot, and for slots
+/// without such a start.
 pub fn slot_temperatures(texts: &[ReplayText], k: usize) -> Vec<f64> {
-    // By slot: the candidates' scores less the target's.
+    // For each slot and start: the scores of the candidates minus the score of the target.
     let mut seen: Vec<Vec<Vec<f64>>> = vec![Vec::new(); most_slots(texts)];
     for text in texts {
         let target = text.continuation();
@@ -29,12 +31,14 @@ pub fn slot_temperatures(texts: &[ReplayText], k: usize) -> Vec<f64> {
     seen.iter().map(|seen| most_likely(seen)).collect()
 }
 
-/// The temperature of the largest likelihood. In its inverse the log-likelihood is concave, so that its slope tells the side.
+/// Returns the temperature with the largest likelihood. The log-likelihood is concave in the inverse temperature, so
+/// its slope says on which side the maximum lies.
 fn most_likely(seen: &[Vec<f64>]) -> f64 {
     if seen.is_empty() {
         return 1.0;
     }
-    // The slope by the inverse temperature, its sign turned: the mean over the softmax of what the scores are ahead of the target.
+    // Returns the negative slope with respect to the inverse temperature. Each start adds the mean, under the softmax,
+    // of the scores minus the score of the target.
     let ahead = |inverse: f64| -> f64 {
         let of_one = |leads: &Vec<f64>| {
             let most = leads.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -61,7 +65,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    /// What candidates with these scores are ahead of one of them that is drawn at a temperature.
+    /// Draws one of these scores at a temperature, and returns all scores minus the drawn one.
     fn drawn(rng: &mut ChaCha8Rng, scores: &[f64], temperature: f64) -> Vec<f64> {
         let weights: Vec<f64> = scores.iter().map(|score| (score / temperature).exp()).collect();
         let mut left = rng.random_range(0.0..weights.iter().sum());
@@ -97,7 +101,7 @@ mod tests {
     }
 
     proptest! {
-        /// No temperature on a grid is likelier.
+        /// Checks that no temperature on a grid has a larger likelihood.
         #[test]
         fn the_likelihood_is_largest(
             seen in prop::collection::vec((prop::collection::vec(-3f64..3.0, 2..6), any::<prop::sample::Index>()), 1..12),

@@ -1,4 +1,4 @@
-//! The documents of a split with their lattices, and walks over all of them.
+//! The documents of a split with their lattices, and walks over them.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,24 +13,24 @@ use crate::heads::StoredCandidates;
 use crate::lattice::Lattice;
 use crate::traces::Trace;
 
-/// The documents of a split that have a continuation, with their lattices cut to the k that variants draft from.
+/// The documents of a split that have a continuation, with the lattices that variants draft from.
 pub struct Texts {
     /// The documents.
     pub texts: Vec<ReplayText>,
-    /// Of each, whether its continuation loops.
+    /// For each document, whether its continuation loops.
     pub looping: Vec<bool>,
-    /// What building the lattices from stored candidates took.
+    /// The seconds that it took to build the lattices from stored candidates.
     pub seconds: f64,
-    /// By stop rule, the lattices of every document, which end where the rule ends blocks.
+    /// For each stop rule, the lattices of every document. They end where the rule ends blocks.
     lattices: Vec<(StopRule, Vec<Vec<Lattice>>)>,
 }
 
 impl Texts {
-    /// Every document of `trace` with the lattices that `candidates` gives, cut to the top `k` and, once for each of `stops`,
-    /// to where that rule ends blocks.
+    /// Reads every document of `trace` that has a continuation, with its lattices from `candidates`. For each rule of
+    /// `stops`, the lattices are cut to the top `k` and to where the rule ends blocks.
     ///
     /// # Errors
-    /// A trace without a continuation; candidates that are not of this trace.
+    /// Returns an error if no document has a continuation, or if the candidates belong to another trace.
     pub fn new(trace: &Trace, candidates: &StoredCandidates, k: usize, stops: &[StopRule]) -> Result<Self> {
         let (started, mut texts) = (Instant::now(), Vec::new());
         for (document, entry) in trace.documents().iter().enumerate().filter(|(_, entry)| entry.continuation > 0) {
@@ -49,17 +49,17 @@ impl Texts {
         Ok(Self { texts, looping, seconds: started.elapsed().as_secs_f64(), lattices })
     }
 
-    /// The lattices of every document under a stop rule that the texts were made for.
+    /// Returns the lattices of every document under a stop rule. The rule must be one that the texts were made for.
     pub fn lattices(&self, stop: StopRule) -> &[Vec<Lattice>] {
         let found = self.lattices.iter().find(|(known, _)| *known == stop);
         &found.expect("the lattices of every variant's rule were built").1
     }
 
-    /// Returns what `work` makes of every document, given its number, under a stop rule. Documents are independent, so the
-    /// number of threads changes nothing.
+    /// Calls `work` for every document, with its number and its lattices under a stop rule, and returns the results.
+    /// Documents are independent, so the number of threads does not change the results.
     ///
     /// # Errors
-    /// The first that `work` returns.
+    /// Returns an error that `work` returns.
     pub fn of_each<R: Send>(
         &self,
         stop: StopRule,
@@ -69,7 +69,7 @@ impl Texts {
         let lattices = self.lattices(stop);
         let one = |number: usize| work(number, &self.texts[number], &lattices[number]);
         let numbers = 0..self.texts.len();
-        // Where drafting at all starts at once is better, the device parallelises inside.
+        // If it is faster to draft at all starts together, the work inside a document is parallel already.
         if drafter.prefers_all_starts() {
             numbers.map(one).collect()
         } else {
@@ -77,20 +77,20 @@ impl Texts {
         }
     }
 
-    /// Walks over every document.
+    /// Walks over every document with a drafter.
     ///
     /// # Errors
-    /// What the drafter fails with.
+    /// Returns an error if the drafter fails.
     pub fn walk(&self, stop: StopRule, drafter: &dyn Drafter) -> Result<Vec<Vec<Step>>> {
         self.of_each(stop, drafter, |_, text, lattices| replay(text, lattices, drafter))
     }
 
-    /// Decoded tokens of all documents.
+    /// Returns the number of decoded tokens of all documents.
     pub fn tokens(&self) -> u64 {
         self.texts.iter().map(|text| text.continuation().len() as u64).sum()
     }
 
-    /// The group of every document, groups numbered in order of appearance.
+    /// Returns the group of every document. Groups are numbered in order of appearance.
     pub fn groups(&self) -> Vec<usize> {
         let mut numbers = BTreeMap::new();
         self.texts

@@ -1,54 +1,55 @@
-//! Settings chosen on dev: one axis after the other, the others held still, until a round changes nothing.
+//! The search for settings on dev. It goes over one axis after the other and keeps the other settings fixed, until a
+//! round changes nothing.
 
 use serde::{Deserialize, Serialize};
 
 use crate::drafting::{Settings, null_is_infinite};
 use crate::error::Result;
 
-/// Something that is chosen.
+/// A setting that can be searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Coordinate {
-    /// The rescorers' weight, `lm_scale`.
+    /// The weight of the rescorers, `lm_scale`.
     Scale,
     /// The decay over the slots.
     Decay,
-    /// The temperature of expected lengths.
+    /// The temperature from which expected lengths are computed.
     Temperature,
-    /// The candidates per slot.
+    /// The number of candidates per slot.
     TopK,
-    /// The gate.
+    /// The gate: how far behind the slot's first candidate the head score of others may be.
     Gate,
-    /// The power of the slots' temperatures.
+    /// The power to which the slots' temperatures are raised.
     Tempering,
-    /// What the confidence in copies is multiplied by.
+    /// The factor by which the confidence in copies is multiplied.
     LookupScale,
-    /// The share of one of a sum's terms; the others keep their ratios.
+    /// The share of one term of a sum. The other shares keep their ratios.
     Share(usize),
 }
 
-/// A coordinate with the values to try.
+/// A setting with the values to try.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Axis {
-    /// What is chosen.
+    /// The setting.
     pub coordinate: Coordinate,
-    /// As in reports.
+    /// The name in reports.
     pub name: String,
-    /// Of equally good values the earlier one is taken.
+    /// The values. If two are equally good, the earlier one is taken.
     pub values: Vec<f64>,
-    /// Whether only the first value and a walk from the present one are tried, in either direction as long as it gets better:
-    /// for trials that cost much.
+    /// Whether the search saves trials. It then tries only the first value, and those next to the present value in both
+    /// directions, as long as the result improves.
     pub climbs: bool,
 }
 
-/// One trial.
+/// A value that was tried, and its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
-    /// [`Axis::name`]
+    /// The name of the setting, as in [`Axis::name`].
     pub parameter: String,
-    /// The value tried.
+    /// The value.
     #[serde(with = "null_is_infinite")]
     pub value: f64,
-    /// What it gave on dev.
+    /// The block efficiency on dev.
     pub block_efficiency: f64,
 }
 
@@ -57,25 +58,25 @@ pub struct Trial {
 pub struct Tuned {
     /// The best settings found.
     pub settings: Settings,
-    /// What they give on dev.
+    /// The block efficiency on dev with these settings.
     pub block_efficiency: f64,
-    /// The last pass over every axis, the others at their chosen values of that moment.
+    /// The trials of the last pass over all axes. The other settings had the values chosen at that time.
     pub curve: Vec<Trial>,
 }
 
 impl Axis {
-    /// Place of the value nearest to `value`.
+    /// Returns the index of the value nearest to `value`.
     fn nearest(&self, value: f64) -> usize {
         let distance = |at: &usize| if self.values[*at] == value { 0.0 } else { (self.values[*at] - value).abs() };
         (0..self.values.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
     }
 }
 
-/// Passes over all axes, at most.
+/// The largest number of passes over all axes.
 const ROUNDS: usize = 3;
 
 impl Coordinate {
-    /// Its value in `settings`.
+    /// Returns the value of the setting in `settings`.
     pub fn get(self, settings: &Settings) -> f64 {
         match self {
             Self::Scale => settings.weighting.scale,
@@ -89,7 +90,7 @@ impl Coordinate {
         }
     }
 
-    /// Puts `value` into `settings`.
+    /// Sets the setting in `settings` to `value`.
     pub fn set(self, settings: &mut Settings, value: f64) {
         match self {
             Self::Scale => settings.weighting.scale = value,
@@ -115,7 +116,7 @@ impl Coordinate {
     }
 }
 
-/// Searches from `start`; `measure` gives the block efficiency on dev.
+/// Searches for the best settings, beginning at `start`. `measure` returns the block efficiency on dev.
 pub fn search(start: Settings, axes: &[Axis], mut measure: impl FnMut(&Settings) -> Result<f64>) -> Result<Tuned> {
     let mut known: Vec<(Settings, f64)> = Vec::new();
     let mut efficiency = |settings: &Settings| -> Result<f64> {
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn a_search_ends_where_no_axis_improves() {
         let axes = [axis(Coordinate::Scale, &[0.0, 0.2, 0.4, 0.6]), axis(Coordinate::Decay, &[1.0, 0.9, 0.8])];
-        // A ridge: the best decay depends on the scale.
+        // The measured function has a ridge: the best decay depends on the scale.
         let measure = |s: &Settings| {
             Ok(2.0 - (s.weighting.scale - 0.4).powi(2) - (s.weighting.decay - 1.0 + s.weighting.scale / 4.0).powi(2))
         };

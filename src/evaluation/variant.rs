@@ -1,4 +1,4 @@
-//! What is found out about one variant on one data set: its settings, chosen on dev, and its walk over test.
+//! The evaluation of one variant on one data set: its settings, chosen on dev, and its walk over test.
 
 use std::time::Instant;
 
@@ -9,46 +9,46 @@ use super::{Evaluator, Step, Tally, Texts, stop_if_interrupted};
 use crate::drafting::{PreparedVariant, Settings, SizedSelection, Variant};
 use crate::error::Result;
 
-/// What is found out about one variant on one data set.
+/// The results of one variant on one data set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VariantResult {
-    /// The settings that dev chose.
+    /// The settings that were chosen on dev.
     pub settings: Settings,
-    /// Whether it drafts as plain decoding does, because nothing that was tried helped on dev.
+    /// Whether the variant drafts like plain decoding, because none of the settings tried on dev was as good as that.
     pub switched_off: bool,
-    /// Block efficiency on dev, at these settings or, switched off, of plain decoding.
+    /// The block efficiency on dev with these settings, or that of plain decoding if the variant is switched off.
     pub dev_block_efficiency: f64,
-    /// The last pass over every setting, on dev.
+    /// The trials of the last pass over all settings on dev.
     pub trials: Vec<Trial>,
-    /// Its walk over every test document.
+    /// The walk over each test document.
     pub steps: Vec<Vec<Step>>,
-    /// What these walks took.
+    /// The seconds that these walks took.
     pub seconds: f64,
 }
 
-/// All that a [`VariantResult`] depends on.
+/// Everything that a [`VariantResult`] depends on.
 #[derive(Serialize)]
 pub(super) struct VariantKey<'a> {
-    /// Keys of the traces.
+    /// The keys of the two traces.
     pub dev: &'a str,
     pub test: &'a str,
-    /// Key of the heads.
+    /// The key of the heads.
     pub heads: &'a str,
-    /// Candidates per slot.
+    /// The number of candidates per slot.
     pub top_k: usize,
     pub variant: &'a Variant,
     pub selection: &'a SizedSelection,
     pub include_top1: bool,
-    /// By name, keys of the rescorers that are its terms.
+    /// The names and keys of the rescorers that are its terms.
     pub terms: Vec<(&'a str, &'a str)>,
-    /// Where the search begins, and along which axes it goes.
+    /// The settings where the search begins, and the axes along which it goes.
     pub start: &'a Settings,
     pub axes: &'a [Axis],
 }
 
 impl Evaluator<'_> {
-    /// Chooses a variant's settings on dev, from `start` on, and walks over test with them. `plain` is block efficiency on dev of
-    /// plain decoding, unless this is it.
+    /// Chooses a variant's settings on dev, beginning at `start`, and walks over test with them. `plain` is the block
+    /// efficiency of plain decoding on dev, or none if the variant is plain decoding.
     pub(super) fn measure(
         &self,
         variant: &PreparedVariant,
@@ -63,7 +63,7 @@ impl Evaluator<'_> {
             Ok(Tally::of(&dev.walk(stop, &*variant.drafter(settings))?).block_efficiency())
         })?;
         let plain = plain.unwrap_or(tuned.block_efficiency);
-        // What does not help on dev is switched off.
+        // A variant that is worse than plain decoding on dev is switched off.
         let switched_off = !axes.is_empty() && tuned.block_efficiency < plain;
         let variant = if switched_off { &variant.clone().switched_off() } else { variant };
         let started = Instant::now();

@@ -1,4 +1,4 @@
-//! How far into the block drafts are accepted.
+//! The analysis of how far into the block drafts are accepted.
 
 use super::Analysis;
 use crate::error::Result;

@@ -1,6 +1,7 @@
-//! Block efficiency of every variant: the main table, and the claims that a page opens with.
+//! The block efficiency of every variant: the main table, and the claims that a page opens with.
 //!
-//! The claims are the one place where numbers turn into "best" and "gain", and so the one place that can overstate them.
+//! The claims are the only place where numbers become "best" and "gain", so they are the only place that could
+//! overstate them.
 
 use super::{Analysis, TOKENS_PER_CALL, same_starts};
 use crate::error::Result;
@@ -100,7 +101,7 @@ fn of_variant(set: &EvaluatedSet, place: usize, variant: &EvaluatedVariant) -> R
     })
 }
 
-/// What follows from the walks alone.
+/// Computes what follows from the walks alone.
 fn row(set: &EvaluatedSet, tally: &Tally, drafts: u64) -> Result<VariantRow> {
     let base = &set.plain().tally;
     let bands = set.intervals(&base.documents, &tally.documents)?;
@@ -123,12 +124,13 @@ fn row(set: &EvaluatedSet, tally: &Tally, drafts: u64) -> Result<VariantRow> {
         choice_share: None,
         backbone_calls: tally.total().calls,
         prefill_calls: tally.documents.len() as u64,
-        // Greedy exact match emits the backbone's own text whatever the draft.
+        // Greedy exact match emits the backbone's own text, whatever the drafts are.
         lossless: true,
     })
 }
 
-/// Of the slots behind the pinned one in visited blocks, the share with more than one candidate that was looked at.
+/// Returns the share of slots at which the variant could choose between several candidates. It covers the visited
+/// blocks without their pinned slots.
 fn choice_share(set: &EvaluatedSet, variant: &EvaluatedVariant) -> f64 {
     let settings = &variant.result.settings;
     let (mut open, mut all) = (0u64, 0u64);
@@ -156,10 +158,10 @@ fn bars(set: &EvaluatedSet, rows: &[(String, VariantRow)]) -> Figure {
     Figure::new("block-efficiency", "Block efficiency by variant", caption, bars)
 }
 
-/// What the variant at `best` gains over the first, plain decoding, with everything that speaks against it.
+/// States the gain of the variant at `best` over the first one, plain decoding, with all caveats.
 ///
-/// The claim says how many variants were compared (the best of many looks better than it is), when the interval includes
-/// zero, when the text is not the backbone's own, and when the live check failed.
+/// The claim says how many variants were compared, because the best of many looks better than it is. It also says if
+/// the interval includes zero, if the text is not the backbone's own, and if the live check failed.
 fn claim(place: &str, variants: &[(String, VariantRow)], best: usize, mismatches: u64) -> String {
     let (name, row) = &variants[best];
     let rate = format!("{place}, {name} decodes {} tokens per backbone call", format::efficiency(row.block_efficiency));

@@ -1,4 +1,4 @@
-//! Block efficiency in the course of the heads' training, by replay with every checkpoint.
+//! The analysis of block efficiency during the training of the heads, by a replay with every checkpoint.
 
 use std::path::Path;
 
@@ -54,13 +54,13 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     Ok(())
 }
 
-/// Whether a variant is followed: it reads the heads and runs no language model.
+/// Returns whether a variant is replayed with every checkpoint: it must read the heads and run no language model.
 fn is_followed(variant: &EvaluatedVariant) -> bool {
     variant.prepared.variant.reads_heads() && !variant.runs_language_model()
 }
 
-/// What the test documents take with the weights of a checkpoint: under the variants at `places`, at the settings that were
-/// chosen for the best heads, and then under the oracle.
+/// Returns the counts of every test document with the weights of a checkpoint. They are given for the variants at
+/// `places`, with the settings that were chosen for the best heads, and last for the oracle.
 fn replayed(
     set: &EvaluatedSet,
     places: &[usize],
@@ -70,7 +70,8 @@ fn replayed(
 ) -> Result<Vec<Vec<Counts>>> {
     let (evaluator, trace) = (set.evaluator, set.test.trace);
     let (top_k, backbone) = (evaluator.top_k, evaluator.backbone);
-    // As large as all candidates of the best heads, and needed once: the folder vanishes.
+    // These candidates take as much space as those of the best heads and are needed only once, so their folder is
+    // removed afterwards.
     let candidates = StagedDir::new(&evaluator.scratch.join("candidates"))?;
     let title = format!("candidates {} test at step {step}", set.name);
     let heads = load_heads_at(folder, weights, backbone, Binding::Accepted)?;
@@ -87,10 +88,11 @@ fn replayed(
     Ok(tallies.into_iter().map(|tally| tally.documents).collect())
 }
 
-/// The bands of many lines would hide each other: plain decoding, the oracle and the table's best variant have one.
+/// Draws the lines. Too many bands would hide each other, so only plain decoding, the oracle and the best variant of
+/// the table have one.
 fn figure(set: &EvaluatedSet, followed: &[usize], chosen: usize, rows: &[(usize, StepRow)]) -> Figure {
     let on_dev = |place: &usize| set.variants[*place].result.dev_block_efficiency;
-    // Plain decoding reads the heads and is the first.
+    // Plain decoding reads the heads, so it is the first.
     let mut others: Vec<(usize, usize)> = followed.iter().copied().enumerate().skip(1).collect();
     others.sort_by(|(_, a), (_, b)| on_dev(b).total_cmp(&on_dev(a)));
     others.truncate(LINES);

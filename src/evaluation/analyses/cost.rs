@@ -1,5 +1,5 @@
-//! What an accepted token costs by shapes and measured counts, whatever machine runs it (the cost table of arXiv 2404.09221).
-//! The formulas are written down in `docs/cost.md`.
+//! The cost of an accepted token, computed from shapes and measured counts, on whatever machine (the cost table of
+//! arXiv 2404.09221). The formulas are in `docs/cost.md`.
 
 use super::Analysis;
 use crate::backbone::Model;
@@ -52,24 +52,24 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     Ok(())
 }
 
-/// Tokens of context at which reading keys and values is priced.
+/// The context lengths in tokens for which the cost of reading keys and values is computed.
 const KV_CONTEXTS: [usize; 4] = [128, 512, 1024, 2048];
 
-/// Tokens of context at which operations are priced.
+/// The context length in tokens for which operations are counted.
 const FLOPS_CONTEXT: usize = 512;
 
-/// Heads are computed in float32.
+/// The bytes of a parameter of the heads, which are computed in float32.
 const HEAD_BYTES: usize = 4;
 
-/// What a variant uses besides the backbone.
+/// The parts that a variant uses besides the backbone.
 struct Parts<'a> {
-    /// None where it drafts without them.
+    /// The heads, or none if the variant drafts without them.
     heads: Option<&'a FrozenHeads>,
-    /// Those with a say.
+    /// The rescorers that count.
     rescorers: Vec<&'a dyn Rescorer>,
-    /// Candidates per slot that are looked at.
+    /// The number of candidates per slot that are considered.
     candidates: usize,
-    /// Prefixes that a search from left to right keeps.
+    /// The number of prefixes that a search from left to right keeps.
     prefixes: usize,
 }
 
@@ -85,7 +85,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The cost of decoding with `model`, when a call verifies `nodes` nodes and yields `accepted` tokens on average.
+/// Computes the cost of decoding with `model`, if a call verifies `nodes` nodes and yields `accepted` tokens on
+/// average.
 fn cost(model: &Model, parts: &Parts, nodes: f64, accepted: f64) -> CostRow {
     let config = model.config();
     let (layers, unembedding) = (config.layer_weights(), config.unembedding_weights());

@@ -1,4 +1,4 @@
-//! What is measured on dev without a search: where every variant's settings begin.
+//! The analysis of what is measured on dev without a search. The settings of every variant begin there.
 
 use super::Analysis;
 use crate::error::Result;

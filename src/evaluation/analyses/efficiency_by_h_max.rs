@@ -1,4 +1,4 @@
-//! Whether heads that lose confidence later draft better, over the data sets (arXiv 2404.09221).
+//! The analysis of whether heads that lose confidence later draft better, across data sets (arXiv 2404.09221).
 
 use super::block_efficiency::VariantRow;
 use super::heads::HMaxRow;
@@ -20,10 +20,10 @@ record! {
     }
 }
 
-/// Fits the line.
+/// Fits a line through the data sets.
 ///
 /// # Errors
-/// Tables of another shape than this program writes.
+/// Returns an error if the tables do not have the shape that this program writes.
 pub fn across(datasets: &[Dataset]) -> Result<Option<Section>> {
     let mut points = Vec::new();
     for set in datasets {
@@ -47,7 +47,7 @@ pub fn across(datasets: &[Dataset]) -> Result<Option<Section>> {
     }))
 }
 
-/// The line through `[x, y]` points; none of fewer than three, or where all x or all y are equal.
+/// Fits a line through `[x, y]` points. Returns none if there are fewer than three, or if all x or all y are equal.
 fn regression(points: &[[f64; 2]]) -> Option<LineRow> {
     let n = points.len() as f64;
     let mean = |axis: usize| points.iter().map(|p| p[axis]).sum::<f64>() / n;
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_line_is_that_of_another_implementation() {
-        // Python's statistics.linear_regression(x, y) and statistics.correlation(x, y).
+        // The expected values come from Python's statistics.linear_regression(x, y) and statistics.correlation(x, y).
         let found = regression(&[[3.0, 1.1], [5.0, 1.7], [9.0, 3.12], [4.0, 1.27]]).unwrap();
         for (found, expected) in [
             (found.slope, 0.347_590_361_445_783_1),

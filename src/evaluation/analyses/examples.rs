@@ -1,4 +1,4 @@
-//! A few documents written out block by block: where the best variant does well, and where it does not.
+//! A few documents written out block by block: some for which the best variant does well, and some for which it does not.
 
 use super::Analysis;
 use crate::error::Result;
@@ -25,10 +25,10 @@ record! {
     }
 }
 
-/// Documents of either kind.
+/// The number of documents of each kind.
 const EXAMPLES: usize = 3;
 
-/// The most characters of a prompt that are kept, its last ones.
+/// The largest number of characters of a prompt that are kept, from its end.
 const PROMPT: usize = 300;
 
 fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
@@ -59,8 +59,8 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     Ok(())
 }
 
-/// The numbers of the best and of the worst documents by decoded tokens / calls; of equals the earlier one comes first. Where
-/// there are few, each is in one list only.
+/// Returns the numbers of the best and of the worst documents by decoded tokens / calls. If two are equal, the earlier
+/// one comes first. If there are few documents, each is in only one of the lists.
 fn best_and_worst(walks: &[Vec<Step>]) -> [Vec<usize>; 2] {
     let rate = |number: usize| {
         let tokens: usize = walks[number].iter().map(|step| step.accepted).sum();
@@ -74,7 +74,7 @@ fn best_and_worst(walks: &[Vec<Step>]) -> [Vec<usize>; 2] {
     [best, worst]
 }
 
-/// One document, block by block.
+/// Makes the passage that shows one document block by block.
 fn passage(set: &EvaluatedSet, variant: &EvaluatedVariant, number: usize) -> Result<Passage> {
     let EvaluatedVariant { prepared, result, .. } = variant;
     let (text, lattices) = (&set.texts.texts[number], &set.texts.lattices(prepared.variant.stop)[number]);
@@ -88,7 +88,7 @@ fn passage(set: &EvaluatedSet, variant: &EvaluatedVariant, number: usize) -> Res
         let behind = furthest.map_or(&[][..], |path| &path[step.accepted.min(path.len())..]);
         let kept = continued(tokenizer, &text.tokens[..begin], &text.tokens[begin..end])?;
         pieces.push(Piece {
-            // An end-of-text alone has no text.
+            // A lone end-of-text token has no text.
             kept: if kept.is_empty() { "␄".into() } else { kept },
             struck: continued(tokenizer, &text.tokens[..end], behind)?,
         });
@@ -99,8 +99,8 @@ fn passage(set: &EvaluatedSet, variant: &EvaluatedVariant, number: usize) -> Res
     Ok(Passage { before, pieces })
 }
 
-/// What `tokens` add to the text of the tokens before. Tokens may end inside a character, which then counts to the ones that
-/// complete it.
+/// Returns the text that `tokens` add to the text of the tokens before. If tokens end inside a character, it belongs to
+/// the tokens that complete it.
 fn continued(tokenizer: &Tokenizer, before: &[u32], tokens: &[u32]) -> Result<String> {
     let (shorter, longer) = (tokenizer.decode(before)?, tokenizer.decode(&[before, tokens].concat())?);
     let same =
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(best_and_worst(&rates[..3]), [vec![1, 0], vec![2]]);
         assert_eq!(best_and_worst(&rates[..1]), [vec![0], vec![]]);
         assert_eq!(best_and_worst(&[]), [const { Vec::<usize>::new() }; 2]);
-        // One long block and three short ones are fewer tokens a call than two each.
+        // One long block and three short ones have fewer tokens per call than two blocks of two tokens.
         assert_eq!(best_and_worst(&[walk(&[4, 1, 1, 1]), walk(&[2, 2])]), [vec![1], vec![0]]);
     }
 }

@@ -1,5 +1,5 @@
-//! The heads by themselves, whatever drafts from them: how often they are right and how sure they are (arXiv 2404.09221,
-//! sections on confidence).
+//! The analysis of the heads by themselves, whatever drafts from them: how often they are right and how confident they
+//! are (arXiv 2404.09221, sections on confidence).
 
 use std::sync::Arc;
 
@@ -122,50 +122,54 @@ fn figures(heads: &[HeadQuality], h_max: usize, top_k: usize) -> Vec<Figure> {
     ]
 }
 
-/// The colour of the head at a place: the backbone's, then one for each head.
+/// Returns the colour of the head at a place. Place 0 is the backbone, and the others are the heads.
 pub fn colour(place: usize) -> Colour {
     place.checked_sub(1).map_or(Colour::Ink, Colour::Cycle)
 }
 
-/// The largest i such that the mean entropies of heads 2 to i rise strictly; `entropies` begin with head 2's.
+/// Returns the largest i for which the mean entropies of heads 2 to i rise strictly. `entropies` begins with that of
+/// head 2.
 ///
-/// Head 1 is left out, unlike in the paper: it is the frozen backbone, and heads that were trained on its greedy text are often
-/// surer than it is itself, so that the rise would end before it begins.
+/// Unlike in the paper, head 1 is left out. It is the frozen backbone, and heads that were trained on its greedy text
+/// are often more confident than it is. The rise would then end before it begins.
 fn h_max(entropies: &[f64]) -> usize {
     let rises = entropies.windows(2).take_while(|pair| pair[1] > pair[0]).count();
     if entropies.is_empty() { 1 } else { 2 + rises }
 }
 
-/// Width of a histogram's bin in nats.
+/// The width of a bin of the histograms, in nats.
 const BIN: f32 = 0.5;
 
-/// One head over a data set.
+/// The quality of one head on a data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadQuality {
-    /// Positions looked at.
+    /// The number of positions that were considered.
     pub positions: u64,
-    /// Mean entropy of its softmax over all that it drafts from, in nats.
+    /// The mean entropy of the softmax over all tokens that the head drafts from, in nats.
     pub entropy: f64,
-    /// Entry i is the share of positions with an entropy from i/2 nats up to (i+1)/2.
+    /// The histogram of the entropy. Entry i is the share of positions with an entropy of at least i/2 nats and less
+    /// than (i+1)/2.
     pub entropy_histogram: Vec<f64>,
-    /// Share of positions whose token is its first choice; none for head 1, whose first choice the greedy text is.
+    /// The share of positions whose token is the head's first choice. None for head 1, whose first choice is the greedy
+    /// text itself.
     pub accuracy: Option<f64>,
-    /// Share of positions whose token is among its top k.
+    /// The share of positions whose token is among the head's top k.
     pub accuracy_top_k: Option<f64>,
-    /// Whether its first choice is as often right as its probability says.
+    /// How well the probability of the first choice predicts how often it is right.
     pub calibration: Option<Reliability>,
 }
 
-/// Looks at every head from the backbone on, over the documents of the test split whose trace has the key `test`.
+/// Measures every head, beginning with the backbone, over the documents of the test split. `test` is the key of the
+/// split's trace.
 ///
 /// # Errors
-/// Findings that cannot be written.
+/// Returns an error if the results cannot be written.
 pub fn measure(evaluator: &Evaluator, test: &str, texts: &Texts) -> Result<Arc<Vec<HeadQuality>>> {
     let key = evaluator.findings.key("heads", &(test, evaluator.heads_key, evaluator.top_k));
     evaluator.findings.find(&key, || Ok(qualities(&texts.texts, &evaluator.backbone.model, evaluator.top_k)))
 }
 
-/// Every head from the backbone on, over `texts`, with the candidates of the top `k`.
+/// Measures every head, beginning with the backbone, over `texts` with the top `k` candidates.
 fn qualities(texts: &[ReplayText], model: &Model, k: usize) -> Vec<HeadQuality> {
     let first: Vec<f32> = texts.iter().flat_map(|text| backbone_entropies(text, model)).collect();
     let (entropy, entropy_histogram) = summed_up(&first);
@@ -176,7 +180,7 @@ fn qualities(texts: &[ReplayText], model: &Model, k: usize) -> Vec<HeadQuality> 
     std::iter::once(head1).chain((1..slots).map(|slot| of_slot(texts, slot, k))).collect()
 }
 
-/// Entropy of the backbone's next token at every position of the continuation.
+/// Returns the entropy of the backbone's next token at every position of the continuation.
 fn backbone_entropies(text: &ReplayText, model: &Model) -> Vec<f32> {
     let rows = text.lattices.len();
     let hidden = from_host(text.hidden.clone(), [rows, text.hidden.len() / rows], model.device());
@@ -184,7 +188,7 @@ fn backbone_entropies(text: &ReplayText, model: &Model) -> Vec<f32> {
     model.projection().largest(hidden, 1, true).into_iter().map(entropy).collect()
 }
 
-/// The head of a slot from 1 on.
+/// Measures the head of a slot, from slot 1 on. Slots are counted from 0, which is the backbone's.
 fn of_slot(texts: &[ReplayText], slot: usize, k: usize) -> HeadQuality {
     let (mut entropies, mut first_choices, mut among) = (Vec::new(), Vec::new(), 0u64);
     for text in texts {
@@ -213,7 +217,7 @@ fn of_slot(texts: &[ReplayText], slot: usize, k: usize) -> HeadQuality {
     }
 }
 
-/// Mean and histogram.
+/// Returns the mean and the histogram of entropies.
 fn summed_up(entropies: &[f32]) -> (f64, Vec<f64>) {
     let all = entropies.len().max(1) as f64;
     let mut histogram = Vec::new();

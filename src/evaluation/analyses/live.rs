@@ -1,4 +1,4 @@
-//! What live decoding of some documents said about replay.
+//! The analysis of the live check: how far live decoding of some documents agrees with the replay.
 
 use super::{Analysis, by_variant};
 use crate::error::Result;

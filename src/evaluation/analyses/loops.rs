@@ -1,4 +1,4 @@
-//! How much of the text loops: small models fall into loops, and loops are easy to draft.
+//! The analysis of loops. Small models often fall into loops, and loops are easy to draft.
 
 use super::Analysis;
 use crate::error::Result;
@@ -47,13 +47,13 @@ fn sentence(row: &LoopRow, documents: u64) -> String {
     }
 }
 
-/// Longest n-gram whose repetition counts as a loop.
+/// The length of the longest n-gram whose repetition counts as a loop.
 const LOOP_LENGTH: usize = 16;
 
-/// Whether an n-gram of at most 16 tokens occurs three times or more in a row.
+/// Returns whether an n-gram of at most 16 tokens occurs at least three times in a row.
 pub fn loops(tokens: &[u32]) -> bool {
     (1..=LOOP_LENGTH).any(|n| {
-        // A run of 2n equal pairs at distance n is the same n tokens three times in a row.
+        // If 2n consecutive tokens equal the tokens n places later, the same n tokens occur three times in a row.
         let mut run = 0;
         tokens.iter().zip(tokens.iter().skip(n)).any(|(a, b)| {
             run = if a == b { run + 1 } else { 0 };

@@ -1,9 +1,9 @@
-//! The analyses of an evaluated set, one file each.
+//! The analyses of an evaluated set, with one file for each.
 //!
-//! An [`Analysis`] has an id, a name, a definition and a function that fills a [`Section`] with tables and figures. To add one: a
-//! file here, and its line in [`ANALYSES`]. Its numbers are fields of a [`record!`](crate::tables), whose doc comments are the
-//! definitions that every page shows. What takes long to compute goes through [`Findings`](super::Findings), so that it
-//! outlives an interruption.
+//! An [`Analysis`] has an id, a name, a definition and a function that fills a [`Section`] with tables and figures. To
+//! add an analysis, write a new file here and add it to [`ANALYSES`]. Its numbers are the fields of a
+//! [`record!`](crate::tables), and their doc comments are the definitions that every page shows. Results that take long
+//! to compute go through [`Findings`](super::Findings), so that they survive an interruption.
 
 mod acceptance;
 mod block_efficiency;
@@ -28,15 +28,15 @@ use super::EvaluatedSet;
 use crate::error::Result;
 use crate::tables::{Dataset, Facts, Record, Section, Table};
 
-/// Something that is said about an evaluated set.
+/// An analysis of an evaluated set.
 pub struct Analysis {
-    /// No other analysis has it.
+    /// The id, which no other analysis has.
     pub id: &'static str,
-    /// What pages call it.
+    /// The title on pages.
     pub title: &'static str,
-    /// What is analysed, and how: the doc comment of its main table.
+    /// The definition, which is the doc comment of the main table: what is analysed, and how.
     pub definition: &'static str,
-    /// Says it; a section that stays empty is left out.
+    /// The function that fills the section. Sections that stay empty are left out.
     pub fill: fn(&EvaluatedSet, &mut Section) -> Result<()>,
 }
 
@@ -62,7 +62,7 @@ pub const ANALYSES: &[Analysis] = &[
 /// Runs every analysis on an evaluated set.
 ///
 /// # Errors
-/// What an analysis fails with.
+/// Returns an error if an analysis fails.
 pub fn analyse(set: &EvaluatedSet) -> Result<Dataset> {
     let mut sections = Vec::new();
     for Analysis { id, title, definition, fill } in ANALYSES {
@@ -81,21 +81,21 @@ pub fn analyse(set: &EvaluatedSet) -> Result<Dataset> {
     Ok(Dataset { name: set.name.clone(), split: "test".into(), facts, sections })
 }
 
-/// What is to be said about all data sets of a run together.
+/// Analyses all data sets of a run together.
 ///
 /// # Errors
-/// Tables of another shape than this program writes.
+/// Returns an error if the tables do not have the shape that this program writes.
 pub fn across(datasets: &[Dataset]) -> Result<Vec<Section>> {
     Ok(efficiency_by_h_max::across(datasets)?.into_iter().collect())
 }
 
-/// What lies along the axis of most figures.
+/// The label of the axis that most figures share.
 const TOKENS_PER_CALL: &str = "tokens per backbone call";
 
-/// Lines besides plain decoding's and the oracle's, where a figure cannot show all variants.
+/// The number of lines in figures that cannot show all variants, besides those of plain decoding and the oracle.
 const LINES: usize = 6;
 
-/// A table of every variant that can decode: `row` is given its place.
+/// Makes a table of every variant that can decode. `row` makes the row of the variant with a given index.
 fn by_variant<R: Record>(set: &EvaluatedSet, mut row: impl FnMut(usize) -> Result<R>) -> Result<Table> {
     let rows = set.variants.iter().enumerate().map(|(place, variant)| Ok((variant.name(), row(place)?)));
     Ok(Table::of(rows.collect::<Result<Vec<_>>>()?))

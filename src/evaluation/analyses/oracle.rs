@@ -1,4 +1,4 @@
-//! What a perfect choice from the lattice would reach, by the candidates kept per head.
+//! The analysis of what a perfect choice from the lattice would reach, by the number of candidates per head.
 
 use super::{Analysis, TOKENS_PER_CALL};
 use crate::error::Result;
@@ -29,7 +29,7 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     }
     section.tables.push(Table::of(points.iter().map(|(k, row)| (k.to_string(), row.clone()))));
     points.sort_by_key(|(k, _)| *k);
-    // Colours that no variant has.
+    // These colours belong to no variant.
     let series = |label: &str, colour, value: fn(&OracleRow) -> f64| {
         Series::new(label, colour, points.iter().map(|(k, row)| [*k as f64, value(row)]))
     };
@@ -62,7 +62,7 @@ fn of_k(texts: &Texts, k: usize) -> OracleRow {
     }
 }
 
-/// The walks of the oracle that takes its longest step from the top `k` at every start.
+/// Returns the walks of the oracle, which takes the longest step that the top `k` candidates allow at every start.
 pub fn oracle_walks(texts: &Texts, k: usize) -> Vec<Vec<Step>> {
     texts.texts.iter().map(|text| replay_oracle(text, &oracle_lengths(text, k))).collect()
 }

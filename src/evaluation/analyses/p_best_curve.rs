@@ -1,4 +1,4 @@
-//! What more drafts buy: block efficiency by the number of best paths, by replay.
+//! The analysis of what more drafts gain: block efficiency by the number of best paths, from a replay.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,7 +26,7 @@ record! {
     }
 }
 
-/// Block efficiency and nodes per call with so many paths.
+/// The number of paths, the block efficiency with them, and the nodes per call.
 type Point = (usize, f64, f64);
 
 fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
@@ -71,7 +71,8 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     Ok(())
 }
 
-/// The curve of a variant that drafts the p best paths; none of others, and where no p is asked for.
+/// Measures the curve of a variant that drafts the p best paths. Returns none for other variants, and if the options
+/// name no p.
 fn measure(set: &EvaluatedSet, variant: &EvaluatedVariant) -> Result<Option<Arc<Vec<Point>>>> {
     let (counts, include_top1) = (&set.evaluator.options.curve_paths, set.evaluator.include_top1);
     let Some(&most) = counts.iter().max() else { return Ok(None) };
@@ -91,9 +92,9 @@ fn measure(set: &EvaluatedSet, variant: &EvaluatedVariant) -> Result<Option<Arc<
     curve.map(Some)
 }
 
-/// Walks one text once for each of `counts`, with that many of the best paths that `drafter` gives, the most of them at every
-/// start. Where `include_top1`, plain decoding's draft is added to several that lack it. The few best are the first of the
-/// many, so every start is searched once.
+/// Walks over a text once for each of `counts`, with that many of the best paths. `drafter` returns the largest number
+/// of paths; the first of them are the paths of smaller counts, so each start is searched only once. If `include_top1`
+/// is set, plain decoding's draft is added to several paths that lack it.
 fn replay(
     text: &ReplayText,
     lattices: &[Lattice],

@@ -1,4 +1,5 @@
-//! Reliability of the heads' probabilities: how often the first choice is right beside how probable it was said to be.
+//! The reliability of the heads' probabilities: how often the first choice is right, compared with its predicted
+//! probability.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,30 +54,31 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     Ok(())
 }
 
-/// Bins of equal mass, where there are so many predictions.
+/// The number of bins, which have equal numbers of predictions. There are fewer bins if there are fewer predictions.
 const BINS: usize = 10;
 
-/// A reliability diagram and its one number.
+/// A reliability diagram, and the number that sums it up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reliability {
-    /// Expected calibration error: the mean over positions of |accuracy - predicted| of their bin.
+    /// The expected calibration error: the mean over positions of |accuracy - predicted| of their bin.
     pub ece: f64,
-    /// By rising predicted probability, all of the same number of positions or one more.
+    /// The bins in ascending order of predicted probability. Their numbers of positions differ by at most one.
     pub bins: Vec<ReliabilityBin>,
 }
 
-/// One bin.
+/// One bin of a reliability diagram.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReliabilityBin {
-    /// Positions in it.
+    /// The number of positions in the bin.
     pub bin_positions: u64,
-    /// Mean predicted probability of the first choice.
+    /// The mean predicted probability of the first choice.
     pub predicted: f64,
-    /// Share of positions at which it was right.
+    /// The share of positions at which the first choice was right.
     pub bin_accuracy: f64,
 }
 
-/// Of predicted probabilities and whether each prediction was right; none of none. Equal probabilities keep their order.
+/// Makes the diagram from predicted probabilities and whether each prediction was right. Returns none if there are no
+/// predictions. Equal probabilities keep their order.
 pub fn reliability(mut predictions: Vec<(f64, bool)>) -> Option<Reliability> {
     let all = predictions.len();
     let count = BINS.min(all);
@@ -101,7 +103,8 @@ mod tests {
 
     #[test]
     fn bins_have_equal_mass_and_the_error_is_their_weighted_gap() {
-        // 25 predictions, each right as often as a fixed pattern says; recomputed bin by bin from the sorted list.
+        // There are 25 predictions, right or wrong in a fixed pattern. The expected values are recomputed bin by bin
+        // from the sorted list.
         let all: Vec<(f64, bool)> = (0..25u32).map(|i| (f64::from(i * 7 % 25) / 25.0, i % 3 == 0)).collect();
         let found = reliability(all.clone()).unwrap();
         let mut sorted = all;

@@ -1,4 +1,5 @@
-//! Drafts beside plain decoding's at the same starts: who is longer, and how often tokens repeat (arXiv 2404.09221).
+//! The comparison of drafts with those of plain decoding at the same starts: which are accepted further, and how often
+//! tokens repeat (arXiv 2404.09221).
 
 use std::cmp::Ordering;
 use std::iter::Sum;
@@ -50,7 +51,7 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     Ok(())
 }
 
-/// Counts the blocks of the variant at a place, at the starts that plain decoding visits.
+/// Counts over the blocks of the variant with index `place`, at the starts that plain decoding visits.
 pub fn measure(set: &EvaluatedSet, place: usize) -> Result<Arc<SameStarts>> {
     let EvaluatedVariant { prepared, key, result, .. } = &set.variants[place];
     let (plain, findings) = (set.plain(), set.evaluator.findings);
@@ -66,34 +67,34 @@ pub fn measure(set: &EvaluatedSet, place: usize) -> Result<Arc<SameStarts>> {
 /// Counts over the blocks that plain decoding visits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SameStarts {
-    /// Blocks in which the accepted length is longer than plain decoding's at the same start.
+    /// The number of blocks whose accepted length is longer than plain decoding's at the same start.
     pub wins: u64,
-    /// Equally long.
+    /// The number of blocks with the same accepted length.
     pub ties: u64,
-    /// Shorter.
+    /// The number of blocks with a shorter accepted length.
     pub losses: u64,
-    /// Wins where plain decoding's first rejected token repeats the token before it.
+    /// The number of wins where plain decoding's first rejected token repeats the token before it.
     pub repairs: u64,
-    /// Neighbouring tokens in the first drafts.
+    /// The number of pairs of neighbouring tokens in the first drafts.
     pub pairs: u64,
-    /// Those that are equal.
+    /// The number of these pairs whose tokens are equal.
     pub repeats: u64,
-    /// Sum over the first drafts of the longest run of equal tokens, from 1.
+    /// The sum over the first drafts of the length of the longest run of equal tokens, which is at least 1.
     pub longest_runs: u64,
 }
 
 impl SameStarts {
-    /// The share of neighbouring tokens that are equal.
+    /// Returns the share of neighbouring tokens that are equal.
     pub fn repetition(&self) -> f64 {
         self.repeats as f64 / self.pairs.max(1) as f64
     }
 
-    /// The mean length of a first draft's longest run of equal tokens.
+    /// Returns the mean length of a first draft's longest run of equal tokens.
     fn longest_run(&self) -> f64 {
         self.longest_runs as f64 / (self.wins + self.ties + self.losses).max(1) as f64
     }
 
-    /// Those of one text, which plain decoding walked in `steps`.
+    /// Counts over one text, over which plain decoding walked in `steps`.
     fn of(text: &ReplayText, lattices: &[Lattice], steps: &[Step], drafter: &dyn Drafter) -> Result<Self> {
         let mut counts = Self::default();
         let blocks: Vec<BlockContext> =
@@ -107,7 +108,7 @@ impl SameStarts {
                 Ordering::Equal => counts.ties += 1,
                 Ordering::Greater => {
                     counts.wins += 1;
-                    // A block that ended early had nothing rejected.
+                    // In a block that ended early, no token was rejected.
                     let rejected = plain.get(step.accepted);
                     counts.repairs += u64::from(rejected == Some(&plain[step.accepted - 1]));
                 }
@@ -135,7 +136,7 @@ impl Sum for SameStarts {
     }
 }
 
-/// The longest run of equal tokens.
+/// Returns the length of the longest run of equal tokens.
 fn longest_run(tokens: &[u32]) -> u64 {
     tokens.chunk_by(|a, b| a == b).map(|run| run.len() as u64).max().unwrap_or(0)
 }

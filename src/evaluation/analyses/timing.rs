@@ -1,4 +1,5 @@
-//! How long things took: all that two evaluations of the same inputs do not have in common.
+//! The analysis of how long things took, which is the only part that differs between two evaluations of the same
+//! inputs.
 
 use super::{Analysis, by_variant};
 use crate::error::Result;

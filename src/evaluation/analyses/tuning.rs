@@ -1,4 +1,4 @@
-//! The search for every variant's settings on dev.
+//! The analysis of the search for each variant's settings on dev.
 
 use super::{Analysis, by_variant};
 use crate::error::Result;
@@ -66,7 +66,7 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     Ok(())
 }
 
-/// What dev chose of what was tried.
+/// Returns the settings that dev chose, as far as there was a choice.
 fn chosen(variant: &EvaluatedVariant) -> SettingsRow {
     let EvaluatedVariant { prepared, axes, result, .. } = variant;
     let tried = |coordinate: Coordinate| {
@@ -86,7 +86,7 @@ fn chosen(variant: &EvaluatedVariant) -> SettingsRow {
     }
 }
 
-/// Block efficiency on dev by the weight of the rescorer; other settings are in the table of trials.
+/// Draws the block efficiency on dev by the weight of the rescorer. Other settings are in the table of trials.
 fn weights(set: &EvaluatedSet) -> Option<Figure> {
     let mut series = Vec::new();
     for (place, variant) in set.variants.iter().enumerate() {
