@@ -1,4 +1,4 @@
-//! What drafts: the traits, and plain blockwise decoding.
+//! The traits that drafters implement, and the drafter of plain blockwise decoding.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,17 +10,18 @@ use crate::rescorer::BlockContext;
 /// The drafts for one block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drafts {
-    /// One or more paths, each one token per slot from the first on, all with the same pinned first token; a path may end
-    /// before the last slot.
+    /// The drafted paths, at least one. A path holds one token per slot, from the first slot on, and may end before the
+    /// last slot. All paths begin with the same pinned token.
     pub paths: Vec<Vec<u32>>,
-    /// How clear the choice was: the smallest lead of what was taken over what was left, in score units.
+    /// The smallest lead of what was chosen over what was rejected, in score units. It tells how clear the choice was.
     pub margin: f64,
-    /// By slot, the distribution that the tokens were drawn from; empty where they were chosen.
+    /// The distribution that the tokens of each slot were drawn from, as pairs of a token and its probability. Empty if
+    /// the tokens were chosen and not drawn.
     pub q: Vec<Vec<(u32, f64)>>,
 }
 
 impl Drafts {
-    /// Paths that were chosen by a search.
+    /// Makes drafts from paths that a search chose.
     pub fn chosen(paths: Vec<Vec<u32>>, margin: f64) -> Self {
         Self { paths, margin, q: Vec::new() }
     }
@@ -38,22 +39,22 @@ impl From<Expected> for Drafts {
     }
 }
 
-/// A decision that another order of floating-point sums could take otherwise.
+/// A kind of decision that could turn out differently if floating-point sums were taken in another order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decision {
-    /// The backbone's largest logit against the second.
+    /// The backbone's choice of its largest logit over the second largest.
     Verifier,
-    /// A head's k-th candidate against the next.
+    /// The choice of a head's k-th candidate over the next one.
     Candidates,
-    /// Where the block ends early, against its bound.
+    /// The decision to end a block early, which compares a value with a bound.
     Stop,
-    /// The drafter's choice: the p-th path against the next, or an argmax over a slot.
+    /// The drafter's choice of the p-th path over the next one, or of the best token of a slot.
     Draft,
 }
 
 impl Decision {
-    /// As written in reports.
+    /// Returns the name of the decision in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Verifier => "verifier",
@@ -64,72 +65,75 @@ impl Decision {
     }
 }
 
-/// The tightest decision behind a block, and the lead by which it was taken.
+/// The decision behind a block that had the smallest lead, and that lead.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TightestMargin {
-    /// Which decision.
+    /// The kind of the decision.
     pub decision: Decision,
-    /// Its lead, in the units of its scores.
+    /// The lead by which it was taken, in the units of the compared scores.
     #[serde(with = "null_is_infinite")]
     pub margin: f64,
 }
 
 impl TightestMargin {
-    /// One decision.
+    /// Makes the margin of a single decision.
     pub fn new(decision: Decision, margin: f64) -> Self {
         Self { decision, margin }
     }
 
-    /// The closer of two.
+    /// Returns the one of the two with the smaller lead, or `self` if the leads are equal.
     pub fn or(self, other: Self) -> Self {
         if other.margin < self.margin { other } else { self }
     }
 }
 
-/// How drafted tokens come about, which decides what verification rules are valid for them.
+/// How a drafter comes by its tokens. This decides which verification rules are valid for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// Chosen by a search: a function of the committed text alone.
+    /// The tokens are chosen by a search and depend on the committed text alone.
     Deterministic,
-    /// Drawn independently from a known distribution.
+    /// The tokens are drawn independently of each other from a known distribution.
     Independent,
-    /// Drawn one after another from a known distribution, none twice.
+    /// The tokens are drawn one after another from a known distribution, and none is drawn twice.
     WithoutReplacement,
 }
 
-/// One way to draft.
+/// A method of drafting.
 pub trait Drafter: Sync {
-    /// Starts on a text.
+    /// Starts a session, which drafts for one text.
     fn session(&self) -> Box<dyn Session + '_>;
 
-    /// Whether more than a slot's first candidate can enter a draft, so that it matters which k are in the lattice.
+    /// Returns whether candidates other than the first of a slot can enter a draft. If so, the draft depends on which
+    /// candidates are in the lattice.
     fn reads_whole_lattice(&self) -> bool {
         true
     }
 
-    /// Whether it reads more of the lattice than the pinned token, so that heads must be computed.
+    /// Returns whether the drafter reads more of the lattice than the pinned token. If so, the heads must be computed.
     fn reads_heads(&self) -> bool {
         true
     }
 
-    /// How its tokens come about.
+    /// Returns how the drafter comes by its tokens.
     fn origin(&self) -> Origin {
         Origin::Deterministic
     }
 
-    /// Whether drafting at every position of a text at once costs less than at the visited ones one by one.
+    /// Returns whether it is cheaper to draft at every position of a text at once than one by one at the positions that
+    /// decoding visits.
     fn prefers_all_starts(&self) -> bool {
         false
     }
 }
 
-/// A drafter at work on one text.
+/// The work of a drafter on one text.
 pub trait Session {
-    /// Drafts for every one of `blocks`, which begin at ascending places of `text`, at most at its end.
+    /// Returns the drafts for each of `blocks`, in the same order. The blocks begin at ascending positions of `text`,
+    /// none of them behind its end.
     fn drafts(&mut self, text: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>>;
 }
 
-/// Plain blockwise parallel decoding: every head's own best token.
+/// The drafter of plain blockwise parallel decoding, which takes the best token of every head.
 #[derive(Debug, Clone, Copy)]
 pub struct Bpd;
 
@@ -150,7 +154,8 @@ impl Session for Bpd {
     }
 }
 
-/// The smallest lead of a slot's first candidate over its second.
+/// Returns the smallest lead of a slot's first candidate over its second, taken over all slots. It is infinite if no
+/// slot has two candidates.
 pub(super) fn first_leads(lattice: &Lattice) -> f64 {
     let lead = |slot| match lattice.scores(slot) {
         [first, second, ..] => f64::from(first - second),

@@ -1,4 +1,4 @@
-//! Drafts drawn from the heads' own distributions, for verification rules that need a known one.
+//! Drafts that are drawn from the heads' own distributions, for verification rules that need to know the distribution.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -8,16 +8,17 @@ use crate::backbone::draw_place;
 use crate::error::Result;
 use crate::rescorer::BlockContext;
 
-/// How paths are drawn.
+/// A drafter that draws its paths at random.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DrawnDrafter {
-    /// Paths per block.
+    /// The largest number of paths per block. Without replacement, there may be too few tokens in slot 2 for that many.
     pub paths: usize,
-    /// Head scores are divided by it; above 0.
+    /// The temperature, above 0, that the heads' scores are divided by.
     pub temperature: f64,
-    /// Whether two paths may begin with the same token in slot 2. They go on independently either way.
+    /// Whether two paths may have the same token in slot 2. The tokens of later slots are drawn independently either
+    /// way.
     pub replacement: bool,
-    /// Of the dice.
+    /// The seed of the random number generator that every session starts with.
     pub seed: u64,
 }
 

@@ -1,10 +1,12 @@
-//! Local rescoring: paths grown from left to right, for rescorers that read the whole prefix (arXiv 2404.09221).
+//! Local rescoring, which grows paths from left to right, for rescorers that read the whole prefix (arXiv 2404.09221).
 //!
-//! One path is grown greedily, `y_j = argmax over the slot of its interpolated score`; several by a beam, which keeps the best
-//! prefixes of every length by their score so far. Rescorers that score block by block go along as finite states.
+//! A single path is grown greedily: each slot gets the candidate with the highest interpolated score. Several paths are
+//! grown by a beam search, which keeps the best prefixes of each length by their scores so far. Rescorers that score
+//! block by block take part as finite-state machines: every prefix carries its state.
 //!
-//! Drafts at many starts of one text are grown side by side, each seeing the text up to its own start and its own prefix only:
-//! all prefixes of all blocks are read together, slot by slot. What the readers have read of the text they keep.
+//! Drafts at many starts of one text are grown side by side. Slot by slot, the prefixes of all blocks are read
+//! together, but each block sees only the text before its own start and its own prefixes. The readers keep what they
+//! have read of the text.
 
 use super::drafter::{Drafts, Session};
 use super::rescoring::Rescoring;
@@ -12,20 +14,20 @@ use crate::error::Result;
 use crate::lattice::{Lattice, SlotScorer};
 use crate::rescorer::{BlockContext, PrefixReader, PrefixToken, Sum};
 
-/// Local rescoring on one text.
+/// A session of local rescoring on one text.
 pub(super) struct LocalSession<'a> {
     rescoring: &'a Rescoring<'a>,
-    /// With their shares; at least one.
+    /// The readers, each behind the share that its scores are multiplied by. There is at least one.
     readers: Vec<(f64, Box<dyn PrefixReader + 'a>)>,
 }
 
-/// The prefixes of one block in the making.
+/// The state of one block whose paths are being grown.
 struct Growing<'a> {
     lattice: &'a Lattice,
     sum: Sum<'a>,
-    /// Best first.
+    /// The prefixes kept so far, best first.
     beam: Vec<BeamPrefix>,
-    /// The smallest lead of what was kept over what was dropped.
+    /// The smallest lead, over all slots so far, of the worst prefix that was kept over the best that was dropped.
     margin: f64,
 }
 
@@ -34,7 +36,8 @@ struct BeamPrefix {
     tokens: Vec<u32>,
     score: f64,
     state: u64,
-    /// The number, as the readers count, of the token that the newest one follows; none at the start of a text.
+    /// The number, in the readers' count, of the token before the newest one. `None` if the newest token begins the
+    /// text.
     after: Option<usize>,
 }
 
@@ -61,7 +64,7 @@ impl Session for LocalSession<'_> {
             growing.push(Growing { lattice: compared, sum, beam, margin: f64::INFINITY });
         }
         let slots = lattices.iter().map(Lattice::slots).max().unwrap_or(0);
-        // The last start needs the text before it and no more.
+        // No block needs more of the text than what comes before the last start.
         let mut read = last.start.min(text.len());
         for (_, reader) in &mut self.readers {
             reader.read(&text[..read], blocks.len() * slots * width)?;
@@ -93,7 +96,8 @@ impl Session for LocalSession<'_> {
 }
 
 impl LocalSession<'_> {
-    /// What the readers say of the candidates behind every prefix, each times its share, summed.
+    /// Returns, for each prefix, one score per candidate: the sum of the readers' scores, each times the reader's
+    /// share.
     fn scores(&mut self, newest: &[PrefixToken], compared: bool) -> Result<Vec<Vec<f64>>> {
         let mut sum: Vec<Vec<f64>> = newest.iter().map(|prefix| vec![0.0; prefix.candidates.len()]).collect();
         for (share, reader) in &mut self.readers {
@@ -107,8 +111,8 @@ impl LocalSession<'_> {
 }
 
 impl Growing<'_> {
-    /// Extends every prefix by the candidates of `slot` and keeps the best. `read` is what the readers say of the candidates
-    /// behind each prefix.
+    /// Extends every prefix by the candidates of `slot` and keeps the best of the results. `read` holds the readers'
+    /// scores, summed, of the candidates behind each prefix.
     fn grow(&mut self, slot: usize, read: &[Vec<f64>], rescoring: &Rescoring) {
         let width = rescoring.beam();
         let (ids, scores) = (self.lattice.ids(slot), self.lattice.scores(slot));
@@ -122,7 +126,7 @@ impl Growing<'_> {
                 longer.push((score, prefix, id, state));
             }
         }
-        // Ties as in the global search: by tokens in lexicographic order.
+        // Equal scores are put in lexicographic order of their tokens, as in the global search.
         longer.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| (&a.1.tokens, a.2).cmp(&(&b.1.tokens, b.2))));
         if let Some(next) = longer.get(width) {
             self.margin = self.margin.min(longer[width - 1].0 - next.0);

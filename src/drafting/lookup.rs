@@ -1,11 +1,12 @@
-//! Prompt lookup: a draft copied from the text itself.
+//! Prompt lookup, which copies a draft from the text itself.
 //!
-//! The longest suffix of the known text that occurs earlier in it is looked up, and the tokens that followed its latest
-//! occurrence are the draft. The known text is the prompt, what has been decoded, and the pinned token, which the backbone has
-//! said already.
+//! A lookup finds the longest suffix of the known text that also occurs earlier in it. The draft is made of the tokens
+//! that followed the latest such occurrence. The known text is the prompt, the tokens decoded so far, and the pinned
+//! token, which the backbone has already chosen.
 //!
-//! [`PromptLookup`] is the control that needs no training: suffixes of 3 tokens down to 1, and its draft is taken for good.
-//! [`LookupConfidence`] says how probable a copy is, so that it can compete with what the heads propose.
+//! [`PromptLookup`] is the control that needs no training. It looks up suffixes of at most 3 tokens and always drafts
+//! what it finds. [`LookupConfidence`] tells how probable it is that a copy is right, so that copies can compete with
+//! the heads' candidates.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,12 +16,13 @@ use crate::error::Result;
 use crate::lattice::{Lattice, LookupToken};
 use crate::rescorer::BlockContext;
 
-/// The longest suffix that the control looks up.
+/// The length in tokens of the longest suffix that [`PromptLookup`] looks up.
 const LONGEST: usize = 3;
-/// The longest suffix whose length makes a difference to confidence.
+/// The length in tokens from which on a longer suffix makes no difference to the confidence.
 const LONGEST_MEASURED: usize = 16;
 
-/// Drafts what followed the same tokens before; where they never occurred, the pinned token alone.
+/// A drafter that drafts what followed the same tokens earlier in the text. If they do not occur earlier, it drafts the
+/// pinned token alone.
 #[derive(Debug, Clone, Copy)]
 pub struct PromptLookup;
 
@@ -45,15 +47,17 @@ impl Session for PromptLookup {
             let known = [&text[..block.start], &[pinned]].concat();
             let followed = &known[latest_match(&known, LONGEST).0..];
             let draft = std::iter::once(pinned).chain(followed.iter().copied()).take(block.slots).collect();
-            // A comparison of tokens is no near-tie.
+            // Tokens are compared exactly, so that there are no near-ties.
             Drafts::chosen(vec![draft], f64::INFINITY)
         };
         Ok(blocks.iter().map(one).collect())
     }
 }
 
-/// Where the latest earlier occurrence of the longest suffix of at most `longest` tokens ends, and how long that suffix is; the
-/// end of the text and 0 where there is none.
+/// Finds the longest suffix of `known`, of at most `longest` tokens, that also occurs earlier in it.
+///
+/// Returns where its latest earlier occurrence ends, exclusive, and the length of the suffix. If there is none, returns
+/// the length of `known` and 0.
 fn latest_match(known: &[u32], longest: usize) -> (usize, usize) {
     let mut best = (known.len(), 0);
     for end in (1..known.len()).rev() {
@@ -75,8 +79,11 @@ fn latest_match(known: &[u32], longest: usize) -> (usize, usize) {
 pub struct LookupConfidence(Vec<Vec<f64>>);
 
 impl LookupConfidence {
-    /// Measured at every place of some texts, each with the tokens of its prompt, at which a block of at most `slots` slots could
-    /// begin; half-way to even odds where nothing was seen (Laplace's rule).
+    /// Measures the confidence on `texts`, for blocks of at most `slots` slots. Each text comes with the length of its
+    /// prompt in tokens.
+    ///
+    /// Copies are tried at every position behind the prompt. The counts are smoothed by Laplace's rule of succession,
+    /// so that the confidence is one half where no copy was seen. That of the pinned token is 1.
     pub fn measured<'a>(texts: impl Iterator<Item = (&'a [u32], usize)>, slots: usize) -> Self {
         let classes = 1 + class(LONGEST_MEASURED);
         let mut seen = vec![vec![[1u64, 2]; slots]; classes];
@@ -101,12 +108,12 @@ impl LookupConfidence {
         Self(seen.into_iter().map(of_class).collect())
     }
 
-    /// Whether nothing was measured.
+    /// Returns whether nothing was measured.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// By the length of the suffix in words, and then by slot: the probabilities.
+    /// Returns the probabilities of every class of suffix lengths: the class in words, and one probability per slot.
     pub fn by_suffix(&self) -> impl Iterator<Item = (String, &[f64])> {
         let words = |class: usize| match class {
             0 => "1 token".to_owned(),
@@ -117,8 +124,8 @@ impl LookupConfidence {
         self.0.iter().enumerate().map(move |(class, by_slot)| (words(class), by_slot.as_slice()))
     }
 
-    /// What is copied behind `text` and the pinned token of `lattice`, at most to its last slot; nothing where no suffix occurs
-    /// earlier.
+    /// Returns the copy that continues `text`, one token per slot of `lattice` at most. It begins with the lattice's
+    /// pinned token. It is empty if no suffix of the known text occurs earlier.
     pub fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<LookupToken> {
         let known = [text, lattice.ids(0)].concat();
         let Some((class, copy)) = copy(&known, lattice.slots()) else { return Vec::new() };
@@ -127,12 +134,15 @@ impl LookupConfidence {
     }
 }
 
+/// Returns the class of a suffix of `length` tokens: 0 for 1, 1 for 2, 2 for 3 and 4, 3 for 5 to 8, and so on.
 fn class(length: usize) -> usize {
     length.next_power_of_two().ilog2() as usize
 }
 
-/// The class of the longest match and a block's copy from there, which begins with the last known token and may read what it
-/// has copied itself, as texts that loop do.
+/// Returns the class of the longest match and the copy for a block of `slots` slots, or `None` if nothing matches.
+///
+/// The copy begins with the last known token. When it reaches the end of the known text, it goes on with what it has
+/// itself copied, and thus continues a loop in the text.
 fn copy(known: &[u32], slots: usize) -> Option<(usize, Vec<u32>)> {
     let (end, length) = latest_match(known, LONGEST_MEASURED);
     (length > 0).then(|| {
@@ -157,11 +167,11 @@ mod tests {
 
     #[test]
     fn longer_suffixes_come_first_then_later_places() {
-        // Behind `1 2 3`, though `2 3` and `3` occur later.
+        // The draft follows `1 2 3`, although `2 3` and `3` occur later.
         assert_eq!(draft(&[1, 2, 3, 7, 8, 2, 3, 9, 3, 5, 1, 2], 12, 3, 3), [3, 7, 8]);
-        // Behind the later `2 3`.
+        // The draft follows the later `2 3`.
         assert_eq!(draft(&[2, 3, 7, 2, 3, 9, 4, 2], 8, 3, 4), [3, 9, 4, 2]);
-        // Only one token fits, and what follows ends with the known text.
+        // Only one token matches, and only one token follows it in the known text.
         assert_eq!(draft(&[6, 5], 2, 5, 9), [5, 5]);
         // Tokens behind the start are not known yet.
         assert_eq!(draft(&[1, 2, 4, 9, 4, 8], 2, 4, 5), [4]);
@@ -179,7 +189,7 @@ mod tests {
         };
         // `1 2` came before.
         assert_eq!(copied(&[1, 2, 7, 8, 1], 2, 3), [(2, 1.0), (7, 0.75), (8, 0.5)]);
-        // A loop of one token, whose suffix of two came before.
+        // One token repeats, and the suffix of two tokens occurs before.
         assert_eq!(copied(&[4, 4], 4, 3), [(4, 1.0), (4, 0.75), (4, 0.5)]);
         assert_eq!(copied(&[3, 4, 1], 4, 2), [(4, 1.0), (1, 0.5)]);
         assert_eq!(copied(&[1, 2], 3, 3), []);
@@ -187,7 +197,7 @@ mod tests {
     }
 
     proptest! {
-        /// By looking at every place anew.
+        /// Compares the confidence with counts that are taken anew at every position.
         #[test]
         fn trust_is_the_share_of_right_copies(
             texts in prop::collection::vec((prop::collection::vec(0u32..3, 2..25), 1usize..6), 1..5),
@@ -203,7 +213,7 @@ mod tests {
                         for start in *prompt..text.len() {
                             let known = &text[..=start];
                             let (end, length) = latest_match(known, 16);
-                            // LookupToken from a text that goes on in itself.
+                            // A copy that reaches the end of the known text goes on with itself.
                             let copied = |slot: usize| known[end..].iter().cycle().nth(slot - 1).copied();
                             let right_to = |slot: usize| (1..=slot).all(|slot| copied(slot) == text.get(start + slot).copied());
                             if lengths.contains(&length) && start + slot < text.len() && right_to(slot - 1) {
@@ -218,7 +228,7 @@ mod tests {
             }
         }
 
-        /// By trying every place and length: the longest match wins, then the latest.
+        /// Compares the draft with the best of all positions and lengths: the longest match, and of those the latest.
         #[test]
         fn is_the_best_of_all_places(text in prop::collection::vec(0u32..4, 0..30), pinned in 0u32..4, slots in 1usize..6) {
             let known = [&text[..], &[pinned]].concat();

@@ -1,8 +1,8 @@
-//! From heads, rescorers and the text itself to drafts.
+//! Drafting, which makes drafts from the heads, the rescorers and the text itself.
 //!
-//! A [`Variant`] says which drafts are proposed, [`Settings`] are what dev chooses for it, and a [`PreparedVariant`] has its
-//! rescorers as well. A [`Drafter`] opens a [`Session`] on a text, and a session turns the context of a block into [`Drafts`].
-//! Knows nothing of verification or metrics.
+//! A [`Variant`] says which drafts are proposed. [`Settings`] are the numbers that are chosen for it on dev. A
+//! [`PreparedVariant`] is a variant together with its rescorers. A [`Drafter`] opens a [`Session`] on a text, and the
+//! session turns the context of a block into [`Drafts`]. This module does not deal with verification or metrics.
 
 mod drafter;
 mod drawn;

@@ -1,4 +1,4 @@
-//! A variant together with what it needs: its rescorers, and the sizes that the configuration gives it.
+//! Variants together with what they need to draft: their rescorers, and the sizes that the configuration sets.
 
 use serde::Serialize;
 
@@ -7,18 +7,20 @@ use crate::config::DraftingConfig;
 use crate::lattice::Weighting;
 use crate::rescorer::Rescorer;
 
-/// What is taken from the lattice, with its size.
+/// What a variant takes from the lattice, and how much of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum SizedSelection {
     /// The p best paths.
     Paths(usize),
     /// The path with the longest expected accepted length.
     ExpectedPath,
-    /// The tree of so many nodes with the longest expected accepted length.
+    /// The tree with the longest expected accepted length among those with the given number of nodes.
     ExpectedTree(usize),
-    /// The tree that makes the most of its time, given the seconds of a block by its nodes (from 1) on this machine. What a
-    /// second is worth is what the blocks before were expected to bring in theirs, so the tree is a function of the committed
-    /// blocks and the given seconds, not of the clock.
+    /// The tree that makes the best use of its time. The numbers are the seconds that a block takes on this machine, by
+    /// the number of nodes of its tree, from 1 node on.
+    ///
+    /// A second is valued at the tokens per second that the blocks before were expected to bring. The tree thus depends
+    /// on the committed blocks and the given seconds, and not on the clock.
     TimedTree(Vec<f64>),
 }
 
@@ -27,7 +29,7 @@ pub enum SizedSelection {
 pub struct PreparedVariant<'a> {
     /// The variant.
     pub variant: Variant,
-    /// The terms of its rescorer by name: several for a sum, none for head scores alone.
+    /// The terms of its rescorer, each with its name. A sum has several, and head scores alone have none.
     terms: Vec<(String, &'a dyn Rescorer)>,
     selection: SizedSelection,
     include_top1: bool,
@@ -35,8 +37,8 @@ pub struct PreparedVariant<'a> {
 }
 
 impl<'a> PreparedVariant<'a> {
-    /// A variant whose rescorer has the given `terms` (by name, in the order of its shares); `beam` is how many prefixes a
-    /// [`Selection::Beam`] keeps.
+    /// Prepares a variant. `terms` are those of its rescorer, each with its name, in the order of the shares. `beam` is
+    /// the number of prefixes that a [`Selection::Beam`] keeps.
     pub fn new(
         variant: Variant,
         terms: Vec<(String, &'a dyn Rescorer)>,
@@ -53,18 +55,18 @@ impl<'a> PreparedVariant<'a> {
         Self { variant, terms, selection, include_top1: options.include_top1, switched_off: false }
     }
 
-    /// Returns what drafts, with the given settings.
+    /// Returns the drafter of this variant with the given settings.
     pub fn drafter<'b>(&'b self, settings: &Settings) -> Box<dyn Drafter + 'b> {
         match self.variant.source {
             Source::Text => Box::new(PromptLookup),
-            // Every head's first choice, found without a search.
+            // The best path by head scores is every head's first choice, which needs no search.
             Source::Heads if self.is_first_choices() => Box::new(Bpd),
             Source::Heads => Box::new(self.rescoring(self.selection.clone(), self.include_top1, settings)),
         }
     }
 
-    /// Returns what drafts the `p` best paths and no other, for a variant with [`Selection::BestPaths`] that is not switched
-    /// off.
+    /// Returns a drafter of exactly the `p` best paths, or `None` unless this variant has [`Selection::BestPaths`] and
+    /// is not switched off.
     pub fn best_paths<'b>(&'b self, p: usize, settings: &Settings) -> Option<Box<dyn Drafter + 'b>> {
         let applies = self.variant.selection == Selection::BestPaths && !self.switched_off;
         applies.then(|| Box::new(self.rescoring(SizedSelection::Paths(p), false, settings)) as Box<dyn Drafter>)
@@ -79,44 +81,46 @@ impl<'a> PreparedVariant<'a> {
         self.switched_off || (self.variant.rescorer.is_none() && self.variant.selection == Selection::BestPath)
     }
 
-    /// Returns the same variant drafting as plain decoding does.
+    /// Returns the same variant, switched off: it drafts as plain decoding does.
     #[must_use]
     pub fn switched_off(self) -> Self {
         Self { switched_off: true, ..self }
     }
 
-    /// Returns the same variant with trees of another size; one that drafts no trees stays as it is.
+    /// Returns the same variant with `trees` as its selection. A variant that drafts no trees is returned unchanged.
     #[must_use]
     pub fn with_trees(self, trees: SizedSelection) -> Self {
         if self.drafts_trees() { Self { selection: trees, ..self } } else { self }
     }
 
-    /// Whether it drafts trees, whose size is a matter of the machine's time.
+    /// Returns whether this variant drafts trees. How large they should be depends on the speed of the machine.
     pub fn drafts_trees(&self) -> bool {
         self.variant.selection == Selection::ExpectedTree && !self.switched_off
     }
 
-    /// Whether candidates are compared, so that their scores matter and not only their order.
+    /// Returns whether drafting compares the scores of candidates. If not, only the order of candidates matters, or
+    /// none are read.
     pub fn searches(&self) -> bool {
         self.variant.source == Source::Heads && !self.is_first_choices()
     }
 
-    /// What is taken from the lattice.
+    /// Returns what this variant takes from the lattice.
     pub fn selection(&self) -> &SizedSelection {
         &self.selection
     }
 
-    /// The terms of its rescorer by name.
+    /// Returns the terms of its rescorer, each with its name.
     pub fn terms(&self) -> &[(String, &'a dyn Rescorer)] {
         &self.terms
     }
 
-    /// Whether one of its rescorers reads the whole prefix, so that paths are searched from left to right.
+    /// Returns whether one of its rescorers reads the whole prefix. If so, paths are searched from left to right.
     pub fn reads_prefix(&self) -> bool {
         self.terms.iter().any(|(_, rescorer)| rescorer.reads_prefix())
     }
 
-    /// p: the most drafts in a call; a tree counts as one for each of its leaves, which its nodes bound.
+    /// Returns the largest number of drafts for a block. A tree has one draft per leaf, so its number of nodes is the
+    /// bound.
     pub fn drafts(&self) -> usize {
         match &self.selection {
             _ if !self.searches() => 1,
@@ -127,8 +131,10 @@ impl<'a> PreparedVariant<'a> {
         }
     }
 
-    /// Where the search for settings begins: at scale and shares of the best path under the same rescorer, if its settings are
-    /// known (`single`), else with a rescorer that has no say. Everything else is as in `settings`.
+    /// Returns the settings from which the search for better ones begins.
+    ///
+    /// `single` are the settings of the best path under the same rescorer, if they are known. The scale, the tempering
+    /// and the shares are taken from there. Otherwise the shares are equal. Everything else is as in `settings`.
     pub fn start(&self, settings: &Settings, single: Option<&Settings>) -> Settings {
         let terms = self.terms.len();
         match single {

@@ -1,4 +1,4 @@
-//! Drafts from head scores and any sum of rescorers.
+//! Drafting from head scores and any sum of rescorers.
 
 use super::local::LocalSession;
 use super::{Drafter, Drafts, Session, Settings, SizedSelection};
@@ -6,32 +6,34 @@ use crate::error::Result;
 use crate::lattice::{Beside, Lattice, LookupToken, NoScorer, PrefixProbabilities, SlotScorer, TimeBudget, p_best};
 use crate::rescorer::{BlockContext, PrefixReader, Rescorer, Scoring, Sum};
 
-/// A way to draft from head scores and rescorers; without rescorers, from head scores alone (p-best 0-gram).
+/// A drafter that searches the lattice by head scores and rescorers. Without rescorers, it searches by head scores
+/// alone (p-best 0-gram).
 pub struct Rescoring<'a> {
-    /// The sum's terms.
+    /// The terms of the sum, in the order of the settings' shares.
     pub rescorers: Vec<&'a dyn Rescorer>,
-    /// What is taken.
+    /// What is taken from the lattice.
     pub selection: SizedSelection,
-    /// The draft of plain decoding is always among several drafts, so that none of its blocks is ever shortened.
+    /// Whether the draft of plain decoding is always among several paths, or in a tree with a given number of nodes, so
+    /// that no block is shorter than with plain decoding.
     pub include_top1: bool,
-    /// Weights and the rest.
+    /// The settings, such as the weight of the rescorers.
     pub settings: Settings,
 }
 
 impl Rescoring<'_> {
-    /// Whether the rescorers have a say.
+    /// Returns whether rescorers take part: there are some, and their scale is not 0.
     fn rescores(&self) -> bool {
         self.settings.weighting.scale != 0.0 && !self.rescorers.is_empty()
     }
 
-    /// The rescorers that have a say, with their shares.
+    /// Returns the rescorers that take part, each behind its share, which is not 0.
     fn terms(&self) -> impl Iterator<Item = (f64, Scoring<'_>)> {
         let terms =
             self.rescorers.iter().zip(&self.settings.shares).filter(|(_, share)| self.rescores() && **share != 0.0);
         terms.map(|(rescorer, &share)| (share, rescorer.scoring()))
     }
 
-    /// Readers of prefixes for a new text, with their shares.
+    /// Returns a reader for a new text for each rescorer that reads prefixes, behind the rescorer's share.
     fn readers(&self) -> Vec<(f64, Box<dyn PrefixReader + '_>)> {
         let reader = |(share, scoring)| match scoring {
             Scoring::Local(reader) => Some((share, reader)),
@@ -40,8 +42,8 @@ impl Rescoring<'_> {
         self.terms().filter_map(reader).collect()
     }
 
-    /// Prefixes that a local search keeps for each block. Expected lengths need sums over all paths, which it has not: it
-    /// then keeps one.
+    /// Returns how many prefixes a local search keeps for each block. For expected lengths it keeps one: they need sums
+    /// over all paths, which a local search does not have.
     pub(super) fn beam(&self) -> usize {
         match self.selection {
             SizedSelection::Paths(p) => p.max(1),
@@ -49,12 +51,18 @@ impl Rescoring<'_> {
         }
     }
 
-    /// The part of a lattice that is looked at; slot 0 has one candidate anyway.
+    /// Returns the part of a lattice that is searched, as the settings' `top_k` and `gate` say.
+    ///
+    /// # Errors
+    /// Fails if the lattice cannot be narrowed.
     pub(super) fn narrowed(&self, lattice: &Lattice) -> Result<Lattice> {
         lattice.narrowed(self.settings.top_k, self.settings.gate)
     }
 
-    /// What the rescorers that score block by block say of a block, summed.
+    /// Returns the sum of the scores that the rescorers which score block by block give to a block.
+    ///
+    /// # Errors
+    /// Fails if a rescorer cannot score the block.
     pub(super) fn sum<'a>(&'a self, text: &[u32], block: &BlockContext<'a>) -> Result<Sum<'a>> {
         let mut terms = Vec::new();
         for (share, scoring) in self.terms() {
@@ -65,7 +73,8 @@ impl Rescoring<'_> {
         Ok(Sum::new(terms))
     }
 
-    /// Searches the whole lattice.
+    /// Searches the whole lattice for the selection. `copied` are tokens copied from the text. A timed tree reads
+    /// `pace` and adds its own expected length and time to it.
     fn select<S: SlotScorer + ?Sized>(
         &self,
         lattice: &Lattice,
@@ -93,7 +102,7 @@ impl Rescoring<'_> {
         }
     }
 
-    /// Adds the draft of plain decoding to several paths.
+    /// Adds the draft of plain decoding if it is to be included, several paths are selected, and it is not among them.
     pub(super) fn with_top1(&self, mut drafts: Drafts, lattice: &Lattice) -> Drafts {
         let several = matches!(self.selection, SizedSelection::Paths(p) if p > 1);
         let top1 = lattice.top1();
@@ -136,7 +145,7 @@ impl Drafter for Rescoring<'_> {
     }
 
     fn reads_whole_lattice(&self) -> bool {
-        // At scale 0 the one best path is every head's first choice.
+        // Without rescorers, the single best path is every head's first choice.
         self.rescores() || self.selection != SizedSelection::Paths(1)
     }
 
@@ -145,7 +154,7 @@ impl Drafter for Rescoring<'_> {
     }
 }
 
-/// What the blocks of a text were expected to bring, and the time they were expected to take.
+/// The tokens that the blocks of a text so far were expected to bring, and the seconds that they were expected to take.
 #[derive(Default)]
 struct Pace {
     tokens: f64,
@@ -153,7 +162,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// Tokens a second. Before the first block, what a block without drafts brings.
+    /// Returns the expected tokens per second. `seconds` are the seconds of a block by its number of nodes. One block
+    /// with a single node and a single token is always counted in, so that there is a rate before the first block.
     fn rate(&self, seconds: &[f64]) -> f64 {
         (1.0 + self.tokens) / (seconds[0] + self.seconds)
     }

@@ -1,4 +1,4 @@
-//! What dev chooses for a variant, and the file in which a run keeps it.
+//! The settings that are chosen for a variant on dev, and the file in which a run keeps them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,33 +14,36 @@ use crate::lattice::{Calibration, Lattice, LookupToken, Weighting};
 /// The settings of a variant that are fitted on dev.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Scale of the rescorers together, and decay over the slots.
+    /// The scale of the rescorers' sum, and how it decays over the slots.
     pub weighting: Weighting,
-    /// How scores become probabilities; for expected lengths.
+    /// How scores are turned into probabilities, which expected lengths need.
     pub calibration: Calibration,
-    /// Candidates per slot that are looked at.
+    /// The number of candidates per slot that are searched.
     pub top_k: usize,
-    /// Candidates whose head score is further than this behind their slot's first are not looked at: a slot whose head is
-    /// sure has no choice left.
+    /// The largest distance of a candidate's head score from that of the first candidate of its slot. Candidates
+    /// further behind are left out, so that a slot whose head is sure has no other choice.
     #[serde(with = "null_is_infinite")]
     pub gate: f64,
-    /// By slot (0 is the pinned one): the temperature that makes the head's scores most likely on dev; none beyond their end.
+    /// The temperature of each slot, from the pinned slot 0 on, at which the head's scores make dev most likely. Slots
+    /// behind the last temperature have none.
     pub slot_temperatures: Vec<f64>,
-    /// The power of `slot_temperatures` by which head scores are divided where paths are compared: 0, they are taken as they are.
+    /// The power to which `slot_temperatures` are raised before head scores are divided by them for the comparison of
+    /// paths. At 0, head scores are compared as they are.
     pub tempering: f64,
-    /// How far copies can be trusted, measured on dev.
+    /// How probable it is that copies are right, measured on dev.
     pub confidence: LookupConfidence,
-    /// What `confidence` is multiplied by; 0: nothing is copied.
+    /// The factor that `confidence` is multiplied by. At 0, nothing is copied.
     pub lookup_scale: f64,
-    /// Of each rescorer in the sum: its share of `scale`. They sum to 1.
+    /// The share of the scale that each rescorer in the sum has. The shares sum to 1.
     pub shares: Vec<f64>,
 }
 
-/// [`Calibration::cut`]: a path that is left out is less than 6e-6 times as probable as a good one.
+/// The value of [`Calibration::cut`]. A path that is left out is less than about 6e-6 times as probable as a good one.
 const CUT: f64 = 12.0;
 
 impl Settings {
-    /// Head scores alone, from the top `top_k` of every slot; expected lengths by the given `coverage` and `temperature`.
+    /// Makes settings under which only head scores count, for the first `top_k` candidates of every slot. `coverage`
+    /// and `temperature` are those of the calibration, for expected lengths.
     pub fn new(top_k: usize, coverage: Vec<f64>, temperature: f64) -> Self {
         Self {
             weighting: Weighting::from(0.0),
@@ -55,18 +58,20 @@ impl Settings {
         }
     }
 
-    /// What is copied behind `text` and the pinned token.
+    /// Returns the copy that continues `text` and begins with the pinned token of `lattice`. The confidence of every
+    /// token but the pinned one is multiplied by `lookup_scale`.
     pub(super) fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<LookupToken> {
         if self.lookup_scale == 0.0 {
             return Vec::new();
         }
         let mut copied = self.confidence.copied(text, lattice);
-        // The pinned token is right.
+        // The pinned token is certain, so its confidence stays as it is.
         copied.iter_mut().skip(1).for_each(|copied| copied.confidence *= self.lookup_scale);
         copied
     }
 
-    /// The lattice as paths are compared in it; rescorers read it as it was.
+    /// Returns the lattice in which paths are compared, with tempered head scores. Rescorers read the lattice without
+    /// tempering.
     pub(super) fn tempered<'a>(&self, lattice: &'a Lattice) -> Cow<'a, Lattice> {
         if self.tempering == 0.0 {
             return Cow::Borrowed(lattice);
@@ -76,7 +81,7 @@ impl Settings {
     }
 }
 
-/// JSON has no infinity.
+/// Writes infinity as `null`, since JSON has no infinity, and reads `null` as infinity.
 pub(crate) mod null_is_infinite {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -89,52 +94,52 @@ pub(crate) mod null_is_infinite {
     }
 }
 
-/// A variant with what dev chose for it.
+/// A variant with the settings that were chosen for it on dev.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TunedVariant {
     /// The variant.
     pub variant: Variant,
-    /// Whether it drafts as plain decoding does, because nothing that was tried helped on dev.
+    /// Whether the variant drafts as plain decoding does, because none of the settings tried was better on dev.
     pub switched_off: bool,
-    /// Block efficiency on dev, at these settings or, switched off, of plain decoding.
+    /// The block efficiency on dev with these settings, or that of plain decoding if the variant is switched off.
     pub dev_block_efficiency: f64,
     /// The settings.
     pub settings: Settings,
 }
 
-/// The variants of one data set with their settings: `tuned/SET.json` of a run.
+/// The variants that were tuned on one data set, with their settings. A run keeps them in `tuned/SET.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TunedSet {
     schema_version: u32,
-    /// The data set, on whose dev split the settings were chosen.
+    /// The name of the data set on whose dev split the settings were chosen.
     pub dataset: String,
-    /// In the order in which they were evaluated, plain decoding first.
+    /// The variants in the order in which they were evaluated, plain decoding first.
     pub variants: Vec<TunedVariant>,
 }
 
-/// The only layout there is.
+/// The version of the file's layout. There is only one so far.
 const SCHEMA: u32 = 1;
 
 impl TunedSet {
-    /// The settings of some variants on a data set.
+    /// Makes the record of `variants` on the data set called `dataset`.
     pub fn new(dataset: impl Into<String>, variants: Vec<TunedVariant>) -> Self {
         Self { schema_version: SCHEMA, dataset: dataset.into(), variants }
     }
 
-    /// Writes `folder/SET.json`.
+    /// Writes the settings to `folder/SET.json`.
     ///
     /// # Errors
-    /// A folder that cannot be written to.
+    /// Fails if the folder cannot be written to.
     pub fn write(&self, folder: &Path) -> Result<()> {
         files::write_json(&folder.join(format!("{}.json", self.dataset)), self)
     }
 
-    /// Reads every set in `folder`, by name.
+    /// Reads every set in `folder` and returns them by the names of their data sets.
     ///
     /// # Errors
-    /// Files that are damaged or of another layout.
+    /// Fails if the folder cannot be listed, or if a file is damaged or has another layout.
     pub fn read_all(folder: &Path) -> Result<BTreeMap<String, Self>> {
         let mut sets = BTreeMap::new();
         for path in files::listing(folder)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json")) {
@@ -151,7 +156,8 @@ impl TunedSet {
         Ok(sets)
     }
 
-    /// The variant with the highest block efficiency on dev; of equals the first.
+    /// Returns the variant with the highest block efficiency on dev, or `None` if there are no variants. If several are
+    /// equally good, returns the first of them.
     pub fn best(&self) -> Option<&TunedVariant> {
         let better =
             |best: &'_ TunedVariant, next: &TunedVariant| next.dev_block_efficiency > best.dev_block_efficiency;

@@ -1,4 +1,4 @@
-//! Stop rules: slots that would hardly be accepted are not verified.
+//! Stop rules, which end a block early so that slots with little chance of being accepted are not verified.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,6 +28,9 @@ pub enum StopRule {
 
 impl StopRule {
     /// Checks that the bound is a probability.
+    ///
+    /// # Errors
+    /// Fails if the bound does not lie between 0 and 1.
     pub fn validate(self) -> Result<()> {
         if let Self::MaxProbability(bound) | Self::EntropyBound(bound) = self
             && !(0.0..=1.0).contains(&bound)
@@ -66,12 +69,17 @@ impl FromStr for StopRule {
 
 serde_as_text!(StopRule);
 
-/// AdaEDL's gamma (arXiv 2410.18351, section 3).
+/// The constant gamma of AdaEDL (arXiv 2410.18351, section 3).
 const GAMMA: f64 = 0.2;
 
-/// How many slots of a block are drafted, the pinned one among them, and how close the tightest slot that was looked at came
-/// to its bound. `stats` are those of the heads, from that of slot 2 on; they are not looked at where blocks never end
-/// early.
+/// Returns how many slots of a block are drafted, including the pinned one, and the smallest distance from the bound
+/// among the slots that were compared with it.
+///
+/// `stats` are the softmax statistics of the heads, from that of the second slot on. They are not read if the rule is
+/// [`StopRule::Never`]. The distance is infinite if no slot was compared.
+///
+/// # Panics
+/// Panics if the rule compares a slot for which `stats` has no entry.
 pub fn early_stop_len(rule: StopRule, lattice: &Lattice, stats: &[SoftmaxStats]) -> (usize, f64) {
     let (bound, worth): (f64, &dyn Fn(usize) -> f64) = match rule {
         StopRule::Never => return (lattice.slots(), f64::INFINITY),
@@ -100,7 +108,7 @@ mod tests {
     #[test]
     fn blocks_end_before_the_first_slot_below_the_bound() {
         let lattice = Lattice::pinned(7, 2, &[1, 3, 2, 4, 5, 6], &[3.0, 2.0, 1.0, 0.0, 4.0, 0.0]).unwrap();
-        // First choices with probabilities of 0.5, 0.2 and 0.9.
+        // The first choices have probabilities of 0.5, 0.2 and 0.9.
         let stats = |score: f32, probability: f32, entropy| SoftmaxStats { log_sum: score - probability.ln(), entropy };
         let stats = [stats(3.0, 0.5, 0.2), stats(1.0, 0.2, 1.8), stats(4.0, 0.9, 3.2)];
         let at = |rule| early_stop_len(rule, &lattice, &stats);
@@ -109,7 +117,7 @@ mod tests {
         assert!(slots == 2 && (margin - 0.1).abs() < 1e-6, "{slots} {margin}");
         assert_eq!(at(StopRule::MaxProbability(0.1)).0, 4);
         assert_eq!(at(StopRule::MaxProbability(0.6)).0, 1);
-        // 1 - sqrt(0.2 H): 0.8, 0.4, 0.2.
+        // The values of 1 - sqrt(0.2 H) are 0.8, 0.4 and 0.2.
         let (slots, margin) = at(StopRule::EntropyBound(0.3));
         assert!(slots == 3 && (margin - 0.1).abs() < 1e-6, "{slots} {margin}");
         assert_eq!(at(StopRule::EntropyBound(0.5)).0, 2);

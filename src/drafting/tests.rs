@@ -1,4 +1,4 @@
-//! Rescored drafts against their definitions.
+//! Tests that compare rescored drafts with their definitions.
 
 use proptest::prelude::*;
 
@@ -13,17 +13,17 @@ use crate::rescorer::{
     Rescorer, RescoringCost, Scoring, Table,
 };
 
-/// Log-softmax of a row of scores.
+/// Returns the log-softmax of a row of scores.
 fn log_probabilities(scores: impl Iterator<Item = f32>) -> Vec<f64> {
     let scores: Vec<f64> = scores.map(f64::from).collect();
     let normaliser = scores.iter().map(|x| x.exp()).sum::<f64>().ln();
     scores.iter().map(|x| x - normaliser).collect()
 }
 
-/// Scores made up from the tokens and, to see what it reads, from their head scores.
+/// A rescorer with made-up scores of the tokens and their head scores. The latter show which head scores it reads.
 struct Reading;
 
-/// What it says of a candidate.
+/// Returns the score that [`Reading`] gives to a candidate.
 fn reading(id: u32, score: f32) -> f64 {
     -f64::from(id * 13 % 7) / 4.0 - f64::from(score.abs())
 }
@@ -72,14 +72,14 @@ fn tempering_divides_what_paths_are_compared_by_and_not_what_rescorers_read() {
     assert_ne!(drafts(0.0).paths, expected.paths);
 }
 
-/// Log-probabilities of the next token by one whole forward.
+/// Returns the log-probabilities of the token after `text`, computed by one forward pass over the whole text.
 fn log_softmax_after(model: &Model, text: &[u32]) -> Vec<f64> {
     let hidden = model.hidden(&[Span::chain(text)], None).narrow(0, text.len() - 1, 1);
     log_probabilities(model.logits(hidden).into_iter())
 }
 
-/// The drafts of a local search for one block by their definition, and how clear the choice was. `behind` returns what the
-/// rescorers say of the candidates of a slot behind a prefix.
+/// Returns the drafts of a local search for one block, computed by their definition, and the margin of the choice.
+/// `behind` returns the rescorers' scores of the candidates of a slot behind a prefix.
 fn by_definition(
     lattice: &Lattice,
     settings: &Settings,
@@ -151,7 +151,7 @@ fn local_search_is_greedy_or_a_beam_by_definition() {
                 assert_eq!(drafts.paths, expected.paths, "start {start}, width {width}, shares {shares:?}");
                 assert!((drafts.margin - expected.margin).abs() < 1e-4, "{} {}", drafts.margin, expected.margin);
             }
-            // One block at a time, as live decoding asks, gives the same.
+            // Drafting one block at a time, as live decoding does, gives the same paths.
             let mut session = rescoring.session();
             for (context, drafts) in blocks.iter().zip(together) {
                 assert_eq!(session.drafts(&text[..context.start], &[*context]).unwrap()[0].paths, drafts.paths);
@@ -160,7 +160,7 @@ fn local_search_is_greedy_or_a_beam_by_definition() {
     }
 }
 
-/// Makes scores of the whole text up to a token: multiples of -1/4.
+/// A rescorer whose scores are multiples of -1/4 and depend on the whole text up to a token.
 struct Hashing(u64);
 
 impl Hashing {
@@ -189,7 +189,7 @@ impl Rescorer for Hashing {
 
 struct HashReader<'a> {
     rescorer: &'a Hashing,
-    /// By token in the order of reading: of all tokens up to it.
+    /// For each token, in the order of reading, the hash of all tokens up to it.
     hashes: Vec<u64>,
 }
 
@@ -213,7 +213,7 @@ impl PrefixReader for HashReader<'_> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// All sums of these numbers are exact.
+    /// Compares exactly, since all sums of these numbers are exact.
     #[test]
     fn several_readers_and_other_rescorers_are_summed(
         blocks in prop::collection::vec((small_lattice(), 0usize..5), 1..4),

@@ -1,8 +1,8 @@
-//! Variants: which drafts are proposed for a block.
+//! Variants, which say which drafts are proposed for a block.
 //!
-//! A [`Variant`] is a value; its name is how it is written in configurations, tables and on the command line. What dev chooses
-//! for it is [`Settings`](super::Settings), and [`PreparedVariant`](super::PreparedVariant) brings both together with the
-//! rescorers that it names.
+//! A [`Variant`] is a plain value. Its name is how it is written in configurations, in tables and on the command line.
+//! Its [`Settings`](super::Settings) are chosen on dev. A [`PreparedVariant`](super::PreparedVariant) brings a variant
+//! together with the rescorers that it names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -36,20 +36,21 @@ pub struct Variant {
 /// Where a variant's candidates come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// The heads' lattice.
+    /// The lattice of the heads.
     Heads,
-    /// The text: what followed its last tokens at their latest earlier place. The control that needs no training.
+    /// The text: the tokens that followed the latest earlier occurrence of its last tokens. This is the control that
+    /// needs no training.
     Text,
 }
 
-/// What a variant takes from a scored lattice; how many paths or nodes is a matter of the configuration.
+/// What a variant takes from a scored lattice. The configuration sets the numbers of paths and nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Selection {
-    /// The best path; by head scores alone that is every head's first choice.
+    /// The best path. By head scores alone, this is every head's first choice.
     BestPath,
     /// The p best paths.
     BestPaths,
-    /// Several paths, grown from left to right by a beam.
+    /// Several paths that a beam search grows from left to right.
     Beam,
     /// The path with the longest expected accepted length.
     ExpectedPath,
@@ -60,7 +61,7 @@ pub enum Selection {
 impl Selection {
     const ALL: [Self; 5] = [Self::BestPath, Self::BestPaths, Self::Beam, Self::ExpectedPath, Self::ExpectedTree];
 
-    /// What stands before the rescorer's name.
+    /// Returns the prefix that stands before the rescorer's name.
     fn prefix(self) -> &'static str {
         match self {
             Self::BestPath => "",
@@ -71,12 +72,12 @@ impl Selection {
         }
     }
 
-    /// Whether drafts have the longest expected accepted length.
+    /// Returns whether drafts are selected for the longest expected accepted length.
     pub fn is_expected(self) -> bool {
         matches!(self, Self::ExpectedPath | Self::ExpectedTree)
     }
 
-    /// Whether there is one draft.
+    /// Returns whether there is only one draft per block.
     pub fn is_single(self) -> bool {
         matches!(self, Self::BestPath | Self::ExpectedPath)
     }
@@ -86,13 +87,14 @@ impl Selection {
 const PLAIN: &str = "bpd";
 /// The name of the control that copies from the text.
 const TEXT: &str = "prompt-lookup";
-/// Stands in the place of a rescorer's name where there is none.
+/// The word in the place of a rescorer's name if there is no rescorer.
 const NO_RESCORER: &str = "0gram";
-/// Follows the name of a variant that also copies from the text.
+/// The word that follows the name of a variant which also copies from the text.
 const LOOKUP: &str = "lookup";
 
 impl Variant {
-    /// Plain blockwise parallel decoding (Stern et al. 2018): every head's first choice.
+    /// Returns the variant of plain blockwise parallel decoding (Stern et al. 2018), which drafts every head's first
+    /// choice.
     pub fn plain() -> Self {
         Self {
             source: Source::Heads,
@@ -103,27 +105,30 @@ impl Variant {
         }
     }
 
-    /// Prompt lookup: drafts copied from the text alone.
+    /// Returns the variant of prompt lookup, which copies its drafts from the text alone.
     pub fn prompt_lookup() -> Self {
         Self { source: Source::Text, ..Self::plain() }
     }
 
-    /// The selection from the heads' lattice under a rescorer, or under head scores alone.
+    /// Makes a variant that takes `selection` from the heads' lattice, scored by the named rescorer or by head scores
+    /// alone.
     pub fn new(selection: Selection, rescorer: Option<&str>) -> Self {
         Self { selection, rescorer: rescorer.map(str::to_owned), ..Self::plain() }
     }
 
-    /// Whether every head's first choice is the draft and no block ends early: what gains are measured against.
+    /// Returns whether this is plain decoding, which drafts every head's first choice and ends no block early. Gains
+    /// are measured against it.
     pub fn is_plain(&self) -> bool {
         *self == Self::plain()
     }
 
-    /// Whether the heads' candidates are read.
+    /// Returns whether the heads' candidates are read.
     pub fn reads_heads(&self) -> bool {
         self.source == Source::Heads
     }
 
-    /// Whether `name` can be that of a rescorer: as a variant it must stand for the best path under that rescorer.
+    /// Returns whether a rescorer may be called `name`. Read as a variant, the name must stand for the best path under
+    /// that rescorer.
     pub fn allows_rescorer(name: &str) -> bool {
         name.parse().is_ok_and(|variant: Self| variant == Self::new(Selection::BestPath, Some(name)))
     }

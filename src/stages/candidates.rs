@@ -1,16 +1,17 @@
-//! The heads' candidates on a trace: computed once.
+//! The heads' candidates on a trace, which are computed once.
 
 use super::{CorpusTrace, TrainedHeads, Workspace};
 use crate::error::Result;
 use crate::heads::StoredCandidates;
 
-/// The best tokens of every head at every position of `trace`, as many as anything asks for; fewer where the heads draft from fewer.
+/// Returns the best tokens of every head at every position of `trace`, which are computed unless that is done. There
+/// are as many as any later part asks for, or fewer if the heads draft from fewer tokens.
 ///
 /// # Errors
-/// What the heads, the disk or the trace refuse; an interrupt.
+/// Fails if the heads or the trace cannot be read, if the disk cannot be written to, or on an interrupt.
 ///
 /// # Panics
-/// Nothing reads the candidates on this trace.
+/// Panics if the graph plans no candidates on this trace, because nothing reads them.
 pub fn candidates(workspace: &Workspace, heads: &TrainedHeads, trace: &CorpusTrace) -> Result<StoredCandidates> {
     let planned = &workspace.graph.traces[trace.number].candidates;
     let (k, artefact) = planned.as_ref().expect("whoever reads candidates has planned them");

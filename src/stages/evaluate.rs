@@ -1,4 +1,5 @@
-//! `evaluate`: every variant by replay, settings chosen on dev, a sample checked live; the report of what came out.
+//! The stage `evaluate`, which replays every variant with settings chosen on dev, checks a sample by live decoding, and
+//! writes the report.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,29 +14,29 @@ use crate::report::{self, DocumentSet, Documents, Report};
 use crate::tables::ORACLE;
 use crate::training::KeptCheckpoints;
 
-/// Evaluates unless that is done, and returns the report.
+/// Evaluates the run, unless that is done, and returns the report.
 ///
 /// # Errors
-/// What the variants fail with; checkpoints that are asked for and were not kept; an interrupt.
+/// Fails if a variant fails, if checkpoints are asked for that were not kept, or on an interrupt.
 pub fn evaluate(
     workspace: &Workspace,
     traces: &Traces,
     heads: &TrainedHeads,
     rescorers: &FittedRescorers,
 ) -> Result<Report> {
-    // The settings have a place of their own in the run, where what decodes looks for them.
+    // The run's folder links to the settings, because decoding looks for them there.
     files::link_to(&workspace.folder.join("report").join(TUNED), &workspace.folder.join(TUNED))?;
     let folder = workspace.make(&workspace.graph.evaluation, |folder| {
         let findings = Findings::new(folder.join("findings"), env!("CARGO_PKG_VERSION"), workspace.known.clone());
         let work = Work { workspace, traces, heads, rescorers, findings: &findings, folder };
         work.evaluate()?;
-        // All of them are in the report.
+        // The findings are no longer needed, since the report has them all.
         findings.clear()
     })?;
     report::read(&folder.join("report.json"))
 }
 
-/// One evaluation.
+/// The inputs of one evaluation, and the folder that it writes to.
 struct Work<'a> {
     workspace: &'a Workspace,
     traces: &'a Traces,
@@ -46,7 +47,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Writes the report, the settings that were chosen on dev, and the steps, if they are to be kept.
+    /// Writes the report, the settings that were chosen on dev, and the steps if they are to be kept.
     fn evaluate(&self) -> Result<()> {
         let Self { workspace, heads, rescorers, findings, folder, .. } = *self;
         let (config, graph) = (&workspace.config, &workspace.graph);
@@ -61,7 +62,8 @@ impl Work<'_> {
             None
         };
         let term_key = |name: &String| {
-            // What a fitted rescorer says depends on its section as well: on how it normalises, for instance.
+            // The scores of a fitted rescorer also depend on its section of the configuration, such as on how it
+            // normalises.
             (name.clone(), files::hash_json(&(graph.rescorer(name).key.hash(), &config.rescorer[name])))
         };
         let evaluator = Evaluator {
@@ -97,7 +99,7 @@ impl Work<'_> {
         Documents::new(documents).write(folder)
     }
 
-    /// A traced split with its candidates, which are computed unless that is done.
+    /// Returns a traced split with its candidates, which are computed unless that is done.
     fn split<'t>(&'t self, trace: &'t CorpusTrace) -> Result<TracedSplit<'t>> {
         let key = self.workspace.graph.traces[trace.number].tokens.key.hash();
         let candidates = candidates(self.workspace, self.heads, trace)?;
@@ -105,10 +107,10 @@ impl Work<'_> {
     }
 }
 
-/// The folder of the settings that dev chose, a file for each data set.
+/// The name of the folder of the settings that were chosen on dev. It has one file per data set.
 pub(super) const TUNED: &str = "tuned";
 
-/// What every document took, by variant.
+/// Returns the results of every document, by variant and for the oracle.
 fn of_documents(set: &EvaluatedSet) -> DocumentSet {
     let entries = set.texts.texts.iter().map(|text| &text.entry);
     let mut documents = DocumentSet {

@@ -1,5 +1,7 @@
-//! What a run is made of and what each part depends on, known before anything is made. The commands, the plan of an ablation and
-//! `status` all go by this graph; there is no other list of the stages, their order or their keys.
+//! The graph of a run, which lists its parts and what each part depends on. It is known before anything is made.
+//!
+//! The commands, the plan of an ablation and `status` all use this graph. There is no other list of the stages, of
+//! their order or of their keys.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,72 +22,75 @@ use crate::text::{Document, Split};
 
 /// The artefacts of a run.
 pub struct Graph {
-    /// Train before dev before test.
+    /// The traces: those of train first, then those of dev, then those of test.
     pub traces: Vec<TraceArtefacts>,
-    /// The heads.
+    /// The trained or given heads.
     pub heads: Artefact,
-    /// By name, in the configuration's order; a sum is none.
+    /// The fitted rescorers by name, in the order of the configuration. A sum is not among them, since its terms are
+    /// fitted.
     pub rescorers: Vec<(String, Artefact)>,
-    /// The report with the settings that were tuned for it.
+    /// The report, together with the settings that were tuned for it.
     pub evaluation: Artefact,
 }
 
-/// A trace and what is made of it.
+/// The artefacts of a trace and of what is computed on it.
 pub struct TraceArtefacts {
-    /// The place of its corpus among the run's.
+    /// The index of its corpus among the corpora of the run.
     pub corpus: usize,
-    /// What it is of.
+    /// The split that it is a trace of.
     pub split: Split,
-    /// Whose text follows the prompts.
+    /// The kind of text that follows the prompts.
     pub text: TraceText,
-    /// Documents, at most.
+    /// The number of documents.
     pub documents: usize,
-    /// `CORPUS-SPLIT`, and the kind of text where it is not the backbone's greedy output.
+    /// The name of the trace: `CORPUS-SPLIT`, followed by the kind of text if that is not the backbone's greedy output.
     pub name: String,
-    /// Prompts and texts.
+    /// The tokens of the prompts and of the texts behind them.
     pub tokens: Artefact,
-    /// The states that are kept.
+    /// The kept states of the backbone.
     pub columns: Vec<Column>,
-    /// The backbone's likeliest tokens, where training asks for them.
+    /// The backbone's likeliest tokens, if training asks for them.
     pub likely: Option<Artefact>,
-    /// What the heads propose, and how many candidates a slot, where anything reads that.
+    /// The heads' candidates and their number per slot, if anything reads them.
     pub candidates: Option<(usize, Artefact)>,
 }
 
 /// A kept state of the backbone on a trace.
 pub struct Column {
-    /// Which state.
+    /// The state that is kept.
     pub feature: Feature,
-    /// Its numbers.
+    /// The stored numbers of the state.
     pub artefact: Artefact,
 }
 
-/// The largest k that is asked of candidates: they are computed once, and a smaller k is a prefix.
+/// The largest numbers of candidates per slot that are asked for. Candidates are computed once: a smaller number of
+/// them is a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach {
-    /// By what drafts, and what learns from train.
+    /// The largest number that drafting and fitting ask for. It applies to train.
     pub top_k: usize,
-    /// By anything, the oracle included, on dev and test.
+    /// The largest number that anything asks for, including the oracle. It applies to dev and test.
     pub widest: usize,
 }
 
 impl Reach {
-    /// What a configuration asks for.
+    /// Returns the numbers that a configuration asks for.
     pub fn of(config: &Config) -> Self {
         Self { top_k: config.lattice.top_k, widest: config.widest() }
     }
 
-    /// What both ask for.
+    /// Returns the larger of each of the two numbers, which is enough for both.
     pub fn or(self, other: Self) -> Self {
         Self { top_k: self.top_k.max(other.top_k), widest: self.widest.max(other.widest) }
     }
 }
 
 impl Graph {
-    /// The graph of a configuration on its inputs. The heads are those with the hash `given`, or are trained.
+    /// Makes the graph of a configuration on its inputs. `features` are the states of the backbone that something
+    /// reads. If `given` is set, it is the hash of the heads that are used. Otherwise, heads are trained.
     ///
     /// # Errors
-    /// A split without documents; heads to start from that cannot be read.
+    /// Fails if a split has no documents, or if the heads that training starts from cannot be read.
     pub fn new(
         config: &Config,
         inputs: &Inputs,
@@ -144,7 +149,7 @@ impl Graph {
         Ok(Self { traces, heads, rescorers, evaluation })
     }
 
-    /// Every part, in the order in which they are made.
+    /// Returns all parts in the order in which they are made.
     pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
         let candidates = self.traces.iter().filter_map(|trace| {
             let (k, artefact) = trace.candidates.as_ref()?;
@@ -155,10 +160,10 @@ impl Graph {
         traces.chain(candidates).chain(rescorers).chain([Part::Evaluation(&self.evaluation)])
     }
 
-    /// The artefact of a fitted rescorer.
+    /// Returns the artefact of the fitted rescorer called `name`.
     ///
     /// # Panics
-    /// The configuration has none of that name, or it is a sum.
+    /// Panics if the configuration has no rescorer of that name, or if it is a sum.
     pub fn rescorer(&self, name: &str) -> &Artefact {
         let (_, artefact) = self.rescorers.iter().find(|(other, _)| other == name).expect("a rescorer that is fitted");
         artefact
@@ -168,24 +173,24 @@ impl Graph {
 /// A part of a run.
 #[derive(Clone, Copy)]
 pub enum Part<'a> {
-    /// A trace with its states.
+    /// A trace with its states and its likeliest tokens.
     Trace(&'a TraceArtefacts),
     /// The heads.
     Heads(&'a Artefact),
     /// The `k` best tokens of every head on a trace.
     Candidates {
-        /// What they are computed on.
+        /// The trace that the candidates are computed on.
         trace: &'a TraceArtefacts,
-        /// Candidates a slot.
+        /// The number of candidates per slot.
         k: usize,
-        /// The artefact.
+        /// The artefact of the candidates.
         artefact: &'a Artefact,
     },
     /// A fitted rescorer.
     Rescorer {
-        /// As in `[rescorer.NAME]`.
+        /// The name of the rescorer, as in `[rescorer.NAME]`.
         name: &'a str,
-        /// The artefact.
+        /// The artefact of the rescorer.
         artefact: &'a Artefact,
     },
     /// The report.
@@ -193,7 +198,7 @@ pub enum Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// What all parts of the sort are called in tables.
+    /// Returns the name that tables use for all parts of this sort.
     pub fn sort(self) -> &'static str {
         match self {
             Self::Trace(_) => "traces",
@@ -204,7 +209,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// What it is made of: several artefacts for a trace, of which the tokens come first.
+    /// Returns the artefacts of the part. A trace may have several, of which the tokens come first.
     pub fn artefacts(self) -> Vec<&'a Artefact> {
         match self {
             Self::Trace(trace) => {
@@ -218,24 +223,25 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Whether all of it is there.
+    /// Returns whether all artefacts of the part are finished.
     pub fn is_finished(self, store: &Store) -> bool {
         self.artefacts().iter().all(|artefact| store.is_finished(&artefact.key))
     }
 }
 
 impl TraceArtefacts {
-    /// Corpus, split and kind of text, as messages name them.
+    /// Returns the corpus, the split and the kind of text in words, as messages show them.
     pub fn words(&self) -> String {
         self.name.replace('-', " ")
     }
 
-    /// Name and key of the tokens, as what is made of them has them among its inputs.
+    /// Returns the name and the key of the tokens, which become inputs of every artefact that is made from them.
     pub fn input(&self) -> (&str, &Key) {
         (&self.tokens.name, &self.tokens.key)
     }
 
-    /// With columns of `features`, where states are kept, and with likeliest tokens, where they are asked for.
+    /// Adds columns of `features` if states are kept, and likeliest tokens if they are asked for and this is a trace of
+    /// train.
     fn with_states(mut self, config: &Config, features: &[Feature]) -> Self {
         let dtype = config.traces.dtype;
         if config.traces.keep == Keep::Features {
@@ -265,14 +271,14 @@ impl TraceArtefacts {
     }
 }
 
-/// Raised when the layout of candidates changes.
+/// The version of the layout of candidates, to be raised when the layout changes.
 const CANDIDATES: u32 = 2;
 
 #[derive(Serialize)]
 struct TraceKey<'a> {
     backbone: &'a BackboneIdentity,
     documents: usize,
-    /// What the documents say, wherever they were read from.
+    /// The hash of the documents' contents, which does not depend on where they were read from.
     documents_hash: String,
     text: TraceText,
     #[serde(rename = "traces.max_new")]
@@ -312,10 +318,10 @@ struct GivenHeads<'a> {
 #[derive(Serialize)]
 struct HeadsKey {
     heads: HeadsConfig,
-    /// Hash of the weights that training starts from.
+    /// The hash of the weights that training starts from, if any.
     #[serde(rename = "heads.init_from")]
     init_from: Option<String>,
-    /// Where training reads them.
+    /// The number of likeliest tokens per position, if training reads them.
     #[serde(rename = "traces.probabilities")]
     probabilities: Option<usize>,
     #[serde(rename = "traces.dtype")]
@@ -328,7 +334,7 @@ impl HeadsKey {
         let from = Some(&config.heads.init_from).filter(|from| !from.is_empty());
         let soft = config.heads.phases().iter().any(|stage| stage.soft_targets > Some(0.0));
         Ok(Self {
-            // The path of what is started from says nothing, its bytes do.
+            // The heads depend on the weights that training starts from, and not on the path of these weights.
             heads: HeadsConfig { init_from: String::new(), accept_backbone: false, ..config.heads.clone() },
             init_from: from.map(|from| hash_weights(Path::new(from))).transpose()?,
             probabilities: soft.then_some(config.traces.probabilities),
@@ -350,17 +356,17 @@ struct CandidatesKey {
 struct RescorerKey<'a> {
     kind: &'a str,
     options: Value,
-    /// Where something is drawn.
+    /// The seed, if fitting draws random numbers.
     seed: Option<u64>,
-    /// Where the heads' lattices are read.
+    /// The number of candidates per slot, if fitting reads the heads' lattices.
     #[serde(rename = "lattice.top_k")]
     top_k: Option<usize>,
-    /// Of the states that heads and rescorer read then.
+    /// The type of the states that the heads and the rescorer read, if fitting reads the heads' lattices.
     #[serde(rename = "traces.dtype")]
     dtype: Option<StorageType>,
 }
 
-/// All that a report depends on beside what was made before.
+/// Everything that a report depends on, apart from the artefacts that are made before it.
 #[derive(Serialize)]
 struct EvaluationKey<'a> {
     report: u64,

@@ -1,4 +1,4 @@
-//! What a run starts from: the backbone and the corpora.
+//! The inputs of a run: the backbone and the corpora.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +11,12 @@ use crate::error::{Error, ErrorKind, Result, bail};
 use crate::files;
 use crate::text::{ChatTemplate, Document, Split, SplitFractions, Tokenizer, read_corpus};
 
-/// Backbone and corpora, which runs with the same sections have in common.
+/// The backbone and the corpora. Runs with the same sections of the configuration can share them.
 #[derive(Clone)]
 pub struct Inputs {
     /// The frozen model.
     pub backbone: Arc<Backbone>,
-    /// By the name in the configuration, in its order.
+    /// The corpora, in the order of the configuration.
     pub corpora: Arc<Vec<Corpus>>,
 }
 
@@ -24,7 +24,7 @@ impl Inputs {
     /// Loads the backbone and reads the corpora.
     ///
     /// # Errors
-    /// Anything wrong with either; a text of dev or test that also trains.
+    /// Fails if the backbone or a corpus cannot be read, or if the same text occurs in two splits.
     pub fn read(config: &Config, device: &Device) -> Result<Self> {
         let (backbone, template) = load_backbone(config, device)?;
         let mut corpora = read_corpora(config)?;
@@ -42,17 +42,17 @@ impl Inputs {
     }
 }
 
-/// One `[data.NAME]`.
+/// A corpus of the configuration, with its documents.
 pub struct Corpus {
-    /// NAME
+    /// The name of the corpus, as in `[data.NAME]`.
     pub name: String,
-    /// Its section.
+    /// The section of the configuration that describes it.
     pub config: DataConfig,
-    /// Every document with its split.
+    /// All documents in the order of the file, each with its split.
     pub documents: Vec<(Split, Document)>,
-    /// BLAKE3 of the file.
+    /// The BLAKE3 hash of the file.
     pub hash: String,
-    /// See [`Corpus::documents_hash`].
+    /// The results of [`Corpus::documents_hash`] so far, by its arguments.
     hashes: Mutex<HashMap<(Split, usize), String>>,
 }
 
@@ -76,7 +76,11 @@ impl Corpus {
         Ok(Self { name: name.to_owned(), config: config.clone(), documents, hash, hashes: Mutex::default() })
     }
 
-    /// Keeps the first documents, up to the one with which prompts and completions have `most` tokens.
+    /// Keeps only the first documents, up to and including the one with which their prompts and completions reach
+    /// `most` tokens.
+    ///
+    /// # Errors
+    /// Fails if the tokenizer cannot encode a text.
     fn keep_tokens(&mut self, most: usize, tokenizer: &Tokenizer) -> Result<()> {
         let (mut kept, mut tokens) = (0, 0);
         for (_, document) in &self.documents {
@@ -92,25 +96,26 @@ impl Corpus {
         Ok(())
     }
 
-    /// Whether the configuration gives the split a share.
+    /// Returns whether the configuration gives the split a share of the documents.
     pub fn has(&self, split: Split) -> bool {
         SplitFractions::from(&self.config).share(split) > 0.0
     }
 
-    /// Hash of what the first `most` documents of a split say, computed once.
+    /// Returns the hash of the contents of the first `most` documents of a split. It is computed once.
     pub fn documents_hash(&self, split: Split, most: usize) -> String {
         let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         let hash = || files::hash_json(&self.split(split).take(most).collect::<Vec<_>>());
         hashes.entry((split, most)).or_insert_with(hash).clone()
     }
 
-    /// The documents of a split, in the file's order.
+    /// Returns the documents of a split, in the order of the file.
     pub fn split(&self, split: Split) -> impl Iterator<Item = &Document> {
         self.documents.iter().filter(move |(s, _)| *s == split).map(|(_, d)| d)
     }
 }
 
-/// The configured model, and the chat template that its prompts are put in, if any; its tokenizer is then that template's.
+/// Loads the configured backbone and the chat template that its prompts are put in, if any. The backbone's tokenizer is
+/// then the one for that template.
 pub(super) fn load_backbone(config: &Config, device: &Device) -> Result<(Backbone, Option<ChatTemplate>)> {
     let precision = Precision { weights: config.backbone.weights, compute: config.backbone.compute };
     let load = || {
@@ -126,7 +131,7 @@ pub(super) fn load_backbone(config: &Config, device: &Device) -> Result<(Backbon
     Ok((backbone, template))
 }
 
-/// Every corpus of the configuration, with no text in two splits.
+/// Reads every corpus of the configuration, and refuses them if a text occurs in two splits.
 pub(super) fn read_corpora(config: &Config) -> Result<Vec<Corpus>> {
     let corpora: Vec<Corpus> =
         config.data.iter().map(|(name, data)| Corpus::read(name, data)).collect::<Result<_>>()?;
@@ -134,10 +139,11 @@ pub(super) fn read_corpora(config: &Config) -> Result<Vec<Corpus>> {
     Ok(corpora)
 }
 
-/// A completion of fewer bytes is an answer that may well recur under another prompt; a longer one is a text.
+/// The number of bytes below which a completion counts as a short answer, which may well recur under another prompt. A
+/// longer completion must not occur in two splits.
 const SHORT_ANSWER: usize = 200;
 
-/// No text may lie in two splits: not a prompt, not a completion, in whatever corpus.
+/// Fails if a prompt or a longer completion occurs in two splits, whether in one corpus or in two.
 fn refuse_leaks(corpora: &[Corpus]) -> Result<()> {
     let mut seen: HashMap<blake3::Hash, (Split, &str)> = HashMap::new();
     for corpus in corpora {

@@ -1,9 +1,10 @@
-//! The stages of a run, each from configuration and earlier results to files, each skipped when it is finished.
+//! The stages of a run. Each stage makes files from the configuration and the results of earlier stages, and is skipped
+//! if it is finished.
 //!
-//! [`trace`] → [`train_heads`] → [`train_rescorers`] → [`evaluate`]; [`pretrain`] makes a backbone and stands apart. What they
-//! make, in which order and of what, is said once, by [`Graph`]. Every artefact lies in the [`store`](crate::store) of all runs
-//! under the hash of what it depends on, so a changed key of the configuration makes what follows from it once more, beside what
-//! was there.
+//! The stages are [`trace`] → [`train_heads`] → [`train_rescorers`] → [`evaluate`]. [`pretrain`] makes a backbone and
+//! is not one of them. [`Graph`] alone says what the stages make, in which order and from what. Every artefact is kept
+//! in the [`store`](crate::store), which all runs share, under the hash of what it depends on. When a key of the
+//! configuration changes, the artefacts that depend on it are thus made anew, and the earlier ones stay.
 
 mod candidates;
 mod evaluate;
@@ -33,10 +34,10 @@ pub use workspace::{Runs, Workspace};
 use crate::error::{Result, bail};
 use crate::report::Report;
 
-/// Makes every part of a run that is not finished.
+/// Makes every part of a run that is not finished, and returns the report.
 ///
 /// # Errors
-/// What the stages refuse.
+/// Fails if a stage fails, or if all checkpoints are to be evaluated but would not be kept when the heads are trained.
 pub fn run(workspace: &Workspace) -> Result<Report> {
     let config = &workspace.config;
     if config.evaluation.all_checkpoints && !config.heads.keep_checkpoints && workspace.given_heads.is_none() {
@@ -48,5 +49,5 @@ pub fn run(workspace: &Workspace) -> Result<Report> {
     evaluate(workspace, &traces, &heads, &rescorers)
 }
 
-/// What to do where checkpoints are missing.
+/// The advice in error messages on what to do if checkpoints are missing.
 const HOW_TO_KEEP: &str = "a training keeps the latest and the best checkpoint only, unless `heads.keep_checkpoints = true`. Set it, and start this command once more: heads with all their checkpoints are trained beside those that there are.";

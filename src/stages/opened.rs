@@ -1,4 +1,4 @@
-//! A finished run, opened to decode with: nothing is trained, nothing is written.
+//! Finished runs that are opened for decoding. Nothing is trained or written.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,9 +17,9 @@ use crate::error::{Error, Result, bail};
 use crate::heads::{Binding, FrozenHeads, load_heads};
 use crate::text::ChatTemplate;
 
-/// A run's backbone, heads, rescorers and the settings that dev chose.
+/// The backbone, the heads and the rescorers of a run, and the settings that were chosen on dev.
 pub struct OpenedRun {
-    /// As the run resolved it.
+    /// The configuration of the run, as the run resolved it.
     pub config: Config,
     /// The frozen model.
     pub backbone: Backbone,
@@ -28,15 +28,15 @@ pub struct OpenedRun {
     /// The heads.
     pub heads: FrozenHeads,
     rescorers: FittedRescorers,
-    /// By data set.
+    /// The tuned variants by data set.
     tuned: BTreeMap<String, TunedSet>,
 }
 
 impl OpenedRun {
-    /// Opens the run in `folder`, which was evaluated.
+    /// Opens the evaluated run in `folder` on a device.
     ///
     /// # Errors
-    /// A run that is not finished; files that are missing or damaged.
+    /// Fails if the run is not finished, or if files are missing or damaged.
     pub fn open(folder: &Path, device: &Device, binding: Binding) -> Result<Self> {
         let file = folder.join("run.toml");
         if !file.exists() {
@@ -69,16 +69,16 @@ impl OpenedRun {
         Ok(Self { config, backbone, template, heads, rescorers, tuned })
     }
 
-    /// The variants that were evaluated, plain decoding first.
+    /// Returns the variants that were evaluated, plain decoding first.
     pub fn variants(&self) -> Vec<Variant> {
         self.config.variants()
     }
 
-    /// A variant, by default the one that is best on dev, with the settings that dev chose for it on a data set, by default the
-    /// first.
+    /// Returns a variant with the settings that were chosen for it on the dev split of a data set. By default, this is
+    /// the first data set by name, and the variant that is best on its dev split.
     ///
     /// # Errors
-    /// A variant or data set that the run was not evaluated on.
+    /// Fails if the run was not evaluated with the variant or on the data set.
     pub fn variant(&self, variant: Option<&Variant>, dataset: Option<&str>) -> Result<(PreparedVariant<'_>, Settings)> {
         let known = |names: Vec<String>| names.join(", ");
         let set = match dataset {
@@ -99,7 +99,7 @@ impl OpenedRun {
             Error::new(format!("the run has no variant `{name}`; it has: {names}."))
         })?;
         let prepared = prepare(variant.clone(), &self.config, &self.rescorers);
-        // Switched off on dev, it drafts as plain decoding does.
+        // A variant that was switched off on dev drafts as plain decoding does.
         let prepared = if *switched_off { prepared.switched_off() } else { prepared };
         Ok((prepared, settings.clone()))
     }

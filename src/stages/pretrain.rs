@@ -1,4 +1,5 @@
-//! `pretrain`: a tokenizer and a small language model from scratch, written as a Hugging Face folder.
+//! The stage `pretrain`, which trains a tokenizer and a small language model from scratch and writes them as a Hugging
+//! Face folder.
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +18,12 @@ use crate::rescorer::LanguageModelling;
 use crate::text::{Document, END_OF_TEXT, Split, Tokenizer};
 use crate::training::{TrainingContext, train};
 
-/// Dev documents that the loss is watched on while training; the final figures use all of them.
+/// The largest number of dev documents on which the loss is measured during training. The held-out
+/// perplexity at the end is measured on all test documents.
 const WATCHED: usize = 48;
 
-/// Fits tokenizer and model on the train split of every corpus; gives the folder written.
+/// Fits the tokenizer and the model on the train split of every corpus, and returns the folder that they are written
+/// to.
 pub fn pretrain(config: &Config, device: &Opened, runs: &Runs) -> Result<PathBuf> {
     let run = &runs.run(&config.name);
     let _lock = files::lock(run)?;
@@ -65,8 +68,8 @@ pub fn pretrain(config: &Config, device: &Opened, runs: &Runs) -> Result<PathBuf
     Ok(output)
 }
 
-/// Puts tokenizer and model into the output folder, its `config.json` last: a folder that was cut short has none, and
-/// fails to load instead of mixing an old model with a new tokenizer.
+/// Writes the tokenizer and the model to the output folder, with `config.json` last. If writing is cut short, the
+/// folder has no `config.json` and fails to load, instead of mixing an old model with a new tokenizer.
 fn write_folder(output: &Path, run: &Path, model: &Transformer, end: u32) -> Result<()> {
     let config = output.join("config.json");
     if config.exists() {
@@ -76,7 +79,7 @@ fn write_folder(output: &Path, run: &Path, model: &Transformer, end: u32) -> Res
     save_model(output, model, end, StorageType::Float16)
 }
 
-/// Prompt, completion and, where the text was not cut, its end, as tokens.
+/// Returns the tokens of the prompt and the completion, followed by `end` if the text was not cut.
 pub(super) fn whole_text(document: &Document, tokenizer: &Tokenizer, end: Option<u32>) -> Result<Vec<u32>> {
     let mut tokens = tokenizer.encode(&document.prompt)?;
     tokens.extend(tokenizer.encode_continuation(&document.completion)?);

@@ -1,4 +1,4 @@
-//! What of a run is there.
+//! The status of a run, which tells which of its artefacts are finished.
 
 use std::path::PathBuf;
 
@@ -6,36 +6,37 @@ use serde::Serialize;
 
 use super::{Part, Workspace};
 
-/// How far an artefact of a run is.
+/// The status of an artefact of a run.
 #[derive(Debug, Serialize)]
 pub struct ArtefactStatus {
-    /// Its place in the run's folder.
+    /// The path of the artefact in the run's folder.
     pub name: String,
-    /// How far it is.
+    /// The state that the artefact is in.
     pub state: ArtefactState,
-    /// Where it is or will be.
+    /// The folder where the artefact is or will be.
     pub folder: PathBuf,
-    /// Seconds that making it took, if it is finished.
+    /// The seconds that it took to make the artefact, if it is finished.
     pub seconds: Option<f64>,
-    /// In what it differs from the nearest finished one of the same name, if it is not finished and there is one.
+    /// The differences from the nearest finished artefact of the same name. Empty if this artefact is finished, or if
+    /// there is no such other one.
     pub differences: Vec<String>,
 }
 
-/// How far an artefact is.
+/// The state of an artefact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArtefactState {
-    /// It is there.
+    /// The artefact is finished.
     Finished,
-    /// Somebody is making it.
+    /// A process is making the artefact.
     InTheMaking,
-    /// It is not there, but one that other settings made is.
+    /// The artefact is not there, but one of the same name that was made with other settings is.
     Stale,
-    /// Nothing of the kind is there.
+    /// Neither the artefact nor one of the same name is there.
     Missing,
 }
 
-/// Returns the state of every artefact of a run, in the order in which they are made.
+/// Returns the status of every artefact of a run, in the order in which they are made.
 pub fn status(workspace: &Workspace) -> Vec<ArtefactStatus> {
     let in_the_making = workspace.store.in_the_making();
     let of = |artefact: &crate::store::Artefact| {

@@ -1,4 +1,4 @@
-//! `trace`: text with the backbone's states for every corpus and split.
+//! The stage `trace`, which makes texts with the backbone's states for every corpus and split.
 
 use std::path::{Path, PathBuf};
 
@@ -16,62 +16,62 @@ use crate::traces::{self, ColumnPlan, Estimate, Sampling, Trace, TracePlan};
 
 /// The traces of a run.
 pub struct Traces {
-    /// One per kind of text and corpus with a train split.
+    /// The traces of train: one for each kind of text of each corpus with a train split.
     pub train: Vec<CorpusTrace>,
-    /// One per corpus with a dev split, greedy.
+    /// The traces of dev: one of greedy text for each corpus with a dev split.
     pub dev: Vec<CorpusTrace>,
-    /// One per corpus with a test split, greedy.
+    /// The traces of test: one of greedy text for each corpus with a test split.
     pub test: Vec<CorpusTrace>,
 }
 
-/// A trace and the corpus, by name, that it is of.
+/// A trace and the name of its corpus.
 pub struct CorpusTrace {
-    /// As in `[data.NAME]`.
+    /// The name of the corpus, as in `[data.NAME]`.
     pub corpus: String,
-    /// The place among [`Graph::traces`](super::Graph::traces) of what it is made of.
+    /// The index of the trace's artefacts in [`Graph::traces`](super::Graph::traces).
     pub number: usize,
     /// The trace.
     pub trace: Trace,
 }
 
 impl CorpusTrace {
-    /// The trace as heads train on it.
+    /// Returns the trace in the form that heads train on.
     pub fn text(&self) -> TrainingText<'_> {
         TrainingText { corpus: &self.corpus, trace: &self.trace }
     }
 }
 
-/// What making the traces of a run will take.
+/// An estimate of the disk space and the time that it takes to make the traces of a run.
 #[derive(Debug, Serialize)]
 pub struct TracesEstimate {
-    /// Those that are not finished, in the order in which they are made.
+    /// The estimates of the traces that are not finished, in the order in which they are made.
     pub traces: Vec<NamedEstimate>,
-    /// Names of those that are finished.
+    /// The names of the traces that are finished.
     pub finished: Vec<String>,
-    /// Sum of [`Estimate::bytes_at_most`].
+    /// The sum of [`Estimate::bytes_at_most`] over `traces`.
     pub bytes_at_most: u64,
-    /// Sum of [`Estimate::seconds`].
+    /// The sum of [`Estimate::seconds`] over `traces`, where it is known.
     pub seconds: f64,
-    /// Where they go.
+    /// The folder that the traces are written to.
     pub folder: PathBuf,
-    /// Bytes free there.
+    /// The number of free bytes on the disk of `folder`.
     pub bytes_free: u64,
 }
 
-/// What making one trace will take.
+/// An estimate of what it takes to make one trace.
 #[derive(Debug, Serialize)]
 pub struct NamedEstimate {
-    /// Its folder's name.
+    /// The name of the trace.
     pub name: String,
-    /// The numbers.
+    /// The estimated numbers.
     #[serde(flatten)]
     pub estimate: Estimate,
 }
 
-/// Makes the traces that are missing and opens them all.
+/// Makes the traces that are missing, and opens all traces.
 ///
 /// # Errors
-/// What the backbone, the disk or a text refuses; an interrupt.
+/// Fails if the backbone cannot process a text, if the disk cannot be written to, or on an interrupt.
 pub fn trace(workspace: &Workspace) -> Result<Traces> {
     let mut all = Traces { train: vec![], dev: vec![], test: vec![] };
     for (number, of) in workspace.graph.traces.iter().enumerate() {
@@ -87,10 +87,10 @@ pub fn trace(workspace: &Workspace) -> Result<Traces> {
     Ok(all)
 }
 
-/// Says what [`trace`] will take, and makes nothing.
+/// Estimates what [`trace`] will take, without making anything.
 ///
 /// # Errors
-/// Texts that the tokenizer refuses; a trace that cannot be read.
+/// Fails if the tokenizer cannot encode a text, or if a trace cannot be read.
 pub fn estimate_traces(workspace: &Workspace) -> Result<TracesEstimate> {
     let (mut traces, mut finished) = (Vec::new(), Vec::new());
     for of in &workspace.graph.traces {
@@ -110,23 +110,23 @@ pub fn estimate_traces(workspace: &Workspace) -> Result<TracesEstimate> {
 }
 
 fn free(workspace: &Workspace) -> Result<u64> {
-    // What is only planned has no folder yet.
+    // If the store is only planned, its folder does not exist yet.
     let folder = workspace.store.folder().ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
     traces::free_space(folder).map_err(|e| Error::io("ask for the free space of", folder, e))
 }
 
-/// One trace of a run.
+/// The work on one trace of a run.
 struct Job<'a> {
     workspace: &'a Workspace,
     of: &'a TraceArtefacts,
 }
 
 impl Job<'_> {
-    /// Makes the tokens, unless that is done.
+    /// Makes the tokens, unless that is done, and opens them.
     fn tokens(&self) -> Result<Trace> {
         let Self { workspace, of } = self;
         let (backbone, tokens) = (workspace.backbone(), &of.tokens);
-        // The mark comes with the folder that it marks.
+        // The folder is marked as finished before it is put in its place.
         let folder = workspace.make_whole(tokens, |target| {
             self.with_plan(|plan| {
                 let (features, dtype) = self.columns();
@@ -156,12 +156,12 @@ impl Job<'_> {
         })
     }
 
-    /// The columns that are kept, with the type of their numbers.
+    /// Returns the states that are kept as columns, and the type of their numbers.
     fn columns(&self) -> (Vec<Feature>, StorageType) {
         (self.of.columns.iter().map(|column| column.feature).collect(), self.workspace.config.traces.dtype)
     }
 
-    /// What making what is missing will take; none where nothing is.
+    /// Estimates what it takes to make the missing tokens and columns. Returns `None` if none are missing.
     fn estimate(&self) -> Result<Option<Estimate>> {
         let Self { workspace, of } = self;
         let (backbone, store, dtype) = (workspace.backbone(), &workspace.store, workspace.config.traces.dtype);
@@ -182,7 +182,8 @@ impl Job<'_> {
         Ok(Some(Estimate::of_columns(backbone, &trace, (&features, dtype), done, true)))
     }
 
-    /// The trace with its states: makes the columns that are missing, in one pass.
+    /// Adds the states to a trace. Missing columns are made in one pass. If only tokens are kept, the states are
+    /// recomputed when they are read.
     fn with_states(&self, trace: Trace) -> Result<Trace> {
         let Self { workspace, of } = self;
         let options = &workspace.config.traces;
@@ -210,7 +211,7 @@ impl Job<'_> {
         columns.into_iter().try_fold(trace, |trace, folder| trace.with_column(&folder))
     }
 
-    /// The trace with the backbone's likeliest tokens, where they are asked for.
+    /// Adds the backbone's likeliest tokens to a trace, if they are asked for. They are computed unless that is done.
     fn with_likely(&self, trace: Trace) -> Result<Trace> {
         let Some(likely) = &self.of.likely else { return Ok(trace) };
         let count = self.workspace.config.traces.probabilities;
@@ -221,7 +222,8 @@ impl Job<'_> {
     }
 }
 
-/// Calls `make` once for all of `columns` that are not finished, while no other process works on one of them.
+/// Calls `make` once for `missing` and all of `columns` that are not finished. No other process works on any of these
+/// meanwhile. If there are none, `make` is not called.
 fn make_together<'a>(
     workspace: &Workspace,
     columns: &'a [Column],

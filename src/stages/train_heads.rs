@@ -1,4 +1,5 @@
-//! `train-heads`: heads 2 to H on the train traces, chosen on dev.
+//! The stage `train-heads`, which trains heads 2 to H on the traces of train and chooses among their checkpoints on
+//! dev.
 
 use std::path::{Path, PathBuf};
 
@@ -12,21 +13,21 @@ use crate::heads::{FitHeads, FrozenHeads, copy_heads, load_heads};
 use crate::report::write_training;
 use crate::training::TrainingContext;
 
-/// What the page of their training is called.
+/// The title of the page about the training.
 const TITLE: &str = "Training of the heads";
 
-/// Trained heads.
+/// Trained heads, and the folder that they were loaded from.
 pub struct TrainedHeads {
-    /// On the run's device, without autodiff.
+    /// The heads, on the run's device and without automatic differentiation.
     pub heads: FrozenHeads,
-    /// Where they lie, with the checkpoints of their training.
+    /// The folder of the heads and of the checkpoints of their training.
     pub folder: PathBuf,
 }
 
-/// Trains the heads, or copies those that were given, unless that is done, and loads them.
+/// Trains the heads or copies the given ones, unless that is done, and loads them.
 ///
 /// # Errors
-/// Heads of another backbone or tokenizer; a training that fails; an interrupt.
+/// Fails if the heads belong to another backbone or tokenizer, if the training fails, or on an interrupt.
 pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHeads> {
     let (config, backbone, artefact) = (&workspace.config, workspace.backbone(), &workspace.graph.heads);
     let folder = workspace.make(artefact, |folder| {
@@ -45,7 +46,7 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
             seed: config.seed,
             place: TrainingContext { folder, key, title, keep_checkpoints },
         });
-        // What an interrupted training learnt so far can be looked at as well.
+        // The page is also written after a training that was interrupted, to show its course so far.
         if folder.join("metrics.jsonl").exists() {
             write_training(folder, TITLE)?;
         }
@@ -54,7 +55,10 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
     Ok(TrainedHeads { heads: load_heads(&folder, backbone, config.heads.binding())?, folder })
 }
 
-/// The backbone once more on every further device that heads train on.
+/// Loads the backbone again on each device that heads train on, except the first.
+///
+/// # Errors
+/// Fails if a device cannot be opened, or if the backbone cannot be loaded.
 fn elsewhere(config: &Config) -> Result<Vec<Backbone>> {
     let load = |&choice: &DeviceChoice| Ok(load_backbone(config, &device::open(choice)?.device)?.0);
     config.device_choices()?[1..].iter().map(load).collect()

@@ -1,4 +1,4 @@
-//! `train-rescorer`: fits every rescorer of the configuration on the train split.
+//! The stage `train-rescorer`, which fits every rescorer of the configuration on the train split.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,10 +15,11 @@ use crate::rescorer::{FitContext, FitData, FitLattices, LoadContext, Recorded, R
 use crate::text::Split;
 use crate::training::TrainingContext;
 
-/// Fitted rescorers, ready to score, by name; a sum's terms are in place of the sum.
+/// Fitted rescorers that are ready to score, by name. Sums are not among them, but their terms are.
 pub type FittedRescorers = BTreeMap<String, Box<dyn Rescorer>>;
 
-/// The rescorers to fit, by name: all, or only those that the one called `only` needs; the terms of a sum in its place.
+/// Returns the rescorers to fit, with their names: all, or only those that the one called `only` needs. For a sum,
+/// these are its terms.
 fn wanted<'a>(config: &'a Config, only: Option<&'a str>) -> impl Iterator<Item = (&'a String, &'a dyn RescorerKind)> {
     let terms = only.map(|only| config.terms(only));
     let wanted = move |name: &String| terms.as_ref().is_none_or(|terms| terms.contains(&name.as_str()));
@@ -29,16 +30,17 @@ fn wanted<'a>(config: &'a Config, only: Option<&'a str>) -> impl Iterator<Item =
         .filter_map(|(name, rescorer)| Some((name, rescorer.kind()?)))
 }
 
-/// Whether one of them reads the heads' lattices.
+/// Returns whether any of the rescorers to fit reads the heads' lattices. With `only`, these are the ones that the
+/// rescorer of that name needs.
 pub fn rescorers_need_heads(config: &Config, only: Option<&str>) -> bool {
     wanted(config, only).any(|(_, kind)| kind.reads_lattices())
 }
 
-/// Fits every rescorer that is not done (or only those that the one called `only` needs), and loads them. `heads` are needed where
-/// [`rescorers_need_heads`].
+/// Fits every rescorer that is not fitted yet, or only those that the one called `only` needs, and loads them. `heads`
+/// are needed if [`rescorers_need_heads`] returns true.
 ///
 /// # Errors
-/// A rescorer that cannot be fitted on what there is; an interrupt.
+/// Fails if a rescorer cannot be fitted on the available data, or on an interrupt.
 pub fn train_rescorers(
     workspace: &Workspace,
     traces: &Traces,
@@ -61,7 +63,11 @@ pub fn train_rescorers(
     Ok(rescorers)
 }
 
-/// Loads every rescorer of the configuration from its folder in `rescorers`, for blocks of `slots` slots behind the pinned one.
+/// Loads every rescorer of the configuration from its folder in `rescorers`, for blocks with `slots` slots behind the
+/// pinned one.
+///
+/// # Errors
+/// Fails if a rescorer cannot be loaded.
 pub(super) fn load_rescorers(
     rescorers: &Path,
     config: &Config,
@@ -75,11 +81,11 @@ pub(super) fn load_rescorers(
     wanted(config, None).map(load).collect()
 }
 
-/// What the rescorers of a run learn from.
+/// The data that the rescorers of a run are fitted on.
 struct RunData<'a> {
     workspace: &'a Workspace,
     traces: &'a Traces,
-    /// There where a rescorer reads lattices.
+    /// The heads, which must be there if a rescorer reads lattices.
     heads: Option<&'a TrainedHeads>,
 }
 
@@ -96,7 +102,7 @@ impl<'a> FitData for RunData<'a> {
             }
         }
         if sources.contains(&TextSource::Traces) {
-            // The corpus's own text is another source.
+            // Traces of the corpus's own text are left out, since that text is a source of its own.
             let traces = self.traces.train.iter().map(|trace| &trace.trace);
             for trace in traces.filter(|trace| trace.text() != TraceText::Corpus) {
                 for document in trace.documents() {

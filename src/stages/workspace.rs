@@ -1,4 +1,4 @@
-//! A run's folder, what it is made from, and how its parts are made.
+//! The workspace of a run: its folder, its inputs, and the making of its parts.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,60 +17,65 @@ use crate::heads::{hash_heads, heads_folder, load_heads};
 use crate::progress;
 use crate::store::{Artefact, Store};
 
-/// Where runs lie, and how they are asked for.
+/// The folder of all runs, and the command that asks for them.
 #[derive(Debug, Clone)]
 pub struct Runs {
     /// The folder of all runs, such as `runs`.
     pub folder: PathBuf,
-    /// The command that asks for them, which goes into their provenance.
+    /// The command line that asks for the runs. It is recorded in their provenance.
     pub command: Vec<String>,
 }
 
 impl Runs {
-    /// The folder of the run called `name`.
+    /// Returns the folder of the run called `name`.
     pub fn run(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// The folder of what runs are made of.
+    /// Returns the folder of the store, which has the artefacts of all runs.
     pub fn store(&self) -> PathBuf {
         self.folder.join("store")
     }
 }
 
-/// A run: configuration, device, folder, inputs, and what is made of them. One process at a time works on a run's folder.
+/// A run, with its configuration, device, folder, inputs and artefacts. Only one process at a time works on the folder
+/// of a run.
 pub struct Workspace {
     /// The resolved configuration.
     pub config: Config,
-    /// Where tensors live.
+    /// The device that tensors are kept on.
     pub device: Opened,
-    /// Where it lies among others.
+    /// The folder of all runs, and the command that asked for this one.
     pub runs: Runs,
-    /// `runs/<name>`, or a folder two below it: a cell's, or that of heads that were made elsewhere.
+    /// The folder of the run: `runs/<name>`, or a folder two levels below it for a cell or for heads that were made
+    /// elsewhere.
     pub folder: PathBuf,
     /// The backbone and the corpora.
     pub inputs: Inputs,
-    /// What the run is made of.
+    /// The graph of the artefacts that the run is made of.
     pub graph: Graph,
-    /// Where that lies.
+    /// The store that has the artefacts.
     pub store: Store,
-    /// The backbone's states that something reads, in their order.
+    /// The states of the backbone that something reads, in ascending order.
     pub features: Vec<Feature>,
-    /// The folder of the heads, where they come from elsewhere.
+    /// The folder of the heads, if they come from elsewhere.
     pub given_heads: Option<PathBuf>,
-    /// What evaluations of this process have found out.
+    /// The findings of the evaluations in this process so far.
     pub known: Known,
-    /// Whether it is one of many, of which less is said.
+    /// Whether the run is a cell of an ablation, for which fewer messages are shown.
     is_cell: bool,
     _lock: Option<File>,
 }
 
 impl Workspace {
-    /// Opens `runs/<name>`, loads the backbone, reads the corpora. With `heads`, those (a path that [`heads_folder`]
-    /// understands) are evaluated and none are trained, in `runs/<name>/other-heads/<hash>`.
+    /// Opens the run in `runs/<name>`, loads the backbone and reads the corpora.
+    ///
+    /// If `heads` is set, it is a path that [`heads_folder`] understands. The heads there are then evaluated and none
+    /// are trained, and the folder of the run is `runs/<name>/other-heads/<hash>`.
     ///
     /// # Errors
-    /// Another process on the folder; what [`Inputs::read`] refuses.
+    /// Fails if another process works on the folder, if the inputs or the given heads cannot be read, or if the
+    /// configuration does not fit them.
     pub fn open(config: Config, device: Opened, runs: Runs, heads: Option<&Path>) -> Result<Self> {
         let lock = files::lock(&runs.run(&config.name))?;
         let store = Store::open(runs.store())?;
@@ -79,10 +84,10 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// As [`Workspace::open`], for work that writes nothing: no folder is made and none is locked.
+    /// Opens the run like [`Workspace::open`], but for work that writes nothing: no folder is made, and none is locked.
     ///
     /// # Errors
-    /// What [`Inputs::read`] refuses.
+    /// Fails if the inputs cannot be read, or if the configuration does not fit them.
     pub fn look(config: Config, device: Opened, runs: Runs) -> Result<Self> {
         let store = Store::look(runs.store());
         Self::new(config, device, runs, None, (store, None))
@@ -101,7 +106,7 @@ impl Workspace {
         let inputs = Inputs::read(&config, &device.device)?;
         let given_heads = heads.map(heads_folder).transpose()?;
         let given = given_heads.as_deref().map(hash_heads).transpose()?;
-        // Before anything is written.
+        // Unsuitable heads are refused here, before anything of the run is written.
         let loaded = given_heads.as_deref().map(|heads| load_heads(heads, &inputs.backbone, config.heads.binding()));
         let features = match loaded.transpose()? {
             Some(heads) => features(heads.features(), &inputs)?,
@@ -116,10 +121,11 @@ impl Workspace {
         Ok(Self { config, device, runs, folder, inputs, graph, store, features, given_heads, known, is_cell, _lock })
     }
 
-    /// A cell of an ablation; nothing is written. Candidates are as wide as `reach`, and `known` is shared with other cells.
+    /// Makes the workspace of a cell of an ablation, without writing anything. There are as many candidates per slot as
+    /// `reach` says. `known` is shared with other cells.
     ///
     /// # Errors
-    /// What [`Graph::new`] refuses.
+    /// Fails if the heads ask for states that the backbone does not have, or if [`Graph::new`] fails.
     pub fn cell(
         config: Config,
         device: Opened,
@@ -134,25 +140,25 @@ impl Workspace {
         Ok(Self { config, device, runs, folder, inputs, graph, store, features, given_heads, known, is_cell, _lock })
     }
 
-    /// The frozen model.
+    /// Returns the frozen model.
     pub fn backbone(&self) -> &Backbone {
         &self.inputs.backbone
     }
 
-    /// By the name in the configuration, in its order.
+    /// Returns the corpora, in the order of the configuration.
     pub fn corpora(&self) -> &[Corpus] {
         &self.inputs.corpora
     }
 
-    /// Whether the report is there.
+    /// Returns whether the report is finished.
     pub fn is_evaluated(&self) -> bool {
         self.store.is_finished(&self.graph.evaluation.key)
     }
 
-    /// Writes `run.toml` and `provenance.json`.
+    /// Writes `run.toml` and `provenance.json` to the folder of the run.
     ///
     /// # Errors
-    /// A folder that cannot be written to.
+    /// Fails if the folder cannot be written to.
     pub fn describe(&self) -> Result<()> {
         files::write_atomic(&self.folder.join("run.toml"), self.config.to_toml().as_bytes())?;
         let mut provenance = self.provenance();
@@ -160,27 +166,30 @@ impl Workspace {
         files::write_json(&self.folder.join("provenance.json"), &provenance)
     }
 
-    /// Returns the folder of an artefact, which `make` fills unless it is finished. The run's folder gets a link to it before.
+    /// Makes an artefact, unless it is finished, and returns its folder, which `make` fills. A link to it is first put
+    /// into the folder of the run.
     ///
     /// # Errors
-    /// What `make` fails with.
+    /// Fails if `make` fails, or if the link cannot be made.
     pub fn make(&self, artefact: &Artefact, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         self.begin(artefact)?;
         self.store.make(artefact, make)?;
         Ok(self.store.place(&artefact.key))
     }
 
-    /// As [`Workspace::make`] for those who put the mark in place themselves, as [`Store::make_whole`] says.
+    /// Makes an artefact like [`Workspace::make`], but `make` itself marks the folder as finished and puts it in its
+    /// place, as described at [`Store::make_whole`].
     ///
     /// # Errors
-    /// What `make` fails with.
+    /// Fails if `make` fails, or if the link cannot be made.
     pub fn make_whole(&self, artefact: &Artefact, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         self.begin(artefact)?;
         self.store.make_whole(artefact, make)?;
         Ok(self.store.place(&artefact.key))
     }
 
-    /// Links the artefact and says whether it is there, or what makes it another one than the nearest that is.
+    /// Links the artefact into the folder of the run. Shows a message if it is finished, or else how it differs from
+    /// the nearest finished one, if there is one.
     fn begin(&self, artefact: &Artefact) -> Result<()> {
         let (here, place) = (self.folder.join(&artefact.name), self.store.place(&artefact.key));
         files::link_to(&place, &here)?;
@@ -194,7 +203,7 @@ impl Workspace {
         Ok(())
     }
 
-    /// Everything a result depends on, without times.
+    /// Returns everything that a result depends on, without times.
     pub fn provenance(&self) -> Map<String, Value> {
         let backbone = self.backbone();
         let fields = json!({
@@ -219,11 +228,15 @@ impl Workspace {
     }
 }
 
-/// Seconds of an artefact's making from which on a run says why it makes another one.
+/// The seconds above which the making of the nearest artefact counts as long. A run then shows how a new artefact
+/// differs from that one.
 const LONG: f64 = 60.0;
 
-/// Returns the backbone's states that something reads, in their order: those of the heads, and `last`, which rescorers of
-/// lattices and the report read as well.
+/// Returns the states of the backbone that something reads, in ascending order: those that the heads read, and `last`,
+/// which is also read by rescorers of lattices and by the report.
+///
+/// # Errors
+/// Fails if the heads read a state that the backbone does not have.
 fn features(of_heads: Vec<Feature>, inputs: &Inputs) -> Result<Vec<Feature>> {
     let layers = inputs.backbone.model.config().num_hidden_layers;
     let checked = of_heads.iter().try_for_each(|feature| feature.validate(layers));
