@@ -95,7 +95,7 @@ impl Store {
     /// A folder that cannot be written to, or in which another process is removing what is unused.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
         let (folder, claims) = (folder.into(), Claims::new());
-        let shared = files::share(&folder, || is_claimed(&folder, &claims))?;
+        let shared = files::share(&folder, || !claimed(&folder, &claims).is_empty())?;
         Ok(Self { folder, claims: Arc::new(claims), failed: Arc::default(), _shared: Some(Arc::new(shared)) })
     }
 
@@ -122,8 +122,7 @@ impl Store {
 
     /// The places of the artefacts that somebody, in whatever process, is making.
     pub fn in_the_making(&self) -> HashSet<PathBuf> {
-        let claimed = |kind: PathBuf| self.claims.in_folder(&kind).into_keys().map(move |name| kind.join(name));
-        kinds(&self.folder).into_iter().flat_map(claimed).collect()
+        claimed(&self.folder, &self.claims)
     }
 
     /// Whether an artefact is there, whole.
@@ -212,9 +211,10 @@ fn kinds(store: &Path) -> Vec<PathBuf> {
     files::listing(store).unwrap_or_default().into_iter().filter(|path| path.is_dir()).collect()
 }
 
-/// Whether anyone at work, in this process or another, holds an artefact of the store.
-fn is_claimed(store: &Path, claims: &Claims) -> bool {
-    kinds(store).iter().any(|kind| !claims.in_folder(kind).is_empty())
+/// Returns the places in a store that somebody at work holds, in this process or another.
+fn claimed(store: &Path, claims: &Claims) -> HashSet<PathBuf> {
+    let in_kind = |kind: PathBuf| claims.in_folder(&kind).into_keys().map(move |name| kind.join(name));
+    kinds(store).into_iter().flat_map(in_kind).collect()
 }
 
 #[cfg(test)]

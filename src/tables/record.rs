@@ -66,48 +66,35 @@ macro_rules! single {
                 }
             }
         }
-
-        impl Single for Option<$Type> {
-            fn cell(&self) -> Cell {
-                self.as_ref().map_or(Cell::Nothing, Single::cell)
-            }
-
-            fn from_cell(cell: &Cell) -> Option<Self> {
-                match cell {
-                    Cell::Nothing => Some(None),
-                    cell => <$Type>::from_cell(cell).map(Some),
-                }
-            }
-        }
-
-        impl Field for $Type {
-            fn entries(&self) -> Vec<Entry> {
-                vec![(None, self.cell())]
-            }
-
-            fn read(cells: &[(Option<&str>, &Cell)]) -> Option<Self> {
-                match cells {
-                    [(None, cell)] => Self::from_cell(cell),
-                    _ => None,
-                }
-            }
-        }
-
-        impl Field for Option<$Type> {
-            fn entries(&self) -> Vec<Entry> {
-                vec![(None, self.cell())]
-            }
-
-            fn read(cells: &[(Option<&str>, &Cell)]) -> Option<Self> {
-                match cells {
-                    [(None, cell)] => Self::from_cell(cell),
-                    _ => None,
-                }
-            }
-        }
     )*};
 }
 single!(bool: Flag, u64: Count, f64: Number, [f64; 2]: Interval, Estimate: Estimate, String: Text);
+
+impl<T: Single> Single for Option<T> {
+    fn cell(&self) -> Cell {
+        self.as_ref().map_or(Cell::Nothing, Single::cell)
+    }
+
+    fn from_cell(cell: &Cell) -> Option<Self> {
+        match cell {
+            Cell::Nothing => Some(None),
+            cell => T::from_cell(cell).map(Some),
+        }
+    }
+}
+
+impl<T: Single> Field for T {
+    fn entries(&self) -> Vec<Entry> {
+        vec![(None, self.cell())]
+    }
+
+    fn read(cells: &[(Option<&str>, &Cell)]) -> Option<Self> {
+        match cells {
+            [(None, cell)] => Self::from_cell(cell),
+            _ => None,
+        }
+    }
+}
 
 impl<T: Single> Field for Family<T> {
     fn entries(&self) -> Vec<Entry> {
