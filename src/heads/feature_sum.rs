@@ -34,13 +34,10 @@ impl FeatureSum {
     /// Checks a list of features that are to be summed. `key` is its name in messages.
     ///
     /// # Errors
-    /// Returns an error if the list lacks `last`, or names a feature twice.
+    /// Returns an error if the list lacks `last`.
     pub fn validate(key: &str, features: &[Feature]) -> Result<()> {
         if !features.contains(&Feature::Last) {
             bail!("`{key}` lacks \"last\", to which heads add what they read of the others; add it.");
-        }
-        if let Some((_, twice)) = (1..).zip(features).find(|(n, feature)| features[*n..].contains(feature)) {
-            bail!("`{key}` names \"{twice}\" twice; name it once.");
         }
         Ok(())
     }
