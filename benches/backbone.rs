@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use draftsmith::backbone::{Checkpoint, Model, Precision, Span};
-use draftsmith::config::StorageType;
 use draftsmith::error::Result;
+use draftsmith::storage_type::StorageType;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 

@@ -7,13 +7,13 @@ use std::path::Path;
 
 use draftsmith::Result;
 use draftsmith::backbone::{Backbone, Precision, generate};
-use draftsmith::config::StorageType;
 use draftsmith::decoding::{Decoder, Decoding, Verification};
 use draftsmith::device::{self, DeviceChoice};
 use draftsmith::drafting::{Bpd, Drafter, StopRule};
 use draftsmith::heads::{Binding, FfnConfig, FrozenHeads, HeadKind, HeadShape};
 use draftsmith::nn::Init;
 use draftsmith::stages::OpenedRun;
+use draftsmith::storage_type::StorageType;
 
 const PROMPT: &str = "Write a short story about a fox named Pip who finds a lamp.\n";
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use draftsmith::Result;
 use draftsmith::backbone::{Backbone, Feature, Precision};
-use draftsmith::config::{DataConfig, HeadsConfig, OptimizationConfig, StorageType, TraceText};
+use draftsmith::config::{DataConfig, HeadsConfig, OptimizationConfig, TraceText};
 use draftsmith::device::{self, DeviceChoice};
 use draftsmith::drafting::Bpd;
 use draftsmith::evaluation::{ReplayText, Tally, replay};
 use draftsmith::heads::{Binding, FitHeads, StoredCandidates, TrainingText, load_heads};
+use draftsmith::storage_type::StorageType;
 use draftsmith::text::{Document, read_corpus};
 use draftsmith::traces::{self, Sampling, Trace, TracePlan};
 use draftsmith::training::TrainingContext;

@@ -32,10 +32,11 @@
 //! # Ok::<(), draftsmith::Error>(())
 //! ```
 //!
-//! [`device`], [`error`], [`files`], [`claims`] and [`progress`] serve all of them.
+//! [`device`], [`error`], [`files`], [`claims`], [`progress`] and [`storage_type`] serve all of them.
 
 pub mod ablation;
 pub mod backbone;
+mod bounds;
 pub mod claims;
 pub mod cli;
 pub mod config;
@@ -55,6 +56,7 @@ pub mod progress;
 pub mod report;
 pub mod rescorer;
 pub mod stages;
+pub mod storage_type;
 pub mod store;
 pub mod tables;
 pub mod text;

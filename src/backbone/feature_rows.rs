@@ -3,8 +3,8 @@
 use burn::tensor::{Device, Tensor};
 
 use super::Feature;
-use crate::config::StorageType;
 use crate::nn::{from_host, to_host};
+use crate::storage_type::StorageType;
 
 /// Named states of n tokens in this process's memory, `[n, d]` each.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -12,10 +12,10 @@ use super::gguf::{GgufFile, Tensor, llama, tokenizer};
 use super::sketch::ValueSketch;
 use super::weights::{Weights, weight_files};
 use super::{Model, ModelConfig, Precision, Transformer};
-use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{collect_parameters, parameters_to_safetensors};
+use crate::storage_type::StorageType;
 use crate::text::{ChatTemplate, TEMPLATE_DATE, Tokenizer};
 
 /// A frozen language model with its tokenizer.

@@ -7,10 +7,10 @@ use rayon::prelude::*;
 use super::columns::{CacheSlot, Span};
 use super::feature::{Feature, depth};
 use super::model_config::{ModelConfig, NormKind, Positions};
-use crate::config::StorageType;
 use crate::error::Result;
 use crate::kernels::{LayerCache, NormWeights, PackedMatrix, Rotations, VisibleSpan, activate, attend, gate, on_pool};
 use crate::nn::ReadParameter;
+use crate::storage_type::StorageType;
 
 /// A decoder with packed weights.
 pub(super) struct HostDecoder {

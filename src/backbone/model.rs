@@ -11,9 +11,9 @@ use super::feature::Feature;
 use super::host::HostDecoder;
 use super::model_config::ModelConfig;
 use super::transformer::Transformer;
-use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::nn::{Init, Projection, Values, collect_parameters, count_parameters, from_host, on_host, read_parameters};
+use crate::storage_type::StorageType;
 
 /// A frozen decoder.
 pub struct Model {

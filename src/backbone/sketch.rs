@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::StorageType;
+use crate::storage_type::StorageType;
 
 /// Norm and random projections of every tensor of a checkpoint, as float32 values.
 ///

@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 use super::architectures::{Architecture, StoredParameter};
 use super::model_config::ModelConfig;
 use super::sketch::ValueSketch;
-use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{SafetensorsFile, Values};
+use crate::storage_type::StorageType;
 
 /// An open checkpoint.
 pub(super) struct Weights {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::keys::above_zero;
 use super::{Config, OptimizationConfig, TraceText};
+use crate::bounds::above_zero;
 use crate::error::{Result, bail};
 use crate::heads::{Binding, HeadArchitecture};
 

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use schemars::Schema;
 use schemars::generate::{Contract, SchemaSettings};
 use serde_json::{Value as Json, json};
 use toml::{Table, Value};
@@ -255,25 +254,6 @@ fn for_each_part(schema: &mut Json, visit: &mut dyn FnMut(&mut Json)) {
             ("oneOf" | "anyOf", Json::Array(parts)) => parts.iter_mut().for_each(&mut *visit),
             ("items" | "additionalProperties", part @ Json::Object(_)) => visit(part),
             _ => {}
-        }
-    }
-}
-
-/// Demands of a number, or of every number of a list, that it is above 0; for the derives of sections.
-pub(super) fn above_zero(schema: &mut Schema) {
-    bound(schema, "exclusiveMinimum", 0);
-}
-
-/// Demands of a number, or of every number of a list, that it is below 1.
-pub(super) fn below_one(schema: &mut Schema) {
-    bound(schema, "exclusiveMaximum", 1);
-}
-
-fn bound(schema: &mut Schema, name: &str, bound: u64) {
-    match schema.get_mut("items") {
-        Some(items) => items[name] = bound.into(),
-        None => {
-            schema.insert(name.to_owned(), bound.into());
         }
     }
 }

@@ -16,7 +16,6 @@ mod print;
 mod read;
 mod reference;
 mod schema;
-mod storage;
 #[cfg(test)]
 mod tests;
 mod traces;
@@ -32,6 +31,5 @@ pub use lattice::LatticeConfig;
 pub use read::{Overrides, load};
 pub use reference::reference;
 pub use schema::{BackboneConfig, Config, DataConfig, LanguageModelConfig, OptimizationConfig, PretrainConfig};
-pub use storage::StorageType;
 pub use traces::{Keep, TraceText, TracesConfig};
 pub use tuning::TuningConfig;

@@ -6,17 +6,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use super::keys::{above_zero, below_one};
 use super::read::resolve;
+use crate::bounds::{above_zero, below_one};
 
 use super::{
-    AblationConfig, DraftingConfig, EvaluationConfig, HeadsConfig, LatticeConfig, StorageType, TraceText, TracesConfig,
-    TuningConfig,
+    AblationConfig, DraftingConfig, EvaluationConfig, HeadsConfig, LatticeConfig, TraceText, TracesConfig, TuningConfig,
 };
 use crate::device::DeviceChoice;
 use crate::drafting::Variant;
 use crate::error::{Error, Result, bail};
 use crate::rescorer::RescorerConfig;
+use crate::storage_type::StorageType;
 
 /// The whole file; `extends = "other.toml"` at its top makes it a change of another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

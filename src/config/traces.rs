@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::StorageType;
-use super::keys::above_zero;
+use crate::bounds::above_zero;
+use crate::storage_type::StorageType;
 
 /// `[traces]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::keys::above_zero;
+use crate::bounds::above_zero;
 
 /// `[tuning]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use super::row::{BlockLattice, Document, Proposal, Row};
 use super::verification::{Predictions, Verification};
 use crate::backbone::{Backbone, Feature, FeatureRows, FeatureTensors, KvCache, Span};
-use crate::config::StorageType;
 use crate::drafting::{Drafter, StopRule, TightestMargin};
 use crate::error::{Result, bail};
 use crate::heads::FrozenHeads;
 use crate::nn::indices;
+use crate::storage_type::StorageType;
 
 /// One decoded block.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use crate::backbone::{Backbone, FeatureTensors, Span};
-use crate::config::StorageType;
 use crate::error::Result;
 use crate::heads::FrozenHeads;
+use crate::storage_type::StorageType;
 
 /// How often each time is measured. The least counts, because disturbances only ever make a machine slower.
 const ROUNDS: usize = 3;

@@ -10,12 +10,13 @@ use super::{
     stop_if_interrupted,
 };
 use crate::backbone::Backbone;
-use crate::config::{EvaluationConfig, StorageType, TuningConfig};
+use crate::config::{EvaluationConfig, TuningConfig};
 use crate::decoding::{Decoding, Verification};
 use crate::drafting::{LookupConfidence, PreparedVariant, Selection, Settings, StopRule};
 use crate::error::Result;
 use crate::heads::{FrozenHeads, StoredCandidates};
 use crate::progress::{self, Progress};
+use crate::storage_type::StorageType;
 use crate::traces::Trace;
 use crate::training::KeptCheckpoints;
 

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::{DraftHeads, FrozenHeads, HeadArchitecture, HeadKind, HeadShape};
 use crate::backbone::{Backbone, Checkpoint, ValueSketch};
-use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{Init, collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
 use crate::progress;
+use crate::storage_type::StorageType;
 
 #[derive(Serialize, Deserialize)]
 struct Description {

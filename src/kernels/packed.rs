@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::interleaved::Interleaved;
 use super::tile::{Bfloat16, Float16, Float32, Format, Target, tile};
 use super::{ARCH, PANEL, Shared};
-use crate::config::StorageType;
+use crate::storage_type::StorageType;
 
 /// `W` `[outputs, inputs]` with an optional bias, for `y = x W^T + b`.
 ///

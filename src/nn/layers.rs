@@ -9,8 +9,8 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 
 use super::{from_host, on_host, to_host};
-use crate::config::StorageType;
 use crate::kernels::{PackedMatrix, on_pool};
+use crate::storage_type::StorageType;
 
 /// A maker of initial parameters: either seeded normal numbers, the same on every device, or zeros that a file will
 /// replace.

@@ -22,6 +22,8 @@ pub use targets::{IGNORE, Targets};
 
 use burn::tensor::{Device, ElementConversion, Tensor};
 
+use crate::storage_type::StorageType;
+
 /// Returns the numbers of a tensor, row by row, as float32 in this process's memory.
 pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().try_into_vec().expect("converted to float32")
@@ -55,12 +57,12 @@ pub fn on_host(device: &Device) -> bool {
     }
 }
 
-impl From<crate::config::StorageType> for burn::tensor::DType {
-    fn from(storage: crate::config::StorageType) -> Self {
+impl From<StorageType> for burn::tensor::DType {
+    fn from(storage: StorageType) -> Self {
         match storage {
-            crate::config::StorageType::Float32 => Self::F32,
-            crate::config::StorageType::Float16 => Self::F16,
-            crate::config::StorageType::Bfloat16 => Self::BF16,
+            StorageType::Float32 => Self::F32,
+            StorageType::Float16 => Self::F16,
+            StorageType::Bfloat16 => Self::BF16,
         }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use burn::tensor::{DType, Tensor};
 
 use super::{indices, on_host, to_host};
-use crate::config::StorageType;
 use crate::kernels::{PackedMatrix, on_pool, products};
+use crate::storage_type::StorageType;
 
 /// A matrix `[V, d]`, packed on the CPU. Clones share it.
 #[derive(Clone)]

@@ -7,9 +7,9 @@ use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 
 use super::Values;
-use crate::config::StorageType;
 use crate::error::{Error, Result, bail};
 use crate::files;
+use crate::storage_type::StorageType;
 
 /// A safetensors file, mapped into memory, from which tensors are read one by one.
 pub struct SafetensorsFile {

@@ -3,9 +3,10 @@
 use burn::tensor::Device;
 
 use crate::backbone::{Model, ModelConfig, Transformer};
-use crate::config::{LanguageModelConfig, StorageType};
+use crate::config::LanguageModelConfig;
 use crate::lattice::Lattice;
 use crate::nn::Init;
+use crate::storage_type::StorageType;
 
 /// Tokens of the [`model`].
 pub(crate) const VOCABULARY: usize = 40;

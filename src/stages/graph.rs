@@ -11,12 +11,13 @@ use serde_json::Value;
 
 use super::{Corpus, Inputs};
 use crate::backbone::{BackboneIdentity, Feature};
-use crate::config::{Config, EvaluationConfig, HeadsConfig, Keep, LatticeConfig, StorageType, TraceText, TuningConfig};
+use crate::config::{Config, EvaluationConfig, HeadsConfig, Keep, LatticeConfig, TraceText, TuningConfig};
 use crate::drafting::Variant;
 use crate::error::{Result, bail};
 use crate::heads::hash_weights;
 use crate::report::SCHEMA_VERSION;
 use crate::rescorer::{RescorerConfig, RescorerKind};
+use crate::storage_type::StorageType;
 use crate::store::{Artefact, Key, Store};
 use crate::text::{Document, Split};
 

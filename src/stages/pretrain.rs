@@ -8,13 +8,14 @@ use serde_json::json;
 use super::Runs;
 use super::inputs::read_corpora;
 use crate::backbone::{ModelConfig, Transformer, save_model};
-use crate::config::{Config, PretrainConfig, StorageType};
+use crate::config::{Config, PretrainConfig};
 use crate::device::Opened;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{Init, count_parameters};
 use crate::progress;
 use crate::rescorer::LanguageModelling;
+use crate::storage_type::StorageType;
 use crate::text::{Document, END_OF_TEXT, Split, Tokenizer};
 use crate::training::{TrainingContext, train};
 

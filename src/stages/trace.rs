@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::{Column, TraceArtefacts, Workspace};
 use crate::backbone::Feature;
-use crate::config::{Keep, StorageType};
+use crate::config::Keep;
 use crate::error::{Error, Result};
 use crate::heads::TrainingText;
 use crate::progress;
+use crate::storage_type::StorageType;
 use crate::store::Artefact;
 use crate::text::{Document, Split};
 use crate::traces::{self, ColumnPlan, Estimate, Sampling, Trace, TracePlan};

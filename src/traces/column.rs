@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::format::map;
 use crate::backbone::Feature;
-use crate::config::StorageType;
 use crate::error::{Result, bail};
 use crate::files;
+use crate::storage_type::StorageType;
 
 /// Version of the layout.
 const SCHEMA: u32 = 1;

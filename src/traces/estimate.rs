@@ -11,8 +11,9 @@ use super::make::continuations;
 use super::plan::{Item, TracePlan};
 use super::{Trace, TraceDocument, documents_done};
 use crate::backbone::{Backbone, Feature, generate};
-use crate::config::{StorageType, TraceText};
+use crate::config::TraceText;
 use crate::error::Result;
+use crate::storage_type::StorageType;
 
 /// Tells how many bytes are free where a path lies.
 pub type FreeSpace<'a> = &'a dyn Fn(&Path) -> std::io::Result<u64>;

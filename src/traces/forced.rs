@@ -3,9 +3,9 @@
 use half::f16;
 
 use crate::backbone::{Feature, Model, Span};
-use crate::config::StorageType;
 use crate::error::{Result, bail};
 use crate::nn::to_host;
+use crate::storage_type::StorageType;
 
 /// Attention weights held at once: 256 MB of float32.
 const WEIGHTS: usize = 1 << 26;

@@ -13,9 +13,10 @@ use super::likely::{Likely, LikelyTokens};
 use super::recomputed::Recomputed;
 use super::states::States;
 use crate::backbone::{Backbone, BackboneIdentity, Feature};
-use crate::config::{StorageType, TraceText};
+use crate::config::TraceText;
 use crate::error::{Error, Result, bail};
 use crate::files;
+use crate::storage_type::StorageType;
 
 #[cfg(target_endian = "big")]
 compile_error!("traces are mapped as they lie on the disk, little-endian");

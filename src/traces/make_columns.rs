@@ -9,9 +9,9 @@ use super::make::stop_if_interrupted;
 use super::partial::{Partial, RowFile, Traced};
 use super::{Trace, TraceDocument};
 use crate::backbone::{Backbone, Feature};
-use crate::config::StorageType;
 use crate::error::Result;
 use crate::progress::{self, Progress};
+use crate::storage_type::StorageType;
 
 /// A column to make.
 #[derive(Debug, Clone)]

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::TraceDocument;
 use super::forced::{encode, teacher_forced};
 use crate::backbone::{Backbone, Feature};
-use crate::config::StorageType;
 use crate::error::Result;
+use crate::storage_type::StorageType;
 
 /// Bytes of states that are kept for whoever asks for the same documents again. Positions drawn at random come from all
 /// documents, so that of larger traces most are computed again for every step of a training.

@@ -11,10 +11,11 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
 use super::{AdamW, Average};
-use crate::config::{OptimizationConfig, StorageType};
+use crate::config::OptimizationConfig;
 use crate::error::{Error, Result, bail};
 use crate::files::{self, StagedDir};
 use crate::nn::{collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
+use crate::storage_type::StorageType;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";

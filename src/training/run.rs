@@ -14,11 +14,12 @@ use serde_json::{Map, Value, json};
 use super::adamw::norm;
 use super::checkpoint::{Best, Checkpoints, State};
 use super::{AdamW, Average, Schedule};
-use crate::config::{OptimizationConfig, StorageType};
+use crate::config::OptimizationConfig;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::{collect_parameters, parameters_to_safetensors};
 use crate::progress::{self, Progress};
+use crate::storage_type::StorageType;
 
 /// The loss of one batch.
 pub struct Batch {

@@ -11,12 +11,12 @@ use burn::tensor::{Device, Tensor};
 use draftsmith::backbone::{
     Backbone, Checkpoint, Feature, FeatureTensors, KvCache, Model, Precision, Span, check, generate,
 };
-use draftsmith::config::StorageType;
 use draftsmith::decoding::{Decoder, Decoding, Verification};
 use draftsmith::device::{DeviceChoice, open};
 use draftsmith::drafting::{Bpd, Drafter, Rescoring, Settings, SizedSelection, StopRule};
 use draftsmith::heads::{DraftHeads, FfnConfig, FrozenHeads, HeadKind, HeadShape, SpeculatorConfig};
 use draftsmith::nn::{FrozenUnembedding, Init, Targets, collect_parameters, from_host, load_parameters, to_host};
+use draftsmith::storage_type::StorageType;
 
 const TOLERANCE: f32 = 1e-3;
 

@@ -7,9 +7,9 @@ use burn::tensor::{Device, Tensor};
 use draftsmith::backbone::{
     Biases, Feature, KvCache, Model, ModelConfig, NormKind, Positions, RopeScaling, Rotary, Span, Transformer,
 };
-use draftsmith::config::StorageType;
 use draftsmith::kernels::Activation;
 use draftsmith::nn::{Init, Values, collect_parameters, load_parameters, to_host};
+use draftsmith::storage_type::StorageType;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 

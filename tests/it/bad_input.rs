@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::{Outcome, copy_traces, everything_below, finished, inputs, place, run, skipped, succeed};
-use draftsmith::config::StorageType;
 use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
+use draftsmith::storage_type::StorageType;
 use serde_json::{Value, json};
 
 /// Runs a command that must be refused in one paragraph with all of `words`.

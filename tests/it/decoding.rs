@@ -6,12 +6,12 @@ use crate::common::{CONTEXT, alone, world};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use draftsmith::backbone::{Backbone, Precision, Span, generate};
-use draftsmith::config::StorageType;
 use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
 use draftsmith::drafting::{Bpd, Drafter, DrawnDrafter, PromptLookup, Rescoring, Settings, SizedSelection, StopRule};
 use draftsmith::heads::{FfnConfig, FrozenHeads, HeadKind, HeadShape, SpeculatorConfig};
 use draftsmith::nn::Init;
 use draftsmith::rescorer::{NgramRescorer, Rescorer};
+use draftsmith::storage_type::StorageType;
 use proptest::prelude::*;
 
 fn backbone() -> Backbone {

@@ -7,8 +7,8 @@ use crate::common::{
     copy_folder, everything_below, finished, has_table, inputs, only_row, place, read_json, row, rows, run, succeed,
     traced, untimed_report, without, world,
 };
-use draftsmith::config::StorageType;
 use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
+use draftsmith::storage_type::StorageType;
 use serde_json::{Value, json};
 
 const KEEP: [&str; 2] = ["--set", "heads.keep_checkpoints=true"];

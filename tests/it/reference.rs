@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use draftsmith::backbone::{Check, Checkpoint, Model, Precision, check};
-use draftsmith::config::StorageType;
+use draftsmith::storage_type::StorageType;
 
 /// Exact and approximated gelu differ by more in every checkpoint that has one.
 const TOLERANCE: f32 = 1e-4;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::common::{read_json, shared, skipped};
 use burn::tensor::Device;
 use draftsmith::backbone::{Backbone, Feature, Precision, Span, check, generate};
-use draftsmith::config::StorageType;
 use draftsmith::nn::{parameters_from_safetensors, to_host};
+use draftsmith::storage_type::StorageType;
 use serde_json::Value;
 
 /// Names the folder of SmolLM2-135M-Instruct.

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::super::model_config::{Biases, ModelConfig, NormKind, Positions};
 use super::{Architecture, Keys};
-use crate::config::StorageType;
 use crate::error::{Result, bail};
 use crate::kernels::Activation;
+use crate::storage_type::StorageType;
 
 /// The family `llama`.
 pub struct Llama;

@@ -2,9 +2,9 @@
 
 use super::unit_rows;
 use crate::backbone::Model;
-use crate::config::StorageType;
 use crate::kernels::PackedMatrix;
 use crate::nn::{Linear, to_host};
+use crate::storage_type::StorageType;
 
 /// A layer's output for every token of the vocabulary.
 pub struct TokenTable {

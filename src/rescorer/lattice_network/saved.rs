@@ -5,10 +5,10 @@ use std::path::Path;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use crate::config::StorageType;
 use crate::error::{Result, bail};
 use crate::files;
 use crate::nn::{collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
+use crate::storage_type::StorageType;
 
 #[derive(Serialize, Deserialize)]
 struct Description {
