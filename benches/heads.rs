@@ -17,13 +17,14 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use draftsmith::backbone::{Backbone, Feature, Precision};
-use draftsmith::config::{HeadsConfig, OptimizationConfig, VocabularyConfig};
 use draftsmith::error::Result;
-use draftsmith::heads::{FfnConfig, FfnHeads, HeadKind, HeadShape, HeadTraining, TrainingText};
+use draftsmith::heads::{
+    FfnConfig, FfnHeads, HeadKind, HeadShape, HeadTraining, HeadsConfig, TrainingText, VocabularyConfig,
+};
 use draftsmith::nn::Init;
 use draftsmith::storage_type::StorageType;
 use draftsmith::traces::{ColumnPlan, Trace, free_space, make_columns};
-use draftsmith::training::{Batch, Evaluated, Schedule, Task, TrainingContext, train};
+use draftsmith::training::{Batch, Evaluated, OptimizationConfig, Schedule, Task, TrainingContext, train};
 use serde_json::{Map, Value, json};
 
 const DOCUMENTS: usize = 64;

@@ -8,15 +8,14 @@ use std::sync::Arc;
 
 use draftsmith::Result;
 use draftsmith::backbone::{Backbone, Feature, Precision};
-use draftsmith::config::{DataConfig, HeadsConfig, OptimizationConfig, TraceText};
 use draftsmith::device::{self, DeviceChoice};
 use draftsmith::drafting::Bpd;
 use draftsmith::evaluation::{ReplayText, Tally, replay};
-use draftsmith::heads::{Binding, FitHeads, StoredCandidates, TrainingText, load_heads};
+use draftsmith::heads::{Binding, FitHeads, HeadsConfig, StoredCandidates, TrainingText, load_heads};
 use draftsmith::storage_type::StorageType;
-use draftsmith::text::{Document, read_corpus};
-use draftsmith::traces::{self, Sampling, Trace, TracePlan};
-use draftsmith::training::TrainingContext;
+use draftsmith::text::{DataConfig, Document, read_corpus};
+use draftsmith::traces::{self, Sampling, Trace, TracePlan, TraceText};
+use draftsmith::training::{OptimizationConfig, TrainingContext};
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     let (root, folder) = (Path::new(env!("CARGO_MANIFEST_DIR")), tempfile::tempdir()?);

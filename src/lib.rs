@@ -2,8 +2,8 @@
 //!
 //! A tour, in the order in which things flow; each room imports from those before it:
 //!
-//! - [`config`]: what a user writes, validated once. [`text`]: corpora, tokenizer, splits. [`kernels`]: the
-//!   CPU's inner loops. [`nn`]: layers, named parameters, cross-entropy.
+//! - [`text`]: corpora, tokenizer, splits. [`kernels`]: the CPU's inner loops. [`nn`]: layers, named parameters,
+//!   cross-entropy.
 //! - [`backbone`]: the frozen language model, its cache and its plain text. [`traces`]: text with its hidden states, on
 //!   disk.
 //! - [`lattice`]: the top-k lattice and the pure algorithms on it. [`training`]: the one loop for everything that trains.
@@ -11,6 +11,7 @@
 //!   rescorers. [`drafting`]: what turns heads, rescorers and the text into drafts.
 //! - [`decoding`]: the live blockwise loop and its verification rules. [`evaluation`]: replay, tallies, what is tuned,
 //!   bootstrap, the live check. [`report`]: one value, three renderings.
+//! - [`config`]: what a user writes, put together from the rooms' sections and validated once.
 //! - [`stages`]: what a run is made of and how. [`store`]: finished work under the hash of what made it. [`ablation`]: many
 //!   runs that share it.
 //!   [`cli`]: the command line.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::config::LanguageModelConfig;
+use super::LanguageModelConfig;
 use crate::kernels::Activation;
 
 /// A decoder-only transformer. Dimensions are named as in Hugging Face configurations.

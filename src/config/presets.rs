@@ -56,8 +56,8 @@ fn join(names: &[&String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::DataConfig;
     use super::*;
+    use crate::text::DataConfig;
 
     fn expanded(text: &str) -> Result<DataConfig, Fault> {
         let mut config: Table = toml::from_str(text).unwrap();

@@ -4,6 +4,7 @@
 //! [`PreparedVariant`] is a variant together with its rescorers. A [`Drafter`] opens a [`Session`] on a text, and the
 //! session turns the context of a block into [`Drafts`]. This module does not deal with verification or metrics.
 
+mod config;
 mod drafter;
 mod drawn;
 mod local;
@@ -16,6 +17,7 @@ mod stop;
 mod tests;
 mod variant;
 
+pub use config::DraftingConfig;
 pub use drafter::{Bpd, Decision, Drafter, Drafts, Origin, Session, TightestMargin};
 pub use drawn::DrawnDrafter;
 pub use lookup::{LookupConfidence, PromptLookup};

@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Bpd, Drafter, PromptLookup, Rescoring, Selection, Settings, Source, Variant};
-use crate::config::DraftingConfig;
+use super::{Bpd, Drafter, DraftingConfig, PromptLookup, Rescoring, Selection, Settings, Source, Variant};
 use crate::lattice::Weighting;
 use crate::rescorer::Rescorer;
 

@@ -1,7 +1,7 @@
 //! The settings of a variant that are chosen on dev, and the values that are tried.
 
+use super::TuningConfig;
 use super::tuning::{Axis, Coordinate};
-use crate::config::TuningConfig;
 use crate::drafting::{PreparedVariant, SizedSelection};
 
 /// Returns the axes along which a variant's settings are searched, on lattices with `top_k` candidates per slot. If a

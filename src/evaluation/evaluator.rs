@@ -6,11 +6,10 @@ use std::path::Path;
 use super::set::{EvaluatedSet, EvaluatedVariant};
 use super::variant::VariantKey;
 use super::{
-    Findings, LiveCheck, Tally, Texts, analyses, autoregressive_speed, axes, check_live, coverage, slot_temperatures,
-    stop_if_interrupted,
+    EvaluationConfig, Findings, LiveCheck, Tally, Texts, TuningConfig, analyses, autoregressive_speed, axes,
+    check_live, coverage, slot_temperatures, stop_if_interrupted,
 };
 use crate::backbone::Backbone;
-use crate::config::{EvaluationConfig, TuningConfig};
 use crate::decoding::{Decoding, Verification};
 use crate::drafting::{LookupConfidence, PreparedVariant, Selection, Settings, StopRule};
 use crate::error::Result;

@@ -12,6 +12,7 @@
 pub mod analyses;
 mod axes;
 pub mod bootstrap;
+mod config;
 mod evaluator;
 mod findings;
 mod live;
@@ -25,6 +26,7 @@ mod tuning;
 mod variant;
 
 pub use axes::axes;
+pub use config::{EvaluationConfig, TuningConfig};
 pub use evaluator::{Evaluator, TracedSplit};
 pub use findings::{Findings, Known};
 pub use live::{LiveCheck, LiveOutcome, NEAR_TIE, autoregressive_speed, check_live};

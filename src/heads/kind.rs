@@ -7,9 +7,8 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use super::saved::{load_network, load_to_train, save_heads};
-use super::{Binding, DraftHeads, FrozenHeads, HeadTraining, TrainingText};
+use super::{Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, TrainingText};
 use crate::backbone::{Backbone, Feature, Model};
-use crate::config::HeadsConfig;
 use crate::error::Result;
 use crate::nn::{Init, count_parameters};
 use crate::progress;

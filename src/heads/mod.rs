@@ -7,6 +7,7 @@
 //! Nothing here knows about decoding.
 
 mod candidates;
+mod config;
 mod dev;
 mod feature_sum;
 mod ffn;
@@ -25,6 +26,7 @@ mod tests;
 mod vocabulary;
 
 pub use candidates::{Candidates, CandidatesAt, FrozenHeads};
+pub use config::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
 pub use feature_sum::FeatureSum;
 pub use ffn::{FfnConfig, FfnHeads, FirstLayer};
 pub use kind::{AnyHeadKind, FitHeads, HeadKind, HeadShape};

@@ -11,16 +11,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, Value, json};
 
-use super::DraftHeads;
 use super::dev::DevSet;
 use super::positions::{Position, drafted, features_at, of_trace, targets};
 use super::vocabulary::Vocabulary;
+use super::{ChooseBy, DraftHeads, HeadLoss, HeadPhase, HeadsConfig};
 use crate::backbone::{Feature, FeatureRows, FeatureTensors, Model};
-use crate::config::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, OptimizationConfig};
 use crate::error::{Result, bail};
 use crate::nn::{FrozenUnembedding, Targets, unembed};
 use crate::traces::Trace;
-use crate::training::{Batch, Evaluated, Schedule, SchedulePhase, Task};
+use crate::training::{Batch, Evaluated, OptimizationConfig, Schedule, SchedulePhase, Task};
 
 /// A trace together with the name of its corpus.
 #[derive(Clone, Copy)]

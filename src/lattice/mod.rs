@@ -16,6 +16,7 @@
 //! token there would surely be rejected. Ties go to the smaller token id, so that the same scores always give the same
 //! draft.
 
+mod config;
 mod expected;
 #[expect(clippy::module_inception, reason = "the room is named after the type it is built around")]
 mod lattice;
@@ -27,6 +28,7 @@ mod tree;
 mod walk;
 mod weighting;
 
+pub use config::LatticeConfig;
 pub use expected::{Beside, Calibration, Expected, LookupToken, PrefixProbabilities, TimeBudget};
 pub use lattice::Lattice;
 pub use oracle::{greedy_calls, oracle_dp, oracle_length};

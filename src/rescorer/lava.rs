@@ -19,11 +19,11 @@ use super::lattice_network::{
 use super::scoring::{BlockScores, GlobalScoring, Rescorer, Scoring};
 use super::{BlockContext, BlockShape, RescoringCost, Table};
 use crate::backbone::Model;
-use crate::config::OptimizationConfig;
 use crate::error::Result;
 use crate::kernels::{PackedMatrix, products};
 use crate::lattice::Lattice;
 use crate::nn::{Init, Linear, to_host};
+use crate::training::OptimizationConfig;
 
 /// `kind = "lava"`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

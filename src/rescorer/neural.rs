@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind, TextSource};
 use super::scoring::{PrefixReader, PrefixToken, Rescorer, Scoring};
 use super::{BlockShape, LanguageModelling, RescoringCost};
-use crate::backbone::{Checkpoint, KvCache, Model, ModelConfig, Precision, Span, Transformer, save_model};
-use crate::config::{LanguageModelConfig, OptimizationConfig};
+use crate::backbone::{
+    Checkpoint, KvCache, LanguageModelConfig, Model, ModelConfig, Precision, Span, Transformer, save_model,
+};
 use crate::error::{Result, bail};
 use crate::kernels::{exponentiate, largest};
 use crate::nn::{Init, count_parameters};
 use crate::progress;
 use crate::storage_type::StorageType;
-use crate::training::{kept_bytes, train};
+use crate::training::{OptimizationConfig, kept_bytes, train};
 
 /// `kind = "neural"`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

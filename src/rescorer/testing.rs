@@ -2,8 +2,7 @@
 
 use burn::tensor::Device;
 
-use crate::backbone::{Model, ModelConfig, Transformer};
-use crate::config::LanguageModelConfig;
+use crate::backbone::{LanguageModelConfig, Model, ModelConfig, Transformer};
 use crate::lattice::Lattice;
 use crate::nn::Init;
 use crate::storage_type::StorageType;

@@ -11,15 +11,18 @@ use serde_json::Value;
 
 use super::{Corpus, Inputs};
 use crate::backbone::{BackboneIdentity, Feature};
-use crate::config::{Config, EvaluationConfig, HeadsConfig, Keep, LatticeConfig, TraceText, TuningConfig};
+use crate::config::Config;
 use crate::drafting::Variant;
 use crate::error::{Result, bail};
-use crate::heads::hash_weights;
+use crate::evaluation::{EvaluationConfig, TuningConfig};
+use crate::heads::{HeadsConfig, hash_weights};
+use crate::lattice::LatticeConfig;
 use crate::report::SCHEMA_VERSION;
 use crate::rescorer::{RescorerConfig, RescorerKind};
 use crate::storage_type::StorageType;
 use crate::store::{Artefact, Key, Store};
 use crate::text::{Document, Split};
+use crate::traces::{Keep, TraceText};
 
 /// The artefacts of a run.
 pub struct Graph {

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::tensor::Device;
 
 use crate::backbone::{Backbone, Checkpoint, Precision, resolve, resolve_file};
-use crate::config::{Config, DataConfig};
+use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::files;
-use crate::text::{ChatTemplate, Document, Split, SplitFractions, Tokenizer, read_corpus};
+use crate::text::{ChatTemplate, DataConfig, Document, Split, SplitFractions, Tokenizer, read_corpus};
 
 /// The backbone and the corpora. Runs with the same sections of the configuration can share them.
 #[derive(Clone)]

@@ -6,14 +6,13 @@ use serde::Serialize;
 
 use super::{Column, TraceArtefacts, Workspace};
 use crate::backbone::Feature;
-use crate::config::Keep;
 use crate::error::{Error, Result};
 use crate::heads::TrainingText;
 use crate::progress;
 use crate::storage_type::StorageType;
 use crate::store::Artefact;
 use crate::text::{Document, Split};
-use crate::traces::{self, ColumnPlan, Estimate, Sampling, Trace, TracePlan};
+use crate::traces::{self, ColumnPlan, Estimate, Keep, Sampling, Trace, TracePlan};
 
 /// The traces of a run.
 pub struct Traces {

@@ -8,11 +8,12 @@ use burn::tensor::Device;
 use super::pretrain::whole_text;
 use super::{CorpusTrace, Traces, TrainedHeads, Workspace, candidates};
 use crate::backbone::Backbone;
-use crate::config::{Config, TraceText};
+use crate::config::Config;
 use crate::error::Result;
 use crate::ngram::Ending;
 use crate::rescorer::{FitContext, FitData, FitLattices, LoadContext, Recorded, Rescorer, RescorerKind, TextSource};
 use crate::text::Split;
+use crate::traces::TraceText;
 use crate::training::TrainingContext;
 
 /// Fitted rescorers that are ready to score, by name. Sums are not among them, but their terms are.

@@ -1,11 +1,13 @@
 //! Text on its way to tokens: corpora, chat templates, the tokenizer, splits. Knows nothing of models.
 
 mod chat;
+mod config;
 mod corpus;
 mod split;
 mod tokenizer;
 
 pub use chat::{ChatTemplate, TEMPLATE_DATE};
+pub use config::DataConfig;
 pub use corpus::{Document, read_corpus};
 pub use split::{Split, SplitFractions};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};

@@ -9,9 +9,8 @@ use serde::Serialize;
 use super::forced::teacher_forced;
 use super::make::continuations;
 use super::plan::{Item, TracePlan};
-use super::{Trace, TraceDocument, documents_done};
+use super::{Trace, TraceDocument, TraceText, documents_done};
 use crate::backbone::{Backbone, Feature, generate};
-use crate::config::TraceText;
 use crate::error::Result;
 use crate::storage_type::StorageType;
 

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
+use super::TraceText;
 use super::column::Column;
 use super::likely::{Likely, LikelyTokens};
 use super::recomputed::Recomputed;
 use super::states::States;
 use crate::backbone::{Backbone, BackboneIdentity, Feature};
-use crate::config::TraceText;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::storage_type::StorageType;

@@ -2,14 +2,12 @@
 
 use std::path::Path;
 
-use super::TraceDocument;
-use super::TracePlan;
 use super::estimate::FreeSpace;
 use super::format::TOKENS;
 use super::partial::{Partial, RowFile, Traced, discard};
 use super::plan::Item;
+use super::{TraceDocument, TracePlan, TraceText};
 use crate::backbone::{Backbone, generate, sample};
-use crate::config::TraceText;
 use crate::error::{Error, Result, bail};
 use crate::progress::{self, Progress};
 

@@ -12,6 +12,7 @@
 //! process killed at any moment is gone on with and ends in the same bytes. [`Estimate`] says beforehand what it will take.
 
 mod column;
+mod config;
 mod estimate;
 mod forced;
 mod format;
@@ -23,6 +24,7 @@ mod plan;
 mod recomputed;
 mod states;
 
+pub use config::{Keep, TraceText, TracesConfig};
 pub use estimate::{ColumnEstimate, Columns, Estimate, FreeSpace, free_space};
 pub use format::{Trace, TraceDocument};
 pub use likely::{Likely, make_likely};

@@ -4,10 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::TraceDocument;
 use super::format::Header;
+use super::{TraceDocument, TraceText};
 use crate::backbone::{Backbone, Sampler};
-use crate::config::TraceText;
 use crate::error::Result;
 use crate::text::Document;
 

@@ -9,7 +9,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 
-use crate::config::OptimizationConfig;
+use super::OptimizationConfig;
 use crate::error::{Result, bail};
 use crate::nn::{ParameterPath, from_host, squared_norm, to_host};
 

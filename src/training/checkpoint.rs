@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use super::{AdamW, Average};
-use crate::config::OptimizationConfig;
+use super::{AdamW, Average, OptimizationConfig};
 use crate::error::{Error, Result, bail};
 use crate::files::{self, StagedDir};
 use crate::nn::{collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};

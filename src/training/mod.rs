@@ -4,6 +4,7 @@
 mod adamw;
 mod average;
 mod checkpoint;
+mod config;
 mod run;
 mod schedule;
 #[cfg(all(test, feature = "cpu"))]
@@ -12,5 +13,6 @@ mod tests;
 pub use adamw::AdamW;
 pub use average::Average;
 pub use checkpoint::{KeptCheckpoints, kept_bytes};
+pub use config::OptimizationConfig;
 pub use run::{Batch, Evaluated, Replica, Task, TrainingContext, train};
 pub use schedule::{Schedule, SchedulePhase};

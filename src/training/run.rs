@@ -13,8 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::adamw::norm;
 use super::checkpoint::{Best, Checkpoints, State};
-use super::{AdamW, Average, Schedule};
-use crate::config::OptimizationConfig;
+use super::{AdamW, Average, OptimizationConfig, Schedule};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::{collect_parameters, parameters_to_safetensors};

@@ -1,6 +1,6 @@
 //! The learning rate of every step.
 
-use crate::config::OptimizationConfig;
+use super::OptimizationConfig;
 
 /// One phase of a training.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,7 +7,6 @@ use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::config::OptimizationConfig;
 use crate::error::Result;
 use crate::nn::{Init, Linear, collect_parameters, from_host};
 

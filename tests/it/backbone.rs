@@ -393,7 +393,7 @@ proptest! {
 /// The reference itself depends on order and on every earlier token, and on nothing later.
 #[test]
 fn a_plain_forward_is_causal_and_sees_the_whole_past() {
-    let size = draftsmith::config::LanguageModelConfig { hidden: 32, layers: 2, ..Default::default() };
+    let size = draftsmith::backbone::LanguageModelConfig { hidden: 32, layers: 2, ..Default::default() };
     let model = Transformer::new(&ModelConfig::from_scratch(&size, VOCABULARY), &mut Init::seeded(1, &Device::flex()));
     for model in [Model::freeze(&model, StorageType::Float32).unwrap(), Model::in_tensors(model)] {
         let text: Vec<u32> = (1..9).collect();

@@ -4,8 +4,7 @@
 use std::path::Path;
 
 use crate::common::{has_packages, inputs, python_succeeds, read_json, run, run_with, succeed};
-use draftsmith::config::DataConfig;
-use draftsmith::text::read_corpus;
+use draftsmith::text::{DataConfig, read_corpus};
 use serde_json::Value;
 
 /// The same records in every format, and what Python makes of the template.

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use crate::common::{CONTEXT, everything_below, world};
 use burn::tensor::Device;
 use draftsmith::backbone::{Backbone, Feature, Model, Precision, Span, Transformer};
-use draftsmith::config::{DataConfig, TraceText};
 use draftsmith::nn::{Init, load_parameters, parameters_from_safetensors, to_host};
 use draftsmith::storage_type::StorageType;
-use draftsmith::text::{Document, read_corpus};
-use draftsmith::traces::{ColumnPlan, Place, Sampling, Trace, TraceDocument, TracePlan, make, make_columns, states_at};
+use draftsmith::text::{DataConfig, Document, read_corpus};
+use draftsmith::traces::{
+    ColumnPlan, Place, Sampling, Trace, TraceDocument, TracePlan, TraceText, make, make_columns, states_at,
+};
 use tempfile::TempDir;
 
 const PLENTY: u64 = 1 << 40;

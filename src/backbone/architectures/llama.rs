@@ -73,8 +73,8 @@ pub fn config_json(config: &ModelConfig, end_of_text: u32, dtype: StorageType) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backbone::LanguageModelConfig;
     use crate::backbone::architectures::architecture;
-    use crate::config::LanguageModelConfig;
 
     #[test]
     fn what_would_change_the_numbers_is_refused() {

@@ -19,11 +19,10 @@ use serde_json::{Value, json};
 use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind};
 use super::scoring::Rescorer;
 use crate::backbone::{Backbone, Model};
-use crate::config::OptimizationConfig;
 use crate::error::Result;
 use crate::nn::{Init, count_parameters};
 use crate::progress;
-use crate::training::{kept_bytes, train};
+use crate::training::{OptimizationConfig, kept_bytes, train};
 
 pub(super) use host::{TokenTable, add_heads, log_probabilities, multiplied, packed, unit_row};
 use saved::{NetworkShape, load_network, save_network};

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::config::DataConfig;
+use super::DataConfig;
 use crate::error::{Result, bail};
 use records::{Column, Format, RecordLocation, for_each_record, read_whole};
 use template::Template;

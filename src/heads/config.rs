@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Config, OptimizationConfig, TraceText};
+use super::{Binding, HeadArchitecture};
 use crate::bounds::above_zero;
 use crate::error::{Result, bail};
-use crate::heads::{Binding, HeadArchitecture};
+use crate::traces::TraceText;
+use crate::training::OptimizationConfig;
 
 /// `[heads]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -210,8 +211,11 @@ impl HeadsConfig {
         given.iter().map(filled).collect()
     }
 
-    /// `whole` is what the heads' traces come from.
-    pub(super) fn validate(&self, whole: &Config) -> Result<()> {
+    /// Checks what the types cannot express.
+    ///
+    /// # Errors
+    /// Returns an error if values are out of range or contradict each other. The message names the key.
+    pub(crate) fn validate(&self) -> Result<()> {
         self.architecture.kind().validate()?;
         let count = self.block_size - 1;
         if let LossWeights::List(weights) = &self.loss_weights
@@ -234,35 +238,6 @@ impl HeadsConfig {
             bail!(
                 "`heads.training.steps` is {}, but the phases of `[[heads.phase]]` have {steps} together. Make them equal.",
                 self.training.steps
-            );
-        }
-        for (index, phase) in self.phases().iter().enumerate() {
-            let key = if self.phase.is_empty() { "heads".into() } else { format!("heads.phase[{index}]") };
-            phase.validate(&key, whole)?;
-        }
-        Ok(())
-    }
-}
-
-impl HeadPhase {
-    fn validate(&self, key: &str, whole: &Config) -> Result<()> {
-        for name in self.data.iter().flatten() {
-            match whole.data.get(name) {
-                None => bail!("`{key}.data` names `{name}`, but there is no [data.{name}]."),
-                Some(data) if data.dev + data.test >= 1.0 => {
-                    bail!("`{key}.data` names `{name}`, but [data.{name}] is all dev and test.")
-                }
-                Some(_) => {}
-            }
-        }
-        if let Some(text) =
-            self.text.iter().flat_map(BTreeMap::keys).find(|text| !whole.traces.train_text.contains(text))
-        {
-            bail!("`{key}.text` names \"{0}\", but `traces.train_text` does not; add it there.", text.name());
-        }
-        if self.soft_targets.unwrap_or(0.0) > 0.0 && whole.traces.probabilities == 0 {
-            bail!(
-                "`{key}.soft_targets` needs the backbone's distributions; set `traces.probabilities` to how many tokens of each to keep, such as 32."
             );
         }
         Ok(())

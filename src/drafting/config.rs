@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::drafting::{StopRule, Variant};
+use super::{StopRule, Variant};
 
 /// `[drafting]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

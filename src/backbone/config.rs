@@ -1,0 +1,82 @@
+//! `[backbone]`, and the size of a model that is trained from scratch.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, bail};
+use crate::storage_type::StorageType;
+
+/// `[backbone]`; `backbone = "..."` is short for its `path`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackboneConfig {
+    /// A Hugging Face folder (`config.json`, `model.safetensors`, `tokenizer.json`) or a `.gguf` file, relative to the working
+    /// directory, or a model of the hub, `org/name` or `org/name@revision`.
+    pub path: String,
+    /// The type to which the model's matrices are rounded, and in which the CPU keeps them; the checkpoint's own type where it
+    /// is not given.
+    pub weights: Option<StorageType>,
+    /// The type of activations, keys and values and, on accelerators, of the weights. The CPU computes in float32.
+    pub compute: StorageType,
+    /// How prompts are put to the model. Empty: as they are. "model": in the model's own chat template. Anything else: in the
+    /// template at this path. The prompt is the user's message, and the tokenizer then adds no tokens of its own.
+    pub chat_template: String,
+}
+
+impl Default for BackboneConfig {
+    fn default() -> Self {
+        Self {
+            path: "checkpoints/tales".into(),
+            weights: None,
+            compute: StorageType::Float32,
+            chat_template: String::new(),
+        }
+    }
+}
+
+/// The size of a Llama-architecture language model trained from scratch, whose unembedding is tied to its embedding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LanguageModelConfig {
+    /// The width of the hidden states.
+    #[schemars(range(min = 2))]
+    pub hidden: usize,
+    /// The number of decoder layers.
+    #[schemars(range(min = 1))]
+    pub layers: usize,
+    /// The number of attention heads; divides `hidden` into even widths.
+    #[schemars(range(min = 1))]
+    pub heads: usize,
+    /// The number of key/value heads; divides `heads`.
+    #[schemars(range(min = 1))]
+    pub kv_heads: usize,
+    /// The width of the gated MLP.
+    #[schemars(range(min = 1))]
+    pub intermediate: usize,
+    /// The length of the longest text, in tokens.
+    #[schemars(range(min = 2))]
+    pub context: usize,
+}
+
+impl Default for LanguageModelConfig {
+    fn default() -> Self {
+        Self { hidden: 256, layers: 4, heads: 4, kv_heads: 2, intermediate: 704, context: 512 }
+    }
+}
+
+impl LanguageModelConfig {
+    pub(crate) fn validate(&self, key: &str) -> Result<()> {
+        if !self.hidden.is_multiple_of(self.heads)
+            || !self.heads.is_multiple_of(self.kv_heads)
+            || !(self.hidden / self.heads).is_multiple_of(2)
+        {
+            bail!(
+                "`{key}`: heads ({}) must divide hidden ({}) into even widths, and kv_heads ({}) must divide heads.",
+                self.heads,
+                self.hidden,
+                self.kv_heads
+            );
+        }
+        Ok(())
+    }
+}
