@@ -56,6 +56,7 @@ impl Lattice {
     }
 
     /// Returns the number of slots: H for a whole block.
+    #[inline]
     pub fn slots(&self) -> usize {
         self.starts.len() - 1
     }
@@ -66,16 +67,19 @@ impl Lattice {
     }
 
     /// Returns the number of candidates in `slot`.
+    #[inline]
     pub fn width(&self, slot: usize) -> usize {
         self.range(slot).len()
     }
 
     /// Returns the token ids of `slot`, best first.
+    #[inline]
     pub fn ids(&self, slot: usize) -> &[u32] {
         &self.ids[self.range(slot)]
     }
 
     /// Returns the head scores of `slot`, in the order of [`Lattice::ids`].
+    #[inline]
     pub fn scores(&self, slot: usize) -> &[f32] {
         &self.scores[self.range(slot)]
     }
@@ -136,6 +140,7 @@ impl Lattice {
         tempered
     }
 
+    #[inline]
     fn range(&self, slot: usize) -> Range<usize> {
         self.starts[slot]..self.starts[slot + 1]
     }

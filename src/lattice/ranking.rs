@@ -41,11 +41,13 @@ impl Graph {
     }
 
     /// Returns the score of the best prefix that ends in `node`.
+    #[inline]
     pub(super) fn best(&self, node: usize) -> f64 {
         self.nodes[node].best
     }
 
     /// Returns the `count` nodes added last.
+    #[inline]
     pub(super) fn last_nodes(&self, count: usize) -> Range<usize> {
         self.nodes.len() - count..self.nodes.len()
     }
@@ -68,12 +70,14 @@ impl Graph {
     }
 
     /// Adds a node that no edge enters yet.
+    #[inline]
     pub(super) fn add_node(&mut self) -> u32 {
         self.nodes.push(Node { best: f64::NEG_INFINITY, last_edge: NONE });
         (self.nodes.len() - 1) as u32
     }
 
     /// Adds an edge. All edges into `from`, and all edges out of the nodes before it, must have been added already.
+    #[inline]
     pub(super) fn add_edge(&mut self, from: usize, to: u32, token: u32, weight: f64) {
         let sum = self.nodes[from].best + weight;
         let edge = self.edges.len() as u32;
@@ -83,6 +87,7 @@ impl Graph {
         node.last_edge = edge;
     }
 
+    #[inline]
     fn edge(&self, prefix: RankedPrefix) -> Edge {
         self.edges[prefix.edge as usize]
     }

@@ -24,6 +24,7 @@ impl From<f64> for Weighting {
 impl Weighting {
     /// Returns what one candidate adds to the score of a path, in f64. At scale 0 the rescorer does not count, not even
     /// if its score is minus infinity.
+    #[inline]
     pub fn score(self, slot: usize, head: f32, rescorer: f64) -> f64 {
         let head = (1.0 - self.scale) * f64::from(head);
         let score = if self.scale == 0.0 { head } else { head + self.scale * rescorer };
