@@ -27,7 +27,7 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
-        let backbone = Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::default()).unwrap();
+        let backbone = Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::flex()).unwrap();
         let path = world().join("fables.jsonl").display().to_string();
         let data = DataConfig { path, separator: "\n".into(), ..DataConfig::default() };
         Self { backbone: Arc::new(backbone), documents: read_corpus(Path::new(&data.path), &data).unwrap() }
@@ -390,10 +390,10 @@ fn columns_stopped_at_any_moment_end_in_the_same_bytes() {
 #[test]
 fn a_number_that_float16_cannot_hold_is_refused_with_its_place() {
     let mut setting = Setting::new();
-    let model = Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::default()).unwrap();
+    let model = Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::flex()).unwrap();
     let mut parameters = parameters_from_safetensors(&world().join("model/model.safetensors")).unwrap();
     parameters.get_mut("model.embed_tokens.weight").unwrap().1.iter_mut().for_each(|x| *x *= 1e6);
-    let empty = Transformer::new(model.model.config(), &mut Init::empty(&Device::default()));
+    let empty = Transformer::new(model.model.config(), &mut Init::empty(&Device::flex()));
     let large = Model::freeze(&load_parameters(empty, parameters).unwrap(), StorageType::Float32).unwrap();
     setting.backbone = Arc::new(Backbone { model: large, ..model });
     let (_kept, folder) = setting.whole(|_| {});
