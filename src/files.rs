@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use flate2::bufread::MultiGzDecoder;
 use serde::{Serialize, de::DeserializeOwned};
@@ -202,6 +203,21 @@ pub fn listing(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     Ok(paths)
+}
+
+/// Returns the size in bytes of a file, or of a folder with everything below it, and when something in there was last
+/// written. Links in the folder do not count.
+pub fn measure(path: &Path) -> Result<(u64, SystemTime)> {
+    let data = path.metadata().map_err(|e| Error::io("read", path, e))?;
+    let own = (data.len(), data.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+    if !data.is_dir() {
+        return Ok(own);
+    }
+    let inside = listing(path)?.into_iter().filter(|path| !path.is_symlink());
+    inside.map(|path| measure(&path)).try_fold((0, own.1), |(bytes, latest), part| {
+        let (more, modified) = part?;
+        Ok((bytes + more, latest.max(modified)))
+    })
 }
 
 /// Reads a UTF-8 text file.

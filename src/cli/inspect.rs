@@ -87,7 +87,7 @@ fn model(path: &Path) -> Result<Value> {
         "layers": config.num_hidden_layers, "width": config.hidden_size, "query_heads": config.num_attention_heads,
         "key_heads": config.num_key_value_heads, "head_width": config.head_dim, "mlp_width": config.intermediate_size,
         "vocab_size": config.vocab_size, "context": config.max_position_embeddings,
-        "tied_unembedding": config.tie_word_embeddings, "weights": identity.weights, "bytes": folder_bytes(path)?,
+        "tied_unembedding": config.tie_word_embeddings, "weights": identity.weights, "bytes": files::measure(path)?.0,
         "end_of_text": identity.end_of_text, "hash": identity.hash, "tokenizer_hash": tokenizer.hash(),
         "sample": sentence, "sample_token_ids": ids, "sample_tokens": pieces,
         "tensors": tensors.iter().map(tensor).collect::<Vec<_>>(),
@@ -132,7 +132,7 @@ fn trace(path: &Path) -> Result<Value> {
     let sum = |field: &str| documents.iter().filter_map(|d| d[field].as_u64()).sum::<u64>();
     let mut value = json!({
         "kind": "trace", "documents": documents.len(), "prompt_tokens": sum("prompt"),
-        "continuation_tokens": sum("continuation"), "text": index["text"], "bytes": folder_bytes(path)?,
+        "continuation_tokens": sum("continuation"), "text": index["text"], "bytes": files::measure(path)?.0,
         "backbone_hash": index["identity"]["backbone"], "tokenizer_hash": index["identity"]["tokenizer"],
         "columns": columns(path, &index)?,
     });
@@ -153,7 +153,7 @@ fn columns(path: &Path, index: &Value) -> Result<Vec<Value>> {
         if column["tokens_hash"] == index["tokens_hash"] {
             columns.push(json!({
                 "column": column["feature"], "dtype": column["dtype"], "width": column["width"],
-                "bytes": folder_bytes(&folder)?,
+                "bytes": files::measure(&folder)?.0,
             }));
         }
     }
@@ -183,7 +183,7 @@ fn run(path: &Path) -> Result<Value> {
     let provenance: Value = files::read_json(&path.join("provenance.json")).unwrap_or_default();
     let mut parts = BTreeMap::new();
     collect_parts(path, path, &mut parts)?;
-    let bytes = folder_bytes(path)? + parts.values().map(|(_, bytes)| bytes).sum::<u64>();
+    let bytes = files::measure(path)?.0 + parts.values().map(|(_, bytes)| bytes).sum::<u64>();
     let mut parts: Vec<(String, u64)> = parts.into_values().collect();
     parts.sort();
     let parts: Vec<Value> = parts.iter().map(|(name, bytes)| json!({"finished": name, "bytes": bytes})).collect();
@@ -213,20 +213,12 @@ fn collect_parts(root: &Path, folder: &Path, parts: &mut BTreeMap<PathBuf, (Stri
     for path in files::listing(folder)?.into_iter().filter(|path| path.is_dir()) {
         if path.join(MARK).exists() {
             let place = path.canonicalize().map_err(|e| Error::io("read", &path, e))?;
-            let (name, bytes) = (path.strip_prefix(root).unwrap_or(&path).display().to_string(), folder_bytes(&place)?);
+            let (name, bytes) =
+                (path.strip_prefix(root).unwrap_or(&path).display().to_string(), files::measure(&place)?.0);
             parts.entry(place).or_insert((name, bytes));
         } else if !path.is_symlink() {
             collect_parts(root, &path, parts)?;
         }
     }
     Ok(())
-}
-
-/// Returns the total size in bytes of a folder and everything below it, or of one file. Links in the folder do not
-/// count.
-fn folder_bytes(path: &Path) -> Result<u64> {
-    if !path.is_dir() {
-        return path.metadata().map(|m| m.len()).map_err(|e| Error::io("read", path, e));
-    }
-    files::listing(path)?.iter().filter(|path| !path.is_symlink()).map(|path| folder_bytes(path)).sum()
 }

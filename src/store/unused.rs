@@ -74,7 +74,8 @@ pub fn unused(store: &Path, runs: &Path) -> Result<Vec<Unused>> {
             }
             let (mut bytes, mut modified) = (0, SystemTime::UNIX_EPOCH);
             for path in &paths {
-                measure(path, &mut bytes, &mut modified)?;
+                let (more, at) = files::measure(path)?;
+                (bytes, modified) = (bytes + more, modified.max(at));
             }
             let finished = kind.join(&hash).join(MARK).exists();
             found.push(Unused { name, finished, modified, bytes, paths });
@@ -100,16 +101,6 @@ fn collect_links(folder: &Path, store: &Path, referred: &mut HashSet<String>) ->
             collect_links(&path, store, referred)?;
         }
     }
-    Ok(())
-}
-
-fn measure(path: &Path, bytes: &mut u64, modified: &mut SystemTime) -> Result<()> {
-    let data = fs::symlink_metadata(path).map_err(|e| Error::io("read", path, e))?;
-    *modified = data.modified().map_or(*modified, |at| at.max(*modified));
-    if data.is_dir() {
-        return files::listing(path)?.iter().try_for_each(|path| measure(path, bytes, modified));
-    }
-    *bytes += data.len();
     Ok(())
 }
 
