@@ -34,7 +34,7 @@ pub use kinds::HeadArchitecture;
 pub use linear::{LinearConfig, LinearHeads};
 pub use medusa::{HeadUnembedding, MedusaConfig, MedusaHeads};
 pub use network::{DraftHeads, DraftedEmbeddings, States};
-pub use saved::{Binding, copy_heads, hash_heads, hash_weights, heads_folder, load_heads, load_heads_at};
+pub use saved::{Binding, WEIGHTS, copy_heads, hash_heads, hash_weights, heads_folder, load_again, load_heads};
 pub use speculator::{SpeculatorConfig, SpeculatorHeads};
 pub use stored::{StoredCandidates, block_starts};
 pub use task::{HeadTraining, TrainingText};

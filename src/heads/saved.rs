@@ -51,7 +51,8 @@ pub enum Binding {
 
 const DESCRIPTION: &str = "heads.json";
 const BACKBONE: &str = "backbone.json";
-const WEIGHTS: &str = "heads.safetensors";
+/// The file of the weights.
+pub const WEIGHTS: &str = "heads.safetensors";
 
 #[derive(Deserialize)]
 struct Version {
@@ -115,17 +116,20 @@ fn trained_above(backbone: &Backbone) -> Result<Option<TrainedAbove>> {
 /// Returns an error if the heads were trained above another backbone than `binding` allows, have another width or
 /// tokenizer, or have another layout, or if their files are damaged.
 pub fn load_heads(folder: &Path, backbone: &Backbone, binding: Binding) -> Result<FrozenHeads> {
-    load_heads_at(folder, &folder.join(WEIGHTS), backbone, binding)
+    describe(folder, backbone, binding)?;
+    load_again(folder, &folder.join(WEIGHTS), backbone)
 }
 
-/// Reads heads like [`load_heads`], but takes the weights from another file, which belongs to a checkpoint.
+/// Reads heads that [`load_heads`] has accepted for this backbone, which is not checked again. The file `weights` may be
+/// that of another checkpoint of their training.
 ///
 /// # Errors
-/// Returns the errors of [`load_heads`].
-pub fn load_heads_at(folder: &Path, weights: &Path, backbone: &Backbone, binding: Binding) -> Result<FrozenHeads> {
-    let Description { architecture, block_size, vocabulary, .. } = describe(folder, backbone, binding)?;
+/// Returns an error if a file is missing or damaged.
+pub fn load_again(folder: &Path, weights: &Path, backbone: &Backbone) -> Result<FrozenHeads> {
+    let path = folder.join(DESCRIPTION);
+    let Description { architecture, block_size, vocabulary, .. } = Description::read(&path)?;
     let architecture: HeadArchitecture = serde_json::from_value(architecture)
-        .map_err(|e| Error::new(format!("{}: `architecture`: {e}.", folder.join(DESCRIPTION).display())))?;
+        .map_err(|e| Error::new(format!("{}: `architecture`: {e}.", path.display())))?;
     architecture.kind().load(weights, block_size - 1, backbone, vocabulary)
 }
 

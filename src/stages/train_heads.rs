@@ -9,7 +9,7 @@ use crate::backbone::Backbone;
 use crate::config::Config;
 use crate::device::{self, DeviceChoice};
 use crate::error::Result;
-use crate::heads::{FitHeads, FrozenHeads, copy_heads, load_heads};
+use crate::heads::{FitHeads, FrozenHeads, WEIGHTS, copy_heads, load_again, load_heads};
 use crate::report::write_training;
 use crate::training::TrainingContext;
 
@@ -52,7 +52,12 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
         }
         trained
     })?;
-    Ok(TrainedHeads { heads: load_heads(&folder, backbone, config.heads.binding())?, folder })
+    let heads = match workspace.given_heads {
+        // The workspace has checked them.
+        Some(_) => load_again(&folder, &folder.join(WEIGHTS), backbone)?,
+        None => load_heads(&folder, backbone, config.heads.binding())?,
+    };
+    Ok(TrainedHeads { heads, folder })
 }
 
 /// Loads the backbone again on each device that heads train on, except the first.

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::evaluation::bootstrap::Counts;
 use crate::evaluation::{EvaluatedSet, EvaluatedVariant, Tally, Texts, block_efficiency, stop_if_interrupted};
 use crate::files::StagedDir;
-use crate::heads::{Binding, StoredCandidates, load_heads_at};
+use crate::heads::{StoredCandidates, load_again};
 use crate::progress;
 use crate::tables::{
     BASELINE, Colour, Estimate, Family, Figure, Lines, ORACLE, Record, Section, Series, Table, XAxis, YAxis, format,
@@ -74,7 +74,7 @@ fn replayed(
     // removed afterwards.
     let candidates = StagedDir::new(&evaluator.scratch.join("candidates"))?;
     let title = format!("candidates {} test at step {step}", set.name);
-    let heads = load_heads_at(folder, weights, backbone, Binding::Accepted)?;
+    let heads = load_again(folder, weights, backbone)?;
     StoredCandidates::make(trace, &heads, &backbone.model, top_k, candidates.path(), &title)?;
     let stored = StoredCandidates::open(candidates.path(), trace)?;
     let texts = Texts::new(trace, &stored, top_k, &evaluator.stops())?;
