@@ -1,5 +1,7 @@
 //! The analyses in the report are those of their definitions, recomputed here from the run's files in another way.
 
+use std::collections::BTreeMap;
+
 use crate::common::{only_row, report, row, rows, world};
 use burn::tensor::Device;
 use draftsmith::backbone::{Backbone, Feature, Precision};
@@ -155,7 +157,7 @@ fn the_curve_of_best_paths_goes_through_the_table() {
 #[test]
 fn prompt_lookup_makes_the_calls_that_the_text_alone_tells() {
     let run = Run::open();
-    let (mut calls, mut nodes) = (0, 0);
+    let (mut calls, mut nodes, mut along) = (0, 0, BTreeMap::new());
     for document in run.trace.documents() {
         let tokens = run.trace.tokens(document);
         let mut start = document.prompt;
@@ -173,7 +175,12 @@ fn prompt_lookup_makes_the_calls_that_the_text_alone_tells() {
             let draft = &draft[..draft.len().min(slots - 1)];
             nodes += 1 + draft.len();
             calls += 1;
-            start += 1 + draft.iter().zip(&tokens[start + 1..]).take_while(|(a, b)| a == b).count();
+            let accepted = 1 + draft.iter().zip(&tokens[start + 1..]).take_while(|(a, b)| a == b).count();
+            let range = ["0-15", "16-31", "32-63", "64-127"]
+                [((start - document.prompt) / 16).checked_ilog2().map_or(0, |n| n + 1) as usize];
+            let (kept, blocks) = along.entry(range).or_insert((0, 0));
+            (*kept, *blocks) = (*kept + accepted, *blocks + 1);
+            start += accepted;
         }
     }
     let row = row(&run.set, "block-efficiency", "prompt-lookup");
@@ -181,6 +188,10 @@ fn prompt_lookup_makes_the_calls_that_the_text_alone_tells() {
     near(&row["verified_tokens_per_call"], nodes as f64 / f64::from(calls), "nodes");
     assert!(row["block_efficiency"].as_f64().unwrap() > 1.0, "{row}");
     assert!(row["choice_share"].is_null() && row["drafts"] == 1);
+    assert!(along.len() > 1, "{along:?}");
+    let found = &crate::common::row(&run.set, "along-the-text", "prompt-lookup")["block_efficiency"];
+    assert!(found.as_object().unwrap().keys().eq(along.keys()), "{found}");
+    along.iter().for_each(|(range, (kept, blocks))| near(&found[range], *kept as f64 / f64::from(*blocks), range));
 }
 
 #[test]

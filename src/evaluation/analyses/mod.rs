@@ -6,6 +6,7 @@
 //! to compute go through [`Findings`](super::Findings), so that they survive an interruption.
 
 mod acceptance;
+mod along_the_text;
 mod block_efficiency;
 mod by_step;
 mod cost;
@@ -45,6 +46,7 @@ pub const ANALYSES: &[Analysis] = &[
     block_efficiency::ANALYSIS,
     loops::ANALYSIS,
     acceptance::ANALYSIS,
+    along_the_text::ANALYSIS,
     same_starts::ANALYSIS,
     heads::ANALYSIS,
     reliability::ANALYSIS,
