@@ -1,16 +1,17 @@
-//! What a rescorer is told about the block that it scores.
+//! The block context, which holds what a rescorer may know about the block that it scores.
 
 use crate::lattice::Lattice;
 
-/// A block to be drafted.
+/// A block that is to be drafted.
 #[derive(Clone, Copy)]
 pub struct BlockContext<'a> {
-    /// Tokens committed before it: it is drafted as if only `text[..start]` were there.
+    /// The number of tokens committed before the block. It is drafted as if the text were only `text[..start]`.
     pub start: usize,
-    /// The most tokens it may have: H, fewer near the end of the context and of what may be decoded.
+    /// The largest number of tokens that the block may have. It is H, or less near the end of the context or of what
+    /// may be decoded.
     pub slots: usize,
-    /// The heads' candidates.
+    /// The heads' candidates for the block.
     pub lattice: &'a Lattice,
-    /// The backbone's last hidden state `[d]` that the heads read, rounded as the traces store it.
+    /// The backbone's last hidden state `[d]`, which the heads read. It is rounded as the traces store it.
     pub hidden: &'a [f32],
 }

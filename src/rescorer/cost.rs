@@ -1,30 +1,31 @@
-//! What rescoring one block costs, by the shapes of block and rescorer.
+//! The cost of rescoring one block, which follows from the shapes of the block and of the rescorer.
 
-/// A block as far as it decides what a rescorer has to do.
+/// The sizes of a block that decide how much work a rescorer has.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockShape {
-    /// H, the pinned slot included.
+    /// The number of slots H, the pinned slot included.
     pub slots: usize,
-    /// Candidates of every slot behind the pinned one that are looked at.
+    /// The number of candidates that are considered in each slot after the pinned one.
     pub candidates: usize,
-    /// Prefixes kept by a search from left to right.
+    /// The number of prefixes that a search from left to right keeps.
     pub prefixes: usize,
-    /// Tokens that were committed since the block before, on average.
+    /// The average number of tokens that were committed since the block before.
     pub committed: f64,
-    /// Tokens of the text before it.
+    /// The number of tokens of the text before the block.
     pub context: usize,
 }
 
-/// What a block takes of one rescorer.
+/// The cost of one rescorer for one block.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RescoringCost {
-    /// Bytes of everything that is held in memory or mapped.
+    /// The bytes of everything that is held in memory or mapped.
     pub held_bytes: f64,
-    /// Bytes of weights that are read, as often as they are; rows that are looked up in tables are not counted.
+    /// The bytes of weights that are read. Weights that are read several times count each time. Rows that are looked up
+    /// in tables are not counted.
     pub read_bytes: f64,
-    /// Bytes of keys and values that are read.
+    /// The bytes of keys and values that are read.
     pub kv_bytes: f64,
-    /// Floating-point operations, two for a multiplication with its addition.
+    /// The number of floating-point operations. A multiplication with its addition counts as two.
     pub flops: f64,
 }
 

@@ -1,4 +1,5 @@
-//! What a kind of rescorer is: a section of the configuration that can be fitted and loaded.
+//! The interface of a kind of rescorer: its section of the configuration, from which a rescorer can be fitted and
+//! loaded.
 
 use std::path::Path;
 
@@ -13,132 +14,136 @@ use crate::error::{Result, bail};
 use crate::ngram::Ending;
 use crate::training::TrainingContext;
 
-/// A `[rescorer.NAME]` of one kind: how it is fitted, loaded, and what that takes.
+/// A section `[rescorer.NAME]` of one kind. It knows how to fit and load its rescorer, and how much work fitting is.
 pub trait RescorerKind {
     /// Returns the `kind` of the section.
     fn name(&self) -> &'static str;
 
-    /// Checks what types cannot. `key` is the section's name in messages; `own_text` tells whether the train traces have text
-    /// that the backbone wrote itself.
+    /// Checks what the types of the section cannot express. Messages call the section `key`. `own_text` tells whether
+    /// the train traces contain text that the backbone wrote itself.
     ///
     /// # Errors
-    /// A value that is out of its range; the message names the key.
+    /// Returns an error, which names the key, if a value is out of its range.
     fn validate(&self, key: &str, own_text: bool) -> Result<()>;
 
-    /// Returns the options that fitting depends on: sections whose values are equal are fitted alike.
+    /// Returns the options that fitting depends on. Sections that return equal values share one fitted rescorer.
     fn fitted(&self) -> Value;
 
-    /// Whether fitting depends on the run's seed.
+    /// Returns whether fitting depends on the run's seed.
     fn uses_seed(&self) -> bool {
         true
     }
 
-    /// Whether it is fitted on what the heads propose.
+    /// Returns whether the rescorer is fitted on the heads' candidates.
     fn reads_lattices(&self) -> bool {
         false
     }
 
-    /// Returns how many prefixes `beam-NAME` keeps, if the rescorer reads the whole prefix.
+    /// Returns how many prefixes the variant `beam-NAME` keeps, or none if the rescorer does not read the whole prefix.
     fn beam(&self) -> Option<usize> {
         None
     }
 
-    /// Fits it and writes it into the folder of `context.place`.
+    /// Fits the rescorer and writes it into the folder of `context.place`.
     ///
     /// # Errors
-    /// Too little to fit it on, a training that diverges, an interrupt, a full disk.
+    /// Returns an error if there is too little to fit the rescorer on, if its training diverges, if a file cannot be
+    /// read or written, or after an interrupt.
     fn fit(&self, context: &FitContext) -> Result<()>;
 
-    /// Loads what was fitted into `folder`.
+    /// Loads the rescorer that was fitted into `folder`.
     ///
     /// # Errors
-    /// Files that are missing, damaged, or of another backbone, tokenizer or heads.
+    /// Returns an error if files are missing or damaged, or if they do not fit the backbone, its tokenizer or the
+    /// number of slots.
     fn load(&self, folder: &Path, context: &LoadContext) -> Result<Box<dyn Rescorer>>;
 
-    /// Returns what fitting takes, counted from sizes.
+    /// Estimates from sizes what fitting takes.
     fn estimate(&self, sizes: &FitSizes) -> FitEstimate;
 }
 
-/// What a rescorer is fitted with.
+/// The inputs of fitting a rescorer.
 pub struct FitContext<'a> {
-    /// The frozen model, whose drafts are to be rescored.
+    /// The frozen backbone that the rescorer will draft for.
     pub backbone: &'a Backbone,
-    /// Where it is fitted.
+    /// The device that the rescorer is fitted on.
     pub device: &'a Device,
     /// The run's seed.
     pub seed: u64,
-    /// Where it is written, and what messages call it.
+    /// The folder that the rescorer is written into, and its name in messages.
     pub place: TrainingContext<'a>,
-    /// What it learns from.
+    /// The data that the rescorer learns from.
     pub data: &'a dyn FitData,
 }
 
-/// What rescorers learn from; made when it is asked for.
+/// The data that rescorers learn from. Each part is made only when it is asked for.
 pub trait FitData {
-    /// Returns the tokenised texts of the train split from the given sources, and whether each ends as its author ended it.
+    /// Returns the tokenised texts of the train split from the given sources. Each comes with how it ends: complete, or
+    /// cut by a length limit.
     ///
     /// # Errors
-    /// Text that cannot be tokenised.
+    /// Returns an error if a text cannot be tokenised.
     fn texts(&self, sources: &[TextSource]) -> Result<Vec<(Vec<u32>, Ending)>>;
 
-    /// Returns what the backbone wrote on the dev split, prompts included: the text that will be rescored.
+    /// Returns the texts that the backbone wrote on the dev split, prompts included. They are of the sort that will be
+    /// rescored.
     fn dev_texts(&self) -> Vec<Vec<u32>>;
 
-    /// Returns the most tokens of any text that may have to be rescored, prompt included.
+    /// Returns the largest number of tokens, prompt included, of any text that may have to be rescored.
     fn longest(&self) -> usize;
 
     /// Returns the heads' candidates on the traces.
     ///
     /// # Errors
-    /// What the heads cannot compute; files that cannot be written or read.
+    /// Returns an error if the heads cannot compute the candidates, or if files cannot be read or written.
     fn lattices(&self) -> Result<FitLattices<'_>>;
 }
 
 /// The heads' candidates on the traces of train and dev.
 pub struct FitLattices<'a> {
-    /// Traces of the train split.
+    /// The traces of the train split.
     pub train: Vec<Recorded<'a>>,
-    /// Traces of the dev split.
+    /// The traces of the dev split.
     pub dev: Vec<Recorded<'a>>,
-    /// H - 1: slots behind the pinned one.
+    /// The number of slots after the pinned one, H - 1.
     pub slots: usize,
-    /// Candidates per slot in a lattice.
+    /// The number of candidates per slot in a lattice.
     pub top_k: usize,
 }
 
-/// What a fitted rescorer is loaded for.
+/// The inputs of loading a fitted rescorer.
 pub struct LoadContext<'a> {
-    /// The frozen model.
+    /// The frozen backbone.
     pub backbone: &'a Backbone,
-    /// Where tensors live.
+    /// The device that tensors are put on.
     pub device: &'a Device,
-    /// H - 1: slots behind the pinned one.
+    /// The number of slots after the pinned one, H - 1.
     pub slots: usize,
 }
 
-/// The sizes that decide what fitting takes.
+/// The sizes that the work of fitting depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FitSizes {
-    /// Documents of the train split.
+    /// The number of documents of the train split.
     pub documents: usize,
-    /// Tokens that the backbone writes for each, at most.
+    /// The largest number of tokens that the backbone writes for a document.
     pub new_tokens: usize,
-    /// Tokens in the vocabulary.
+    /// The number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// Width of the backbone's hidden states.
+    /// The width of the backbone's hidden states.
     pub width: usize,
-    /// H - 1: slots behind the pinned one.
+    /// The number of slots after the pinned one, H - 1.
     pub slots: usize,
-    /// Candidates per slot in a lattice.
+    /// The number of candidates per slot in a lattice.
     pub top_k: usize,
 }
 
-/// What fitting takes.
+/// An estimate of what fitting takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FitEstimate {
-    /// Floating-point operations.
+    /// The number of floating-point operations.
     pub operations: f64,
-    /// Bytes on disk.
+    /// The number of bytes on disk.
     pub bytes: u64,
 }
 
@@ -153,7 +158,8 @@ pub enum TextSource {
 }
 
 impl TextSource {
-    /// Checks that the sources under `key` have text.
+    /// Returns an error unless the sources under `key` have text. They have none if they are the backbone's own text
+    /// alone and the train traces do not contain it.
     pub(super) fn validate(sources: &[Self], key: &str, own_text: bool) -> Result<()> {
         if !own_text && !sources.contains(&Self::Gold) {
             bail!(

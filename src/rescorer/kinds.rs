@@ -1,4 +1,4 @@
-//! The kinds of rescorers. A new one has its own file, and a line in each of the two lists here.
+//! The kinds of rescorers. A new kind needs its own file and a line in each of the two lists here.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,8 @@ pub enum RescorerConfig {
 }
 
 impl RescorerConfig {
-    /// Returns what is fitted and loaded; a sum is neither, its terms are.
+    /// Returns the section of the kind, which can be fitted and loaded. A sum returns none, because only its terms are
+    /// fitted and loaded.
     pub fn kind(&self) -> Option<&dyn RescorerKind> {
         Some(match self {
             Self::Ngram(kind) => kind,
@@ -36,7 +37,8 @@ impl RescorerConfig {
         })
     }
 
-    /// Returns the names of the rescorers that this one, called `name`, is made of: a sum's terms, else itself.
+    /// Returns the names of the rescorers that this one consists of: those of a sum's terms, or otherwise `name`, its
+    /// own.
     pub fn terms<'a>(&'a self, name: &'a str) -> Vec<&'a str> {
         match self {
             Self::Sum(sum) => sum.of.iter().map(String::as_str).collect(),
@@ -44,11 +46,12 @@ impl RescorerConfig {
         }
     }
 
-    /// Checks what types cannot. `key` is the section's name in messages, `rescorers` are all of the configuration, and
-    /// `own_text` is as for [`RescorerKind::validate`].
+    /// Checks what the types of the section cannot express. Messages call the section `key`. `rescorers` are all
+    /// rescorers of the configuration, and `own_text` is as for [`RescorerKind::validate`].
     ///
     /// # Errors
-    /// A value that is out of its range, a sum of what is not there; the message names the key.
+    /// Returns an error, which names the key, if a value is out of its range, or if a sum has a term that does not
+    /// exist or is a sum itself.
     pub fn validate(&self, key: &str, rescorers: &BTreeMap<String, Self>, own_text: bool) -> Result<()> {
         if let Self::Sum(sum) = self {
             return sum.validate(key, rescorers);

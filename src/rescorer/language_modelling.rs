@@ -1,4 +1,4 @@
-//! Training a language model on whole documents: the embedded backbone and the neural rescorer.
+//! The training of language models on whole documents, for backbones trained from scratch and for the neural rescorer.
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -10,7 +10,7 @@ use crate::error::{Result, bail};
 use crate::nn::{Targets, unembed};
 use crate::training::{Batch, Evaluated, Task};
 
-/// Next-token prediction on tokenised documents.
+/// The task of predicting the next token in tokenised documents.
 pub struct LanguageModelling {
     train: Vec<Vec<u32>>,
     dev: Vec<Vec<u32>>,
@@ -19,10 +19,10 @@ pub struct LanguageModelling {
 }
 
 impl LanguageModelling {
-    /// Documents are cut to `context` tokens.
+    /// Makes the task. Documents are cut to `context` tokens, and those of fewer than two tokens are left out.
     ///
     /// # Errors
-    /// When train or dev has no document of at least two tokens.
+    /// Returns an error if train or dev has no document of at least two tokens.
     pub fn new(
         train: Vec<Vec<u32>>,
         dev: Vec<Vec<u32>>,
@@ -46,13 +46,13 @@ impl LanguageModelling {
         Ok(Self { train, dev, documents_per_step, seed })
     }
 
-    /// The texts of batch `number`.
+    /// Returns the documents of batch `number`.
     fn documents(&self, number: usize) -> Vec<&Vec<u32>> {
         let places = number * self.documents_per_step..(number + 1) * self.documents_per_step;
         places.map(|index| &self.train[shuffled(self.seed, self.train.len(), index)]).collect()
     }
 
-    /// The mean negative log-likelihood of a token of `documents`, in nats.
+    /// Returns the mean negative log-likelihood per token of `documents`, in nats.
     pub fn mean_loss(model: &Transformer, documents: &[Vec<u32>]) -> f64 {
         let (mut loss, mut tokens) = (0.0, 0);
         for batch in documents.chunks(16) {
@@ -66,7 +66,8 @@ impl LanguageModelling {
     }
 }
 
-/// The document at place `index` of an endless sequence that shuffles `count` documents anew for every pass.
+/// Returns the document at place `index` of an endless sequence, which goes through all `count` documents in each pass
+/// and shuffles them anew for every pass.
 fn shuffled(seed: u64, count: usize, index: usize) -> usize {
     let (pass, place) = (index / count, index % count);
     let mut order: Vec<usize> = (0..count).collect();
@@ -107,7 +108,7 @@ impl Task<Transformer> for LanguageModelling {
     }
 }
 
-/// Documents without their last token, and each token's successor.
+/// Documents without their last tokens, as inputs, and the successor of each input token, as targets.
 struct Shifted<'a> {
     inputs: Vec<&'a [u32]>,
     targets: Targets,
@@ -120,6 +121,7 @@ impl<'a> Shifted<'a> {
         Self { inputs, targets: Targets::of_tokens(&targets) }
     }
 
+    /// Returns the model's last hidden states of all inputs, `[tokens, d]`.
     fn hidden(&self, model: &Transformer) -> burn::tensor::Tensor<2> {
         let spans: Vec<Span> = self.inputs.iter().map(|tokens| Span::chain(tokens)).collect();
         model.hidden(&spans, None)

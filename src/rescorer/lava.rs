@@ -1,10 +1,15 @@
-//! `kind = "lava"`: vocabulary attention with look-around (LAVA; Li et al. 2020, arXiv 2002.03084) on a lattice: each slot attends over its
-//! candidates' embeddings, looks at what its neighbours found, and adjusts its scores, all slots in one parallel pass.
+//! `kind = "lava"`: vocabulary attention with look-around (LAVA; Li et al. 2020, arXiv 2002.03084) on a lattice. Each
+//! slot attends over its candidates' embeddings, looks at what its neighbours found, and adjusts its scores. All slots
+//! are computed in parallel.
 //!
-//! For slot j with candidates c and head scores U: the slot's view is `m_j = sum over c of softmax_c(U(c) + <Q_j, K e(c)>) V e(c)`
-//! with `Q_j = W_q h + q_j`; what it looks for is `z_j = tanh(L m_{j-1} + O m_j + R m_{j+1} + W_h h + p_j)`; its scores are
-//! `c_j U(c) + <z_j, B e(c)>`. The paper's attention is over the whole vocabulary inside a translation model; the lattice gives
-//! each slot its few candidates instead.
+//! Let slot j have candidates c with head scores U(c), and let h be the backbone's hidden state and e(c) an embedding.
+//! The view of the slot is `m_j = sum over c of softmax_c(U(c) + <Q_j, K e(c)>) V e(c)` with `Q_j = W_q h + q_j`. From
+//! its own view and those of its neighbours, it computes what it looks for,
+//! `z_j = tanh(L m_{j-1} + O m_j + R m_{j+1} + W_h h + p_j)`. The score of a candidate is `c_j U(c) + <z_j, B e(c)>`,
+//! where `c_j` is a weight of the slot.
+//!
+//! In the paper, the attention is part of a translation model and covers the whole vocabulary. Here it covers only the
+//! few candidates that the lattice has for a slot.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -55,7 +60,8 @@ impl LatticeKind for LavaConfig {
 
     fn options(&self) -> NetworkOptions<'_> {
         let &Self { rank, blocks_per_step, ref training } = self;
-        // It scores every slot by itself, so that over paths a random field would be the cross-entropy as well.
+        // The network scores each slot on its own, so a random field over paths would have the same loss as
+        // cross-entropy.
         NetworkOptions { rank, loss: LatticeLoss::CrossEntropy, blocks_per_step, training }
     }
 
@@ -64,7 +70,7 @@ impl LatticeKind for LavaConfig {
     }
 }
 
-/// What is trained.
+/// The network that is trained.
 #[derive(Module, Debug)]
 pub struct LavaNetwork {
     query: Linear,
@@ -75,11 +81,11 @@ pub struct LavaNetwork {
     right: Linear,
     hidden: Linear,
     score: Linear,
-    /// `[H - 1, rank]`
+    /// The query vector `q_j` of each slot, `[H - 1, rank]`.
     slot_queries: Param<Tensor<2>>,
-    /// `[H - 1, rank]`
+    /// The bias `p_j` of each slot, `[H - 1, rank]`.
     slot_biases: Param<Tensor<2>>,
-    /// `[H - 1]`
+    /// The weight of the head scores in each slot, `[H - 1]`.
     head_weights: Param<Tensor<1>>,
 }
 
@@ -118,7 +124,7 @@ impl LatticeNetwork for LavaNetwork {
             (query * keys).sum_dim(2).reshape([n * slots, k]) + blocks.head_scores.clone().reshape([n * slots, k]);
         let attention = softmax(attention, 1).reshape([n * slots, k, 1]);
         let views = (attention * values).sum_dim(1).reshape([n, slots, rank]);
-        // On the left of slot 2 is the pinned token; on the right of slot H is nothing.
+        // To the left of slot 2 is the pinned token, and to the right of slot H there is nothing.
         let pinned = self.value.forward(blocks.before.clone()).reshape([n, slots, rank]).narrow(1, 0, 1);
         let left = Tensor::cat(vec![pinned, views.clone().narrow(1, 0, slots - 1)], 1);
         let nothing = Tensor::zeros([n, 1, rank], &views.device());
@@ -133,7 +139,7 @@ impl LatticeNetwork for LavaNetwork {
     }
 }
 
-/// A fitted network.
+/// A fitted network, which drafts.
 pub struct Lava {
     rank: usize,
     keys: TokenTable,
@@ -150,7 +156,7 @@ pub struct Lava {
 }
 
 impl Lava {
-    /// Of a trained network above `model`.
+    /// Makes the rescorer of a trained network on top of `model`.
     pub fn new(network: &LavaNetwork, model: &Model) -> Self {
         let [keys, values, scores] = TokenTable::of([&network.key, &network.value, &network.score], model);
         Self {
@@ -169,7 +175,8 @@ impl Lava {
         }
     }
 
-    /// What every slot sees of its own candidates, `[slots, rank]`; the pinned slot's is its token's value.
+    /// Returns the view of each slot on its candidates, `[slots, rank]`. That of the pinned slot is the value of its
+    /// token.
     fn views(&self, lattice: &Lattice, query: &[f32]) -> Vec<f32> {
         let mut views = self.values.row(lattice.ids(0)[0]).to_vec();
         for slot in 1..lattice.slots() {
@@ -195,7 +202,8 @@ impl Rescorer for Lava {
         Scoring::Global(self)
     }
 
-    /// Two maps of the hidden state; keys, values and scores of every candidate; three maps of every slot's view.
+    /// Returns the cost of two maps of the hidden state, of the products with keys, values and scores of every
+    /// candidate, and of three maps of every slot's view.
     fn cost(&self, block: &BlockShape) -> RescoringCost {
         let weights = 4 * self.rank * (2 * self.query.inputs() + 3 * self.rank);
         let tables = self.keys.bytes() + self.values.bytes() + self.scores.bytes();

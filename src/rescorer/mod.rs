@@ -1,8 +1,9 @@
-//! Rescorers: how well the candidates of a lattice follow each other.
+//! Rescorers, which score how well the candidates of a lattice follow each other.
 //!
-//! A [`Rescorer`] scores the candidates of a block or, token by token, prefixes ([`Scoring`]). A kind of rescorer has its file:
-//! its section of the configuration ([`RescorerKind`]), what is fitted, and what drafts; [`RescorerConfig`] lists them. Knows
-//! nothing of how drafts are selected or verified.
+//! A [`Rescorer`] scores either the candidates of a block or, token by token, the prefixes of its drafts ([`Scoring`]).
+//! Each kind of rescorer has its own file, which holds its section of the configuration ([`RescorerKind`]), the code
+//! that fits it and the code that drafts with it. [`RescorerConfig`] lists the kinds. Nothing here knows how drafts are
+//! selected or verified.
 
 mod block;
 mod cost;

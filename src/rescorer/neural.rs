@@ -1,4 +1,5 @@
-//! `kind = "neural"`: a small decoder-only language model as a rescorer (arXiv 2404.09221). It reads the whole prefix.
+//! `kind = "neural"`: a small decoder-only language model that is used as a rescorer (arXiv 2404.09221). It reads the
+//! whole prefix.
 
 use std::path::Path;
 
@@ -82,7 +83,7 @@ impl RescorerKind for NeuralConfig {
         self.model.validate(&format!("{key}.model"))
     }
 
-    /// All but what only drafting reads.
+    /// Returns all options except those that only drafting reads.
     fn fitted(&self) -> Value {
         let Self { text, model, documents_per_step, training, beam: _, normalise: _ } = self;
         json!({"text": text, "model": model, "documents_per_step": documents_per_step, "training": training})
@@ -130,17 +131,17 @@ impl RescorerKind for NeuralConfig {
         let LanguageModelConfig { hidden, layers, intermediate, .. } = self.model;
         let layer = 4 * hidden * hidden + 3 * hidden * intermediate;
         let parameters = layers * layer + sizes.vocabulary * hidden;
-        // A prompt is about as long as what follows it.
+        // A prompt is assumed to be as long as the text after it.
         let tokens = self.training.batches() * self.documents_per_step * sizes.new_tokens * 2;
         FitEstimate { operations: tokens as f64 * 6.0 * parameters as f64, bytes: kept_bytes(parameters) }
     }
 }
 
-/// A language model with the backbone's tokenizer.
+/// A language model that has the backbone's tokenizer, used as a rescorer.
 pub struct NeuralRescorer {
-    /// The model.
+    /// The language model.
     pub model: Model,
-    /// Whose probabilities sum to 1 where prefixes are compared.
+    /// The tokens whose probabilities sum to 1 when prefixes are compared.
     pub normalise: Normalisation,
 }
 
@@ -149,13 +150,15 @@ impl Rescorer for NeuralRescorer {
         Scoring::Local(Box::new(NeuralReader { rescorer: self, committed: Vec::new(), cache: None }))
     }
 
-    /// Committed tokens are fed at once; then, slot by slot, the newest token of every prefix kept. Logits are those of the
-    /// candidates, or where prefixes are compared by their probability over the vocabulary, of all tokens.
+    /// Returns the cost of one forward pass over the committed tokens, followed by one for each slot but the last over
+    /// the newest tokens of all kept prefixes. Only the logits of the candidates are computed, unless prefixes are
+    /// compared by probabilities over the vocabulary: that takes the logits of all tokens.
     fn cost(&self, block: &BlockShape) -> RescoringCost {
         let config = self.model.config();
         let forwards = block.slots as f64;
         let kept = block.prefixes.min(block.candidates);
-        // The pinned token is one prefix; the last slot's tokens are fed to nobody.
+        // The pinned token is the only prefix at first. The tokens of the last slot are not read, because nothing
+        // follows them.
         let fed = if block.slots < 2 { 0.0 } else { (1 + (block.slots - 2) * kept) as f64 };
         let over_vocabulary = block.prefixes > 1 && self.normalise == Normalisation::Vocabulary;
         let logits = if over_vocabulary { config.vocab_size } else { block.candidates.min(config.vocab_size) };
@@ -174,10 +177,11 @@ impl Rescorer for NeuralRescorer {
     }
 }
 
-/// A language model at work on one text: the keys and values of what it has read are kept, and all prefixes are one forward.
+/// The reader of a neural rescorer on one text. It keeps the keys and values of what it has read, and reads the newest
+/// tokens of all prefixes in one forward pass.
 struct NeuralReader<'a> {
     rescorer: &'a NeuralRescorer,
-    /// The text that was read, whose keys and values are the first in the cache.
+    /// The text that was read. Its keys and values are the first in the cache.
     committed: Vec<u32>,
     cache: Option<KvCache>,
 }
@@ -186,7 +190,8 @@ impl PrefixReader for NeuralReader<'_> {
     fn read(&mut self, text: &[u32], more: usize) -> Result<()> {
         let model = &self.rescorer.model;
         let common = self.committed.iter().zip(text).take_while(|(a, b)| a == b).count();
-        // Room for the text to grow, so that a live decode rarely copies.
+        // A new cache has room for twice as many tokens, so that it rarely has to be copied when the text grows in live
+        // decoding.
         let cache = self.cache.get_or_insert_with(|| model.cache(1, 2 * (text.len() + more)));
         cache.truncate(0, common);
         if common < text.len() {
@@ -208,8 +213,10 @@ impl PrefixReader for NeuralReader<'_> {
 }
 
 impl NeuralRescorer {
-    /// The log-probabilities of some tokens behind each of the hidden states. Logits differ from them by a constant for each
-    /// state; where states are not compared, those do as well, and the vocabulary is left alone.
+    /// Returns the log-probabilities of the given tokens, a list per hidden state, after that hidden state.
+    ///
+    /// If the states are not `compared` with each other, the logits are returned instead. These differ from
+    /// log-probabilities by a constant per state and do not need the rest of the vocabulary.
     fn log_probabilities(&self, hidden: Tensor<2>, tokens: &[&[u32]], compared: bool) -> Result<Vec<Vec<f64>>> {
         let projection = self.model.projection();
         let over_vocabulary = compared && self.normalise == Normalisation::Vocabulary;
@@ -233,7 +240,7 @@ impl NeuralRescorer {
     }
 }
 
-/// `ln(sum of exp)` of a row.
+/// Returns the log-sum-exp of a row.
 fn log_sum_exp(mut row: Vec<f32>) -> f64 {
     let (_, most) = largest(&row);
     f64::from(most) + f64::from(exponentiate(&mut row, most)).ln()

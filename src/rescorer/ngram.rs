@@ -1,4 +1,5 @@
-//! `kind = "ngram"`: rescoring with an n-gram model (arXiv 2404.09221), counted over tokens of the backbone's tokenizer.
+//! `kind = "ngram"`: an n-gram model that is used as a rescorer (arXiv 2404.09221). Its words are the tokens of the
+//! backbone's tokenizer.
 
 use std::path::Path;
 
@@ -51,7 +52,7 @@ impl Default for NgramConfig {
     }
 }
 
-/// The model's file in its folder.
+/// The name of the model's file in its folder.
 const FILE: &str = "model.ngram";
 
 impl RescorerKind for NgramConfig {
@@ -109,12 +110,13 @@ impl RescorerKind for NgramConfig {
     fn estimate(&self, sizes: &FitSizes) -> FitEstimate {
         let tokens = (sizes.documents * sizes.new_tokens) as f64;
         let counted = tokens * self.order as f64;
-        // Sorting is no product; so many operations stand for it.
+        // Fitting sorts rather than multiplies. Its time is estimated as that of 10,000 operations per counted token
+        // and order.
         FitEstimate { operations: counted * 1e4, bytes: (counted * 12.0) as u64 }
     }
 }
 
-/// How the backbone's ids read as words of an n-gram model.
+/// Returns the vocabulary of an n-gram model over the backbone's tokens.
 fn vocabulary(backbone: &Backbone) -> Vocabulary {
     Vocabulary {
         eos: backbone.end_of_text.clone(),
@@ -124,14 +126,14 @@ fn vocabulary(backbone: &Backbone) -> Vocabulary {
     }
 }
 
-/// An n-gram model over the tokens of a backbone.
+/// An n-gram model over the tokens of a backbone, used as a rescorer.
 pub struct NgramRescorer(pub Model);
 
 impl NgramRescorer {
-    /// Maps the model in `folder`.
+    /// Opens the model in `folder`, which is mapped into memory.
     ///
     /// # Errors
-    /// A file that is missing or damaged; a model over the words of another tokenizer.
+    /// Returns an error if the file is missing or damaged, or if the model was made with another tokenizer.
     pub fn open(folder: &Path, backbone: &Backbone) -> Result<Self> {
         let path = folder.join(FILE);
         let model = Model::open(&path)?;
@@ -145,7 +147,7 @@ impl Rescorer for NgramRescorer {
         Scoring::Global(self)
     }
 
-    /// Scores are looked up.
+    /// Returns the memory that the model takes. Scores are looked up in tables, which is not counted.
     fn cost(&self, _: &BlockShape) -> RescoringCost {
         RescoringCost { held_bytes: self.0.bytes() as f64, ..RescoringCost::default() }
     }
@@ -158,17 +160,17 @@ impl GlobalScoring for NgramRescorer {
     }
 }
 
-/// An n-gram model at work on one lattice.
+/// The scores of one lattice's candidates under an n-gram model.
 pub struct NgramScores<'a> {
     model: &'a Model,
     lattice: &'a Lattice,
     start: State,
-    /// By slot, from when it is first asked for.
+    /// The rows of each slot, which are made when the slot is first scored.
     slots: Vec<Option<Rows<'a>>>,
 }
 
 impl<'a> NgramScores<'a> {
-    /// Scores the candidates of `lattice`, in the state `start` behind the committed text.
+    /// Prepares to score the candidates of `lattice`. The state after the committed text is `start`.
     pub fn new(model: &'a Model, lattice: &'a Lattice, start: State) -> Self {
         Self { model, lattice, start, slots: (0..lattice.slots()).map(|_| None).collect() }
     }

@@ -1,4 +1,5 @@
-//! The traits of rescorers: how well tokens follow each other, to choose among the heads' candidates.
+//! The traits of rescorers, which score how well tokens follow each other, so that drafting can choose among the heads'
+//! candidates.
 
 use super::{BlockContext, BlockShape, RescoringCost};
 use crate::error::Result;
@@ -6,64 +7,66 @@ use crate::lattice::SlotScorer;
 
 /// A fitted rescorer.
 pub trait Rescorer: Send + Sync {
-    /// Returns what scores candidates. How much of a path the scores depend on decides how paths are searched.
+    /// Returns what scores the candidates. How much of a path the scores depend on decides how paths are searched.
     fn scoring(&self) -> Scoring<'_>;
 
-    /// Returns what a block costs, for the report's cost table.
+    /// Returns the cost of a block, for the cost table of the report.
     fn cost(&self, block: &BlockShape) -> RescoringCost;
 
-    /// Whether scores depend on the whole prefix, so that paths can only be searched from left to right.
+    /// Returns whether scores depend on the whole prefix, so that paths can only be searched from left to right.
     fn reads_prefix(&self) -> bool {
         matches!(self.scoring(), Scoring::Local(_))
     }
 }
 
-/// What scores candidates.
+/// A scorer of candidates, by how much of a path its scores depend on.
 pub enum Scoring<'a> {
-    /// Scores depend on one of few states of the path before: the whole lattice is searched (global rescoring of
-    /// arXiv 2404.09221).
+    /// Scores depend on the path before only through one of a few states, so the whole lattice can be searched (global
+    /// rescoring of arXiv 2404.09221).
     Global(&'a dyn GlobalScoring),
-    /// Scores depend on the whole prefix: paths grow from left to right (local rescoring). The reader is new and is used on
-    /// one text.
+    /// Scores depend on the whole prefix, so paths grow from left to right (local rescoring). The reader is a new one,
+    /// and is used for one text.
     Local(Box<dyn PrefixReader + 'a>),
 }
 
-/// Scores candidates block by block.
+/// A scorer that scores candidates block by block.
 pub trait GlobalScoring {
     /// Returns the scores of a block of `text`.
     ///
     /// # Errors
-    /// Scores that are not numbers.
+    /// Returns an error if scores are not numbers.
     fn scores<'a>(&'a self, text: &[u32], block: &BlockContext<'a>) -> Result<Box<dyn BlockScores + 'a>>;
 }
 
 /// The scores of one block's candidates, as a finite-state machine over the block's lattice.
 ///
-/// States are numbers of the implementation's choice. Equal states must score all continuations alike; the fewer states, the
-/// less work. Scores are never above 0, as the search drops prefixes by that bound: natural-log probabilities, or
-/// [`Table`](super::Table)s of other scores.
+/// The implementation chooses the numbers of its states. Equal states must score all continuations alike; the fewer
+/// states there are, the less work the search has. No score may be above 0, because the search relies on that bound to
+/// drop prefixes. Scores are natural-log probabilities, or other scores that a [`Table`](super::Table) shifted.
 pub trait BlockScores: SlotScorer<State = u32> {
-    /// Returns the state behind the committed text.
+    /// Returns the state after the committed text.
     fn start(&self) -> u32;
 }
 
-/// Reads one text, and prefixes of drafts that go on from its places side by side.
+/// A reader of one text and of the prefixes of drafts that continue it. A prefix may begin after any token of the text,
+/// and many prefixes are read side by side.
 ///
-/// Tokens are numbered in the order of reading: those of the text from 0, then those of prefixes. A prefix token names the
-/// token that it follows by that number, and sees what that one sees and itself.
+/// Tokens are numbered in the order of reading: first those of the text, from 0 on, then those of prefixes. A token of
+/// a prefix names the token that it follows by its number. It sees that token, everything which that token sees, and
+/// itself.
 pub trait PrefixReader {
-    /// Goes to the end of `text` and forgets all prefixes. What this text has in common with the last one may be kept. At most
-    /// `more` tokens of prefixes will follow.
+    /// Reads `text` to its end and forgets all prefixes. What the text has in common with the last one may be kept. At
+    /// most `more` tokens of prefixes will follow.
     ///
     /// # Errors
-    /// Scores that are not numbers.
+    /// Returns an error if scores are not numbers.
     fn read(&mut self, text: &[u32], more: usize) -> Result<()>;
 
-    /// Reads the newest token of every prefix, and returns for each the scores of its candidates behind it: natural
-    /// log-probabilities. Where scores are not `compared` across prefixes, those of a prefix may be off by a constant.
+    /// Reads the newest token of every prefix. Returns for each prefix the natural-log probabilities of its candidates
+    /// as the next token. If scores are not `compared` across prefixes, those of a prefix may be off by a constant.
     ///
     /// # Errors
-    /// Scores that are not numbers.
+    /// Returns an error if scores are not numbers.
     fn extend(&mut self, newest: &[PrefixToken], compared: bool) -> Result<Vec<Vec<f64>>>;
 }
 
@@ -72,8 +75,8 @@ pub trait PrefixReader {
 pub struct PrefixToken<'a> {
     /// The token.
     pub token: u32,
-    /// The number of the token that it follows; none at the start of a text.
+    /// The number of the token that it follows. None at the start of a text.
     pub after: Option<usize>,
-    /// The tokens to be scored behind it.
+    /// The tokens to be scored as its successors.
     pub candidates: &'a [u32],
 }

@@ -20,7 +20,8 @@ pub struct SumConfig {
 }
 
 impl SumConfig {
-    /// Checks that the terms are among the `rescorers` of the configuration.
+    /// Checks that all terms are among the `rescorers` of the configuration and that none is a sum itself. Messages
+    /// call the section `key`.
     pub(super) fn validate(&self, key: &str, rescorers: &BTreeMap<String, RescorerConfig>) -> Result<()> {
         for name in &self.of {
             match rescorers.get(name) {
@@ -35,21 +36,23 @@ impl SumConfig {
     }
 }
 
-/// The weighted sum of what several rescorers say of a block; of none, 0 for every candidate.
+/// The weighted sum of the scores of several rescorers for a block. Without terms, every candidate scores 0.
 ///
-/// Its state is made of its terms' states. Those of two terms make the halves of a number; with a third term, pairs of the
-/// first two are numbered as they are met, and so on.
+/// A state of the sum combines the states of its terms in one number of 64 bits. With two terms, their states are the
+/// two halves of that number. With a third term, each pair of the first two states gets a number when it is first met,
+/// which becomes the first half, and so on for more terms.
 pub struct Sum<'a> {
-    /// With their shares.
+    /// The terms, each with its share.
     terms: Vec<(f64, Box<dyn BlockScores + 'a>)>,
-    /// The states of the first two terms, of the first three, ...: of as many as have another term behind them.
+    /// The numbers of combined states: first those of the first two terms, then those of the first three, and so on, up
+    /// to all terms but the last.
     numbered: Vec<Numbered>,
-    /// By term, kept between calls.
+    /// The state of each term. It is a buffer that is kept between calls.
     states: Vec<u32>,
     steps: Vec<(f64, u32)>,
 }
 
-/// Numbers for pairs of states, in the order in which they are met.
+/// Numbers for pairs of states, given in the order in which the pairs are met.
 #[derive(Default)]
 struct Numbered {
     pairs: Vec<u64>,
@@ -65,19 +68,19 @@ impl Numbered {
     }
 }
 
-/// Puts a term's state behind those of the terms before it.
+/// Combines a term's state with the number of the states of all terms before it.
 fn pair(before: u32, state: u32) -> u64 {
     u64::from(before) << 32 | u64::from(state)
 }
 
 impl<'a> Sum<'a> {
-    /// Makes the sum of scores with their shares.
+    /// Makes the sum of terms, each with its share.
     pub fn new(terms: Vec<(f64, Box<dyn BlockScores + 'a>)>) -> Self {
         let numbered = (2..terms.len()).map(|_| Numbered::default()).collect();
         Self { states: vec![0; terms.len()], terms, numbered, steps: Vec::new() }
     }
 
-    /// Returns the scores that the sum is, where it has one term with a share of 1.
+    /// Returns the only term if there is just one and its share is 1, so that the sum equals it.
     pub fn only(&mut self) -> Option<&mut (dyn BlockScores + 'a)> {
         match &mut self.terms[..] {
             [(share, scores)] if *share == 1.0 => Some(&mut **scores),
@@ -85,7 +88,7 @@ impl<'a> Sum<'a> {
         }
     }
 
-    /// Returns the state behind the committed text.
+    /// Returns the state after the committed text.
     pub fn start(&mut self) -> u64 {
         let mut all = 0;
         for index in 0..self.terms.len() {
@@ -94,16 +97,16 @@ impl<'a> Sum<'a> {
         all
     }
 
-    /// The states of all terms before term `index`, as a number.
+    /// Returns the number of the states of all terms before term `index`, which `all` combines.
     fn before(&mut self, index: usize, all: u64) -> u32 {
         match index {
-            // One term's state is its own number.
+            // The state of a single term is its own number.
             0 | 1 => all as u32,
             _ => self.numbered[index - 2].number(all),
         }
     }
 
-    /// Takes a state apart.
+    /// Splits a state of the sum into the states of its terms, and puts them into `states`.
     fn take_apart(&mut self, mut all: u64) {
         for index in (0..self.terms.len()).rev() {
             self.states[index] = all as u32;
@@ -144,7 +147,7 @@ mod tests {
     use crate::ngram::{Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, Vocabulary, estimate};
     use crate::rescorer::{NgramScores, Table};
 
-    /// A made-up n-gram whose state is a number.
+    /// A made-up n-gram model whose states are numbers.
     struct Counted<'a>(OneByOne<'a, MadeUp>);
 
     fn packed(state: [u32; 3]) -> u32 {
@@ -167,7 +170,7 @@ mod tests {
         }
     }
 
-    /// A term of a sum, its scores made up by a seed: multiples of -1/4.
+    /// A term of a sum. Its scores are multiples of -1/4 and follow from a seed.
     #[derive(Debug, Clone, Copy)]
     enum Term {
         Ngram(usize),
@@ -175,7 +178,7 @@ mod tests {
         Pairs,
     }
 
-    /// The score of a candidate behind another.
+    /// Returns the score of the candidate at `place` of `slot` after the candidate at `before` of the slot before.
     fn made_up(seed: u32, slot: usize, before: usize, place: usize) -> f64 {
         let hash = (seed ^ (slot * 64 + before * 8 + place) as u32).wrapping_mul(0x9E37_79B1);
         -f64::from(hash >> 29) / 4.0
@@ -188,7 +191,7 @@ mod tests {
         Table::new(lattice, |slot| (0..rows(slot)).flat_map(|before| row(slot, before)).collect()).unwrap()
     }
 
-    /// What a term says of a path, by its definition.
+    /// Returns the scores of a path under a term, by the term's definition.
     fn says(term: Term, seed: u32, model: &MadeUp, lattice: &Lattice, path: &[u32]) -> Vec<f64> {
         let place = |slot: usize| lattice.ids(slot).iter().position(|&id| id == path[slot]).unwrap();
         let mut state = START;
@@ -211,7 +214,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
 
-        /// All sums of these numbers are exact.
+        /// Compares the best paths with those of a full enumeration. All sums of these numbers are exact.
         #[test]
         fn the_best_paths_of_a_sum_are_found(
             lattice in small_lattice(),

@@ -1,12 +1,13 @@
-//! Scores that are computed for a whole block at once.
+//! Tables of scores that are computed for a whole block at once.
 
 use super::BlockScores;
 use crate::error::{Result, bail};
 use crate::lattice::{Lattice, SlotScorer};
 
-/// Scores of a lattice's candidates: of each alone, or of each after each candidate of the slot before. None is above 0, as
-/// the search relies on bounds; scores that are no log-probabilities are shifted slot by slot, which changes no comparison
-/// between paths.
+/// The scores of a lattice's candidates, either of each alone or of each after each candidate of the slot before.
+///
+/// No score is above 0, because the search relies on that bound. Scores that are not log-probabilities are shifted by a
+/// constant per slot, which does not change how paths compare.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     slots: Vec<SlotScores>,
@@ -15,16 +16,17 @@ pub struct Table {
 #[derive(Debug, Clone, PartialEq)]
 struct SlotScores {
     width: usize,
-    /// `[rows, width]`: a row for each candidate of the slot before, or one for all.
+    /// The scores `[rows, width]`. There is a row for each candidate of the slot before, or a single row for all of
+    /// them.
     values: Vec<f64>,
 }
 
 impl Table {
-    /// Makes the table of a lattice. `values` returns the scores of a slot, row by row: `width` numbers, or `width` for each
-    /// candidate of the slot before.
+    /// Makes the table of a lattice. `values` returns the scores of a slot, row by row: either `width` numbers, or
+    /// `width` numbers for each candidate of the slot before.
     ///
     /// # Errors
-    /// Scores that are not numbers; a wrong number of them.
+    /// Returns an error if a score is NaN or plus infinity, or if the number of scores is wrong.
     pub fn new(lattice: &Lattice, mut values: impl FnMut(usize) -> Vec<f64>) -> Result<Self> {
         let mut slots = Vec::with_capacity(lattice.slots());
         for slot in 0..lattice.slots() {
@@ -47,12 +49,12 @@ impl Table {
         Ok(Self { slots })
     }
 
-    /// Whether the scores in `slot` depend on the candidate before.
+    /// Returns whether the scores in `slot` depend on the candidate before.
     fn reads_previous(&self, slot: usize) -> bool {
         self.slots.get(slot).is_some_and(|scores| scores.values.len() > scores.width)
     }
 
-    /// Scores of the candidates of `slot` after candidate `previous` of the slot before.
+    /// Returns the scores of the candidates of `slot` after candidate `previous` of the slot before.
     fn row(&self, slot: usize, previous: usize) -> &[f64] {
         let SlotScores { width, values } = &self.slots[slot];
         let row = if values.len() > *width { previous } else { 0 };
@@ -61,7 +63,7 @@ impl Table {
 }
 
 impl SlotScorer for Table {
-    /// The place of the last candidate in its slot, where the next scores depend on it; else 0.
+    /// The place of the last candidate in its slot if the next scores depend on it, and 0 otherwise.
     type State = u32;
 
     fn extend(&mut self, slot: usize, previous: u32, number: usize, out: &mut Vec<(f64, u32)>) {

@@ -1,10 +1,16 @@
-//! `kind = "transition"`: how well a candidate follows the candidate before it, given the backbone's hidden state.
+//! `kind = "transition"`: a bilinear score of how well a candidate follows the candidate before it, given the
+//! backbone's hidden state.
 //!
-//! `S_t(a, b) = c_j U_t(b) + <A(a) * G_j(h_t), B(b)>` for candidate b of slot j behind candidate a of slot j - 1, with `U_t(b)`
-//! the slot's head score and `c_j`, `A`, `B`, `G_j` learnt: `A` and `B` are linear maps of the backbone's embeddings to a low
-//! rank, `G_j(h) = 1 + W h + s_j`. Trained by cross-entropy it is normalised over the slot's candidates and so a probability, as
-//! for a 2-gram; trained as a random field only whole paths are, by the sum over all of them, which compares no two paths and is
-//! left out. The form is that of recent lattice rerankers; the slot's own `c_j` and `s_j` are ours.
+//! For candidate b of slot j after candidate a of slot j - 1, the score is
+//! `S_t(a, b) = c_j U_t(b) + <A(a) * G_j(h_t), B(b)>`. Here `U_t(b)` is the slot's head score. `A` and `B` are linear
+//! maps of the backbone's embeddings to a low rank, and the gate is `G_j(h) = 1 + W h + s_j`. The maps, `W`, `c_j` and
+//! `s_j` are learnt.
+//!
+//! After training by cross-entropy, scores are normalised over the slot's candidates, so they are log-probabilities
+//! like those of a 2-gram model. After training as a random field, only whole paths have probabilities. Their
+//! normaliser is the same for all paths of a lattice and is left out.
+//!
+//! The form is that of recent lattice rerankers. The `c_j` and `s_j` of each slot are an addition.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -64,20 +70,20 @@ impl LatticeKind for TransitionConfig {
     }
 }
 
-/// What is trained.
+/// The network that is trained.
 #[derive(Module, Debug)]
 pub struct TransitionNetwork {
     before: Linear,
     after: Linear,
     gate: Linear,
-    /// `[H - 1, rank]`
+    /// The part `s_j` of each slot's gate, `[H - 1, rank]`.
     slot_gates: Param<Tensor<2>>,
-    /// `[H - 1]`
+    /// The weight `c_j` of the head scores in each slot, `[H - 1]`.
     head_weights: Param<Tensor<1>>,
 }
 
 impl TransitionNetwork {
-    /// `G`, `[n, slots, rank]`.
+    /// Returns the gates `G_j`, `[n, slots, rank]`.
     fn gates(&self, blocks: &Blocks) -> Tensor<3> {
         let ([n, slots, _], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
         let gate = self.gate.forward(blocks.hidden.clone()).reshape([n, 1, rank]);
@@ -120,7 +126,7 @@ impl LatticeNetwork for TransitionNetwork {
     }
 }
 
-/// A fitted transition scorer.
+/// A fitted network, which drafts.
 pub struct Transition {
     rank: usize,
     loss: LatticeLoss,
@@ -132,7 +138,7 @@ pub struct Transition {
 }
 
 impl Transition {
-    /// Of a network above `model` that was trained by `loss`.
+    /// Makes the rescorer of a network on top of `model` that was trained by `loss`.
     pub fn new(network: &TransitionNetwork, model: &Model, loss: LatticeLoss) -> Self {
         let [before, after] = TokenTable::of([&network.before, &network.after], model);
         Self {
@@ -152,7 +158,8 @@ impl Rescorer for Transition {
         Scoring::Global(self)
     }
 
-    /// The gate once; then every pair of neighbouring candidates, the first slot of them behind the pinned token alone.
+    /// Returns the cost of one gate and of all pairs of neighbouring candidates. The candidates of slot 2 follow the
+    /// pinned token alone.
     fn cost(&self, block: &BlockShape) -> RescoringCost {
         let (k, slots) = (block.candidates, block.slots);
         let pairs = if slots < 2 { 0 } else { k + (slots - 2) * k * k };

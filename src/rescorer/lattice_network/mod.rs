@@ -1,7 +1,8 @@
-//! Networks that read a block's lattice and the backbone's hidden state: what their kinds have in common.
+//! The common part of lattice networks, which are networks that read a block's lattice and the backbone's hidden state.
 //!
-//! A network is trained as tensors over many blocks at once ([`LatticeNetwork`], `training.rs`) and drafts one block at a time
-//! on tables over the vocabulary (`host.rs`). So its formula is written twice; a test holds the two together for every kind.
+//! In training, a network works on tensors of many blocks at once ([`LatticeNetwork`], `training.rs`). In drafting, it
+//! works on one block at a time, with tables over the vocabulary (`host.rs`). Its formula is therefore written twice,
+//! and a test checks for every kind that the two agree.
 
 mod host;
 mod saved;
@@ -30,83 +31,85 @@ pub use training::{LatticeLoss, LatticeTraining, Recorded};
 
 /// A network that scores the candidates of a lattice.
 pub trait LatticeNetwork: Module {
-    /// Makes a network for blocks of `slots` slots behind the pinned one, on hidden states and embeddings of width `d`, which
-    /// it maps to `rank` numbers. Untrained, it gives the head scores.
+    /// Makes a network for blocks of `slots` slots after the pinned one. It reads hidden states and embeddings of width
+    /// `d`, which it maps to width `rank`. Before training, it returns the head scores.
     fn new(slots: usize, d: usize, rank: usize, init: &mut Init) -> Self;
 
-    /// Scores `[blocks, slots, k]` of the candidates of slots 2 to H, whose softmax over the candidates of a slot is their
-    /// probability.
+    /// Returns the scores `[blocks, slots, k]` of the candidates of slots 2 to H, given the true token before each
+    /// slot. Their softmax over the candidates of a slot is a probability, unless the network is trained as a random
+    /// field.
     fn scores(&self, blocks: &Blocks) -> Tensor<3>;
 
-    /// Scores `[blocks, slots - 1, k, k]` of the candidates of slots 3 to H behind each candidate of the slot before; none where
-    /// there are no such slots, and of a network that does not read the candidate before.
+    /// Returns the scores `[blocks, slots - 1, k, k]` of the candidates of slots 3 to H after each candidate of the
+    /// slot before. Returns none if there are no such slots, or if the network does not read the candidate before.
     fn pairs(&self, _blocks: &Blocks) -> Option<Tensor<4>> {
         None
     }
 }
 
-/// What networks read of some blocks: n of them, with s = H - 1 slots behind the pinned one.
+/// The inputs of a network for n blocks, with s = H - 1 slots after the pinned one.
 pub struct Blocks {
-    /// Hidden states `[n, d]`, each scaled to a root mean square of 1.
+    /// The hidden states `[n, d]`, each scaled to a root mean square of 1.
     pub hidden: Tensor<2>,
-    /// Embeddings `[n * s, d]` of the token before each slot, as the backbone wrote it, scaled likewise.
+    /// The embeddings `[n * s, d]` of the token before each slot in the backbone's own text, scaled in the same way.
     pub before: Tensor<2>,
-    /// Embeddings of the tokens that are candidates anywhere, each once, scaled likewise.
+    /// The embeddings of all tokens that are candidates anywhere, each token once, scaled in the same way.
     pub tokens: Tensor<2>,
-    /// `[n * s * k]`: the candidates' rows in `tokens`.
+    /// The row of each candidate in `tokens`, `[n * s * k]`.
     pub candidates: Tensor<1, Int>,
-    /// Head scores `[n, s, k]`, a slot's first being 0.
+    /// The head scores `[n, s, k]`, shifted so that the first candidate of each slot has 0.
     pub head_scores: Tensor<3>,
 }
 
 impl Blocks {
-    /// Head scores `[n, s, k]`, each times its slot's weight `[s]`.
+    /// Returns the head scores `[n, s, k]`, multiplied by the weights `[s]` of their slots.
     pub fn weighted_heads(&self, weights: &Param<Tensor<1>>) -> Tensor<3> {
         let [_, slots, _] = self.head_scores.dims();
         self.head_scores.clone() * weights.val().reshape([1, slots, 1])
     }
 
-    /// Rows `[n * s * k, r]` of something computed for each of `tokens`, as `[n * s, k, r]`.
+    /// Returns the rows `[n * s, k, r]` of all candidates, given the rows `[tokens, r]` that were computed for
+    /// `tokens`.
     pub fn spread(&self, of_tokens: Tensor<2>) -> Tensor<3> {
         let ([n, s, k], width) = (self.head_scores.dims(), of_tokens.dims()[1]);
         of_tokens.select(0, self.candidates.clone()).reshape([n * s, k, width])
     }
 }
 
-/// Embeddings or hidden states, each row scaled to a root mean square of 1.
+/// Scales each row of embeddings or hidden states to a root mean square of 1.
 pub(super) fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
     let mean_square = rows.clone().powi_scalar(2).mean_dim(1);
     rows / (mean_square + 1e-12).sqrt()
 }
 
-/// A kind of rescorer that is a lattice network: the rest of [`RescorerKind`] follows.
+/// A kind of rescorer that is a lattice network. [`RescorerKind`] is implemented for every such kind.
 pub trait LatticeKind: Serialize {
     /// The `kind` of the section.
     const NAME: &'static str;
-    /// What is trained.
+    /// The network that is trained.
     type Network: LatticeNetwork;
 
-    /// Returns what the sections of all lattice networks have in common.
+    /// Returns the options that the sections of all lattice networks have.
     fn options(&self) -> NetworkOptions<'_>;
 
-    /// Returns what drafts with a trained network above `model`.
+    /// Returns the rescorer of a trained network on top of `model`.
     fn rescorer(&self, network: &Self::Network, model: &Model) -> Box<dyn Rescorer>;
 }
 
-/// What the sections of all lattice networks have in common.
+/// The options that the sections of all lattice networks have.
 #[derive(Debug, Clone, Copy)]
 pub struct NetworkOptions<'a> {
-    /// Width to which embeddings and hidden states are mapped.
+    /// The width to which embeddings and hidden states are mapped.
     pub rank: usize,
-    /// What it learns from.
+    /// The loss of the training.
     pub loss: LatticeLoss,
-    /// Blocks per training step.
+    /// The number of blocks per training step.
     pub blocks_per_step: usize,
-    /// Steps, learning rate and the rest.
+    /// The options of the optimizer, such as the number of steps and the learning rate.
     pub training: &'a OptimizationConfig,
 }
 
-/// Returns a network without values, and what its files must say of themselves.
+/// Returns an untrained network and the shape that its files must have.
 fn empty<'a, K: LatticeKind>(
     kind: &K,
     slots: usize,
@@ -155,7 +158,7 @@ impl<K: LatticeKind> RescorerKind for K {
         let NetworkOptions { rank, blocks_per_step, training, .. } = self.options();
         let candidates = training.batches() * blocks_per_step * sizes.slots * sizes.top_k;
         let map = rank * sizes.width;
-        // Every distinct token is mapped once: about one for eight candidates.
+        // Each distinct token is mapped only once. There is about one for eight candidates.
         FitEstimate { operations: candidates as f64 * 6.0 * map as f64 / 8.0, bytes: kept_bytes(3 * map) }
     }
 }

@@ -1,4 +1,5 @@
-//! Lattice networks on disk: `network.safetensors` and `network.json`, bound to the backbone and the heads.
+//! Lattice networks on disk, as `network.safetensors` and `network.json`. They are bound to the backbone and to the
+//! number of slots.
 
 use std::path::Path;
 
@@ -21,16 +22,16 @@ struct Description {
 
 const SCHEMA: u32 = 1;
 
-/// What a lattice network fits.
+/// What a saved lattice network must agree with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetworkShape<'a> {
-    /// "transition" or "lava".
+    /// The kind of the rescorer, "transition" or "lava".
     pub kind: &'a str,
-    /// H - 1
+    /// The number of slots after the pinned one, H - 1.
     pub slots: usize,
-    /// Its width.
+    /// The width to which embeddings and hidden states are mapped.
     pub rank: usize,
-    /// Hash of the backbone whose embeddings and hidden states it reads.
+    /// The hash of the backbone whose embeddings and hidden states the network reads.
     pub backbone: &'a str,
 }
 
@@ -43,10 +44,11 @@ pub fn save_network(folder: &Path, network: &impl Module, shape: NetworkShape) -
     files::write_json(&folder.join("network.json"), &description)
 }
 
-/// Reads the network in `folder` over `empty`.
+/// Reads the network in `folder` and returns it, in place of `empty`.
 ///
 /// # Errors
-/// Another kind, size or backbone than `expected`, another layout, damaged files.
+/// Returns an error if the network has another kind, size or backbone than `expected` or another layout, or if files
+/// are missing or damaged.
 pub fn load_network<N: Module>(folder: &Path, empty: N, expected: NetworkShape) -> Result<N> {
     let path = folder.join("network.json");
     let found: Description = files::read_json(&path)?;

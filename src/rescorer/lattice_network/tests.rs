@@ -1,4 +1,4 @@
-//! What drafts against what is trained.
+//! Tests that compare the fitted networks, which draft, with the networks that are trained.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
@@ -10,7 +10,7 @@ use crate::backbone::Model;
 use crate::lattice::Lattice;
 use crate::nn::{Init, from_host, indices, to_host};
 
-/// Adds to every parameter, so that none is zero.
+/// Changes every parameter by a different amount, so that none is zero.
 struct Shake(f32);
 
 impl ModuleMapper for Shake {
@@ -26,7 +26,7 @@ impl ModuleMapper for Shake {
     }
 }
 
-/// A block whose tokens are `path`, as networks read it.
+/// Returns a block whose true tokens are `path`, as the networks read it.
 fn block_of(model: &Model, lattice: &Lattice, path: &[u32], hidden: &[f32]) -> Blocks {
     let (slots, k) = (lattice.slots() - 1, 3);
     let ids: Vec<u32> = (1..=slots).flat_map(|slot| lattice.ids(slot).to_vec()).collect();
@@ -42,7 +42,8 @@ fn block_of(model: &Model, lattice: &Lattice, path: &[u32], hidden: &[f32]) -> B
     }
 }
 
-/// What a network says of a block whose tokens are `path`, slot by slot: log-probabilities of the candidates.
+/// Returns the log-probabilities that a network gives to the candidates of each slot, in a block whose true tokens are
+/// `path`.
 fn by_the_network(
     network: &impl LatticeNetwork,
     model: &Model,
@@ -61,7 +62,7 @@ fn assert_agrees(network: &impl LatticeNetwork, fitted: &dyn GlobalScoring, mode
         let (lattice, hidden) = (lattice(shift), hidden(shift as usize));
         let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
         let mut scores = fitted.scores(&[], &context).unwrap();
-        // Along every path the walk's scores are the network's.
+        // On every path, the fitted rescorer's scores are the network's.
         for choice in 0..81usize {
             let places = [0, choice % 3, choice / 3 % 3, choice / 9 % 3, choice / 27];
             let path: Vec<u32> = places.iter().enumerate().map(|(slot, &place)| lattice.ids(slot)[place]).collect();
@@ -92,7 +93,8 @@ fn fitted_lattice_networks_say_what_the_trained_ones_do() {
     assert_agrees(&shaken, &Lava::new(&shaken, &model), &model);
 }
 
-/// A network trained as a random field, and what it drafts with: behind every candidate, its scores as they are.
+/// Checks `pairs` of a network that is trained as a random field. They are its scores after every candidate, and the
+/// fitted rescorer's scores differ from them only by a constant per slot.
 #[test]
 fn pairs_are_the_scores_behind_every_candidate() {
     let (model, lattice, hidden) = (model(3), lattice(2), hidden(1));

@@ -1,6 +1,6 @@
-//! Training of rescorers that read a block's lattice and the backbone's hidden state: to find, among the candidates of every
-//! slot, the token that the backbone wrote (cross-entropy over the slot's candidates, the tokens before given), or among all
-//! paths of the lattice the one that it wrote (a linear-chain conditional random field).
+//! The training of lattice networks on traces, with one of two losses. Under cross-entropy, a network learns to find
+//! the token that the backbone wrote among the candidates of each slot, given the true tokens before. As a linear-chain
+//! conditional random field, it learns to find the path that the backbone wrote among all paths of the lattice.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ use crate::nn::{from_host, indices, to_host};
 use crate::traces::{Place, Trace, states_at};
 use crate::training::{Batch, Evaluated, Task};
 
-/// What a network of lattices learns from.
+/// The loss that a lattice network is trained with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LatticeLoss {
@@ -34,18 +34,19 @@ pub enum LatticeLoss {
     Crf,
 }
 
-/// A trace with the heads' candidates on it.
+/// A trace together with the heads' candidates on it.
 pub struct Recorded<'a> {
     /// The trace.
     pub trace: &'a Trace,
-    /// The candidates.
+    /// The heads' candidates.
     pub candidates: StoredCandidates,
 }
 
-/// A start in one of several traces.
+/// The start of a block: the number of a trace, the number of a document in it, and the number of tokens of the
+/// continuation before the block.
 type Start = (usize, usize, usize);
 
-/// Lattice networks, learning from traces.
+/// The task of training a lattice network on traces.
 pub struct LatticeTraining<'a> {
     train: Vec<Recorded<'a>>,
     dev: Vec<Recorded<'a>>,
@@ -59,18 +60,18 @@ pub struct LatticeTraining<'a> {
     device: Device,
 }
 
-/// Blocks that an evaluation on dev uses, about.
+/// The largest number of blocks that an evaluation on dev uses.
 const DEV_BLOCKS: usize = 2048;
-/// Blocks computed at once on dev.
+/// The number of blocks that are computed at once on dev.
 const AT_ONCE: usize = 256;
-/// No token to find: past the text's end, or not among the candidates.
+/// The target of a slot without one: the slot is past the text's end, or its true token is not among the candidates.
 const NONE: usize = usize::MAX;
 
 impl<'a> LatticeTraining<'a> {
-    /// Makes the task, on the best `top_k` candidates of every slot, or all where fewer are recorded.
+    /// Makes the task. It uses the best `top_k` candidates of every slot, or all of them if fewer are stored.
     ///
     /// # Errors
-    /// When train or dev has no block with a token to find.
+    /// Returns an error if the traces of train or dev have no position where a block can start.
     pub fn new(
         lattices: FitLattices<'a>,
         model: &'a Model,
@@ -100,13 +101,14 @@ impl<'a> LatticeTraining<'a> {
         Ok(Self { train, dev, train_starts, dev_starts, model, k, loss, blocks_per_step, seed, device })
     }
 
+    /// Draws the starts of the blocks of batch `number` from the train traces.
     fn draw(&self, number: usize) -> Vec<Start> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(number as u64 + 1);
         (0..self.blocks_per_step).map(|_| self.train_starts[rng.random_range(0..self.train_starts.len())]).collect()
     }
 
-    /// Blocks at `starts`, and by slot the place of the token to find.
+    /// Returns the blocks at `starts`, and for each slot the place of the true token among its candidates, or [`NONE`].
     fn blocks(&self, recorded: &[Recorded], starts: &[Start]) -> Result<(Blocks, Vec<usize>)> {
         let first = &recorded[0].candidates;
         let (slots, k, n) = (first.heads(), self.k.min(first.k()), starts.len());
@@ -147,8 +149,10 @@ impl<'a> LatticeTraining<'a> {
         Ok((blocks, targets))
     }
 
-    /// Sum of the losses as a graph, tokens found at first place, and tokens to find. A random field learns from the slots up
-    /// to the first that lacks its token.
+    /// Returns the sum of the losses as a tensor with its graph, the number of targets that have the best score of
+    /// their slot, and the number of targets.
+    ///
+    /// A random field learns only from the slots before the first one without a target.
     fn loss(
         &self,
         network: &impl LatticeNetwork,
@@ -179,7 +183,7 @@ impl<'a> LatticeTraining<'a> {
     }
 }
 
-/// 1 at the targets of some blocks, `[blocks, slots, k]`.
+/// Returns a tensor `[blocks, slots, k]` that is 1 at the targets and 0 elsewhere.
 fn one_hot(targets: &[usize], device: &Device, [slots, k]: [usize; 2]) -> Tensor<3> {
     let mut wanted = vec![0.0; targets.len() * k];
     for (cell, &target) in targets.iter().enumerate().filter(|(_, target)| **target != NONE) {
@@ -188,15 +192,18 @@ fn one_hot(targets: &[usize], device: &Device, [slots, k]: [usize; 2]) -> Tensor
     from_host(wanted, [targets.len() / slots, slots, k], device)
 }
 
-/// The sum over blocks of the negative log-likelihood of the path along `targets`, up to the first slot without one, among all
-/// paths up to there. `scores` `[n, slots, k]` are behind the true tokens, `pairs` `[n, slots - 1, k, k]` behind every candidate.
+/// Returns the negative log-likelihood of the paths along `targets`, summed over the n blocks. A path ends before the
+/// first slot that has no target, and is compared with all paths of the same length.
+///
+/// `scores` `[n, slots, k]` are the scores after the true tokens, and `pairs` `[n, slots - 1, k, k]` those after every
+/// candidate of the slot before.
 fn random_field(scores: Tensor<3>, pairs: Tensor<4>, targets: &[usize]) -> Tensor<1> {
     let ([n, slots, k], device) = (scores.dims(), scores.device());
     let of_paths = (scores.clone() * one_hot(targets, &device, [slots, k])).sum();
-    // By slot, the blocks whose path ends there.
+    // The length of the known path of each block.
     let known = |block: &[usize]| block.iter().filter(|target| **target != NONE).count();
     let lengths: Vec<usize> = targets.chunks(slots).map(known).collect();
-    // By candidate, the logarithm of the sum over all prefixes that end with it.
+    // For each candidate, the logarithm of the summed exponentials of the scores of all prefixes that end with it.
     let mut prefixes = scores.narrow(1, 0, 1).reshape([n, k]);
     let mut all = Tensor::zeros([1], &device);
     for slot in 0..slots {
@@ -211,7 +218,7 @@ fn random_field(scores: Tensor<3>, pairs: Tensor<4>, targets: &[usize]) -> Tenso
     all - of_paths
 }
 
-/// Over the second dimension, `[n, 1, m]`.
+/// Returns the log-sum-exp over the second dimension, `[n, 1, m]`.
 fn log_sum_exp(scores: Tensor<3>) -> Tensor<3> {
     let most = scores.clone().max_dim(1).detach();
     (scores - most.clone()).exp().sum_dim(1).log() + most
@@ -263,7 +270,8 @@ mod tests {
     const SLOTS: usize = 4;
     const K: usize = 3;
 
-    /// Scores behind the true tokens and behind all, which say the same of the true path.
+    /// Returns scores after the true tokens, and scores after every candidate. The former agree with the latter
+    /// wherever the token before is a target.
     fn field(numbers: &[f64], targets: &[usize]) -> (Vec<f64>, Vec<f64>) {
         let (scores, pairs) = numbers.split_at(BLOCKS * SLOTS * K);
         let pairs = &pairs[..BLOCKS * (SLOTS - 1) * K * K];
@@ -274,7 +282,7 @@ mod tests {
         ((0..scores.len()).map(cell).collect(), pairs.to_vec())
     }
 
-    /// By its definition, over every path up to the first slot without a target.
+    /// Computes the loss by its definition, over every path up to the first slot without a target.
     fn by_enumeration(scores: &[f64], pairs: &[f64], targets: &[usize]) -> f64 {
         let mut sum = 0.0;
         for (block, targets) in targets.chunks(SLOTS).enumerate() {
@@ -298,7 +306,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Its value and its slope in a direction.
+        /// Compares the value of the loss, and its slope in a random direction, with the definition.
         #[test]
         fn a_random_field_is_over_all_paths(
             targets in prop::collection::vec(prop::option::weighted(0.8, 0..K), BLOCKS * SLOTS),
