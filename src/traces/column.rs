@@ -1,5 +1,7 @@
-//! A column of a trace: one state of the backbone at every token. A folder of its own with `column.json` (what it is, and of
-//! which tokens) and `rows.bin` (a row for every token of `tokens.bin`, little-endian). The folder appears whole.
+//! A column of a trace, which holds one feature, a state of the backbone, at every token.
+//!
+//! A column is a folder of its own. `column.json` describes it and names the tokens that it belongs to. `rows.bin` has
+//! a row for every token of `tokens.bin`, little-endian. The folder gets its name only when it is complete.
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,20 +15,20 @@ use crate::error::{Result, bail};
 use crate::files;
 use crate::storage_type::StorageType;
 
-/// Version of the layout.
+/// The version of the layout.
 const SCHEMA: u32 = 1;
 
 pub(super) const ROWS: &str = "rows.bin";
 
-/// `column.json`
+/// The contents of `column.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ColumnHeader {
     schema_version: u32,
     pub feature: Feature,
     dtype: StorageType,
-    /// d
+    /// The width d of a state.
     pub width: usize,
-    /// BLAKE3 of the trace's `tokens.bin`.
+    /// The BLAKE3 hash of the trace's `tokens.bin`.
     tokens_hash: String,
 }
 
@@ -35,7 +37,7 @@ impl ColumnHeader {
         Self { schema_version: SCHEMA, feature, dtype, width, tokens_hash: tokens_hash.to_owned() }
     }
 
-    /// Bytes of the state of one token.
+    /// Returns the number of bytes of a row.
     pub fn row_bytes(&self) -> usize {
         self.width * self.dtype.bytes()
     }
@@ -45,14 +47,18 @@ impl ColumnHeader {
     }
 }
 
-/// A column, mapped into memory.
+/// A column that is mapped into memory.
 pub(super) struct Column {
     pub header: ColumnHeader,
     rows: Option<Mmap>,
 }
 
 impl Column {
-    /// Opens the column in `folder` of the `rows` tokens whose file has the hash `tokens_hash`.
+    /// Opens the column in `folder`, which must have `rows` rows and belong to the tokens with the hash `tokens_hash`.
+    ///
+    /// # Errors
+    /// Returns an error if a file is missing or has the wrong size, or if the column has another layout or belongs to
+    /// other tokens.
     pub fn open(folder: &Path, rows: usize, tokens_hash: &str) -> Result<Self> {
         let header: ColumnHeader = files::read_json(&folder.join("column.json"))?;
         if header.schema_version != SCHEMA {
@@ -73,7 +79,7 @@ impl Column {
         Ok(Self { header, rows })
     }
 
-    /// Appends rows of the file to `out`, `[rows, d]`.
+    /// Appends the given rows to `out`, `[rows, d]`.
     pub fn decode(&self, rows: Range<usize>, out: &mut Vec<f32>) {
         let (size, map) = (self.header.row_bytes(), self.rows.as_ref().map_or(&[][..], |map| map));
         self.header.dtype.decode(&map[rows.start * size..rows.end * size], out);

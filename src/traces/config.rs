@@ -1,4 +1,4 @@
-//! `[traces]`: what is recorded of the backbone, and how.
+//! The section `[traces]` of the configuration, which says what is recorded of the backbone and how.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,7 @@ pub enum TraceText {
 }
 
 impl TraceText {
-    /// As it is written in the configuration.
+    /// Returns the name of this kind of text in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Greedy => "greedy",

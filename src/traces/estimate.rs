@@ -1,4 +1,4 @@
-//! What a trace will take: disk and time.
+//! Estimates of how much disk and time a trace will take.
 
 use std::path::Path;
 use std::time::Instant;
@@ -14,57 +14,65 @@ use crate::backbone::{Backbone, Feature, generate};
 use crate::error::Result;
 use crate::storage_type::StorageType;
 
-/// Tells how many bytes are free where a path lies.
+/// A function that returns the number of free bytes where a path lies.
 pub type FreeSpace<'a> = &'a dyn Fn(&Path) -> std::io::Result<u64>;
 
-/// The bytes that this user may still write where `path` lies.
+/// Returns the number of bytes that this user may still write where `path` lies.
+///
+/// # Errors
+/// Returns an error if the operating system cannot tell.
 pub fn free_space(path: &Path) -> std::io::Result<u64> {
     fs4::available_space(path)
 }
 
-/// Never filled: other programs, and the little files of a run, need some room too.
+/// The number of bytes that are always left free, because other programs and the small files of a run need some room
+/// too.
 pub(super) const RESERVE: u64 = 64 << 20;
 
-/// Documents that an estimate reads, at most.
+/// The largest number of documents that an estimate reads.
 const SAMPLE: usize = 1000;
 
-/// Tokens that an estimate of time decodes.
+/// The number of tokens that an estimate of time decodes for each document.
 const TIMED: usize = 8;
 
-/// What a trace will take.
+/// An estimate of what a trace will take.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Estimate {
-    /// Documents of the plan.
+    /// The number of documents of the plan.
     pub documents: usize,
-    /// Those finished by an earlier process that was stopped.
+    /// The number of documents that an earlier process finished before it was stopped.
     pub documents_done: usize,
-    /// Tokens of the prompts of all documents that can be traced.
+    /// The number of tokens in the prompts of all documents that can be traced.
     pub prompt_tokens: u64,
-    /// The most tokens after them: `max_new` each, or the room in the context; of the corpus's own text, its tokens.
+    /// The largest number of tokens after the prompts: for each document `max_new` or the room in the context, or if
+    /// the corpus's own text is traced, the tokens of that.
     pub new_tokens_at_most: u64,
-    /// Whether every document was read for the two; else they are scaled up from an even sample of a thousand.
+    /// Whether the two numbers of tokens were counted on every document. If not, they are extrapolated from at most a
+    /// thousand documents at equal intervals.
     pub exact: bool,
-    /// The columns that are made, each with the disk that it takes while it is made.
+    /// The columns to be made, each with the disk that it takes while it is made.
     pub columns: Vec<ColumnEstimate>,
-    /// Disk that all of it takes while it is made, with its index; once finished it is a little less.
+    /// The largest number of bytes that everything takes on disk while it is made, the index included. The finished
+    /// trace takes a little less.
     pub bytes_at_most: u64,
-    /// Seconds for the documents that are left, from a few steps of one batch; only where that was asked for.
+    /// The seconds that the remaining documents take, measured on a few steps of one batch. None unless it was asked
+    /// for.
     pub seconds: Option<f64>,
 }
 
-/// What a column will take.
+/// An estimate of what a column will take.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ColumnEstimate {
-    /// Which one.
+    /// The feature that the column holds.
     pub feature: Feature,
-    /// Its rows, with an index while it is made.
+    /// The largest number of bytes of its rows, and of its index while it is made.
     pub bytes_at_most: u64,
 }
 
-/// The columns that are to be made, and the type of their numbers.
+/// The features of the columns to be made, and the type of their numbers.
 pub type Columns<'a> = (&'a [Feature], StorageType);
 
-/// Columns of `tokens` tokens of documents whose index takes `index` bytes.
+/// Returns the estimates of columns for `tokens` tokens, of documents whose index takes `index` bytes.
 fn columns_of(backbone: &Backbone, (features, dtype): Columns, tokens: u64, index: u64) -> Vec<ColumnEstimate> {
     let row = (backbone.model.config().hidden_size * dtype.bytes()) as u64;
     let one = |&feature: &Feature| ColumnEstimate { feature, bytes_at_most: tokens * row + index };
@@ -72,7 +80,11 @@ fn columns_of(backbone: &Backbone, (features, dtype): Columns, tokens: u64, inde
 }
 
 impl Estimate {
-    /// Of making the trace in `folder` and its columns; `timed` computes the beginning of one batch.
+    /// Estimates what it takes to make the trace in `folder` and its columns. If `timed` is set, the beginning of one
+    /// batch is computed to estimate the time.
+    ///
+    /// # Errors
+    /// Returns an error if a document cannot be read or tokenised.
     pub fn new(backbone: &Backbone, plan: &TracePlan, columns: Columns, folder: &Path, timed: bool) -> Result<Self> {
         let every = plan.documents.div_ceil(SAMPLE).max(1);
         let read = (0..plan.documents).step_by(every);
@@ -101,7 +113,8 @@ impl Estimate {
         })
     }
 
-    /// Of making columns of a finished trace, of which `documents_done` documents are finished.
+    /// Estimates what it takes to make columns of a finished trace. The first `documents_done` documents, in the order
+    /// of the files, are finished.
     pub fn of_columns(
         backbone: &Backbone,
         trace: &Trace,
@@ -133,7 +146,7 @@ impl Estimate {
         }
     }
 
-    /// In a line.
+    /// Returns the estimate in a line of text. `free` is the number of free bytes on the disk.
     pub fn words(&self, free: u64) -> String {
         let about = if self.exact { "" } else { "about " };
         let short =
@@ -148,40 +161,43 @@ impl Estimate {
     }
 }
 
-/// Bytes in a form to read.
+/// Returns a number of bytes in a readable form.
 pub(super) fn words(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
 }
 
-/// The most that a document adds to the journal and to the index.
+/// Returns an upper bound on the bytes that a document adds to the journal and to the index.
 pub(super) fn index_bytes(entry: &TraceDocument) -> u64 {
-    // Twice its JSON; then indentation, and the digits of its places in corpus and files.
+    // The entry's JSON is written twice. The rest is for indentation and for the digits of its indices in the corpus
+    // and the files.
     2 * serde_json::to_vec(entry).map_or(0, |text| text.len() as u64) + 160
 }
 
-/// Tokens of a prompt that an estimate of time reads before it decodes, and about those that it reads of all prompts.
+/// The number of tokens of a prompt that an estimate of time reads before it decodes.
 const SHORT: usize = 16;
+/// The approximate number of tokens that an estimate of time reads, all texts taken together.
 const READ: usize = 512;
-/// Documents that an estimate of the time of columns reads.
+/// The number of documents that are read to estimate the time of columns.
 const SMALL_BATCH: usize = 8;
 
+/// Returns the seconds that `work` takes.
 fn seconds_of(work: impl FnOnce()) -> f64 {
     let started = Instant::now();
     work();
     started.elapsed().as_secs_f64()
 }
 
-/// Seconds of the teacher-forced pass for each token of `texts`.
+/// Measures the seconds per token of the teacher-forced pass over `texts`.
 fn seconds_a_token(backbone: &Backbone, texts: &[&[u32]], features: &[Feature]) -> f64 {
     let Some(first) = texts.first() else { return 0.0 };
-    // The first forward also wakes threads and compiles kernels.
+    // The first forward pass also starts threads and compiles kernels, so it is not measured.
     teacher_forced(&backbone.model, &[&first[..1]], features);
     let tokens: usize = texts.iter().map(|text| text.len()).sum();
     seconds_of(|| drop(teacher_forced(&backbone.model, texts, features))) / tokens as f64
 }
 
-/// Seconds for each document of a batch of middling length: the beginnings of its prompts are continued by a few tokens, and
-/// some of its text is read. That contexts get longer is left out.
+/// Measures the seconds per document on a batch of medium length. The beginnings of its prompts are continued by a few
+/// tokens, and some of its text is read. The estimate does not consider that contexts grow longer.
 fn seconds_a_document(backbone: &Backbone, plan: &TracePlan, features: &[Feature], mut items: Vec<Item>) -> f64 {
     items.sort_by_key(|item| plan.most(item));
     let size = plan.batch.min(items.len());
@@ -191,18 +207,18 @@ fn seconds_a_document(backbone: &Backbone, plan: &TracePlan, features: &[Feature
     let Some(steps) = batch.iter().map(new).max() else { return 0.0 };
     let before: usize = batch.iter().map(|item| item.prompt.len()).sum();
     let after: usize = batch.iter().map(|item| plan.most(item)).sum();
-    // The first forward also wakes threads and compiles kernels.
+    // The first forward pass also starts threads and compiles kernels, so it is not measured.
     generate(backbone, &[&batch[0].prompt[..1]], 1);
     let each = (READ / size).max(1);
     let read: Vec<&[u32]> = batch.iter().map(|item| &item.prompt[..item.prompt.len().min(each)]).collect();
-    // Prompts are read by all layers, whatever the columns.
+    // Prompts are read by all layers, whichever columns are made.
     let reading = seconds_a_token(backbone, &read, &[Feature::Last]);
     let forcing = if features.is_empty() { 0.0 } else { seconds_a_token(backbone, &read, features) };
     batch.iter_mut().for_each(|item| item.prompt.truncate(SHORT));
     let one = seconds_of(|| drop(continuations(backbone, plan, batch, 1)));
     let some = seconds_of(|| drop(continuations(backbone, plan, batch, 1 + TIMED)));
     let a_step = (some - one).max(0.0) / TIMED as f64;
-    // The corpus's own text is not decoded.
+    // The corpus's own text is not decoded, so its prompts are not read in advance.
     let prefilled = if plan.text == TraceText::Corpus { 0 } else { before };
     (a_step * steps as f64 + reading * prefilled as f64 + forcing * after as f64) / size as f64
 }

@@ -1,4 +1,4 @@
-//! The teacher-forced forward: the backbone reads whole texts, and a row depends on nothing but its own text.
+//! The teacher-forced pass, in which the backbone reads whole texts. A row depends only on the text that it belongs to.
 
 use half::f16;
 
@@ -7,17 +7,18 @@ use crate::error::{Result, bail};
 use crate::nn::to_host;
 use crate::storage_type::StorageType;
 
-/// Attention weights held at once: 256 MB of float32.
+/// The number of attention weights that are held at once: 256 MiB of float32.
 const WEIGHTS: usize = 1 << 26;
 
-/// Returns the states called `features` at every token: by text and feature, `[tokens, d]`. Texts are computed in batches
-/// that keep within memory.
+/// Returns the states of the given features at every token: for each text, and for each feature, `[tokens, d]`. Texts
+/// are computed in batches that fit in memory.
 pub(super) fn teacher_forced(model: &Model, texts: &[&[u32]], features: &[Feature]) -> Vec<Vec<Vec<f32>>> {
     let longest = texts.iter().map(|text| text.len()).max().unwrap_or(1);
     let rows = (WEIGHTS / (longest * longest * model.config().num_attention_heads)).max(1);
     texts.chunks(rows).flat_map(|batch| one_forward(model, batch, features)).collect()
 }
 
+/// Does the same as [`teacher_forced`] in a single forward pass.
 fn one_forward(model: &Model, texts: &[&[u32]], features: &[Feature]) -> Vec<Vec<Vec<f32>>> {
     let width = model.config().hidden_size;
     let spans: Vec<Span> = texts.iter().map(|text| Span::chain(text)).collect();
@@ -33,10 +34,10 @@ fn one_forward(model: &Model, texts: &[&[u32]], features: &[Feature]) -> Vec<Vec
     states
 }
 
-/// Returns the stored form of the states called `feature` of the document `id`.
+/// Returns the states of one feature of the document `id` in the form in which a column stores them.
 ///
 /// # Errors
-/// A number that float16 cannot hold.
+/// Returns an error if float16 cannot hold a number.
 pub(super) fn encode(states: &[f32], dtype: StorageType, feature: Feature, id: &str) -> Result<Vec<u8>> {
     let too_large = |x: &&f32| x.is_finite() && f16::from_f32(**x).is_infinite();
     if dtype == StorageType::Float16

@@ -1,5 +1,7 @@
-//! A trace's tokens on disk: `trace.json` (what it is, and where every document lies) and `tokens.bin` (u32, little-endian).
-//! The folder appears whole; what is computed from the tokens lies in folders of its own.
+//! The tokens of a trace on disk. `trace.json` describes the trace and tells where each document lies, and `tokens.bin`
+//! has the tokens as u32, little-endian.
+//!
+//! The folder gets its name only when it is complete. What is computed from the tokens lies in folders of its own.
 
 use std::fs::File;
 use std::path::Path;
@@ -21,55 +23,57 @@ use crate::storage_type::StorageType;
 #[cfg(target_endian = "big")]
 compile_error!("traces are mapped as they lie on the disk, little-endian");
 
-/// Version of the layout.
+/// The version of the layout.
 const SCHEMA: u32 = 1;
 
-/// One traced document.
+/// A traced document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceDocument {
-    /// The corpus's name for it.
+    /// The name that the corpus gives the document.
     pub id: String,
-    /// What splits and the bootstrap keep together.
+    /// The group of the document. Splits and the bootstrap keep the documents of a group together.
     pub group: String,
-    /// Where its tokens, and its rows of every column, begin.
+    /// The index of its first token in `tokens.bin`, and of its first row in every column.
     pub first: usize,
-    /// Tokens of the prompt.
+    /// The number of tokens of the prompt.
     pub prompt: usize,
-    /// Tokens of the continuation, a final end-of-text included.
+    /// The number of tokens of the continuation, including a final end-of-text token.
     pub continuation: usize,
-    /// The most tokens the continuation could have had: `max_new`, or the room in the context.
+    /// The largest number of tokens that the continuation could have had: `max_new`, or the room in the context if that
+    /// is less.
     pub limit: usize,
 }
 
 impl TraceDocument {
-    /// Prompt and continuation.
+    /// Returns the number of tokens, the prompt and the continuation taken together.
     pub fn len(&self) -> usize {
         self.prompt + self.continuation
     }
 
-    /// Never: a prompt has at least one token.
+    /// Returns false, because a prompt has at least one token.
     pub fn is_empty(&self) -> bool {
         false
     }
 }
 
-/// What a trace is, its documents apart.
+/// The description of a trace, without its documents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
     schema_version: u32,
     identity: BackboneIdentity,
-    /// What follows the prompts.
+    /// The kind of text that follows the prompts.
     text: TraceText,
 }
 
-/// `trace.json` as it is written. It is read in parts, as serde would hold a second copy of what is beside a flattened one.
+/// The contents of `trace.json`, for writing. The file is read in two parts, because serde would hold a second copy of
+/// the fields next to a flattened one.
 #[derive(Serialize)]
 struct Index {
     #[serde(flatten)]
     header: Header,
-    /// BLAKE3 of `tokens.bin`, which columns name.
+    /// The BLAKE3 hash of `tokens.bin`, by which columns name the tokens that they belong to.
     tokens_hash: String,
-    /// In the corpus's order, which need not be that of the files.
+    /// The documents in the order of the corpus, which may differ from their order in the files.
     documents: Vec<TraceDocument>,
 }
 
@@ -86,14 +90,14 @@ impl Header {
         Self { schema_version: SCHEMA, identity, text }
     }
 
-    /// Writes `trace.json` beside the finished `tokens.bin`.
+    /// Writes `trace.json` into `folder`, where `tokens.bin` is finished.
     pub fn write(&self, folder: &Path, documents: Vec<TraceDocument>) -> Result<()> {
         let tokens_hash = files::hash_file(&folder.join(TOKENS))?;
         files::write_json(&folder.join("trace.json"), &Index { header: self.clone(), tokens_hash, documents })
     }
 }
 
-/// A trace, mapped into memory, with the columns that it was given.
+/// A trace that is mapped into memory, with the columns that were opened.
 pub struct Trace {
     header: Header,
     tokens_hash: String,
@@ -104,10 +108,12 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Opens the trace in `folder`, without columns: [`Trace::with_column`] or [`Trace::recomputing`] gives it states.
+    /// Opens the trace in `folder` without columns. To read states, call [`Trace::with_column`] or
+    /// [`Trace::recomputing`].
     ///
     /// # Errors
-    /// A file missing or of the wrong size; another backbone or tokenizer than `expected`; a newer layout.
+    /// Returns an error if a file is missing or has the wrong size, if the trace was made with another backbone or
+    /// tokenizer than `expected`, or if it has another layout.
     pub fn open(folder: &Path, expected: &BackboneIdentity) -> Result<Self> {
         let trace = Self::open_any(folder)?;
         let found = &trace.header.identity;
@@ -116,7 +122,12 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Opens the trace in `folder`, whatever backbone made it with the tokenizer of this hash: for its tokens.
+    /// Opens the trace in `folder` for its tokens. Any backbone may have made it, as long as its tokenizer has the
+    /// given hash.
+    ///
+    /// # Errors
+    /// Returns an error if a file is missing or has the wrong size, if the trace was made with another tokenizer, or if
+    /// it has another layout.
     pub fn open_tokens(folder: &Path, tokenizer: &str) -> Result<Self> {
         let trace = Self::open_any(folder)?;
         trace.require(folder, "tokenizer", &trace.header.identity.tokenizer, tokenizer)?;
@@ -154,7 +165,8 @@ impl Trace {
     /// Opens the column in `folder` as well.
     ///
     /// # Errors
-    /// A file missing or of the wrong size; a column of other tokens; a newer layout.
+    /// Returns an error if a file is missing or has the wrong size, or if the column belongs to other tokens or has
+    /// another layout.
     pub fn with_column(mut self, folder: &Path) -> Result<Self> {
         let column = Column::open(folder, self.rows(), &self.tokens_hash)?;
         match &mut self.states {
@@ -164,46 +176,48 @@ impl Trace {
         Ok(self)
     }
 
-    /// Has the backbone compute the states called `features` whenever they are read, rounded to `dtype` as a column stores
-    /// them. On the CPU they are the same bits. The documents read last are kept, up to 256 MB; else every reading costs a
-    /// forward over its documents.
+    /// Lets the backbone compute the states of the given features whenever they are read. They are rounded to `dtype`,
+    /// as a column stores them, and on the CPU they equal those of a column to the bit.
+    ///
+    /// Up to 256 MiB of states are kept, those of the documents that were read last. Otherwise each reading takes a
+    /// forward pass over its documents.
     pub fn recomputing(self, backbone: Arc<Backbone>, features: &[Feature], dtype: StorageType) -> Self {
         Self { states: States::Recomputed(Recomputed::new(backbone, features, dtype)), ..self }
     }
 
-    /// BLAKE3 of the tokens.
+    /// Returns the BLAKE3 hash of the tokens.
     pub(super) fn tokens_hash(&self) -> &str {
         &self.tokens_hash
     }
 
-    /// The documents in the corpus's order.
+    /// Returns the documents in the order of the corpus.
     pub fn documents(&self) -> &[TraceDocument] {
         &self.documents
     }
 
-    /// What follows the prompts.
+    /// Returns the kind of text that follows the prompts.
     pub fn text(&self) -> TraceText {
         self.header.text
     }
 
-    /// Prompt and continuation of a document.
+    /// Returns the tokens of a document, its prompt and its continuation.
     pub fn tokens(&self, document: &TraceDocument) -> &[u32] {
-        // A map begins at a page, and its size was checked: it is a slice of whole tokens.
+        // A map begins at the start of a page, and its size was checked, so the cast to a slice of tokens cannot fail.
         let tokens: &[u32] = self.tokens.as_ref().map_or(&[], |map| bytemuck::cast_slice(map));
         &tokens[document.first..document.first + document.len()]
     }
 
-    /// What follows the prompt of a document.
+    /// Returns the tokens that follow the prompt of a document.
     pub fn continuation(&self, document: &TraceDocument) -> &[u32] {
         &self.tokens(document)[document.prompt..]
     }
 
-    /// Tokens of all documents.
+    /// Returns the number of tokens of all documents.
     pub(super) fn rows(&self) -> usize {
         self.documents.iter().map(TraceDocument::len).sum()
     }
 
-    /// The numbers of the documents, in the order of the files.
+    /// Returns the numbers of the documents, in the order of the files.
     pub(super) fn in_file_order(&self) -> Vec<usize> {
         let mut numbers: Vec<usize> = (0..self.documents.len()).collect();
         numbers.sort_by_key(|&number| self.documents[number].first);
@@ -213,16 +227,16 @@ impl Trace {
     /// Opens the `count` likeliest tokens in `folder` as well, which [`make_likely`](super::make_likely) computed.
     ///
     /// # Errors
-    /// A file missing or of the wrong size.
+    /// Returns an error if a file is missing or has the wrong size.
     pub fn with_likely(self, folder: &Path, count: usize) -> Result<Self> {
         let likely = LikelyTokens::open(folder, self.rows(), count)?;
         Ok(Self { likely: Some(likely), ..self })
     }
 
-    /// The backbone's likeliest tokens after token `row` of the document.
+    /// Returns the backbone's likeliest tokens after token `row` of the document.
     ///
     /// # Panics
-    /// On a trace without them.
+    /// Panics if the trace was opened without them.
     pub fn likely(&self, document: &TraceDocument, row: usize) -> &[Likely] {
         self.likely
             .as_ref()
@@ -231,7 +245,8 @@ impl Trace {
     }
 }
 
-/// Rows that documents take; none when they overlap, leave a gap, or are beyond all numbers.
+/// Returns the number of rows of the documents. Returns none if they overlap or leave a gap, if a prompt is empty, or
+/// if the number is too large to represent.
 fn rows(documents: &[TraceDocument]) -> Option<u64> {
     let size =
         |document: &TraceDocument| document.prompt.checked_add(document.continuation).filter(|_| document.prompt > 0);
@@ -248,7 +263,8 @@ fn damaged(folder: &Path, what: &str) -> Error {
     ))
 }
 
-/// A file of exactly `size` bytes; none for an empty one, which cannot be mapped.
+/// Maps the file `name` in `folder`, which must have exactly `size` bytes. Returns none if that is 0, because an empty
+/// file cannot be mapped.
 pub(super) fn map(folder: &Path, name: &str, size: u64) -> Result<Option<Mmap>> {
     let path = folder.join(name);
     let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
@@ -259,7 +275,7 @@ pub(super) fn map(folder: &Path, name: &str, size: u64) -> Result<Option<Mmap>> 
     if size == 0 {
         return Ok(None);
     }
-    // SAFETY: traces are written once, aside, and renamed; nobody changes them in place.
+    // SAFETY: a trace is written under a temporary name and then renamed. After that, nothing changes it in place.
     unsafe { Mmap::map(&file) }.map(Some).map_err(|e| Error::io("map", &path, e))
 }
 
@@ -273,7 +289,7 @@ mod tests {
         BackboneIdentity { backbone: backbone.into(), tokenizer: "t".into() }
     }
 
-    /// Two documents, the second one first in the files, and a column.
+    /// Writes two documents, of which the second one comes first in the files, and a column.
     fn write(folder: &Path, dtype: StorageType) {
         let entry = |name: &str, first, continuation| TraceDocument {
             id: name.into(),
@@ -311,7 +327,7 @@ mod tests {
             let mut third = [1.0 / 3.0];
             dtype.round(&mut third);
             assert_eq!(trace.states(1, 1..2, &[Feature::Last]).unwrap().get(Feature::Last), [8.0, third[0]]);
-            // Of two traces, in the order of the places.
+            // Places in two traces are read in the order in which they are given.
             let place = |trace, document, row| Place { trace, document, row };
             let places = [place(1, 0, 2), place(0, 1, 0), place(1, 0, 0)];
             let found = states_at(&[&trace, &trace], &places, &[Feature::Last]).unwrap();

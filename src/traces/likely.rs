@@ -1,5 +1,8 @@
-//! The backbone's distribution at every position of a trace, cut to its likeliest tokens: `likely.bin` in a folder of its own,
-//! M pairs of token and probability a token, likeliest first. It is computed from the last hidden states.
+//! The backbone's distribution at every position of a trace, cut to its likeliest tokens. It is computed from the last
+//! hidden states.
+//!
+//! The file `likely.bin`, in a folder of its own, has M pairs of a token and its probability for every position,
+//! likeliest first.
 
 use std::path::Path;
 
@@ -16,17 +19,17 @@ use crate::kernels::{exponentiate, largest, top_k};
 use crate::nn::from_host;
 use crate::progress::{self, Progress};
 
-/// A token and its probability after the position's token.
+/// A likely next token and its probability.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Likely {
-    /// Its id.
+    /// The id of the token.
     pub token: u32,
-    /// Under the whole vocabulary's softmax.
+    /// The probability of the token under the softmax over the whole vocabulary.
     pub probability: f32,
 }
 
-/// A mapped file.
+/// The likeliest tokens of a trace, mapped into memory.
 pub(super) struct LikelyTokens {
     map: Option<Mmap>,
     count: usize,
@@ -35,29 +38,33 @@ pub(super) struct LikelyTokens {
 const FILE: &str = "likely.bin";
 
 impl LikelyTokens {
-    /// Maps the `count` likeliest tokens of `rows` positions in `folder`.
+    /// Maps the file in `folder`, which has the `count` likeliest tokens of `rows` positions.
+    ///
+    /// # Errors
+    /// Returns an error if the file is missing or has the wrong size.
     pub fn open(folder: &Path, rows: usize, count: usize) -> Result<Self> {
         let bytes = (rows as u64).saturating_mul((count * size_of::<Likely>()) as u64);
         Ok(Self { map: map(folder, FILE, bytes)?, count })
     }
 
-    /// Those after row `row` of the file.
+    /// Returns the likeliest tokens of row `row` of the file.
     pub fn of_row(&self, row: usize) -> &[Likely] {
         let all: &[Likely] = self.map.as_ref().map_or(&[], |map| bytemuck::cast_slice(map));
         &all[row * self.count..][..self.count]
     }
 }
 
-/// Rows computed at once: with a vocabulary of 50,000, 100 MB of logits.
+/// The number of rows that are computed at once. With a vocabulary of 50,000 tokens, their logits take 100 MB.
 const ROWS: usize = 512;
-/// Documents whose states are read at once.
+/// The number of documents whose states are read at once.
 const BATCH: usize = 16;
 
-/// Computes the `count` likeliest tokens of every position of a trace from its last hidden states and writes them into
-/// `folder`, for [`Trace::with_likely`].
+/// Computes the `count` likeliest tokens of every position of a trace from its last hidden states. Writes them into
+/// `folder`, from which [`Trace::with_likely`] reads them.
 ///
 /// # Errors
-/// A trace without those states, logits that are not numbers; Ctrl-C, after which they are computed anew.
+/// Returns an error if the vocabulary has fewer than `count` tokens, if the trace has no last hidden states, if logits
+/// are not numbers, or after an interrupt. Nothing is kept after an interrupt.
 pub fn make_likely(trace: &Trace, model: &Model, folder: &Path, count: usize, title: &str) -> Result<()> {
     let vocabulary = model.config().vocab_size;
     if count > vocabulary {
@@ -93,7 +100,7 @@ pub fn make_likely(trace: &Trace, model: &Model, folder: &Path, count: usize, ti
     Ok(())
 }
 
-/// The `count` largest logits of a row as probabilities; the row is overwritten.
+/// Returns the tokens of the `count` largest logits of a row with their probabilities. The row is overwritten.
 fn likeliest(logits: &mut [f32], count: usize) -> Vec<Likely> {
     let (mut ids, mut scores) = (Vec::new(), Vec::new());
     top_k(logits, count, &mut ids, &mut scores);

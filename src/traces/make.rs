@@ -1,4 +1,4 @@
-//! Making a trace: prompts with their continuations, in batches.
+//! Makes traces: prompts with their continuations, batch by batch.
 
 use std::path::Path;
 
@@ -11,14 +11,15 @@ use crate::backbone::{Backbone, generate, sample};
 use crate::error::{Error, Result, bail};
 use crate::progress::{self, Progress};
 
-/// Writes the trace into `folder`, going on with what an earlier process finished of it. `mark` puts into it, just before
-/// it takes its place, what says that it is whole.
+/// Makes the trace in `folder`. If an earlier process finished a part of it, making resumes after that. When all is
+/// finished, `mark` is called with the folder, still under its temporary name, to put the mark of completeness into it.
 ///
-/// Documents whose prompt fills the context are left out, and said; so are those without a text of their own where that
-/// is what is traced.
+/// Documents whose prompt fills the context are left out, and a message says so. If the corpus's own text is traced,
+/// documents without one are left out as well.
 ///
 /// # Errors
-/// A disk that will not hold the next batch, which is found before it is computed; Ctrl-C. Both keep what is finished.
+/// Returns an error if no document can be traced, if the disk has no room for the next batch, or after an interrupt.
+/// The room is checked before the batch is computed. After the last two errors, finished batches are kept.
 pub fn make(
     backbone: &Backbone,
     plan: &TracePlan,
@@ -34,7 +35,8 @@ pub fn make(
     let mut bar = Progress::starting_at(plan.title, partial.documents(), plan.documents);
     for window in plan.windows(partial.reached()) {
         let items = plan.window(backbone, window.clone())?;
-        // Batches come in this very order, so that what is done of a window is its beginning; what is left out counts too.
+        // Batches always come in this order, so the finished documents of a window are its first ones. Documents that
+        // are left out count as finished in the progress bar.
         let done = partial.documents_in(&window);
         let mut behind = window.end - (items.len() - done);
         for batch in items[done..].chunks(plan.batch) {
@@ -70,6 +72,7 @@ pub fn make(
     Ok(())
 }
 
+/// Returns an error after an interrupt. It says how many documents are kept, and where.
 pub(super) fn stop_if_interrupted(partial: &Partial) -> Result<()> {
     if progress::interrupted() {
         return Err(Error::interrupted(format!(
@@ -81,7 +84,7 @@ pub(super) fn stop_if_interrupted(partial: &Partial) -> Result<()> {
     Ok(())
 }
 
-/// What follows the prompts of a batch: `max_new` tokens each, at most.
+/// Returns the continuations of a batch of prompts, each of at most `max_new` tokens.
 pub(super) fn continuations(backbone: &Backbone, plan: &TracePlan, batch: &[Item], max_new: usize) -> Vec<Vec<u32>> {
     let prompts: Vec<&[u32]> = batch.iter().map(|item| item.prompt.as_slice()).collect();
     match plan.text {
@@ -94,7 +97,7 @@ pub(super) fn continuations(backbone: &Backbone, plan: &TracePlan, batch: &[Item
     }
 }
 
-/// The texts of a batch.
+/// Computes the texts of a batch.
 fn compute(backbone: &Backbone, plan: &TracePlan, batch: &[Item]) -> Vec<Traced> {
     let traced = |(item, continuation): (&Item, Vec<u32>)| Traced {
         index: item.index,

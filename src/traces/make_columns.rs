@@ -1,4 +1,5 @@
-//! Making the columns of a finished trace: one teacher-forced pass over its tokens for all that are missing, batch by batch.
+//! Makes columns of a finished trace. One teacher-forced pass over its tokens, batch by batch, makes all columns that
+//! are missing.
 
 use std::path::Path;
 
@@ -13,25 +14,28 @@ use crate::error::Result;
 use crate::progress::{self, Progress};
 use crate::storage_type::StorageType;
 
-/// A column to make.
+/// A column that is to be made.
 #[derive(Debug, Clone)]
 pub struct ColumnPlan<'a> {
-    /// The state that it holds.
+    /// The feature that the column holds.
     pub feature: Feature,
-    /// Type of its numbers.
+    /// The type of its numbers.
     pub dtype: StorageType,
-    /// The folder that it is to become.
+    /// The folder of the finished column.
     pub folder: &'a Path,
-    /// Hash of everything it depends on: only what was made under the same one is gone on with.
+    /// The hash of everything that the column depends on. Making resumes only what was made under the same hash.
     pub key: String,
 }
 
-/// Computes columns of `trace`, which the same backbone made, going on with what an earlier process finished of each. They
-/// take one forward together for every batch of `batch` documents. `mark` puts into the folder of a column, which is given
-/// by its number in `columns`, what says that it is whole, just before it takes its place.
+/// Computes columns of `trace`, which must have been made by the same backbone. If an earlier process finished a part
+/// of a column, making resumes after that. All columns share one forward pass for every batch of `batch` documents.
+///
+/// When all is finished, `mark` is called with the number of each column in `columns` and with its folder, still under
+/// its temporary name, to put the mark of completeness into it.
 ///
 /// # Errors
-/// A number that a column's type cannot hold; a disk that will not hold the next batch; Ctrl-C. What is finished is kept.
+/// Returns an error if the type of a column cannot hold a number, if the disk has no room for the next batch, or after
+/// an interrupt. Finished batches are kept.
 pub fn make_columns(
     backbone: &Backbone,
     trace: &Trace,
@@ -58,7 +62,7 @@ pub fn make_columns(
         if done == order.len() {
             break;
         }
-        // Columns that an earlier process brought further wait until the others have come as far.
+        // Columns of which an earlier process finished more wait until the others have caught up.
         let next = partials.iter().map(Partial::documents).filter(|&further| further > done).min();
         let numbers = &order[done..next.unwrap_or(order.len()).min(done + batch)];
         let documents: Vec<&TraceDocument> = numbers.iter().map(|&number| &trace.documents()[number]).collect();

@@ -1,15 +1,18 @@
-//! What the backbone said, or read: per document its prompt, what follows it, and the backbone's states at every token.
+//! Traces, which record texts that the backbone wrote or read. For each document, a trace has the prompt, the text
+//! after it, and the backbone's states at every token.
 //!
-//! With a frozen backbone these never change, so they are computed once, kept on disk and mapped into memory; heads,
-//! rescorers and replay all read them. [`make`] writes a trace's tokens, [`make_columns`] beside them a column for every
-//! [`Feature`](crate::backbone::Feature) that somebody reads, each in a folder of its own: another column is added without
-//! making the rest again. [`Trace::open`] maps the tokens, [`Trace::with_column`] a column; where there are none,
-//! [`Trace::recomputing`] has the backbone read the texts again, and everything else works the same. A trace is bound to
-//! the backbone, the tokenizer and the data that made it. Knows nothing of heads or training.
+//! With a frozen backbone the states never change, so they are computed once, kept on disk and mapped into memory.
+//! Heads, rescorers and replay all read them. [`make`] writes the tokens of a trace. [`make_columns`] adds a column for
+//! each [`Feature`](crate::backbone::Feature) that is read. Every column has its own folder, so a column can be added
+//! without making the rest again. [`Trace::open`] maps the tokens, and [`Trace::with_column`] maps a column. With
+//! [`Trace::recomputing`], a trace needs no columns: the backbone reads the texts again, and everything else works the
+//! same. A trace is bound to the backbone, the tokenizer and the data that made it. Nothing here knows about heads or
+//! training.
 //!
-//! Making one takes the memory of some batches, whatever the corpus: `plan.rs` cuts documents into batches that depend on
-//! corpus and configuration alone, `make.rs` computes them one by one, `partial.rs` keeps every finished one, so that a
-//! process killed at any moment is gone on with and ends in the same bytes. [`Estimate`] says beforehand what it will take.
+//! Making a trace takes the memory of a few batches, however large the corpus is. `plan.rs` cuts the documents into
+//! batches, which depend only on the corpus and the configuration. `make.rs` computes the batches one by one, and
+//! `partial.rs` keeps every finished one. A process that was killed can therefore be resumed at any point, and the
+//! result is the same to the byte. [`Estimate`] tells in advance how much disk and time a trace will take.
 
 mod column;
 mod config;

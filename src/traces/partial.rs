@@ -1,8 +1,9 @@
-//! A trace or a column in the making: a folder beside the final one that outlives the process, `NAME.partial`.
+//! Unfinished traces and columns. Each is a folder `NAME.partial` next to the final one, which outlives the process.
 //!
-//! `plan.json` says of what; `data/` is to become the final folder, with one file of rows; `batches.jsonl` has a line for each finished batch: the
-//! entries of its documents. A batch's line is written once its data are on the disk, so the lines say what there is, and
-//! whatever lies beyond them is dropped. Whoever comes back finds nothing, or some batches whole.
+//! `plan.json` says what is being made. `data/` becomes the final folder and has one file of rows. `batches.jsonl` has
+//! a line for each finished batch, with the entries of its documents. The line is written once the rows of the batch
+//! are on the disk. So the lines tell how many rows are valid, and any rows after these are dropped. A process that
+//! resumes finds only complete batches, or none.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -17,17 +18,17 @@ use super::estimate::{FreeSpace, RESERVE, index_bytes, words};
 use crate::error::{Error, Result, bail};
 use crate::files;
 
-/// A document, computed.
+/// A computed document.
 pub(super) struct Traced {
-    /// Its number in the plan.
+    /// The number of the document in the plan.
     pub index: usize,
-    /// Its place in the file is given when it is added.
+    /// The entry of the document. Its place in the file is set when the document is added.
     pub entry: TraceDocument,
-    /// A row for every token.
+    /// The encoded rows, one for every token.
     pub rows: Vec<u8>,
 }
 
-/// The file of rows.
+/// The name of the file of rows, and the size of a row.
 #[derive(Clone, Copy)]
 pub(super) struct RowFile {
     pub name: &'static str,
@@ -37,18 +38,19 @@ pub(super) struct RowFile {
 #[derive(PartialEq, Serialize, Deserialize)]
 struct PlanFile {
     key: String,
-    /// What is made, as its index file will say it.
+    /// The description of what is made, as its index file will have it.
     header: Value,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Entry {
-    /// The document's number in the plan.
+    /// The number of the document in the plan.
     index: usize,
     #[serde(flatten)]
     document: TraceDocument,
 }
 
+/// A trace or a column that is being made.
 pub(super) struct Partial {
     folder: PathBuf,
     target: PathBuf,
@@ -60,17 +62,18 @@ pub(super) struct Partial {
     new_tokens: usize,
 }
 
-/// Where what is to become `target` is made.
+/// Returns the folder in which `target` is made.
 fn folder_of(target: &Path) -> PathBuf {
     target.with_file_name(format!("{}.partial", target.file_name().unwrap_or_default().to_string_lossy()))
 }
 
-/// Removes what is left of making the trace or the column in `target`.
+/// Removes what there is of an unfinished trace or column `target`.
 pub fn discard(target: &Path) -> Result<()> {
     files::remove_folder(&folder_of(target))
 }
 
-/// How many documents of the trace or the column that is to become `target` are finished, if it is being made under `key`.
+/// Returns how many documents of the unfinished trace or column `target` are finished. Returns 0 unless it is being
+/// made under `key`.
 pub fn documents_done(target: &Path, key: &str) -> usize {
     let folder = folder_of(target);
     if !files::read_json::<PlanFile>(&folder.join("plan.json")).is_ok_and(|plan| plan.key == key) {
@@ -80,14 +83,16 @@ pub fn documents_done(target: &Path, key: &str) -> usize {
     lines(&journal).map(|(_, batch)| batch.len()).sum()
 }
 
-/// The whole lines of a journal, each with its length, up to the first that is none.
+/// Returns the complete lines of a journal, each as its length and its entries, up to the first one that is damaged or
+/// cut off.
 fn lines(journal: &[u8]) -> impl Iterator<Item = (usize, Vec<Entry>)> {
     let whole = journal.split_inclusive(|&byte| byte == b'\n').take_while(|line| line.ends_with(b"\n"));
     whole.map_while(|line| Some((line.len(), serde_json::from_slice(line).ok()?)))
 }
 
 impl Partial {
-    /// Goes on with what is to become `target`, of `documents` documents, or starts it.
+    /// Resumes making `target`, or starts if there is nothing of the same key and description. `documents` is the
+    /// number of documents of the plan.
     pub fn open(target: &Path, key: &str, header: &impl Serialize, rows: RowFile, documents: usize) -> Result<Self> {
         let folder = folder_of(target);
         let header = serde_json::to_value(header).expect("headers are JSON");
@@ -116,7 +121,7 @@ impl Partial {
         Ok(partial)
     }
 
-    /// Takes up the batches whose line and data are whole, and cuts off the rest.
+    /// Reads the batches whose lines and rows are complete, and cuts off the rest of both files.
     fn recover(&mut self, documents: usize) -> std::io::Result<()> {
         let journal = fs::read(self.folder.join("batches.jsonl"))?;
         let most = self.file.metadata()?.len() / self.row_bytes as u64;
@@ -140,38 +145,40 @@ impl Partial {
         Ok(())
     }
 
-    /// Where it is made.
+    /// Returns the folder of the unfinished work.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Documents finished.
+    /// Returns the number of finished documents.
     pub fn documents(&self) -> usize {
         self.entries.len()
     }
 
-    /// Tokens of their continuations.
+    /// Returns the number of tokens in the continuations of the finished documents.
     pub fn new_tokens(&self) -> usize {
         self.new_tokens
     }
 
-    /// The number of the last document finished.
+    /// Returns the number of the last finished document in the plan, or 0 if there is none.
     pub fn reached(&self) -> usize {
         self.entries.last().map_or(0, |entry| entry.index)
     }
 
-    /// How many documents of a window, the last begun, are finished.
+    /// Returns how many documents of a window are finished. No later window may have been begun.
     pub fn documents_in(&self, window: &Range<usize>) -> usize {
         self.entries.iter().rev().take_while(|entry| window.contains(&entry.index)).count()
     }
 
-    /// The most bytes that the documents of a batch take.
+    /// Returns an upper bound on the bytes that the documents of a batch take.
     pub fn bytes<'b>(&self, batch: impl Iterator<Item = &'b TraceDocument>) -> u64 {
         batch.map(|entry| (entry.len() * self.row_bytes) as u64 + index_bytes(entry)).sum()
     }
 
+    /// Checks that the disk has room for `needed` more bytes.
+    ///
     /// # Errors
-    /// When the disk has no room for `needed` more bytes.
+    /// Returns an error if it does not have enough.
     pub fn require_room(&self, needed: u64, free: FreeSpace) -> Result<()> {
         let free = free(&self.folder).map_err(|e| Error::io("ask for the free space of", &self.folder, e))?;
         if free < needed.saturating_add(RESERVE) {
@@ -187,7 +194,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Adds a batch; when this returns, it is on the disk.
+    /// Adds a batch. When this returns, the batch is on the disk.
     pub fn add(&mut self, batch: Vec<Traced>) -> Result<()> {
         let (mut bytes, mut entries) = (Vec::new(), Vec::new());
         let mut rows = self.rows;
@@ -206,6 +213,7 @@ impl Partial {
         Ok(())
     }
 
+    /// Appends the rows of a batch and then its line, and flushes each to the disk.
     fn write(&mut self, rows: &[u8], line: &[u8]) -> std::io::Result<()> {
         let put = |file: &mut File, bytes: &[u8]| file.write_all(bytes).and_then(|()| file.sync_data());
         put(&mut self.file, rows)?;
@@ -216,13 +224,14 @@ impl Partial {
         Error::io("write a trace in", &self.folder, error)
     }
 
-    /// Lets `finish` add what belongs beside the rows of these documents, in the plan's order, and puts the folder in its place.
+    /// Calls `finish` with the folder of the rows and the documents in the order of the plan, so that it can add other
+    /// files. Then moves the folder to its final place.
     pub fn commit(mut self, finish: impl FnOnce(&Path, Vec<TraceDocument>) -> Result<()>) -> Result<()> {
         let data = self.folder.join("data");
         self.entries.sort_by_key(|entry| entry.index);
         let documents = self.entries.into_iter().map(|entry| entry.document).collect();
         finish(&data, documents)?;
-        // Windows renames no folder with open files.
+        // On Windows, a folder with open files cannot be renamed.
         drop((self.file, self.journal));
         files::replace_folder(&data, &self.target)?;
         discard(&self.target)

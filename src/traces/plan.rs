@@ -1,4 +1,4 @@
-//! What to trace, cut into batches.
+//! The plan of a trace, which cuts documents into batches.
 
 use std::ops::Range;
 
@@ -10,42 +10,44 @@ use crate::backbone::{Backbone, Sampler};
 use crate::error::Result;
 use crate::text::Document;
 
-/// Batches of a window. A window's documents are tokenised and sorted by length together.
+/// The number of batches in a window. The documents of a window are tokenised together, and then sorted by length.
 const WINDOW: usize = 64;
 
-/// What to trace, and how.
+/// The plan of a trace, which says what to trace and how.
 pub struct TracePlan<'a> {
-    /// Shown while it runs.
+    /// The title of the progress bar and of messages.
     pub title: &'a str,
-    /// Hash of everything the trace depends on: only what was made under the same one is gone on with.
+    /// The hash of everything that the trace depends on. Making resumes only what was made under the same hash.
     pub key: &'a str,
-    /// How many documents there are.
+    /// The number of documents.
     pub documents: usize,
-    /// Gives the document of a number below `documents`.
+    /// A function that returns the document with a given number, which is below `documents`.
     pub read: &'a (dyn Fn(usize) -> Result<Document> + Sync),
-    /// What follows their prompts.
+    /// The kind of text that follows the prompts.
     pub text: TraceText,
-    /// For [`TraceText::Sampled`].
+    /// The options of drawing, which [`TraceText::Sampled`] needs.
     pub sampling: Sampling,
-    /// Tokens after each prompt, at most.
+    /// The largest number of tokens after each prompt.
     pub max_new: usize,
-    /// Documents computed side by side.
+    /// The number of documents that are computed together.
     pub batch: usize,
 }
 
-/// How continuations are drawn.
+/// The options of drawing continuations at random.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampling {
-    /// Divides the logits.
+    /// The temperature, which logits are divided by.
     pub temperature: f64,
-    /// Share of the probability drawn from.
+    /// The probability of the nucleus: tokens are drawn from the fewest most probable ones that have this probability
+    /// together.
     pub top_p: f64,
     /// The run's seed.
     pub seed: u64,
 }
 
 impl Sampling {
-    /// The sampler of a document: a function of seed and name, so that neither batches nor resumption change its text.
+    /// Returns the sampler of the document `id`. It depends on the run's seed and on `id` alone, so that a document has
+    /// the same text whatever its batch is and wherever making is resumed.
     pub(super) fn of(&self, id: &str) -> Sampler {
         let hash = blake3::hash(&[&self.seed.to_le_bytes(), id.as_bytes()].concat());
         let seed = u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"));
@@ -55,19 +57,19 @@ impl Sampling {
 
 /// A tokenised document.
 pub(super) struct Item {
-    /// Its number in the plan.
+    /// The number of the document in the plan.
     pub index: usize,
     pub id: String,
     pub group: String,
     pub prompt: Vec<u32>,
-    /// What follows the prompt, where the corpus gives it.
+    /// The text that follows the prompt. It is empty unless the corpus's own text is traced.
     pub given: Vec<u32>,
-    /// The most tokens that may follow it.
+    /// The largest number of tokens that may follow the prompt.
     pub limit: usize,
 }
 
 impl Item {
-    /// Its entry in the trace, with a continuation of `continuation` tokens.
+    /// Returns the entry of the document in the trace, with a continuation of `continuation` tokens.
     pub fn entry(&self, first: usize, continuation: usize) -> TraceDocument {
         TraceDocument {
             id: self.id.clone(),
@@ -85,7 +87,7 @@ impl TracePlan<'_> {
         Header::new(backbone.identity(), self.text)
     }
 
-    /// The windows from the one on that document `first` lies in.
+    /// Returns the windows from the one that document `first` lies in, each as a range of documents.
     pub(super) fn windows(&self, first: usize) -> impl Iterator<Item = Range<usize>> {
         let (size, documents) = (WINDOW.saturating_mul(self.batch), self.documents);
         (first / size * size..documents)
@@ -93,8 +95,8 @@ impl TracePlan<'_> {
             .map(move |start| start..documents.min(start.saturating_add(size)))
     }
 
-    /// The documents of a window that can be traced, those of most tokens first: should memory not suffice, it shows at
-    /// once. Consecutive runs of `batch` are its batches.
+    /// Returns the documents of a window that can be traced, those with the most tokens first. So if memory does not
+    /// suffice, that shows at the beginning. Each run of `batch` documents is a batch.
     pub(super) fn window(&self, backbone: &Backbone, window: Range<usize>) -> Result<Vec<Item>> {
         let items = window.into_par_iter().filter_map(|index| self.item(backbone, index).transpose());
         let mut items: Vec<Item> = items.collect::<Result<_>>()?;
@@ -102,7 +104,8 @@ impl TracePlan<'_> {
         Ok(items)
     }
 
-    /// A document as tokens; none where there is no room after the prompt, or the text that should follow is missing.
+    /// Returns a document as tokens. Returns none if its prompt is empty or leaves no room in the context, or if the
+    /// corpus's own text is to follow and the document has none.
     pub(super) fn item(&self, backbone: &Backbone, index: usize) -> Result<Option<Item>> {
         let document = (self.read)(index)?;
         let (context, tokenizer) = (backbone.model.config().max_position_embeddings, &backbone.tokenizer);
@@ -125,7 +128,7 @@ impl TracePlan<'_> {
         Ok(Some(Item { index, id: document.id, group: document.group, prompt, given, limit }))
     }
 
-    /// The most tokens that a document can take.
+    /// Returns the largest number of tokens that a document can take, its prompt included.
     pub(super) fn most(&self, item: &Item) -> usize {
         item.prompt.len() + if self.text == TraceText::Corpus { item.given.len() } else { item.limit }
     }

@@ -1,4 +1,4 @@
-//! A trace's states without columns: the backbone reads the texts again, batch by batch, whenever somebody asks.
+//! The states of a trace without columns. The backbone reads the texts again, batch by batch, whenever states are read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -10,17 +10,17 @@ use crate::backbone::{Backbone, Feature};
 use crate::error::Result;
 use crate::storage_type::StorageType;
 
-/// Bytes of states that are kept for whoever asks for the same documents again. Positions drawn at random come from all
-/// documents, so that of larger traces most are computed again for every step of a training.
+/// The largest number of bytes of states that are kept, in case the same documents are read again. A training draws its
+/// positions from all documents, so with larger traces, most states are computed again for every step.
 const KEPT: usize = 256 << 20;
 
-/// Documents computed together.
+/// The number of documents that are computed together.
 const BATCH: usize = 16;
 
-/// The states of a document as a column would store them, by feature.
+/// The states of a document, encoded as columns store them, one buffer per feature.
 type Encoded = Arc<Vec<Vec<u8>>>;
 
-/// A source of states that computes them.
+/// A source of states that computes them when they are read.
 pub(super) struct Recomputed {
     backbone: Arc<Backbone>,
     pub features: Vec<Feature>,
@@ -28,11 +28,11 @@ pub(super) struct Recomputed {
     kept: Mutex<Kept>,
 }
 
-/// The documents asked for last, by number.
+/// The states of the documents that were read last, by the number of the document.
 #[derive(Default)]
 struct Kept {
     documents: HashMap<usize, (u64, Encoded)>,
-    /// By when they were asked for.
+    /// The numbers of the documents, ordered by the time of their last reading.
     order: BTreeMap<u64, usize>,
     clock: u64,
     bytes: usize,
@@ -43,12 +43,13 @@ impl Recomputed {
         Self { backbone, features: features.to_vec(), dtype, kept: Mutex::default() }
     }
 
-    /// d
+    /// Returns the width d of a state.
     pub fn width(&self) -> usize {
         self.backbone.model.config().hidden_size
     }
 
-    /// The documents behind the one called `first` that are worth computing together with it; none where it is at hand.
+    /// Returns the documents after document `first` that are worth computing together with it. There are none if the
+    /// states of `first` are kept.
     pub fn ahead(&self, first: usize, documents: &[TraceDocument]) -> Range<usize> {
         if self.kept().get(first).is_some() {
             return first..first;
@@ -62,10 +63,11 @@ impl Recomputed {
         first + 1..first + documents[first..].iter().take(BATCH).take_while(fits).count().max(1)
     }
 
-    /// Calls `each` with the states of every one of `documents`, which are given by number, in their order.
+    /// Calls `each` with the number and the states of every one of `documents`, which are given by number, in their
+    /// order. `text` returns the entry and the tokens of a document.
     ///
     /// # Errors
-    /// A number that the type cannot hold.
+    /// Returns an error if the type cannot hold a number.
     pub fn for_each<'a>(
         &self,
         documents: &[usize],
@@ -76,7 +78,7 @@ impl Recomputed {
             let mut found: Vec<Option<Encoded>> = batch.iter().map(|&number| self.kept().get(number)).collect();
             let missing: Vec<usize> = (0..batch.len()).filter(|&at| found[at].is_none()).collect();
             let texts: Vec<&[u32]> = missing.iter().map(|&at| text(batch[at]).1).collect();
-            // Nothing is locked meanwhile: threads that compute may come for states themselves.
+            // No lock is held here, because threads that compute may read states themselves.
             let states = teacher_forced(&self.backbone.model, &texts, &self.features);
             for (&at, states) in missing.iter().zip(states) {
                 let id = &text(batch[at]).0.id;
@@ -115,7 +117,7 @@ impl Kept {
         self.bytes += size(&encoded);
         self.order.insert(self.clock, number);
         if let Some((asked, old)) = self.documents.insert(number, (self.clock, encoded)) {
-            // Another thread computed it as well.
+            // Another thread has computed the same document.
             self.order.remove(&asked);
             self.bytes -= size(&old);
         }

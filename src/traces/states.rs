@@ -1,4 +1,4 @@
-//! The backbone's states on a trace, wherever they come from: mapped columns, or the backbone itself.
+//! The backbone's states at the tokens of traces, either from mapped columns or from the backbone itself.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,27 +9,26 @@ use super::{Trace, TraceDocument};
 use crate::backbone::{Feature, FeatureRows};
 use crate::error::{Error, Result};
 
-/// Where a trace's states come from.
+/// The source of a trace's states.
 pub(super) enum States {
-    /// Files, mapped.
+    /// The mapped columns.
     Columns(Vec<Column>),
-    /// The backbone.
+    /// The backbone, which computes them.
     Recomputed(Recomputed),
 }
 
-/// A token of one of several traces: the numbers of trace and document, and the token's place in the document (from 0, the
-/// prompt included).
+/// A token in one of several traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Which trace.
+    /// The number of the trace.
     pub trace: usize,
-    /// Which of its documents.
+    /// The number of the document in the trace.
     pub document: usize,
-    /// Which of its tokens.
+    /// The index of the token in the document, counted from 0 with the prompt included.
     pub row: usize,
 }
 
-/// Rows of a document that go behind one another into the rows from `to` on.
+/// Consecutive rows of a document that are wanted, and the index `to` of the row where they go in the output.
 struct Wanted {
     document: usize,
     rows: Range<usize>,
@@ -37,7 +36,7 @@ struct Wanted {
 }
 
 impl Trace {
-    /// The features whose states can be read.
+    /// Returns the features whose states can be read.
     pub fn features(&self) -> Vec<Feature> {
         match &self.states {
             States::Columns(columns) => columns.iter().map(|column| column.header.feature).collect(),
@@ -45,7 +44,7 @@ impl Trace {
         }
     }
 
-    /// d, the width of a state; 0 where no states can be read.
+    /// Returns the width d of a state, or 0 if no states can be read.
     pub fn width(&self) -> usize {
         match &self.states {
             States::Columns(columns) => columns.first().map_or(0, |column| column.header.width),
@@ -53,15 +52,16 @@ impl Trace {
         }
     }
 
-    /// Returns the states called `features` after the tokens `rows` of a document, which is given by its number.
+    /// Returns the states of the given features at the tokens `rows` of the document with the number `document`.
     ///
     /// # Errors
-    /// Features that the trace has no states of; when states are computed, a number that their type cannot hold.
+    /// Returns an error if the trace has no states of a feature. If states are computed, also returns an error if their
+    /// type cannot hold a number.
     pub fn states(&self, document: usize, rows: Range<usize>, features: &[Feature]) -> Result<FeatureRows> {
         let mut states = vec![vec![0.0; rows.len() * self.width()]; features.len()];
         let mut wanted = vec![Wanted { document, rows, to: 0 }];
         if let States::Recomputed(recomputed) = &self.states {
-            // Documents are mostly read one after the other: those behind it are computed with it.
+            // Documents are mostly read one after another, so those that follow are computed together with this one.
             let ahead = recomputed.ahead(document, self.documents());
             wanted.extend(ahead.map(|document| Wanted { document, rows: 0..0, to: 0 }));
         }
@@ -69,7 +69,7 @@ impl Trace {
         Ok(FeatureRows::new(features, self.width(), states))
     }
 
-    /// Puts rows of the documents into `states`, by feature `[rows, d]`.
+    /// Puts the wanted rows into `states`, which has `[rows, d]` for each feature.
     fn read(&self, wanted: &[Wanted], features: &[Feature], states: &mut [Vec<f32>]) -> Result<()> {
         let (known, width) = (self.features(), self.width());
         let place = |feature: &Feature| {
@@ -121,10 +121,10 @@ impl Trace {
     }
 }
 
-/// Returns the states called `features` after tokens of several traces, in the order of `places`.
+/// Returns the states of the given features at tokens of several traces, in the order of `places`.
 ///
 /// # Errors
-/// As [`Trace::states`].
+/// Returns an error in the same cases as [`Trace::states`].
 pub fn states_at(traces: &[&Trace], places: &[Place], features: &[Feature]) -> Result<FeatureRows> {
     let width = traces.iter().map(|trace| trace.width()).max().unwrap_or(0);
     let mut states = vec![vec![0.0; places.len() * width]; features.len()];
