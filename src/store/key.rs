@@ -1,4 +1,4 @@
-//! What an artefact depends on, hashed and compared.
+//! The keys of artefacts. A key holds everything that an artefact depends on, and can be hashed and compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use crate::files;
 
-/// Raised when the same key begins to give other bytes.
+/// The version of the format of artefacts, to be raised when the same key begins to give other bytes.
 const FORMAT: u32 = 1;
 
-/// All that an artefact depends on, and the hash of it.
+/// Everything that an artefact depends on, together with the hash of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Key {
-    /// Hash of the rest.
+    /// The hash of all other fields, in hexadecimal.
     hash: String,
     #[serde(flatten)]
     parts: Parts,
@@ -22,18 +22,19 @@ pub struct Key {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Parts {
-    /// Another version of the program makes another artefact.
+    /// The version of the program and of the format. Another version makes another artefact.
     program: String,
-    /// The sort of artefact, such as `heads`.
+    /// The kind of artefact, such as `heads`.
     kind: String,
-    /// Under the names that the configuration has for them.
+    /// The settings, under their names in the configuration.
     settings: Value,
-    /// Hashes of the artefacts that this one is made of, under what they are called.
+    /// The hashes of the artefacts that this one is made from, each under the artefact's name.
     inputs: BTreeMap<String, String>,
 }
 
 impl Key {
-    /// The key of an artefact of that `kind`, which `settings` and the `inputs` (names and keys) determine.
+    /// Makes the key of an artefact of the given kind, which is determined by `settings` and by `inputs`, the names and
+    /// keys of other artefacts.
     pub fn new<'a>(
         kind: &str,
         settings: &impl Serialize,
@@ -48,22 +49,22 @@ impl Key {
         Self { hash: files::hash_json(&parts), parts }
     }
 
-    /// The sort of artefact, which is also its folder in the store.
+    /// Returns the kind of artefact, which is also the name of its folder in the store.
     pub fn kind(&self) -> &str {
         &self.parts.kind
     }
 
-    /// The hash of everything in the key, in hexadecimal.
+    /// Returns the hash of everything in the key, in hexadecimal.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// The beginning of the hash, which names the artefact's folder.
+    /// Returns the first 12 characters of the hash, which name the artefact's folder.
     pub fn short(&self) -> &str {
         &self.hash[..12]
     }
 
-    /// Returns in what this key differs from `other`, by name.
+    /// Returns the differences between this key and `other`, in the order of their names.
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
         let (mut here, mut there) = (self.flat(), other.flat());
         let names: BTreeSet<String> = here.keys().chain(there.keys()).cloned().collect();
@@ -74,7 +75,7 @@ impl Key {
         differing.collect()
     }
 
-    /// Every single value by its dotted name.
+    /// Returns every single value under its dotted name.
     fn flat(&self) -> BTreeMap<String, Part> {
         let mut flat = BTreeMap::new();
         flatten(String::new(), &self.parts.settings, &mut flat);
@@ -85,7 +86,7 @@ impl Key {
     }
 }
 
-/// A name that two keys give different values.
+/// A name to which two keys give different values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     name: String,
@@ -96,7 +97,7 @@ pub struct Difference {
 #[derive(Debug, Clone, PartialEq)]
 enum Part {
     Setting(Value),
-    /// Hash of an artefact.
+    /// The hash of an artefact.
     Input(String),
 }
 
@@ -112,7 +113,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// A setting in a few characters.
+/// Returns a setting as text, which is cut off if it is long.
 fn words(part: Option<&Part>) -> String {
     const MOST: usize = 40;
     let Some(Part::Setting(value)) = part else { return "none".to_owned() };
@@ -120,6 +121,7 @@ fn words(part: Option<&Part>) -> String {
     if text.chars().count() <= MOST { text } else { text.chars().take(MOST).chain(['…']).collect() }
 }
 
+/// Adds the values in `value` to `flat`. Their dotted names begin with `name`.
 fn flatten(name: String, value: &Value, flat: &mut BTreeMap<String, Part>) {
     match value {
         Value::Object(fields) if !fields.is_empty() => {

@@ -1,9 +1,9 @@
-//! Finished work, each piece under the hash of what made it.
+//! The store, which keeps finished work. Each piece lies under the hash of what made it.
 //!
-//! `STORE/KIND/HASH/` is an artefact: a folder that is finished once `stage.json`, its [`Key`], lies in it. Other settings make
-//! another artefact beside it, so nothing finished is ever written over. Everything that works on a store, in whatever process
-//! and on whatever machine, makes each artefact once: see [`claims`](crate::claims). What no run refers to any longer is
-//! [`unused`].
+//! An artefact is a folder `STORE/KIND/HASH/`. It is finished once `stage.json`, which contains its [`Key`], lies in
+//! it. Other settings make another artefact next to it, so finished work is never overwritten. All processes that use a
+//! store, on whatever machines, make each artefact only once: see [`claims`](crate::claims). [`unused`] finds the
+//! artefacts that no run refers to any longer.
 
 mod key;
 mod unused;
@@ -24,10 +24,11 @@ use crate::claims::Claims;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
 
-/// The file that marks a finished artefact.
+/// The file that marks an artefact as finished.
 pub const MARK: &str = "stage.json";
 
-/// What making an artefact took. It differs from one making to the next, so it has a file of its own.
+/// The file that says how long making an artefact took. It is separate because its content differs each time the
+/// artefact is made.
 const TOOK: &str = "took.json";
 
 #[derive(Serialize, Deserialize)]
@@ -35,50 +36,51 @@ struct Took {
     seconds: f64,
 }
 
-/// Something that a run needs and a store keeps.
+/// An artefact that a run needs and a store keeps.
 #[derive(Debug, Clone)]
 pub struct Artefact {
-    /// Its place in a run's folder, such as `rescorers/ngram`.
+    /// The path of the artefact in a run's folder, such as `rescorers/ngram`.
     pub name: String,
-    /// What messages call it.
+    /// The name of the artefact in messages.
     pub title: String,
-    /// All that it depends on.
+    /// Everything that the artefact depends on.
     pub key: Key,
 }
 
-/// What marks an artefact as finished.
+/// The contents of the file that marks an artefact as finished.
 #[derive(Serialize, Deserialize)]
 struct Mark {
-    /// As the run that made it called it.
+    /// The name of the artefact in the run that made it.
     name: String,
     #[serde(flatten)]
     key: Key,
 }
 
-/// A folder of artefacts. Clones are the same store.
+/// A folder of artefacts. Clones refer to the same store.
 #[derive(Clone)]
 pub struct Store {
     folder: PathBuf,
     claims: Arc<Claims>,
-    /// Artefacts that could not be made, with the error: this process does not try them again.
+    /// The folders of artefacts that could not be made, with the errors. This process does not try them again.
     failed: Arc<Mutex<HashMap<PathBuf, String>>>,
-    /// Held until the last clone goes, so that nothing is removed meanwhile.
+    /// A shared lock on the folder. It is held until the last clone is dropped, so that nothing is removed in the
+    /// meantime.
     _shared: Option<Arc<File>>,
 }
 
-/// A finished artefact that is nearly one that is not there.
+/// A finished artefact that differs little from one that is missing.
 #[derive(Debug)]
 pub struct Nearest {
-    /// Where it lies.
+    /// The folder of the artefact.
     pub folder: PathBuf,
-    /// In what the missing one's key differs from its.
+    /// The differences between the key of the missing artefact and the key of this one.
     pub differences: Vec<Difference>,
-    /// Seconds that making it took, where they were noted.
+    /// The seconds that making it took, if they were recorded.
     pub seconds: Option<f64>,
 }
 
 impl Nearest {
-    /// Says in what the missing one differs, in a clause.
+    /// Returns a clause that lists the first few differences.
     pub fn words(&self) -> String {
         const MOST: usize = 5;
         let named: Vec<String> = self.differences.iter().take(MOST).map(Difference::to_string).collect();
@@ -89,53 +91,57 @@ impl Nearest {
 }
 
 impl Store {
-    /// Opens the store in `folder`, made if need be, to work in it with others.
+    /// Opens the store in `folder` to work in it, together with other processes. Creates the folder if necessary.
     ///
     /// # Errors
-    /// A folder that cannot be written to, or in which another process is removing what is unused.
+    /// Returns an error if the folder cannot be written to, or if another process is removing unused artefacts from it.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
         let (folder, claims) = (folder.into(), Claims::new());
         let shared = files::share(&folder, || !claimed(&folder, &claims).is_empty())?;
         Ok(Self { folder, claims: Arc::new(claims), failed: Arc::default(), _shared: Some(Arc::new(shared)) })
     }
 
-    /// The store in `folder`, for those who only look: nothing is written, and it need not be there.
+    /// Returns the store in `folder` for reading only. Nothing is written, and the folder need not exist.
     pub fn look(folder: impl Into<PathBuf>) -> Self {
         let claims = Arc::new(Claims::watching());
         Self { folder: folder.into(), claims, failed: Arc::default(), _shared: None }
     }
 
-    /// Where the store is.
+    /// Returns the folder of the store.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Who makes which artefact.
+    /// Returns the claims, which tell which process is making which artefact.
     pub fn claims(&self) -> &Claims {
         &self.claims
     }
 
-    /// Where an artefact is or will be.
+    /// Returns the folder of an artefact, whether or not it exists.
     pub fn place(&self, key: &Key) -> PathBuf {
         self.folder.join(key.kind()).join(key.short())
     }
 
-    /// The places of the artefacts that somebody, in whatever process, is making.
+    /// Returns the folders of the artefacts that a process is making, this one included.
     pub fn in_the_making(&self) -> HashSet<PathBuf> {
         claimed(&self.folder, &self.claims)
     }
 
-    /// Whether an artefact is there, whole.
+    /// Returns whether an artefact is finished.
     pub fn is_finished(&self, key: &Key) -> bool {
-        // A mark that cannot be read is damaged: the artefact is made again.
+        // If the mark cannot be read, it is damaged, and the artefact is made again.
         files::read_json::<Mark>(&self.place(key).join(MARK)).is_ok_and(|mark| mark.key == *key)
     }
 
-    /// Makes an artefact unless it is finished, while no other process does: `make` fills its folder, and the mark is put there
-    /// when it has. Whoever makes it anew after an interruption finds what was there.
+    /// Makes an artefact, unless it is finished. No other process makes it at the same time.
+    ///
+    /// `make` gets the artefact's folder and fills it. After that, the folder is marked as finished. If making was
+    /// interrupted before, `make` finds what there was in the folder then.
     ///
     /// # Errors
-    /// What `make` fails with, also where it failed earlier in this process.
+    /// Returns the error of `make`, also if that failed earlier in this process. Returns an error as well after an
+    /// interrupt while waiting for another process, if another process took over the work, or if a file cannot be
+    /// written.
     pub fn make(&self, artefact: &Artefact, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         self.make_whole(artefact, |folder| {
             make(folder)?;
@@ -143,10 +149,11 @@ impl Store {
         })
     }
 
-    /// As [`Store::make`] for those who fill another folder, call [`Store::finish`] on it and rename it to the artefact's.
+    /// Does the same as [`Store::make`], but leaves it to `make` to mark the folder as finished. `make` can thus fill
+    /// another folder, call [`Store::finish`] on it, and rename it to the artefact's.
     ///
     /// # Errors
-    /// As [`Store::make`].
+    /// Returns an error in the same cases as [`Store::make`].
     pub fn make_whole(&self, artefact: &Artefact, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let key = &artefact.key;
         if self.is_finished(key) {
@@ -173,21 +180,22 @@ impl Store {
         Ok(())
     }
 
-    /// Marks what lies in `folder` as the finished artefact.
+    /// Marks the content of `folder` as the finished artefact.
     ///
     /// # Errors
-    /// A folder that cannot be written to.
+    /// Returns an error if the folder cannot be written to.
     pub fn finish(&self, artefact: &Artefact, folder: &Path) -> Result<()> {
         let Artefact { name, key, .. } = artefact.clone();
         files::write_json(&folder.join(MARK), &Mark { name, key })
     }
 
-    /// Seconds that making the artefact took, if it is finished.
+    /// Returns the seconds that making the artefact took, if it is finished and they were recorded.
     pub fn seconds(&self, key: &Key) -> Option<f64> {
         seconds_of(&self.place(key)).filter(|_| self.is_finished(key))
     }
 
-    /// Returns the finished artefact of the same kind and name whose key has the fewest differences, of equals the latest.
+    /// Returns the finished artefact of the same kind and name whose key has the fewest differences from that of the
+    /// given one. If there are several, returns the latest. Artefacts with the same key are not considered.
     pub fn nearest(&self, Artefact { name, key, .. }: &Artefact) -> Option<Nearest> {
         let folders = files::listing(&self.folder.join(key.kind())).unwrap_or_default();
         let finished = folders.into_iter().filter_map(|folder| {
@@ -201,17 +209,17 @@ impl Store {
     }
 }
 
-/// Seconds that making what lies in `folder` took, if it is whole.
+/// Returns the seconds that making the artefact in `folder` took, or none if they were not recorded.
 pub fn seconds_of(folder: &Path) -> Option<f64> {
     files::read_json::<Took>(&folder.join(TOOK)).ok().map(|took| took.seconds)
 }
 
-/// The folders of the kinds in a store.
+/// Returns the folders of the kinds of artefacts in a store.
 fn kinds(store: &Path) -> Vec<PathBuf> {
     files::listing(store).unwrap_or_default().into_iter().filter(|path| path.is_dir()).collect()
 }
 
-/// Returns the places in a store that somebody at work holds, in this process or another.
+/// Returns the folders of the artefacts in a store that a running process has claimed, this one included.
 fn claimed(store: &Path, claims: &Claims) -> HashSet<PathBuf> {
     let in_kind = |kind: PathBuf| claims.in_folder(&kind).into_keys().map(move |name| kind.join(name));
     kinds(store).into_iter().flat_map(in_kind).collect()
@@ -249,7 +257,7 @@ mod tests {
         assert_eq!([make(1), make(2), make(1), make(2)], [1, 2, 1, 2]);
         assert_eq!(made.get(), 2);
         assert!(store.seconds(&heads(1).key).is_some() && store.seconds(&heads(3).key).is_none());
-        // One process may remove, and only while nobody works there.
+        // Only one process may remove artefacts, and only while no process works in the store.
         assert!(files::lock(dir.path()).is_err());
         drop(store);
         files::lock(dir.path()).unwrap();

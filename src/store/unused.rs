@@ -1,4 +1,4 @@
-//! What of a store no run refers to.
+//! The artefacts of a store that no run refers to.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -10,29 +10,30 @@ use crate::claims::Claims;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// An artefact, whole or not, that no run refers to.
+/// An artefact, finished or not, that no run refers to.
 #[derive(Debug)]
 pub struct Unused {
-    /// `KIND/HASH`
+    /// The name of the artefact, `KIND/HASH`.
     pub name: String,
-    /// Whether it was finished.
+    /// Whether the artefact is finished.
     pub finished: bool,
-    /// When it was written to last.
+    /// The time when the artefact was last written to.
     pub modified: SystemTime,
-    /// What it takes on disk.
+    /// The bytes that the artefact takes on disk.
     pub bytes: u64,
-    /// Its folder, and what lies beside it that belongs to it.
+    /// The folder of the artefact, and the files and folders next to it that belong to it.
     paths: Vec<PathBuf>,
 }
 
 impl Unused {
-    /// Removes it.
+    /// Removes the artefact.
     ///
     /// # Errors
-    /// Files that cannot be removed.
+    /// Returns an error if a file cannot be removed.
     pub fn remove(self) -> Result<()> {
         for path in self.paths {
-            // The mark goes first, so that what is left of an interrupted removal is not taken for whole.
+            // The mark is removed first, so that the rest of an interrupted removal is not mistaken for a finished
+            // artefact.
             let mark = path.join(MARK);
             if mark.exists() {
                 fs::remove_file(&mark).map_err(|e| Error::io("remove", &mark, e))?;
@@ -44,10 +45,11 @@ impl Unused {
     }
 }
 
-/// Returns what of `store` no link below the folders `runs` leads to, oldest first, without what somebody is making.
+/// Returns the artefacts in `store` that no run refers to by a link, oldest first. Each folder in `runs` except the
+/// store is a run. Artefacts that a process is making are left out.
 ///
 /// # Errors
-/// Folders that cannot be read.
+/// Returns an error if a folder cannot be read.
 pub fn unused(store: &Path, runs: &Path) -> Result<Vec<Unused>> {
     let real = store.canonicalize().map_err(|e| Error::io("read", store, e))?;
     let (mut referred, claims) = (HashSet::new(), Claims::watching());
@@ -60,7 +62,7 @@ pub fn unused(store: &Path, runs: &Path) -> Result<Vec<Unused>> {
     for kind in kinds(store) {
         let sort = kind.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let claimed = claims.in_folder(&kind);
-        // A trace in the making and the claims lie beside the folder that they are of.
+        // Unfinished traces and claims lie next to the folder that they belong to.
         let mut parts: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
         for path in files::listing(&kind)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -85,12 +87,13 @@ pub fn unused(store: &Path, runs: &Path) -> Result<Vec<Unused>> {
     Ok(found)
 }
 
-/// Adds `KIND/HASH` of every link below `folder` that leads into `store`, also where nothing is there yet.
+/// Adds to `referred` the `KIND/HASH` of every link below `folder` that leads into `store`, even if its target does not
+/// exist yet.
 fn collect_links(folder: &Path, store: &Path, referred: &mut HashSet<String>) -> Result<()> {
     for path in files::listing(folder)? {
         if let Ok(target) = fs::read_link(&path) {
             let target = folder.join(target);
-            // What is only begun has no folder of its own yet, the one above it may have.
+            // The target of a link may not exist yet, so the folder above it is resolved instead.
             let above = target.parent().and_then(|kind| kind.canonicalize().ok());
             let whole = above.zip(target.file_name()).map(|(kind, name)| kind.join(name));
             let inside = whole.as_ref().and_then(|whole| whole.strip_prefix(store).ok());
@@ -125,13 +128,13 @@ mod tests {
             let mark = File::options().write(true).open(store.place(&key(number)).join("x.json")).unwrap();
             mark.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(number))).unwrap();
         }
-        // Run `a` refers to 1, a cell of `b` to 2, and to 9, which nobody has begun.
+        // Run `a` refers to artefact 1, and also to 9, which nobody has begun. A cell of run `b` refers to artefact 2.
         let below = |number| PathBuf::from("store/heads").join(key(number).short());
         files::link(&Path::new("..").join(below(1)), &runs.join("a/heads")).unwrap();
         files::link(&Path::new("../../..").join(below(2)), &runs.join("b/cells/c/heads")).unwrap();
         files::link(&Path::new("..").join(below(9)), &runs.join("a/next")).unwrap();
         fs::create_dir_all(folder.join("heads").join(format!("{}.partial", key(9).short()))).unwrap();
-        // Beside an artefact that nobody refers to.
+        // This unfinished artefact is one that no run refers to.
         fs::create_dir_all(folder.join("heads").join(format!("{}.partial", key(8).short()))).unwrap();
         let names = || unused(&folder, runs).unwrap().into_iter().map(|unused| (unused.name, unused.finished));
         let name = |number| format!("heads/{}", key(number).short());
