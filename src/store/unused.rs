@@ -66,8 +66,10 @@ pub fn unused(store: &Path, runs: &Path) -> Result<Vec<Unused>> {
         let mut parts: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
         for path in files::listing(&kind)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let hash = name.split('.').next().unwrap_or_default().to_owned();
-            parts.entry(hash).or_default().push(path);
+            // The names of files that are being written begin with a dot; they are nobody's yet.
+            if let Some(hash) = name.split('.').next().filter(|hash| !hash.is_empty()) {
+                parts.entry(hash.to_owned()).or_default().push(path);
+            }
         }
         for (hash, paths) in parts {
             let name = format!("{sort}/{hash}");
@@ -134,6 +136,7 @@ mod tests {
         files::link(&Path::new("../../..").join(below(2)), &runs.join("b/cells/c/heads")).unwrap();
         files::link(&Path::new("..").join(below(9)), &runs.join("a/next")).unwrap();
         fs::create_dir_all(folder.join("heads").join(format!("{}.partial", key(9).short()))).unwrap();
+        fs::write(folder.join("heads/.aside-1"), "a claim that somebody is writing").unwrap();
         // This unfinished artefact is one that no run refers to.
         fs::create_dir_all(folder.join("heads").join(format!("{}.partial", key(8).short()))).unwrap();
         let names = || unused(&folder, runs).unwrap().into_iter().map(|unused| (unused.name, unused.finished));
