@@ -17,6 +17,7 @@ mod folder;
 mod generate;
 mod gguf;
 mod host;
+mod host_layers;
 mod hub;
 mod model;
 mod model_config;
