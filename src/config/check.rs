@@ -62,11 +62,16 @@ impl Shape {
                 }
                 section.iter().try_for_each(|(name, value)| item.check(&under(place, name), value))
             }
-            (Self::OneOf(options), _) => match options.iter().find(|(_, option)| option.takes_type_of(value)) {
-                Some((_, Self::Words(words))) => one_of(words, value.as_str().unwrap_or_default()),
-                Some((_, option)) => option.check(place, value),
-                None => wrong(""),
-            },
+            (Self::OneOf(options), _) => {
+                let fitting: Vec<&Self> =
+                    options.iter().map(|(_, option)| option).filter(|option| option.takes_type_of(value)).collect();
+                match (&fitting[..], fitting.iter().find(|option| option.knows_a_key_of(value))) {
+                    ([Self::Words(words)], _) => one_of(words, value.as_str().unwrap_or_default()),
+                    ([only], _) => only.check(place, value),
+                    (_, Some(option)) => option.check(place, value),
+                    _ => wrong(""),
+                }
+            }
             _ => wrong(""),
         }
     }
@@ -79,6 +84,14 @@ impl Shape {
             Self::List { .. } => value.is_array(),
             Self::Section(_) | Self::Kinds { .. } | Self::Named { .. } => value.is_table(),
             Self::OneOf(_) | Self::Anything => true,
+        }
+    }
+
+    /// Returns whether a table has a key of this section.
+    fn knows_a_key_of(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Section(keys), Value::Table(section)) => keys.iter().any(|key| section.contains_key(&key.name)),
+            _ => false,
         }
     }
 

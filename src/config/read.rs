@@ -343,6 +343,14 @@ mod tests {
                 "line 3: `heads.loss_weights[1]` is 0; it must be a number above 0.",
             ),
             (
+                "[heads]\nloss_weights = { exp = 0 }\n",
+                "line 2: `heads.loss_weights.exp` is 0; it must be a number above 0.",
+            ),
+            (
+                "[heads]\nloss_weights = { dekay = 0.5 }\n",
+                "line 2: `heads.loss_weights` is { dekay = 0.5 }; it must be \"constant\", { decay = a number above 0 and at most 1 }, { exp = a number above 0 } or a list of items, each a number above 0.",
+            ),
+            (
                 "[heads.vocabulary]\nsize = 8\n",
                 "line 1: `heads.vocabulary.drafting` is missing; it must be true or false.",
             ),

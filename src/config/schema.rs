@@ -164,11 +164,6 @@ impl Config {
             {
                 bail!("`{key}.text` names \"{0}\", but `traces.train_text` does not; add it there.", text.name());
             }
-            if phase.soft_targets.unwrap_or(0.0) > 0.0 && self.traces.probabilities == 0 {
-                bail!(
-                    "`{key}.soft_targets` needs the backbone's distributions; set `traces.probabilities` to how many tokens of each to keep, such as 32."
-                );
-            }
         }
         Ok(())
     }

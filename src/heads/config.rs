@@ -32,7 +32,8 @@ pub struct HeadsConfig {
     /// and on dev.
     pub loss_weights: LossWeights,
     /// The share of the targets that is the backbone's own distribution at the predicted position; the rest is the token of the
-    /// text. Above 0, it needs `traces.probabilities`.
+    /// text. The distribution is computed anew from the state `last`, over the tokens that heads are trained on; where
+    /// `traces.probabilities` is above 0, it is that of the tokens kept.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub soft_targets: f64,
     /// How often positions of each kind of text in `traces.train_text` are drawn; only the ratios of the numbers count. Empty:
@@ -170,6 +171,8 @@ pub enum LossWeights {
     Constant,
     /// w_j = decay^(j - 2), which is 1 for head 2. Medusa-1 takes 0.8.
     Decay(#[schemars(range(max = 1.0), transform = above_zero)] f64),
+    /// w_j = e^(-(j - 2) / exp), which is 1 for head 2. DFlash takes 4 to 7.
+    Exp(#[schemars(transform = above_zero)] f64),
     /// w_2 .. w_H: one number for each of the H - 1 trained heads.
     #[serde(untagged)]
     List(#[schemars(transform = above_zero)] Vec<f64>),
@@ -181,6 +184,7 @@ impl LossWeights {
         let weights = match self {
             Self::Constant => vec![1.0; count],
             Self::Decay(decay) => (0..count).map(|head| decay.powi(head as i32)).collect(),
+            Self::Exp(slots) => (0..count).map(|head| (-(head as f64) / slots).exp()).collect(),
             Self::List(weights) => weights.clone(),
         };
         let mean = weights.iter().sum::<f64>() / count as f64;
@@ -255,5 +259,8 @@ mod tests {
         }
         assert_eq!(LossWeights::List(vec![3.0, 1.0]).with_mean_one(2), [1.5, 0.5]);
         assert_eq!(LossWeights::Decay(0.5).with_mean_one(3), [12.0 / 7.0, 6.0 / 7.0, 3.0 / 7.0]);
+        let (exp, decay) = (LossWeights::Exp(4.0), LossWeights::Decay((-0.25f64).exp()));
+        let pairs = exp.with_mean_one(8).into_iter().zip(decay.with_mean_one(8));
+        assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-12));
     }
 }

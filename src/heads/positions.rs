@@ -58,6 +58,19 @@ pub(super) fn features_at(traces: &[&Trace], positions: &[Position], features: &
     states_at(traces, &positions.iter().map(place).collect::<Vec<_>>(), features)
 }
 
+/// Returns the backbone's last states, `[n, d]` on the host, from which it predicts what head `index` (0 is head 2) is to
+/// predict at the positions. Beyond the document's end it is the state of its last token, from which nothing is learned.
+///
+/// # Errors
+/// Returns the errors of [`states_at`].
+pub(super) fn teacher_states(traces: &[&Trace], positions: &[Position], index: usize) -> Result<FeatureRows> {
+    let ahead = |position: &Position| {
+        let last = position.of(traces).1.len() - 1;
+        Position { row: (position.row as usize + 1 + index).min(last) as u32, ..*position }
+    };
+    features_at(traces, &positions.iter().map(ahead).collect::<Vec<_>>(), &[Feature::Last])
+}
+
 /// Returns the text's tokens in slot `slot` (0 is slot 1) of the block that begins at each position. Beyond the
 /// document's end, the last token is repeated; nothing is predicted from these repetitions.
 pub(super) fn drafted(traces: &[&Trace], positions: &[Position], slot: usize) -> Vec<u32> {
@@ -69,9 +82,9 @@ pub(super) fn drafted(traces: &[&Trace], positions: &[Position], slot: usize) ->
 }
 
 /// Returns what head `index` (0 is head 2) is to predict at the positions, in the numbering of `vocabulary`. A target
-/// gives the share 1 - `soft` to the text's token and the share `soft` to the backbone's distribution. Shares of tokens
-/// outside the vocabulary go to the tokens inside. There is no target if no token inside has a share, or beyond the
-/// document's end.
+/// gives the share 1 - `soft` to the text's token and the share `soft` to the backbone's distribution: to its likeliest
+/// tokens where the trace keeps them, otherwise to a teacher ([`teacher_states`]). Shares of tokens outside the
+/// vocabulary go to the tokens inside. There is no target if no token inside has a share, or beyond the document's end.
 pub(super) fn targets(
     traces: &[&Trace],
     positions: &[Position],
@@ -90,19 +103,24 @@ pub(super) fn targets(
         if soft < 1.0 {
             shares.extend(number(token).map(|token| (token, (1.0 - soft) as f32)));
         }
+        let mut taught = 0.0;
         if soft > 0.0 {
             let (trace, document) = position.of(traces);
-            let likely = trace.likely(document, position.row as usize + 1 + index);
-            let sum: f32 = likely.iter().map(|entry| entry.probability).sum();
-            let share = |probability: f32| soft as f32 * probability / sum;
-            shares.extend(likely.iter().filter_map(|entry| Some((number(entry.token)?, share(entry.probability)))));
+            if let Some(likely) = trace.likely(document, position.row as usize + 1 + index) {
+                let sum: f32 = likely.iter().map(|entry| entry.probability).sum();
+                let share = |probability: f32| soft as f32 * probability / sum;
+                shares.extend(likely.iter().filter_map(|entry| Some((number(entry.token)?, share(entry.probability)))));
+            } else {
+                taught = soft as f32;
+            }
         }
-        let sum: f32 = shares.iter().map(|share| share.1).sum();
+        let sum: f32 = taught + shares.iter().map(|share| share.1).sum::<f32>();
         // The sum is exactly 1 if nothing was left out and nothing was rounded.
         if sum != 1.0 {
             shares.iter_mut().for_each(|share| share.1 /= sum);
+            taught = if taught > 0.0 { taught / sum } else { 0.0 };
         }
-        targets.push(number(token).unwrap_or(IGNORE), shares);
+        targets.push_taught(number(token).unwrap_or(IGNORE), shares, taught);
     }
     targets
 }

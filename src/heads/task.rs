@@ -12,7 +12,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, Value, json};
 
 use super::dev::DevSet;
-use super::positions::{Position, drafted, features_at, of_trace, targets};
+use super::positions::{Position, drafted, features_at, of_trace, targets, teacher_states};
 use super::vocabulary::Vocabulary;
 use super::{ChooseBy, DraftHeads, HeadLoss, HeadPhase, HeadsConfig};
 use crate::backbone::{Feature, FeatureRows, FeatureTensors, Model};
@@ -49,6 +49,8 @@ pub struct HeadTraining<'a> {
     unembedding: Option<FrozenUnembedding>,
     /// The unembedding of the tokens drafted from, if these are more than the tokens trained on.
     whole_unembedding: Option<FrozenUnembedding>,
+    /// The backbone's unembedding `[V, d]`, if heads with their own learn from the backbone's distributions.
+    teacher_unembedding: Option<Tensor<2>>,
     device: Device,
 }
 
@@ -110,6 +112,8 @@ impl<'a> HeadTraining<'a> {
         Ok(Self {
             unembedding: (!own).then(|| frozen(vocabulary.as_ref().map(Vocabulary::ids))),
             whole_unembedding: drafts_from_all.then(|| frozen(None)),
+            teacher_unembedding: (own && phases.iter().any(|phase| phase.config.soft_targets > Some(0.0)))
+                .then(|| model.unembedding()),
             weights: options.loss_weights.with_mean_one(options.block_size - 1),
             train,
             dev,
@@ -199,6 +203,15 @@ impl<'a> HeadTraining<'a> {
         Ok(features_at(traces, positions, &self.features)?.to_device(&self.device))
     }
 
+    /// Returns the states whose distributions a head learns from, or none if its targets have no share of them.
+    fn teacher(&self, positions: &[Position], head: usize, targets: &Targets) -> Result<Option<Tensor<2>>> {
+        if (0..targets.len()).all(|row| targets.taught(row) == 0.0) {
+            return Ok(None);
+        }
+        let states = teacher_states(&self.train, positions, head)?.to_device(&self.device);
+        Ok(Some(states.get(Feature::Last)))
+    }
+
     /// Computes the summed loss of one head, whether each of its first choices is right, and an objective whose
     /// gradient is `weight` times that of the loss.
     fn one_head(
@@ -206,19 +219,20 @@ impl<'a> HeadTraining<'a> {
         unembedding: Option<&FrozenUnembedding>,
         own: Option<Tensor<2>>,
         state: Tensor<2>,
-        targets: &Targets,
+        (targets, teacher): (&Targets, Option<Tensor<2>>),
         weight: Option<f64>,
     ) -> (f64, Vec<bool>, Option<Tensor<1>>) {
         match (own, unembedding) {
             (Some(table), _) => {
                 let plain = |tensor: &Tensor<2>| tensor.clone().without_autodiff();
-                let result = unembed(plain(&state), plain(&table), targets, weight);
+                let teacher = teacher.as_ref().zip(self.teacher_unembedding.as_ref()).map(<[_; 2]>::from);
+                let result = unembed(plain(&state), plain(&table), targets, teacher, weight);
                 let objective =
                     result.gradients.map(|[of_state, of_table]| (state * of_state).sum() + (table * of_table).sum());
                 (result.loss, result.correct, objective)
             }
             (None, Some(frozen)) => {
-                let result = frozen.cross_entropy(state.clone().without_autodiff(), targets, weight);
+                let result = frozen.cross_entropy(state.clone().without_autodiff(), targets, teacher.as_ref(), weight);
                 (result.loss, result.correct, result.gradient.map(|gradient| (state * gradient).sum()))
             }
             (None, None) => unreachable!("heads without an unembedding of their own share the backbone's"),
@@ -268,8 +282,9 @@ impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
             let counted = targets.counted().max(1) as f64;
             let divisor = self.divisor(head, heads.len());
             let weight = Some(1.0 / counted / divisor);
+            let taught = (&targets, self.teacher(&positions, head, &targets)?);
             let (sum, correct, part) =
-                self.one_head(self.unembedding.as_ref(), model.unembedding(head), states(head), &targets, weight);
+                self.one_head(self.unembedding.as_ref(), model.unembedding(head), states(head), taught, weight);
             objective = Some(match (objective, part.expect("a weight was given")) {
                 (Some(sum), part) => sum + part,
                 (None, part) => part,
@@ -301,7 +316,8 @@ impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
         for head in 0..model.count() {
             let inside = targets(&self.dev, positions, head, 0.0, vocabulary);
             let all = targets(&self.dev, positions, head, 0.0, None).counted() as f64;
-            let (sum, correct, _) = self.one_head(unembedding, model.unembedding(head), states(head), &inside, None);
+            let (sum, correct, _) =
+                self.one_head(unembedding, model.unembedding(head), states(head), (&inside, None), None);
             loss += sum / inside.counted().max(1) as f64 / self.divisor(head, model.count());
             accuracy.push(share(&correct, all));
             hits.push(correct);

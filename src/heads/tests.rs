@@ -147,11 +147,11 @@ fn loss(heads: &dyn DraftHeads, hidden: &Tensor<2>, table: &Tensor<2>) -> (f64, 
         let (plain, targets) = (state.clone().without_autodiff(), Targets::of_tokens(&TARGETS[head]));
         match heads.unembedding(head) {
             None => {
-                let result = frozen.cross_entropy(plain, &targets, Some(0.5));
+                let result = frozen.cross_entropy(plain, &targets, None, Some(0.5));
                 (result.loss * 0.5, (state * result.gradient.unwrap()).sum())
             }
             Some(own) => {
-                let result = unembed(plain, own.clone().without_autodiff(), &targets, Some(0.5));
+                let result = unembed(plain, own.clone().without_autodiff(), &targets, None, Some(0.5));
                 let [of_state, of_own] = result.gradients.unwrap();
                 (result.loss * 0.5, (state * of_state).sum() + (own * of_own).sum())
             }

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::activation::log_softmax;
+use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, Element, ElementConversion, IndexingUpdateOp, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
@@ -22,12 +22,19 @@ struct CrossEntropy {
     gradient: Tensor<2>,
 }
 
-/// Computes the cross-entropy of `logits` `[n, V]` (without autodiff) against the targets of `rows`.
-fn cross_entropy(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weight: f64) -> CrossEntropy {
+/// Computes the cross-entropy of `logits` `[n, V]` (without autodiff) against the targets of `rows`. `taught` `[n, V]` is
+/// the teacher's distribution of each row times its share, if there is a teacher.
+fn cross_entropy(
+    logits: Tensor<2>,
+    targets: &Targets,
+    taught: Option<Tensor<2>>,
+    rows: Range<usize>,
+    weight: f64,
+) -> CrossEntropy {
     match logits.dtype() {
-        DType::F32 if on_host(&logits.device()) => on_rows::<f32>(logits, targets, rows, weight),
-        DType::F64 if on_host(&logits.device()) => on_rows::<f64>(logits, targets, rows, weight),
-        _ => on_device(logits, targets, rows, weight),
+        DType::F32 if on_host(&logits.device()) => on_rows::<f32>(logits, targets, taught, rows, weight),
+        DType::F64 if on_host(&logits.device()) => on_rows::<f64>(logits, targets, taught, rows, weight),
+        _ => on_device(logits, targets, taught, rows, weight),
     }
 }
 
@@ -70,7 +77,16 @@ pub struct Unembedded {
 
 /// Computes the cross-entropy of `hidden` `[n, d]` through `unembedding` `[V, d]` against `n` targets and, given a
 /// `weight`, its gradients. Both tensors are without autodiff.
-pub fn unembed(hidden: Tensor<2>, unembedding: Tensor<2>, targets: &Targets, weight: Option<f64>) -> Unembedded {
+///
+/// `teacher` are states `[n, d]` and the table `[V, d]` through which they become the distribution that the targets'
+/// taught shares belong to. It is needed if one of these shares is above 0.
+pub fn unembed(
+    hidden: Tensor<2>,
+    unembedding: Tensor<2>,
+    targets: &Targets,
+    teacher: Option<[&Tensor<2>; 2]>,
+    weight: Option<f64>,
+) -> Unembedded {
     let [vocabulary, _] = unembedding.dims();
     let chunk = (CHUNK / vocabulary).max(16);
     let mut result = Unembedded { loss: 0.0, correct: Vec::new(), gradients: None };
@@ -79,7 +95,13 @@ pub fn unembed(hidden: Tensor<2>, unembedding: Tensor<2>, targets: &Targets, wei
         let rows = first..targets.len().min(first + chunk);
         let part = hidden.clone().narrow(0, first, rows.len());
         let logits = part.clone().matmul(unembedding.clone().transpose());
-        let one = cross_entropy(logits, targets, rows, weight.unwrap_or(0.0));
+        let taught = teacher.map(|[states, table]| {
+            let states = states.clone().narrow(0, first, rows.len());
+            let shares: Vec<f32> = rows.clone().map(|row| targets.taught(row)).collect();
+            let shares: Tensor<2> = Tensor::from_data(TensorData::new(shares, [rows.len(), 1]), &states.device());
+            softmax(states.matmul(table.clone().transpose()), 1) * shares.cast(part.dtype())
+        });
+        let one = cross_entropy(logits, targets, taught, rows, weight.unwrap_or(0.0));
         result.loss += one.loss;
         result.correct.extend(one.correct);
         if weight.is_some() {
@@ -100,14 +122,25 @@ pub fn unembed(hidden: Tensor<2>, unembedding: Tensor<2>, targets: &Targets, wei
 }
 
 /// Computes the cross-entropy on the CPU, for logits of type `T`.
-fn on_rows<T: Real>(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weight: f64) -> CrossEntropy {
+fn on_rows<T: Real>(
+    logits: Tensor<2>,
+    targets: &Targets,
+    taught: Option<Tensor<2>>,
+    rows: Range<usize>,
+    weight: f64,
+) -> CrossEntropy {
     let (device, [n, width]) = (logits.device(), logits.dims());
-    let mut values = logits.into_data().try_into_vec::<T>().expect("the type was matched");
+    let numbers = |tensor: Tensor<2>| tensor.into_data().try_into_vec::<T>().expect("the type was matched");
+    let (mut values, taught) = (numbers(logits), taught.map(numbers).unwrap_or_default());
     // Rows are independent and their results are summed in order: the same bytes for any number of threads.
     let results: Vec<(f64, usize)> = values
         .par_chunks_mut(width)
         .zip(rows.clone())
-        .map(|(logits, row)| one_row(logits, targets.distribution(row), weight))
+        .map(|(logits, row)| {
+            let place = (row - rows.start) * width;
+            let taught = if targets.taught(row) > 0.0 { &taught[place..place + width] } else { &[] };
+            one_row(logits, targets.distribution(row), taught, weight)
+        })
         .collect();
     CrossEntropy {
         loss: results.iter().map(|r| r.0).sum(),
@@ -116,20 +149,22 @@ fn on_rows<T: Real>(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, we
     }
 }
 
-/// Turns a row of logits into its gradient; returns the loss and the position of the largest logit.
-fn one_row<T: Real>(row: &mut [T], distribution: &[(u32, f32)], weight: f64) -> (f64, usize) {
+/// Turns a row of logits into its gradient; returns the loss and the position of the largest logit. `taught` is empty
+/// for rows without a share of the teacher's.
+fn one_row<T: Real>(row: &mut [T], distribution: &[(u32, f32)], taught: &[T], weight: f64) -> (f64, usize) {
     let mut best = 0;
     for (i, x) in row.iter().enumerate() {
         if *x > row[best] {
             best = i;
         }
     }
-    if distribution.is_empty() {
+    if distribution.is_empty() && taught.is_empty() {
         row.fill(T::from_f64(0.0));
         return (0.0, best);
     }
     let shift = row[best];
     let logit: f64 = distribution.iter().map(|&(token, share)| f64::from(share) * row[token as usize].into()).sum();
+    let mean: f64 = taught.iter().zip(&*row).map(|(&share, &logit)| share.into() * logit.into()).sum();
     let mut sum = 0.0f64;
     for x in row.iter_mut() {
         *x = x.exp_minus(shift);
@@ -143,11 +178,20 @@ fn one_row<T: Real>(row: &mut [T], distribution: &[(u32, f32)], weight: f64) -> 
         let x = &mut row[token as usize];
         *x = T::from_f64((*x).into() - weight * f64::from(share));
     }
-    (sum.ln() + shift.into() - logit, best)
+    for (x, &share) in row.iter_mut().zip(taught) {
+        *x = T::from_f64((*x).into() - weight * share.into());
+    }
+    (sum.ln() + shift.into() - logit - mean, best)
 }
 
 /// Computes the cross-entropy with tensor operations, on any device.
-fn on_device(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weight: f64) -> CrossEntropy {
+fn on_device(
+    logits: Tensor<2>,
+    targets: &Targets,
+    taught: Option<Tensor<2>>,
+    rows: Range<usize>,
+    weight: f64,
+) -> CrossEntropy {
     let (device, n, width) = (logits.device(), rows.len(), targets.width(rows.clone()));
     let entries: Vec<(u32, f32)> = rows
         .clone()
@@ -162,10 +206,16 @@ fn on_device(logits: Tensor<2>, targets: &Targets, rows: Range<usize>, weight: f
     let shares: Tensor<2> = Tensor::from_data(TensorData::new(shares, [n, width]), &device);
     let best: Vec<i64> =
         logits.clone().argmax(1).into_data().convert::<i64>().try_into_vec().expect("converted to i64");
-    let counts = shares.clone().sum_dim(1);
+    let counts = rows.clone().map(|row| f32::from(u8::from(targets.takes_part(row)))).collect::<Vec<_>>();
+    let counts: Tensor<2> = Tensor::from_data(TensorData::new(counts, [n, 1]), &device);
     let log_probs = log_softmax(logits, 1);
-    let loss = (log_probs.clone().gather(1, ids.clone()) * shares.clone()).sum().neg();
-    let gradient = (log_probs.exp() * counts).scatter(1, ids, shares.neg(), IndexingUpdateOp::Add).mul_scalar(weight);
+    let mut loss = (log_probs.clone().gather(1, ids.clone()) * shares.clone()).sum().neg();
+    let mut gradient = (log_probs.clone().exp() * counts).scatter(1, ids, shares.neg(), IndexingUpdateOp::Add);
+    if let Some(taught) = taught {
+        loss = loss - (log_probs * taught.clone()).sum();
+        gradient = gradient - taught;
+    }
+    let gradient = gradient.mul_scalar(weight);
     CrossEntropy {
         loss: loss.into_scalar::<f32>().elem(),
         correct: rows.zip(best).map(|(row, best)| i64::from(targets.token(row)) == best).collect(),
@@ -181,11 +231,19 @@ mod tests {
 
     const LOGITS: [f64; 16] = [0.3, -1.2, 2.0, 0.1, 5.0, 5.0, -3.0, 0.0, 1.0, 1.5, -0.5, 0.25, 0.7, 0.1, -0.2, 1.1];
 
-    /// Returns targets of four rows: a token, a token that ties with a smaller id, an ignored row and a distribution.
+    /// Returns targets of four rows: a token, a token that ties with a smaller id, an ignored row, and a distribution of
+    /// which a teacher has a half.
     fn targets() -> Targets {
         let mut targets = Targets::of_tokens(&[2, 1, IGNORE]);
-        targets.push(3, [(3, 0.75), (0, 0.25)]);
+        targets.push_taught(3, [(3, 0.25), (0, 0.25)], 0.5);
         targets
+    }
+
+    /// Returns the teacher's distributions times its shares.
+    fn taught() -> Tensor<2> {
+        let mut values = [0.0; 16];
+        values[12..].copy_from_slice(&[0.05, 0.2, 0.15, 0.1]);
+        tensor(&values)
     }
 
     fn tensor(values: &[f64]) -> Tensor<2> {
@@ -194,22 +252,22 @@ mod tests {
 
     #[test]
     fn the_gradient_agrees_with_finite_differences() {
-        let result = cross_entropy(tensor(&LOGITS), &targets(), 0..4, 0.5);
+        let result = cross_entropy(tensor(&LOGITS), &targets(), Some(taught()), 0..4, 0.5);
         let gradient = result.gradient.into_data().try_into_vec::<f64>().unwrap();
         let step = 1e-5;
         for i in 0..LOGITS.len() {
             let mut moved = LOGITS;
             moved[i] += step;
-            let above = cross_entropy(tensor(&moved), &targets(), 0..4, 0.5).loss;
+            let above = cross_entropy(tensor(&moved), &targets(), Some(taught()), 0..4, 0.5).loss;
             moved[i] -= 2.0 * step;
-            let below = cross_entropy(tensor(&moved), &targets(), 0..4, 0.5).loss;
+            let below = cross_entropy(tensor(&moved), &targets(), Some(taught()), 0..4, 0.5).loss;
             assert!((0.5 * (above - below) / (2.0 * step) - gradient[i]).abs() < 1e-9, "{i}");
         }
     }
 
     #[test]
     fn ties_and_ignored_rows_are_counted_as_documented() {
-        let result = cross_entropy(tensor(&LOGITS), &targets(), 0..4, 1.0);
+        let result = cross_entropy(tensor(&LOGITS), &targets(), Some(taught()), 0..4, 1.0);
         assert_eq!(result.correct, [true, false, false, true]);
         assert_eq!(targets().counted(), 3);
     }
@@ -218,7 +276,9 @@ mod tests {
     fn the_device_path_gives_the_same() {
         let device = Device::flex();
         let logits: Tensor<2> = Tensor::from_data(TensorData::new(LOGITS.map(|x| x as f32).to_vec(), [4, 4]), &device);
-        let (a, b) = (cross_entropy(logits.clone(), &targets(), 0..4, 0.5), on_device(logits, &targets(), 0..4, 0.5));
+        let taught = || Some(taught().cast(DType::F32));
+        let a = cross_entropy(logits.clone(), &targets(), taught(), 0..4, 0.5);
+        let b = on_device(logits, &targets(), taught(), 0..4, 0.5);
         assert!((a.loss - b.loss).abs() < 1e-5);
         assert_eq!(a.correct, b.correct);
         let difference = (a.gradient - b.gradient).abs().max().into_scalar::<f32>();

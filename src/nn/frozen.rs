@@ -62,15 +62,27 @@ impl FrozenUnembedding {
 
     /// Computes the cross-entropy of `hidden` `[n, d]` (without autodiff) against `n` targets and, given a `weight`,
     /// its gradient.
-    pub fn cross_entropy(&self, hidden: Tensor<2>, targets: &Targets, weight: Option<f64>) -> FrozenLoss {
+    ///
+    /// `teacher` `[n, d]` are states whose softmax over the same tokens is the distribution that the targets' taught
+    /// shares belong to. It is needed if one of these shares is above 0, and costs as much as the rest.
+    pub fn cross_entropy(
+        &self,
+        hidden: Tensor<2>,
+        targets: &Targets,
+        teacher: Option<&Tensor<2>>,
+        weight: Option<f64>,
+    ) -> FrozenLoss {
         let mut all = FrozenLoss { loss: 0.0, correct: Vec::new(), gradient: None };
         let mut gradients = Vec::new();
         for first in (0..targets.len()).step_by(ROWS) {
             let rows = first..targets.len().min(first + ROWS);
-            let part = hidden.clone().narrow(0, first, rows.len());
+            let of_rows = |states: &Tensor<2>| states.clone().narrow(0, first, rows.len());
+            let (part, teacher) = (of_rows(&hidden), teacher.map(of_rows));
             let (loss, gradient) = match &self.table {
-                Projection::Packed(matrix) => self.on_host(matrix, part, targets, rows, weight, &mut all.correct),
-                Projection::Tensor(table) => on_device(table, part, targets, rows, weight, &mut all.correct),
+                Projection::Packed(matrix) => {
+                    self.on_host(matrix, (part, teacher), targets, rows, weight, &mut all.correct)
+                }
+                Projection::Tensor(table) => on_device(table, (part, teacher), targets, rows, weight, &mut all.correct),
             };
             all.loss += loss;
             gradients.extend(gradient);
@@ -81,23 +93,15 @@ impl FrozenUnembedding {
         all
     }
 
-    /// Walks the vocabulary on the CPU for some rows; returns their loss and, given a `weight`, its gradient.
-    fn on_host(
-        &self,
-        matrix: &PackedMatrix,
-        hidden: Tensor<2>,
-        targets: &Targets,
-        rows: Range<usize>,
-        weight: Option<f64>,
-        correct: &mut Vec<bool>,
-    ) -> (f64, Option<Tensor<2>>) {
-        let (device, width, n) = (hidden.device(), matrix.inputs(), rows.len());
-        let hidden = to_host(hidden);
-        let start = Running { largest: f32::NEG_INFINITY, best: 0, sum: 0.0 };
-        let (mut running, mut sums, mut logits) = (vec![start; n], vec![0.0f32; n * width], Vec::new());
+    /// Walks the vocabulary on the CPU. Returns what it keeps of each row of `hidden` `[n, d]` and, if `weighted`, the
+    /// table's rows weighted by the exponentials of the row's logits, relative to the largest, and summed: `[n, d]`.
+    fn walk(&self, matrix: &PackedMatrix, hidden: &[f32], weighted: bool) -> (Vec<Running>, Vec<f32>) {
+        let (width, start) = (matrix.inputs(), Running { largest: f32::NEG_INFINITY, best: 0, sum: 0.0 });
+        let (mut running, mut sums) = (vec![start; hidden.len() / width], vec![0.0f32; hidden.len()]);
+        let mut logits = Vec::new();
         on_pool(|| {
             for (block, transposed) in blocks(matrix.outputs()).zip(&self.transposed) {
-                matrix.multiply_part(block.clone(), &hidden, &mut logits);
+                matrix.multiply_part(block.clone(), hidden, &mut logits);
                 let rows = logits.par_chunks_mut(block.len()).zip(&mut running);
                 rows.zip(sums.par_chunks_mut(width)).for_each(|((logits, running), sums)| {
                     let (place, most) = largest(logits);
@@ -109,24 +113,47 @@ impl FrozenUnembedding {
                     }
                     running.sum += f64::from(exponentiate(logits, running.largest));
                 });
-                if weight.is_some() {
+                if weighted {
                     transposed.multiply_onto(&logits, &mut sums);
                 }
             }
         });
+        (running, sums)
+    }
+
+    /// Computes the loss of some rows and, given a `weight`, its gradient, on the CPU.
+    fn on_host(
+        &self,
+        matrix: &PackedMatrix,
+        (hidden, teacher): (Tensor<2>, Option<Tensor<2>>),
+        targets: &Targets,
+        rows: Range<usize>,
+        weight: Option<f64>,
+        correct: &mut Vec<bool>,
+    ) -> (f64, Option<Tensor<2>>) {
+        let (device, width, n) = (hidden.device(), matrix.inputs(), rows.len());
+        let hidden = to_host(hidden);
+        let taught = teacher.map(|teacher| self.walk(matrix, &to_host(teacher), true));
+        let (running, mut sums) = self.walk(matrix, &hidden, weight.is_some());
         correct.extend(rows.clone().zip(&running).map(|(row, running)| targets.token(row) as usize == running.best));
         // The unembedding's rows of the target tokens, weighted by their shares. Their product with the hidden state is
         // the targets' mean logit.
         let finish = |(place, sums): (usize, &mut [f32])| -> f64 {
-            let (distribution, running) = (targets.distribution(rows.start + place), &running[place]);
-            if distribution.is_empty() {
+            let (row, running) = (rows.start + place, &running[place]);
+            if !targets.takes_part(row) {
                 sums.fill(0.0);
                 return 0.0;
             }
             let mut wanted = vec![0.0; width];
-            for &(token, share) in distribution {
+            for &(token, share) in targets.distribution(row) {
                 let token = token as usize;
                 self.transposed[token / BLOCK].add_column(token % BLOCK, share, &mut wanted);
+            }
+            if targets.taught(row) > 0.0 {
+                let (teacher, means) = taught.as_ref().expect("whoever has taught shares gives a teacher");
+                let share = f64::from(targets.taught(row)) / teacher[place].sum;
+                let means = &means[place * width..][..width];
+                wanted.iter_mut().zip(means).for_each(|(wanted, mean)| *wanted += (share * f64::from(*mean)) as f32);
             }
             if let Some(weight) = weight {
                 let (scale, weight) = ((weight / running.sum) as f32, weight as f32);
@@ -147,19 +174,19 @@ fn blocks(vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
     (0..vocabulary).step_by(BLOCK).map(move |first| first..vocabulary.min(first + BLOCK))
 }
 
-/// Walks the vocabulary with tensor operations, on any device.
-fn on_device(
-    table: &Tensor<2>,
-    hidden: Tensor<2>,
-    targets: &Targets,
-    rows: Range<usize>,
-    weight: Option<f64>,
-    correct: &mut Vec<bool>,
-) -> (f64, Option<Tensor<2>>) {
-    let (device, dtype, n) = (hidden.device(), hidden.dtype(), rows.len());
-    let column =
-        |values: Vec<f32>| -> Tensor<2> { Tensor::from_data(TensorData::new(values, [n, 1]), (&device, dtype)) };
-    let mut largest = column(vec![f32::MIN; n]);
+/// What a walk with tensor operations keeps of each row: the largest logit and the sum of the exponentials relative to
+/// it, both `[n, 1]`, the token of the largest, and the sum of the table's rows weighted by the exponentials, `[n, d]`.
+struct Walked {
+    largest: Tensor<2>,
+    sum: Tensor<2>,
+    best: Tensor<2, Int>,
+    sums: Tensor<2>,
+}
+
+/// Walks the vocabulary with tensor operations, on any device. Unless `weighted`, `sums` stays zero.
+fn walk_on_device(table: &Tensor<2>, hidden: &Tensor<2>, weighted: bool) -> Walked {
+    let (device, dtype, [n, _]) = (hidden.device(), hidden.dtype(), hidden.dims());
+    let mut largest: Tensor<2> = Tensor::full([n, 1], f32::MIN, (&device, dtype));
     let mut best: Tensor<2, Int> = Tensor::zeros([n, 1], &device);
     let (mut sum, mut sums) = (largest.zeros_like(), hidden.zeros_like());
     for tokens in blocks(table.dims()[0]) {
@@ -172,11 +199,27 @@ fn on_device(
         let shrink = (largest - risen.clone()).exp();
         let exponentials = (logits - risen.clone()).exp();
         sum = sum * shrink.clone() + exponentials.clone().sum_dim(1);
-        if weight.is_some() {
+        if weighted {
             sums = sums * shrink + exponentials.matmul(block);
         }
         largest = risen;
     }
+    Walked { largest, sum, best, sums }
+}
+
+/// Computes the loss of some rows and, given a `weight`, its gradient, with tensor operations.
+fn on_device(
+    table: &Tensor<2>,
+    (hidden, teacher): (Tensor<2>, Option<Tensor<2>>),
+    targets: &Targets,
+    rows: Range<usize>,
+    weight: Option<f64>,
+    correct: &mut Vec<bool>,
+) -> (f64, Option<Tensor<2>>) {
+    let (device, dtype, n) = (hidden.device(), hidden.dtype(), rows.len());
+    let column =
+        |values: Vec<f32>| -> Tensor<2> { Tensor::from_data(TensorData::new(values, [n, 1]), (&device, dtype)) };
+    let Walked { largest, sum, best, sums } = walk_on_device(table, &hidden, weight.is_some());
     let best: Vec<i64> = best.into_data().convert::<i64>().try_into_vec().expect("converted to i64");
     correct.extend(rows.clone().zip(best).map(|(row, best)| i64::from(targets.token(row)) == best));
     let mut wanted = hidden.zeros_like();
@@ -186,7 +229,11 @@ fn on_device(
         let tokens = super::indices(tokens.into_iter().map(|token| token as usize), &device);
         wanted = wanted + table.clone().select(0, tokens) * column(shares);
     }
-    let counts = column(rows.map(|row| f32::from(u8::from(!targets.distribution(row).is_empty()))).collect());
+    if let Some(teacher) = teacher {
+        let Walked { sum, sums, .. } = walk_on_device(table, &teacher, true);
+        wanted = wanted + sums / sum * column(rows.clone().map(|row| targets.taught(row)).collect());
+    }
+    let counts = column(rows.map(|row| f32::from(u8::from(targets.takes_part(row)))).collect());
     let logit = (hidden * wanted.clone()).sum_dim(1);
     let loss = ((sum.clone().log() + largest - logit) * counts.clone()).sum();
     let gradient = weight.map(|weight| (sums / sum - wanted) * counts.mul_scalar(weight));
@@ -196,6 +243,8 @@ fn on_device(
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
     use super::*;
+    use crate::nn::IGNORE;
+    use burn::tensor::activation::softmax;
     use burn::tensor::{DType, Device};
 
     const WIDTH: usize = 6;
@@ -209,14 +258,16 @@ mod tests {
         Tensor::from_data(TensorData::new(values, [rows, WIDTH]), (&Device::flex(), dtype))
     }
 
-    /// Returns single tokens, distributions, and rows that take no part.
+    /// Returns single tokens, distributions, shares of a teacher's, and rows that take no part.
     fn targets() -> Targets {
         let mut targets = Targets::default();
         for row in 0..N as u32 {
             let token = row * 7919 % VOCABULARY as u32;
-            match row % 3 {
+            match row % 5 {
                 0 => targets.push(token, [(token, 1.0)]),
                 1 => targets.push(token, [(token, 0.5), (3, 0.25), (VOCABULARY as u32 - 1, 0.25)]),
+                2 => targets.push_taught(token, [(token, 0.75)], 0.25),
+                3 => targets.push_taught(IGNORE, [], 1.0),
                 _ => targets.push(token, []),
             }
         }
@@ -231,9 +282,12 @@ mod tests {
     #[test]
     fn loss_and_gradient_are_those_of_all_logits_at_once() {
         let (table, hidden) = (numbers(VOCABULARY, 0.2, DType::F64), numbers(N, 1.3, DType::F64));
+        let teacher = numbers(N, 2.9, DType::F64);
         let targets = targets();
         let logits = hidden.clone().matmul(table.clone().transpose());
         let rows: Vec<f64> = logits.into_data().try_into_vec().unwrap();
+        let taught = softmax(teacher.clone().matmul(table.clone().transpose()), 1);
+        let taught: Vec<f64> = taught.into_data().try_into_vec().unwrap();
         let (mut loss, mut correct, mut gradients) = (0.0, Vec::new(), Vec::new());
         for (row, logits) in rows.chunks(VOCABULARY).enumerate() {
             let sum: f64 = logits.iter().map(|l| l.exp()).sum();
@@ -244,7 +298,12 @@ mod tests {
                 loss += f64::from(share) * (sum.ln() - logits[token as usize]);
                 p[token as usize] -= f64::from(share);
             }
-            let part = !targets.distribution(row).is_empty();
+            for (token, probability) in taught[row * VOCABULARY..][..VOCABULARY].iter().enumerate() {
+                let share = f64::from(targets.taught(row)) * probability;
+                loss += share * (sum.ln() - logits[token]);
+                p[token] -= share;
+            }
+            let part = !targets.distribution(row).is_empty() || targets.taught(row) > 0.0;
             gradients.extend(p.into_iter().map(|p| if part { 0.5 * p } else { 0.0 }));
         }
         let gradients: Tensor<2> =
@@ -253,11 +312,12 @@ mod tests {
         for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
             let frozen = FrozenUnembedding::new(Projection::new(table.clone().cast(dtype)));
             assert_eq!(frozen.transposed.is_empty(), dtype == DType::F64, "both ways are tested");
-            let found = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(0.5));
+            let taught = teacher.clone().cast(dtype);
+            let found = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(&taught), Some(0.5));
             assert!((found.loss / loss - 1.0).abs() < tolerance, "{} {loss}", found.loss);
             assert_eq!(found.correct, correct);
             assert!(distance(found.gradient.unwrap(), expected.clone()) < tolerance);
-            let plain = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, None);
+            let plain = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(&taught), None);
             assert!(plain.gradient.is_none() && (plain.loss / loss - 1.0).abs() < tolerance);
         }
     }
@@ -268,6 +328,7 @@ mod tests {
         let found = FrozenUnembedding::new(Projection::new(table)).cross_entropy(
             numbers(2, 0.0, DType::F32),
             &Targets::of_tokens(&[0, BLOCK as u32]),
+            None,
             None,
         );
         assert_eq!(found.correct, [true, false]);

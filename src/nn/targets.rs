@@ -3,14 +3,17 @@
 /// The token of a row that takes no part.
 pub const IGNORE: u32 = u32::MAX;
 
-/// For every row, the distribution over tokens that it is to predict, which is empty where the row takes no part. Also
-/// the token that the text has there, for the accuracy.
+/// For every row, the distribution over tokens that it is to predict: tokens with their shares, and perhaps a share of a
+/// distribution over the whole vocabulary that a teacher gives. A row without either takes no part. Also the token that
+/// the text has there, for the accuracy.
 #[derive(Debug, Clone, Default)]
 pub struct Targets {
     tokens: Vec<u32>,
     /// Where each row's entries end.
     ends: Vec<usize>,
     entries: Vec<(u32, f32)>,
+    /// The teacher's share of each row.
+    taught: Vec<f32>,
 }
 
 impl Targets {
@@ -28,9 +31,16 @@ impl Targets {
 
     /// Adds a row: the text's token, and tokens with shares that sum to 1. A row without shares takes no part.
     pub fn push(&mut self, token: u32, distribution: impl IntoIterator<Item = (u32, f32)>) {
+        self.push_taught(token, distribution, 0.0);
+    }
+
+    /// Adds a row like [`Targets::push`], where the share `taught` belongs to a teacher's distribution: it and the other
+    /// shares sum to 1.
+    pub fn push_taught(&mut self, token: u32, distribution: impl IntoIterator<Item = (u32, f32)>, taught: f32) {
         self.tokens.push(token);
         self.entries.extend(distribution);
         self.ends.push(self.entries.len());
+        self.taught.push(taught);
     }
 
     /// Returns the number of rows.
@@ -45,7 +55,17 @@ impl Targets {
 
     /// Returns the number of rows that take part.
     pub fn counted(&self) -> usize {
-        (0..self.len()).filter(|&row| !self.distribution(row).is_empty()).count()
+        (0..self.len()).filter(|&row| self.takes_part(row)).count()
+    }
+
+    /// Returns whether a row takes part.
+    pub fn takes_part(&self, row: usize) -> bool {
+        !self.distribution(row).is_empty() || self.taught[row] > 0.0
+    }
+
+    /// Returns the teacher's share of a row.
+    pub fn taught(&self, row: usize) -> f32 {
+        self.taught[row]
     }
 
     /// Returns the text's token at a row.
@@ -53,7 +73,7 @@ impl Targets {
         self.tokens[row]
     }
 
-    /// Returns the distribution of a row, which is empty where the row takes no part.
+    /// Returns the tokens of a row with their shares.
     pub fn distribution(&self, row: usize) -> &[(u32, f32)] {
         let first = row.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.entries[first..self.ends[row]]

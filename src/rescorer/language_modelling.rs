@@ -58,7 +58,7 @@ impl LanguageModelling {
         for batch in documents.chunks(16) {
             let shifted = Shifted::new(batch);
             let hidden = shifted.hidden(model);
-            let result = unembed(hidden, model.unembedding(), &shifted.targets, None);
+            let result = unembed(hidden, model.unembedding(), &shifted.targets, None, None);
             loss += result.loss;
             tokens += shifted.targets.len();
         }
@@ -86,6 +86,7 @@ impl Task<Transformer> for LanguageModelling {
             hidden.clone().without_autodiff(),
             table.clone().without_autodiff(),
             &shifted.targets,
+            None,
             Some(1.0 / counted as f64),
         );
         let [of_hidden, of_table] = result.gradients.expect("a weight was given");

@@ -29,7 +29,8 @@ pub struct TracesConfig {
     /// The type of the states, stored or not. Live decoding rounds to it before the heads.
     pub dtype: StorageType,
     /// How many of the backbone's likeliest next tokens the traces of the train split keep for every position, at 8 bytes each;
-    /// 0 for none. `heads.soft_targets` needs them.
+    /// 0 for none. Where there are some, `heads.soft_targets` learns from these
+    /// alone.
     pub probabilities: usize,
     /// The most documents of the train split to trace, per corpus.
     #[schemars(range(min = 1))]

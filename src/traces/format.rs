@@ -233,15 +233,10 @@ impl Trace {
         Ok(Self { likely: Some(likely), ..self })
     }
 
-    /// Returns the backbone's likeliest tokens after token `row` of the document.
-    ///
-    /// # Panics
-    /// Panics if the trace was opened without them.
-    pub fn likely(&self, document: &TraceDocument, row: usize) -> &[Likely] {
-        self.likely
-            .as_ref()
-            .expect("whoever needs probabilities opens the trace with them")
-            .of_row(document.first + row)
+    /// Returns the backbone's likeliest tokens after token `row` of the document, or none if the trace was opened without
+    /// them.
+    pub fn likely(&self, document: &TraceDocument, row: usize) -> Option<&[Likely]> {
+        self.likely.as_ref().map(|likely| likely.of_row(document.first + row))
     }
 }
 

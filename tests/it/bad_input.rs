@@ -91,7 +91,7 @@ fn configurations() {
         ("heads.loss_weights=[1, 2]", &["--set", "heads.loss_weights", "2 numbers", "3 heads", "heads 2 to 4"]),
         ("heads.loss_weights=[1, 0, 1]", &["`heads.loss_weights[1]` is 0", "above 0"]),
         ("heads.architecture={kind=\"speculator\",inner=0}", &["heads.architecture.inner", "at least 1"]),
-        ("heads.soft_targets=0.5", &["`heads.soft_targets`", "traces.probabilities"]),
+        ("heads.loss_weights={exp=0}", &["heads.loss_weights.exp", "above 0"]),
         ("heads.soft_targets=2", &["soft_targets", "from 0 to 1"]),
         ("heads.text={sampled=1}", &["`heads.text` names \"sampled\"", "traces.train_text"]),
         ("heads.text={greedy=0}", &["text.greedy", "above 0"]),

@@ -41,6 +41,9 @@ fn weights_say_how_much_each_head_counts() {
         assert!((mean - constant).abs() < 1e-9, "{loss}: {favoured:?}, {constant}");
         assert!((first_loss("[10, 20, 10]") - favoured[1]).abs() < 1e-12, "only ratios count");
         assert!((first_loss("{decay=0.5}") - first_loss("[4, 2, 1]")).abs() < 1e-12);
+        // e^(-1 / 1.4427) is a half.
+        let half = format!("{{exp={}}}", 1.0 / std::f64::consts::LN_2);
+        assert!((first_loss(&half) - first_loss("[4, 2, 1]")).abs() < 1e-12);
     }
 }
 
@@ -69,6 +72,30 @@ fn soft_targets_are_mixed_by_their_share() {
     assert!((text - soft).abs() > 1e-3 && (half - (text + soft) / 2.0).abs() < 1e-5, "{text} {half} {soft}");
     // The backbone's text is its likeliest token, so one token of the distribution is the text itself.
     assert!((first_loss("1", "1") - text).abs() < 1e-6);
+}
+
+/// With all tokens kept, the distributions that the trace has are those that training computes anew.
+#[test]
+fn distributions_computed_anew_are_those_that_a_trace_keeps() {
+    let folder = traced();
+    for heads in [
+        "heads.architecture={kind=\"ffn\"}",
+        "heads.architecture={kind=\"medusa\",unembedding=\"own\"}",
+        "heads.vocabulary={size=40,drafting=true}",
+    ] {
+        // A part of the vocabulary is given what the rest had: the teacher alone here, the text's token as well there.
+        let shares = if heads.contains("vocabulary") { &["1"][..] } else { &["1", "0.25"] };
+        for share in shares {
+            let losses = ["0", "300"].map(|kept| {
+                let sets = [format!("heads.soft_targets={share}"), format!("traces.probabilities={kept}")];
+                let all = [heads, &sets[0], &sets[1], "heads.training.steps=2", "heads.training.warmup_steps=0"];
+                numbers(&trained(folder.path(), &all).0, "loss")
+            });
+            let [anew, kept] = &losses;
+            assert!(anew.iter().zip(kept).all(|(a, b)| (a - b).abs() < 1e-4), "{heads} {share}: {losses:?}");
+            assert!((anew[0] - anew[1]).abs() > 1e-3, "{heads} {share}: {losses:?}");
+        }
+    }
 }
 
 #[test]
