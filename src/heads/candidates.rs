@@ -10,7 +10,8 @@ use super::DraftHeads;
 use crate::backbone::{Feature, FeatureTensors, Model};
 use crate::error::{Result, bail};
 use crate::kernels::SoftmaxStats;
-use crate::nn::{Largest, Linear, Projection, count_parameters};
+use crate::nn::{Largest, Projection, count_parameters};
+use crate::storage_type::StorageType;
 
 /// Trained heads, ready to draft.
 pub struct FrozenHeads {
@@ -20,6 +21,8 @@ pub struct FrozenHeads {
     tables: Vec<Projection>,
     /// The ids of the matrices' rows, ascending, or none if the rows are the whole vocabulary.
     ids: Option<Vec<u32>>,
+    /// What the heads' own matrices are kept in.
+    weights: StorageType,
 }
 
 /// The k best tokens of every head at every position, best first.
@@ -44,16 +47,37 @@ const CHUNK: usize = 1 << 24;
 
 impl FrozenHeads {
     /// Makes heads above `model` that draft from the tokens `ids` (ascending), or from all.
-    pub fn new<N: DraftHeads + Module + 'static>(mut heads: N, model: &Model, ids: Option<Vec<u32>>) -> Self {
-        heads.linears().into_iter().for_each(Linear::freeze);
-        let own: Vec<Projection> =
-            (0..heads.count()).filter_map(|head| heads.unembedding(head).map(Projection::new)).collect();
-        let tables = match &ids {
-            Some(ids) => vec![model.projection().select(ids)],
-            None if own.is_empty() => vec![model.projection()],
-            None => own,
+    pub fn new<N: DraftHeads + Module + 'static>(heads: N, model: &Model, ids: Option<Vec<u32>>) -> Self {
+        let shared = match &ids {
+            Some(ids) => model.projection().select(ids),
+            None => model.projection(),
         };
-        Self { parameters: count_parameters(&heads), heads: Box::new(heads), tables, ids }
+        let (parameters, weights) = (count_parameters(&heads), StorageType::Float32);
+        Self { heads: Box::new(heads), parameters, tables: vec![shared], ids, weights }.with_weights(weights)
+    }
+
+    /// Keeps the heads' own matrices in another type. On accelerators they stay float32. The matrix of the backbone's
+    /// unembedding stays as it is.
+    #[must_use]
+    pub fn with_weights(mut self, weights: StorageType) -> Self {
+        let on_cpu = matches!(self.tables[0], Projection::Packed(_));
+        let weights = if on_cpu { weights } else { StorageType::Float32 };
+        self.heads.linears().into_iter().for_each(|linear| linear.freeze(weights));
+        if self.owns_unembedding() {
+            let own = (0..self.count()).filter_map(|head| self.heads.unembedding(head));
+            self.tables = own.map(|matrix| Projection::kept_as(weights, matrix)).collect();
+        }
+        Self { weights, ..self }
+    }
+
+    /// Returns whether every head turns its states into logits with a matrix of its own.
+    fn owns_unembedding(&self) -> bool {
+        self.ids.is_none() && self.count() > 0 && self.heads.unembedding(0).is_some()
+    }
+
+    /// Returns the type that the heads' own matrices are kept in.
+    pub fn weights(&self) -> StorageType {
+        self.weights
     }
 
     /// Returns the number of heads, H - 1.
@@ -79,9 +103,8 @@ impl FrozenHeads {
     /// Returns the number of multiplications needed to draft at one position: one for each parameter, plus the shared
     /// unembedding once for each head.
     pub fn products(&self) -> usize {
-        let own = self.tables.len() > 1 || (self.ids.is_none() && self.heads.unembedding(0).is_some());
         let [vocabulary, d] = self.tables[0].dims();
-        self.parameters() + if own { 0 } else { self.count() * vocabulary * d }
+        self.parameters() + if self.owns_unembedding() { 0 } else { self.count() * vocabulary * d }
     }
 
     /// Returns how many heads can be computed together: all of them if no head reads what another drafted and all use

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Binding, HeadArchitecture};
 use crate::bounds::above_zero;
 use crate::error::{Result, bail};
+use crate::storage_type::StorageType;
 use crate::traces::TraceText;
 use crate::training::OptimizationConfig;
 
@@ -26,6 +27,9 @@ pub struct HeadsConfig {
     /// Whether heads that were trained above another backbone of the same width and tokenizer are used all the same, with a
     /// warning.
     pub accept_backbone: bool,
+    /// The type in which the CPU keeps the heads' matrices while they draft. They are trained and saved as float32, and
+    /// accelerators keep them so.
+    pub weights: StorageType,
     /// Which heads a training step covers.
     pub loss: HeadLoss,
     /// How much each head counts: with mean cross-entropies L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in training
@@ -77,6 +81,7 @@ impl Default for HeadsConfig {
             architecture: HeadArchitecture::default(),
             init_from: String::new(),
             accept_backbone: false,
+            weights: StorageType::Float32,
             loss: HeadLoss::All,
             loss_weights: LossWeights::Constant,
             soft_targets: 0.0,

@@ -82,13 +82,13 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Fixes the layer's numbers: from now on it computes with the ones that it has. On the CPU it uses kernels in
-    /// which a row's result does not depend on the rows beside it.
-    pub fn freeze(&mut self) {
+    /// Fixes the layer's numbers: from now on it computes with the ones that it has. On the CPU the weights are kept in
+    /// the type `weights`, and it uses kernels in which a row's result does not depend on the rows beside it.
+    pub fn freeze(&mut self, weights: StorageType) {
         let weight = self.weight.val();
         if on_host(&weight.device()) && weight.dtype() == DType::F32 {
             let (inputs, bias) = (weight.dims()[1], self.bias.as_ref().map(|bias| to_host(bias.val())));
-            let packed = PackedMatrix::new(&to_host(weight), inputs, bias.unwrap_or_default(), StorageType::Float32);
+            let packed = PackedMatrix::new(&to_host(weight), inputs, bias.unwrap_or_default(), weights);
             self.packed = Some(Arc::new(packed));
         }
     }

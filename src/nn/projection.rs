@@ -20,11 +20,16 @@ pub enum Projection {
 impl Projection {
     /// Takes a matrix `[V, d]`, which stays on its device.
     pub fn new(matrix: Tensor<2>) -> Self {
+        Self::kept_as(StorageType::Float32, matrix)
+    }
+
+    /// Takes a matrix like [`Projection::new`]; on the CPU it is kept in the type `weights`.
+    pub fn kept_as(weights: StorageType, matrix: Tensor<2>) -> Self {
         if !on_host(&matrix.device()) || matrix.dtype() != DType::F32 {
             return Self::Tensor(Box::new(matrix));
         }
         let inputs = matrix.dims()[1];
-        Self::Packed(Arc::new(PackedMatrix::new(&to_host(matrix), inputs, Vec::new(), StorageType::Float32)))
+        Self::Packed(Arc::new(PackedMatrix::new(&to_host(matrix), inputs, Vec::new(), weights)))
     }
 
     /// Returns the shape, `[V, d]`.

@@ -69,7 +69,7 @@ impl Work<'_> {
         let evaluator = Evaluator {
             backbone: workspace.backbone(),
             heads: &heads.heads,
-            heads_key: graph.heads.key.hash(),
+            heads_key: &files::hash_json(&(graph.heads.key.hash(), config.heads.weights)),
             checkpoints,
             variants: config.variants().into_iter().map(|variant| prepare(variant, config, rescorers)).collect(),
             rescorer_keys: rescorers.keys().map(term_key).collect(),

@@ -133,6 +133,7 @@ impl Graph {
                 seed: kind.uses_seed().then_some(config.seed),
                 top_k: kind.reads_lattices().then_some(config.lattice.top_k),
                 dtype: kind.reads_lattices().then_some(config.traces.dtype),
+                weights: kind.reads_lattices().then_some(config.heads.weights),
             };
             let lattices = kind.reads_lattices().then_some((heads.name.as_str(), &heads.key));
             let key = Key::new("rescorers", &settings, fitted_on().chain(lattices));
@@ -268,7 +269,8 @@ impl TraceArtefacts {
     }
 
     fn candidates(&self, config: &Config, heads: &Artefact, k: usize) -> Artefact {
-        let settings = CandidatesKey { layout: CANDIDATES, k, dtype: config.traces.dtype };
+        let settings =
+            CandidatesKey { layout: CANDIDATES, k, dtype: config.traces.dtype, weights: config.heads.weights };
         let inputs = [self.input(), (&heads.name, &heads.key)];
         let (name, title) = (format!("candidates/{}", self.name), format!("candidates {}", self.words()));
         Artefact { name, title, key: Key::new("candidates", &settings, inputs) }
@@ -338,8 +340,14 @@ impl HeadsKey {
         let from = Some(&config.heads.init_from).filter(|from| !from.is_empty());
         let soft = config.heads.phases().iter().any(|stage| stage.soft_targets > Some(0.0));
         Ok(Self {
-            // The heads depend on the weights that training starts from, and not on the path of these weights.
-            heads: HeadsConfig { init_from: String::new(), accept_backbone: false, ..config.heads.clone() },
+            // The heads depend on the weights that training starts from, and not on the path of these weights, nor on
+            // how their own are kept while they draft.
+            heads: HeadsConfig {
+                init_from: String::new(),
+                accept_backbone: false,
+                weights: HeadsConfig::default().weights,
+                ..config.heads.clone()
+            },
             init_from: from.map(|from| hash_weights(Path::new(from))).transpose()?,
             probabilities: soft.then_some(config.traces.probabilities),
             dtype: config.traces.dtype,
@@ -354,6 +362,8 @@ struct CandidatesKey {
     k: usize,
     #[serde(rename = "traces.dtype")]
     dtype: StorageType,
+    #[serde(rename = "heads.weights")]
+    weights: StorageType,
 }
 
 #[derive(Serialize)]
@@ -368,6 +378,9 @@ struct RescorerKey<'a> {
     /// The type of the states that the heads and the rescorer read, if fitting reads the heads' lattices.
     #[serde(rename = "traces.dtype")]
     dtype: Option<StorageType>,
+    /// The type of the heads' matrices, if fitting reads the heads' lattices.
+    #[serde(rename = "heads.weights")]
+    weights: Option<StorageType>,
 }
 
 /// Everything that a report depends on, apart from the artefacts that are made before it.
@@ -388,6 +401,8 @@ struct EvaluationKey<'a> {
     rescorer: &'a BTreeMap<String, RescorerConfig>,
     #[serde(rename = "traces.dtype")]
     dtype: StorageType,
+    #[serde(rename = "heads.weights")]
+    weights: StorageType,
     seed: u64,
 }
 
@@ -449,6 +464,7 @@ fn evaluation(
         evaluation: &config.evaluation,
         rescorer: &config.rescorer,
         dtype: config.traces.dtype,
+        weights: config.heads.weights,
         seed: config.seed,
     };
     let made = rescorers.iter().map(|(_, artefact)| artefact).chain([heads]);

@@ -63,7 +63,7 @@ impl OpenedRun {
         }
         let config = config::load(&file, &Overrides::default())?;
         let (backbone, template) = load_backbone(&config, device)?;
-        let heads = load_heads(&folder.join("heads"), &backbone, binding)?;
+        let heads = load_heads(&folder.join("heads"), &backbone, binding)?.with_weights(config.heads.weights);
         let place = folder.join("rescorers");
         let rescorers = load_rescorers(&place, &config, &backbone, device, heads.count())?;
         Ok(Self { config, backbone, template, heads, rescorers, tuned })

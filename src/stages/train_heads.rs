@@ -57,7 +57,7 @@ pub fn train_heads(workspace: &Workspace, traces: &Traces) -> Result<TrainedHead
         Some(_) => load_again(&folder, &folder.join(WEIGHTS), backbone)?,
         None => load_heads(&folder, backbone, config.heads.binding())?,
     };
-    Ok(TrainedHeads { heads, folder })
+    Ok(TrainedHeads { heads: heads.with_weights(config.heads.weights), folder })
 }
 
 /// Loads the backbone again on each device that heads train on, except the first.

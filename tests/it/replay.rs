@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{
-    CONTEXT, copy_folder, finished, inputs, only_row, read_json, report, rows, run, succeed, without, world,
+    CONTEXT, copy_folder, finished, inputs, only_row, read_json, report, row, rows, run, succeed, without, world,
 };
 use draftsmith::nn::parameters_from_safetensors;
 use serde_json::Value;
@@ -76,6 +76,23 @@ fn so_side_by_side() {
 fn so_with_half_precision_traces() {
     let folder = inputs();
     assert_exact(&all_live(folder.path(), &["traces.dtype=float16"]));
+}
+
+/// What the heads' matrices are kept in changes what they draft, and nothing else is made anew for it.
+#[test]
+fn so_with_half_precision_heads() {
+    let folder = finished();
+    let file = folder.path().join("runs/tiny/heads/heads.safetensors");
+    let (trained, plain) = (fs::read(&file).unwrap(), report(folder.path())["datasets"][0].clone());
+    let parameters: usize = parameters_from_safetensors(&file).unwrap().values().map(|(_, values)| values.len()).sum();
+    for weights in ["float16", "bfloat16"] {
+        let set = all_live(folder.path(), &[&format!("heads.weights={weights}")]);
+        assert_exact(&set);
+        assert_eq!(fs::read(&file).unwrap(), trained, "heads are trained and saved as float32");
+        assert_ne!(rows(&set, "heads"), rows(&plain, "heads"), "{weights}: what they predict is rounded");
+        let bytes = |set: &Value| row(set, "cost", "bpd")["parameter_bytes"].as_f64().unwrap();
+        assert_eq!(bytes(&plain) - bytes(&set), 2.0 * parameters as f64);
+    }
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn replayed(
     // removed afterwards.
     let candidates = StagedDir::new(&evaluator.scratch.join("candidates"))?;
     let title = format!("candidates {} test at step {step}", set.name);
-    let heads = load_again(folder, weights, backbone)?;
+    let heads = load_again(folder, weights, backbone)?.with_weights(evaluator.heads.weights());
     StoredCandidates::make(trace, &heads, &backbone.model, top_k, candidates.path(), &title)?;
     let stored = StoredCandidates::open(candidates.path(), trace)?;
     let texts = Texts::new(trace, &stored, top_k, &evaluator.stops())?;

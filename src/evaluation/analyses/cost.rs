@@ -58,9 +58,6 @@ const KV_CONTEXTS: [usize; 4] = [128, 512, 1024, 2048];
 /// The context length in tokens for which operations are counted.
 const FLOPS_CONTEXT: usize = 512;
 
-/// The bytes of a parameter of the heads, which are computed in float32.
-const HEAD_BYTES: usize = 4;
-
 /// The parts that a variant uses besides the backbone.
 struct Parts<'a> {
     /// The heads, or none if the variant drafts without them.
@@ -92,7 +89,7 @@ fn cost(model: &Model, parts: &Parts, nodes: f64, accepted: f64) -> CostRow {
     let (layers, unembedding) = (config.layer_weights(), config.unembedding_weights());
     let embedding = if config.tie_word_embeddings { 0 } else { unembedding };
     let bytes = |weights: usize| (weights * model.weight_bytes()) as f64;
-    let heads = parts.heads.map_or(0, FrozenHeads::parameters) * HEAD_BYTES;
+    let heads = parts.heads.map_or(0, |heads| heads.parameters() * heads.weights().bytes());
     let products = parts.heads.map_or(0, FrozenHeads::products);
     let rescoring = |context: usize| -> RescoringCost {
         let slots = parts.heads.map_or(1, |heads| heads.count() + 1);
