@@ -96,7 +96,7 @@ impl ModuleVisitor for Flat<'_> {
     }
 }
 
-/// Gradients of a head's loss above the frozen backbone.
+/// Gradients of a head's loss above the frozen backbone, which is the teacher for a quarter of the targets.
 fn gradients(device: &Device) -> Vec<f32> {
     let model = load(&root().join("checkpoints/tales"), device);
     let text: Vec<u32> = (0..24).map(|i| (i * 131 + 7) % 2048).collect();
@@ -108,11 +108,13 @@ fn gradients(device: &Device) -> Vec<f32> {
     let heads = ffn.network(HeadShape::new(2, &model), &mut Init::seeded(3, &trained));
     let unembedding = FrozenUnembedding::new(model.projection());
     let drafted = |_| unreachable!("these heads read no tokens");
+    let mut targets = Targets::default();
+    text.iter().for_each(|&token| targets.push_taught(token, [(token, 0.75)], 0.25));
     let mut objective = None;
-    let read = FeatureTensors::new(&[Feature::Last], vec![hidden.autodiff()]);
+    let read = FeatureTensors::new(&[Feature::Last], vec![hidden.clone().autodiff()]);
     for state in [0, 1].map(heads.begin(&read, &drafted)) {
         let plain = state.clone().without_autodiff();
-        let result = unembedding.cross_entropy(plain, &Targets::of_tokens(&text), Some(1.0 / 24.0));
+        let result = unembedding.cross_entropy(plain, &targets, Some(&hidden), Some(1.0 / 24.0));
         let part = (state * result.gradient.unwrap()).sum();
         objective = Some(match objective {
             None => part,

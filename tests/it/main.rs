@@ -4,7 +4,7 @@ mod common;
 
 #[cfg(unix)]
 mod ablation;
-#[cfg(all(feature = "cpu", feature = "wgpu"))]
+#[cfg(feature = "cpu")]
 mod accelerator;
 #[cfg(feature = "cpu")]
 mod analyses;
