@@ -21,7 +21,7 @@ pub struct FrozenHeads {
     tables: Vec<Projection>,
     /// The ids of the matrices' rows, ascending, or none if the rows are the whole vocabulary.
     ids: Option<Vec<u32>>,
-    /// What the heads' own matrices are kept in.
+    /// The type of the heads' own matrices in `heads` and `tables`.
     weights: StorageType,
 }
 
@@ -56,8 +56,8 @@ impl FrozenHeads {
         Self { heads: Box::new(heads), parameters, tables: vec![shared], ids, weights }.with_weights(weights)
     }
 
-    /// Keeps the heads' own matrices in another type. On accelerators they stay float32. The matrix of the backbone's
-    /// unembedding stays as it is.
+    /// Drafts with the heads' own matrices in another type. On accelerators they stay float32. The matrix of the
+    /// backbone's unembedding stays as it is.
     #[must_use]
     pub fn with_weights(mut self, weights: StorageType) -> Self {
         let on_cpu = matches!(self.tables[0], Projection::Packed(_));
@@ -75,7 +75,7 @@ impl FrozenHeads {
         self.ids.is_none() && self.count() > 0 && self.heads.unembedding(0).is_some()
     }
 
-    /// Returns the type that the heads' own matrices are kept in.
+    /// Returns the type of the heads' own matrices that it drafts with.
     pub fn weights(&self) -> StorageType {
         self.weights
     }

@@ -27,8 +27,8 @@ pub struct HeadsConfig {
     /// Whether heads that were trained above another backbone of the same width and tokenizer are used all the same, with a
     /// warning.
     pub accept_backbone: bool,
-    /// The type in which the CPU keeps the heads' matrices while they draft. They are trained and saved as float32, and
-    /// accelerators keep them so.
+    /// The type of the heads' matrices that the CPU drafts with. They are trained and saved as float32, and accelerators draft
+    /// with them so.
     pub weights: StorageType,
     /// Which heads a training step covers.
     pub loss: HeadLoss,
