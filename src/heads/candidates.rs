@@ -53,15 +53,19 @@ impl FrozenHeads {
             None => model.projection(),
         };
         let (parameters, weights) = (count_parameters(&heads), StorageType::Float32);
-        Self { heads: Box::new(heads), parameters, tables: vec![shared], ids, weights }.with_weights(weights)
+        Self { heads: Box::new(heads), parameters, tables: vec![shared], ids, weights }.packed_as(weights)
     }
 
     /// Drafts with the heads' own matrices in another type. On accelerators they stay float32. The matrix of the
     /// backbone's unembedding stays as it is.
     #[must_use]
-    pub fn with_weights(mut self, weights: StorageType) -> Self {
+    pub fn with_weights(self, weights: StorageType) -> Self {
         let on_cpu = matches!(self.tables[0], Projection::Packed(_));
-        let weights = if on_cpu { weights } else { StorageType::Float32 };
+        if on_cpu && weights != self.weights { self.packed_as(weights) } else { self }
+    }
+
+    /// Fixes the heads' own matrices, on the CPU in the type `weights`.
+    fn packed_as(mut self, weights: StorageType) -> Self {
         self.heads.linears().into_iter().for_each(|linear| linear.freeze(weights));
         if self.owns_unembedding() {
             let own = (0..self.count()).filter_map(|head| self.heads.unembedding(head));
