@@ -23,7 +23,7 @@ impl<'a> Span<'a> {
 
 /// The columns of one text.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Columns {
+pub struct Columns {
     /// The first columns: each follows the one before it.
     trunk: usize,
     /// The others.
@@ -39,7 +39,7 @@ struct Branch {
 
 /// A new token's place.
 #[derive(Debug, Clone)]
-pub(super) struct CacheSlot {
+pub struct CacheSlot {
     /// Its column.
     pub column: usize,
     /// Its place in the text, or in the text that its path through the tree would be.
@@ -51,6 +51,7 @@ pub(super) struct CacheSlot {
 }
 
 impl Columns {
+    /// Returns the number of columns.
     pub fn len(&self) -> usize {
         self.trunk + self.branches.len()
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::columns::{CacheSlot, Span};
 use super::feature::{Feature, depth};
-use super::host_layers::{HostLayers, Reader};
+use super::host_layers::{HostLayers, Reader, Step};
 use super::model_config::{ModelConfig, Positions};
 use crate::error::Result;
 use crate::kernels::{LayerCache, NormWeights, PackedMatrix, on_pool};
@@ -39,7 +39,7 @@ impl HostDecoder {
                 }
                 Positions::Rotary(_) => Vec::new(),
             },
-            layers: reader.layers(0..config.num_hidden_layers)?,
+            layers: reader.layers(0..config.num_hidden_layers, |index| format!("model.layers.{index}"))?,
             norm: reader.norm("model.norm", d, config.norm)?,
             unembedding: (!config.tie_word_embeddings)
                 .then(|| reader.stacked(&[("lm_head".into(), vocabulary)], d, false))
@@ -107,7 +107,11 @@ impl HostDecoder {
         let mut own: Vec<Vec<LayerCache>> =
             if caches.is_none() { placed.iter().map(fresh).collect() } else { Vec::new() };
         let caches = caches.unwrap_or(&mut own);
-        self.layers.forward(&mut x, placed, caches, count, |index, x| keep(&mut states, index + 1, x));
+        self.layers.forward(&mut x, placed, caches, count, |index, step, x| {
+            if step == Step::Left {
+                keep(&mut states, index + 1, x);
+            }
+        });
         let last = features.iter().zip(&mut states).filter(|(feature, _)| **feature == Feature::Last);
         last.for_each(|(_, state)| self.norm.forward(&x, state));
         states

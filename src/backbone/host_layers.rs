@@ -13,24 +13,60 @@ use crate::storage_type::StorageType;
 
 /// Consecutive layers of a decoder.
 pub(super) struct HostLayers {
-    config: ModelConfig,
+    pub config: ModelConfig,
     /// The number of the first layer in the decoder.
     first: usize,
-    layers: Vec<HostLayer>,
+    pub layers: Vec<HostLayer>,
 }
 
-struct HostLayer {
-    attention_norm: NormWeights,
+pub(super) struct HostLayer {
+    pub attention_norm: NormWeights,
     /// Queries, keys and values in one product.
-    query_key_value: PackedMatrix,
+    pub query_key_value: PackedMatrix,
     /// By head, where heads are normalised.
-    query_norm: Option<NormWeights>,
-    key_norm: Option<NormWeights>,
-    attention_output: PackedMatrix,
-    mlp_norm: NormWeights,
+    pub query_norm: Option<NormWeights>,
+    pub key_norm: Option<NormWeights>,
+    pub attention_output: PackedMatrix,
+    pub mlp_norm: NormWeights,
     /// Gate and up in one product, where there is a gate.
-    up: PackedMatrix,
-    down: PackedMatrix,
+    pub up: PackedMatrix,
+    pub down: PackedMatrix,
+}
+
+/// What a layer's forward computes on its way, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The residual stream before the layer, `[tokens, d]`.
+    Entered,
+    /// Queries, keys and values as they leave their product.
+    Projected,
+    /// The values that attention has mixed, `[tokens, query heads, width]`.
+    Mixed,
+    /// The stream after attention, `[tokens, d]`.
+    Attended,
+    /// Gate and up, or up alone, as they leave their product.
+    Expanded,
+    /// The stream after the layer, `[tokens, d]`.
+    Left,
+}
+
+/// A matrix of a layer: its parts, which lie one under the other, by name and outputs; its inputs; whether it has a bias.
+pub(super) type MatrixParts = (Vec<(&'static str, usize)>, usize, bool);
+
+/// Returns the matrices of a layer: queries, keys and values; the output of attention; gate and up; down.
+pub(super) fn matrices(config: &ModelConfig) -> [MatrixParts; 4] {
+    let (d, inner, biases) = (config.hidden_size, config.intermediate_size, config.biases);
+    let q = config.num_attention_heads * config.head_dim;
+    let kv = config.num_key_value_heads * config.head_dim;
+    let attention = vec![("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+    let mut up = vec![("mlp.gate_proj", inner), ("mlp.up_proj", inner)];
+    up.drain(..usize::from(!config.gated));
+    [
+        (attention, d, biases.query_key_value),
+        (vec![("self_attn.o_proj", d)], q, biases.attention_output),
+        (up, d, biases.mlp),
+        (vec![("mlp.down_proj", d)], inner, biases.mlp),
+    ]
 }
 
 /// Reads parameters and packs them.
@@ -67,31 +103,33 @@ impl Reader<'_> {
         self.config.query_key_norm.then(|| self.norm(name, width, NormKind::RootMeanSquare)).transpose()
     }
 
-    fn layer(&mut self, index: usize) -> Result<HostLayer> {
+    /// Reads the layer whose parameters' names begin with `prefix`.
+    fn layer(&mut self, prefix: &str) -> Result<HostLayer> {
         let config = self.config;
-        let (d, inner, biases) = (config.hidden_size, config.intermediate_size, config.biases);
-        let q = config.num_attention_heads * config.head_dim;
-        let kv = config.num_key_value_heads * config.head_dim;
-        let part = |part: &str, outputs: usize| (format!("model.layers.{index}.{part}"), outputs);
-        let attention = [part("self_attn.q_proj", q), part("self_attn.k_proj", kv), part("self_attn.v_proj", kv)];
-        let up = [part("mlp.gate_proj", inner), part("mlp.up_proj", inner)];
-        let name = |name: &str| part(name, 0).0;
+        let d = config.hidden_size;
+        let name = |name: &str| format!("{prefix}.{name}");
+        let [query_key_value, attention_output, up, down] = matrices(config);
+        let mut matrix = |(parts, inputs, biased): MatrixParts| {
+            let parts: Vec<_> = parts.iter().map(|(part, outputs)| (name(part), *outputs)).collect();
+            self.stacked(&parts, inputs, biased)
+        };
         Ok(HostLayer {
+            query_key_value: matrix(query_key_value)?,
+            attention_output: matrix(attention_output)?,
+            up: matrix(up)?,
+            down: matrix(down)?,
             attention_norm: self.norm(&name("input_layernorm"), d, config.norm)?,
-            query_key_value: self.stacked(&attention, d, biases.query_key_value)?,
             query_norm: self.head_norm(&name("self_attn.q_norm"))?,
             key_norm: self.head_norm(&name("self_attn.k_norm"))?,
-            attention_output: self.stacked(&[part("self_attn.o_proj", d)], q, biases.attention_output)?,
             mlp_norm: self.norm(&name("post_attention_layernorm"), d, config.norm)?,
-            up: self.stacked(&up[usize::from(!config.gated)..], d, biases.mlp)?,
-            down: self.stacked(&[part("mlp.down_proj", d)], inner, biases.mlp)?,
         })
     }
 
-    /// Reads the layers `range` of the decoder.
-    pub fn layers(&mut self, range: Range<usize>) -> Result<HostLayers> {
+    /// Reads the layers `range` of the decoder; `prefix` gives how the names of a layer's parameters begin.
+    pub fn layers(&mut self, range: Range<usize>, prefix: impl Fn(usize) -> String) -> Result<HostLayers> {
         let (config, first) = (self.config.clone(), range.start);
-        Ok(HostLayers { config, first, layers: range.map(|index| self.layer(index)).collect::<Result<_>>()? })
+        let layers = range.map(|index| self.layer(&prefix(index))).collect::<Result<_>>()?;
+        Ok(HostLayers { config, first, layers })
     }
 }
 
@@ -109,7 +147,7 @@ impl HostLayers {
     }
 
     /// Takes `x` `[tokens, d]`, the residual stream of new tokens of some texts, text after text, through the first `count`
-    /// layers. `after` hears the stream after each of them.
+    /// layers. `hear` is given what each of them computes on its way.
     ///
     /// `caches` are those of the texts, by layer, with room for the new columns. Keys and values of the new tokens are
     /// written to them. A text with a single cache lends it to one layer after the other.
@@ -119,53 +157,85 @@ impl HostLayers {
         texts: &[Vec<CacheSlot>],
         caches: &mut [Vec<LayerCache>],
         count: usize,
-        mut after: impl FnMut(usize, &[f32]),
+        mut hear: impl FnMut(usize, Step, &[f32]),
     ) {
         let config = &self.config;
-        let rotations = self.rotations(texts.iter().flatten());
-        let window = config.windows.iter().copied().flatten().next();
-        let seen = [None, window].map(|window| {
-            texts
-                .iter()
-                .map(|text| text.iter().map(|token| token.visible(window)).collect())
-                .collect::<Vec<Vec<VisibleSpan>>>()
-        });
+        let rotations = self.rotations(texts);
+        let seen = self.visible(texts);
         // Written over by layer after layer: fresh memory costs more than the writing.
         let (mut normed, mut products, mut mixed, mut inner) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, layer) in self.layers[..count].iter().enumerate() {
-            let seen = &seen[usize::from(config.window(self.first + index).is_some())];
+            hear(index, Step::Entered, x);
             layer.attention_norm.forward(x, &mut normed);
             layer.query_key_value.multiply(&normed, &mut products);
+            hear(index, Step::Projected, &products);
             let caches = caches.iter_mut().map(|cache| {
                 let at = index.min(cache.len() - 1);
                 &mut cache[at]
             });
+            let seen = &seen[self.windowed(index)];
             self.attention(layer, &products, texts.iter().zip(seen).zip(caches), &rotations, &mut mixed);
+            hear(index, Step::Mixed, &mixed);
             if config.parallel_residual {
                 layer.mlp_norm.forward(x, &mut normed);
             }
             layer.attention_output.multiply_onto(&mixed, x);
+            hear(index, Step::Attended, x);
             if !config.parallel_residual {
                 layer.mlp_norm.forward(x, &mut normed);
             }
             layer.up.multiply(&normed, &mut products);
+            hear(index, Step::Expanded, &products);
             if config.gated {
                 gate(config.activation, &products, config.intermediate_size, &mut inner);
             } else {
                 activate(config.activation, &products, config.intermediate_size, &mut inner);
             }
             layer.down.multiply_onto(&inner, x);
-            after(index, x);
+            hear(index, Step::Left, x);
         }
     }
 
-    fn rotations<'a>(&self, tokens: impl Iterator<Item = &'a CacheSlot>) -> Rotations {
-        let positions: Vec<usize> = tokens.map(|token| token.position).collect();
+    /// Returns the rotations of the tokens of all texts.
+    pub fn rotations(&self, texts: &[Vec<CacheSlot>]) -> Rotations {
+        let positions: Vec<usize> = texts.iter().flatten().map(|token| token.position).collect();
         Rotations::new(&positions, &self.config.frequencies())
     }
 
+    /// Returns what the tokens of every text see, in layers without a window and in layers with one.
+    pub fn visible(&self, texts: &[Vec<CacheSlot>]) -> [Vec<Vec<VisibleSpan>>; 2] {
+        let window = self.config.windows.iter().copied().flatten().next();
+        let of_text = |text: &Vec<CacheSlot>, window| text.iter().map(|token| token.visible(window)).collect();
+        [None, window].map(|window| texts.iter().map(|text| of_text(text, window)).collect())
+    }
+
+    /// Returns which of the two of [`HostLayers::visible`] holds for layer `index` of these.
+    pub fn windowed(&self, index: usize) -> usize {
+        usize::from(self.config.window(self.first + index).is_some())
+    }
+
+    /// Fills `turned` with a token's queries or keys, normalised by head where there is a norm, and rotated.
+    pub fn turn(
+        &self,
+        numbers: &[f32],
+        norm: &Option<NormWeights>,
+        (rotations, token): (&Rotations, usize),
+        turned: &mut Vec<f32>,
+    ) {
+        match norm {
+            Some(norm) => norm.forward(numbers, turned),
+            None => numbers.clone_into(turned),
+        }
+        turned.chunks_mut(self.config.head_dim).for_each(|head| rotations.turn(token, head));
+    }
+
+    /// Returns what queries are multiplied by.
+    pub fn query_scale(&self) -> f32 {
+        (self.config.head_dim as f32).powf(-0.5)
+    }
+
     /// Returns the numbers of a token's queries, and those of its keys, which are as many as those of its values.
-    fn widths(&self) -> (usize, usize) {
+    pub fn widths(&self) -> (usize, usize) {
         let ModelConfig { num_attention_heads, num_key_value_heads, head_dim, .. } = self.config;
         (num_attention_heads * head_dim, num_key_value_heads * head_dim)
     }
@@ -179,10 +249,8 @@ impl HostLayers {
         rotations: &Rotations,
         mixed: &mut Vec<f32>,
     ) {
-        let config = &self.config;
-        let width = config.head_dim;
         let (q, kv) = self.widths();
-        let scale = (width as f32).powf(-0.5);
+        let scale = self.query_scale();
         mixed.resize(products.len() / (q + 2 * kv) * q, 0.0);
         let mut parts = Vec::new();
         let (mut rest, mut rows, mut first) = (&mut mixed[..], products, 0);
@@ -199,16 +267,10 @@ impl HostLayers {
             }
             let (mut queries, mut turned) = (Vec::with_capacity(out.len()), Vec::new());
             for (i, (token, row)) in placed.iter().zip(products.chunks(q + 2 * kv)).enumerate() {
-                let turn = |numbers: &[f32], norm: &Option<NormWeights>, turned: &mut Vec<f32>| {
-                    match norm {
-                        Some(norm) => norm.forward(numbers, turned),
-                        None => numbers.clone_into(turned),
-                    }
-                    turned.chunks_mut(width).for_each(|head| rotations.turn(first + i, head));
-                };
-                turn(&row[..q], &layer.query_norm, &mut turned);
+                let place = (rotations, first + i);
+                self.turn(&row[..q], &layer.query_norm, place, &mut turned);
                 queries.extend(turned.iter().map(|x| x * scale));
-                turn(&row[q..q + kv], &layer.key_norm, &mut turned);
+                self.turn(&row[q..q + kv], &layer.key_norm, place, &mut turned);
                 cache.write(token.column, &turned, &row[q + kv..]);
             }
             attend(&queries, seen, cache, out);

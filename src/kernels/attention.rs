@@ -27,25 +27,25 @@ pub struct VisibleSpan {
 
 impl VisibleSpan {
     /// Returns the end of the visible columns, exclusive.
-    fn end(&self) -> usize {
+    pub(super) fn end(&self) -> usize {
         self.others.last().map_or(self.prefix, |last| last + 1)
     }
 
     /// Returns the first visible column.
-    fn start(&self) -> usize {
+    pub(super) fn start(&self) -> usize {
         if self.first < self.prefix { self.first } else { self.others.first().copied().unwrap_or(self.first) }
     }
 }
 
 /// The keys and values of one text in one layer.
 pub struct LayerCache {
-    heads: usize,
-    width: usize,
+    pub(super) heads: usize,
+    pub(super) width: usize,
     capacity: usize,
     /// `[heads, panels of columns, width, columns of a panel]`
-    keys: Vec<f32>,
+    pub(super) keys: Vec<f32>,
     /// `[heads, panels of numbers, capacity, numbers of a panel]`
-    values: Vec<f32>,
+    pub(super) values: Vec<f32>,
 }
 
 impl LayerCache {
@@ -64,12 +64,12 @@ impl LayerCache {
     }
 
     /// Returns where the keys of a column begin; further inputs follow a panel's width apart.
-    fn key_offset(&self, head: usize, column: usize) -> usize {
+    pub(super) fn key_offset(&self, head: usize, column: usize) -> usize {
         (head * self.capacity + column / *PANEL * *PANEL) * self.width + column % *PANEL
     }
 
     /// Returns where the numbers of panel `panel` of a column's values begin.
-    fn value_offset(&self, head: usize, panel: usize, column: usize) -> usize {
+    pub(super) fn value_offset(&self, head: usize, panel: usize, column: usize) -> usize {
         ((head * self.width.div_ceil(*PANEL) + panel) * self.capacity + column) * *PANEL
     }
 
@@ -82,6 +82,17 @@ impl LayerCache {
             for (panel, numbers) in values[range].chunks(*PANEL).enumerate() {
                 let place = self.value_offset(head, panel, column);
                 self.values[place..place + numbers.len()].copy_from_slice(numbers);
+            }
+        }
+    }
+
+    /// Appends the keys and the values, both `[heads, width]`, of a column to `keys` and `values`.
+    pub fn read(&self, column: usize, keys: &mut Vec<f32>, values: &mut Vec<f32>) {
+        for head in 0..self.heads {
+            keys.extend(self.keys[self.key_offset(head, column)..].iter().step_by(*PANEL).take(self.width));
+            for panel in 0..self.width.div_ceil(*PANEL) {
+                let count = (*PANEL).min(self.width - panel * *PANEL);
+                values.extend_from_slice(&self.values[self.value_offset(head, panel, column)..][..count]);
             }
         }
     }
@@ -268,7 +279,7 @@ impl WithSimd for Attend<'_> {
 
 /// Replaces the scores of the visible columns by `e^(score - largest)`; `scores` begins at column `start`.
 #[inline(always)]
-fn softmax(visible: &VisibleSpan, start: usize, scores: &mut [f32]) {
+pub(super) fn softmax(visible: &VisibleSpan, start: usize, scores: &mut [f32]) {
     let prefix = visible.first.min(visible.prefix)..visible.prefix;
     let near = if prefix.is_empty() { 0..0 } else { prefix.start - start..prefix.end - start };
     // Sixteen partial maxima, so that the loop becomes vector code; the order does not change the largest.

@@ -13,18 +13,24 @@
 //! Vector instructions are chosen at run time ([`pulp`]): AVX-512, AVX2, NEON, or none.
 
 mod attention;
+mod attention_gradient;
 mod interleaved;
+mod outer;
 mod packed;
 mod products;
 mod rows;
+mod rows_gradient;
 mod softmax;
 mod tile;
 mod topk;
 
 pub use attention::{LayerCache, VisibleSpan, attend};
+pub use attention_gradient::{ColumnGradients, attend_backward};
+pub use outer::weight_gradient;
 pub use packed::PackedMatrix;
 pub use products::products;
 pub use rows::{Activation, NormWeights, Rotations, activate, gate};
+pub use rows_gradient::{NormGradient, activate_backward, gate_backward};
 pub use softmax::{SoftmaxStats, exponentiate, largest, softmax_stats};
 pub use topk::top_k;
 

@@ -148,6 +148,25 @@ impl PackedMatrix {
         Self::new(&values, count, Vec::new(), self.storage())
     }
 
+    /// Returns the transpose of `W`, without a bias: what takes gradients of products back to their inputs.
+    ///
+    /// # Panics
+    /// When the weights are not float32.
+    pub fn transposed(&self) -> Self {
+        let Panels::Float32(numbers) = &self.panels else { panic!("weights in training are float32") };
+        let mut turned = vec![0.0; self.inputs.div_ceil(*PANEL) * self.outputs * *PANEL];
+        turned.par_chunks_mut(self.outputs * *PANEL).enumerate().for_each(|(panel, turned)| {
+            let inputs = panel * *PANEL..self.inputs.min((panel + 1) * *PANEL);
+            let sources = numbers.chunks(self.inputs * *PANEL).zip(turned.chunks_mut(*PANEL * *PANEL));
+            for (from, to) in sources {
+                for (place, row) in from[inputs.start * *PANEL..inputs.end * *PANEL].chunks(*PANEL).enumerate() {
+                    to[place..].iter_mut().step_by(*PANEL).zip(row).for_each(|(to, from)| *to = *from);
+                }
+            }
+        });
+        Self { outputs: self.inputs, inputs: self.outputs, panels: Panels::Float32(turned), bias: Vec::new() }
+    }
+
     /// Returns the type that the weights are stored in.
     pub fn storage(&self) -> StorageType {
         match &self.panels {
@@ -330,6 +349,10 @@ mod tests {
             let some = packed.select(&[69, 3]);
             assert_eq!([some.row(0), some.row(1)], [packed.row(69), packed.row(3)]);
             assert_eq!((some.bias[0], some.storage()), (packed.bias[69], storage));
+            if storage == StorageType::Float32 {
+                assert_eq!(packed.transposed().unpack(), packed.transposed_part(0..70).unpack());
+                assert_eq!(packed.transposed().transposed().unpack(), packed.unpack());
+            }
             let turned = packed.transposed_part(64..70);
             assert_eq!((turned.outputs(), turned.inputs()), (5, 6));
             assert!(

@@ -45,18 +45,27 @@ pub enum Activation {
 }
 
 /// A function of one number, to be inlined into loops.
-trait Function: Sync {
+pub(super) trait Function: Sync {
     fn at(x: f32) -> f32;
+
+    /// Returns the derivative.
+    fn slope(x: f32) -> f32;
 }
 
-struct Silu;
-struct Gelu;
-struct GeluTanh;
+pub(super) struct Silu;
+pub(super) struct Gelu;
+pub(super) struct GeluTanh;
 
 impl Function for Silu {
     #[inline(always)]
     fn at(x: f32) -> f32 {
         x / (1.0 + exp(-x))
+    }
+
+    #[inline(always)]
+    fn slope(x: f32) -> f32 {
+        let share = 1.0 / (1.0 + exp(-x));
+        share * (1.0 + x * (1.0 - share))
     }
 }
 
@@ -64,6 +73,12 @@ impl Function for Gelu {
     #[inline(always)]
     fn at(x: f32) -> f32 {
         0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
+    }
+
+    #[inline(always)]
+    fn slope(x: f32) -> f32 {
+        // The density of the normal distribution at 0 is 0.3989...
+        0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2)) + x * 0.398_942_3 * exp(-0.5 * x * x)
     }
 }
 
@@ -73,6 +88,14 @@ impl Function for GeluTanh {
         // (1 + tanh u) / 2 = 1 / (1 + e^-2u)
         let u = 0.797_884_6 * (0.044_715 * x * x).mul_add(x, x);
         x / (1.0 + exp(-2.0 * u))
+    }
+
+    #[inline(always)]
+    fn slope(x: f32) -> f32 {
+        let u = 0.797_884_6 * (0.044_715 * x * x).mul_add(x, x);
+        let share = 1.0 / (1.0 + exp(-2.0 * u));
+        let rise = 0.797_884_6 * (3.0 * 0.044_715 * x).mul_add(x, 1.0);
+        share + 2.0 * x * share * (1.0 - share) * rise
     }
 }
 
@@ -167,7 +190,7 @@ pub fn gate(kind: Activation, x: &[f32], width: usize, y: &mut Vec<f32>) {
 /// Returns the sum over a row of `x - mean` or, if `squared`, of its square. There are sixteen partial sums, a fixed
 /// order that suits vectors of any length.
 #[inline(always)]
-fn sum(row: &[f32], mean: f32, squared: bool) -> f32 {
+pub(super) fn sum(row: &[f32], mean: f32, squared: bool) -> f32 {
     let (chunks, rest) = row.as_chunks::<16>();
     let mut sums = [0.0; 16];
     let mut last = [mean; 16];
@@ -252,6 +275,15 @@ impl Rotations {
         let (a, b) = head[..2 * self.angles].split_at_mut(self.angles);
         for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(&self.cos[range.clone()]).zip(&self.sin[range]) {
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+
+    /// Undoes [`Rotations::turn`]; it is also what takes the gradient of a rotated head back through the rotation.
+    pub fn turn_back(&self, token: usize, head: &mut [f32]) {
+        let range = token * self.angles..(token + 1) * self.angles;
+        let (a, b) = head[..2 * self.angles].split_at_mut(self.angles);
+        for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(&self.cos[range.clone()]).zip(&self.sin[range]) {
+            (*a, *b) = (*a * cos + *b * sin, *b * cos - *a * sin);
         }
     }
 }

@@ -1,0 +1,159 @@
+//! Sums of outer products of rows, by the inner loop of all other products: the gradients of matrices.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::tile::{Float32, Target, next_rows, tile};
+use super::{ARCH, PANEL, Shared};
+
+/// Some columns of a row-major matrix with `stride` columns.
+#[derive(Clone)]
+pub(super) struct Part<'a> {
+    pub numbers: &'a [f32],
+    pub stride: usize,
+    pub columns: Range<usize>,
+}
+
+/// The outputs that one task computes: their gradients at 1,024 rows stay in the second-level cache.
+const OUTPUTS: usize = 48;
+
+impl Part<'_> {
+    /// Returns the selected numbers of every row.
+    #[inline(always)]
+    fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.numbers.chunks_exact(self.stride).map(|row| &row[self.columns.clone()])
+    }
+
+    /// Fills `blocks`: blocks of columns, as many as a tile takes, each row after row.
+    #[inline(always)]
+    fn interleave(&self, blocks: &mut Vec<f32>) {
+        let (rows, columns) = (self.numbers.len() / self.stride, self.columns.len());
+        blocks.resize(rows * columns, 0.0);
+        for (r, row) in self.rows().enumerate() {
+            let mut first = 0;
+            while first < columns {
+                let count = next_rows(columns - first);
+                blocks[rows * first + r * count..][..count].copy_from_slice(&row[first..first + count]);
+                first += count;
+            }
+        }
+    }
+}
+
+/// Fills `panel` with columns `first..` of every row of `x` `[rows, width]`, as many as a panel has; 0 where `x` ends.
+fn fill_panel(x: &[f32], width: usize, first: usize, panel: &mut [f32]) {
+    let count = (*PANEL).min(width - first);
+    for (row, to) in x.chunks_exact(width).zip(panel.chunks_exact_mut(*PANEL)) {
+        to[..count].copy_from_slice(&row[first..first + count]);
+        to[count..].fill(0.0);
+    }
+}
+
+/// Returns d loss/d`W` `[outputs, inputs]` of `y = x W^T`: the sum over rows of the outer products of `dy` `[rows,
+/// outputs]` and `x` `[rows, inputs]`. Rows are summed in their order.
+///
+/// # Panics
+/// When the sizes do not agree.
+pub fn weight_gradient(dy: &[f32], outputs: usize, x: &[f32], inputs: usize) -> Vec<f32> {
+    let rows = x.len() / inputs;
+    assert!(x.len() == rows * inputs && dy.len() == rows * outputs);
+    let mut gradient = vec![0.0; outputs * inputs];
+    let mut panels = SPARE.take();
+    panels.resize(inputs.div_ceil(*PANEL) * *PANEL * rows, 0.0);
+    if rows > 0 {
+        let all = panels.par_chunks_mut(rows * *PANEL).enumerate();
+        all.for_each(|(panel, numbers)| fill_panel(x, inputs, panel * *PANEL, numbers));
+    }
+    gradient.par_chunks_mut(OUTPUTS * inputs).enumerate().for_each(|(task, gradient)| {
+        let first = task * OUTPUTS;
+        let a = Part { numbers: dy, stride: outputs, columns: first..outputs.min(first + OUTPUTS) };
+        ARCH.dispatch(Outer { a, panels: &panels, width: inputs, out: gradient });
+    });
+    SPARE.set(panels);
+    gradient
+}
+
+thread_local! {
+    /// The panels of this thread's last sum, for the next one: allocating afresh costs more than filling them.
+    static SPARE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static BLOCKS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Adds the sum over rows of the outer products of `a` and `b` `[rows, width]` to `out` `[a's columns, width]`.
+#[inline(always)]
+pub(super) fn add_outer<S: Simd>(simd: S, a: Part, b: &[f32], width: usize, out: &mut [f32]) {
+    let mut panels = SPARE.take();
+    let rows = b.len() / width;
+    panels.resize(width.div_ceil(*PANEL) * *PANEL * rows, 0.0);
+    for (panel, numbers) in panels.chunks_exact_mut(rows * *PANEL).enumerate() {
+        fill_panel(b, width, panel * *PANEL, numbers);
+    }
+    Outer { a, panels: &panels, width, out }.with_simd(simd);
+    SPARE.set(panels);
+}
+
+struct Outer<'a> {
+    a: Part<'a>,
+    /// Panels of the rows of `b`.
+    panels: &'a [f32],
+    width: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Outer<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { a, panels, width, out } = self;
+        let (rows, panel) = (a.numbers.len() / a.stride, 2 * S::F32_LANES);
+        assert!(out.len() == a.columns.len() * width && panels.len() == width.div_ceil(panel) * panel * rows);
+        let mut blocks = BLOCKS.take();
+        a.interleave(&mut blocks);
+        let out = Shared::new(out);
+        for (number, values) in panels.chunks_exact((rows * panel).max(1)).enumerate() {
+            let column = number * panel;
+            let mut first = 0;
+            while first < a.columns.len() {
+                let count = next_rows(a.columns.len() - first);
+                let block = &blocks[rows * first..rows * (first + count)];
+                // SAFETY: the columns of `a` and those of the panel lie within `out`, as asserted above.
+                unsafe {
+                    let target = Target {
+                        first: out.at(first * width + column),
+                        stride: width,
+                        width: panel.min(width - column),
+                        bias: &[],
+                        add: true,
+                    };
+                    tile(simd, Float32, count, block, values, target);
+                }
+                first += count;
+            }
+        }
+        BLOCKS.set(blocks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_are_those_of_the_definition() {
+        let numbers = |count: usize, factor: usize| -> Vec<f32> {
+            (0..count).map(|i| ((i * factor) % 17) as f32 - 8.0).collect()
+        };
+        for (rows, outputs, inputs) in [(0, 3, 4), (1, 1, 1), (5, 7, 16), (9, 50, 33), (20, 101, 65)] {
+            let (dy, x) = (numbers(rows * outputs, 7), numbers(rows * inputs, 11));
+            let found = weight_gradient(&dy, outputs, &x, inputs);
+            for (o, i) in (0..outputs).flat_map(|o| (0..inputs).map(move |i| (o, i))) {
+                let expected: f32 = (0..rows).map(|r| dy[r * outputs + o] * x[r * inputs + i]).sum();
+                assert_eq!(found[o * inputs + i], expected, "small whole numbers are exact");
+            }
+        }
+    }
+}
