@@ -5,8 +5,8 @@
 //! RAYON_NUM_THREADS=2 cargo bench --bench layers
 //! ```
 //!
-//! With `DRAFTSMITH_PYTHON` (a Python with torch) `peers/torch_layers.py` takes turns with it, on two threads. The shape is
-//! that of the top three layers of SmolLM2-135M; 8 documents of 250 tokens have 16 blocks of 8 rows each.
+//! With `DRAFTSMITH_PYTHON` (a Python with torch) `peers/torch_layers.py` takes turns with it, on as many
+//! threads. The shape is that of the top three layers of SmolLM2-135M; 8 documents of 250 tokens have 16 blocks of 8 rows each.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -26,8 +26,7 @@ const CONTEXT: usize = 250;
 const ROUNDS: usize = 9;
 
 fn main() -> Result<()> {
-    let size =
-        LanguageModelConfig { hidden: 576, layers: 3, heads: 9, kv_heads: 3, intermediate: 1536, context: 8192 };
+    let size = LanguageModelConfig { hidden: 576, layers: 3, heads: 9, kv_heads: 3, intermediate: 1536, context: 8192 };
     let config = ModelConfig::from_scratch(&size, 49_152);
     let (d, kv) = (config.hidden_size, config.num_key_value_heads * config.head_dim);
     let mut weights: BTreeMap<String, Vec<f32>> = BTreeMap::new();
@@ -93,10 +92,15 @@ fn main() -> Result<()> {
     // Products of a row with all matrices of the layers.
     let matrices = 3.0 * (576.0 * (576.0 + 384.0) + 576.0 * 576.0 + 3.0 * 576.0 * 1536.0);
     let flop = 2.0 * matrices * (LEVELS * rows) as f64;
-    for (place, (part, products)) in
-        [("packing", 0.0), ("forward", flop), ("keys and values exchanged", 0.0), ("backward", flop), ("gradients of matrices", flop)]
-            .into_iter()
-            .enumerate()
+    for (place, (part, products)) in [
+        ("packing", 0.0),
+        ("forward", flop),
+        ("keys and values exchanged", 0.0),
+        ("backward", flop),
+        ("gradients of matrices", flop),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let time = median(ours.iter().map(|times| times[place]));
         println!("{part}: {:.1} ms, {:.1} GFLOP/s in matrices", time * 1e3, products / time / 1e9);
@@ -132,9 +136,8 @@ fn levels() -> Vec<Vec<Vec<CacheSlot>>> {
         columns.place(&Span { tokens: &[0; BLOCKS * LEVELS], after: Some(&after) })
     };
     let documents: Vec<Vec<CacheSlot>> = (0..DOCUMENTS).map(document).collect();
-    let level = |level: usize| {
-        documents.iter().map(|slots| slots[level * BLOCKS..(level + 1) * BLOCKS].to_vec()).collect()
-    };
+    let level =
+        |level: usize| documents.iter().map(|slots| slots[level * BLOCKS..(level + 1) * BLOCKS].to_vec()).collect();
     (0..LEVELS).map(level).collect()
 }
 
@@ -142,9 +145,15 @@ fn levels() -> Vec<Vec<Vec<CacheSlot>>> {
 fn peer() -> Option<impl FnMut() -> Value> {
     let python = std::env::var_os("DRAFTSMITH_PYTHON")?;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/torch_layers.py");
+    let threads = rayon::current_num_threads().to_string();
     let mut command = Command::new(python);
-    let mut child =
-        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("PyTorch starts");
+    let mut child = command
+        .arg(script)
+        .args(["--threads", &threads])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("PyTorch starts");
     let (mut input, output) = (child.stdin.take()?, child.stdout.take()?);
     let mut lines = BufReader::new(output).lines();
     let mut ask = move || {

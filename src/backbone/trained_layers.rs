@@ -74,18 +74,12 @@ impl Tape {
     pub fn clear(&mut self) {
         (self.levels.clear(), self.rows = 0);
         for layer in &mut self.layers {
-            for rows in [
-                &mut layer.entered,
-                &mut layer.projected,
-                &mut layer.mixed,
-                &mut layer.attended,
-                &mut layer.expanded,
-            ] {
+            for rows in
+                [&mut layer.entered, &mut layer.projected, &mut layer.mixed, &mut layer.attended, &mut layer.expanded]
+            {
                 rows.clear();
             }
-            for norm in
-                [&mut layer.attention_norm, &mut layer.query_norm, &mut layer.key_norm, &mut layer.mlp_norm]
-            {
+            for norm in [&mut layer.attention_norm, &mut layer.query_norm, &mut layer.key_norm, &mut layer.mlp_norm] {
                 *norm = NormGradient::default();
             }
         }
@@ -120,13 +114,7 @@ impl TrainedLayers {
     /// Takes `x` `[rows, d]`, the rows of a level, text after text, through the layers, as inference does, to the bit.
     /// `texts` are the places of the rows, `caches` those of the texts, by layer, with room for the new columns, which are
     /// written.
-    pub fn forward(
-        &self,
-        x: &mut [f32],
-        texts: &[Vec<CacheSlot>],
-        caches: &mut [Vec<LayerCache>],
-        tape: &mut Tape,
-    ) {
+    pub fn forward(&self, x: &mut [f32], texts: &[Vec<CacheSlot>], caches: &mut [Vec<LayerCache>], tape: &mut Tape) {
         let Tape { layers, levels, rows } = tape;
         layers.resize_with(self.layers.len(), LayerTape::default);
         let first = *rows;

@@ -17,8 +17,11 @@ pub(super) struct Part<'a> {
     pub columns: Range<usize>,
 }
 
-/// The outputs that one task computes: their gradients at 1,024 rows stay in the second-level cache.
+/// The outputs that one task computes: the gradients of so many at 1,024 rows stay in the second-level cache.
 const OUTPUTS: usize = 48;
+
+/// The panels that one task fills: it reads that many times a panel's width of a row at once.
+const PANELS: usize = 4;
 
 impl Part<'_> {
     /// Returns the selected numbers of every row.
@@ -36,19 +39,34 @@ impl Part<'_> {
             let mut first = 0;
             while first < columns {
                 let count = next_rows(columns - first);
-                blocks[rows * first + r * count..][..count].copy_from_slice(&row[first..first + count]);
+                copy_few(&row[first..first + count], &mut blocks[rows * first + r * count..][..count]);
                 first += count;
             }
         }
     }
 }
 
-/// Fills `panel` with columns `first..` of every row of `x` `[rows, width]`, as many as a panel has; 0 where `x` ends.
-fn fill_panel(x: &[f32], width: usize, first: usize, panel: &mut [f32]) {
-    let count = (*PANEL).min(width - first);
-    for (row, to) in x.chunks_exact(width).zip(panel.chunks_exact_mut(*PANEL)) {
-        to[..count].copy_from_slice(&row[first..first + count]);
-        to[count..].fill(0.0);
+/// Copies numbers; where there are as many as a panel or a full tile has, without the call that costs more than the copy.
+#[inline(always)]
+fn copy_few(from: &[f32], to: &mut [f32]) {
+    match from.len() {
+        6 => to.copy_from_slice(&from[..6]),
+        12 => to.copy_from_slice(&from[..12]),
+        16 => to.copy_from_slice(&from[..16]),
+        32 => to.copy_from_slice(&from[..32]),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+/// Fills `panels`, panel after panel, with the columns `first..` of every row of `x` `[rows, width]`; 0 where `x` ends.
+fn fill_panels(x: &[f32], width: usize, first: usize, panels: &mut [f32]) {
+    let size = x.len() / width * *PANEL;
+    for (r, row) in x.chunks_exact(width).enumerate() {
+        for (to, from) in panels.chunks_exact_mut(size).zip(row[first..].chunks(*PANEL)) {
+            let to = &mut to[r * *PANEL..][..*PANEL];
+            copy_few(from, &mut to[..from.len()]);
+            to[from.len()..].fill(0.0);
+        }
     }
 }
 
@@ -64,8 +82,8 @@ pub fn weight_gradient(dy: &[f32], outputs: usize, x: &[f32], inputs: usize) -> 
     let mut panels = SPARE.take();
     panels.resize(inputs.div_ceil(*PANEL) * *PANEL * rows, 0.0);
     if rows > 0 {
-        let all = panels.par_chunks_mut(rows * *PANEL).enumerate();
-        all.for_each(|(panel, numbers)| fill_panel(x, inputs, panel * *PANEL, numbers));
+        let all = panels.par_chunks_mut(PANELS * rows * *PANEL).enumerate();
+        all.for_each(|(task, panels)| fill_panels(x, inputs, task * PANELS * *PANEL, panels));
     }
     gradient.par_chunks_mut(OUTPUTS * inputs).enumerate().for_each(|(task, gradient)| {
         let first = task * OUTPUTS;
@@ -88,9 +106,7 @@ pub(super) fn add_outer<S: Simd>(simd: S, a: Part, b: &[f32], width: usize, out:
     let mut panels = SPARE.take();
     let rows = b.len() / width;
     panels.resize(width.div_ceil(*PANEL) * *PANEL * rows, 0.0);
-    for (panel, numbers) in panels.chunks_exact_mut(rows * *PANEL).enumerate() {
-        fill_panel(b, width, panel * *PANEL, numbers);
-    }
+    fill_panels(b, width, 0, &mut panels);
     Outer { a, panels: &panels, width, out }.with_simd(simd);
     SPARE.set(panels);
 }

@@ -158,10 +158,8 @@ fn gradients_are_those_of_automatic_differentiation_in_every_family() {
         let (d, n) = (config.hidden_size, AFTER[0].len() + AFTER[1].len());
         // Every row has a token of its own, so that the gradient of its embedding is that of its entry.
         let tokens: Vec<u32> = (0..n as u32).collect();
-        let spans = [(0, 0), (1, AFTER[0].len())].map(|(text, first)| Span {
-            tokens: &tokens[first..][..AFTER[text].len()],
-            after: Some(AFTER[text]),
-        });
+        let spans = [(0, 0), (1, AFTER[0].len())]
+            .map(|(text, first)| Span { tokens: &tokens[first..][..AFTER[text].len()], after: Some(AFTER[text]) });
         let asked = Feature::Layer(config.num_hidden_layers);
         let dy = numbers(n * d, 5);
         let expected = model.features(&spans, None, &[asked]).remove(0);
