@@ -52,7 +52,7 @@ pub struct CacheSlot {
 
 impl Columns {
     /// Returns the number of columns.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.trunk + self.branches.len()
     }
 

@@ -72,7 +72,8 @@ struct LayerTape {
 impl Tape {
     /// Forgets all levels and gradients.
     pub fn clear(&mut self) {
-        (self.levels.clear(), self.rows = 0);
+        self.levels.clear();
+        self.rows = 0;
         for layer in &mut self.layers {
             for rows in
                 [&mut layer.entered, &mut layer.projected, &mut layer.mixed, &mut layer.attended, &mut layer.expanded]

@@ -32,7 +32,8 @@ impl ColumnGradients {
         let mut exchanged = LayerCache::new(heads, width, columns.end);
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for column in 0..columns.end {
-            (keys.clear(), values.clear());
+            keys.clear();
+            values.clear();
             cache.read(column, &mut keys, &mut values);
             exchanged.write(column, &values, &keys);
         }
