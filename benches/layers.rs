@@ -141,7 +141,8 @@ fn levels() -> Vec<Vec<Vec<CacheSlot>>> {
     (0..LEVELS).map(level).collect()
 }
 
-/// Starts PyTorch; the function asks it for a step.
+/// Starts PyTorch, which ends with this program; the function asks it for a step.
+#[expect(clippy::zombie_processes, reason = "it ends when its input does, after this program")]
 fn peer() -> Option<impl FnMut() -> Value> {
     let python = std::env::var_os("DRAFTSMITH_PYTHON")?;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/torch_layers.py");
