@@ -3,10 +3,10 @@
 //!     cargo run --release --example custom_head
 
 use burn::module::Module;
-use draftsmith::backbone::{Feature, FeatureTensors};
+use draftsmith::backbone::Feature;
 use draftsmith::config::{self, Overrides};
 use draftsmith::device::{self, DeviceChoice};
-use draftsmith::heads::{AnyHeadKind, DraftHeads, DraftedEmbeddings, FitHeads, HeadKind, HeadShape, States};
+use draftsmith::heads::{AnyHeadKind, Begun, BlockStarts, DraftHeads, FitHeads, HeadKind, HeadShape, Starts};
 use draftsmith::nn::{Init, Linear};
 use draftsmith::stages::{Runs, TraceArtefacts, Workspace, trace};
 use draftsmith::store::{Artefact, Key};
@@ -22,13 +22,14 @@ impl HeadKind for LowRank {
     const NAME: &'static str = "low-rank";
     type Network = LowRankHeads;
 
-    fn network(&self, HeadShape { count, width, .. }: HeadShape, init: &mut Init) -> LowRankHeads {
+    fn network(&self, shape: HeadShape, init: &mut Init) -> LowRankHeads {
+        let width = shape.width();
         let summary = init.linear(self.rank, width, (width as f32).powf(-0.5));
-        LowRankHeads { summary, heads: (0..count).map(|_| init.zero_linear(width, self.rank)).collect() }
+        LowRankHeads { summary, heads: (0..shape.count).map(|_| init.zero_linear(width, self.rank)).collect() }
     }
 }
 
-/// `y_j = h + W_j A h + b_j`: with `W_j = 0` and `b_j = 0`, a head repeats the backbone's own prediction.
+/// `y_j = h + W_j A h`: with `W_j = 0`, a head repeats the backbone's own prediction.
 #[derive(Module, Debug)]
 struct LowRankHeads {
     summary: Linear,
@@ -40,10 +41,10 @@ impl DraftHeads for LowRankHeads {
         self.heads.len()
     }
 
-    fn begin<'a>(&'a self, read: &FeatureTensors, _: &'a DraftedEmbeddings) -> States<'a> {
-        let hidden = read.get(Feature::Last);
+    fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
+        let hidden = starts.states.get(Feature::Last);
         let summary = self.summary.forward(hidden.clone());
-        Box::new(move |head| hidden.clone() + self.heads[head].forward(summary.clone()))
+        Begun::Parallel(Box::new(move |head| hidden.clone() + self.heads[head].forward(summary.clone())))
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {
@@ -73,7 +74,8 @@ fn main() -> draftsmith::Result<()> {
     let (trace, model) = (&traces.test[0].trace, &backbone.model);
     let (document, next) = (&trace.documents()[0], trace.continuation(&trace.documents()[0])[0]);
     let read = trace.states(0, document.prompt - 1..document.prompt, &heads.features())?.to_device(model.device());
-    let block = [vec![next], heads.candidates(model, &read, &[next], 1)?.ids].concat();
+    let starts = BlockStarts { states: &read, pinned: &[next], context: None };
+    let block = [vec![next], heads.candidates(model, starts, 1)?.ids].concat();
     println!("{}\n-> {}", backbone.tokenizer.decode(trace.tokens(document))?, backbone.tokenizer.decode(&block)?);
     Ok(())
 }

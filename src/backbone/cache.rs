@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
 use super::columns::{CacheSlot, Columns, Span};
 use super::model_config::ModelConfig;
+use super::tensor_layers::Padding;
 use crate::kernels::LayerCache;
-use crate::nn::indices;
+use crate::nn::{indices, to_host};
 
 /// Keys and values of some texts side by side, each of its own length. Grows as needed; nothing is copied when tokens are
 /// appended.
@@ -25,20 +26,28 @@ pub(super) enum Storage {
 }
 
 impl KvCache {
-    pub(super) fn on_host(config: &ModelConfig, texts: usize, tokens: usize) -> Self {
+    /// Makes an empty cache for `layers` layers and `texts` texts, with room for `tokens` tokens each before it first grows.
+    pub(super) fn on_host(config: &ModelConfig, layers: usize, texts: usize, tokens: usize) -> Self {
         let layer = || LayerCache::new(config.num_key_value_heads, config.head_dim, tokens);
-        let text = || (0..config.num_hidden_layers).map(|_| layer()).collect();
+        let text = || (0..layers).map(|_| layer()).collect();
         Self { texts: vec![Columns::default(); texts], storage: Storage::Host((0..texts).map(|_| text()).collect()) }
     }
 
-    pub(super) fn on_device(config: &ModelConfig, texts: usize, tokens: usize) -> Self {
+    /// Does the same as [`KvCache::on_host`] in tensors.
+    pub(super) fn on_device(config: &ModelConfig, layers: usize, texts: usize, tokens: usize) -> Self {
         let device = DeviceCache {
-            layers: (0..config.num_hidden_layers).map(|_| None).collect(),
+            width: config.head_dim,
+            layers: (0..layers).map(|_| None).collect(),
             used: 0,
             capacity: tokens.max(1),
             places: vec![Vec::new(); texts],
         };
         Self { texts: vec![Columns::default(); texts], storage: Storage::Device(device) }
+    }
+
+    /// Number of texts.
+    pub fn texts(&self) -> usize {
+        self.texts.len()
     }
 
     /// Columns that text `text` uses.
@@ -54,15 +63,58 @@ impl KvCache {
     /// Takes the tokens of one span a text.
     pub(super) fn place(&mut self, spans: &[Span]) -> Vec<Vec<CacheSlot>> {
         assert_eq!(spans.len(), self.texts.len(), "one span for each text of the cache");
-        let placed = self.texts.iter_mut().zip(spans).map(|(columns, span)| columns.place(span)).collect();
-        if let Storage::Host(layers) = &mut self.storage {
-            for (layers, columns) in layers.iter_mut().zip(&self.texts) {
-                if layers.first().is_some_and(|layer| layer.capacity() < columns.len()) {
-                    layers.iter_mut().for_each(|layer| layer.grow(2 * columns.len()));
+        self.place_with(|text, columns| columns.place(&spans[text]))
+    }
+
+    /// Takes what `place` places in each text.
+    pub(super) fn place_with(
+        &mut self,
+        mut place: impl FnMut(usize, &mut Columns) -> Vec<CacheSlot>,
+    ) -> Vec<Vec<CacheSlot>> {
+        let texts = self.texts.iter_mut().enumerate();
+        let placed: Vec<Vec<CacheSlot>> = texts.map(|(text, columns)| place(text, columns)).collect();
+        match &mut self.storage {
+            Storage::Host(layers) => {
+                for (layers, columns) in layers.iter_mut().zip(&self.texts) {
+                    if layers.first().is_some_and(|layer| layer.capacity() < columns.len()) {
+                        layers.iter_mut().for_each(|layer| layer.grow(2 * columns.len()));
+                    }
                 }
             }
+            Storage::Device(device) => device.take(placed.iter().map(Vec::len)),
         }
         placed
+    }
+
+    /// Takes `counts` more tokens of each text.
+    pub(super) fn append(&mut self, counts: &[usize]) -> Vec<Vec<CacheSlot>> {
+        self.place_with(|text, columns| columns.append(counts[text]))
+    }
+
+    /// Writes the keys and the values `[rows, heads x width]` of placed rows, text after text, in layer `layer`.
+    pub(super) fn write(&mut self, layer: usize, placed: &[Vec<CacheSlot>], keys: Tensor<2>, values: Tensor<2>) {
+        match &mut self.storage {
+            Storage::Host(layers) => {
+                let width = keys.dims()[1];
+                let (keys, values) = (to_host(keys), to_host(values));
+                let mut rows = keys.chunks(width).zip(values.chunks(width));
+                for (layers, placed) in layers.iter_mut().zip(placed) {
+                    for (slot, (keys, values)) in placed.iter().zip(&mut rows) {
+                        layers[layer].write(slot.column, keys, values);
+                    }
+                }
+            }
+            Storage::Device(device) => device.write(layer, placed, keys, values),
+        }
+    }
+
+    /// Lets what is in the cache take part in automatic differentiation, as constants.
+    pub fn autodiff(&mut self) {
+        if let Storage::Device(device) = &mut self.storage {
+            for (keys, values) in device.layers.iter_mut().flatten() {
+                (*keys, *values) = (keys.clone().autodiff(), values.clone().autodiff());
+            }
+        }
     }
 
     /// Forgets every column of a text from `len` on.
@@ -110,6 +162,8 @@ impl KvCache {
 pub(super) struct DeviceCache {
     /// `[texts, heads, capacity, width]`, made when the first token comes.
     layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
+    /// Numbers of one head.
+    width: usize,
     /// Columns written.
     used: usize,
     capacity: usize,
@@ -118,10 +172,11 @@ pub(super) struct DeviceCache {
 }
 
 impl DeviceCache {
-    /// Takes `new` more columns, of which the first `counts[text]` hold tokens of each text.
-    pub fn take(&mut self, new: usize, counts: impl Iterator<Item = usize>, device: &Device) {
+    /// Takes as many more columns as the largest of `counts`, of which the first `counts[text]` hold tokens of each text.
+    fn take(&mut self, counts: impl Iterator<Item = usize> + Clone) {
+        let new = counts.clone().max().unwrap_or(0);
         if self.used + new > self.capacity {
-            self.compact(new, device);
+            self.compact(new);
         }
         for (places, count) in self.places.iter_mut().zip(counts) {
             places.extend(self.used..self.used + count);
@@ -157,6 +212,14 @@ impl DeviceCache {
         views
     }
 
+    /// Writes the newest columns of one layer, given as `[rows, heads x width]`, text after text.
+    fn write(&mut self, layer: usize, placed: &[Vec<CacheSlot>], keys: Tensor<2>, values: Tensor<2>) {
+        let (counts, device) = (placed.iter().map(Vec::len).collect::<Vec<_>>(), keys.device());
+        let padding = Padding::new(&counts, &device);
+        let [keys, values] = [keys, values].map(|rows| padding.split(rows, self.width));
+        self.append(layer, keys, values);
+    }
+
     /// Copies the rows of all texts but one.
     fn swap_remove(&mut self, text: usize) {
         let mut kept: Vec<usize> = (0..self.places.len()).collect();
@@ -176,21 +239,22 @@ impl DeviceCache {
     }
 
     /// Moves the tokens of every text to the front, into tensors with room for `new` more columns.
-    fn compact(&mut self, new: usize, device: &Device) {
+    fn compact(&mut self, new: usize) {
         let longest = self.places.iter().map(Vec::len).max().unwrap_or(0);
         let columns = longest.max(1);
         self.capacity = (2 * (longest + new)).max(self.capacity);
         // Behind a shorter text's end lies whatever is in its first column; nothing sees it.
-        let padded = self.places.iter().flat_map(|places| {
-            (0..columns).map(|i| places.get(i).or(places.first()).copied().unwrap_or(0)).collect::<Vec<_>>()
-        });
-        let index = indices(padded, device).reshape([self.places.len(), 1, columns, 1]);
+        let column = |places: &Vec<usize>, i: usize| places.get(i).or(places.first()).copied().unwrap_or(0);
+        let padded: Vec<usize> =
+            self.places.iter().flat_map(|places| (0..columns).map(move |i| column(places, i))).collect();
         for layer in &mut self.layers {
             let Some((keys, values)) = layer.take() else { continue };
+            let device = keys.device();
+            let index = indices(padded.iter().copied(), &device).reshape([self.places.len(), 1, columns, 1]);
             let grow = |tensor: Tensor<4>| {
                 let [texts, heads, _, width] = tensor.dims();
                 let index = index.clone().expand([texts, heads, columns, width]);
-                let larger = Tensor::zeros([texts, heads, self.capacity, width], (device, tensor.dtype()));
+                let larger = Tensor::zeros([texts, heads, self.capacity, width], (&device, tensor.dtype()));
                 larger.slice_assign([0..texts, 0..heads, 0..columns, 0..width], tensor.gather(2, index))
             };
             *layer = Some((grow(keys), grow(values)));

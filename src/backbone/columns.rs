@@ -66,6 +66,32 @@ impl Columns {
         (0..span.tokens.len()).map(|i| self.push(after(i, self.len()))).collect()
     }
 
+    /// Places `count` tokens one after another.
+    pub fn append(&mut self, count: usize) -> Vec<CacheSlot> {
+        (0..count).map(|_| self.push(self.len().checked_sub(1))).collect()
+    }
+
+    /// Places one row behind each of the columns `after`.
+    pub fn place_after(&mut self, after: &[usize]) -> Vec<CacheSlot> {
+        after.iter().map(|&after| self.push(Some(after))).collect()
+    }
+
+    /// Places blocks of `rows` rows, one block behind each of the columns `after`. The rows of a block stand at consecutive
+    /// positions, and see what comes before the block and one another, both ways.
+    pub fn place_blocks(&mut self, after: &[usize], rows: usize) -> Vec<CacheSlot> {
+        let mut placed = Vec::with_capacity(after.len() * rows);
+        for &after in after {
+            assert!(after < self.trunk, "a block follows the text");
+            let (first, prefix) = (self.len(), after + 1);
+            let others: Vec<usize> = (first..first + rows).collect();
+            for row in 0..rows {
+                placed.push(CacheSlot { column: first + row, position: prefix + row, prefix, others: others.clone() });
+                self.branches.push(Branch { prefix, ancestors: Vec::new() });
+            }
+        }
+        placed
+    }
+
     fn push(&mut self, after: Option<usize>) -> CacheSlot {
         let column = self.len();
         assert!(after.is_none_or(|after| after < column), "a token follows an earlier column");
@@ -100,6 +126,11 @@ impl Columns {
 }
 
 impl CacheSlot {
+    /// Whether the token sees the columns before it and itself, and nothing else.
+    pub fn is_on_trunk(&self) -> bool {
+        self.others.is_empty()
+    }
+
     /// What the token sees, at most `window` tokens, itself included.
     pub fn visible(&self, window: Option<usize>) -> VisibleSpan {
         let first = window.map_or(0, |window| (self.position + 1).saturating_sub(window));
@@ -139,5 +170,20 @@ mod tests {
         assert_eq!(visible(&next[0], None), [0, 1, 2, 4, 6, 7]);
         columns.straighten(5);
         assert_eq!(visible(&columns.place(&Span::chain(&[0]))[0], None), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn the_rows_of_a_block_see_one_another() {
+        let mut columns = Columns::default();
+        columns.place(&Span::chain(&[1, 2, 3]));
+        let placed = columns.place_blocks(&[2, 0], 2);
+        let seen: [&[usize]; 4] = [&[0, 1, 2, 3, 4], &[0, 1, 2, 3, 4], &[0, 5, 6], &[0, 5, 6]];
+        for (i, (placed, seen)) in placed.iter().zip(seen).enumerate() {
+            assert_eq!((placed.column, placed.position), (3 + i, [3, 4, 1, 2][i]));
+            assert_eq!(visible(placed, None), seen);
+        }
+        assert_eq!(visible(&placed[1], Some(3)), [2, 3, 4]);
+        columns.truncate(3);
+        assert_eq!(visible(&columns.place(&Span::chain(&[0]))[0], None), [0, 1, 2, 3]);
     }
 }

@@ -1,5 +1,6 @@
 //! The decoder's forward on the CPU, without training: packed weights, plain slices, float32 throughout.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -10,7 +11,7 @@ use super::host_layers::{HostLayers, Reader, Step};
 use super::model_config::{ModelConfig, Positions};
 use crate::error::Result;
 use crate::kernels::{LayerCache, NormWeights, PackedMatrix, on_pool};
-use crate::nn::ReadParameter;
+use crate::nn::{ReadParameter, Values};
 use crate::storage_type::StorageType;
 
 /// A decoder with packed weights.
@@ -56,6 +57,22 @@ impl HostDecoder {
     /// The embedding of a token.
     pub fn embedding(&self, token: u32) -> Vec<f32> {
         self.embedding.row(token as usize)
+    }
+
+    /// Returns the keys and the values, each `[n, heads x width]`, that layer `layer` makes of its inputs `[n, d]` at
+    /// `positions`.
+    pub fn keys_and_values(&self, layer: usize, x: &[f32], positions: &[usize]) -> [Vec<f32>; 2] {
+        on_pool(|| self.layers.keys_and_values(layer, &self.layers.normed(layer, x), positions))
+    }
+
+    /// Returns the parameters of layer `layer` by their names in the layer.
+    pub fn layer_parameters(&self, layer: usize) -> BTreeMap<String, Values> {
+        self.layers.parameters(layer)
+    }
+
+    /// Returns the parameters of the norm behind the last layer.
+    pub fn norm_parameters(&self) -> BTreeMap<String, Values> {
+        self.norm.parameters()
     }
 
     /// Bytes of all matrices.

@@ -1,5 +1,7 @@
 //! Decoder layers on the CPU, without training: packed weights, plain slices, float32 throughout.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -8,7 +10,7 @@ use super::columns::CacheSlot;
 use super::model_config::{ModelConfig, NormKind};
 use crate::error::Result;
 use crate::kernels::{LayerCache, NormWeights, PackedMatrix, Rotations, VisibleSpan, activate, attend, gate};
-use crate::nn::ReadParameter;
+use crate::nn::{ReadParameter, Values};
 use crate::storage_type::StorageType;
 
 /// Consecutive layers of a decoder.
@@ -17,6 +19,12 @@ pub(super) struct HostLayers {
     /// The number of the first layer in the decoder.
     first: usize,
     pub layers: Vec<HostLayer>,
+}
+
+impl fmt::Debug for HostLayers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostLayers {{ first: {}, layers: {} }}", self.first, self.layers.len())
+    }
 }
 
 pub(super) struct HostLayer {
@@ -194,6 +202,62 @@ impl HostLayers {
             layer.down.multiply_onto(&inner, x);
             hear(index, Step::Left, x);
         }
+    }
+
+    /// Returns what layer `index` reads of its inputs `[n, d]`.
+    pub fn normed(&self, index: usize, x: &[f32]) -> Vec<f32> {
+        let mut normed = Vec::new();
+        self.layers[index].attention_norm.forward(x, &mut normed);
+        normed
+    }
+
+    /// Returns the keys and the values, each `[n, heads x width]`, that layer `index` makes of its normalised inputs
+    /// `[n, d]` at `positions`. They have the same bits as in a forward.
+    pub fn keys_and_values(&self, index: usize, normed: &[f32], positions: &[usize]) -> [Vec<f32>; 2] {
+        let (layer, (q, kv)) = (&self.layers[index], self.widths());
+        // A product begins at whole panels, so it may take some of the queries along.
+        let (first, mut products) = (q / 64 * 64, Vec::new());
+        layer.query_key_value.multiply_part(first..q + 2 * kv, normed, &mut products);
+        let rotations = Rotations::new(positions, &self.config.frequencies());
+        let (mut keys, mut values, mut turned) = (Vec::new(), Vec::new(), Vec::new());
+        for (token, row) in products.chunks(q + 2 * kv - first).enumerate() {
+            let row = &row[q - first..];
+            self.turn(&row[..kv], &layer.key_norm, (&rotations, token), &mut turned);
+            keys.extend_from_slice(&turned);
+            values.extend_from_slice(&row[kv..]);
+        }
+        [keys, values]
+    }
+
+    /// Returns the parameters of layer `index` by their names in the layer, such as `mlp.down_proj.weight`: the values that
+    /// the products see.
+    pub fn parameters(&self, index: usize) -> BTreeMap<String, Values> {
+        let layer = &self.layers[index];
+        let packed = [&layer.query_key_value, &layer.attention_output, &layer.up, &layer.down];
+        let mut found = BTreeMap::new();
+        for ((parts, inputs, biased), matrix) in matrices(&self.config).into_iter().zip(packed) {
+            let mut first = 0;
+            for (name, outputs) in parts {
+                let rows = first..first + outputs;
+                let weight = rows.clone().flat_map(|row| matrix.row(row)).collect();
+                found.insert(format!("{name}.weight"), (vec![outputs, inputs], weight));
+                if biased {
+                    found.insert(format!("{name}.bias"), (vec![outputs], matrix.bias()[rows].to_vec()));
+                }
+                first += outputs;
+            }
+        }
+        let norms = [
+            ("input_layernorm", Some(&layer.attention_norm)),
+            ("post_attention_layernorm", Some(&layer.mlp_norm)),
+            ("self_attn.q_norm", layer.query_norm.as_ref()),
+            ("self_attn.k_norm", layer.key_norm.as_ref()),
+        ];
+        for (name, norm) in norms {
+            let parameters = norm.into_iter().flat_map(NormWeights::parameters);
+            found.extend(parameters.map(|(part, values)| (format!("{name}.{part}"), values)));
+        }
+        found
     }
 
     /// Returns the rotations of the tokens of all texts.

@@ -2,8 +2,9 @@
 //!
 //! [`Backbone::load`] reads a Hugging Face folder; `architectures/` holds one file for each family of checkpoints.
 //! [`Model::features`] is the forward to the states that are asked for, each a [`Feature`], with an optional [`KvCache`];
-//! [`Model::hidden`] is that to the last hidden states. It has two engines: `host.rs`, packed weights and the kernels of this crate, for the CPU; and `transformer.rs`, tensor
-//! operations, for accelerators and for training. [`generate`] decodes many documents side by side.
+//! [`Model::hidden`] is that to the last hidden states. It has two engines: `host.rs`, packed weights and the
+//! kernels of this crate, for the CPU; and `transformer.rs`, tensor operations, for accelerators and for training.
+//! [`DecoderLayers`] are layers apart from it, on the same two engines, for heads that attend to the text. [`generate`] decodes many documents side by side.
 
 mod architectures;
 mod cache;
@@ -11,6 +12,7 @@ mod check;
 mod columns;
 mod config;
 mod cost;
+mod decoder_layers;
 mod feature;
 mod feature_rows;
 mod folder;
@@ -23,6 +25,7 @@ mod model;
 mod model_config;
 mod sampling;
 mod sketch;
+mod tensor_layers;
 mod trained_layers;
 mod transformer;
 mod weights;
@@ -31,6 +34,7 @@ pub use cache::KvCache;
 pub use check::{Check, check};
 pub use columns::{CacheSlot, Columns, Span};
 pub use config::{BackboneConfig, LanguageModelConfig};
+pub use decoder_layers::{DecoderLayers, NewRows};
 pub use feature::Feature;
 pub use feature_rows::{FeatureRow, FeatureRows, FeatureTensors};
 pub use folder::{Backbone, BackboneIdentity, Checkpoint, CheckpointIdentity, save_model};

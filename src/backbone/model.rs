@@ -1,5 +1,6 @@
 //! A frozen decoder, on whatever it computes fastest.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use burn::tensor::{Device, Tensor};
@@ -12,7 +13,9 @@ use super::host::HostDecoder;
 use super::model_config::ModelConfig;
 use super::transformer::Transformer;
 use crate::error::{Error, Result, bail};
-use crate::nn::{Init, Projection, Values, collect_parameters, count_parameters, from_host, on_host, read_parameters};
+use crate::nn::{
+    Init, Projection, Values, collect_parameters, count_parameters, from_host, on_host, read_parameters, to_host,
+};
 use crate::storage_type::StorageType;
 
 /// A frozen decoder.
@@ -153,8 +156,8 @@ impl Model {
     /// An empty cache for `texts` texts, with room for `tokens` tokens each before it first grows.
     pub fn cache(&self, texts: usize, tokens: usize) -> KvCache {
         match &self.engine {
-            Engine::Host(_) => KvCache::on_host(&self.config, texts, tokens),
-            Engine::Tensors(_) => KvCache::on_device(&self.config, texts, tokens),
+            Engine::Host(_) => KvCache::on_host(&self.config, self.config.num_hidden_layers, texts, tokens),
+            Engine::Tensors(_) => KvCache::on_device(&self.config, self.config.num_hidden_layers, texts, tokens),
         }
     }
 
@@ -200,6 +203,47 @@ impl Model {
                 };
                 states.into_iter().map(tensor).collect()
             }
+        }
+    }
+
+    /// Appends tokens to the texts of a cache of other layers ([`DecoderLayers::cache`](super::DecoderLayers::cache)):
+    /// `counts` of each, with the keys and values that this model's layers make of them. `states` `[tokens, d]` are the
+    /// inputs ([`Feature::Layer`]) of the layers from number `first` on, one for each layer of the cache, text after text.
+    pub fn remember(&self, first: usize, states: &[Tensor<2>], counts: &[usize], cache: &mut KvCache) {
+        let placed = cache.append(counts);
+        let positions: Vec<usize> = placed.iter().flatten().map(|token| token.position).collect();
+        for (index, states) in states.iter().enumerate() {
+            let dtype = states.dtype();
+            let [keys, values] = match &self.engine {
+                Engine::Host(decoder) => {
+                    decoder.keys_and_values(first + index, &to_host(states.clone()), &positions).map(|rows| {
+                        let width = rows.len() / positions.len().max(1);
+                        from_host(rows, [positions.len(), width], &self.device)
+                    })
+                }
+                Engine::Tensors(transformer) => {
+                    let layers = transformer.layers(first + index..first + index + 1);
+                    let states = states.clone().cast(burn::tensor::DType::from(self.types[1]));
+                    layers.keys_and_values(0, layers.normed(0, states), &positions)
+                }
+            };
+            cache.write(index, &placed, keys.cast(dtype), values.cast(dtype));
+        }
+    }
+
+    /// Returns the parameters of layer `layer` by their names in the layer, such as `mlp.down_proj.weight`.
+    pub(super) fn layer_parameters(&self, layer: usize) -> BTreeMap<String, Values> {
+        match &self.engine {
+            Engine::Host(decoder) => decoder.layer_parameters(layer),
+            Engine::Tensors(transformer) => transformer.layer_parameters(layer),
+        }
+    }
+
+    /// Returns the parameters of the norm behind the last layer, `weight` and perhaps `bias`.
+    pub fn norm_parameters(&self) -> BTreeMap<String, Values> {
+        match &self.engine {
+            Engine::Host(decoder) => decoder.norm_parameters(),
+            Engine::Tensors(transformer) => transformer.norm_parameters(),
         }
     }
 

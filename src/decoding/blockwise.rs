@@ -14,7 +14,7 @@ use super::verification::{Predictions, Verification};
 use crate::backbone::{Backbone, Feature, FeatureRows, FeatureTensors, KvCache, Span};
 use crate::drafting::{Drafter, StopRule, TightestMargin};
 use crate::error::{Result, bail};
-use crate::heads::FrozenHeads;
+use crate::heads::{BlockContexts, BlockStarts, FrozenHeads};
 use crate::nn::indices;
 use crate::storage_type::StorageType;
 
@@ -89,6 +89,8 @@ pub struct Decoder<'a> {
     /// The documents that are being decoded, each with a text of the cache.
     rows: Vec<Row<'a>>,
     cache: KvCache,
+    /// What heads that attend keep of the same texts.
+    kept: Option<KvCache>,
 }
 
 impl<'a> Decoder<'a> {
@@ -120,12 +122,13 @@ impl<'a> Decoder<'a> {
         let rows: Vec<Row> = waiting.drain(..batch.max(1).min(waiting.len())).map(row).collect();
         // With room for a draft tree.
         let longest = documents.iter().map(Document::longest).max().unwrap_or(0);
-        let cache = backbone.model.cache(rows.len(), longest + 16 * (heads.count() + 1));
+        let room = longest + 16 * (heads.count() + 1);
+        let (cache, kept) = (backbone.model.cache(rows.len(), room), heads.cache(rows.len(), room));
         let mut features = heads.features();
         if !features.contains(&Feature::Last) {
             features.push(Feature::Last);
         }
-        Ok(Self { backbone, heads, drafter, options, features, documents, waiting, rows, cache })
+        Ok(Self { backbone, heads, drafter, options, features, documents, waiting, rows, cache, kept })
     }
 
     /// The tokens of a document decoded so far.
@@ -154,9 +157,9 @@ impl<'a> Decoder<'a> {
         let proposals = self.draft(looked)?;
         let drafting = began.elapsed() - heads;
         let forward = Instant::now();
-        let (states, predictions) = self.forward(&proposals);
+        let read = self.forward(&proposals);
         let backbone = forward.elapsed();
-        let blocks = self.commit(&proposals, states, &predictions);
+        let blocks = self.commit(&proposals, read);
         let bookkeeping = began.elapsed() - heads - drafting - backbone;
         Ok(Round { blocks, spent: Spent { backbone, heads, drafting, bookkeeping } })
     }
@@ -169,7 +172,12 @@ impl<'a> Decoder<'a> {
     pub fn replace(&mut self, document: usize, decoded: usize, tokens: &[u32]) {
         let row = self.rows.iter().position(|row| row.document == document).expect("a document of the last step");
         let kept = self.documents[document].rewrite(decoded, tokens);
-        self.cache.truncate(row, kept);
+        self.caches().for_each(|cache| cache.truncate(row, kept));
+    }
+
+    /// The caches of the documents' texts.
+    fn caches(&mut self) -> impl Iterator<Item = &mut KvCache> {
+        [&mut self.cache].into_iter().chain(&mut self.kept)
     }
 
     /// Gives the rows of finished documents to those that wait; what nobody takes is no row any more.
@@ -180,10 +188,10 @@ impl<'a> Decoder<'a> {
             }
             if let Some(document) = self.waiting.pop_front() {
                 self.rows[row] = Row::new(document, self.drafter, self.options.verification);
-                self.cache.truncate(row, 0);
+                self.caches().for_each(|cache| cache.truncate(row, 0));
             } else {
                 self.rows.swap_remove(row);
-                self.cache.swap_remove(row);
+                self.caches().for_each(|cache| cache.swap_remove(row));
             }
         }
     }
@@ -194,7 +202,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// By row, the lattice of its next block; none where there is still something to read.
-    fn look_where_read(&self) -> Result<Vec<Option<BlockLattice>>> {
+    fn look_where_read(&mut self) -> Result<Vec<Option<BlockLattice>>> {
         let read: Vec<usize> = (0..self.rows.len()).filter(|&row| self.unread(row).is_empty()).collect();
         let mut looked: Vec<Option<BlockLattice>> = self.rows.iter().map(|_| None).collect();
         read.iter().zip(self.look(&read)?).for_each(|(&row, found)| looked[row] = Some(found));
@@ -202,7 +210,15 @@ impl<'a> Decoder<'a> {
     }
 
     /// The lattices of some rows.
-    fn look(&self, rows: &[usize]) -> Result<Vec<BlockLattice>> {
+    fn look(&mut self, rows: &[usize]) -> Result<Vec<BlockLattice>> {
+        let mut kept = self.kept.take();
+        let looked = self.look_behind(rows, kept.as_mut());
+        self.kept = kept;
+        looked
+    }
+
+    /// The lattices of some rows, given what the heads keep of their texts.
+    fn look_behind(&self, rows: &[usize], mut kept: Option<&mut KvCache>) -> Result<Vec<BlockLattice>> {
         let slots = |row: &Row| self.documents[row.document].left().min(self.heads.count() + 1);
         let nowhere = |&row: &usize| BlockLattice::nowhere(self.rows[row].next.0, slots(&self.rows[row]));
         if rows.is_empty() || !self.drafter.reads_heads() {
@@ -212,21 +228,24 @@ impl<'a> Decoder<'a> {
         let model = &self.backbone.model;
         let states: Vec<&FeatureRows> = rows.iter().map(|&row| &self.rows[row].states).collect();
         let read = FeatureRows::concat(&states).to_device(model.device());
-        let first: Vec<u32> = rows.iter().map(|&row| self.rows[row].next.0).collect();
+        let pinned: Vec<u32> = rows.iter().map(|&row| self.rows[row].next.0).collect();
+        let places: Vec<(usize, usize)> = rows.iter().map(|&row| (row, self.cache.len(row) - 1)).collect();
+        let context = kept.as_deref_mut().map(|cache| BlockContexts { cache, places: &places });
+        let starts = BlockStarts { states: &read, pinned: &pinned, context };
         let found = match options.stop {
-            StopRule::Never => heads.candidates(model, &read, &first, options.top_k),
-            _ => heads.candidates_with_stats(model, &read, &first, options.top_k),
+            StopRule::Never => heads.candidates(model, starts, options.top_k),
+            _ => heads.candidates_with_stats(model, starts, options.top_k),
         };
         match found {
             Ok(found) => (rows.iter().enumerate())
-                .map(|(at, &row)| BlockLattice::new(first[at], slots(&self.rows[row]), &found, at, options.stop))
+                .map(|(at, &row)| BlockLattice::new(pinned[at], slots(&self.rows[row]), &found, at, options.stop))
                 .collect(),
             // Heads whose numbers are not finite cannot draft; the text is the backbone's in any case.
             Err(_) if rows.len() == 1 => rows.iter().map(nowhere).collect(),
             // Those of one document take nothing from the others.
             Err(_) => {
-                let alone: Result<Vec<Vec<BlockLattice>>> = rows.chunks(1).map(|row| self.look(row)).collect();
-                Ok(alone?.into_iter().flatten().collect())
+                let alone = rows.chunks(1).map(|row| self.look_behind(row, kept.as_deref_mut()));
+                Ok(alone.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
             }
         }
     }
@@ -239,9 +258,10 @@ impl<'a> Decoder<'a> {
         self.rows.iter_mut().zip(looked).map(one).collect()
     }
 
-    /// One forward of everything drafted, and of everything that is still to be read. Gives the backbone's states and
-    /// what it predicts, row after row: of every drafted node, and of the last token that was read.
-    fn forward(&mut self, proposals: &[Option<Proposal>]) -> (FeatureTensors, Predictions) {
+    /// One forward of everything drafted, and of everything that is still to be read. Gives the backbone's states, row after
+    /// row and of each row all its tokens, the numbers of these, and what it predicts: after every drafted node, and after the
+    /// last token that was read.
+    fn forward(&mut self, proposals: &[Option<Proposal>]) -> (FeatureTensors, Vec<usize>, Predictions) {
         let model = &self.backbone.model;
         let (mut spans, mut nodes, mut tokens) = (Vec::new(), Vec::new(), 0);
         for (row, proposal) in proposals.iter().enumerate() {
@@ -256,44 +276,56 @@ impl<'a> Decoder<'a> {
             spans.push(span);
         }
         let states = model.features(&spans, Some(&mut self.cache), &self.features);
-        let mut states = FeatureTensors::new(&self.features, states);
+        let states = FeatureTensors::new(&self.features, states);
+        let mut last = states.get(Feature::Last);
         if nodes.len() < tokens {
-            let nodes = indices(nodes, model.device());
-            states = states.map(|state| state.select(0, nodes.clone()));
+            last = last.select(0, indices(nodes, model.device()));
         }
-        let predictions = Predictions::of(states.get(Feature::Last), model, self.options.verification.rule);
-        (states, predictions)
+        let predictions = Predictions::of(last, model, self.options.verification.rule);
+        (states, spans.iter().map(|span| span.tokens.len()).collect(), predictions)
     }
 
     /// Keeps what the rule keeps of every row's draft, and remembers where each stands now.
     fn commit(
         &mut self,
         proposals: &[Option<Proposal>],
-        states: FeatureTensors,
-        predictions: &Predictions,
+        (states, counts, predictions): (FeatureTensors, Vec<usize>, Predictions),
     ) -> Vec<(usize, Block)> {
         let model = &self.backbone.model;
-        let (mut blocks, mut last, mut first) = (Vec::new(), Vec::new(), 0);
-        for (number, proposal) in proposals.iter().enumerate() {
+        let (mut blocks, mut read) = (Vec::new(), Vec::with_capacity(counts.len()));
+        let (mut first, mut node) = (0, 0);
+        for (number, (proposal, tokens)) in proposals.iter().zip(counts).enumerate() {
             let row = &mut self.rows[number];
-            let nodes = proposal.as_ref().map_or(1, |proposal| proposal.span().tokens.len());
-            let mut at = 0;
             if let Some(proposal) = proposal {
-                let (block, accepted) = row.accept(proposal, predictions, first, &self.backbone.end_of_text);
-                at = accepted[accepted.len() - 1];
+                let (block, accepted) = row.accept(proposal, &predictions, node, &self.backbone.end_of_text);
                 let text = &mut self.documents[row.document].text;
                 self.cache.keep(number, text.len(), &accepted);
                 text.extend(&block.tokens);
                 blocks.push((row.document, block));
+                read.push(accepted.iter().map(|at| first + at).collect());
+                node += tokens;
             } else {
-                row.read(predictions.at(first));
+                row.read(predictions.at(node));
+                read.push((first..first + tokens).collect::<Vec<usize>>());
+                node += 1;
             }
-            last.push(first + at);
-            first += nodes;
+            first += tokens;
         }
-        let last = indices(last, model.device());
-        let states = states.map(|state| state.select(0, last.clone())).to_rows(self.options.dtype);
-        self.rows.iter_mut().enumerate().for_each(|(number, row)| row.states = states.row(number).to_rows());
+        // The next block begins at the last token; only heads that attend read the others.
+        if self.kept.is_none() {
+            read.iter_mut().for_each(|read| drop(read.drain(..read.len() - 1)));
+        }
+        let all = indices(read.iter().flatten().copied(), model.device());
+        let states = states.map(|state| state.select(0, all.clone())).to_rows(self.options.dtype);
+        let counts: Vec<usize> = read.iter().map(Vec::len).collect();
+        if let Some(kept) = &mut self.kept {
+            self.heads.read(model, kept, &counts, &states.to_device(model.device()));
+        }
+        let mut end = 0;
+        for (row, count) in self.rows.iter_mut().zip(counts) {
+            end += count;
+            row.states = states.row(end - 1).to_rows();
+        }
         blocks
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::backbone::{Backbone, FeatureTensors, Span};
 use crate::error::Result;
-use crate::heads::FrozenHeads;
+use crate::heads::{BlockContexts, BlockStarts, FrozenHeads};
 use crate::storage_type::StorageType;
 
 /// How often each time is measured. The least counts, because disturbances only ever make a machine slower.
@@ -22,10 +22,16 @@ pub fn seconds_by_nodes(backbone: &Backbone, heads: &FrozenHeads, context: usize
     let mut cache = model.cache(1, context + most);
     let features = heads.features();
     let before = model.features(&[Span::chain(&vec![0; context])], Some(&mut cache), &features);
-    let last = FeatureTensors::new(&features, before).map(|state| state.narrow(0, context - 1, 1));
+    let before = FeatureTensors::new(&features, before);
+    let last = before.map(|state| state.narrow(0, context - 1, 1));
+    let (mut kept, last_token) = (heads.cache(1, context + most), [(0, context - 1)]);
+    if let Some(kept) = &mut kept {
+        heads.read(model, kept, &[context], &before);
+    }
     let of_heads = least(|| {
         let read = last.to_rows(StorageType::Float32).to_device(model.device());
-        heads.candidates(model, &read, &[0], 1).map(drop)
+        let context = kept.as_mut().map(|cache| BlockContexts { cache, places: &last_token });
+        heads.candidates(model, BlockStarts { states: &read, pinned: &[0], context }, 1).map(drop)
     })?;
     let mut timed: Vec<(usize, f64)> = Vec::new();
     for nodes in sizes(most) {

@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::DraftHeads;
-use crate::backbone::{Feature, FeatureTensors, Model};
+use super::network::{Context, DraftHeads, Starts};
+use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
 use crate::error::{Result, bail};
 use crate::kernels::SoftmaxStats;
 use crate::nn::{Largest, Projection, count_parameters};
@@ -42,8 +42,29 @@ pub struct Candidates {
     pub stats: Vec<SoftmaxStats>,
 }
 
+/// Where blocks begin.
+pub struct BlockStarts<'a> {
+    /// The backbone's states at the last token before each block, each `[n, d]`.
+    pub states: &'a FeatureTensors,
+    /// The backbone's own next token after each of these, which is pinned.
+    pub pinned: &'a [u32],
+    /// The texts before the blocks; not read by heads that do not attend to them.
+    pub context: Option<BlockContexts<'a>>,
+}
+
+/// The texts before blocks, for heads that attend to them ([`FrozenHeads::read`]).
+pub struct BlockContexts<'a> {
+    /// What the heads keep of the texts.
+    pub cache: &'a mut KvCache,
+    /// For each block, its text and the number of the last token before it. Texts are in ascending order.
+    pub places: &'a [(usize, usize)],
+}
+
 /// The number of logits that are held at once: 64 MB of float32.
 const CHUNK: usize = 1 << 24;
+/// The number of blocks that heads which attend draft at once. Every block adds its rows to the columns that all rows of a
+/// text are compared with, so more at once cost more each.
+const ATTENDING: usize = 32;
 
 impl FrozenHeads {
     /// Makes heads above `model` that draft from the tokens `ids` (ascending), or from all.
@@ -66,7 +87,7 @@ impl FrozenHeads {
 
     /// Fixes the heads' own matrices, on the CPU in the type `weights`.
     fn packed_as(mut self, weights: StorageType) -> Self {
-        self.heads.linears().into_iter().for_each(|linear| linear.freeze(weights));
+        self.heads.pack(weights);
         if self.owns_unembedding() {
             let own = (0..self.count()).filter_map(|head| self.heads.unembedding(head));
             self.tables = own.map(|matrix| Projection::kept_as(weights, matrix)).collect();
@@ -111,70 +132,58 @@ impl FrozenHeads {
         self.parameters() + if self.owns_unembedding() { 0 } else { self.count() * vocabulary * d }
     }
 
-    /// Returns how many heads can be computed together: all of them if no head reads what another drafted and all use
-    /// the same matrix, otherwise one.
-    fn together(&self) -> usize {
-        if self.heads.reads_drafted() || self.tables.len() > 1 { 1 } else { self.count() }
+    /// Returns an empty cache for what the heads keep of `texts` texts, with room for `tokens` tokens each before it first
+    /// grows. Returns none if they do not attend to the text.
+    pub fn cache(&self, texts: usize, tokens: usize) -> Option<KvCache> {
+        self.heads.cache(texts, tokens)
     }
 
-    /// Returns the candidates at n positions, given the backbone's states there. `first` holds the backbone's own next
-    /// token after each position. If fewer than `k` tokens are drafted from, `k` is reduced to their number.
+    /// Appends tokens to the texts of a cache: `counts` of each, with the backbone's states there, text after text.
+    pub fn read(&self, model: &Model, cache: &mut KvCache, counts: &[usize], states: &FeatureTensors) {
+        self.heads.read(model, cache, counts, states);
+    }
+
+    /// Returns the candidates of n blocks, for sequential heads those behind every head's first choice. If fewer than `k`
+    /// tokens are drafted from, `k` is reduced to their number.
     ///
     /// # Errors
     /// Returns an error if logits are not finite.
-    pub fn candidates(&self, model: &Model, read: &FeatureTensors, first: &[u32], k: usize) -> Result<Candidates> {
-        self.find(model, read, first, k, false)
+    pub fn candidates(&self, model: &Model, starts: BlockStarts, k: usize) -> Result<Candidates> {
+        self.find(model, starts, k, false)
     }
 
     /// Returns the candidates together with [`Candidates::stats`], which cost an exponential for every logit.
     ///
     /// # Errors
     /// Returns the errors of [`FrozenHeads::candidates`].
-    pub fn candidates_with_stats(
-        &self,
-        model: &Model,
-        read: &FeatureTensors,
-        first: &[u32],
-        k: usize,
-    ) -> Result<Candidates> {
-        self.find(model, read, first, k, true)
+    pub fn candidates_with_stats(&self, model: &Model, starts: BlockStarts, k: usize) -> Result<Candidates> {
+        self.find(model, starts, k, true)
     }
 
-    fn find(&self, model: &Model, read: &FeatureTensors, first: &[u32], k: usize, stats: bool) -> Result<Candidates> {
-        let (n, vocabulary, count) = (first.len(), self.vocabulary(), self.count());
+    fn find(&self, model: &Model, starts: BlockStarts, k: usize, stats: bool) -> Result<Candidates> {
+        let BlockStarts { states: read, pinned, mut context } = starts;
+        let (n, vocabulary, count) = (pinned.len(), self.vocabulary(), self.count());
         let k = k.min(vocabulary);
         let mut all =
             Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new(), stats: Vec::new() };
-        let chunk = (CHUNK / vocabulary / count).max(1);
+        let most = if context.is_some() { ATTENDING } else { usize::MAX };
+        let chunk = (CHUNK / vocabulary / count).clamp(1, most);
+        let columns: Vec<usize> =
+            context.iter().flat_map(|context| (0..context.cache.texts()).map(|text| context.cache.len(text))).collect();
         for start in (0..n).step_by(chunk) {
-            let rows = chunk.min(n - start);
-            let drafted = RefCell::new(vec![first[start..start + rows].to_vec()]);
-            let embedded = |slot: usize| model.embed(&drafted.borrow()[slot]);
-            let mut states = self.heads.begin(&read.map(|state| state.narrow(0, start, rows)), &embedded);
-            // Ordered by head, then by row.
-            let mut found = Vec::with_capacity(count * rows);
-            for head in (0..count).step_by(self.together()) {
-                let group: Vec<Tensor<2>> = (head..head + self.together()).map(&mut states).collect();
-                let (heads, width) = (group.len(), group[0].dims()[1]);
-                let table = &self.tables[head.min(self.tables.len() - 1)];
-                let states = Tensor::stack::<3>(group, 0).reshape([heads * rows, width]);
-                // One more than k, for the margin.
-                let mut best = table.largest(states, k + 1, stats);
-                if !best.iter().all(|best| best.is_finite(vocabulary.min(k + 1))) {
-                    bail!(
-                        "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
-                    );
-                }
-                if let Some(names) = &self.ids {
-                    best.iter_mut().flat_map(|best| &mut best.ids).for_each(|id| *id = names[*id as usize]);
-                }
-                for best in best.chunks(rows) {
-                    drafted.borrow_mut().push(best.iter().map(|best| best.ids[0]).collect());
-                }
-                found.extend(best);
+            let rows = start..n.min(start + chunk);
+            let before = context
+                .as_mut()
+                .map(|BlockContexts { cache, places }| Context { cache, places: places[rows.clone()].to_vec() });
+            let states = read.map(|state| state.narrow(0, start, rows.len()));
+            let found = self.find_together(model, (states, before), &pinned[rows.clone()], k, stats);
+            // The rows of these blocks are not needed for others, nor after an error.
+            if let Some(BlockContexts { cache, .. }) = &mut context {
+                columns.iter().enumerate().for_each(|(text, &len)| cache.truncate(text, len));
             }
-            for (row, head) in (0..rows).flat_map(|row| (0..count).map(move |head| (row, head))) {
-                let Largest { ids, logits, stats } = &found[head * rows + row];
+            let found = found?;
+            for (row, head) in (0..rows.len()).flat_map(|row| (0..count).map(move |head| (row, head))) {
+                let Largest { ids, logits, stats } = &found[head * rows.len() + row];
                 all.ids.extend(&ids[..k]);
                 all.scores.extend(&logits[..k]);
                 all.margins.push(logits.get(k).map_or(f32::INFINITY, |left_out| logits[k - 1] - left_out));
@@ -182,6 +191,46 @@ impl FrozenHeads {
             }
         }
         Ok(all)
+    }
+
+    /// Finds the `k` + 1 best tokens of blocks that are drafted together, ordered by head, then by block.
+    fn find_together(
+        &self,
+        model: &Model,
+        (states, context): (FeatureTensors, Option<Context>),
+        pinned: &[u32],
+        k: usize,
+        stats: bool,
+    ) -> Result<Vec<Largest>> {
+        let (vocabulary, count) = (self.vocabulary(), self.count());
+        let drafted = RefCell::new(vec![pinned.to_vec()]);
+        let embedded = |slot: usize| model.embed(&drafted.borrow()[slot]);
+        let begun = self.heads.begin(Starts { states, pinned: embedded(0), context });
+        // Heads can be computed together if none reads what another drafted and all use the same matrix.
+        let together = if begun.is_sequential() || self.tables.len() > 1 { 1 } else { count };
+        let mut states = begun.chains(&embedded);
+        let mut found = Vec::with_capacity(count * pinned.len());
+        for head in (0..count).step_by(together) {
+            let group: Vec<Tensor<2>> = (head..head + together).map(&mut states).collect();
+            let (heads, width) = (group.len(), group[0].dims()[1]);
+            let table = &self.tables[head.min(self.tables.len() - 1)];
+            let states = Tensor::stack::<3>(group, 0).reshape([heads * pinned.len(), width]);
+            // One more than k, for the margin.
+            let mut best = table.largest(states, k + 1, stats);
+            if !best.iter().all(|best| best.is_finite(vocabulary.min(k + 1))) {
+                bail!(
+                    "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
+                );
+            }
+            if let Some(names) = &self.ids {
+                best.iter_mut().flat_map(|best| &mut best.ids).for_each(|id| *id = names[*id as usize]);
+            }
+            for best in best.chunks(pinned.len()) {
+                drafted.borrow_mut().push(best.iter().map(|best| best.ids[0]).collect());
+            }
+            found.extend(best);
+        }
+        Ok(found)
     }
 }
 

@@ -50,6 +50,11 @@ pub struct HeadsConfig {
     /// The number of positions per training step.
     #[schemars(range(min = 1))]
     pub positions_per_step: usize,
+    /// How many positions of a step are drawn from the same document; it divides `heads.positions_per_step`. Of a document, heads
+    /// that attend to the text read everything before its last position, and so do traces whose states are computed anew: then
+    /// more positions a document are cheaper.
+    #[schemars(range(min = 1))]
+    pub positions_per_document: usize,
     /// Whether positions whose target lies in the prompt are trained on as well.
     pub prompt_positions: bool,
     /// What the best checkpoint, and `heads.training.patience`, go by.
@@ -88,6 +93,7 @@ impl Default for HeadsConfig {
             text: BTreeMap::new(),
             vocabulary: None,
             positions_per_step: 1024,
+            positions_per_document: 1,
             prompt_positions: false,
             choose_by: ChooseBy::DevLoss,
             keep_checkpoints: false,
@@ -240,6 +246,13 @@ impl HeadsConfig {
         if self.vocabulary.is_some() && self.architecture.kind().owns_unembedding() {
             bail!(
                 "`heads.vocabulary` is a part of the frozen unembedding, but `heads.architecture.unembedding` is \"own\". Take one or the other."
+            );
+        }
+        if !self.positions_per_step.is_multiple_of(self.positions_per_document) {
+            bail!(
+                "`heads.positions_per_step` is {}, which is no multiple of `heads.positions_per_document` = {}. Make it one.",
+                self.positions_per_step,
+                self.positions_per_document
             );
         }
         let steps: usize = self.phase.iter().map(|phase| phase.steps).sum();

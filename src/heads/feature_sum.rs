@@ -1,56 +1,38 @@
-//! The input of heads that read several states of the backbone: the sum of these states, each of them projected except
-//! `last`.
+//! The input of heads that read several states of the backbone: the sum of these states, each of them projected except one.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::backbone::{Feature, FeatureTensors};
-use crate::error::{Result, bail};
 use crate::nn::{Init, Linear};
 
-/// The sum `x = h + sum_f P_f r_f`. Here h is the last hidden state, and r_f is the state of another feature f, scaled
-/// to a mean square of 1 because residual streams are large. Every `P_f` `[d, d]` starts at zero, so that x equals h
-/// before training.
+/// The sum `x = b + sum_f P_f r_f`. Here b is one state as it is, and r_f is the state of another feature f, scaled to a mean
+/// square of 1 because residual streams are large. Every `P_f` `[d, d]` starts at zero, so that x equals b before training.
 #[derive(Module, Debug)]
 pub struct FeatureSum {
     projections: Vec<Linear>,
+    #[module(skip)]
+    base: Feature,
     /// The feature of each projection.
     #[module(skip)]
     others: Vec<Feature>,
 }
 
 impl FeatureSum {
-    /// Makes the sum of `features` of width `d`, one of which is `last`.
-    pub fn new(features: &[Feature], d: usize, init: &mut Init) -> Self {
-        let others: Vec<Feature> = features.iter().copied().filter(|&feature| feature != Feature::Last).collect();
-        let mut projection = |_: &Feature| {
-            let mut linear = init.zero_linear(d, d);
-            linear.bias = None;
-            linear
-        };
-        Self { projections: others.iter().map(&mut projection).collect(), others }
-    }
-
-    /// Checks a list of features that are to be summed. `key` is its name in messages.
-    ///
-    /// # Errors
-    /// Returns an error if the list lacks `last`.
-    pub fn validate(key: &str, features: &[Feature]) -> Result<()> {
-        if !features.contains(&Feature::Last) {
-            bail!("`{key}` lacks \"last\", to which heads add what they read of the others; add it.");
-        }
-        Ok(())
+    /// Makes the sum of states of width `d`: `base` as it is, and `others`.
+    pub fn new(base: Feature, others: &[Feature], d: usize, init: &mut Init) -> Self {
+        Self { projections: others.iter().map(|_| init.zero_linear(d, d)).collect(), base, others: others.to_vec() }
     }
 
     /// Returns the features in the sum.
     pub fn features(&self) -> Vec<Feature> {
-        self.others.iter().copied().chain([Feature::Last]).collect()
+        self.others.iter().copied().chain([self.base]).collect()
     }
 
     /// Returns the sum x, `[n, d]`.
     pub fn read(&self, read: &FeatureTensors) -> Tensor<2> {
         let projected = |(projection, &feature): (&Linear, &Feature)| projection.forward(scaled(read.get(feature)));
-        self.projections.iter().zip(&self.others).map(projected).fold(read.get(Feature::Last), |x, y| x + y)
+        self.projections.iter().zip(&self.others).map(projected).fold(read.get(self.base), |x, y| x + y)
     }
 
     /// Returns every projection.

@@ -7,9 +7,9 @@ use burn::tensor::activation::silu;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DraftHeads, DraftedEmbeddings, FeatureSum, HeadKind, HeadShape, States};
-use crate::backbone::{Feature, FeatureTensors};
-use crate::error::Result;
+use super::{Begun, DraftHeads, FeatureSum, HeadKind, HeadShape, Starts};
+use crate::backbone::{Feature, ModelConfig};
+use crate::error::{Result, bail};
 use crate::nn::{Init, Linear};
 
 /// `kind = "ffn"`
@@ -48,28 +48,35 @@ impl HeadKind for FfnConfig {
     type Network = FfnHeads;
 
     fn validate(&self) -> Result<()> {
-        FeatureSum::validate("heads.architecture.features", &self.features)
+        if !self.features.contains(&Feature::Last) {
+            bail!(
+                "`heads.architecture.features` lacks \"last\", to which heads add what they read of the others; add it."
+            );
+        }
+        Ok(())
     }
 
-    fn features(&self) -> Vec<Feature> {
-        self.features.clone()
+    fn features(&self, _: &ModelConfig) -> Result<Vec<Feature>> {
+        Ok(self.features.clone())
     }
 
     fn network(&self, shape: HeadShape, init: &mut Init) -> FfnHeads {
-        let HeadShape { count, width: d, .. } = shape;
+        let (count, d) = (shape.count, shape.width());
+        let others: Vec<Feature> = self.features.iter().copied().filter(|&feature| feature != Feature::Last).collect();
         let deviation = (d as f32).powf(-0.5);
         let up = |width: usize, init: &mut Init| init.linear(width, d, deviation).with_bias(init);
         match self.first_layer {
             FirstLayer::Separate => {
-                let mut head = |_| FfnHead { up: up(self.hidden, init), down: init.zero_linear(d, self.hidden) };
+                let mut head =
+                    |_| FfnHead { up: up(self.hidden, init), down: init.zero_linear(d, self.hidden).with_bias(init) };
                 let heads = (0..count).map(&mut head).collect();
-                FfnHeads::Separate(SeparateFfn { heads, inputs: FeatureSum::new(&self.features, d, init) })
+                FfnHeads::Separate(SeparateFfn { heads, inputs: FeatureSum::new(Feature::Last, &others, d, init) })
             }
             FirstLayer::Shared => {
                 let width = count * self.hidden;
                 let up = up(width, init);
-                let down = (0..count).map(|_| init.zero_linear(d, width)).collect();
-                FfnHeads::Shared(SharedFfn { up, down, inputs: FeatureSum::new(&self.features, d, init) })
+                let down = (0..count).map(|_| init.zero_linear(d, width).with_bias(init)).collect();
+                FfnHeads::Shared(SharedFfn { up, down, inputs: FeatureSum::new(Feature::Last, &others, d, init) })
             }
         }
     }
@@ -127,9 +134,9 @@ impl DraftHeads for FfnHeads {
         self.inputs().features()
     }
 
-    fn begin<'a>(&'a self, read: &FeatureTensors, _: &'a DraftedEmbeddings) -> States<'a> {
-        let x = self.inputs().read(read);
-        match self {
+    fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
+        let x = self.inputs().read(&starts.states);
+        Begun::Parallel(match self {
             Self::Separate(ffn) => Box::new(move |head| {
                 let head = &ffn.heads[head];
                 x.clone() + head.down.forward(silu(head.up.forward(x.clone())))
@@ -138,7 +145,7 @@ impl DraftHeads for FfnHeads {
                 let activations = silu(ffn.up.forward(x.clone()));
                 Box::new(move |head| x.clone() + ffn.down[head].forward(activations.clone()))
             }
-        }
+        })
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::saved::{load_network, load_to_train, save_heads};
 use super::{Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, TrainingText};
-use crate::backbone::{Backbone, Feature, Model};
+use crate::backbone::{Backbone, Feature, Model, ModelConfig};
 use crate::error::Result;
 use crate::nn::{Init, count_parameters};
 use crate::progress;
@@ -30,9 +30,12 @@ pub trait HeadKind: Serialize {
         Ok(())
     }
 
-    /// Returns the backbone's states that the heads read, the same as the network's [`DraftHeads::features`].
-    fn features(&self) -> Vec<Feature> {
-        vec![Feature::Last]
+    /// Returns the states of this backbone that the heads read, the same as the network's [`DraftHeads::features`].
+    ///
+    /// # Errors
+    /// Returns an error if the backbone does not suit the section. The message names the key.
+    fn features(&self, _backbone: &ModelConfig) -> Result<Vec<Feature>> {
+        Ok(vec![Feature::Last])
     }
 
     /// Returns whether every head has its own unembedding.
@@ -40,26 +43,29 @@ pub trait HeadKind: Serialize {
         false
     }
 
-    /// Makes untrained heads. If they have their own unembeddings, these are zero until
-    /// [`DraftHeads::copy_unembedding`] or a file fills them.
+    /// Makes untrained heads. What begins as a copy of the backbone's parameters is zero or random until
+    /// [`DraftHeads::warm_start`] or a file fills it.
     fn network(&self, shape: HeadShape, init: &mut Init) -> Self::Network;
 }
 
 /// The sizes of heads that follow from the block size and the backbone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadShape {
+#[derive(Debug, Clone, Copy)]
+pub struct HeadShape<'a> {
     /// The number of heads, H - 1.
     pub count: usize,
-    /// The width d of the backbone's states.
-    pub width: usize,
-    /// The number V of tokens in the backbone's vocabulary.
-    pub vocabulary: usize,
+    /// The shape of the backbone.
+    pub backbone: &'a ModelConfig,
 }
 
-impl HeadShape {
+impl<'a> HeadShape<'a> {
     /// Returns the shape of `count` heads above `model`.
-    pub fn new(count: usize, model: &Model) -> Self {
-        Self { count, width: model.config().hidden_size, vocabulary: model.config().vocab_size }
+    pub fn new(count: usize, model: &'a Model) -> Self {
+        Self { count, backbone: model.config() }
+    }
+
+    /// Returns the width d of the backbone's states.
+    pub fn width(self) -> usize {
+        self.backbone.hidden_size
     }
 }
 
@@ -95,7 +101,10 @@ pub trait AnyHeadKind {
     fn validate(&self) -> Result<()>;
 
     /// Does the same as [`HeadKind::features`].
-    fn features(&self) -> Vec<Feature>;
+    ///
+    /// # Errors
+    /// Returns the errors of [`HeadKind::features`].
+    fn features(&self, backbone: &ModelConfig) -> Result<Vec<Feature>>;
 
     /// Does the same as [`HeadKind::owns_unembedding`].
     fn owns_unembedding(&self) -> bool;
@@ -133,8 +142,8 @@ impl<K: HeadKind> AnyHeadKind for K {
         HeadKind::validate(self)
     }
 
-    fn features(&self) -> Vec<Feature> {
-        HeadKind::features(self)
+    fn features(&self, backbone: &ModelConfig) -> Result<Vec<Feature>> {
+        HeadKind::features(self, backbone)
     }
 
     fn owns_unembedding(&self) -> bool {
@@ -153,9 +162,7 @@ impl<K: HeadKind> AnyHeadKind for K {
             Some(from) => load_to_train(self, from, backbone, count, &device)?,
             None => {
                 let mut network = self.network(HeadShape::new(count, model), &mut Init::seeded(*seed, &device));
-                if HeadKind::owns_unembedding(self) {
-                    network.copy_unembedding(&model.unembedding());
-                }
+                network.warm_start(model)?;
                 network
             }
         };

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AnyHeadKind, FfnConfig, LinearConfig, MedusaConfig, SpeculatorConfig};
+use super::{AnyHeadKind, AttentionConfig, FfnConfig, LinearConfig, MedusaConfig, SpeculatorConfig};
 
 /// `[heads.architecture]`, by its `kind`. All end in the backbone's frozen unembedding, or in a copy of it that learns, and
 /// repeat its own prediction before they are trained.
@@ -18,6 +18,8 @@ pub enum HeadArchitecture {
     Linear(LinearConfig),
     /// Heads that read the tokens drafted before them (the token/embedding speculator; Wertheimer et al. 2024).
     Speculator(SpeculatorConfig),
+    /// Decoder layers that attend to the text, warm from the backbone's uppermost ones.
+    Attention(AttentionConfig),
 }
 
 impl HeadArchitecture {
@@ -28,6 +30,7 @@ impl HeadArchitecture {
             Self::Medusa(kind) => kind,
             Self::Linear(kind) => kind,
             Self::Speculator(kind) => kind,
+            Self::Attention(kind) => kind,
         }
     }
 }

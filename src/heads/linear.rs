@@ -5,8 +5,8 @@ use burn::module::Module;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
-use crate::backbone::{Feature, FeatureTensors};
+use super::{Begun, DraftHeads, HeadKind, HeadShape, Starts};
+use crate::backbone::Feature;
 use crate::nn::{Init, Linear};
 
 /// `kind = "linear"`, which has no keys of its own.
@@ -19,7 +19,9 @@ impl HeadKind for LinearConfig {
     type Network = LinearHeads;
 
     fn network(&self, shape: HeadShape, init: &mut Init) -> LinearHeads {
-        LinearHeads { heads: (0..shape.count).map(|_| init.zero_linear(shape.width, shape.width)).collect() }
+        LinearHeads {
+            heads: (0..shape.count).map(|_| init.zero_linear(shape.width(), shape.width()).with_bias(init)).collect(),
+        }
     }
 }
 
@@ -34,9 +36,9 @@ impl DraftHeads for LinearHeads {
         self.heads.len()
     }
 
-    fn begin<'a>(&'a self, read: &FeatureTensors, _: &'a DraftedEmbeddings) -> States<'a> {
-        let hidden = read.get(Feature::Last);
-        Box::new(move |head| hidden.clone() + self.heads[head].forward(hidden.clone()))
+    fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
+        let hidden = starts.states.get(Feature::Last);
+        Begun::Parallel(Box::new(move |head| hidden.clone() + self.heads[head].forward(hidden.clone())))
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {

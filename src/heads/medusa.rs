@@ -7,8 +7,9 @@ use burn::tensor::activation::silu;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
-use crate::backbone::{Feature, FeatureTensors};
+use super::{Begun, DraftHeads, HeadKind, HeadShape, Starts};
+use crate::backbone::{Feature, Model};
+use crate::error::Result;
 use crate::nn::{Embedding, Init, Linear};
 
 /// `kind = "medusa"`
@@ -47,9 +48,9 @@ impl HeadKind for MedusaConfig {
     }
 
     fn network(&self, shape: HeadShape, init: &mut Init) -> MedusaHeads {
-        let HeadShape { count, width: d, vocabulary } = shape;
+        let (count, d, vocabulary) = (shape.count, shape.width(), shape.backbone.vocab_size);
         let mut head = |_| MedusaHead {
-            blocks: (0..self.blocks).map(|_| init.zero_linear(d, d)).collect(),
+            blocks: (0..self.blocks).map(|_| init.zero_linear(d, d).with_bias(init)).collect(),
             unembedding: self.owns_unembedding().then(|| init.zero_embedding(vocabulary, d)),
         };
         MedusaHeads { heads: (0..count).map(&mut head).collect() }
@@ -74,12 +75,12 @@ impl DraftHeads for MedusaHeads {
         self.heads.len()
     }
 
-    fn begin<'a>(&'a self, read: &FeatureTensors, _: &'a DraftedEmbeddings) -> States<'a> {
-        let hidden = read.get(Feature::Last);
-        Box::new(move |head| {
+    fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
+        let hidden = starts.states.get(Feature::Last);
+        Begun::Parallel(Box::new(move |head| {
             let blocks = self.heads[head].blocks.iter();
             blocks.fold(hidden.clone(), |x, block| x.clone() + silu(block.forward(x)))
-        })
+        }))
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {
@@ -90,7 +91,9 @@ impl DraftHeads for MedusaHeads {
         self.heads[head].unembedding.as_ref().map(|table| table.weight.val())
     }
 
-    fn copy_unembedding(&mut self, table: &Tensor<2>) {
+    fn warm_start(&mut self, model: &Model) -> Result<()> {
+        let owned = self.heads.iter().any(|head| head.unembedding.is_some());
+        let Some(table) = owned.then(|| model.unembedding()) else { return Ok(()) };
         for own in self.heads.iter_mut().filter_map(|head| head.unembedding.as_mut()) {
             own.weight = own.weight.clone().map(|old| {
                 let learns = old.is_require_grad();
@@ -98,5 +101,6 @@ impl DraftHeads for MedusaHeads {
                 copy.set_require_grad(learns)
             });
         }
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@
 //! on. [`FrozenHeads`] turn the backbone's states into the k best tokens of every head, from which lattices are made.
 //! Nothing here knows about decoding.
 
+mod attention;
 mod candidates;
 mod config;
 mod dev;
@@ -25,7 +26,8 @@ mod task;
 mod tests;
 mod vocabulary;
 
-pub use candidates::{Candidates, CandidatesAt, FrozenHeads};
+pub use attention::{AttentionConfig, AttentionContext, AttentionHeads, RowOrder};
+pub use candidates::{BlockContexts, BlockStarts, Candidates, CandidatesAt, FrozenHeads};
 pub use config::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
 pub use feature_sum::FeatureSum;
 pub use ffn::{FfnConfig, FfnHeads, FirstLayer};
@@ -33,7 +35,7 @@ pub use kind::{AnyHeadKind, FitHeads, HeadKind, HeadShape};
 pub use kinds::HeadArchitecture;
 pub use linear::{LinearConfig, LinearHeads};
 pub use medusa::{HeadUnembedding, MedusaConfig, MedusaHeads};
-pub use network::{DraftHeads, DraftedEmbeddings, States};
+pub use network::{Begun, Context, DraftHeads, DraftedEmbeddings, Rows, Starts, States};
 pub use saved::{Binding, WEIGHTS, copy_heads, hash_heads, hash_weights, heads_folder, load_again, load_heads};
 pub use speculator::{SpeculatorConfig, SpeculatorHeads};
 pub use stored::{StoredCandidates, block_starts};

@@ -2,19 +2,81 @@
 
 use burn::tensor::Tensor;
 
-use crate::backbone::{Feature, FeatureTensors};
-use crate::nn::Linear;
+use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
+use crate::error::Result;
+use crate::nn::{Linear, indices};
+use crate::storage_type::StorageType;
 
-/// Returns the backbone's embeddings `[n, d]` of the tokens that were drafted for a slot. Index 0 is slot 1, which
-/// holds the backbone's own next token; index 1 is the slot that head 2 drafts, and so on. In training, the text's
-/// tokens take the place of drafted ones.
-pub type DraftedEmbeddings<'a> = dyn Fn(usize) -> Tensor<2> + 'a;
+/// Where n blocks begin, and what the heads that draft them read there.
+pub struct Starts<'a> {
+    /// The backbone's states at the last token before each block, each `[n, d]`.
+    pub states: FeatureTensors,
+    /// The backbone's embeddings `[n, d]` of the blocks' pinned tokens, which are its own next tokens.
+    pub pinned: Tensor<2>,
+    /// The texts before the blocks, for heads that attend to them.
+    pub context: Option<Context<'a>>,
+}
 
-/// Computes the state `[n, d]` of a head (0 is head 2) at n positions. Heads must be asked for in ascending order, but
-/// some may be left out.
+/// The texts that heads attend to.
+pub struct Context<'a> {
+    /// What the heads keep of the texts ([`DraftHeads::read`]).
+    pub cache: &'a mut KvCache,
+    /// For each start, its text and the number of the last token before the block. Texts are in ascending order.
+    pub places: Vec<(usize, usize)>,
+}
+
+/// Heads that have begun to draft n blocks.
+pub enum Begun<'a> {
+    /// Heads that read the start alone: all candidates are known at once.
+    Parallel(States<'a>),
+    /// Heads that also read what was drafted before them. The tensor is the state `[n, d]` of head 2 in every block; these
+    /// are the first n rows.
+    Sequential(Tensor<2>, Box<dyn Rows + 'a>),
+}
+
+/// Computes the state `[n, d]` of a head (0 is head 2) at n starts. Heads must be asked for in ascending order, but some may
+/// be left out.
 pub type States<'a> = Box<dyn FnMut(usize) -> Tensor<2> + 'a>;
 
-/// Heads 2 to H above a frozen backbone. Before they are trained, they must repeat the backbone's own prediction.
+/// Returns the backbone's embeddings `[n, d]` of the tokens that were drafted for a slot. Index 1 is the slot that head 2
+/// drafts, and so on. In training, the text's tokens take the place of drafted ones.
+pub type DraftedEmbeddings<'a> = dyn Fn(usize) -> Tensor<2> + 'a;
+
+/// The rows of sequential heads: one for each drafted token that something is drafted behind. Rows are numbered in the order
+/// in which they are run.
+pub trait Rows {
+    /// Runs one row behind each of the rows `parents`, which all have the same depth, and returns their states `[m, d]`: what
+    /// head j + 1 predicts behind a token of head j. `tokens` `[m, d]` are the backbone's embeddings of these tokens. Of
+    /// heads that attend, parents are in the order of their texts.
+    fn expand(&mut self, parents: &[usize], tokens: Tensor<2>) -> Tensor<2>;
+}
+
+impl<'a> Begun<'a> {
+    /// Returns whether heads read what was drafted before them.
+    pub fn is_sequential(&self) -> bool {
+        matches!(self, Self::Sequential(..))
+    }
+
+    /// Drafts one chain a block: each head reads the tokens `drafted` before it.
+    pub fn chains(self, drafted: &'a DraftedEmbeddings) -> States<'a> {
+        let (first, mut rows) = match self {
+            Self::Parallel(states) => return states,
+            Self::Sequential(first, rows) => (first, rows),
+        };
+        let (n, mut newest, mut depth) = (first.dims()[0], first, 0);
+        Box::new(move |head| {
+            // A head that is left out must still be run for those behind it.
+            while depth < head {
+                let parents: Vec<usize> = (depth * n..(depth + 1) * n).collect();
+                depth += 1;
+                newest = rows.expand(&parents, drafted(depth));
+            }
+            newest.clone()
+        })
+    }
+}
+
+/// Heads 2 to H above a frozen backbone.
 pub trait DraftHeads: Send + Sync {
     /// Returns the number of heads, H - 1.
     fn count(&self) -> usize;
@@ -24,17 +86,27 @@ pub trait DraftHeads: Send + Sync {
         vec![Feature::Last]
     }
 
-    /// Starts the heads at n positions, given the backbone's states there, each `[n, d]`. Whatever several heads read
-    /// is computed only once.
-    fn begin<'a>(&'a self, read: &FeatureTensors, drafted: &'a DraftedEmbeddings) -> States<'a>;
+    /// Starts the heads. Whatever several heads read is computed only once.
+    fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a>;
 
-    /// Returns every linear layer.
+    /// Returns every linear layer, except those of decoder layers.
     fn linears(&mut self) -> Vec<&mut Linear>;
 
-    /// Returns whether a head reads what the heads before it drafted. If so, the heads must draft one after the other.
-    fn reads_drafted(&self) -> bool {
-        false
+    /// Fixes the heads' numbers. On the CPU matrices are kept in the type `weights`, and a row's result does not depend on
+    /// the rows beside it.
+    fn pack(&mut self, weights: StorageType) {
+        self.linears().into_iter().for_each(|linear| linear.freeze(weights));
     }
+
+    /// Returns an empty cache for what heads that attend to the text keep of `texts` texts, with room for `tokens` tokens
+    /// each before it first grows. Returns none if they do not attend.
+    fn cache(&self, _texts: usize, _tokens: usize) -> Option<KvCache> {
+        None
+    }
+
+    /// Appends tokens to the texts of a cache: `counts` of each, whose states are given text after text. To be called for
+    /// heads that attend.
+    fn read(&self, _model: &Model, _cache: &mut KvCache, _counts: &[usize], _states: &FeatureTensors) {}
 
     /// Returns the matrix `[V, d]` that turns a head's state into logits, if the head has its own instead of the
     /// backbone's.
@@ -42,6 +114,54 @@ pub trait DraftHeads: Send + Sync {
         None
     }
 
-    /// Copies `table` `[V, d]` (without autodiff) into every unembedding that belongs to a head.
-    fn copy_unembedding(&mut self, _table: &Tensor<2>) {}
+    /// Replaces the parameters that begin as copies of the backbone's.
+    ///
+    /// # Errors
+    /// When the backbone has another shape than the heads were made for.
+    fn warm_start(&mut self, _model: &Model) -> Result<()> {
+        Ok(())
+    }
+
+    /// Returns the factors of the learning rates of parameters by the beginnings of their paths; those of the others are 1.
+    fn rate_factors(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+}
+
+/// States `[m, d]` of rows, level by level.
+pub(super) struct RowStates {
+    levels: Vec<Tensor<2>>,
+    /// The number of the first row of each level, and the number of all rows.
+    firsts: Vec<usize>,
+}
+
+impl RowStates {
+    /// Begins without rows.
+    pub fn new() -> Self {
+        Self { levels: Vec::new(), firsts: vec![0] }
+    }
+
+    /// Returns the number of rows.
+    pub fn len(&self) -> usize {
+        self.firsts[self.levels.len()]
+    }
+
+    /// Appends a level.
+    pub fn push(&mut self, level: Tensor<2>) {
+        self.firsts.push(self.len() + level.dims()[0]);
+        self.levels.push(level);
+    }
+
+    /// Returns the states of the given rows, at least one.
+    pub fn at(&self, rows: &[usize]) -> Tensor<2> {
+        let level = |row: usize| self.firsts.partition_point(|&first| first <= row) - 1;
+        let (first, last) = (level(rows[0]), level(rows.iter().copied().max().unwrap_or(0)));
+        let lowest = level(rows.iter().copied().min().unwrap_or(0));
+        if lowest == last && rows.iter().copied().eq(self.firsts[first]..self.firsts[first + 1]) {
+            return self.levels[first].clone();
+        }
+        let states = Tensor::cat(self.levels[lowest..=last].to_vec(), 0);
+        let device = states.device();
+        states.select(0, indices(rows.iter().map(|row| row - self.firsts[lowest]), &device))
+    }
 }

@@ -7,7 +7,7 @@ use crate::nn::{IGNORE, Targets};
 use crate::traces::{Place, Trace, TraceDocument, states_at};
 
 /// A token that heads predict from, given by its trace, its document and its index in the document.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     pub trace: u32,
     pub document: u32,
@@ -42,6 +42,64 @@ impl Position {
     /// Returns the id of the document.
     pub fn id<'a>(&self, traces: &[&'a Trace]) -> &'a str {
         &self.of(traces).1.id
+    }
+}
+
+/// The texts before some positions, for heads that attend to them.
+pub(super) struct Texts {
+    /// The trace and the document of each text.
+    pub documents: Vec<(usize, usize)>,
+    /// The number of tokens of each text, up to the last of its positions.
+    pub counts: Vec<usize>,
+    /// For each position, its text and the number of its token.
+    pub places: Vec<(usize, usize)>,
+}
+
+impl Texts {
+    /// Returns the texts before the positions, which are in the order of their documents.
+    pub fn of(positions: &[Position]) -> Self {
+        let mut texts = Self { documents: Vec::new(), counts: Vec::new(), places: Vec::new() };
+        for &Position { trace, document, row } in positions {
+            let (document, row) = ((trace as usize, document as usize), row as usize);
+            if texts.documents.last() != Some(&document) {
+                texts.documents.push(document);
+                texts.counts.push(0);
+            }
+            let text = texts.documents.len() - 1;
+            texts.counts[text] = texts.counts[text].max(row + 1);
+            texts.places.push((text, row));
+        }
+        texts
+    }
+
+    /// Returns the states called `features` at all tokens of the texts, text after text.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Trace::states`].
+    pub fn states(&self, traces: &[&Trace], features: &[Feature]) -> Result<FeatureRows> {
+        let of_text = |(&(trace, document), &count): (&(usize, usize), &usize)| {
+            traces[trace].states(document, 0..count, features)
+        };
+        let parts: Vec<FeatureRows> = self.documents.iter().zip(&self.counts).map(of_text).collect::<Result<_>>()?;
+        Ok(FeatureRows::concat(&parts.iter().collect::<Vec<_>>()))
+    }
+
+    /// Returns the columns that the longest text takes with `heads` rows behind every position.
+    pub fn columns(&self, heads: usize) -> usize {
+        let mut rows = vec![0; self.counts.len()];
+        self.places.iter().for_each(|place| rows[place.0] += heads);
+        let longest = self.counts.iter().copied().max().unwrap_or(0);
+        longest + rows.into_iter().max().unwrap_or(0)
+    }
+
+    /// Returns where the positions are among all tokens of the texts.
+    pub fn rows(&self) -> impl Iterator<Item = usize> {
+        let firsts = self.counts.iter().scan(0, |end, count| {
+            *end += count;
+            Some(*end - count)
+        });
+        let firsts: Vec<usize> = firsts.collect();
+        self.places.iter().map(move |&(text, row)| firsts[text] + row)
     }
 }
 

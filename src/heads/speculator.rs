@@ -2,14 +2,16 @@
 //! head adds one token to it.
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::feature_sum::scaled;
-use super::{DraftHeads, DraftedEmbeddings, HeadKind, HeadShape, States};
-use crate::backbone::{Feature, FeatureTensors};
-use crate::nn::{Init, Linear, Norm};
+use super::network::RowStates;
+use super::{Begun, DraftHeads, HeadKind, HeadShape, Rows, Starts};
+use crate::backbone::Feature;
+use crate::nn::{Init, Linear, Norm, indices};
 
 /// `kind = "speculator"`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,7 +33,7 @@ impl HeadKind for SpeculatorConfig {
     type Network = SpeculatorHeads;
 
     fn network(&self, shape: HeadShape, init: &mut Init) -> SpeculatorHeads {
-        let (d, inner) = (shape.width, self.inner);
+        let (d, inner) = (shape.width(), self.inner);
         let deviation = |inputs: usize| (inputs as f32).powf(-0.5);
         let stage = |index: usize| {
             let inputs = if index == 0 { d } else { inner };
@@ -39,7 +41,7 @@ impl HeadKind for SpeculatorConfig {
                 carry: init.linear(inner, inputs, deviation(inputs)),
                 embed: init.linear(inner, d, deviation(d)),
                 norm: init.norm(inner, true),
-                down: init.zero_linear(d, inner),
+                down: init.zero_linear(d, inner).with_bias(init),
             }
         };
         SpeculatorHeads { stages: (0..shape.count).map(stage).collect() }
@@ -82,24 +84,52 @@ impl DraftHeads for SpeculatorHeads {
         self.stages.iter_mut().flat_map(|stage| [&mut stage.carry, &mut stage.embed, &mut stage.down]).collect()
     }
 
-    fn begin<'a>(&'a self, read: &FeatureTensors, drafted: &'a DraftedEmbeddings) -> States<'a> {
-        let hidden = read.get(Feature::Last);
-        let carried = 0.5f64.powf(0.5 / self.count() as f64);
-        let share = (1.0 - carried * carried).sqrt() / carried;
-        let (mut state, mut done) = (scaled(hidden.clone()), 0);
-        Box::new(move |head| {
-            // A head that is left out must still add its token to the state.
-            for (slot, stage) in self.stages.iter().enumerate().take(head + 1).skip(done) {
-                let token = stage.embed.forward(scaled(drafted(slot)));
-                let mixed = stage.carry.forward(state.clone()) + token.mul_scalar(share);
-                state = gelu(stage.norm.forward(mixed, EPSILON));
-            }
-            done = head + 1;
-            hidden.clone() + self.stages[head].down.forward(state.clone())
-        })
+    fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
+        let (hidden, n) = (starts.states.get(Feature::Last), starts.pinned.dims()[0]);
+        let state = scaled(hidden.clone());
+        let mut rows = SpeculatorRows { heads: self, hidden, places: Vec::new(), states: RowStates::new() };
+        let first = rows.run(state, starts.pinned, (0..n).map(|start| (0, start)).collect());
+        Begun::Sequential(first, Box::new(rows))
     }
+}
 
-    fn reads_drafted(&self) -> bool {
-        true
+/// The states s of the rows that were run.
+struct SpeculatorRows<'a> {
+    heads: &'a SpeculatorHeads,
+    /// The backbone's states h, `[n, d]`.
+    hidden: Tensor<2>,
+    /// The head of each row, and its start.
+    places: Vec<(usize, usize)>,
+    states: RowStates,
+}
+
+impl SpeculatorRows<'_> {
+    /// Adds the tokens `[m, d]` to the states s of rows, which are then the rows at `places`, and returns what their heads
+    /// predict from.
+    fn run(&mut self, states: Tensor<2>, tokens: Tensor<2>, places: Vec<(usize, usize)>) -> Tensor<2> {
+        let head = places[0].0;
+        assert!(places.iter().all(|place| place.0 == head), "rows of one depth");
+        let (stage, carried) = (&self.heads.stages[head], 0.5f64.powf(0.5 / self.heads.count() as f64));
+        let share = (1.0 - carried * carried).sqrt() / carried;
+        let token = stage.embed.forward(scaled(tokens));
+        let mixed = stage.carry.forward(states) + token.mul_scalar(share);
+        let state = gelu(stage.norm.forward(mixed, EPSILON));
+        self.states.push(state.clone());
+        // One row behind each start, as in training, needs no copy of h.
+        let hidden = if places.iter().map(|place| place.1).eq(0..self.hidden.dims()[0]) {
+            self.hidden.clone()
+        } else {
+            let starts = places.iter().map(|place| place.1);
+            self.hidden.clone().select(0, indices(starts, &self.hidden.device()))
+        };
+        self.places.extend(places);
+        hidden + stage.down.forward(state)
+    }
+}
+
+impl Rows for SpeculatorRows<'_> {
+    fn expand(&mut self, parents: &[usize], tokens: Tensor<2>) -> Tensor<2> {
+        let places = parents.iter().map(|&row| (self.places[row].0 + 1, self.places[row].1)).collect();
+        self.run(self.states.at(parents), tokens, places)
     }
 }

@@ -12,12 +12,13 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, Value, json};
 
 use super::dev::DevSet;
-use super::positions::{Position, drafted, features_at, of_trace, targets, teacher_states};
+use super::network::{Context, Starts};
+use super::positions::{Position, Texts, drafted, features_at, of_trace, targets, teacher_states};
 use super::vocabulary::Vocabulary;
 use super::{ChooseBy, DraftHeads, HeadLoss, HeadPhase, HeadsConfig};
-use crate::backbone::{Feature, FeatureRows, FeatureTensors, Model};
+use crate::backbone::{Feature, FeatureRows, FeatureTensors, KvCache, Model};
 use crate::error::{Result, bail};
-use crate::nn::{FrozenUnembedding, Targets, unembed};
+use crate::nn::{FrozenUnembedding, Targets, indices, unembed};
 use crate::traces::Trace;
 use crate::training::{Batch, Evaluated, OptimizationConfig, Schedule, SchedulePhase, Task};
 
@@ -39,6 +40,8 @@ pub struct HeadTraining<'a> {
     features: Vec<Feature>,
     options: &'a HeadsConfig,
     phases: Vec<Prepared>,
+    /// The factors of the learning rates of parameters by the beginnings of their paths; 1 for the others.
+    rate_factors: Vec<(&'static str, f64)>,
     /// The loss weight of each head. Their mean is 1.
     weights: Vec<f64>,
     seed: u64,
@@ -59,6 +62,21 @@ struct Prepared {
     config: HeadPhase,
     /// Groups of positions, each with the probability of drawing from it.
     groups: Vec<(f64, Vec<Position>)>,
+}
+
+/// What heads read at some positions.
+struct Read {
+    states: FeatureTensors,
+    /// What heads that attend keep of the texts, and the text and the token of each position.
+    context: Option<(KvCache, Vec<(usize, usize)>)>,
+}
+
+impl Read {
+    /// Returns the starts of blocks at the positions, given the embeddings of the pinned tokens.
+    fn starts(&mut self, pinned: Tensor<2>) -> Starts<'_> {
+        let context = self.context.as_mut().map(|(cache, places)| Context { cache, places: places.clone() });
+        Starts { states: self.states.clone(), pinned, context }
+    }
 }
 
 /// The contents of a batch.
@@ -119,6 +137,7 @@ impl<'a> HeadTraining<'a> {
             dev,
             model,
             features: heads.features(),
+            rate_factors: heads.rate_factors(),
             options,
             phases,
             seed,
@@ -157,7 +176,8 @@ impl<'a> HeadTraining<'a> {
         let phase = &self.phases[self.rates(&self.options.training).phase(step).0];
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(number as u64 + 1);
-        let mut draw = |_| {
+        // Some positions of a document, which is the more likely the more it has.
+        let draw = |rng: &mut ChaCha8Rng| {
             let group = match &phase.groups[..] {
                 [(_, only)] => only,
                 groups => {
@@ -169,9 +189,22 @@ impl<'a> HeadTraining<'a> {
                     &groups[place.unwrap_or(groups.len() - 1)].1
                 }
             };
-            group[rng.random_range(0..group.len())]
+            let first = group[rng.random_range(0..group.len())];
+            let key = |position: &Position| (position.trace, position.document);
+            let begin = group.partition_point(|position| key(position) < key(&first));
+            let end = group.partition_point(|position| key(position) <= key(&first));
+            let others = 1..self.options.positions_per_document;
+            let mut drawn = vec![first];
+            drawn.extend(others.map(|_| group[rng.random_range(begin..end)]));
+            drawn
         };
-        let positions = (0..self.options.positions_per_step).map(&mut draw).collect();
+        let mut positions = Vec::with_capacity(self.options.positions_per_step);
+        while positions.len() < self.options.positions_per_step {
+            positions.extend(draw(&mut rng));
+        }
+        if self.options.positions_per_document > 1 {
+            positions.sort_unstable();
+        }
         let count = self.weights.len();
         let all = match self.options.loss {
             HeadLoss::All => true,
@@ -198,9 +231,19 @@ impl<'a> HeadTraining<'a> {
         covered as f64 / self.weights[head]
     }
 
-    /// Reads the heads' inputs at the positions.
-    fn read(&self, traces: &[&Trace], positions: &[Position]) -> Result<FeatureTensors> {
-        Ok(features_at(traces, positions, &self.features)?.to_device(&self.device))
+    /// Reads the heads' inputs at the positions: the states there and, for heads that attend, what they keep of the texts
+    /// before them.
+    fn read<N: DraftHeads>(&self, heads: &N, traces: &[&Trace], positions: &[Position]) -> Result<Read> {
+        let texts = Texts::of(positions);
+        let Some(mut cache) = heads.cache(texts.counts.len(), texts.columns(heads.count())) else {
+            let states = features_at(traces, positions, &self.features)?.to_device(&self.device);
+            return Ok(Read { states, context: None });
+        };
+        let all = texts.states(traces, &self.features)?.to_device(&self.device);
+        heads.read(self.model, &mut cache, &texts.counts, &all);
+        let rows = indices(texts.rows(), &self.device);
+        let states = all.map(|state| state.select(0, rows.clone()));
+        Ok(Read { states, context: Some((cache, texts.places)) })
     }
 
     /// Returns the states whose distributions a head learns from, or none if its targets have no share of them.
@@ -274,8 +317,9 @@ impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
         let Drawn { phase, positions, heads } = self.draw(number);
         let soft = phase.config.soft_targets.unwrap_or(0.0);
         let embedded = |slot| self.model.embed(&drafted(&self.train, &positions, slot)).autodiff();
-        let read = self.read(&self.train, &positions)?.map(Tensor::autodiff);
-        let mut states = model.begin(&read, &embedded);
+        let mut read = self.read(model, &self.train, &positions)?;
+        read.states = read.states.map(Tensor::autodiff);
+        let mut states = model.begin(read.starts(embedded(0))).chains(&embedded);
         let (mut objective, mut loss, mut shares) = (None, 0.0, Vec::new());
         for &head in &heads {
             let targets = targets(&self.train, &positions, head, soft, self.vocabulary.as_ref());
@@ -308,8 +352,8 @@ impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
     fn evaluate(&self, model: &N) -> Result<Evaluated> {
         let positions = &self.dev_set.positions;
         let embedded = |slot| self.model.embed(&drafted(&self.dev, positions, slot));
-        let read = self.read(&self.dev, positions)?;
-        let mut states = model.begin(&read, &embedded);
+        let mut read = self.read(model, &self.dev, positions)?;
+        let mut states = model.begin(read.starts(embedded(0))).chains(&embedded);
         let vocabulary = self.vocabulary.as_ref().filter(|_| self.whole_unembedding.is_none());
         let unembedding = self.whole_unembedding.as_ref().or(self.unembedding.as_ref());
         let (mut loss, mut accuracy, mut hits) = (0.0, Vec::new(), Vec::new());
@@ -365,5 +409,10 @@ impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
 
     fn schedule(&self, options: &OptimizationConfig) -> Schedule {
         self.rates(options)
+    }
+
+    fn rate_factor(&self, parameter: &str) -> f64 {
+        let factor = self.rate_factors.iter().find(|(prefix, _)| parameter.starts_with(prefix));
+        factor.map_or(1.0, |&(_, factor)| factor)
     }
 }

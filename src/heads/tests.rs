@@ -9,9 +9,9 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::{
     DraftHeads, FfnConfig, FirstLayer, HeadKind, HeadShape, HeadUnembedding, LinearConfig, MedusaConfig,
-    SpeculatorConfig,
+    SpeculatorConfig, Starts,
 };
-use crate::backbone::{Feature, FeatureTensors};
+use crate::backbone::{Feature, FeatureTensors, LanguageModelConfig, Model, ModelConfig, Transformer};
 use crate::nn::{
     FrozenUnembedding, IGNORE, Init, Projection, Targets, collect_parameters, from_host, load_parameters, to_host,
     unembed,
@@ -48,12 +48,17 @@ macro_rules! of_every_kind {
     };
 }
 
+fn backbone(width: usize) -> ModelConfig {
+    let size = LanguageModelConfig { hidden: width, layers: 3, heads: 2, kv_heads: 1, intermediate: 6, context: 32 };
+    ModelConfig::from_scratch(&size, VOCABULARY)
+}
+
 fn untrained<K: HeadKind>(kind: &K, device: &Device) -> K::Network {
     of_width(kind, WIDTH, device)
 }
 
 fn of_width<K: HeadKind>(kind: &K, width: usize, device: &Device) -> K::Network {
-    kind.network(HeadShape { count: COUNT, width, vocabulary: VOCABULARY }, &mut Init::seeded(9, device))
+    kind.network(HeadShape { count: COUNT, backbone: &backbone(width) }, &mut Init::seeded(9, device))
 }
 
 /// Casts every parameter to float64 and adds `step` to one number, the one at `index` when all parameters are counted
@@ -127,7 +132,8 @@ fn states_of(heads: &dyn DraftHeads, hidden: &Tensor<2>, named: &[usize]) -> Vec
         let embeddings = tensor(hidden.dims()[0], WIDTH, slot as f64 + 5.0).cast(hidden.dtype());
         if hidden.device().is_autodiff() { embeddings.autodiff() } else { embeddings }
     };
-    named.iter().copied().map(heads.begin(&read(heads, hidden), &drafted)).collect()
+    let starts = Starts { states: read(heads, hidden), pinned: drafted(0), context: None };
+    named.iter().copied().map(heads.begin(starts).chains(&drafted)).collect()
 }
 
 fn states(heads: &dyn DraftHeads, hidden: &Tensor<2>) -> Vec<Tensor<2>> {
@@ -185,7 +191,8 @@ fn gradients_of_the_loss_agree_with_finite_differences_in_float64() {
 
 fn repeats_the_backbone<K: HeadKind>(name: &str, kind: &K) {
     let heads = untrained(kind, &Device::flex());
-    assert_eq!((heads.count(), heads.features()), (COUNT, kind.features()), "{name}");
+    let features = kind.features(&backbone(WIDTH)).unwrap();
+    assert_eq!((heads.count(), heads.features()), (COUNT, features), "{name}");
     let hidden = tensor(3, WIDTH, 0.3).cast(DType::F32);
     for state in states(&heads, &hidden) {
         assert_eq!(distance(state, hidden.clone()), 0.0, "{name}");
@@ -214,9 +221,10 @@ fn a_head_gives_the_same_alone_as_among_the_others() {
 }
 
 fn copies_the_unembedding<K: HeadKind>(name: &str, kind: &K) {
-    let table = tensor(VOCABULARY, WIDTH, 1.1).cast(DType::F32);
+    let model = Model::in_tensors(Transformer::new(&backbone(WIDTH), &mut Init::seeded(4, &Device::flex())));
+    let table = model.unembedding();
     let mut heads = untrained(kind, &Device::flex().autodiff());
-    heads.copy_unembedding(&table);
+    heads.warm_start(&model).unwrap();
     for head in 0..COUNT {
         let own = heads.unembedding(head);
         assert_eq!(own.is_some(), kind.owns_unembedding(), "{name}");
@@ -339,7 +347,8 @@ fn same_bits<K: HeadKind>(name: &str, kind: &K) {
     let states = |heads: &K::Network, from: usize, count: usize| -> Vec<Vec<f32>> {
         let drafted = |slot: usize| part(slot as f32 + 5.0, from, count);
         let read = read(heads, &part(0.0, 0, rows)).map(|state| state.narrow(0, from, count));
-        [0, 1].map(heads.begin(&read, &drafted)).map(to_host).into()
+        let starts = Starts { states: read, pinned: drafted(0), context: None };
+        [0, 1].map(heads.begin(starts).chains(&drafted)).map(to_host).into()
     };
     let heads = of_width(kind, width, &device);
     let mut parameters = collect_parameters(&heads);
@@ -349,7 +358,7 @@ fn same_bits<K: HeadKind>(name: &str, kind: &K) {
     let before = states(&heads, 0, rows);
     // The error of rounding every weight once.
     for (weights, near) in [(StorageType::Float32, 1e-5), (StorageType::Float16, 2e-2), (StorageType::Bfloat16, 2e-1)] {
-        heads.linears().into_iter().for_each(|linear| linear.freeze(weights));
+        heads.pack(weights);
         let together = states(&heads, 0, rows);
         for (before, together) in before.iter().zip(&together) {
             let largest = before.iter().zip(together).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -69,6 +69,11 @@ impl PackedMatrix {
         self.inputs
     }
 
+    /// Returns the bias, `[outputs]` or empty.
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
     /// Returns the size of weights and bias in bytes.
     pub fn bytes(&self) -> usize {
         let words = match &self.panels {

@@ -1,5 +1,6 @@
 //! Operations on one row at a time: norms, activations, rotary position embeddings.
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use pulp::{Simd, WithSimd};
@@ -247,6 +248,12 @@ impl NormWeights {
     /// bias `x / sqrt(mean(x^2) + epsilon) * weight`.
     pub fn forward(&self, x: &[f32], y: &mut Vec<f32>) {
         by_rows(self, x, y);
+    }
+
+    /// Returns the shapes and the numbers of `weight` and, where there is one, `bias`.
+    pub fn parameters(&self) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+        let parts = [("weight", &self.weight), ("bias", &self.bias)].into_iter().filter(|(_, part)| !part.is_empty());
+        parts.map(|(name, numbers)| (name.to_owned(), (vec![numbers.len()], numbers.clone()))).collect()
     }
 }
 

@@ -62,10 +62,10 @@ impl Init {
         Embedding { weight: Param::from_tensor(Tensor::zeros([types, width], &self.device)) }
     }
 
-    /// Returns a linear layer whose output is zero until it is trained.
+    /// Returns a linear layer whose output is zero until it is trained, without a bias.
     pub fn zero_linear(&mut self, outputs: usize, inputs: usize) -> Linear {
         let weight = Param::from_tensor(Tensor::zeros([outputs, inputs], &self.device));
-        Linear { weight, bias: Some(self.vector(outputs, 0.0)), packed: None }
+        Linear { weight, bias: None, packed: None }
     }
 }
 

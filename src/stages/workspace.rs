@@ -110,7 +110,7 @@ impl Workspace {
         let loaded = given_heads.as_deref().map(|heads| load_heads(heads, &inputs.backbone, config.heads.binding()));
         let features = match loaded.transpose()? {
             Some(heads) => features(heads.features(), &inputs)?,
-            None => features(config.heads.architecture.kind().features(), &inputs)?,
+            None => features_of(&config, &inputs)?,
         };
         let graph = Graph::new(&config, &inputs, Reach::of(&config), &features, given.as_deref())?;
         let mut folder = runs.run(&config.name);
@@ -134,7 +134,7 @@ impl Workspace {
         store: Store,
         (reach, known): (Reach, Known),
     ) -> Result<Self> {
-        let features = features(config.heads.architecture.kind().features(), &inputs)?;
+        let features = features_of(&config, &inputs)?;
         let graph = Graph::new(&config, &inputs, reach, &features, None)?;
         let (given_heads, is_cell, _lock) = (None, true, None);
         Ok(Self { config, device, runs, folder, inputs, graph, store, features, given_heads, known, is_cell, _lock })
@@ -232,6 +232,15 @@ impl Workspace {
 /// differs from that one.
 const LONG: f64 = 60.0;
 
+/// Returns the states of the backbone that something reads with heads as the configuration describes them.
+///
+/// # Errors
+/// Fails if the backbone does not suit the heads.
+fn features_of(config: &Config, inputs: &Inputs) -> Result<Vec<Feature>> {
+    let kind = config.heads.architecture.kind();
+    features(kind.features(inputs.backbone.model.config())?, inputs)
+}
+
 /// Returns the states of the backbone that something reads, in ascending order: those that the heads read, and `last`,
 /// which is also read by rescorers of lattices and by the report.
 ///
@@ -240,6 +249,6 @@ const LONG: f64 = 60.0;
 fn features(of_heads: Vec<Feature>, inputs: &Inputs) -> Result<Vec<Feature>> {
     let layers = inputs.backbone.model.config().num_hidden_layers;
     let checked = of_heads.iter().try_for_each(|feature| feature.validate(layers));
-    checked.map_err(|e| e.within("heads.architecture.features"))?;
+    checked.map_err(|e| e.within("heads.architecture"))?;
     Ok(of_heads.into_iter().chain([Feature::Last]).collect::<BTreeSet<_>>().into_iter().collect())
 }

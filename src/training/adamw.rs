@@ -40,9 +40,15 @@ impl AdamW {
         }
     }
 
-    /// Updates every parameter that has a gradient. `norm` is the global norm of the gradients, `rate` the learning
-    /// rate. Weight decay applies to matrices, not to vectors (biases and norms).
-    pub fn step<M: Module>(&mut self, model: M, gradients: GradientsParams, norm: f64, rate: f64) -> M {
+    /// Updates every parameter that has a gradient. `norm` is the global norm of the gradients, `rate` gives the learning
+    /// rate of a parameter by its path. Weight decay applies to matrices, not to vectors (biases and norms).
+    pub fn step<M: Module>(
+        &mut self,
+        model: M,
+        gradients: GradientsParams,
+        norm: f64,
+        rate: &dyn Fn(&str) -> f64,
+    ) -> M {
         let clip = if norm > self.clip_norm { self.clip_norm / norm } else { 1.0 };
         self.steps += 1;
         model.map(&mut Update { optimizer: self, gradients, rate, clip, path: ParameterPath::default() })
@@ -112,7 +118,7 @@ impl ModuleVisitor for Norm<'_> {
 struct Update<'a> {
     optimizer: &'a mut AdamW,
     gradients: GradientsParams,
-    rate: f64,
+    rate: &'a dyn Fn(&str) -> f64,
     clip: f64,
     path: ParameterPath,
 }
@@ -131,6 +137,7 @@ impl ModuleMapper for Update<'_> {
             return param;
         };
         let name = self.path.name();
+        let rate = (self.rate)(&name);
         let size: usize = gradient.dims().iter().product();
         let gradient = gradient.reshape([size]).mul_scalar(self.clip);
         let optimizer = &mut *self.optimizer;
@@ -141,8 +148,7 @@ impl ModuleMapper for Update<'_> {
         optimizer.moments.insert(name, [m.clone(), v.clone()]);
         let corrected = |b: f64| 1.0 - b.powi(optimizer.steps);
         let direction = m.div_scalar(corrected(b1)) / v.div_scalar(corrected(b2)).sqrt().add_scalar(EPSILON);
-        let decay = if D > 1 { 1.0 - self.rate * optimizer.weight_decay } else { 1.0 };
-        let rate = self.rate;
+        let decay = if D > 1 { 1.0 - rate * optimizer.weight_decay } else { 1.0 };
         param.map(|old| {
             let shape = old.dims();
             let old = old.without_autodiff().reshape([size]);
@@ -193,12 +199,13 @@ mod tests {
                         / (1.0 - options.betas[0].powi(step))
                         / ((*v / (1.0 - options.betas[1].powi(step))).sqrt() + EPSILON);
                     let decay = if name == "weight" { 1.0 - 0.01 * options.weight_decay } else { 1.0 };
-                    *value = (f64::from(*value) * decay - 0.01 * direction) as f32;
+                    let rate = if name == "weight" { 0.01 } else { 0.003 };
+                    *value = (f64::from(*value) * decay - rate * direction) as f32;
                 }
             }
             let found = super::norm(&model, &gradients);
             assert!((found - norm).abs() < 1e-5);
-            model = optimizer.step(model, gradients, found, 0.01);
+            model = optimizer.step(model, gradients, found, &|name| if name == "bias" { 0.003 } else { 0.01 });
         }
         for (name, (_, values)) in collect_parameters(&model) {
             for (a, b) in values.iter().zip(&expected[&name].1) {

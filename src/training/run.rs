@@ -50,6 +50,10 @@ pub trait Task<M> {
     fn evaluate(&self, model: &M) -> Result<Evaluated>;
     /// Says what batch `number` is made of, for the file that is left behind when its loss is not finite.
     fn describe(&self, number: usize) -> Value;
+    /// Returns the factor of the learning rate of the parameter with this path.
+    fn rate_factor(&self, _parameter: &str) -> f64 {
+        1.0
+    }
     /// Returns the learning rate of every step.
     fn schedule(&self, options: &OptimizationConfig) -> Schedule {
         Schedule::new(options)
@@ -134,7 +138,7 @@ where
         if !norm.is_finite() {
             return Err(stopped_at("gradient norm", norm)?);
         }
-        model = optimizer.step(model, gradients, norm, rate);
+        model = optimizer.step(model, gradients, norm, &|parameter| rate * task.rate_factor(parameter));
         if let Some(average) = &mut average {
             average.add(&model);
         }

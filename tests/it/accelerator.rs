@@ -14,7 +14,7 @@ use draftsmith::backbone::{
 use draftsmith::decoding::{Decoder, Decoding, Verification};
 use draftsmith::device::{DeviceChoice, open};
 use draftsmith::drafting::{Bpd, Drafter, Rescoring, Settings, SizedSelection, StopRule};
-use draftsmith::heads::{DraftHeads, FfnConfig, FrozenHeads, HeadKind, HeadShape, SpeculatorConfig};
+use draftsmith::heads::{DraftHeads, FfnConfig, FrozenHeads, HeadKind, HeadShape, SpeculatorConfig, Starts};
 use draftsmith::nn::{FrozenUnembedding, Init, Targets, collect_parameters, from_host, load_parameters, to_host};
 use draftsmith::storage_type::StorageType;
 
@@ -107,12 +107,13 @@ fn gradients(device: &Device) -> Vec<f32> {
     let ffn = FfnConfig { hidden: 16, ..FfnConfig::default() };
     let heads = ffn.network(HeadShape::new(2, &model), &mut Init::seeded(3, &trained));
     let unembedding = FrozenUnembedding::new(model.projection());
-    let drafted = |_| unreachable!("these heads read no tokens");
     let mut targets = Targets::default();
     text.iter().for_each(|&token| targets.push_taught(token, [(token, 0.75)], 0.25));
     let mut objective = None;
     let read = FeatureTensors::new(&[Feature::Last], vec![hidden.clone().autodiff()]);
-    for state in [0, 1].map(heads.begin(&read, &drafted)) {
+    let drafted = |_| unreachable!("these heads read no tokens");
+    let starts = Starts { pinned: read.get(Feature::Last), states: read, context: None };
+    for state in [0, 1].map(heads.begin(starts).chains(&drafted)) {
         let plain = state.clone().without_autodiff();
         let result = unembedding.cross_entropy(plain, &targets, Some(&hidden), Some(1.0 / 24.0));
         let part = (state * result.gradient.unwrap()).sum();

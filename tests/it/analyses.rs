@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::common::{only_row, report, row, rows, world};
 use burn::tensor::Device;
 use draftsmith::backbone::{Backbone, Feature, Precision};
-use draftsmith::heads::{Binding, FrozenHeads, load_heads};
+use draftsmith::heads::{Binding, BlockStarts, FrozenHeads, load_heads};
 use draftsmith::traces::Trace;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -40,7 +40,8 @@ impl Run {
                 let read = self.trace.states(number, row..row + 1, &[Feature::Last]).unwrap().to_device(model.device());
                 let first = model.logits(read.get(Feature::Last));
                 all[0].push((target[t], first.into_iter().map(f64::from).collect()));
-                let found = heads.candidates(model, &read, &target[t..=t], vocabulary).unwrap();
+                let starts = BlockStarts { states: &read, pinned: &target[t..=t], context: None };
+                let found = heads.candidates(model, starts, vocabulary).unwrap();
                 for slot in (1..=heads.count()).take_while(|slot| t + slot < target.len()) {
                     let mut logits = vec![f64::NAN; vocabulary];
                     let cells = (slot - 1) * vocabulary..slot * vocabulary;

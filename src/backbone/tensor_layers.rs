@@ -1,0 +1,355 @@
+//! Decoder layers in tensor operations: what trains, and what runs on accelerators. Parameters are called as in a Llama
+//! checkpoint. The CPU's layers without training are in `host_layers.rs`.
+
+use burn::module::Module;
+use burn::tensor::activation::{gelu, gelu_approximate, silu, softmax};
+use burn::tensor::{DType, Device, Int, Tensor};
+
+use super::cache::DeviceCache;
+use super::columns::CacheSlot;
+use super::model_config::{ModelConfig, NormKind};
+use crate::kernels::{Activation, Rotations, VisibleSpan};
+use crate::nn::{Init, Linear, Norm, from_host, indices, on_host};
+
+#[derive(Module, Debug)]
+pub(super) struct Layer {
+    input_layernorm: Norm,
+    self_attn: Attention,
+    post_attention_layernorm: Norm,
+    mlp: Mlp,
+}
+
+#[derive(Module, Debug)]
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
+}
+
+#[derive(Module, Debug)]
+struct Mlp {
+    gate_proj: Option<Linear>,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+/// Consecutive layers of a decoder.
+pub(super) struct TensorLayers<'a> {
+    pub layers: &'a [Layer],
+    /// The number of the first layer in the decoder.
+    pub first: usize,
+    pub config: &'a ModelConfig,
+}
+
+/// What every layer of one forward shares.
+struct Shared {
+    texts: usize,
+    /// Tokens of a text, padding included.
+    new: usize,
+    rotation: Option<Rotation>,
+    /// For layers without and with a window: `[texts or 1, 1, new, columns]`, 0 or a very negative number; none where
+    /// everything is visible.
+    masks: [Option<Tensor<4>>; 2],
+}
+
+/// Cosine and sine, `[texts or 1, 1, new, angles]`.
+type Rotation = (Tensor<4>, Tensor<4>);
+
+/// Far below any score, and within float16.
+const UNSEEN: f32 = -3e4;
+
+/// The rows of several texts as one tensor: texts of different lengths are padded to the longest.
+pub(super) struct Padding {
+    texts: usize,
+    /// Rows of a text, padding included.
+    new: usize,
+    /// For each padded row, the row that stands there; and for each row, where it stands. None where all texts have
+    /// equally many.
+    places: Option<[Tensor<1, Int>; 2]>,
+}
+
+impl Padding {
+    pub fn new(counts: &[usize], device: &Device) -> Self {
+        let (texts, new) = (counts.len(), counts.iter().copied().max().unwrap_or(0));
+        let places = counts.iter().any(|&count| count != new).then(|| {
+            let firsts = counts.iter().scan(0, |first, count| {
+                *first += count;
+                Some(*first - count)
+            });
+            // Nothing reads what stands behind a text's end.
+            let padded = firsts
+                .zip(counts)
+                .flat_map(|(first, &count)| (0..new).map(move |i| if i < count { first + i } else { 0 }));
+            let rows = counts.iter().enumerate().flat_map(|(text, &count)| (0..count).map(move |i| text * new + i));
+            [indices(padded, device), indices(rows, device)]
+        });
+        Self { texts, new, places }
+    }
+
+    /// From `[rows, n]` to `[texts x new, n]`.
+    pub fn pad(&self, rows: Tensor<2>) -> Tensor<2> {
+        self.places.as_ref().map_or(rows.clone(), |[padded, _]| rows.select(0, padded.clone()))
+    }
+
+    /// From `[rows, heads x width]` to `[texts, heads, new, width]`.
+    pub fn split(&self, rows: Tensor<2>, width: usize) -> Tensor<4> {
+        let heads = rows.dims()[1] / width;
+        self.pad(rows).reshape([self.texts, self.new, heads, width]).swap_dims(1, 2)
+    }
+
+    /// From `[texts x new, n]` to `[rows, n]`.
+    pub fn unpad(&self, padded: Tensor<2>) -> Tensor<2> {
+        self.places.as_ref().map_or(padded.clone(), |[_, rows]| padded.select(0, rows.clone()))
+    }
+}
+
+impl TensorLayers<'_> {
+    /// Takes `x` `[rows, d]`, the residual stream of the placed tokens, text after text, through the layers. `after` hears
+    /// the stream after each of them.
+    ///
+    /// With a cache, which has a place for the tokens already, earlier columns are attended to and the new ones written.
+    pub fn forward(
+        &self,
+        x: Tensor<2>,
+        placed: &[Vec<CacheSlot>],
+        mut cache: Option<&mut DeviceCache>,
+        mut after: impl FnMut(usize, Tensor<2>),
+    ) -> Tensor<2> {
+        let (device, dtype) = (x.device(), x.dtype());
+        let counts: Vec<usize> = placed.iter().map(Vec::len).collect();
+        let padding = Padding::new(&counts, &device);
+        let Padding { texts, new, .. } = padding;
+        let columns = cache.as_ref().map_or(new, |cache| cache.columns());
+        let masks = self.masks(placed, new, cache.as_deref());
+        let shared = Shared {
+            texts,
+            new,
+            rotation: self.rotation(placed, new, dtype, &device),
+            masks: masks.map(|mask| mask.map(|mask| mask.into_tensor(columns, dtype, &device))),
+        };
+        let mut x = padding.pad(x);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let windowed = self.config.window(self.first + index).is_some();
+            x = layer.forward(x, index, windowed, &shared, self.config, cache.as_deref_mut());
+            after(index, padding.unpad(x.clone()));
+        }
+        padding.unpad(x)
+    }
+
+    /// Returns the keys and the values, each `[n, heads x width]`, that layer `index` makes of its normalised inputs
+    /// `[n, d]` at `positions`.
+    pub fn keys_and_values(&self, index: usize, normed: Tensor<2>, positions: &[usize]) -> [Tensor<2>; 2] {
+        let (attention, config) = (&self.layers[index].self_attn, self.config);
+        let (n, device, dtype) = (positions.len(), normed.device(), normed.dtype());
+        let rotation = rotation(positions, 1, config, dtype, &device);
+        let keys = split(attention.k_proj.forward(normed.clone()), [1, n], &attention.k_norm, config);
+        let width = config.num_key_value_heads * config.head_dim;
+        let keys = rotate(keys, &rotation).swap_dims(1, 2).reshape([n, width]);
+        [keys, attention.v_proj.forward(normed)]
+    }
+
+    /// Returns what layer `index` reads of its inputs `[n, d]`.
+    pub fn normed(&self, index: usize, x: Tensor<2>) -> Tensor<2> {
+        self.layers[index].input_layernorm.forward(x, self.config.norm_epsilon)
+    }
+
+    fn rotation(&self, placed: &[Vec<CacheSlot>], new: usize, dtype: DType, device: &Device) -> Option<Rotation> {
+        let position = |text: &Vec<CacheSlot>, i: usize| text.get(i).map_or(0, |token| token.position);
+        let positions: Vec<usize> = placed.iter().flat_map(|text| (0..new).map(move |i| position(text, i))).collect();
+        rotation(&positions, placed.len(), self.config, dtype, device)
+    }
+
+    fn masks(&self, placed: &[Vec<CacheSlot>], new: usize, cache: Option<&DeviceCache>) -> [Option<Mask>; 2] {
+        let windows: Vec<Option<usize>> =
+            (0..self.layers.len()).map(|index| self.config.window(self.first + index)).collect();
+        let window = windows.iter().copied().flatten().next();
+        let mask = |window| Mask::new(placed, new, cache, window);
+        [if windows.contains(&None) { mask(None) } else { None }, window.and_then(|_| mask(window))]
+    }
+}
+
+/// Returns the rotation at `positions` `[texts, new]`; none for learned positions, and where there is no token.
+fn rotation(
+    positions: &[usize],
+    texts: usize,
+    config: &ModelConfig,
+    dtype: DType,
+    device: &Device,
+) -> Option<Rotation> {
+    let frequencies = config.frequencies();
+    let new = positions.len().checked_div(texts).filter(|&new| new > 0 && !frequencies.is_empty())?;
+    let same = positions.chunks(new).all(|text| text == &positions[..new]);
+    let positions = if same { &positions[..new] } else { positions };
+    let rotations = Rotations::new(positions, &frequencies);
+    let shape = [positions.len() / new, 1, new, frequencies.len()];
+    let tensor = |values| from_host(values, shape, device).cast(dtype);
+    Some((tensor(rotations.cos), tensor(rotations.sin)))
+}
+
+/// What each new token may attend to.
+struct Mask {
+    texts: usize,
+    new: usize,
+    /// `[texts, new, columns]`
+    visible: Vec<bool>,
+}
+
+impl Mask {
+    /// None where everything is visible.
+    fn new(placed: &[Vec<CacheSlot>], new: usize, cache: Option<&DeviceCache>, window: Option<usize>) -> Option<Self> {
+        // Without a cache, chains of any lengths see alike: padding lies behind every token.
+        let alike = cache.is_none() && placed.iter().flatten().all(CacheSlot::is_on_trunk);
+        let longest = (0..placed.len()).max_by_key(|&t| placed[t].len())?;
+        let texts: Vec<usize> = if alike { vec![longest] } else { (0..placed.len()).collect() };
+        let columns = cache.map_or(new, DeviceCache::columns);
+        let mut visible = vec![false; texts.len() * new * columns];
+        for (row, &text) in texts.iter().enumerate() {
+            for (i, token) in placed[text].iter().enumerate() {
+                let flags = &mut visible[(row * new + i) * columns..][..columns];
+                let VisibleSpan { first, prefix, others } = token.visible(window);
+                let seen = (first..prefix).chain(others);
+                match cache {
+                    Some(cache) => seen.for_each(|column| flags[cache.places(text)[column]] = true),
+                    None => seen.for_each(|column| flags[column] = true),
+                }
+            }
+        }
+        (!visible.iter().all(|v| *v)).then_some(Self { texts: texts.len(), new, visible })
+    }
+
+    /// Additive, `[texts, 1, new, columns]`.
+    fn into_tensor(self, columns: usize, dtype: DType, device: &Device) -> Tensor<4> {
+        let values = self.visible.iter().map(|&seen| if seen { 0.0 } else { UNSEEN }).collect();
+        from_host(values, [self.texts, 1, self.new, columns], device).cast(dtype)
+    }
+}
+
+impl Layer {
+    /// Makes a layer with parameters from `init`. `residual` is the deviation of the matrices that write to the residual
+    /// stream.
+    pub fn new(config: &ModelConfig, residual: f32, init: &mut Init) -> Self {
+        let (d, kv) = (config.hidden_size, config.num_key_value_heads * config.head_dim);
+        let q = config.num_attention_heads * config.head_dim;
+        let deviation = (d as f32).powf(-0.5);
+        let biases = config.biases;
+        let linear = |init: &mut Init, outputs, inputs, deviation, bias| {
+            let linear = init.linear(outputs, inputs, deviation);
+            if bias { linear.with_bias(init) } else { linear }
+        };
+        let norm = |init: &mut Init| init.norm(d, config.norm == NormKind::Layer);
+        Self {
+            input_layernorm: norm(init),
+            self_attn: Attention {
+                q_proj: linear(init, q, d, deviation, biases.query_key_value),
+                k_proj: linear(init, kv, d, deviation, biases.query_key_value),
+                v_proj: linear(init, kv, d, deviation, biases.query_key_value),
+                o_proj: linear(init, d, q, residual, biases.attention_output),
+                q_norm: config.query_key_norm.then(|| init.norm(config.head_dim, false)),
+                k_norm: config.query_key_norm.then(|| init.norm(config.head_dim, false)),
+            },
+            post_attention_layernorm: norm(init),
+            mlp: Mlp {
+                gate_proj: config.gated.then(|| linear(init, config.intermediate_size, d, deviation, biases.mlp)),
+                up_proj: linear(init, config.intermediate_size, d, deviation, biases.mlp),
+                down_proj: linear(init, d, config.intermediate_size, residual, biases.mlp),
+            },
+        }
+    }
+
+    /// Returns whether the parameters are float32 in this process's memory.
+    pub fn is_on_host(&self) -> bool {
+        let weight = self.input_layernorm.weight.val();
+        on_host(&weight.device()) && weight.dtype() == DType::F32
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        index: usize,
+        windowed: bool,
+        shared: &Shared,
+        config: &ModelConfig,
+        cache: Option<&mut DeviceCache>,
+    ) -> Tensor<2> {
+        let epsilon = config.norm_epsilon;
+        let normed = self.input_layernorm.forward(x.clone(), epsilon);
+        let attended = self.self_attn.forward(normed, index, windowed, shared, config, cache);
+        let before = if config.parallel_residual { x.clone() } else { x.clone() + attended.clone() };
+        let changed = self.mlp.forward(self.post_attention_layernorm.forward(before, epsilon), config.activation);
+        x + attended + changed
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<2>, activation: Activation) -> Tensor<2> {
+        let activate = |x| match activation {
+            Activation::Silu => silu(x),
+            Activation::Gelu => gelu(x),
+            Activation::GeluTanh => gelu_approximate(x),
+        };
+        let inner = match &self.gate_proj {
+            Some(gate) => activate(gate.forward(x.clone())) * self.up_proj.forward(x),
+            None => activate(self.up_proj.forward(x)),
+        };
+        self.down_proj.forward(inner)
+    }
+}
+
+impl Attention {
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        index: usize,
+        windowed: bool,
+        shared: &Shared,
+        config: &ModelConfig,
+        cache: Option<&mut DeviceCache>,
+    ) -> Tensor<2> {
+        let (texts, new, width) = (shared.texts, shared.new, config.head_dim);
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let shape = [texts, new];
+        let queries = rotate(split(self.q_proj.forward(x.clone()), shape, &self.q_norm, config), &shared.rotation);
+        let keys = rotate(split(self.k_proj.forward(x.clone()), shape, &self.k_norm, config), &shared.rotation);
+        let values = split(self.v_proj.forward(x), shape, &None, config);
+        let (keys, values) = match cache {
+            Some(cache) => cache.append(index, keys, values),
+            None => (keys, values),
+        };
+        let columns = keys.dims()[2];
+        // The query heads of a group share their keys: fold them into rows instead of copying the keys.
+        let grouped = queries.reshape([texts, kv_heads, heads / kv_heads * new, width]);
+        let scores = grouped.matmul(keys.swap_dims(2, 3)).mul_scalar((width as f64).powf(-0.5));
+        let mut scores = scores.reshape([texts, heads, new, columns]);
+        if let Some(mask) = &shared.masks[usize::from(windowed)] {
+            scores = scores + mask.clone();
+        }
+        let weights = softmax(scores, 3).reshape([texts, kv_heads, heads / kv_heads * new, columns]);
+        let mixed = weights.matmul(values).reshape([texts, heads, new, width]);
+        self.o_proj.forward(mixed.swap_dims(1, 2).reshape([texts * new, heads * width]))
+    }
+}
+
+/// Takes `y` `[texts x new, heads x width]` apart into `[texts, heads, new, width]`; each head is normalised where there
+/// is a norm.
+fn split(y: Tensor<2>, [texts, new]: [usize; 2], norm: &Option<Norm>, config: &ModelConfig) -> Tensor<4> {
+    let width = config.head_dim;
+    let heads = y.dims()[1] / width;
+    let y = y.reshape([texts * new * heads, width]);
+    let y = norm.as_ref().map_or(y.clone(), |norm| norm.forward(y, config.norm_epsilon));
+    y.reshape([texts, new, heads, width]).swap_dims(1, 2)
+}
+
+/// Rotary positions, halves apart: `(a, b)` becomes `(a cos - b sin, b cos + a sin)`; numbers behind the turned ones stay.
+fn rotate(x: Tensor<4>, rotation: &Option<Rotation>) -> Tensor<4> {
+    let Some((cos, sin)) = rotation.clone() else { return x };
+    let (half, width) = (cos.dims()[3], x.dims()[3]);
+    let (a, b) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
+    let mut parts = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
+    if width > 2 * half {
+        parts.push(x.narrow(3, 2 * half, width - 2 * half));
+    }
+    Tensor::cat(parts, 3)
+}

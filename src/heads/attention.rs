@@ -1,0 +1,358 @@
+//! `kind = "attention"`: decoder layers that attend to the text. Their rows are made from the backbone's residual stream and
+//! from tokens. The layers may begin as copies of the backbone's uppermost ones, and may attend to the backbone's own keys
+//! and values.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::feature_sum::scaled;
+use super::network::RowStates;
+use super::{Begun, Context, DraftHeads, FeatureSum, HeadKind, HeadShape, Rows, Starts};
+use crate::backbone::{DecoderLayers, Feature, FeatureTensors, KvCache, Model, ModelConfig, NewRows, NormKind};
+use crate::error::{Result, bail};
+use crate::nn::{Init, Linear, Norm, load_parameters};
+use crate::storage_type::StorageType;
+
+/// `kind = "attention"`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AttentionConfig {
+    /// Whether a head reads the tokens that were drafted before it.
+    pub rows: RowOrder,
+    /// The number of decoder layers, which have the shape of the backbone's uppermost ones.
+    #[schemars(range(min = 1))]
+    pub layers: usize,
+    /// Whether the layers and the norm behind them begin as copies of the backbone's uppermost ones. Otherwise they begin at
+    /// random.
+    pub warm_start: bool,
+    /// The learning rate of the layers and of the norm behind them, as a share of `heads.training.learning_rate`. 0 keeps them
+    /// as they are.
+    #[schemars(range(min = 0.0))]
+    pub layers_learning_rate: f64,
+    /// What the layers attend to, besides the rows of their own block.
+    pub context: AttentionContext,
+    /// The backbone's states at the last token before a block, from which rows are made: the first as it is, the others projected
+    /// and added to it, d x d parameters each. Empty: the input of the backbone's layer that the first of these layers stands for.
+    #[schemars(extend("uniqueItems" = true))]
+    pub input: Vec<Feature>,
+}
+
+/// Which rows a block has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RowOrder {
+    /// A row for each drafted token, run behind the row of the token before it.
+    Sequential,
+    /// A row for each slot, all run at once. They see one another, and the pinned token alone.
+    Parallel,
+}
+
+/// What decoder layers attend to in the text before a block.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AttentionContext {
+    /// The keys and values of the backbone's own layers, those that the layers stand for.
+    Backbone,
+    /// Keys and values that the layers make of these states of the backbone, projected to the width of one and normalised.
+    Features(#[schemars(length(min = 1), extend("uniqueItems" = true))] Vec<Feature>),
+}
+
+impl Default for AttentionConfig {
+    fn default() -> Self {
+        Self {
+            rows: RowOrder::Sequential,
+            layers: 1,
+            warm_start: true,
+            layers_learning_rate: 0.25,
+            context: AttentionContext::Backbone,
+            input: Vec::new(),
+        }
+    }
+}
+
+impl AttentionConfig {
+    /// Returns the number of the backbone's layer that the first layer stands for.
+    fn first(&self, backbone: &ModelConfig) -> usize {
+        backbone.num_hidden_layers.saturating_sub(self.layers)
+    }
+
+    /// Returns the states that rows are made from, at least one.
+    fn input(&self, backbone: &ModelConfig) -> Vec<Feature> {
+        if self.input.is_empty() { vec![Feature::Layer(self.first(backbone))] } else { self.input.clone() }
+    }
+}
+
+impl HeadKind for AttentionConfig {
+    const NAME: &'static str = "attention";
+    type Network = AttentionHeads;
+
+    fn features(&self, backbone: &ModelConfig) -> Result<Vec<Feature>> {
+        let most = backbone.num_hidden_layers;
+        if self.layers > most {
+            bail!(
+                "`heads.architecture.layers` is {}, but these layers stand for the backbone's uppermost ones, and it has {most}. Take fewer.",
+                self.layers
+            );
+        }
+        let of_context = match &self.context {
+            AttentionContext::Backbone => (self.first(backbone)..most).map(Feature::Layer).collect(),
+            AttentionContext::Features(features) => features.clone(),
+        };
+        let mut features = [self.input(backbone), of_context].concat();
+        features.sort_unstable();
+        features.dedup();
+        Ok(features)
+    }
+
+    fn network(&self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
+        let (d, count, backbone) = (shape.width(), shape.count, shape.backbone);
+        let (first, input) = (self.first(backbone), self.input(backbone));
+        let square = |init: &mut Init| init.zero_linear(d, d);
+        let entry = match self.rows {
+            RowOrder::Sequential => Entry::Sequential(SequentialEntry {
+                first_state: square(init),
+                first_token: square(init),
+                input: square(init),
+                output: square(init),
+                token: square(init),
+            }),
+            RowOrder::Parallel => Entry::Parallel(ParallelEntry {
+                state: (0..count).map(|_| square(init)).collect(),
+                token: (0..count).map(|_| square(init).with_bias(init)).collect(),
+            }),
+        };
+        let features = match &self.context {
+            AttentionContext::Backbone => None,
+            AttentionContext::Features(features) => Some(FeatureContext {
+                projection: init.linear(d, features.len() * d, ((features.len() * d) as f32).powf(-0.5)),
+                norm: init.norm(d, false),
+                features: features.clone(),
+            }),
+        };
+        AttentionHeads {
+            entry,
+            inputs: FeatureSum::new(input[0], &input[1..], d, init),
+            context: features,
+            decoder: DecoderLayers::new(backbone, first..backbone.num_hidden_layers, init),
+            norm: init.norm(d, backbone.norm == NormKind::Layer),
+            count,
+            first,
+            epsilon: backbone.norm_epsilon,
+            warm_start: self.warm_start,
+            layers_learning_rate: self.layers_learning_rate,
+        }
+    }
+}
+
+/// Decoder layers above the residual stream u before the backbone's uppermost layers, with p the position of the pinned
+/// token x_p, n a root-mean-square norm without weights, and o_j the output of row j before the final norm.
+///
+/// Sequential rows, in the manner of EAGLE-3 (Li et al. 2025, arXiv 2503.01840): row 1 enters the layers as
+/// `r_1 = u + A1 n(u) + B1 n(e(x_p))`, and row j as `r_j = r_{j-1} + A n(r_{j-1}) + C n(o_{j-1}) + B n(e(x_{p+j-1}))`. Row j
+/// stands at position p + j - 1, sees the context before p and the rows before it, and predicts slot j + 1.
+///
+/// Parallel rows, in the manner of DFlash (Chen et al. 2026): row j enters as `u + W_j n(u) + V_j n(e(x_p)) + b_j` and stands
+/// at the same position. It sees the context before p and all rows of its block.
+///
+/// A, B, C, W, V and b start at zero.
+#[derive(Module, Debug)]
+pub struct AttentionHeads {
+    entry: Entry,
+    inputs: FeatureSum,
+    context: Option<FeatureContext>,
+    decoder: DecoderLayers,
+    norm: Norm,
+    #[module(skip)]
+    count: usize,
+    /// The number of the backbone's layer that the first layer stands for.
+    #[module(skip)]
+    first: usize,
+    #[module(skip)]
+    epsilon: f64,
+    #[module(skip)]
+    warm_start: bool,
+    #[module(skip)]
+    layers_learning_rate: f64,
+}
+
+#[derive(Module, Debug)]
+enum Entry {
+    Sequential(SequentialEntry),
+    Parallel(ParallelEntry),
+}
+
+#[derive(Module, Debug)]
+struct SequentialEntry {
+    /// A1 and B1.
+    first_state: Linear,
+    first_token: Linear,
+    /// A, C and B.
+    input: Linear,
+    output: Linear,
+    token: Linear,
+}
+
+/// W and V, by slot; b is the bias of V.
+#[derive(Module, Debug)]
+struct ParallelEntry {
+    state: Vec<Linear>,
+    token: Vec<Linear>,
+}
+
+/// What is attended to where it is not the backbone's own: `c = norm(P [f_1; f_2; ..])`.
+#[derive(Module, Debug)]
+struct FeatureContext {
+    projection: Linear,
+    norm: Norm,
+    #[module(skip)]
+    features: Vec<Feature>,
+}
+
+impl DraftHeads for AttentionHeads {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn features(&self) -> Vec<Feature> {
+        let of_context = match &self.context {
+            None => (self.first..self.first + self.decoder.len()).map(Feature::Layer).collect(),
+            Some(context) => context.features.clone(),
+        };
+        let mut features = [self.inputs.features(), of_context].concat();
+        features.sort_unstable();
+        features.dedup();
+        features
+    }
+
+    fn begin<'a>(&'a self, Starts { states, pinned, context }: Starts<'a>) -> Begun<'a> {
+        let Context { cache, places } = context.expect("heads that attend are given a context");
+        let (u, pinned) = (self.inputs.read(&states), scaled(pinned));
+        let texts = cache.texts();
+        match &self.entry {
+            Entry::Sequential(entry) => {
+                let read = entry.first_state.forward(scaled(u.clone())) + entry.first_token.forward(pinned);
+                let [inputs, outputs] = [RowStates::new(), RowStates::new()];
+                let mut rows = AttentionRows { heads: self, entry, cache, places: Vec::new(), inputs, outputs };
+                let state = rows.run(u + read, &places);
+                Begun::Sequential(state, Box::new(rows))
+            }
+            Entry::Parallel(entry) => {
+                let [n, d] = u.dims();
+                let normed = scaled(u.clone());
+                let row = |(state, token): (&Linear, &Linear)| {
+                    u.clone() + state.forward(normed.clone()) + token.forward(pinned.clone())
+                };
+                let rows: Vec<Tensor<2>> = entry.state.iter().zip(&entry.token).map(row).collect();
+                let rows: Tensor<3> = Tensor::stack(rows, 1);
+                let after = by_text(texts, &places);
+                let output =
+                    self.decoder.run(rows.reshape([n * self.count, d]), NewRows::Blocks(&after, self.count), cache);
+                let states = self.norm.forward(output, self.epsilon).reshape([n, self.count, d]);
+                Begun::Parallel(Box::new(move |head| states.clone().narrow(1, head, 1).reshape([n, d])))
+            }
+        }
+    }
+
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        let mut linears: Vec<&mut Linear> = match &mut self.entry {
+            Entry::Sequential(SequentialEntry { first_state, first_token, input, output, token }) => {
+                vec![first_state, first_token, input, output, token]
+            }
+            Entry::Parallel(ParallelEntry { state, token }) => state.iter_mut().chain(token).collect(),
+        };
+        linears.extend(self.inputs.linears());
+        linears.extend(self.context.as_mut().map(|context| &mut context.projection));
+        linears
+    }
+
+    fn pack(&mut self, weights: StorageType) {
+        self.linears().into_iter().for_each(|linear| linear.freeze(weights));
+        self.decoder.pack(weights);
+    }
+
+    fn cache(&self, texts: usize, tokens: usize) -> Option<KvCache> {
+        Some(self.decoder.cache(texts, tokens))
+    }
+
+    fn read(&self, model: &Model, cache: &mut KvCache, counts: &[usize], states: &FeatureTensors) {
+        match &self.context {
+            None => {
+                let layers = self.first..self.first + self.decoder.len();
+                let states: Vec<Tensor<2>> = layers.map(|layer| states.get(Feature::Layer(layer))).collect();
+                model.remember(self.first, &states, counts, cache);
+                if self.norm.weight.val().device().is_autodiff() {
+                    cache.autodiff();
+                }
+            }
+            Some(context) => {
+                let states = context.features.iter().map(|&feature| states.get(feature)).collect();
+                let projected = context.projection.forward(Tensor::cat(states, 1));
+                let normed = context.norm.forward(projected, self.epsilon);
+                self.decoder.remember(&normed, counts, cache);
+            }
+        }
+    }
+
+    fn warm_start(&mut self, model: &Model) -> Result<()> {
+        if self.warm_start {
+            self.decoder = self.decoder.clone().copied_from(model)?;
+            self.norm = load_parameters(self.norm.clone(), model.norm_parameters())?;
+        }
+        Ok(())
+    }
+
+    fn rate_factors(&self) -> Vec<(&'static str, f64)> {
+        ["decoder.", "norm."].map(|of_layers| (of_layers, self.layers_learning_rate)).to_vec()
+    }
+}
+
+/// Returns the columns of the places in each of `texts` texts.
+fn by_text(texts: usize, places: &[(usize, usize)]) -> Vec<Vec<usize>> {
+    assert!(places.is_sorted_by_key(|place| place.0), "rows are in the order of their texts");
+    let mut columns = vec![Vec::new(); texts];
+    places.iter().for_each(|&(text, column)| columns[text].push(column));
+    columns
+}
+
+/// The rows of sequential heads.
+struct AttentionRows<'a> {
+    heads: &'a AttentionHeads,
+    entry: &'a SequentialEntry,
+    cache: &'a mut KvCache,
+    /// The text and the column of each row.
+    places: Vec<(usize, usize)>,
+    /// What entered the layers, and what left them.
+    inputs: RowStates,
+    outputs: RowStates,
+}
+
+impl AttentionRows<'_> {
+    /// Runs rows that enter the layers as `r` `[m, d]`, each behind a column of a text, and returns their states.
+    fn run(&mut self, r: Tensor<2>, after: &[(usize, usize)]) -> Tensor<2> {
+        let columns = by_text(self.cache.texts(), after);
+        let mut newest: Vec<usize> = (0..columns.len()).map(|text| self.cache.len(text)).collect();
+        self.places.extend(after.iter().map(|&(text, _)| {
+            newest[text] += 1;
+            (text, newest[text] - 1)
+        }));
+        let output = self.heads.decoder.run(r.clone(), NewRows::After(&columns), self.cache);
+        self.inputs.push(r);
+        self.outputs.push(output.clone());
+        self.heads.norm.forward(output, self.heads.epsilon)
+    }
+}
+
+impl Rows for AttentionRows<'_> {
+    fn expand(&mut self, parents: &[usize], tokens: Tensor<2>) -> Tensor<2> {
+        let SequentialEntry { input, output, token, .. } = self.entry;
+        let (r, o) = (self.inputs.at(parents), self.outputs.at(parents));
+        let read = input.forward(scaled(r.clone())) + output.forward(scaled(o)) + token.forward(scaled(tokens));
+        let after: Vec<(usize, usize)> = parents.iter().map(|&row| self.places[row]).collect();
+        self.run(r + read, &after)
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests;

@@ -1,0 +1,278 @@
+use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, TensorData};
+
+use super::*;
+use crate::backbone::{LanguageModelConfig, Span, Transformer};
+use crate::nn::{ParameterPath, collect_parameters, indices, to_host};
+
+const VOCABULARY: usize = 11;
+const LAYERS: usize = 3;
+const TEXT: [u32; 12] = [3, 7, 1, 10, 0, 5, 5, 2, 8, 6, 4, 9];
+
+fn backbone() -> ModelConfig {
+    let size = LanguageModelConfig { hidden: 8, layers: LAYERS, heads: 2, kv_heads: 1, intermediate: 10, context: 64 };
+    ModelConfig { query_key_norm: true, ..ModelConfig::from_scratch(&size, VOCABULARY) }
+}
+
+fn transformer() -> Transformer {
+    Transformer::new(&backbone(), &mut Init::seeded(4, &Device::flex()))
+}
+
+/// The same model on both engines: packed, and in tensors.
+fn models() -> [Model; 2] {
+    [Model::freeze(&transformer(), StorageType::Float32).unwrap(), Model::in_tensors(transformer())]
+}
+
+fn kinds() -> Vec<AttentionConfig> {
+    let features = AttentionContext::Features(vec![Feature::Layer(1), Feature::Last]);
+    let mut kinds = Vec::new();
+    for rows in [RowOrder::Sequential, RowOrder::Parallel] {
+        for context in [AttentionContext::Backbone, features.clone()] {
+            kinds.push(AttentionConfig { rows, layers: 2, context, ..AttentionConfig::default() });
+        }
+    }
+    kinds[0].input = vec![Feature::Layer(1), Feature::Layer(0), Feature::Last];
+    kinds
+}
+
+/// Adds to every number a little that depends on its place, and casts.
+struct Shake(usize, DType);
+
+impl ModuleMapper for Shake {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|old| {
+            let shape = old.dims();
+            let size: usize = shape.iter().product();
+            let values: Vec<f64> = (self.0..self.0 + size).map(|i| 0.1 * (i as f64 * 0.7).sin()).collect();
+            self.0 += size;
+            let device = old.device().without_autodiff();
+            let shift: Tensor<D> = Tensor::from_data(TensorData::new(values, shape), (&device, DType::F64));
+            let new = (old.clone().without_autodiff().cast(DType::F64) + shift).cast(self.1);
+            if old.is_require_grad() { new.autodiff().require_grad() } else { new }
+        })
+    }
+}
+
+/// Heads 2 to 4 whose numbers are all off their beginnings.
+fn heads(kind: &AttentionConfig, model: &Model, device: &Device, dtype: DType) -> AttentionHeads {
+    let mut heads = kind.network(HeadShape::new(3, model), &mut Init::seeded(5, device));
+    heads.warm_start(model).unwrap();
+    heads.map(&mut Shake(0, dtype))
+}
+
+/// The states of all heads where blocks begin behind each of the tokens `ends` of some texts, whose states are given. The
+/// drafted tokens are those of [`TEXT`], from the pinned one on.
+fn states(
+    heads: &AttentionHeads,
+    model: &Model,
+    read: &FeatureTensors,
+    counts: &[usize],
+    places: &[(usize, usize)],
+) -> Vec<Tensor<2>> {
+    let mut cache = heads.cache(counts.len(), 4).unwrap();
+    heads.read(model, &mut cache, counts, read);
+    let learns = heads.norm.weight.val().device().is_autodiff();
+    let tensor = |tensor: Tensor<2>| if learns { tensor.autodiff() } else { tensor };
+    let firsts: Vec<usize> = (0..counts.len()).map(|text| counts[..text].iter().sum()).collect();
+    let rows = indices(places.iter().map(|&(text, row)| firsts[text] + row), model.device());
+    let dtype = read.get(Feature::Layer(1)).dtype();
+    let drafted = |slot: usize| {
+        let tokens: Vec<u32> = places.iter().map(|place| TEXT[(place.1 + 1 + slot) % TEXT.len()]).collect();
+        tensor(model.embed(&tokens).cast(dtype))
+    };
+    let starts = Starts {
+        states: read.map(|state| tensor(state.select(0, rows.clone()))),
+        pinned: drafted(0),
+        context: Some(Context { cache: &mut cache, places: places.to_vec() }),
+    };
+    (0..heads.count()).map(heads.begin(starts).chains(&drafted)).collect()
+}
+
+fn read(model: &Model, heads: &AttentionHeads, texts: &[&[u32]]) -> FeatureTensors {
+    let spans: Vec<Span> = texts.iter().map(|text| Span::chain(text)).collect();
+    let features = heads.features();
+    FeatureTensors::new(&features, model.features(&spans, None, &features))
+}
+
+fn largest_difference(a: &[Tensor<2>], b: &[Tensor<2>]) -> f32 {
+    let pairs = a.iter().zip(b).flat_map(|(a, b)| to_host(a.clone()).into_iter().zip(to_host(b.clone())));
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// With all layers, and with rows that enter as the embeddings of the tokens, the heads are the backbone itself.
+#[test]
+fn rows_that_enter_as_tokens_are_the_backbones_own() {
+    // Embeddings with a mean square of 1, so that scaling changes nothing.
+    struct Scale(ParameterPath);
+    impl ModuleMapper for Scale {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.0.exit(container);
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let embeds = self.0.name() == "model.embed_tokens.weight";
+            param.map(|old| {
+                let size = old.clone().square().mean_dim(D - 1).sqrt();
+                if embeds { old / size } else { old }
+            })
+        }
+    }
+    let transformer = transformer().map(&mut Scale(ParameterPath::default()));
+    let models = [Model::freeze(&transformer, StorageType::Float32).unwrap(), Model::in_tensors(transformer)];
+    for (packed, model) in models.into_iter().enumerate() {
+        let kind = AttentionConfig { layers: LAYERS, ..AttentionConfig::default() };
+        let mut heads = kind.network(HeadShape::new(3, &model), &mut Init::seeded(5, &Device::flex()));
+        heads.warm_start(&model).unwrap();
+        let mut values = collect_parameters(&heads);
+        let diagonal = |factor: f32| (0..64).map(|i| if i % 9 == 0 { factor } else { 0.0 }).collect::<Vec<f32>>();
+        for (name, factor) in [("first_state", -1.0), ("first_token", 1.0), ("input", -1.0), ("token", 1.0)] {
+            values.get_mut(&format!("entry.{name}.weight")).unwrap().1 = diagonal(factor);
+        }
+        let mut heads = load_parameters(heads, values).unwrap();
+        if packed == 0 {
+            heads.pack(StorageType::Float32);
+        }
+        // Blocks begin behind tokens 1, 4 and 7 of one text, and behind token 2 of another.
+        let texts = [&TEXT[..8], &TEXT[..3]];
+        let places = [(0, 1), (0, 4), (0, 7), (1, 2)];
+        let found = states(&heads, &model, &read(&model, &heads, &texts), &[8, 3], &places);
+        let expected = to_host(model.hidden(&[Span::chain(&TEXT)], None));
+        for (head, found) in found.into_iter().enumerate() {
+            for (found, place) in to_host(found).chunks(8).zip(places) {
+                let expected = &expected[(place.1 + 1 + head) * 8..][..8];
+                let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(difference < 1e-4, "model {packed}, head {head}, {place:?}: {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_layers_give_what_tensors_give_and_a_row_the_same_bits_alone() {
+    let [packed_model, model] = models();
+    for kind in kinds() {
+        let plain = heads(&kind, &model, &Device::flex(), DType::F32);
+        let mut packed = plain.clone();
+        packed.pack(StorageType::Float32);
+        let texts = [&TEXT[..9], &TEXT[..4]];
+        let places = [(0, 2), (0, 5), (0, 8), (1, 0), (1, 3)];
+        let expected = states(&plain, &model, &read(&model, &plain, &texts), &[9, 4], &places);
+        let read_packed = read(&packed_model, &packed, &texts);
+        let found = states(&packed, &packed_model, &read_packed, &[9, 4], &places);
+        let difference = largest_difference(&found, &expected);
+        assert!(difference < 1e-4, "{kind:?}: {difference}");
+        for (at, &(text, row)) in places.iter().enumerate() {
+            let alone = read_packed.map(|state| state.narrow(0, 9 * text, row + 1));
+            let alone = states(&packed, &packed_model, &alone, &[row + 1], &[(0, row)]);
+            for (alone, found) in alone.into_iter().zip(&found) {
+                assert_eq!(to_host(alone), to_host(found.clone())[8 * at..][..8], "{kind:?}, place {at}");
+            }
+        }
+    }
+}
+
+/// What lies behind a block's start changes nothing, to the bit, and what lies before it does.
+#[test]
+fn a_block_sees_its_own_prefix_only() {
+    for model in models() {
+        for kind in kinds() {
+            let mut heads = heads(&kind, &model, &Device::flex(), DType::F32);
+            heads.pack(StorageType::Float32);
+            let found = |changed: Option<usize>| {
+                let read = read(&model, &heads, &[&TEXT]).map(|state| {
+                    let rows = (0..TEXT.len()).map(|row| if Some(row) == changed { 1e3 } else { 1.0 });
+                    let scale: Tensor<2> = Tensor::from_data(
+                        TensorData::new(rows.collect::<Vec<f32>>(), [TEXT.len(), 1]),
+                        &state.device(),
+                    );
+                    state * scale
+                });
+                states(&heads, &model, &read, &[TEXT.len()], &[(0, 6), (0, 8)])
+            };
+            let plain = found(None);
+            for (changed, block) in [(7, 0), (9, 1), (11, 1), (8, 0)] {
+                let rows = |states: &[Tensor<2>]| -> Vec<f32> {
+                    states.iter().flat_map(|state| to_host(state.clone())[8 * block..][..8].to_vec()).collect()
+                };
+                assert_eq!(rows(&found(Some(changed))), rows(&plain), "{kind:?}: {changed} in block {block}");
+            }
+            assert!(largest_difference(&found(Some(5))[..1], &plain[..1]) > 0.0, "{kind:?}");
+        }
+    }
+}
+
+/// Adds `step` to one number, the one at `index` when all parameters are counted through.
+struct Nudge {
+    index: usize,
+    step: f64,
+}
+
+impl ModuleMapper for Nudge {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let size: usize = param.val().dims().iter().product();
+        let (index, step) = (self.index, self.step);
+        self.index = self.index.wrapping_sub(size);
+        if index >= size {
+            return param;
+        }
+        param.map(|old| {
+            let mut values: Vec<f64> = old.to_data().try_into_vec().unwrap();
+            values[index] += step;
+            Tensor::from_data(TensorData::new(values, old.dims()), (&old.device(), DType::F64))
+        })
+    }
+}
+
+struct Gradients<'a>(&'a GradientsParams, Vec<Option<f64>>);
+
+impl burn::module::ModuleVisitor for Gradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let size: usize = param.val().dims().iter().product();
+        match self.0.get::<D>(param.id) {
+            Some(gradient) => self.1.extend(gradient.into_data().try_into_vec::<f64>().unwrap().into_iter().map(Some)),
+            None => self.1.resize(self.1.len() + size, None),
+        }
+    }
+}
+
+#[test]
+fn gradients_agree_with_finite_differences_in_float64() {
+    let [_, model] = models();
+    for kind in kinds() {
+        let learning = heads(&kind, &model, &Device::flex().autodiff(), DType::F64);
+        let texts = [&TEXT[..6], &TEXT[..3]];
+        let read = read(&model, &learning, &texts).map(|state| state.cast(DType::F64));
+        let objective = |heads: &AttentionHeads| -> Tensor<1> {
+            let states = states(heads, &model, &read, &[6, 3], &[(0, 2), (0, 5), (1, 1)]);
+            let weighted =
+                states.into_iter().enumerate().map(|(head, state)| state.mul_scalar(head as f64 + 0.5).sin());
+            weighted.map(Tensor::sum).reduce(|a, b| a + b).unwrap()
+        };
+        let mut backward = objective(&learning).backward();
+        let gradients = GradientsParams::from_module(&mut backward, &learning);
+        let mut found = Gradients(&gradients, Vec::new());
+        learning.visit(&mut found);
+        let (all, plain) = (found.1, learning.valid());
+        assert_eq!(all.len(), plain.num_params());
+        let value = |index, step| {
+            let nudged = plain.clone().map(&mut Nudge { index, step });
+            objective(&nudged).into_scalar::<f64>()
+        };
+        for (index, gradient) in all.iter().enumerate().step_by(7) {
+            let difference = (value(index, 1e-5) - value(index, -1e-5)) / 2e-5;
+            let gradient = gradient.unwrap_or(0.0);
+            assert!((difference - gradient).abs() < 1e-6, "{kind:?} {index}: {gradient} {difference}");
+        }
+    }
+}
+
+#[test]
+fn the_backbone_must_have_as_many_layers() {
+    let kind = |layers| AttentionConfig { layers, ..AttentionConfig::default() };
+    let error = kind(4).features(&backbone()).unwrap_err().to_string();
+    assert!(error.contains("`heads.architecture.layers` is 4") && error.contains("has 3"), "{error}");
+    assert_eq!(kind(2).features(&backbone()).unwrap(), [Feature::Layer(1), Feature::Layer(2)]);
+}
