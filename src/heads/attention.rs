@@ -178,6 +178,7 @@ pub struct AttentionHeads {
 }
 
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a network")]
 enum Entry {
     Sequential(SequentialEntry),
     Parallel(ParallelEntry),
@@ -234,9 +235,10 @@ impl DraftHeads for AttentionHeads {
             Entry::Sequential(entry) => {
                 let read = entry.first_state.forward(scaled(u.clone())) + entry.first_token.forward(pinned);
                 let [inputs, outputs] = [RowStates::new(), RowStates::new()];
-                let mut rows = AttentionRows { heads: self, entry, cache, places: Vec::new(), inputs, outputs };
-                let state = rows.run(u + read, &places);
-                Begun::Sequential(state, Box::new(rows))
+                let root = u.clone();
+                let mut rows = AttentionRows { heads: self, entry, cache, places: Vec::new(), inputs, outputs, root };
+                rows.root = rows.run(u + read, &places);
+                Begun::Sequential(Box::new(rows))
             }
             Entry::Parallel(entry) => {
                 let [n, d] = u.dims();
@@ -326,6 +328,8 @@ struct AttentionRows<'a> {
     /// What entered the layers, and what left them.
     inputs: RowStates,
     outputs: RowStates,
+    /// The states of the rows behind the pinned tokens.
+    root: Tensor<2>,
 }
 
 impl AttentionRows<'_> {
@@ -345,6 +349,10 @@ impl AttentionRows<'_> {
 }
 
 impl Rows for AttentionRows<'_> {
+    fn root(&self) -> Tensor<2> {
+        self.root.clone()
+    }
+
     fn expand(&mut self, parents: &[usize], tokens: Tensor<2>) -> Tensor<2> {
         let SequentialEntry { input, output, token, .. } = self.entry;
         let (r, o) = (self.inputs.at(parents), self.outputs.at(parents));

@@ -29,9 +29,8 @@ pub struct Context<'a> {
 pub enum Begun<'a> {
     /// Heads that read the start alone: all candidates are known at once.
     Parallel(States<'a>),
-    /// Heads that also read what was drafted before them. The tensor is the state `[n, d]` of head 2 in every block; these
-    /// are the first n rows.
-    Sequential(Tensor<2>, Box<dyn Rows + 'a>),
+    /// Heads that also read what was drafted before them.
+    Sequential(Box<dyn Rows + 'a>),
 }
 
 /// Computes the state `[n, d]` of a head (0 is head 2) at n starts. Heads must be asked for in ascending order, but some may
@@ -42,9 +41,12 @@ pub type States<'a> = Box<dyn FnMut(usize) -> Tensor<2> + 'a>;
 /// drafts, and so on. In training, the text's tokens take the place of drafted ones.
 pub type DraftedEmbeddings<'a> = dyn Fn(usize) -> Tensor<2> + 'a;
 
-/// The rows of sequential heads: one for each drafted token that something is drafted behind. Rows are numbered in the order
-/// in which they are run.
+/// The rows of sequential heads: one for each token that something is drafted behind. Rows are numbered in the order in which
+/// they are run; the first n stand behind the pinned tokens.
 pub trait Rows {
+    /// Returns the states `[n, d]` of the first n rows: what head 2 predicts.
+    fn root(&self) -> Tensor<2>;
+
     /// Runs one row behind each of the rows `parents`, which all have the same depth, and returns their states `[m, d]`: what
     /// head j + 1 predicts behind a token of head j. `tokens` `[m, d]` are the backbone's embeddings of these tokens. Of
     /// heads that attend, parents are in the order of their texts.
@@ -54,16 +56,17 @@ pub trait Rows {
 impl<'a> Begun<'a> {
     /// Returns whether heads read what was drafted before them.
     pub fn is_sequential(&self) -> bool {
-        matches!(self, Self::Sequential(..))
+        matches!(self, Self::Sequential(_))
     }
 
     /// Drafts one chain a block: each head reads the tokens `drafted` before it.
     pub fn chains(self, drafted: &'a DraftedEmbeddings) -> States<'a> {
-        let (first, mut rows) = match self {
+        let mut rows = match self {
             Self::Parallel(states) => return states,
-            Self::Sequential(first, rows) => (first, rows),
+            Self::Sequential(rows) => rows,
         };
-        let (n, mut newest, mut depth) = (first.dims()[0], first, 0);
+        let (mut newest, mut depth) = (rows.root(), 0);
+        let n = newest.dims()[0];
         Box::new(move |head| {
             // A head that is left out must still be run for those behind it.
             while depth < head {

@@ -87,9 +87,10 @@ impl DraftHeads for SpeculatorHeads {
     fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
         let (hidden, n) = (starts.states.get(Feature::Last), starts.pinned.dims()[0]);
         let state = scaled(hidden.clone());
-        let mut rows = SpeculatorRows { heads: self, hidden, places: Vec::new(), states: RowStates::new() };
-        let first = rows.run(state, starts.pinned, (0..n).map(|start| (0, start)).collect());
-        Begun::Sequential(first, Box::new(rows))
+        let (places, states, root) = (Vec::new(), RowStates::new(), hidden.clone());
+        let mut rows = SpeculatorRows { heads: self, hidden, places, states, root };
+        rows.root = rows.run(state, starts.pinned, (0..n).map(|start| (0, start)).collect());
+        Begun::Sequential(Box::new(rows))
     }
 }
 
@@ -101,6 +102,8 @@ struct SpeculatorRows<'a> {
     /// The head of each row, and its start.
     places: Vec<(usize, usize)>,
     states: RowStates,
+    /// The states that head 2 predicts from.
+    root: Tensor<2>,
 }
 
 impl SpeculatorRows<'_> {
@@ -116,18 +119,20 @@ impl SpeculatorRows<'_> {
         let state = gelu(stage.norm.forward(mixed, EPSILON));
         self.states.push(state.clone());
         // One row behind each start, as in training, needs no copy of h.
-        let hidden = if places.iter().map(|place| place.1).eq(0..self.hidden.dims()[0]) {
-            self.hidden.clone()
-        } else {
-            let starts = places.iter().map(|place| place.1);
-            self.hidden.clone().select(0, indices(starts, &self.hidden.device()))
-        };
+        let (n, device) = (self.hidden.dims()[0], self.hidden.device());
+        let starts: Vec<usize> = places.iter().map(|place| place.1).collect();
+        let hidden = self.hidden.clone();
+        let hidden = if starts.iter().copied().eq(0..n) { hidden } else { hidden.select(0, indices(starts, &device)) };
         self.places.extend(places);
         hidden + stage.down.forward(state)
     }
 }
 
 impl Rows for SpeculatorRows<'_> {
+    fn root(&self) -> Tensor<2> {
+        self.root.clone()
+    }
+
     fn expand(&mut self, parents: &[usize], tokens: Tensor<2>) -> Tensor<2> {
         let places = parents.iter().map(|&row| (self.places[row].0 + 1, self.places[row].1)).collect();
         self.run(self.states.at(parents), tokens, places)

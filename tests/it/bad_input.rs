@@ -91,6 +91,17 @@ fn configurations() {
         ("heads.loss_weights=[1, 2]", &["--set", "heads.loss_weights", "2 numbers", "3 heads", "heads 2 to 4"]),
         ("heads.loss_weights=[1, 0, 1]", &["`heads.loss_weights[1]` is 0", "above 0"]),
         ("heads.architecture={kind=\"speculator\",inner=0}", &["heads.architecture.inner", "at least 1"]),
+        ("heads.architecture={kind=\"attention\",layers=0}", &["heads.architecture.layers", "at least 1"]),
+        ("heads.architecture={kind=\"attention\",rows=\"tree\"}", &["is \"tree\"", "\"sequential\" or \"parallel\""]),
+        (
+            "heads.architecture={kind=\"attention\",layers=3}",
+            &["`heads.architecture.layers` is 3", "it has 2. Take fewer"],
+        ),
+        (
+            "heads.architecture={kind=\"attention\",input=[\"layer-7\"]}",
+            &["heads.architecture", "there is no `layer-7`: the backbone has 2 layers"],
+        ),
+        ("heads.positions_per_document=7", &["`heads.positions_per_step`", "`heads.positions_per_document` = 7"]),
         ("heads.loss_weights={exp=0}", &["heads.loss_weights.exp", "above 0"]),
         ("heads.soft_targets=2", &["soft_targets", "from 0 to 1"]),
         ("heads.text={sampled=1}", &["`heads.text` names \"sampled\"", "traces.train_text"]),

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use crate::common::{CONTEXT, alone, world};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use draftsmith::backbone::{Backbone, Precision, Span, generate};
+use draftsmith::backbone::{Backbone, Feature, Precision, Span, generate};
 use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
 use draftsmith::drafting::{Bpd, Drafter, DrawnDrafter, PromptLookup, Rescoring, Settings, SizedSelection, StopRule};
-use draftsmith::heads::{FfnConfig, FrozenHeads, HeadKind, HeadShape, SpeculatorConfig};
+use draftsmith::heads::{
+    AttentionConfig, AttentionContext, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder, SpeculatorConfig,
+};
 use draftsmith::nn::Init;
 use draftsmith::rescorer::{NgramRescorer, Rescorer};
 use draftsmith::storage_type::StorageType;
@@ -35,13 +37,20 @@ impl ModuleMapper for Randomise {
 }
 
 /// Five heads of random numbers of the given size; one that is not finite makes all they say NaN.
-fn heads(backbone: &Backbone, seed: u64, size: f32, reads_drafted: bool) -> FrozenHeads {
-    if reads_drafted {
-        of_kind(&SpeculatorConfig { inner: 8 }, backbone, seed, size)
-    } else {
-        of_kind(&FfnConfig { hidden: 8, ..FfnConfig::default() }, backbone, seed, size)
+fn heads(backbone: &Backbone, seed: u64, size: f32, kind: &str) -> FrozenHeads {
+    match kind {
+        "ffn" => of_kind(&FfnConfig { hidden: 8, ..FfnConfig::default() }, backbone, seed, size),
+        "speculator" => of_kind(&SpeculatorConfig { inner: 8 }, backbone, seed, size),
+        "attention" => of_kind(&AttentionConfig { layers: 2, ..AttentionConfig::default() }, backbone, seed, size),
+        _ => {
+            let context = AttentionContext::Features(vec![Feature::Layer(1), Feature::Last]);
+            let rows = RowOrder::Parallel;
+            of_kind(&AttentionConfig { rows, context, ..AttentionConfig::default() }, backbone, seed, size)
+        }
     }
 }
+
+const KINDS: [&str; 4] = ["ffn", "speculator", "attention", "attention, parallel"];
 
 fn of_kind(kind: &impl HeadKind, backbone: &Backbone, seed: u64, size: f32) -> FrozenHeads {
     let heads = kind.network(HeadShape::new(5, &backbone.model), &mut Init::seeded(seed, &Device::flex()));
@@ -109,7 +118,7 @@ proptest! {
     fn whatever_is_drafted_the_text_is_the_greedy_one(
         seed: u64,
         size in prop::sample::select(vec![0.1f32, 1.0, 30.0, f32::NAN, f32::INFINITY]),
-        reads_drafted: bool,
+        kind in prop::sample::select(&KINDS[..]),
         prompt in prop::collection::vec(1u32..300, 1..40),
         max_new in prop::sample::select(vec![1usize, 7, 30, 200]),
         stop in prop::sample::select(vec![
@@ -120,7 +129,7 @@ proptest! {
         ]),
     ) {
         let backbone = backbone();
-        let heads = heads(&backbone, seed, size, reads_drafted);
+        let heads = heads(&backbone, seed, size, kind);
         let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
         let expected = generate(&backbone, &[&prompt], max_new).remove(0);
         let drafters: [Box<dyn Drafter>; 6] = [
@@ -169,7 +178,7 @@ proptest! {
     fn side_by_side_every_document_is_decoded_as_it_is_alone(
         seed: u64,
         size in prop::sample::select(vec![0.1f32, 1.0, 30.0, f32::NAN]),
-        reads_drafted: bool,
+        kind in prop::sample::select(&KINDS[..]),
         documents in prop::collection::vec(
             (
                 prop_oneof![
@@ -185,7 +194,7 @@ proptest! {
         end in any::<prop::sample::Index>(),
     ) {
         let mut backbone = backbone();
-        let heads = heads(&backbone, seed, size, reads_drafted);
+        let heads = heads(&backbone, seed, size, kind);
         let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
         let documents: Vec<(&[u32], usize)> = documents.iter().map(|(prompt, most)| (&prompt[..], *most)).collect();
         let ends = backbone.end_of_text.clone();
@@ -214,11 +223,14 @@ proptest! {
 #[test]
 fn a_text_that_is_replaced_is_gone_on_from() {
     let backbone = backbone();
-    let heads = heads(&backbone, 3, 0.3, false);
+    KINDS.iter().for_each(|kind| gone_on_from(&backbone, &heads(&backbone, 3, 0.3, kind)));
+}
+
+fn gone_on_from(backbone: &Backbone, heads: &FrozenHeads) {
     let options =
         Decoding { top_k: 4, dtype: StorageType::Float32, stop: StopRule::Never, verification: Verification::GREEDY };
     let documents: [(&[u32], usize); 3] = [(&[9, 120, 33, 70], 30), (&[5, 80, 41], 30), (&[17; 20], 30)];
-    let mut decoder = Decoder::new(&backbone, &heads, &Bpd, options, &documents, 2).unwrap();
+    let mut decoder = Decoder::new(backbone, heads, &Bpd, options, &documents, 2).unwrap();
     let replaced = [7u32, 8, 90];
     let mut left = 2;
     while !decoder.finished() {
@@ -230,11 +242,11 @@ fn a_text_that_is_replaced_is_gone_on_from() {
             }
         }
     }
-    assert_eq!(decoder.decoded(0), generate(&backbone, &[documents[0].0], 30)[0]);
-    assert_eq!(decoder.decoded(2), generate(&backbone, &[documents[2].0], 30)[0]);
+    assert_eq!(decoder.decoded(0), generate(backbone, &[documents[0].0], 30)[0]);
+    assert_eq!(decoder.decoded(2), generate(backbone, &[documents[2].0], 30)[0]);
     let kept = [&decoder.decoded(1)[..1], &replaced].concat();
-    assert_eq!(kept[0], generate(&backbone, &[documents[1].0], 30)[0][0]);
-    let after = generate(&backbone, &[&[documents[1].0, &kept].concat()], 30 - kept.len()).remove(0);
+    assert_eq!(kept[0], generate(backbone, &[documents[1].0], 30)[0][0]);
+    let after = generate(backbone, &[&[documents[1].0, &kept].concat()], 30 - kept.len()).remove(0);
     assert_eq!(decoder.decoded(1), [kept, after].concat());
 }
 
@@ -247,7 +259,7 @@ fn heads_that_overflow_for_one_document_take_nothing_from_another() {
     let documents: [(&[u32], usize); 2] = [(&[9, 120, 33, 70], 6), (&[5, 80, 41], 6)];
     let nodes = |blocks: &[Block]| blocks.iter().map(|block| block.nodes).collect::<Vec<_>>();
     let differ = (0..400).any(|step| {
-        let heads = heads(&backbone, 3, 1e18 * 1.01f32.powi(step), false);
+        let heads = heads(&backbone, 3, 1e18 * 1.01f32.powi(step), "ffn");
         let alone = documents.map(|document| blocks_of(options, &backbone, &heads, &Bpd, &[document], 1).remove(0));
         let together = blocks_of(options, &backbone, &heads, &Bpd, &documents, 2);
         assert_eq!(together, alone);
@@ -272,7 +284,7 @@ fn memory_does_not_grow_with_the_documents() {
         return;
     }
     let backbone = backbone();
-    let heads = heads(&backbone, 1, 0.3, false);
+    let heads = heads(&backbone, 1, 0.3, "ffn");
     let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
     let drafter = rescoring(&counts, SizedSelection::ExpectedTree(12), 0.5);
     let decode_tokens = |most: usize| {
@@ -311,7 +323,7 @@ fn chi_square(counts: &HashMap<(u32, u32), u32>, expected: &HashMap<(u32, u32), 
 #[test]
 fn sampled_text_has_the_backbones_distribution_under_every_lossless_rule() {
     let (backbone, temperature) = (backbone(), 0.6);
-    let heads = heads(&backbone, 3, 0.5, false);
+    let heads = heads(&backbone, 3, 0.5, "ffn");
     let prompt = [5u32, 80, 41];
     let probabilities = |text: &[u32]| -> Vec<f64> {
         let hidden = backbone.model.hidden(&[Span::chain(text)], None).narrow(0, text.len() - 1, 1);
@@ -362,7 +374,7 @@ fn sampled_text_has_the_backbones_distribution_under_every_lossless_rule() {
 #[test]
 fn a_rule_is_refused_for_drafts_it_is_not_valid_for() {
     let backbone = backbone();
-    let heads = heads(&backbone, 1, 1.0, false);
+    let heads = heads(&backbone, 1, 1.0, "ffn");
     let options = |rule| Decoding {
         top_k: 4,
         dtype: StorageType::Float32,
@@ -377,7 +389,7 @@ fn a_rule_is_refused_for_drafts_it_is_not_valid_for() {
 #[test]
 fn lossy_rules_keep_longer_drafts() {
     let backbone = backbone();
-    let heads = heads(&backbone, 3, 0.3, false);
+    let heads = heads(&backbone, 3, 0.3, "ffn");
     let prompt = [9u32, 120, 33, 70];
     let blocks = |rule| {
         let verification = Verification { rule, ..Verification::GREEDY };

@@ -117,7 +117,11 @@ fn a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one() {
 /// Several heads' gradients meet in a shared first layer, and blocks follow one another: neither may depend on the run.
 #[test]
 fn so_do_heads_of_other_architectures() {
-    for architecture in ["{kind=\"ffn\",hidden=8,first_layer=\"shared\"}", "{kind=\"medusa\",blocks=2}"] {
+    for architecture in [
+        "{kind=\"ffn\",hidden=8,first_layer=\"shared\"}",
+        "{kind=\"medusa\",blocks=2}",
+        "{kind=\"attention\",layers=2}",
+    ] {
         let set = format!("heads.architecture={architecture}");
         let sets = ["--set", &set, "--set", "heads.loss_weights={decay=0.8}"];
         let (killed, whole) = (traced(), traced());
