@@ -64,7 +64,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     StoredCandidates::make(&dev_trace, &heads, &backbone.model, 1, &place, "candidates")?;
     let (candidates, mut tally) = (StoredCandidates::open(&place, &dev_trace)?, Tally::default());
     for document in 0..dev_trace.documents().len() {
-        let text = ReplayText::new(&dev_trace, document, &candidates, 1)?;
+        let text = ReplayText::new(&dev_trace, document, &candidates, (&heads, &backbone), 1)?;
         tally.add(&replay(&text, &text.lattices, &Bpd)?);
     }
     println!("{:.3} tokens a call", tally.block_efficiency());

@@ -23,13 +23,15 @@ impl Config {
     fn default_variants(&self) -> Vec<Variant> {
         let mut single = Vec::new();
         let mut several = vec![Variant::new(Selection::BestPaths, None), Variant::new(Selection::ExpectedTree, None)];
+        several.extend(self.grows().then(|| Variant::new(Selection::GrownTree, None)));
         for name in self.rescorer.keys() {
             let selections: &[Selection] = match self.beam(name) {
                 Some(1) => &[Selection::BestPath],
                 Some(_) => &[Selection::BestPath, Selection::Beam],
                 None => &[Selection::BestPath, Selection::ExpectedPath, Selection::BestPaths, Selection::ExpectedTree],
             };
-            for &selection in selections {
+            let grown = (self.grows() && self.scores_paths(name)).then_some(Selection::GrownTree);
+            for selection in selections.iter().copied().chain(grown) {
                 let list = if selection.is_single() { &mut single } else { &mut several };
                 list.push(Variant::new(selection, Some(name)));
             }
@@ -40,7 +42,11 @@ impl Config {
             std::iter::once(variant).chain(second)
         };
         let stop = self.drafting.stop;
-        let searched = single.into_iter().chain(several).flat_map(copying).map(|variant| Variant { stop, ..variant });
+        let stopping = |variant: Variant| match variant.selection {
+            Selection::GrownTree => variant,
+            _ => Variant { stop, ..variant },
+        };
+        let searched = single.into_iter().chain(several).flat_map(copying).map(stopping);
         let stopped = (stop != StopRule::Never).then(|| Variant { stop, ..Variant::plain() });
         [Variant::plain()].into_iter().chain(stopped).chain([Variant::prompt_lookup()]).chain(searched).collect()
     }
@@ -56,6 +62,17 @@ impl Config {
         self.terms(name).into_iter().filter_map(|term| self.rescorer[term].kind()?.beam()).max()
     }
 
+    /// Whether trees are grown by default: the heads read what was drafted before them.
+    fn grows(&self) -> bool {
+        self.heads.architecture.kind().is_sequential()
+    }
+
+    /// Whether all terms of the rescorer `name` score the candidates behind any path.
+    fn scores_paths(&self, name: &str) -> bool {
+        let scores = |term: &str| self.rescorer[term].kind().is_some_and(|kind| kind.scores_paths());
+        self.terms(name).into_iter().all(scores)
+    }
+
     /// Checks that the named variants can be made of the configured rescorers.
     pub(super) fn validate_variants(&self) -> Result<()> {
         for variant in &self.drafting.variants {
@@ -68,8 +85,16 @@ impl Config {
                     known()
                 ),
             };
+            if let (Selection::GrownTree, Some(name)) = (variant.selection, &variant.rescorer)
+                && !self.scores_paths(name)
+            {
+                bail!(
+                    "`drafting.variants` names `{variant}`, but `{name}` scores the candidates of a lattice, and a grown tree has none; n-gram and neural rescorers score any path. The variants here are {}.",
+                    known()
+                );
+            }
             let possible = match variant.selection {
-                Selection::BestPath => true,
+                Selection::BestPath | Selection::GrownTree => true,
                 Selection::Beam => beam.is_some_and(|beam| beam > 1),
                 _ => beam.is_none(),
             };

@@ -9,12 +9,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::row::{BlockLattice, Document, Proposal, Row};
+use super::row::{BlockLattice, Document, GrowingWhereFinite, Proposal, Row};
 use super::verification::{Predictions, Verification};
 use crate::backbone::{Backbone, Feature, FeatureRows, FeatureTensors, KvCache, Span};
 use crate::drafting::{Drafter, StopRule, TightestMargin};
 use crate::error::{Result, bail};
-use crate::heads::{BlockContexts, BlockStarts, FrozenHeads};
+use crate::heads::{BlockContexts, BlockStarts, Context, FrozenHeads};
 use crate::nn::indices;
 use crate::storage_type::StorageType;
 
@@ -252,10 +252,23 @@ impl<'a> Decoder<'a> {
 
     /// Drafts of the rows that were looked at.
     fn draft(&mut self, looked: Vec<Option<BlockLattice>>) -> Result<Vec<Option<Proposal>>> {
-        let one = |(row, looked): (&mut Row, Option<BlockLattice>)| {
-            looked.map(|looked| row.draft(&self.documents[row.document], looked, self.drafter)).transpose()
+        let Self { heads, drafter, backbone, documents, options, kept, .. } = self;
+        let one = |(number, (row, looked)): (usize, (&mut Row, Option<BlockLattice>))| {
+            let Some(looked) = looked else { return Ok(None) };
+            let document = &documents[row.document];
+            if !drafter.grows() {
+                return row.draft(document, looked, *drafter, None).map(Some);
+            }
+            let (model, tokens) = (&backbone.model, document.text.len());
+            let starts = (row.states.to_device(model.device()), row.next.0);
+            let context = kept.as_mut().map(|cache| Context { cache, places: vec![(number, tokens - 1)] });
+            let mut growing = GrowingWhereFinite(heads.grow(model, starts, context, options.top_k));
+            let proposal = row.draft(document, looked, *drafter, Some(&mut growing));
+            drop(growing);
+            kept.iter_mut().for_each(|cache| cache.truncate(number, tokens));
+            proposal.map(Some)
         };
-        self.rows.iter_mut().zip(looked).map(one).collect()
+        self.rows.iter_mut().zip(looked).enumerate().map(one).collect()
     }
 
     /// One forward of everything drafted, and of everything that is still to be read. Gives the backbone's states, row after

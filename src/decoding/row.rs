@@ -5,8 +5,10 @@ use super::verification::{Outcome, Prediction, Predictions, Verification, Verifi
 use crate::backbone::{Feature, FeatureRows, Span};
 use crate::drafting::{Decision, Drafter, Drafts, Session, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
-use crate::heads::Candidates;
+use crate::heads::{Candidates, GrowingBlock, Growth};
+use crate::kernels::SoftmaxStats;
 use crate::lattice::{DraftTree, Lattice};
+use crate::nn::Largest;
 use crate::rescorer::BlockContext;
 
 /// A text and how far it may go.
@@ -79,6 +81,17 @@ impl BlockLattice {
     }
 }
 
+/// A block that grows as far as its heads' numbers are finite. The text is the backbone's in any case.
+pub(super) struct GrowingWhereFinite<'a>(pub GrowingBlock<'a>);
+
+impl Growth for GrowingWhereFinite<'_> {
+    fn behind(&mut self, paths: &[&[u32]]) -> Result<Vec<Largest>> {
+        let stats = Some(SoftmaxStats { log_sum: 0.0, entropy: 0.0 });
+        let nothing = Largest { ids: Vec::new(), logits: Vec::new(), stats };
+        Ok(self.0.behind(paths).unwrap_or_else(|_| vec![nothing; paths.len()]))
+    }
+}
+
 /// The drafts of a block as a tree.
 pub(super) struct Proposal {
     drafts: Drafts,
@@ -115,13 +128,23 @@ impl<'a> Row<'a> {
     }
 
     /// Drafts the next block of `document`, whose text was read.
-    pub fn draft(&mut self, document: &Document, looked: BlockLattice, drafter: &dyn Drafter) -> Result<Proposal> {
+    ///
+    /// Where `growth` is given, drafts grow from it.
+    pub fn draft(
+        &mut self,
+        document: &Document,
+        looked: BlockLattice,
+        drafter: &dyn Drafter,
+        growth: Option<&mut dyn Growth>,
+    ) -> Result<Proposal> {
         let BlockLattice { lattice, slots, margin, stop_margin } = looked;
         let start = document.text.len();
         let hidden = self.states.get(Feature::Last);
         let context = BlockContext { start, slots, lattice: &lattice, hidden };
-        let mut drafts = self.session.drafts(&document.text, &[context])?;
-        let drafts = drafts.pop().expect("one start gives one set of drafts");
+        let drafts = match growth {
+            Some(growth) => self.session.grow(&document.text, &context, growth)?,
+            None => self.session.drafts(&document.text, &[context])?.remove(0),
+        };
         let tree = DraftTree::from_paths(&drafts.paths);
         // A root follows the last committed token.
         let column = |parent: &Option<usize>| Some(parent.map_or(start - 1, |parent| start + parent));

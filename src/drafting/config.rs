@@ -18,17 +18,20 @@ pub struct DraftingConfig {
     /// n: the number of nodes in a tree of the `tree-` variants, and so the most tokens that one of their calls verifies.
     #[schemars(range(min = 1))]
     pub nodes: usize,
+    /// The most nodes of a level that the heads propose tokens behind, for the trees of the `grown-` variants.
+    #[schemars(range(min = 1))]
+    pub frontier: usize,
     /// Whether variants with several drafts always include the draft of plain decoding, so that none of their blocks is
     /// shorter than its block.
     pub include_top1: bool,
     /// Where blocks end early: "never", "max-probability=P" (before the first slot whose first choice has a probability below
     /// P) or "entropy-bound=B" (before the first slot with 1 - sqrt(0.2 x entropy in nats) below B), with P and B from 0 to 1.
-    /// The variants that draft from the heads' candidates use it; plain `bpd` is evaluated without it as well.
+    /// The variants that draft from the heads' lattice use it; plain `bpd` is evaluated without it as well.
     pub stop: StopRule,
 }
 
 impl Default for DraftingConfig {
     fn default() -> Self {
-        Self { variants: Vec::new(), paths: 16, nodes: 32, include_top1: true, stop: StopRule::Never }
+        Self { variants: Vec::new(), paths: 16, nodes: 32, frontier: 8, include_top1: true, stop: StopRule::Never }
     }
 }

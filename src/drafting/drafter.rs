@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::null_is_infinite;
 use crate::error::Result;
+use crate::heads::Growth;
 use crate::lattice::{Expected, Lattice, PBest};
 use crate::rescorer::BlockContext;
 
@@ -114,6 +115,11 @@ pub trait Drafter: Sync {
         true
     }
 
+    /// Returns whether drafts are grown token by token ([`Session::grow`]), and not searched in a lattice.
+    fn grows(&self) -> bool {
+        false
+    }
+
     /// Returns how the drafter comes by its tokens.
     fn origin(&self) -> Origin {
         Origin::Deterministic
@@ -131,6 +137,15 @@ pub trait Session {
     /// Returns the drafts for each of `blocks`, in the same order. The blocks begin at ascending positions of `text`,
     /// none of them behind its end.
     fn drafts(&mut self, text: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>>;
+
+    /// Returns the drafts for a block of `text`, grown from what the heads propose behind each path. Of the block's lattice
+    /// only the pinned token is read.
+    ///
+    /// # Errors
+    /// Returns the errors of the heads and of rescorers.
+    fn grow(&mut self, text: &[u32], block: &BlockContext, _growth: &mut dyn Growth) -> Result<Drafts> {
+        Ok(self.drafts(text, std::slice::from_ref(block))?.remove(0))
+    }
 }
 
 /// The drafter of plain blockwise parallel decoding, which takes the best token of every head.

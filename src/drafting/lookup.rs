@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Drafter, Drafts, Session};
 use crate::error::Result;
-use crate::lattice::{Lattice, LookupToken};
+use crate::lattice::LookupToken;
 use crate::rescorer::BlockContext;
 
 /// The length in tokens of the longest suffix that [`PromptLookup`] looks up.
@@ -124,11 +124,11 @@ impl LookupConfidence {
         self.0.iter().enumerate().map(move |(class, by_slot)| (words(class), by_slot.as_slice()))
     }
 
-    /// Returns the copy that continues `text`, one token per slot of `lattice` at most. It begins with the lattice's
-    /// pinned token. It is empty if no suffix of the known text occurs earlier.
-    pub fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<LookupToken> {
-        let known = [text, lattice.ids(0)].concat();
-        let Some((class, copy)) = copy(&known, lattice.slots()) else { return Vec::new() };
+    /// Returns the copy that continues `text`, of at most `slots` tokens from the pinned one on. It is empty if no suffix of
+    /// the known text occurs earlier.
+    pub fn copied(&self, text: &[u32], pinned: u32, slots: usize) -> Vec<LookupToken> {
+        let known = [text, &[pinned]].concat();
+        let Some((class, copy)) = copy(&known, slots) else { return Vec::new() };
         let confidence = self.0.get(class).map_or(&[][..], Vec::as_slice);
         copy.into_iter().zip(confidence).map(|(token, &confidence)| LookupToken { token, confidence }).collect()
     }
@@ -182,10 +182,8 @@ mod tests {
     #[test]
     fn a_trusted_copy_reads_on_in_itself() {
         let confidence = LookupConfidence(vec![vec![1.0, 0.5, 0.25], vec![1.0, 0.75, 0.5]]);
-        let copied = |text: &[u32], pinned: u32, slots: u32| -> Vec<(u32, f64)> {
-            let (ids, scores): (Vec<u32>, Vec<f32>) = (1..slots).map(|slot| (slot, 0.0)).unzip();
-            let lattice = Lattice::pinned(pinned, 1, &ids, &scores).unwrap();
-            confidence.copied(text, &lattice).into_iter().map(|copied| (copied.token, copied.confidence)).collect()
+        let copied = |text: &[u32], pinned: u32, slots: usize| -> Vec<(u32, f64)> {
+            confidence.copied(text, pinned, slots).into_iter().map(|copied| (copied.token, copied.confidence)).collect()
         };
         // `1 2` came before.
         assert_eq!(copied(&[1, 2, 7, 8, 1], 2, 3), [(2, 1.0), (7, 0.75), (8, 0.5)]);
@@ -193,7 +191,7 @@ mod tests {
         assert_eq!(copied(&[4, 4], 4, 3), [(4, 1.0), (4, 0.75), (4, 0.5)]);
         assert_eq!(copied(&[3, 4, 1], 4, 2), [(4, 1.0), (1, 0.5)]);
         assert_eq!(copied(&[1, 2], 3, 3), []);
-        assert_eq!(LookupConfidence::default().copied(&[1, 1], &Lattice::pinned(1, 1, &[2], &[0.0]).unwrap()), []);
+        assert_eq!(LookupConfidence::default().copied(&[1, 1], 1, 2), []);
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 mod config;
 mod drafter;
 mod drawn;
+mod grown;
 mod local;
 mod lookup;
 mod prepared;
@@ -20,6 +21,7 @@ mod variant;
 pub use config::DraftingConfig;
 pub use drafter::{Bpd, Decision, Drafter, Drafts, Origin, Session, TightestMargin};
 pub use drawn::DrawnDrafter;
+pub use grown::Grown;
 pub use lookup::{LookupConfidence, PromptLookup};
 pub use prepared::{PreparedVariant, SizedSelection};
 pub use rescoring::Rescoring;

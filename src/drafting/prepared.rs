@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Bpd, Drafter, DraftingConfig, PromptLookup, Rescoring, Selection, Settings, Source, Variant};
+use super::{Bpd, Drafter, DraftingConfig, Grown, PromptLookup, Rescoring, Selection, Settings, Source, Variant};
 use crate::lattice::Weighting;
 use crate::rescorer::Rescorer;
 
@@ -15,6 +15,14 @@ pub enum SizedSelection {
     ExpectedPath,
     /// The tree with the longest expected accepted length among those with the given number of nodes.
     ExpectedTree(usize),
+    /// The tree with the longest expected accepted length among those with at most `nodes` nodes, grown from what the heads
+    /// propose behind each path. Of a level, at most `frontier` nodes are expanded.
+    GrownTree {
+        /// The number of nodes.
+        nodes: usize,
+        /// The largest number of nodes of a level that are expanded.
+        frontier: usize,
+    },
     /// The tree that makes the best use of its time. The numbers are the seconds that a block takes on this machine, by
     /// the number of nodes of its tree, from 1 node on.
     ///
@@ -50,6 +58,7 @@ impl<'a> PreparedVariant<'a> {
             Selection::Beam => SizedSelection::Paths(beam),
             Selection::ExpectedPath => SizedSelection::ExpectedPath,
             Selection::ExpectedTree => SizedSelection::ExpectedTree(options.nodes),
+            Selection::GrownTree => SizedSelection::GrownTree { nodes: options.nodes, frontier: options.frontier },
         };
         Self { variant, terms, selection, include_top1: options.include_top1, switched_off: false }
     }
@@ -60,7 +69,13 @@ impl<'a> PreparedVariant<'a> {
             Source::Text => Box::new(PromptLookup),
             // The best path by head scores is every head's first choice, which needs no search.
             Source::Heads if self.is_first_choices() => Box::new(Bpd),
-            Source::Heads => Box::new(self.rescoring(self.selection.clone(), self.include_top1, settings)),
+            Source::Heads => match self.selection {
+                SizedSelection::GrownTree { nodes, frontier } => {
+                    let rescorers = self.terms.iter().map(|(_, rescorer)| *rescorer).collect();
+                    Box::new(Grown { rescorers, nodes, frontier, settings: settings.clone() })
+                }
+                _ => Box::new(self.rescoring(self.selection.clone(), self.include_top1, settings)),
+            },
         }
     }
 
@@ -103,6 +118,11 @@ impl<'a> PreparedVariant<'a> {
         self.variant.source == Source::Heads && !self.is_first_choices()
     }
 
+    /// Returns whether drafts are grown from what the heads propose behind each path.
+    pub fn grows(&self) -> bool {
+        self.variant.selection == Selection::GrownTree && !self.switched_off
+    }
+
     /// Returns what this variant takes from the lattice.
     pub fn selection(&self) -> &SizedSelection {
         &self.selection
@@ -124,7 +144,7 @@ impl<'a> PreparedVariant<'a> {
         match &self.selection {
             _ if !self.searches() => 1,
             SizedSelection::Paths(p) => *p,
-            SizedSelection::ExpectedTree(nodes) => *nodes,
+            SizedSelection::ExpectedTree(nodes) | SizedSelection::GrownTree { nodes, .. } => *nodes,
             SizedSelection::TimedTree(seconds) => seconds.len(),
             SizedSelection::ExpectedPath => 1,
         }

@@ -47,7 +47,7 @@ impl Rescoring<'_> {
     pub(super) fn beam(&self) -> usize {
         match self.selection {
             SizedSelection::Paths(p) => p.max(1),
-            SizedSelection::ExpectedPath | SizedSelection::ExpectedTree(_) | SizedSelection::TimedTree(_) => 1,
+            _ => 1,
         }
     }
 
@@ -92,6 +92,7 @@ impl Rescoring<'_> {
                 let held = if self.include_top1 { lattice.top1() } else { Vec::new() };
                 probable().tree(Beside { held: &held, copied }, nodes).into()
             }
+            SizedSelection::GrownTree { .. } => unreachable!("grown trees have a drafter of their own"),
             SizedSelection::TimedTree(seconds) => {
                 let budget = TimeBudget { seconds, rate: pace.rate(seconds) };
                 let tree = probable().timed_tree(copied, budget);
@@ -116,7 +117,7 @@ impl Rescoring<'_> {
         let narrowed = self.narrowed(block.lattice)?;
         let tempered = self.settings.tempered(&narrowed);
         let lattice = &*tempered;
-        let copied = self.settings.copied(&text[..block.start], lattice);
+        let copied = self.settings.copied(&text[..block.start], lattice.ids(0)[0], lattice.slots());
         let drafts = if self.rescores() {
             let block = BlockContext { lattice: &narrowed, ..*block };
             let mut sum = self.sum(text, &block)?;

@@ -58,13 +58,13 @@ impl Settings {
         }
     }
 
-    /// Returns the copy that continues `text` and begins with the pinned token of `lattice`. The confidence of every
-    /// token but the pinned one is multiplied by `lookup_scale`.
-    pub(super) fn copied(&self, text: &[u32], lattice: &Lattice) -> Vec<LookupToken> {
+    /// Returns the copy that continues `text`, of at most `slots` tokens from the pinned one on. The confidence of every token
+    /// but the pinned one is multiplied by `lookup_scale`.
+    pub(super) fn copied(&self, text: &[u32], pinned: u32, slots: usize) -> Vec<LookupToken> {
         if self.lookup_scale == 0.0 {
             return Vec::new();
         }
-        let mut copied = self.confidence.copied(text, lattice);
+        let mut copied = self.confidence.copied(text, pinned, slots);
         // The pinned token is certain, so its confidence stays as it is.
         copied.iter_mut().skip(1).for_each(|copied| copied.confidence *= self.lookup_scale);
         copied

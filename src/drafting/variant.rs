@@ -15,8 +15,8 @@ use crate::files::serde_as_text;
 
 /// Which drafts are proposed for a block.
 ///
-/// Written as `bpd`, `prompt-lookup`, or `[SELECTION-]RESCORER[+lookup][+STOP]`, where SELECTION is `pbest`, `beam`, `path` or
-/// `tree` (none: the best path), RESCORER is a `[rescorer.NAME]` or `0gram` for head scores alone, and STOP a [`StopRule`]:
+/// Written as `bpd`, `prompt-lookup`, or `[SELECTION-]RESCORER[+lookup][+STOP]`, where SELECTION is `pbest`, `beam`, `path`,
+/// `tree` or `grown` (none: the best path), RESCORER is a `[rescorer.NAME]` or `0gram` for head scores alone, and STOP a [`StopRule`]:
 /// `tree-ngram+lookup`, `bpd+max-probability=0.1`.
 #[derive(Debug, Clone, PartialEq, JsonSchema)]
 #[schemars(with = "String")]
@@ -56,10 +56,14 @@ pub enum Selection {
     ExpectedPath,
     /// The tree with the longest expected accepted length.
     ExpectedTree,
+    /// The tree with the longest expected accepted length, grown from what the heads propose behind each path instead of
+    /// being taken from the lattice.
+    GrownTree,
 }
 
 impl Selection {
-    const ALL: [Self; 5] = [Self::BestPath, Self::BestPaths, Self::Beam, Self::ExpectedPath, Self::ExpectedTree];
+    const ALL: [Self; 6] =
+        [Self::BestPath, Self::BestPaths, Self::Beam, Self::ExpectedPath, Self::ExpectedTree, Self::GrownTree];
 
     /// Returns the prefix that stands before the rescorer's name.
     fn prefix(self) -> &'static str {
@@ -69,12 +73,13 @@ impl Selection {
             Self::Beam => "beam-",
             Self::ExpectedPath => "path-",
             Self::ExpectedTree => "tree-",
+            Self::GrownTree => "grown-",
         }
     }
 
     /// Returns whether drafts are selected for the longest expected accepted length.
     pub fn is_expected(self) -> bool {
-        matches!(self, Self::ExpectedPath | Self::ExpectedTree)
+        matches!(self, Self::ExpectedPath | Self::ExpectedTree | Self::GrownTree)
     }
 
     /// Returns whether there is only one draft per block.
@@ -185,11 +190,16 @@ impl FromStr for Variant {
         }
         if variant.lookup && !variant.selection.is_expected() {
             bail!(
-                "the variant `{text}`: copies compete with the lattice where drafts have the longest expected accepted length; write path-NAME+lookup or tree-NAME+lookup."
+                "the variant `{text}`: copies compete with the lattice where drafts have the longest expected accepted length; write path-NAME+lookup, tree-NAME+lookup or grown-NAME+lookup."
             );
         }
         if variant.source == Source::Text && variant.stop != StopRule::Never {
             bail!("the variant `{text}`: {TEXT} reads no heads, by whose confidence a stop rule ends blocks.");
+        }
+        if variant.selection == Selection::GrownTree && variant.stop != StopRule::Never {
+            bail!(
+                "the variant `{text}`: a grown tree ends where nodes are not probable enough; leave the stop rule out."
+            );
         }
         Ok(variant)
     }
@@ -216,6 +226,7 @@ mod tests {
                 true => Variant::prompt_lookup(),
                 false => {
                     let lookup = lookup && selection.is_expected();
+                    let stop = if selection == Selection::GrownTree { StopRule::Never } else { stop };
                     Variant { lookup, stop, ..Variant::new(selection, rescorer.as_deref()) }
                 }
             })
@@ -248,6 +259,7 @@ mod tests {
             ("bpd+max-probability=0.1+entropy-bound=0.1", "two stop rules"),
             ("prompt-lookup+max-probability=0.1", "reads no heads"),
             ("bpd+fast", "`fast` is no stop rule"),
+            ("grown-0gram+max-probability=0.1", "leave the stop rule out"),
         ] {
             let error = wrong.parse::<Variant>().unwrap_err().to_string();
             assert!(error.contains(expected), "{wrong}: {error}");

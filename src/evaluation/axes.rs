@@ -17,7 +17,7 @@ pub fn axes(variant: &PreparedVariant, top_k: usize, options: &TuningConfig) -> 
     };
     let mut axes = Vec::new();
     // A single draft chosen by head scores alone does not depend on the temperatures, so these are not searched.
-    if variant.searches() && !variant.reads_prefix() && !options.slot_tempering.is_empty() {
+    if variant.searches() && !variant.reads_prefix() && !variant.grows() && !options.slot_tempering.is_empty() {
         let powers = [&[0.0], &options.slot_tempering[..]].concat();
         axes.push(axis(Coordinate::Tempering, "slot_tempering", powers));
     }

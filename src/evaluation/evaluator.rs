@@ -71,8 +71,9 @@ impl<'a> Evaluator<'a> {
     /// the next evaluation continues where this one ended.
     pub fn evaluate(&'a self, name: &str, dev: TracedSplit<'a>, test: TracedSplit<'a>) -> Result<EvaluatedSet<'a>> {
         let stops = self.stops();
-        let dev_texts = Texts::new(dev.trace, &dev.candidates, self.top_k, &stops)?;
-        let texts = Texts::new(test.trace, &test.candidates, self.top_k, &stops)?;
+        let heads = (self.heads, self.backbone);
+        let dev_texts = Texts::new(dev.trace, &dev.candidates, heads, self.top_k, &stops)?;
+        let texts = Texts::new(test.trace, &test.candidates, heads, self.top_k, &stops)?;
         // One unit each for the searches, the walks over test and the live checks.
         let mut bar = Progress::new(format!("evaluate {name}"), 3 * self.variants.len());
         let start = self.start(&dev_texts);

@@ -15,6 +15,7 @@ pub mod bootstrap;
 mod config;
 mod evaluator;
 mod findings;
+mod growth;
 mod live;
 mod records;
 mod replay;

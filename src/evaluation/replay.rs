@@ -6,17 +6,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::Feature;
+use super::growth::TextGrowth;
+use crate::backbone::{Backbone, Feature};
 use crate::drafting::{Decision, Drafter, Drafts, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
-use crate::heads::StoredCandidates;
+use crate::heads::{FrozenHeads, StoredCandidates};
 use crate::kernels::SoftmaxStats;
 use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length, try_walk, walk};
 use crate::rescorer::BlockContext;
 use crate::traces::{Trace, TraceDocument};
 
 /// A traced document, with the lattice of every position at which a block could begin.
-pub struct ReplayText {
+pub struct ReplayText<'a> {
     /// The tokens of the prompt and the continuation.
     pub tokens: Vec<u32>,
     /// The number of tokens of the prompt.
@@ -34,6 +35,8 @@ pub struct ReplayText {
     pub margins: Vec<f32>,
     /// The softmax statistics of every head: `[continuation, H - 1]`.
     pub stats: Vec<SoftmaxStats>,
+    /// What drafts are grown from.
+    pub growth: TextGrowth<'a>,
 }
 
 /// One block of a replay.
@@ -72,10 +75,16 @@ impl Step {
     }
 }
 
-impl ReplayText {
-    /// Reads one document of `trace` with the candidates of the heads. Margins are those of the top `k`, which will be
-    /// drafted from.
-    pub fn new(trace: &Trace, document: usize, candidates: &StoredCandidates, k: usize) -> Result<Self> {
+impl<'t> ReplayText<'t> {
+    /// Reads one document of `trace` with the candidates of `heads`. Margins are those of the top `k`, which will be drafted
+    /// from.
+    pub fn new(
+        trace: &'t Trace,
+        document: usize,
+        candidates: &StoredCandidates,
+        (heads, backbone): (&'t FrozenHeads, &'t Backbone),
+        k: usize,
+    ) -> Result<Self> {
         let entry = &trace.documents()[document];
         let tokens = trace.tokens(entry).to_vec();
         let states = trace.states(document, entry.prompt - 1..entry.len() - 1, &[Feature::Last])?;
@@ -87,8 +96,8 @@ impl ReplayText {
             lattices.push(lattice);
         }
         let stats = (0..entry.continuation).flat_map(|t| candidates.stats(document, t)).collect();
-        let entry = entry.clone();
-        Ok(Self { prompt: entry.prompt, limit: entry.limit, entry, tokens, hidden, lattices, margins, stats })
+        let (entry, growth) = (entry.clone(), TextGrowth::new(trace, document, heads, backbone, k));
+        Ok(Self { prompt: entry.prompt, limit: entry.limit, entry, tokens, hidden, lattices, margins, stats, growth })
     }
 
     /// Returns the block after `t` tokens of the continuation, with the given candidates.
@@ -136,6 +145,7 @@ pub fn replay_with<T>(
     keep: impl Fn(Step, &Drafts) -> T,
 ) -> Result<Vec<T>> {
     let mut session = drafter.session();
+    let mut growth = text.growth.open();
     let all = if drafter.prefers_all_starts() {
         let blocks: Vec<BlockContext> =
             lattices.iter().enumerate().map(|(t, lattice)| text.block_context(t, lattice)).collect();
@@ -148,8 +158,13 @@ pub fn replay_with<T>(
         let drafts = match all.get(start) {
             Some(drafts) => drafts,
             None => {
-                one = session.drafts(&text.tokens, &[text.block_context(start, &lattices[start])])?;
-                &one[0]
+                let block = text.block_context(start, &lattices[start]);
+                one = if drafter.grows() {
+                    session.grow(&text.tokens, &block, &mut growth.at(block.start, block.lattice.ids(0)[0]))?
+                } else {
+                    session.drafts(&text.tokens, &[block])?.remove(0)
+                };
+                &one
             }
         };
         let mut tightest = TightestMargin::new(Decision::Draft, drafts.margin);

@@ -19,7 +19,7 @@ pub struct EvaluatedSet<'a> {
     /// The split that the results are about.
     pub test: TracedSplit<'a>,
     /// The documents of that split, with their lattices.
-    pub texts: Texts,
+    pub texts: Texts<'a>,
     /// The settings that are measured on dev without a search: coverage, temperatures and lookup confidence.
     pub start: Settings,
     /// The quality of each head by itself. The first is head 1, the backbone.

@@ -7,16 +7,17 @@ use rayon::prelude::*;
 
 use super::analyses::loops;
 use super::{ReplayText, Step, replay};
+use crate::backbone::Backbone;
 use crate::drafting::{Drafter, StopRule};
 use crate::error::{Result, bail};
-use crate::heads::StoredCandidates;
+use crate::heads::{FrozenHeads, StoredCandidates};
 use crate::lattice::Lattice;
 use crate::traces::Trace;
 
 /// The documents of a split that have a continuation, with the lattices that variants draft from.
-pub struct Texts {
+pub struct Texts<'a> {
     /// The documents.
-    pub texts: Vec<ReplayText>,
+    pub texts: Vec<ReplayText<'a>>,
     /// For each document, whether its continuation loops.
     pub looping: Vec<bool>,
     /// The seconds that it took to build the lattices from stored candidates.
@@ -25,16 +26,22 @@ pub struct Texts {
     lattices: Vec<(StopRule, Vec<Vec<Lattice>>)>,
 }
 
-impl Texts {
-    /// Reads every document of `trace` that has a continuation, with its lattices from `candidates`. For each rule of
+impl<'a> Texts<'a> {
+    /// Reads every document of `trace` that has a continuation, with its lattices from `candidates`, those of the heads. For each rule of
     /// `stops`, the lattices are cut to the top `k` and to where the rule ends blocks.
     ///
     /// # Errors
     /// Returns an error if no document has a continuation, or if the candidates belong to another trace.
-    pub fn new(trace: &Trace, candidates: &StoredCandidates, k: usize, stops: &[StopRule]) -> Result<Self> {
+    pub fn new(
+        trace: &'a Trace,
+        candidates: &StoredCandidates,
+        heads: (&'a FrozenHeads, &'a Backbone),
+        k: usize,
+        stops: &[StopRule],
+    ) -> Result<Self> {
         let (started, mut texts) = (Instant::now(), Vec::new());
         for (document, entry) in trace.documents().iter().enumerate().filter(|(_, entry)| entry.continuation > 0) {
-            texts.push(ReplayText::new(trace, document, candidates, k).map_err(|e| e.within(&entry.id))?);
+            texts.push(ReplayText::new(trace, document, candidates, heads, k).map_err(|e| e.within(&entry.id))?);
         }
         if texts.is_empty() {
             bail!("no traced document has a continuation; there is nothing to evaluate.");
@@ -69,8 +76,8 @@ impl Texts {
         let lattices = self.lattices(stop);
         let one = |number: usize| work(number, &self.texts[number], &lattices[number]);
         let numbers = 0..self.texts.len();
-        // If it is faster to draft at all starts together, the work inside a document is parallel already.
-        if drafter.prefers_all_starts() {
+        // Where models run, the work inside a document is parallel already.
+        if drafter.prefers_all_starts() || drafter.grows() {
             numbers.map(one).collect()
         } else {
             numbers.into_par_iter().map(one).collect()

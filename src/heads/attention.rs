@@ -106,6 +106,10 @@ impl HeadKind for AttentionConfig {
         Ok(features)
     }
 
+    fn is_sequential(&self) -> bool {
+        self.rows == RowOrder::Sequential
+    }
+
     fn network(&self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
         let (d, count, backbone) = (shape.width(), shape.count, shape.backbone);
         let (first, input) = (self.first(backbone), self.input(backbone));

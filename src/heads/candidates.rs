@@ -2,6 +2,7 @@
 //! and scores are copied from it.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -58,6 +59,13 @@ pub struct BlockContexts<'a> {
     pub cache: &'a mut KvCache,
     /// For each block, its text and the number of the last token before it. Texts are in ascending order.
     pub places: &'a [(usize, usize)],
+}
+
+impl BlockContexts<'_> {
+    /// Returns the context of some of the blocks.
+    pub(super) fn of(&mut self, blocks: Range<usize>) -> Context<'_> {
+        Context { cache: self.cache, places: self.places[blocks].to_vec() }
+    }
 }
 
 /// The number of logits that are held at once: 64 MB of float32.
@@ -172,9 +180,7 @@ impl FrozenHeads {
             context.iter().flat_map(|context| (0..context.cache.texts()).map(|text| context.cache.len(text))).collect();
         for start in (0..n).step_by(chunk) {
             let rows = start..n.min(start + chunk);
-            let before = context
-                .as_mut()
-                .map(|BlockContexts { cache, places }| Context { cache, places: places[rows.clone()].to_vec() });
+            let before = context.as_mut().map(|context| context.of(rows.clone()));
             let states = read.map(|state| state.narrow(0, start, rows.len()));
             let found = self.find_together(model, (states, before), &pinned[rows.clone()], k, stats);
             // The rows of these blocks are not needed for others, nor after an error.
@@ -202,7 +208,7 @@ impl FrozenHeads {
         k: usize,
         stats: bool,
     ) -> Result<Vec<Largest>> {
-        let (vocabulary, count) = (self.vocabulary(), self.count());
+        let count = self.count();
         let drafted = RefCell::new(vec![pinned.to_vec()]);
         let embedded = |slot: usize| model.embed(&drafted.borrow()[slot]);
         let begun = self.heads.begin(Starts { states, pinned: embedded(0), context });
@@ -213,24 +219,33 @@ impl FrozenHeads {
         for head in (0..count).step_by(together) {
             let group: Vec<Tensor<2>> = (head..head + together).map(&mut states).collect();
             let (heads, width) = (group.len(), group[0].dims()[1]);
-            let table = &self.tables[head.min(self.tables.len() - 1)];
             let states = Tensor::stack::<3>(group, 0).reshape([heads * pinned.len(), width]);
             // One more than k, for the margin.
-            let mut best = table.largest(states, k + 1, stats);
-            if !best.iter().all(|best| best.is_finite(vocabulary.min(k + 1))) {
-                bail!(
-                    "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
-                );
-            }
-            if let Some(names) = &self.ids {
-                best.iter_mut().flat_map(|best| &mut best.ids).for_each(|id| *id = names[*id as usize]);
-            }
+            let best = self.largest(head, states, k + 1, stats)?;
             for best in best.chunks(pinned.len()) {
                 drafted.borrow_mut().push(best.iter().map(|best| best.ids[0]).collect());
             }
             found.extend(best);
         }
         Ok(found)
+    }
+
+    /// Returns the `k` best tokens, or all where there are fewer, of states `[n, d]` of head `head` (0 is head 2).
+    pub(super) fn largest(&self, head: usize, states: Tensor<2>, k: usize, stats: bool) -> Result<Vec<Largest>> {
+        let mut best = self.tables[head.min(self.tables.len() - 1)].largest(states, k, stats);
+        if !best.iter().all(|best| best.is_finite(k.min(self.vocabulary()))) {
+            bail!(
+                "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
+            );
+        }
+        if let Some(names) = &self.ids {
+            best.iter_mut().flat_map(|best| &mut best.ids).for_each(|id| *id = names[*id as usize]);
+        }
+        Ok(best)
+    }
+
+    pub(super) fn network(&self) -> &dyn DraftHeads {
+        &*self.heads
     }
 }
 

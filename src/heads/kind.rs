@@ -43,6 +43,11 @@ pub trait HeadKind: Serialize {
         false
     }
 
+    /// Returns whether heads read what was drafted before them.
+    fn is_sequential(&self) -> bool {
+        false
+    }
+
     /// Makes untrained heads. What begins as a copy of the backbone's parameters is zero or random until
     /// [`DraftHeads::warm_start`] or a file fills it.
     fn network(&self, shape: HeadShape, init: &mut Init) -> Self::Network;
@@ -109,6 +114,9 @@ pub trait AnyHeadKind {
     /// Does the same as [`HeadKind::owns_unembedding`].
     fn owns_unembedding(&self) -> bool;
 
+    /// Does the same as [`HeadKind::is_sequential`].
+    fn is_sequential(&self) -> bool;
+
     /// Returns the number of the heads' parameters, including those of unembeddings of their own.
     fn parameters(&self, shape: HeadShape, device: &Device) -> usize;
 
@@ -148,6 +156,10 @@ impl<K: HeadKind> AnyHeadKind for K {
 
     fn owns_unembedding(&self) -> bool {
         HeadKind::owns_unembedding(self)
+    }
+
+    fn is_sequential(&self) -> bool {
+        HeadKind::is_sequential(self)
     }
 
     fn parameters(&self, shape: HeadShape, device: &Device) -> usize {

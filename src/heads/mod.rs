@@ -12,6 +12,7 @@ mod config;
 mod dev;
 mod feature_sum;
 mod ffn;
+mod growth;
 mod kind;
 mod kinds;
 mod linear;
@@ -31,6 +32,7 @@ pub use candidates::{BlockContexts, BlockStarts, Candidates, CandidatesAt, Froze
 pub use config::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
 pub use feature_sum::FeatureSum;
 pub use ffn::{FfnConfig, FfnHeads, FirstLayer};
+pub use growth::{GrowingBlock, Growth};
 pub use kind::{AnyHeadKind, FitHeads, HeadKind, HeadShape};
 pub use kinds::HeadArchitecture;
 pub use linear::{LinearConfig, LinearHeads};

@@ -32,6 +32,10 @@ impl HeadKind for SpeculatorConfig {
     const NAME: &'static str = "speculator";
     type Network = SpeculatorHeads;
 
+    fn is_sequential(&self) -> bool {
+        true
+    }
+
     fn network(&self, shape: HeadShape, init: &mut Init) -> SpeculatorHeads {
         let (d, inner) = (shape.width(), self.inner);
         let deviation = |inputs: usize| (inputs as f32).powf(-0.5);

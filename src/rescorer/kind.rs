@@ -34,6 +34,11 @@ pub trait RescorerKind {
         true
     }
 
+    /// Returns whether the rescorer scores the candidates behind any path ([`Rescorer::reader`]).
+    fn scores_paths(&self) -> bool {
+        false
+    }
+
     /// Returns whether the rescorer is fitted on the heads' candidates.
     fn reads_lattices(&self) -> bool {
         false

@@ -93,6 +93,10 @@ impl RescorerKind for NeuralConfig {
         Some(self.beam)
     }
 
+    fn scores_paths(&self) -> bool {
+        true
+    }
+
     fn fit(&self, context: &FitContext) -> Result<()> {
         let FitContext { backbone, seed, place, data, .. } = context;
         let longest = data.longest();

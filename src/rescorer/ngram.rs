@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind, TextSource};
-use super::scoring::{BlockScores, GlobalScoring, Rescorer, Scoring};
+use super::scoring::{BlockScores, GlobalScoring, PrefixReader, PrefixToken, Rescorer, Scoring};
 use super::{BlockContext, BlockShape, RescoringCost};
 use crate::backbone::Backbone;
 use crate::error::{Error, Result, bail};
@@ -79,6 +79,10 @@ impl RescorerKind for NgramConfig {
         false
     }
 
+    fn scores_paths(&self) -> bool {
+        true
+    }
+
     fn fit(&self, context: &FitContext) -> Result<()> {
         let (folder, title) = (context.place.folder, context.place.title);
         let bar = Progress::new(title, 1);
@@ -147,6 +151,10 @@ impl Rescorer for NgramRescorer {
         Scoring::Global(self)
     }
 
+    fn reader(&self) -> Option<Box<dyn PrefixReader + '_>> {
+        Some(Box::new(NgramReader { model: &self.0, states: vec![self.0.state_of(&[], true)], text: Vec::new() }))
+    }
+
     /// Returns the memory that the model takes. Scores are looked up in tables, which is not counted.
     fn cost(&self, _: &BlockShape) -> RescoringCost {
         RescoringCost { held_bytes: self.0.bytes() as f64, ..RescoringCost::default() }
@@ -157,6 +165,36 @@ impl GlobalScoring for NgramRescorer {
     fn scores<'a>(&'a self, text: &[u32], block: &BlockContext<'a>) -> Result<Box<dyn BlockScores + 'a>> {
         let start = self.0.state_of(&text[..block.start], true);
         Ok(Box::new(NgramScores::new(&self.0, block.lattice, start)))
+    }
+}
+
+/// A reader of a text and of paths behind it, with the model's state after each of their tokens.
+struct NgramReader<'a> {
+    model: &'a Model,
+    /// The state before the first token, then the state after each token.
+    states: Vec<State>,
+    text: Vec<u32>,
+}
+
+impl PrefixReader for NgramReader<'_> {
+    fn read(&mut self, text: &[u32], _: usize) -> Result<()> {
+        let same = self.text.iter().zip(text).take_while(|(a, b)| a == b).count();
+        self.states.truncate(same + 1);
+        for &token in &text[same..] {
+            let (_, after) = self.model.extend(self.states[self.states.len() - 1], token);
+            self.states.push(after);
+        }
+        self.text = text.to_vec();
+        Ok(())
+    }
+
+    fn extend(&mut self, newest: &[PrefixToken], _: bool) -> Result<Vec<Vec<f64>>> {
+        let one = |&PrefixToken { token, after, candidates }: &PrefixToken| {
+            let (_, state) = self.model.extend(self.states[after.map_or(0, |after| after + 1)], token);
+            self.states.push(state);
+            candidates.iter().map(|&candidate| self.model.extend(state, candidate).0).collect()
+        };
+        Ok(newest.iter().map(one).collect())
     }
 }
 

@@ -10,6 +10,15 @@ pub trait Rescorer: Send + Sync {
     /// Returns what scores the candidates. How much of a path the scores depend on decides how paths are searched.
     fn scoring(&self) -> Scoring<'_>;
 
+    /// Returns a reader of one text that scores candidates behind any path, whatever the other candidates are. Returns none
+    /// if scores belong to the lattice of a block.
+    fn reader(&self) -> Option<Box<dyn PrefixReader + '_>> {
+        match self.scoring() {
+            Scoring::Local(reader) => Some(reader),
+            Scoring::Global(_) => None,
+        }
+    }
+
     /// Returns the cost of a block, for the cost table of the report.
     fn cost(&self, block: &BlockShape) -> RescoringCost;
 

@@ -7,7 +7,9 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use draftsmith::backbone::{Backbone, Feature, Precision, Span, generate};
 use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
-use draftsmith::drafting::{Bpd, Drafter, DrawnDrafter, PromptLookup, Rescoring, Settings, SizedSelection, StopRule};
+use draftsmith::drafting::{
+    Bpd, Drafter, DrawnDrafter, Grown, PromptLookup, Rescoring, Settings, SizedSelection, StopRule,
+};
 use draftsmith::heads::{
     AttentionConfig, AttentionContext, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder, SpeculatorConfig,
 };
@@ -132,13 +134,15 @@ proptest! {
         let heads = heads(&backbone, seed, size, kind);
         let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
         let expected = generate(&backbone, &[&prompt], max_new).remove(0);
-        let drafters: [Box<dyn Drafter>; 6] = [
+        let settings = Settings { shares: vec![1.0], ..Settings::new(4, vec![], 0.7) };
+        let drafters: [Box<dyn Drafter>; 7] = [
             Box::new(Bpd),
             Box::new(rescoring(&counts, SizedSelection::Paths(1), 0.6)),
             Box::new(rescoring(&counts, SizedSelection::Paths(7), 1.0)),
             Box::new(rescoring(&counts, SizedSelection::ExpectedPath, 0.3)),
             Box::new(rescoring(&counts, SizedSelection::ExpectedTree(12), 0.5)),
             Box::new(rescoring(&counts, SizedSelection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
+            Box::new(Grown { rescorers: vec![&counts], nodes: 12, frontier: 4, settings }),
         ];
         let options =
             Decoding { top_k: 4, dtype: StorageType::Float32, stop, verification: Verification::GREEDY };
@@ -153,6 +157,8 @@ proptest! {
 /// How each of some rules is decoded, and whether its text is the greedy one.
 fn ways<'a>(counts: &'a dyn Rescorer, seed: u64) -> Vec<(Box<dyn Drafter + 'a>, Verification, bool)> {
     let rule = |rule| Verification { rule, temperature: 0.7, seed };
+    let mut grown = Settings::new(4, vec![], 0.7);
+    (grown.weighting.scale, grown.shares) = (0.5, vec![1.0]);
     let drawn = |replacement| Box::new(DrawnDrafter { paths: 3, temperature: 1.0, replacement, seed: seed ^ 9 });
     vec![
         (Box::new(Bpd), Verification::GREEDY, true),
@@ -164,6 +170,11 @@ fn ways<'a>(counts: &'a dyn Rescorer, seed: u64) -> Vec<(Box<dyn Drafter + 'a>, 
             true,
         ),
         (Box::new(rescoring(counts, SizedSelection::ExpectedTree(9), 0.5)), rule(Rule::Deterministic), false),
+        (
+            Box::new(Grown { rescorers: vec![counts], nodes: 9, frontier: 3, settings: grown }),
+            Verification::GREEDY,
+            true,
+        ),
         (drawn(true), rule(Rule::Rejection), false),
         (drawn(true), rule(Rule::KSeq), false),
         (drawn(false), rule(Rule::RejectionWithoutReplacement), false),

@@ -77,7 +77,7 @@ fn replayed(
     let heads = load_again(folder, weights, backbone)?.with_weights(evaluator.heads.weights());
     StoredCandidates::make(trace, &heads, &backbone.model, top_k, candidates.path(), &title)?;
     let stored = StoredCandidates::open(candidates.path(), trace)?;
-    let texts = Texts::new(trace, &stored, top_k, &evaluator.stops())?;
+    let texts = Texts::new(trace, &stored, (&heads, backbone), top_k, &evaluator.stops())?;
     let mut tallies = Vec::new();
     for EvaluatedVariant { prepared, result, .. } in places.iter().map(|&place| &set.variants[place]) {
         tallies.push(Tally::of(&texts.walk(prepared.variant.stop, &*prepared.drafter(&result.settings))?));

@@ -4,6 +4,7 @@ use burn::tensor::{DType, Device, TensorData};
 
 use super::*;
 use crate::backbone::{LanguageModelConfig, Span, Transformer};
+use crate::heads::{BlockContexts, BlockStarts, FrozenHeads, Growth};
 use crate::nn::{ParameterPath, collect_parameters, indices, to_host};
 
 const VOCABULARY: usize = 11;
@@ -275,4 +276,41 @@ fn the_backbone_must_have_as_many_layers() {
     let error = kind(4).features(&backbone()).unwrap_err().to_string();
     assert!(error.contains("`heads.architecture.layers` is 4") && error.contains("has 3"), "{error}");
     assert_eq!(kind(2).features(&backbone()).unwrap(), [Feature::Layer(1), Feature::Layer(2)]);
+}
+
+/// Behind first choices, whatever grows is what the lattice holds, to the bit; and rows that were skipped are run when they
+/// are needed.
+#[test]
+fn a_grown_path_of_first_choices_is_the_lattice() {
+    let [model, _] = models();
+    for kind in kinds() {
+        let frozen = FrozenHeads::new(heads(&kind, &model, &Device::flex(), DType::F32), &model, None);
+        let features = frozen.features();
+        let read = FeatureTensors::new(&features, model.features(&[Span::chain(&TEXT[..7])], None, &features));
+        let mut cache = frozen.cache(1, 4).unwrap();
+        frozen.read(&model, &mut cache, &[7], &read);
+        let last = read.map(|state| state.narrow(0, 6, 1));
+        let context = Some(BlockContexts { cache: &mut cache, places: &[(0, 6)] });
+        let starts = BlockStarts { states: &last, pinned: &TEXT[7..8], context };
+        let found = frozen.candidates_with_stats(&model, starts, 4).unwrap();
+        let path: Vec<u32> = [TEXT[7]].into_iter().chain((0..3).map(|head| found.at(0).ids[4 * head])).collect();
+        for lengths in [&[1usize, 2, 3][..], &[3, 1]] {
+            let context = Some(Context { cache: &mut cache, places: vec![(0, 6)] });
+            let mut growing = frozen.grow(&model, (last.clone(), TEXT[7]), context, 4);
+            for &length in lengths {
+                // Beside another path.
+                let mut other = path[..length].to_vec();
+                other[length - 1] = (other[length - 1] + u32::from(length > 1)) % VOCABULARY as u32;
+                let behind = growing.behind(&[&other, &path[..length]]).unwrap();
+                let (at, head) = (found.at(0), length - 1);
+                assert_eq!(behind[1].ids, at.ids[4 * head..][..4], "{kind:?}");
+                assert_eq!(behind[1].logits, at.scores[4 * head..][..4], "{kind:?}");
+                assert_eq!(behind[1].stats, found.stats_at(0).get(head).copied(), "{kind:?}");
+                let depends = kind.rows == RowOrder::Sequential && length > 1;
+                assert_eq!(behind[0] != behind[1], depends, "{kind:?}");
+            }
+            drop(growing);
+            cache.truncate(0, 7);
+        }
+    }
 }
