@@ -108,6 +108,17 @@ impl KvCache {
         }
     }
 
+    /// The layers of every text, in this process's memory.
+    ///
+    /// # Panics
+    /// When they are on a device.
+    pub(super) fn on_host_mut(&mut self) -> &mut [Vec<LayerCache>] {
+        match &mut self.storage {
+            Storage::Host(layers) => layers,
+            Storage::Device(_) => panic!("a cache on a device"),
+        }
+    }
+
     /// Lets what is in the cache take part in automatic differentiation, as constants.
     pub fn autodiff(&mut self) {
         if let Storage::Device(device) = &mut self.storage {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -13,8 +13,9 @@ use super::host_layers::{HostLayers, Reader};
 use super::model::Model;
 use super::model_config::ModelConfig;
 use super::tensor_layers::{Layer, TensorLayers};
+use super::trained_layers::{Tape, TrainedLayers};
 use crate::error::{Error, Result};
-use crate::kernels::on_pool;
+use crate::kernels::{ColumnGradients, LayerCache, on_pool};
 use crate::nn::{Init, collect_parameters, from_host, load_parameters, to_host};
 use crate::storage_type::StorageType;
 
@@ -31,6 +32,9 @@ pub struct DecoderLayers {
     /// The layers once they are packed.
     #[module(skip)]
     packed: Option<Arc<HostLayers>>,
+    /// The memory of a training on the CPU, which is used again step after step.
+    #[module(skip)]
+    tape: Arc<Mutex<Tape>>,
 }
 
 /// Where new rows stand, for each text of a cache.
@@ -43,13 +47,22 @@ pub enum NewRows<'a> {
     Blocks(&'a [Vec<usize>], usize),
 }
 
+impl NewRows<'_> {
+    fn place(self, cache: &mut KvCache) -> Vec<Vec<CacheSlot>> {
+        cache.place_with(|text, columns| match self {
+            Self::After(after) => columns.place_after(&after[text]),
+            Self::Blocks(after, rows) => columns.place_blocks(&after[text], rows),
+        })
+    }
+}
+
 impl DecoderLayers {
     /// Makes layers as the layers `range` of a backbone with this shape, with parameters from `init`.
     pub fn new(config: &ModelConfig, range: Range<usize>, init: &mut Init) -> Self {
         let residual = (2.0 * (config.num_hidden_layers * config.hidden_size) as f32).powf(-0.5);
         let first = range.start;
         let layers = range.map(|_| Layer::new(config, residual, init)).collect();
-        Self { layers, first, config: config.clone(), packed: None }
+        Self { layers, first, config: config.clone(), packed: None, tape: Arc::default() }
     }
 
     /// Returns the number of layers.
@@ -96,10 +109,32 @@ impl DecoderLayers {
     /// Returns an empty cache for the keys and values of these layers, for `texts` texts and with room for `tokens` tokens
     /// each before it first grows.
     pub fn cache(&self, texts: usize, tokens: usize) -> KvCache {
-        match &self.packed {
-            Some(_) => KvCache::on_host(&self.config, self.len(), texts, tokens),
-            None => KvCache::on_device(&self.config, self.len(), texts, tokens),
+        if self.packed.is_some() || self.trains_on_host() {
+            KvCache::on_host(&self.config, self.len(), texts, tokens)
+        } else {
+            KvCache::on_device(&self.config, self.len(), texts, tokens)
         }
+    }
+
+    /// Returns whether the layers are trained with the CPU's own kernels ([`DecoderLayers::begin_step`]). Otherwise they are run
+    /// and differentiated as tensors.
+    pub fn trains_on_host(&self) -> bool {
+        self.layers.iter().all(|layer| layer.is_on_host() && layer.learns())
+    }
+
+    /// Begins a training step on the CPU. Rows will be run behind the texts of `cache`.
+    pub fn begin_step<'a>(&'a self, cache: &'a mut KvCache) -> TrainedRows<'a> {
+        let mut values = collect_parameters(self);
+        let mut read = |name: &str, _: &[usize]| {
+            let found = values.remove(&format!("layers.{name}")).map(|(_, numbers)| numbers);
+            found.ok_or_else(|| Error::new(format!("the layers have no parameter `{name}`")))
+        };
+        let config = ModelConfig { num_hidden_layers: self.first + self.len(), ..self.config.clone() };
+        let layers = TrainedLayers::new(&config, self.first, &mut read);
+        let layers = layers.expect("layers have every parameter that their shape asks for");
+        let texts = (0..cache.texts()).map(|text| cache.len(text)).collect();
+        let tape = std::mem::take(&mut *self.tape.lock().unwrap_or_else(PoisonError::into_inner));
+        TrainedRows { of: self, layers, tape, cache, texts, columns: Vec::new() }
     }
 
     /// Appends tokens to the texts of `cache`: `counts` of each, with the keys and values that every layer makes of the
@@ -124,13 +159,18 @@ impl DecoderLayers {
         }
     }
 
+    /// Returns the keys and the values `[tokens, heads x width]` that every layer makes of `states` `[tokens, d]`, those of
+    /// texts of these lengths from their beginnings on, text after text. The states count as normalised already.
+    pub fn keys_and_values(&self, states: &Tensor<2>, lengths: &[usize]) -> Vec<[Tensor<2>; 2]> {
+        let positions: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();
+        let of_layer = |index| self.in_tensors().keys_and_values(index, states.clone(), &positions);
+        (0..self.len()).map(of_layer).collect()
+    }
+
     /// Runs rows `x` `[rows, d]`, text after text, through the layers and returns the residual stream behind the last of
     /// them. Their keys and values are appended to the cache.
     pub fn run(&self, x: Tensor<2>, rows: NewRows, cache: &mut KvCache) -> Tensor<2> {
-        let placed: Vec<Vec<CacheSlot>> = cache.place_with(|text, columns| match rows {
-            NewRows::After(after) => columns.place_after(&after[text]),
-            NewRows::Blocks(after, rows) => columns.place_blocks(&after[text], rows),
-        });
+        let placed = rows.place(cache);
         match (&self.packed, &mut cache.storage) {
             (Some(packed), Storage::Host(caches)) => {
                 let (shape, device, mut x) = (x.dims(), x.device(), to_host(x));
@@ -144,5 +184,87 @@ impl DecoderLayers {
 
     fn in_tensors(&self) -> TensorLayers<'_> {
         TensorLayers { layers: &self.layers, first: self.first, config: &self.config }
+    }
+}
+
+/// The rows of a training step on the CPU. They are run level by level, and gone back through in reverse.
+pub struct TrainedRows<'a> {
+    of: &'a DecoderLayers,
+    layers: TrainedLayers,
+    tape: Tape,
+    cache: &'a mut KvCache,
+    /// The tokens of each text before the rows.
+    texts: Vec<usize>,
+    /// By text and layer, once the way back has begun: the gradients of keys and values.
+    columns: Vec<Vec<ColumnGradients>>,
+}
+
+/// What a training step gives.
+pub struct LayerGradients {
+    /// The gradient of every parameter of the layers by its path, in the order of its numbers.
+    pub parameters: BTreeMap<String, Vec<f32>>,
+    /// By layer: the gradients of the keys and values `[tokens, heads x width]` of the texts before the rows, text after text.
+    /// Empty unless they were asked for.
+    pub context: Vec<[Vec<f32>; 2]>,
+}
+
+impl TrainedRows<'_> {
+    /// Returns the number of texts.
+    pub fn texts(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Returns the numbers of tokens of the texts before the rows.
+    pub fn lengths(&self) -> &[usize] {
+        &self.texts
+    }
+
+    /// Returns the number of columns of a text, rows included.
+    pub fn len(&self, text: usize) -> usize {
+        self.cache.len(text)
+    }
+
+    /// Runs a level of rows as [`DecoderLayers::run`] does. `x` takes no part in automatic differentiation.
+    pub fn run(&mut self, x: Tensor<2>, rows: NewRows) -> Tensor<2> {
+        let placed = rows.place(self.cache);
+        let (shape, device, mut x) = (x.dims(), x.device(), to_host(x));
+        self.layers.forward(&mut x, &placed, self.cache.on_host_mut(), &mut self.tape);
+        from_host(x, shape, &device)
+    }
+
+    /// Goes back through the last level that was not gone back through: from the gradient of what it returned to that of its
+    /// rows `x`. With `trains_context`, the gradients of the texts' keys and values are kept as well.
+    pub fn back(&mut self, gradient: Tensor<2>, trains_context: bool) -> Tensor<2> {
+        if self.columns.is_empty() {
+            let lengths: Vec<usize> = (0..self.texts.len()).map(|text| self.cache.len(text)).collect();
+            let of_text = |(text, layers): (usize, &mut Vec<LayerCache>)| {
+                let first = if trains_context { 0 } else { self.texts[text] };
+                layers.iter().map(|layer| ColumnGradients::new(layer, first..lengths[text])).collect()
+            };
+            self.columns = self.cache.on_host_mut().iter_mut().enumerate().map(of_text).collect();
+        }
+        let (shape, device, mut dx) = (gradient.dims(), gradient.device(), to_host(gradient));
+        self.layers.backward(&mut dx, self.cache.on_host_mut(), &mut self.columns, &mut self.tape);
+        from_host(dx, shape, &device)
+    }
+
+    /// Returns the gradients of all levels. With `trains_context`, those of the texts' keys and values as well.
+    pub fn finish(mut self, trains_context: bool) -> LayerGradients {
+        let named = self.layers.gradients(&mut self.tape);
+        let parameters = named.into_iter().map(|(name, gradient)| (format!("layers.{name}"), gradient)).collect();
+        let mut context = Vec::new();
+        if trains_context {
+            context.resize_with(self.of.len(), <[Vec<f32>; 2]>::default);
+            for (layers, &tokens) in self.columns.iter().zip(&self.texts) {
+                for ([keys, values], layer) in context.iter_mut().zip(layers) {
+                    for [of_keys, of_values] in (0..tokens).map(|column| layer.column(column)) {
+                        keys.extend(of_keys);
+                        values.extend(of_values);
+                    }
+                }
+            }
+        }
+        *self.of.tape.lock().unwrap_or_else(PoisonError::into_inner) = self.tape;
+        LayerGradients { parameters, context }
     }
 }

@@ -34,7 +34,7 @@ pub use cache::KvCache;
 pub use check::{Check, check};
 pub use columns::{CacheSlot, Columns, Span};
 pub use config::{BackboneConfig, LanguageModelConfig};
-pub use decoder_layers::{DecoderLayers, NewRows};
+pub use decoder_layers::{DecoderLayers, LayerGradients, NewRows, TrainedRows};
 pub use feature::Feature;
 pub use feature_rows::{FeatureRow, FeatureRows, FeatureTensors};
 pub use folder::{Backbone, BackboneIdentity, Checkpoint, CheckpointIdentity, save_model};

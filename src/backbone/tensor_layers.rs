@@ -265,6 +265,11 @@ impl Layer {
         on_host(&weight.device()) && weight.dtype() == DType::F32
     }
 
+    /// Returns whether the parameters take part in automatic differentiation.
+    pub fn learns(&self) -> bool {
+        self.input_layernorm.weight.val().is_autodiff()
+    }
+
     fn forward(
         &self,
         x: Tensor<2>,

@@ -6,6 +6,7 @@
 //! faster than many short ones.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -67,6 +68,12 @@ struct LayerTape {
     query_norm: NormGradient,
     key_norm: NormGradient,
     mlp_norm: NormGradient,
+}
+
+impl fmt::Debug for Tape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tape {{ layers: {}, rows: {} }}", self.layers.len(), self.rows)
+    }
 }
 
 impl Tape {

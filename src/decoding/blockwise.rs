@@ -261,7 +261,7 @@ impl<'a> Decoder<'a> {
             }
             let (model, tokens) = (&backbone.model, document.text.len());
             let starts = (row.states.to_device(model.device()), row.next.0);
-            let context = kept.as_mut().map(|cache| Context { cache, places: vec![(number, tokens - 1)] });
+            let context = kept.as_mut().map(|cache| Context { cache, places: vec![(number, tokens - 1)], texts: None });
             let mut growing = GrowingWhereFinite(heads.grow(model, starts, context, options.top_k));
             let proposal = row.draft(document, looked, *drafter, Some(&mut growing));
             drop(growing);

@@ -93,7 +93,7 @@ impl<'a: 'b, 'b> BlockGrowth<'a, 'b> {
             let context = cache.as_mut().map(|cache| {
                 // Without the rows of the block before.
                 cache.truncate(0, document.len() - 1);
-                Context { cache, places: vec![(0, row)] }
+                Context { cache, places: vec![(0, row)], texts: None }
             });
             let states = states.map(|state| state.narrow(0, row - *first, 1));
             self.growing = Some(text.heads.grow(&text.backbone.model, (states, self.pinned), context, text.k));

@@ -2,18 +2,23 @@
 //! from tokens. The layers may begin as copies of the backbone's uppermost ones, and may attend to the backbone's own keys
 //! and values.
 
+mod learning;
+#[cfg(all(test, feature = "cpu"))]
+mod tests;
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::feature_sum::scaled;
-use super::network::RowStates;
+use super::network::{Differentiated, DraftedEmbeddings, Learning, RowStates};
 use super::{Begun, Context, DraftHeads, FeatureSum, HeadKind, HeadShape, Rows, Starts};
 use crate::backbone::{DecoderLayers, Feature, FeatureTensors, KvCache, Model, ModelConfig, NewRows, NormKind};
 use crate::error::{Result, bail};
 use crate::nn::{Init, Linear, Norm, load_parameters};
 use crate::storage_type::StorageType;
+use learning::AttentionLearning;
 
 /// `kind = "attention"`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -215,6 +220,54 @@ struct FeatureContext {
     features: Vec<Feature>,
 }
 
+impl AttentionHeads {
+    /// Returns what enters the layers first, start by start: a row for each, or of parallel heads a row for each slot.
+    fn first_rows(&self, states: &FeatureTensors, pinned: Tensor<2>) -> Tensor<2> {
+        let (u, pinned) = (self.inputs.read(states), scaled(pinned));
+        let normed = scaled(u.clone());
+        match &self.entry {
+            Entry::Sequential(SequentialEntry { first_state, first_token, .. }) => {
+                u + first_state.forward(normed) + first_token.forward(pinned)
+            }
+            Entry::Parallel(ParallelEntry { state, token }) => {
+                let row = |(state, token): (&Linear, &Linear)| {
+                    u.clone() + state.forward(normed.clone()) + token.forward(pinned.clone())
+                };
+                let slots: Vec<Tensor<2>> = state.iter().zip(token).map(row).collect();
+                let [n, d] = u.dims();
+                Tensor::stack::<3>(slots, 1).reshape([n * self.count, d])
+            }
+        }
+    }
+
+    /// Returns the heads' states of what left the layers, `[rows, d]` both.
+    fn states(&self, left: Tensor<2>) -> Tensor<2> {
+        self.norm.forward(left, self.epsilon)
+    }
+
+    /// Returns what the layers attend to in texts of which these are the states, if it is not the backbone's own.
+    fn context(&self, states: &FeatureTensors) -> Option<Tensor<2>> {
+        let FeatureContext { projection, norm, features } = self.context.as_ref()?;
+        let states = features.iter().map(|&feature| states.get(feature)).collect();
+        Some(norm.forward(projection.forward(Tensor::cat(states, 1)), self.epsilon))
+    }
+}
+
+impl SequentialEntry {
+    /// Returns what enters the layers behind rows that entered them as `r` and left them as `o`, given embeddings of the next
+    /// tokens; all `[m, d]`.
+    fn next(&self, r: Tensor<2>, o: Tensor<2>, tokens: Tensor<2>) -> Tensor<2> {
+        let read = self.input.forward(scaled(r.clone())) + self.output.forward(scaled(o));
+        r + read + self.token.forward(scaled(tokens))
+    }
+}
+
+/// Returns the states `[n, d]` of one of the heads of n blocks of parallel rows.
+fn slot(states: &Tensor<2>, n: usize, head: usize) -> Tensor<2> {
+    let [rows, d] = states.dims();
+    states.clone().reshape([n, rows / n, d]).narrow(1, head, 1).reshape([n, d])
+}
+
 impl DraftHeads for AttentionHeads {
     fn count(&self) -> usize {
         self.count
@@ -232,32 +285,29 @@ impl DraftHeads for AttentionHeads {
     }
 
     fn begin<'a>(&'a self, Starts { states, pinned, context }: Starts<'a>) -> Begun<'a> {
-        let Context { cache, places } = context.expect("heads that attend are given a context");
-        let (u, pinned) = (self.inputs.read(&states), scaled(pinned));
-        let texts = cache.texts();
+        let Context { cache, places, .. } = context.expect("heads that attend are given a context");
+        let (n, first) = (places.len(), self.first_rows(&states, pinned));
         match &self.entry {
             Entry::Sequential(entry) => {
-                let read = entry.first_state.forward(scaled(u.clone())) + entry.first_token.forward(pinned);
                 let [inputs, outputs] = [RowStates::new(), RowStates::new()];
-                let root = u.clone();
+                let root = first.clone();
                 let mut rows = AttentionRows { heads: self, entry, cache, places: Vec::new(), inputs, outputs, root };
-                rows.root = rows.run(u + read, &places);
+                rows.root = rows.run(first, &places);
                 Begun::Sequential(Box::new(rows))
             }
-            Entry::Parallel(entry) => {
-                let [n, d] = u.dims();
-                let normed = scaled(u.clone());
-                let row = |(state, token): (&Linear, &Linear)| {
-                    u.clone() + state.forward(normed.clone()) + token.forward(pinned.clone())
-                };
-                let rows: Vec<Tensor<2>> = entry.state.iter().zip(&entry.token).map(row).collect();
-                let rows: Tensor<3> = Tensor::stack(rows, 1);
-                let after = by_text(texts, &places);
-                let output =
-                    self.decoder.run(rows.reshape([n * self.count, d]), NewRows::Blocks(&after, self.count), cache);
-                let states = self.norm.forward(output, self.epsilon).reshape([n, self.count, d]);
-                Begun::Parallel(Box::new(move |head| states.clone().narrow(1, head, 1).reshape([n, d])))
+            Entry::Parallel(_) => {
+                let after = by_text(cache.texts(), &places);
+                let states = self.states(self.decoder.run(first, NewRows::Blocks(&after, self.count), cache));
+                Begun::Parallel(Box::new(move |head| slot(&states, n, head)))
             }
+        }
+    }
+
+    fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedEmbeddings<'a>) -> Box<dyn Learning + 'a> {
+        if self.decoder.trains_on_host() {
+            Box::new(AttentionLearning::new(self, starts, drafted))
+        } else {
+            Box::new(Differentiated::new(self.begin(starts).chains(drafted)))
         }
     }
 
@@ -283,21 +333,14 @@ impl DraftHeads for AttentionHeads {
     }
 
     fn read(&self, model: &Model, cache: &mut KvCache, counts: &[usize], states: &FeatureTensors) {
-        match &self.context {
-            None => {
-                let layers = self.first..self.first + self.decoder.len();
-                let states: Vec<Tensor<2>> = layers.map(|layer| states.get(Feature::Layer(layer))).collect();
-                model.remember(self.first, &states, counts, cache);
-                if self.norm.weight.val().device().is_autodiff() {
-                    cache.autodiff();
-                }
-            }
-            Some(context) => {
-                let states = context.features.iter().map(|&feature| states.get(feature)).collect();
-                let projected = context.projection.forward(Tensor::cat(states, 1));
-                let normed = context.norm.forward(projected, self.epsilon);
-                self.decoder.remember(&normed, counts, cache);
-            }
+        if let Some(context) = self.context(states) {
+            return self.decoder.remember(&context, counts, cache);
+        }
+        let layers = self.first..self.first + self.decoder.len();
+        let states: Vec<Tensor<2>> = layers.map(|layer| states.get(Feature::Layer(layer))).collect();
+        model.remember(self.first, &states, counts, cache);
+        if self.norm.weight.val().device().is_autodiff() {
+            cache.autodiff();
         }
     }
 
@@ -348,7 +391,7 @@ impl AttentionRows<'_> {
         let output = self.heads.decoder.run(r.clone(), NewRows::After(&columns), self.cache);
         self.inputs.push(r);
         self.outputs.push(output.clone());
-        self.heads.norm.forward(output, self.heads.epsilon)
+        self.heads.states(output)
     }
 }
 
@@ -358,13 +401,7 @@ impl Rows for AttentionRows<'_> {
     }
 
     fn expand(&mut self, parents: &[usize], tokens: Tensor<2>) -> Tensor<2> {
-        let SequentialEntry { input, output, token, .. } = self.entry;
-        let (r, o) = (self.inputs.at(parents), self.outputs.at(parents));
-        let read = input.forward(scaled(r.clone())) + output.forward(scaled(o)) + token.forward(scaled(tokens));
         let after: Vec<(usize, usize)> = parents.iter().map(|&row| self.places[row]).collect();
-        self.run(r + read, &after)
+        self.run(self.entry.next(self.inputs.at(parents), self.outputs.at(parents), tokens), &after)
     }
 }
-
-#[cfg(all(test, feature = "cpu"))]
-mod tests;

@@ -64,7 +64,7 @@ pub struct BlockContexts<'a> {
 impl BlockContexts<'_> {
     /// Returns the context of some of the blocks.
     pub(super) fn of(&mut self, blocks: Range<usize>) -> Context<'_> {
-        Context { cache: self.cache, places: self.places[blocks].to_vec() }
+        Context { cache: self.cache, places: self.places[blocks].to_vec(), texts: None }
     }
 }
 

@@ -37,7 +37,7 @@ pub use kind::{AnyHeadKind, FitHeads, HeadKind, HeadShape};
 pub use kinds::HeadArchitecture;
 pub use linear::{LinearConfig, LinearHeads};
 pub use medusa::{HeadUnembedding, MedusaConfig, MedusaHeads};
-pub use network::{Begun, Context, DraftHeads, DraftedEmbeddings, Rows, Starts, States};
+pub use network::{Begun, Context, DraftHeads, DraftedEmbeddings, Learning, Rows, Starts, States};
 pub use saved::{Binding, WEIGHTS, copy_heads, hash_heads, hash_weights, heads_folder, load_again, load_heads};
 pub use speculator::{SpeculatorConfig, SpeculatorHeads};
 pub use stored::{StoredCandidates, block_starts};

@@ -23,6 +23,8 @@ pub struct Context<'a> {
     pub cache: &'a mut KvCache,
     /// For each start, its text and the number of the last token before the block. Texts are in ascending order.
     pub places: Vec<(usize, usize)>,
+    /// In training, the states that the cache was made of, text after text.
+    pub texts: Option<&'a FeatureTensors>,
 }
 
 /// Heads that have begun to draft n blocks.
@@ -79,6 +81,43 @@ impl<'a> Begun<'a> {
     }
 }
 
+/// Heads in a training step: forward, and back.
+pub trait Learning {
+    /// Returns the state `[n, d]` of a head (0 is head 2), without autodiff. Heads are asked for in ascending order, but some
+    /// may be left out.
+    fn state(&mut self, head: usize) -> Tensor<2>;
+
+    /// Returns an objective whose gradient with respect to the heads' parameters is that of the loss, given the loss'
+    /// gradients with respect to the states that were asked for.
+    fn objective(self: Box<Self>, gradients: Vec<(usize, Tensor<2>)>) -> Tensor<1>;
+}
+
+/// Heads that are trained by automatic differentiation alone.
+pub(super) struct Differentiated<'a> {
+    states: States<'a>,
+    asked: Vec<(usize, Tensor<2>)>,
+}
+
+impl<'a> Differentiated<'a> {
+    pub fn new(states: States<'a>) -> Self {
+        Self { states, asked: Vec::new() }
+    }
+}
+
+impl Learning for Differentiated<'_> {
+    fn state(&mut self, head: usize) -> Tensor<2> {
+        let state = (self.states)(head);
+        self.asked.push((head, state.clone()));
+        state.without_autodiff()
+    }
+
+    fn objective(self: Box<Self>, gradients: Vec<(usize, Tensor<2>)>) -> Tensor<1> {
+        let of_head = |head| &self.asked.iter().find(|(asked, _)| *asked == head).expect("it was asked for").1;
+        let products = gradients.into_iter().map(|(head, gradient)| (of_head(head).clone() * gradient).sum());
+        products.reduce(|a, b| a + b).expect("at least one head")
+    }
+}
+
 /// Heads 2 to H above a frozen backbone.
 pub trait DraftHeads: Send + Sync {
     /// Returns the number of heads, H - 1.
@@ -91,6 +130,11 @@ pub trait DraftHeads: Send + Sync {
 
     /// Starts the heads. Whatever several heads read is computed only once.
     fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a>;
+
+    /// Starts the heads in a training step. `drafted` are the tokens of the text.
+    fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedEmbeddings<'a>) -> Box<dyn Learning + 'a> {
+        Box::new(Differentiated::new(self.begin(starts).chains(drafted)))
+    }
 
     /// Returns every linear layer, except those of decoder layers.
     fn linears(&mut self) -> Vec<&mut Linear>;

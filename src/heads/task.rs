@@ -19,6 +19,7 @@ use super::{ChooseBy, DraftHeads, HeadLoss, HeadPhase, HeadsConfig};
 use crate::backbone::{Feature, FeatureRows, FeatureTensors, KvCache, Model};
 use crate::error::{Result, bail};
 use crate::nn::{FrozenUnembedding, Targets, indices, unembed};
+use crate::storage_type::StorageType;
 use crate::traces::Trace;
 use crate::training::{Batch, Evaluated, OptimizationConfig, Schedule, SchedulePhase, Task};
 
@@ -67,14 +68,27 @@ struct Prepared {
 /// What heads read at some positions.
 struct Read {
     states: FeatureTensors,
-    /// What heads that attend keep of the texts, and the text and the token of each position.
-    context: Option<(KvCache, Vec<(usize, usize)>)>,
+    context: Option<ReadTexts>,
+}
+
+/// The texts before some positions, for heads that attend to them.
+struct ReadTexts {
+    /// What the heads keep of them.
+    cache: KvCache,
+    /// The text and the token of each position.
+    places: Vec<(usize, usize)>,
+    /// The states at all tokens, text after text.
+    states: FeatureTensors,
 }
 
 impl Read {
     /// Returns the starts of blocks at the positions, given the embeddings of the pinned tokens.
     fn starts(&mut self, pinned: Tensor<2>) -> Starts<'_> {
-        let context = self.context.as_mut().map(|(cache, places)| Context { cache, places: places.clone() });
+        let context = self.context.as_mut().map(|ReadTexts { cache, places, states }| Context {
+            cache,
+            places: places.clone(),
+            texts: Some(states),
+        });
         Starts { states: self.states.clone(), pinned, context }
     }
 }
@@ -243,7 +257,7 @@ impl<'a> HeadTraining<'a> {
         heads.read(self.model, &mut cache, &texts.counts, &all);
         let rows = indices(texts.rows(), &self.device);
         let states = all.map(|state| state.select(0, rows.clone()));
-        Ok(Read { states, context: Some((cache, texts.places)) })
+        Ok(Read { states, context: Some(ReadTexts { cache, places: texts.places, states: all }) })
     }
 
     /// Returns the states whose distributions a head learns from, or none if its targets have no share of them.
@@ -255,8 +269,9 @@ impl<'a> HeadTraining<'a> {
         Ok(Some(states.get(Feature::Last)))
     }
 
-    /// Computes the summed loss of one head, whether each of its first choices is right, and an objective whose
-    /// gradient is `weight` times that of the loss.
+    /// Computes the summed loss of one head and whether each of its first choices is right. Given a `weight`, it also returns
+    /// the gradient of `weight` times the loss with respect to the head's state and, if the head has an unembedding of its
+    /// own, an objective with that gradient with respect to the unembedding.
     fn one_head(
         &self,
         unembedding: Option<&FrozenUnembedding>,
@@ -264,19 +279,17 @@ impl<'a> HeadTraining<'a> {
         state: Tensor<2>,
         (targets, teacher): (&Targets, Option<Tensor<2>>),
         weight: Option<f64>,
-    ) -> (f64, Vec<bool>, Option<Tensor<1>>) {
+    ) -> (f64, Vec<bool>, Option<Tensor<2>>, Option<Tensor<1>>) {
         match (own, unembedding) {
             (Some(table), _) => {
-                let plain = |tensor: &Tensor<2>| tensor.clone().without_autodiff();
                 let teacher = teacher.as_ref().zip(self.teacher_unembedding.as_ref()).map(<[_; 2]>::from);
-                let result = unembed(plain(&state), plain(&table), targets, teacher, weight);
-                let objective =
-                    result.gradients.map(|[of_state, of_table]| (state * of_state).sum() + (table * of_table).sum());
-                (result.loss, result.correct, objective)
+                let result = unembed(state, table.clone().without_autodiff(), targets, teacher, weight);
+                let (of_state, of_table) = result.gradients.map(<(_, _)>::from).unzip();
+                (result.loss, result.correct, of_state, of_table.map(|gradient| (table * gradient).sum()))
             }
             (None, Some(frozen)) => {
-                let result = frozen.cross_entropy(state.clone().without_autodiff(), targets, teacher.as_ref(), weight);
-                (result.loss, result.correct, result.gradient.map(|gradient| (state * gradient).sum()))
+                let result = frozen.cross_entropy(state, targets, teacher.as_ref(), weight);
+                (result.loss, result.correct, result.gradient, None)
             }
             (None, None) => unreachable!("heads without an unembedding of their own share the backbone's"),
         }
@@ -312,27 +325,25 @@ fn share(correct: &[bool], targets: f64) -> f64 {
     correct.iter().filter(|&&correct| correct).count() as f64 / targets.max(1.0)
 }
 
-impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
+impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
     fn batch(&self, model: &N, number: usize) -> Result<Batch> {
         let Drawn { phase, positions, heads } = self.draw(number);
         let soft = phase.config.soft_targets.unwrap_or(0.0);
         let embedded = |slot| self.model.embed(&drafted(&self.train, &positions, slot)).autodiff();
         let mut read = self.read(model, &self.train, &positions)?;
         read.states = read.states.map(Tensor::autodiff);
-        let mut states = model.begin(read.starts(embedded(0))).chains(&embedded);
-        let (mut objective, mut loss, mut shares) = (None, 0.0, Vec::new());
+        let mut learning = model.learn(read.starts(embedded(0)), &embedded);
+        let (mut gradients, mut objectives, mut loss, mut shares) = (Vec::new(), Vec::new(), 0.0, Vec::new());
         for &head in &heads {
             let targets = targets(&self.train, &positions, head, soft, self.vocabulary.as_ref());
             let counted = targets.counted().max(1) as f64;
             let divisor = self.divisor(head, heads.len());
             let weight = Some(1.0 / counted / divisor);
             let taught = (&targets, self.teacher(&positions, head, &targets)?);
-            let (sum, correct, part) =
-                self.one_head(self.unembedding.as_ref(), model.unembedding(head), states(head), taught, weight);
-            objective = Some(match (objective, part.expect("a weight was given")) {
-                (Some(sum), part) => sum + part,
-                (None, part) => part,
-            });
+            let (own, state) = (model.unembedding(head), learning.state(head));
+            let (sum, correct, gradient, of_own) = self.one_head(self.unembedding.as_ref(), own, state, taught, weight);
+            gradients.push((head, gradient.expect("a weight was given")));
+            objectives.extend(of_own);
             loss += sum / counted / divisor;
             shares.push(share(&correct, counted));
         }
@@ -341,7 +352,7 @@ impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
             ("accuracy".to_owned(), json!(shares.iter().sum::<f64>() / heads.len() as f64)),
             ("accuracy_by_head".to_owned(), by_head.collect::<Map<_, _>>().into()),
         ]);
-        let objective = objective.expect("at least one head");
+        let objective = objectives.into_iter().fold(learning.objective(gradients), |sum, own| sum + own);
         let by_head: Vec<String> = shares.iter().map(|share| format!("{:.0}", 100.0 * share)).collect();
         let words = format!(" accuracy by head {} %", by_head.join("/"));
         Ok(Batch { objective, loss, tokens: positions.len(), metrics, words })
@@ -352,6 +363,12 @@ impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
     fn evaluate(&self, model: &N) -> Result<Evaluated> {
         let positions = &self.dev_set.positions;
         let embedded = |slot| self.model.embed(&drafted(&self.dev, positions, slot));
+        // Decoder layers run much faster packed.
+        let mut packed = model.clone();
+        if model.cache(0, 0).is_some() {
+            packed.pack(StorageType::Float32);
+        }
+        let model = &packed;
         let mut read = self.read(model, &self.dev, positions)?;
         let mut states = model.begin(read.starts(embedded(0))).chains(&embedded);
         let vocabulary = self.vocabulary.as_ref().filter(|_| self.whole_unembedding.is_none());
@@ -360,7 +377,7 @@ impl<N: DraftHeads> Task<N> for HeadTraining<'_> {
         for head in 0..model.count() {
             let inside = targets(&self.dev, positions, head, 0.0, vocabulary);
             let all = targets(&self.dev, positions, head, 0.0, None).counted() as f64;
-            let (sum, correct, _) =
+            let (sum, correct, ..) =
                 self.one_head(unembedding, model.unembedding(head), states(head), (&inside, None), None);
             loss += sum / inside.counted().max(1) as f64 / self.divisor(head, model.count());
             accuracy.push(share(&correct, all));

@@ -85,7 +85,7 @@ fn states(
     let starts = Starts {
         states: read.map(|state| tensor(state.select(0, rows.clone()))),
         pinned: drafted(0),
-        context: Some(Context { cache: &mut cache, places: places.to_vec() }),
+        context: Some(Context { cache: &mut cache, places: places.to_vec(), texts: None }),
     };
     (0..heads.count()).map(heads.begin(starts).chains(&drafted)).collect()
 }
@@ -233,7 +233,10 @@ impl burn::module::ModuleVisitor for Gradients<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let size: usize = param.val().dims().iter().product();
         match self.0.get::<D>(param.id) {
-            Some(gradient) => self.1.extend(gradient.into_data().try_into_vec::<f64>().unwrap().into_iter().map(Some)),
+            Some(gradient) => {
+                let values = gradient.cast(DType::F64).into_data().try_into_vec::<f64>().unwrap();
+                self.1.extend(values.into_iter().map(Some));
+            }
             None => self.1.resize(self.1.len() + size, None),
         }
     }
@@ -295,7 +298,7 @@ fn a_grown_path_of_first_choices_is_the_lattice() {
         let found = frozen.candidates_with_stats(&model, starts, 4).unwrap();
         let path: Vec<u32> = [TEXT[7]].into_iter().chain((0..3).map(|head| found.at(0).ids[4 * head])).collect();
         for lengths in [&[1usize, 2, 3][..], &[3, 1]] {
-            let context = Some(Context { cache: &mut cache, places: vec![(0, 6)] });
+            let context = Some(Context { cache: &mut cache, places: vec![(0, 6)], texts: None });
             let mut growing = frozen.grow(&model, (last.clone(), TEXT[7]), context, 4);
             for &length in lengths {
                 // Beside another path.
@@ -311,6 +314,54 @@ fn a_grown_path_of_first_choices_is_the_lattice() {
             }
             drop(growing);
             cache.truncate(0, 7);
+        }
+    }
+}
+
+/// Returns the gradients of a step, whose heads' states have made-up gradients, by parameter. Heads of float32 learn with the
+/// kernels of the CPU, those of float64 by automatic differentiation.
+fn step(kind: &AttentionConfig, dtype: DType, asked: &[usize]) -> Vec<f64> {
+    let [model, _] = models();
+    let learning = heads(kind, &model, &Device::flex().autodiff(), dtype);
+    let (texts, counts) = ([&TEXT[..7], &TEXT[..3], &TEXT[..9]], [7, 3, 9]);
+    let places = [(0, 2), (0, 6), (1, 1), (2, 0), (2, 5), (2, 8)];
+    let read = read(&model, &learning, &texts).map(|state| state.cast(dtype));
+    let mut cache = learning.cache(3, 40).unwrap();
+    learning.read(&model, &mut cache, &counts, &read);
+    let rows = indices(places.iter().map(|&(text, row)| [0, 7, 10][text] + row), model.device());
+    let drafted = |slot: usize| {
+        let tokens: Vec<u32> = places.iter().map(|place| TEXT[(place.1 + 1 + slot) % TEXT.len()]).collect();
+        model.embed(&tokens).cast(dtype).autodiff()
+    };
+    let starts = Starts {
+        states: read.map(|state| state.select(0, rows.clone()).autodiff()),
+        pinned: drafted(0),
+        context: Some(Context { cache: &mut cache, places: places.to_vec(), texts: Some(&read) }),
+    };
+    let mut pass = learning.learn(starts, &drafted);
+    let gradients = asked.iter().map(|&head| {
+        let state = pass.state(head);
+        (head, (state + head as f64).sin())
+    });
+    let gradients = gradients.collect();
+    let mut backward = pass.objective(gradients).backward();
+    let gradients = GradientsParams::from_module(&mut backward, &learning);
+    let mut found = Gradients(&gradients, Vec::new());
+    learning.visit(&mut found);
+    found.1.into_iter().map(|gradient| gradient.unwrap_or(0.0)).collect()
+}
+
+#[test]
+fn the_kernels_learn_what_automatic_differentiation_does() {
+    for kind in kinds() {
+        for asked in [&[0usize, 1, 2][..], &[1], &[0, 2]] {
+            let [found, expected] = [DType::F32, DType::F64].map(|dtype| step(&kind, dtype, asked));
+            assert_eq!(found.len(), expected.len());
+            let largest = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+            assert!(expected.iter().filter(|x| x.abs() > 1e-3 * largest).count() > expected.len() / 4, "{kind:?}");
+            for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                assert!((found - expected).abs() < 3e-5 * largest, "{kind:?}, {asked:?}, {at}: {found} {expected}");
+            }
         }
     }
 }

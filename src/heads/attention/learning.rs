@@ -1,0 +1,161 @@
+//! The training of attention heads on the CPU. Layers are run and gone back through by the crate's own kernels, everything
+//! else by automatic differentiation, piece by piece between them.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::Tensor;
+
+use super::{AttentionHeads, Entry, by_text, slot};
+use crate::backbone::{FeatureTensors, LayerGradients, NewRows, TrainedRows};
+use crate::heads::network::{Context, DraftedEmbeddings, Learning, Starts};
+use crate::nn::{ParameterPath, from_host};
+
+/// Heads in a training step.
+pub(super) struct AttentionLearning<'a> {
+    heads: &'a AttentionHeads,
+    rows: TrainedRows<'a>,
+    drafted: &'a DraftedEmbeddings<'a>,
+    /// The states of the texts' tokens, if the layers attend to what is made of them.
+    texts: Option<&'a FeatureTensors>,
+    /// The text of each start, and the column of the newest row behind it.
+    places: Vec<(usize, usize)>,
+    levels: Vec<Level>,
+}
+
+/// The rows of a level, `[rows, d]` each.
+struct Level {
+    /// What enters the layers, as the end of the piece that makes it.
+    made: Tensor<2>,
+    /// The same, and what left the layers: leaves of the pieces that read them, where gradients stop.
+    entered: Tensor<2>,
+    left: Tensor<2>,
+    /// The heads' states, which are made of `left`.
+    states: Tensor<2>,
+}
+
+fn leaf(tensor: Tensor<2>) -> Tensor<2> {
+    tensor.without_autodiff().autodiff().require_grad()
+}
+
+impl<'a> AttentionLearning<'a> {
+    pub fn new(heads: &'a AttentionHeads, starts: Starts<'a>, drafted: &'a DraftedEmbeddings<'a>) -> Self {
+        let Starts { states, pinned, context } = starts;
+        let Context { cache, places, texts } = context.expect("heads that attend are given a context");
+        let first = heads.first_rows(&states, pinned);
+        let (rows, texts) = (heads.decoder.begin_step(cache), texts.filter(|_| heads.context.is_some()));
+        let mut learning = Self { heads, rows, drafted, texts, places, levels: Vec::new() };
+        learning.run(first);
+        learning
+    }
+
+    /// Runs the rows that enter the layers as `made`.
+    fn run(&mut self, made: Tensor<2>) {
+        let columns = by_text(self.rows.texts(), &self.places);
+        let mut newest: Vec<usize> = (0..columns.len()).map(|text| self.rows.len(text)).collect();
+        let new = match self.heads.entry {
+            Entry::Sequential(_) => NewRows::After(&columns),
+            Entry::Parallel(_) => NewRows::Blocks(&columns, self.heads.count),
+        };
+        let left = leaf(self.rows.run(made.clone().without_autodiff(), new));
+        for (text, column) in &mut self.places {
+            *column = newest[*text];
+            newest[*text] += 1;
+        }
+        let (entered, states) = (leaf(made.clone()), self.heads.states(left.clone()));
+        self.levels.push(Level { made, entered, left, states });
+    }
+
+    /// Returns the state `[n, d]` of a head whose level was run.
+    fn state_of(&self, head: usize) -> Tensor<2> {
+        match self.heads.entry {
+            Entry::Sequential(_) => self.levels[head].states.clone(),
+            Entry::Parallel(_) => slot(&self.levels[0].states, self.places.len(), head),
+        }
+    }
+}
+
+impl Learning for AttentionLearning<'_> {
+    fn state(&mut self, head: usize) -> Tensor<2> {
+        if let Entry::Sequential(entry) = &self.heads.entry {
+            while self.levels.len() <= head {
+                let Level { entered, left, .. } = &self.levels[self.levels.len() - 1];
+                let tokens = (self.drafted)(self.levels.len());
+                self.run(entry.next(entered.clone(), left.clone(), tokens));
+            }
+        }
+        self.state_of(head).without_autodiff()
+    }
+
+    fn objective(mut self: Box<Self>, gradients: Vec<(usize, Tensor<2>)>) -> Tensor<1> {
+        let (heads, trains_context) = (self.heads, self.texts.is_some());
+        let mut of_parameters = GradientsAccumulator::new();
+        // The gradient of what the level behind was made as.
+        let mut of_made: Option<Tensor<2>> = None;
+        for number in (0..self.levels.len()).rev() {
+            let read = |&&(head, _): &&(usize, Tensor<2>)| matches!(heads.entry, Entry::Parallel(_)) || head == number;
+            let of_states = gradients.iter().filter(read).map(|(head, g)| (self.state_of(*head) * g.clone()).sum());
+            let of_next = of_made.map(|of_made| (self.levels[number + 1].made.clone() * of_made).sum());
+            let piece = of_states.chain(of_next).reduce(|a, b| a + b).expect("the last level that was run is read");
+            let mut backward = piece.backward();
+            let Level { entered, left, .. } = &self.levels[number];
+            let (past, left) = (entered.grad_remove(&mut backward), left.grad_remove(&mut backward));
+            of_parameters.accumulate(heads, GradientsParams::from_module(&mut backward, heads));
+            let through = self.rows.back(left.expect("states are made of what leaves the layers"), trains_context);
+            of_made = Some(past.map_or(through.clone(), |past| past + through));
+        }
+        let of_first = (self.levels[0].made.clone() * of_made.expect("at least one level")).sum();
+        let lengths = self.rows.lengths().to_vec();
+        let LayerGradients { parameters, context } = self.rows.finish(trains_context);
+        let of_context = self.texts.into_iter().flat_map(|texts| {
+            let read = heads.context(texts).expect("a context of features");
+            let kept = heads.decoder.keys_and_values(&read, &lengths);
+            kept.into_iter()
+                .flatten()
+                .zip(context.iter().flatten())
+                .map(|(kept, gradient)| {
+                    let gradient = from_host(gradient.clone(), kept.dims(), &kept.device().without_autodiff());
+                    (kept * gradient).sum()
+                })
+                .collect::<Vec<_>>()
+        });
+        let of_pieces = of_context.fold(of_first, |a, b| a + b);
+        let mut objective = Objective {
+            path: ParameterPath::default(),
+            of_parameters: &of_parameters.grads(),
+            of_layers: &parameters,
+            sum: of_pieces,
+        };
+        heads.visit(&mut objective);
+        objective.sum
+    }
+}
+
+/// Adds to an objective one whose gradient with respect to every parameter is a given one.
+struct Objective<'a> {
+    path: ParameterPath,
+    of_parameters: &'a GradientsParams,
+    of_layers: &'a BTreeMap<String, Vec<f32>>,
+    sum: Tensor<1>,
+}
+
+impl ModuleVisitor for Objective<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let (value, name) = (param.val(), self.path.name());
+        let of_layers = name.strip_prefix("decoder.").and_then(|name| self.of_layers.get(name));
+        let of_layers =
+            of_layers.map(|gradient| from_host(gradient.clone(), value.dims(), &value.device().without_autodiff()));
+        for gradient in of_layers.into_iter().chain(self.of_parameters.get::<D>(param.id)) {
+            self.sum = self.sum.clone() + (value.clone() * gradient).sum();
+        }
+    }
+}
