@@ -6,9 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::growth::TextGrowth;
+use super::growth::{OpenedGrowth, TextGrowth};
 use crate::backbone::{Backbone, Feature};
-use crate::drafting::{Decision, Drafter, Drafts, StopRule, TightestMargin, early_stop_len};
+use crate::drafting::{Decision, Drafter, Drafts, Session, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
 use crate::heads::{FrozenHeads, StoredCandidates};
 use crate::kernels::SoftmaxStats;
@@ -126,6 +126,39 @@ impl<'t> ReplayText<'t> {
     }
 }
 
+/// A text that is open for a drafter.
+pub struct OpenedText<'a> {
+    text: &'a ReplayText<'a>,
+    lattices: &'a [Lattice],
+    drafter: &'a dyn Drafter,
+    session: Box<dyn Session + 'a>,
+    growth: OpenedGrowth<'a>,
+}
+
+impl<'a> OpenedText<'a> {
+    /// Opens a text, with a lattice for each position of its continuation.
+    pub fn new(text: &'a ReplayText<'a>, lattices: &'a [Lattice], drafter: &'a dyn Drafter) -> Self {
+        Self { text, lattices, drafter, session: drafter.session(), growth: text.growth.open() }
+    }
+
+    /// Returns the drafts of the blocks after these numbers of tokens of the continuation, which ascend.
+    ///
+    /// # Errors
+    /// Returns an error if the drafter fails.
+    pub fn drafts(&mut self, starts: &[usize]) -> Result<Vec<Drafts>> {
+        let Self { text, lattices, session, growth, .. } = self;
+        let blocks: Vec<BlockContext> = starts.iter().map(|&t| text.block_context(t, &lattices[t])).collect();
+        if !self.drafter.grows() {
+            return session.drafts(&text.tokens, &blocks);
+        }
+        let grown = blocks.iter().map(|block| {
+            let mut growth = growth.at(block.start, block.lattice.ids(0)[0]);
+            session.grow(&text.tokens, block, &mut growth)
+        });
+        grown.collect()
+    }
+}
+
 /// Walks over a text with a drafter, using the given lattices, one for each position of the continuation.
 ///
 /// # Errors
@@ -144,27 +177,16 @@ pub fn replay_with<T>(
     drafter: &dyn Drafter,
     keep: impl Fn(Step, &Drafts) -> T,
 ) -> Result<Vec<T>> {
-    let mut session = drafter.session();
-    let mut growth = text.growth.open();
-    let all = if drafter.prefers_all_starts() {
-        let blocks: Vec<BlockContext> =
-            lattices.iter().enumerate().map(|(t, lattice)| text.block_context(t, lattice)).collect();
-        session.drafts(&text.tokens, &blocks)?
-    } else {
-        Vec::new()
-    };
+    let mut opened = OpenedText::new(text, lattices, drafter);
+    let starts: Vec<usize> = if drafter.prefers_all_starts() { (0..lattices.len()).collect() } else { Vec::new() };
+    let all = opened.drafts(&starts)?;
     try_walk(text.continuation().len(), |start| {
         let one;
         let drafts = match all.get(start) {
             Some(drafts) => drafts,
             None => {
-                let block = text.block_context(start, &lattices[start]);
-                one = if drafter.grows() {
-                    session.grow(&text.tokens, &block, &mut growth.at(block.start, block.lattice.ids(0)[0]))?
-                } else {
-                    session.drafts(&text.tokens, &[block])?.remove(0)
-                };
-                &one
+                one = opened.drafts(&[start])?;
+                &one[0]
             }
         };
         let mut tightest = TightestMargin::new(Decision::Draft, drafts.margin);

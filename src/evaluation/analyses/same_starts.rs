@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{Analysis, by_variant};
 use crate::drafting::Drafter;
 use crate::error::Result;
-use crate::evaluation::{EvaluatedSet, EvaluatedVariant, ReplayText, Step};
+use crate::evaluation::{EvaluatedSet, EvaluatedVariant, OpenedText, ReplayText, Step};
 use crate::lattice::{Lattice, accepted_length};
-use crate::rescorer::BlockContext;
 use crate::tables::{Record, Section, record};
 
 pub const ANALYSIS: Analysis =
@@ -97,9 +96,8 @@ impl SameStarts {
     /// Counts over one text, over which plain decoding walked in `steps`.
     fn of(text: &ReplayText, lattices: &[Lattice], steps: &[Step], drafter: &dyn Drafter) -> Result<Self> {
         let mut counts = Self::default();
-        let blocks: Vec<BlockContext> =
-            steps.iter().map(|step| text.block_context(step.start, &lattices[step.start])).collect();
-        let drafts = drafter.session().drafts(&text.tokens, &blocks)?;
+        let starts: Vec<usize> = steps.iter().map(|step| step.start).collect();
+        let drafts = OpenedText::new(text, lattices, drafter).drafts(&starts)?;
         for (step, drafts) in steps.iter().zip(drafts) {
             let target = &text.continuation()[step.start..];
             let (accepted, plain) = (accepted_length(&drafts.paths, target).max(1), text.lattices[step.start].top1());
