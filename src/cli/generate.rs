@@ -117,7 +117,7 @@ fn by_blocks(
             opened.with_trees(SizedSelection::TimedTree(seconds))
         }
         Budget::Auto | Budget::Run => opened,
-        Budget::Nodes(nodes) => opened.with_trees(SizedSelection::ExpectedTree(nodes)),
+        Budget::Nodes(nodes) => opened.with_nodes(nodes),
     };
     let temperature = options.temperature.unwrap_or(1.0);
     let (name, stop, drafter): (String, StopRule, Box<dyn Drafter>) = match rule.drawn() {

@@ -133,7 +133,7 @@ impl Config {
             names_a_folder(&key, name)?;
             if !Variant::allows_rescorer(name) {
                 bail!(
-                    "`{key}`: this name is taken by a built-in variant (bpd, prompt-lookup, 0gram, and all that begin with pbest-, beam-, path- or tree- or contain +); choose another."
+                    "`{key}`: this name is taken by a built-in variant (bpd, prompt-lookup, 0gram, and all that begin with pbest-, beam-, path-, tree- or grown- or contain +); choose another."
                 );
             }
             let own_text = self.traces.train_text != [TraceText::Corpus];

@@ -107,7 +107,18 @@ impl<'a> PreparedVariant<'a> {
         if self.drafts_trees() { Self { selection: trees, ..self } } else { self }
     }
 
-    /// Returns whether this variant drafts trees. How large they should be depends on the speed of the machine.
+    /// Returns the same variant with trees of `nodes` nodes. A variant that drafts no trees is returned unchanged.
+    #[must_use]
+    pub fn with_nodes(self, nodes: usize) -> Self {
+        match self.selection {
+            SizedSelection::GrownTree { frontier, .. } => {
+                Self { selection: SizedSelection::GrownTree { nodes, frontier }, ..self }
+            }
+            _ => self.with_trees(SizedSelection::ExpectedTree(nodes)),
+        }
+    }
+
+    /// Returns whether this variant drafts trees of a lattice. How large they should be depends on the speed of the machine.
     pub fn drafts_trees(&self) -> bool {
         self.variant.selection == Selection::ExpectedTree && !self.switched_off
     }

@@ -29,9 +29,9 @@ pub struct TuningConfig {
     /// Unless the list is empty, 0, which leaves the scores as they are, is tried as well.
     #[schemars(inner(range(min = 0.0, max = 1.0)))]
     pub slot_tempering: Vec<f64>,
-    /// Factors to try on the probability of copies in the variants `NAME+lookup`: the `path-` and `tree-` variants with copies of
-    /// what followed the last tokens earlier in the text. 0, which leaves copies out, is always tried. Empty: there are no such
-    /// variants.
+    /// Factors to try on the probability of copies in the variants `NAME+lookup`: the `path-`, `tree-` and `grown-` variants with
+    /// copies of what followed the last tokens earlier in the text. 0, which leaves copies out, is always tried. Empty: there
+    /// are no such variants.
     #[schemars(inner(range(min = 0.0, max = 1.0)))]
     pub lookup: Vec<f64>,
 }
