@@ -8,15 +8,14 @@
 //! With `DRAFTSMITH_PYTHON` (a Python with torch) `peers/torch_layers.py` takes turns with it, on as many
 //! threads. The shape is that of the top three layers of SmolLM2-135M; 8 documents of 250 tokens have 16 blocks of 8 rows each.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use draftsmith::backbone::{CacheSlot, Columns, LanguageModelConfig, ModelConfig, Span, Tape, TrainedLayers};
+use burn::tensor::{Device, Tensor};
+use draftsmith::backbone::{DecoderLayers, LanguageModelConfig, ModelConfig, NewRows};
 use draftsmith::error::Result;
-use draftsmith::kernels::{ColumnGradients, LayerCache};
-use rayon::prelude::*;
+use draftsmith::nn::{Init, from_host};
 use serde_json::Value;
 
 const DOCUMENTS: usize = 8;
@@ -27,59 +26,36 @@ const ROUNDS: usize = 9;
 
 fn main() -> Result<()> {
     let size = LanguageModelConfig { hidden: 576, layers: 3, heads: 9, kv_heads: 3, intermediate: 1536, context: 8192 };
-    let config = ModelConfig::from_scratch(&size, 49_152);
-    let (d, kv) = (config.hidden_size, config.num_key_value_heads * config.head_dim);
-    let mut weights: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-    let mut draw = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
-        let scale = if shape.len() == 1 { 1.0 } else { (*shape.last().expect("a shape") as f32).powf(-0.5) };
-        let values: Vec<f32> = numbers(shape.iter().product(), name.len()).iter().map(|x| x * scale).collect();
-        weights.insert(name.to_owned(), values.clone());
-        Ok(values)
-    };
-    TrainedLayers::new(&config, 0, &mut draw)?;
-    let mut caches: Vec<Vec<LayerCache>> = Vec::new();
-    for _ in 0..DOCUMENTS {
-        let mut layers: Vec<LayerCache> = Vec::new();
-        for layer in 0..size.layers {
-            let mut cache = LayerCache::new(size.kv_heads, config.head_dim, CONTEXT + BLOCKS * LEVELS);
-            let context = numbers(2 * CONTEXT * kv, layer);
-            for (column, numbers) in context.chunks(2 * kv).enumerate() {
-                cache.write(column, &numbers[..kv], &numbers[kv..]);
-            }
-            layers.push(cache);
-        }
-        caches.push(layers);
-    }
-    let levels = levels();
-    let rows = DOCUMENTS * BLOCKS;
-    let (x, dy) = (numbers(LEVELS * rows * d, 3), numbers(LEVELS * rows * d, 5));
-    let mut tape = Tape::default();
-    let mut step = || -> Result<[f64; 5]> {
+    let (config, device) = (ModelConfig::from_scratch(&size, 49_152), Device::flex());
+    let (d, rows) = (config.hidden_size, DOCUMENTS * BLOCKS);
+    let layers = DecoderLayers::new(&config, 0..3, &mut Init::seeded(1, &device.clone().autodiff()));
+    let tensor = |rows: usize, seed: usize| -> Tensor<2> { from_host(numbers(rows * d, seed), [rows, d], &device) };
+    let mut cache = layers.cache(DOCUMENTS, CONTEXT + BLOCKS * LEVELS);
+    layers.remember(&tensor(DOCUMENTS * CONTEXT, 1), &[CONTEXT; DOCUMENTS], &mut cache);
+    let levels: Vec<(Tensor<2>, Tensor<2>)> =
+        (0..LEVELS).map(|level| (tensor(rows, 3 + level), tensor(rows, 50 + level))).collect();
+    let after: Vec<Vec<Vec<usize>>> = (0..LEVELS).map(columns_before).collect();
+    let mut step = || -> Result<[f64; 4]> {
         let started = Instant::now();
-        let layers = TrainedLayers::new(&config, 0, &mut |name, _| Ok(weights[name].clone()))?;
+        let mut trained = layers.begin_step(&mut cache);
         let packed = Instant::now();
-        for (placed, x) in levels.iter().zip(x.chunks(rows * d)) {
-            layers.forward(&mut x.to_vec(), placed, &mut caches, &mut tape);
+        for ((x, _), after) in levels.iter().zip(&after) {
+            trained.run(x.clone(), NewRows::After(after));
         }
         let forward = Instant::now();
-        let columns = CONTEXT..CONTEXT + BLOCKS * LEVELS;
-        let of_text = |caches: &Vec<LayerCache>| {
-            caches.iter().map(|cache| ColumnGradients::new(cache, columns.clone())).collect()
-        };
-        let mut gradients: Vec<Vec<ColumnGradients>> = caches.par_iter().map(of_text).collect();
-        let exchanged = Instant::now();
-        for dy in dy.chunks(rows * d).rev() {
-            layers.backward(&mut dy.to_vec(), &caches, &mut gradients, &mut tape);
+        for (_, dy) in levels.iter().rev() {
+            trained.back(dy.clone(), false);
         }
         let backward = Instant::now();
-        std::hint::black_box(layers.gradients(&mut tape));
+        std::hint::black_box(trained.finish(false));
+        let finished = Instant::now();
+        (0..DOCUMENTS).for_each(|document| cache.truncate(document, CONTEXT));
         let seconds = |from: Instant, to: Instant| (to - from).as_secs_f64();
         Ok([
             seconds(started, packed),
             seconds(packed, forward),
-            seconds(forward, exchanged),
-            seconds(exchanged, backward),
-            seconds(backward, Instant::now()),
+            seconds(forward, backward),
+            seconds(backward, finished),
         ])
     };
     step()?;
@@ -92,15 +68,10 @@ fn main() -> Result<()> {
     // Products of a row with all matrices of the layers.
     let matrices = 3.0 * (576.0 * (576.0 + 384.0) + 576.0 * 576.0 + 3.0 * 576.0 * 1536.0);
     let flop = 2.0 * matrices * (LEVELS * rows) as f64;
-    for (place, (part, products)) in [
-        ("packing", 0.0),
-        ("forward", flop),
-        ("keys and values exchanged", 0.0),
-        ("backward", flop),
-        ("gradients of matrices", flop),
-    ]
-    .into_iter()
-    .enumerate()
+    for (place, (part, products)) in
+        [("packing", 0.0), ("forward", flop), ("backward", flop), ("gradients of matrices", flop)]
+            .into_iter()
+            .enumerate()
     {
         let time = median(ours.iter().map(|times| times[place]));
         println!("{part}: {:.1} ms, {:.1} GFLOP/s in matrices", time * 1e3, products / time / 1e9);
@@ -123,22 +94,13 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
 }
 
-/// The places of the rows: each block begins behind a column of its document's context.
-fn levels() -> Vec<Vec<Vec<CacheSlot>>> {
-    let document = |document: usize| {
-        let mut columns = Columns::default();
-        columns.place(&Span::chain(&[0; CONTEXT]));
-        let behind = |row: usize| match row.checked_sub(BLOCKS) {
-            Some(before) => CONTEXT + before,
-            None => (document * BLOCKS + row) * 7919 % (CONTEXT - 1),
-        };
-        let after: Vec<Option<usize>> = (0..BLOCKS * LEVELS).map(|row| Some(behind(row))).collect();
-        columns.place(&Span { tokens: &[0; BLOCKS * LEVELS], after: Some(&after) })
+/// By document, the columns that the rows of a level follow: each block begins behind a column of its document's text.
+fn columns_before(level: usize) -> Vec<Vec<usize>> {
+    let column = |document: usize, block: usize| match level {
+        0 => (document * BLOCKS + block) * 7919 % (CONTEXT - 1),
+        _ => CONTEXT + (level - 1) * BLOCKS + block,
     };
-    let documents: Vec<Vec<CacheSlot>> = (0..DOCUMENTS).map(document).collect();
-    let level =
-        |level: usize| documents.iter().map(|slots| slots[level * BLOCKS..(level + 1) * BLOCKS].to_vec()).collect();
-    (0..LEVELS).map(level).collect()
+    (0..DOCUMENTS).map(|document| (0..BLOCKS).map(|block| column(document, block)).collect()).collect()
 }
 
 /// Starts PyTorch, which ends with this program; the function asks it for a step.

@@ -23,7 +23,7 @@ impl<'a> Span<'a> {
 
 /// The columns of one text.
 #[derive(Debug, Clone, Default)]
-pub struct Columns {
+pub(super) struct Columns {
     /// The first columns: each follows the one before it.
     trunk: usize,
     /// The others.
@@ -39,7 +39,7 @@ struct Branch {
 
 /// A new token's place.
 #[derive(Debug, Clone)]
-pub struct CacheSlot {
+pub(super) struct CacheSlot {
     /// Its column.
     pub column: usize,
     /// Its place in the text, or in the text that its path through the tree would be.

@@ -32,7 +32,7 @@ mod weights;
 
 pub use cache::KvCache;
 pub use check::{Check, check};
-pub use columns::{CacheSlot, Columns, Span};
+pub use columns::Span;
 pub use config::{BackboneConfig, LanguageModelConfig};
 pub use decoder_layers::{DecoderLayers, LayerGradients, NewRows, TrainedRows};
 pub use feature::Feature;
@@ -44,5 +44,4 @@ pub use model::{Model, Precision};
 pub use model_config::{Biases, ModelConfig, NormKind, Positions, RopeScaling, Rotary};
 pub use sampling::{Sampler, draw_place};
 pub use sketch::ValueSketch;
-pub use trained_layers::{Tape, TrainedLayers};
 pub use transformer::Transformer;

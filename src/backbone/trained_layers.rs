@@ -23,7 +23,7 @@ use crate::nn::ReadParameter;
 use crate::storage_type::StorageType;
 
 /// The last layers of a decoder, in training.
-pub struct TrainedLayers {
+pub(super) struct TrainedLayers {
     layers: HostLayers,
     transposed: Vec<Transposed>,
 }
@@ -38,7 +38,7 @@ struct Transposed {
 
 /// What the forward of some levels leaves for its gradient. It serves step after step, as its memory is used again.
 #[derive(Default)]
-pub struct Tape {
+pub(super) struct Tape {
     layers: Vec<LayerTape>,
     /// The levels that have not been gone back through.
     levels: Vec<Level>,

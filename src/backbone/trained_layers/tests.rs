@@ -6,8 +6,9 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor};
 
 use super::*;
+use crate::backbone::columns::Columns;
 use crate::backbone::{
-    Biases, Columns, Feature, LanguageModelConfig, NormKind, Positions, RopeScaling, Rotary, Span, Transformer,
+    Biases, Feature, LanguageModelConfig, NormKind, Positions, RopeScaling, Rotary, Span, Transformer,
 };
 use crate::kernels::Activation;
 use crate::nn::{Init, ParameterPath, Values, collect_parameters, from_host, load_parameters, to_host};
