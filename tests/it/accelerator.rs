@@ -13,8 +13,11 @@ use draftsmith::backbone::{
 };
 use draftsmith::decoding::{Decoder, Decoding, Verification};
 use draftsmith::device::{DeviceChoice, open};
-use draftsmith::drafting::{Bpd, Drafter, Rescoring, Settings, SizedSelection, StopRule};
-use draftsmith::heads::{DraftHeads, FfnConfig, FrozenHeads, HeadKind, HeadShape, SpeculatorConfig, Starts};
+use draftsmith::drafting::{Bpd, Drafter, Grown, Rescoring, Settings, SizedSelection, StopRule};
+use draftsmith::heads::{
+    AttentionConfig, AttentionContext, DraftHeads, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder,
+    SpeculatorConfig, Starts,
+};
 use draftsmith::nn::{FrozenUnembedding, Init, Targets, collect_parameters, from_host, load_parameters, to_host};
 use draftsmith::storage_type::StorageType;
 
@@ -140,7 +143,8 @@ fn a_training_step_above_the_frozen_backbone_agrees_with_the_cpu() {
 /// Heads that are a little off the backbone's own prediction, the same on every device.
 fn heads(backbone: &Backbone, kind: &impl HeadKind) -> FrozenHeads {
     let model = &backbone.model;
-    let heads = kind.network(HeadShape::new(4, model), &mut Init::seeded(5, model.device()));
+    let mut heads = kind.network(HeadShape::new(4, model), &mut Init::seeded(5, model.device()));
+    heads.warm_start(model).unwrap();
     let mut parameters = collect_parameters(&heads);
     let numbers = parameters.values_mut().flat_map(|(_, numbers)| numbers.iter_mut());
     numbers.enumerate().for_each(|(i, x)| *x += 0.02 * (i as f32 * 0.7).sin());
@@ -186,13 +190,19 @@ fn texts_decoded_by_blocks_are_the_greedy_ones_of_both_devices() {
     let settings = Settings::new(8, vec![0.9; 4], 1.0);
     let tree =
         Rescoring { rescorers: Vec::new(), selection: SizedSelection::ExpectedTree(12), include_top1: true, settings };
+    let grown = Grown { rescorers: Vec::new(), nodes: 12, frontier: 4, settings: tree.settings.clone() };
     let (ffn, speculator) = (FfnConfig { hidden: 16, ..FfnConfig::default() }, SpeculatorConfig { inner: 16 });
+    let attention = AttentionConfig { layers: 2, ..AttentionConfig::default() };
+    let context = AttentionContext::Features(vec![Feature::Layer(2), Feature::Last]);
+    let parallel = AttentionConfig { rows: RowOrder::Parallel, context, ..AttentionConfig::default() };
     let kinds = [
+        ("attention", [&there, &here].map(|backbone| heads(backbone, &attention))),
+        ("attention, parallel", [&there, &here].map(|backbone| heads(backbone, &parallel))),
         ("ffn", [&there, &here].map(|backbone| heads(backbone, &ffn))),
         ("speculator", [&there, &here].map(|backbone| heads(backbone, &speculator))),
     ];
     for (kind, [there_heads, here_heads]) in &kinds {
-        for (name, drafter) in [("bpd", &Bpd as &dyn Drafter), ("tree", &tree)] {
+        for (name, drafter) in [("bpd", &Bpd as &dyn Drafter), ("tree", &tree), ("grown", &grown)] {
             for batch in [1, 2] {
                 let (texts, blocks) = by_blocks(&there, there_heads, drafter, &prompts, batch);
                 let on_cpu = by_blocks(&here, here_heads, drafter, &prompts, batch);
