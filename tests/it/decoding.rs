@@ -14,7 +14,7 @@ use draftsmith::heads::{
     AttentionConfig, AttentionContext, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder, SpeculatorConfig,
 };
 use draftsmith::nn::Init;
-use draftsmith::rescorer::{NgramRescorer, Rescorer};
+use draftsmith::rescorer::{NgramRescorer, PrefixToken, Rescorer};
 use draftsmith::storage_type::StorageType;
 use proptest::prelude::*;
 
@@ -151,6 +151,27 @@ proptest! {
             prop_assert_eq!(&text, &expected);
             prop_assert!(blocks <= text.len());
         }
+    }
+}
+
+/// The n-gram model scores a path behind any token that was read, as it scores the whole prefix anew.
+#[test]
+fn a_reader_scores_paths_as_the_model_does() {
+    let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone()).unwrap();
+    let mut reader = counts.reader().unwrap();
+    let candidates = [1u32, 17, 60, 200];
+    let expected = |prefix: &[u32]| -> Vec<f64> {
+        candidates.iter().map(|&token| counts.0.extend(counts.0.state_of(prefix, true), token).0).collect()
+    };
+    for text in [&[17u32, 60, 17][..], &[17, 60, 1, 1], &[]] {
+        reader.read(text, 4).unwrap();
+        let last = text.len().checked_sub(1);
+        let behind = |token, after| PrefixToken { token, after, candidates: &candidates };
+        let first = reader.extend(&[behind(60, last), behind(17, last)], true).unwrap();
+        assert_eq!(first, [60, 17].map(|token| expected(&[text, &[token]].concat())));
+        let (then, fork) = (behind(1, Some(text.len())), behind(1, Some(text.len() + 1)));
+        let second = reader.extend(&[then, fork], true).unwrap();
+        assert_eq!(second, [[60, 1], [17, 1]].map(|path| expected(&[text, &path].concat())));
     }
 }
 
