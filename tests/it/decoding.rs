@@ -159,19 +159,22 @@ proptest! {
 fn a_reader_scores_paths_as_the_model_does() {
     let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone()).unwrap();
     let mut reader = counts.reader().unwrap();
-    let candidates = [1u32, 17, 60, 200];
+    // Text that was counted.
+    let known = backbone().tokenizer.encode("Tell of the fox.").unwrap();
+    let (candidates, [a, b, c]) = (known.clone(), [known[0], known[1], known[2]]);
     let expected = |prefix: &[u32]| -> Vec<f64> {
         candidates.iter().map(|&token| counts.0.extend(counts.0.state_of(prefix, true), token).0).collect()
     };
-    for text in [&[17u32, 60, 17][..], &[17, 60, 1, 1], &[]] {
+    assert!(expected(&[a, b]) != expected(&[b]) && expected(&[a, b]) != expected(&[a, a]), "what comes before counts");
+    for text in [&known[..4], &[a, b, a, c], &[]] {
         reader.read(text, 4).unwrap();
         let last = text.len().checked_sub(1);
         let behind = |token, after| PrefixToken { token, after, candidates: &candidates };
-        let first = reader.extend(&[behind(60, last), behind(17, last)], true).unwrap();
-        assert_eq!(first, [60, 17].map(|token| expected(&[text, &[token]].concat())));
-        let (then, fork) = (behind(1, Some(text.len())), behind(1, Some(text.len() + 1)));
+        let first = reader.extend(&[behind(a, last), behind(b, last)], true).unwrap();
+        assert_eq!(first, [a, b].map(|token| expected(&[text, &[token]].concat())));
+        let (then, fork) = (behind(b, Some(text.len())), behind(b, Some(text.len() + 1)));
         let second = reader.extend(&[then, fork], true).unwrap();
-        assert_eq!(second, [[60, 1], [17, 1]].map(|path| expected(&[text, &path].concat())));
+        assert_eq!(second, [[a, b], [b, b]].map(|path| expected(&[text, &path].concat())));
     }
 }
 

@@ -315,6 +315,20 @@ fn a_grown_path_of_first_choices_is_the_lattice() {
             drop(growing);
             cache.truncate(0, 7);
         }
+        // Paths that part at the second token, together and each alone.
+        let paths = [[TEXT[7], 1, 4], [TEXT[7], 2, 4], [TEXT[7], 1, 5]];
+        let mut behind = |paths: &[[u32; 3]]| {
+            let context = Some(Context { cache: &mut cache, places: vec![(0, 6)], texts: None });
+            let mut growing = frozen.grow(&model, (last.clone(), TEXT[7]), context, 4);
+            let found = growing.behind(&paths.iter().map(|path| &path[..]).collect::<Vec<_>>()).unwrap();
+            drop(growing);
+            cache.truncate(0, 7);
+            found
+        };
+        let together = behind(&paths);
+        assert_eq!(paths.map(|path| behind(&[path]).remove(0)).to_vec(), together, "{kind:?}");
+        let depends = kind.rows == RowOrder::Sequential;
+        assert!((together[0] != together[1]) == depends && (together[0] != together[2]) == depends, "{kind:?}");
     }
 }
 
