@@ -162,7 +162,7 @@ impl HeadKind for AttentionConfig {
 /// `r_1 = u + A1 n(u) + B1 n(e(x_p))`, and row j as `r_j = r_{j-1} + A n(r_{j-1}) + C n(o_{j-1}) + B n(e(x_{p+j-1}))`. Row j
 /// stands at position p + j - 1, sees the context before p and the rows before it, and predicts slot j + 1.
 ///
-/// Parallel rows, in the manner of DFlash (Chen et al. 2026): row j enters as `u + W_j n(u) + V_j n(e(x_p)) + b_j` and stands
+/// Parallel rows, in the manner of DFlash: row j enters as `u + W_j n(u) + V_j n(e(x_p)) + b_j` and stands
 /// at the same position. It sees the context before p and all rows of its block.
 ///
 /// A, B, C, W, V and b start at zero.
