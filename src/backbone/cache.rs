@@ -256,19 +256,19 @@ impl DeviceCache {
         self.capacity = (2 * (longest + new)).max(self.capacity);
         // Behind a shorter text's end lies whatever is in its first column; nothing sees it.
         let column = |places: &Vec<usize>, i: usize| places.get(i).or(places.first()).copied().unwrap_or(0);
-        let padded: Vec<usize> =
-            self.places.iter().flat_map(|places| (0..columns).map(move |i| column(places, i))).collect();
-        for layer in &mut self.layers {
-            let Some((keys, values)) = layer.take() else { continue };
-            let device = keys.device();
-            let index = indices(padded.iter().copied(), &device).reshape([self.places.len(), 1, columns, 1]);
+        let padded = self.places.iter().flat_map(|places| (0..columns).map(move |i| column(places, i)));
+        // Where no layer has been written, there is nothing to move.
+        if let Some(device) = self.layers.iter().flatten().next().map(|(keys, _)| keys.device()) {
+            let index = indices(padded, &device).reshape([self.places.len(), 1, columns, 1]);
             let grow = |tensor: Tensor<4>| {
                 let [texts, heads, _, width] = tensor.dims();
                 let index = index.clone().expand([texts, heads, columns, width]);
                 let larger = Tensor::zeros([texts, heads, self.capacity, width], (&device, tensor.dtype()));
                 larger.slice_assign([0..texts, 0..heads, 0..columns, 0..width], tensor.gather(2, index))
             };
-            *layer = Some((grow(keys), grow(values)));
+            for layer in &mut self.layers {
+                *layer = layer.take().map(|(keys, values)| (grow(keys), grow(values)));
+            }
         }
         self.places.iter_mut().for_each(|places| *places = (0..places.len()).collect());
         self.used = longest;

@@ -45,7 +45,8 @@ pub(super) struct TensorLayers<'a> {
 }
 
 /// What every layer of one forward shares.
-struct Shared {
+struct Shared<'a> {
+    of: &'a TensorLayers<'a>,
     texts: usize,
     /// Tokens of a text, padding included.
     new: usize,
@@ -108,7 +109,7 @@ impl Padding {
 
 impl TensorLayers<'_> {
     /// Takes `x` `[rows, d]`, the residual stream of the placed tokens, text after text, through the layers. `after` hears
-    /// the stream after each of them.
+    /// of each of them, and what makes the stream after it.
     ///
     /// With a cache, which has a place for the tokens already, earlier columns are attended to and the new ones written.
     pub fn forward(
@@ -116,7 +117,7 @@ impl TensorLayers<'_> {
         x: Tensor<2>,
         placed: &[Vec<CacheSlot>],
         mut cache: Option<&mut DeviceCache>,
-        mut after: impl FnMut(usize, Tensor<2>),
+        mut after: impl FnMut(usize, &dyn Fn() -> Tensor<2>),
     ) -> Tensor<2> {
         let (device, dtype) = (x.device(), x.dtype());
         let counts: Vec<usize> = placed.iter().map(Vec::len).collect();
@@ -125,6 +126,7 @@ impl TensorLayers<'_> {
         let columns = cache.as_ref().map_or(new, |cache| cache.columns());
         let masks = self.masks(placed, new, cache.as_deref());
         let shared = Shared {
+            of: self,
             texts,
             new,
             rotation: self.rotation(placed, new, dtype, &device),
@@ -132,9 +134,8 @@ impl TensorLayers<'_> {
         };
         let mut x = padding.pad(x);
         for (index, layer) in self.layers.iter().enumerate() {
-            let windowed = self.config.window(self.first + index).is_some();
-            x = layer.forward(x, index, windowed, &shared, self.config, cache.as_deref_mut());
-            after(index, padding.unpad(x.clone()));
+            x = layer.forward(x, index, &shared, cache.as_deref_mut());
+            after(index, &|| padding.unpad(x.clone()));
         }
         padding.unpad(x)
     }
@@ -270,18 +271,11 @@ impl Layer {
         self.input_layernorm.weight.val().is_autodiff()
     }
 
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        index: usize,
-        windowed: bool,
-        shared: &Shared,
-        config: &ModelConfig,
-        cache: Option<&mut DeviceCache>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, index: usize, shared: &Shared, cache: Option<&mut DeviceCache>) -> Tensor<2> {
+        let config = shared.of.config;
         let epsilon = config.norm_epsilon;
         let normed = self.input_layernorm.forward(x.clone(), epsilon);
-        let attended = self.self_attn.forward(normed, index, windowed, shared, config, cache);
+        let attended = self.self_attn.forward(normed, index, shared, cache);
         let before = if config.parallel_residual { x.clone() } else { x.clone() + attended.clone() };
         let changed = self.mlp.forward(self.post_attention_layernorm.forward(before, epsilon), config.activation);
         x + attended + changed
@@ -304,15 +298,8 @@ impl Mlp {
 }
 
 impl Attention {
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        index: usize,
-        windowed: bool,
-        shared: &Shared,
-        config: &ModelConfig,
-        cache: Option<&mut DeviceCache>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, index: usize, shared: &Shared, cache: Option<&mut DeviceCache>) -> Tensor<2> {
+        let config = shared.of.config;
         let (texts, new, width) = (shared.texts, shared.new, config.head_dim);
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let shape = [texts, new];
@@ -328,7 +315,7 @@ impl Attention {
         let grouped = queries.reshape([texts, kv_heads, heads / kv_heads * new, width]);
         let scores = grouped.matmul(keys.swap_dims(2, 3)).mul_scalar((width as f64).powf(-0.5));
         let mut scores = scores.reshape([texts, heads, new, columns]);
-        if let Some(mask) = &shared.masks[usize::from(windowed)] {
+        if let Some(mask) = &shared.masks[usize::from(config.window(shared.of.first + index).is_some())] {
             scores = scores + mask.clone();
         }
         let weights = softmax(scores, 3).reshape([texts, kv_heads, heads / kv_heads * new, columns]);

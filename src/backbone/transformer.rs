@@ -107,10 +107,11 @@ impl Transformer {
         let layers = if cache.is_some() { all } else { depth(features, all) };
         // Handles of tensors that the forward makes anyway.
         let mut streams: Vec<Option<Tensor<2>>> = vec![None; all + 1];
-        let mut keep =
-            |layer: usize, x: Tensor<2>| streams[layer] = features.contains(&Feature::Layer(layer)).then_some(x);
-        keep(0, x.clone());
-        let x = self.layers(0..layers).forward(x, &placed, cache, |index, x| keep(index + 1, x));
+        let mut keep = |layer: usize, stream: &dyn Fn() -> Tensor<2>| {
+            streams[layer] = features.contains(&Feature::Layer(layer)).then(stream);
+        };
+        keep(0, &|| x.clone());
+        let x = self.layers(0..layers).forward(x, &placed, cache, |index, stream| keep(index + 1, stream));
         let state = |feature: &Feature| match *feature {
             Feature::Layer(layer) => streams[layer].clone().expect("it was asked for"),
             Feature::Last => self.model.norm.forward(x.clone(), self.config.norm_epsilon),
