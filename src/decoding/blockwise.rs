@@ -14,7 +14,7 @@ use super::verification::{Predictions, Verification};
 use crate::backbone::{Backbone, Feature, FeatureRows, FeatureTensors, KvCache, Span};
 use crate::drafting::{Drafter, StopRule, TightestMargin};
 use crate::error::{Result, bail};
-use crate::heads::{BlockContexts, BlockStarts, Context, FrozenHeads};
+use crate::heads::{BlockStarts, Context, FrozenHeads};
 use crate::nn::indices;
 use crate::storage_type::StorageType;
 
@@ -229,8 +229,8 @@ impl<'a> Decoder<'a> {
         let states: Vec<&FeatureRows> = rows.iter().map(|&row| &self.rows[row].states).collect();
         let read = FeatureRows::concat(&states).to_device(model.device());
         let pinned: Vec<u32> = rows.iter().map(|&row| self.rows[row].next.0).collect();
-        let places: Vec<(usize, usize)> = rows.iter().map(|&row| (row, self.cache.len(row) - 1)).collect();
-        let context = kept.as_deref_mut().map(|cache| BlockContexts { cache, places: &places });
+        let places = rows.iter().map(|&row| (row, self.cache.len(row) - 1)).collect();
+        let context = kept.as_deref_mut().map(|cache| Context::new(cache, places));
         let starts = BlockStarts { states: &read, pinned: &pinned, context };
         let found = match options.stop {
             StopRule::Never => heads.candidates(model, starts, options.top_k),
@@ -261,7 +261,7 @@ impl<'a> Decoder<'a> {
             }
             let (model, tokens) = (&backbone.model, document.text.len());
             let starts = (row.states.to_device(model.device()), row.next.0);
-            let context = kept.as_mut().map(|cache| Context { cache, places: vec![(number, tokens - 1)], texts: None });
+            let context = kept.as_mut().map(|cache| Context::new(cache, vec![(number, tokens - 1)]));
             let mut growing = GrowingWhereFinite(heads.grow(model, starts, context, options.top_k));
             let proposal = row.draft(document, looked, *drafter, Some(&mut growing));
             drop(growing);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::backbone::{Backbone, FeatureTensors, Span};
 use crate::error::Result;
-use crate::heads::{BlockContexts, BlockStarts, FrozenHeads};
+use crate::heads::{BlockStarts, Context, FrozenHeads};
 use crate::storage_type::StorageType;
 
 /// How often each time is measured. The least counts, because disturbances only ever make a machine slower.
@@ -24,13 +24,13 @@ pub fn seconds_by_nodes(backbone: &Backbone, heads: &FrozenHeads, context: usize
     let before = model.features(&[Span::chain(&vec![0; context])], Some(&mut cache), &features);
     let before = FeatureTensors::new(&features, before);
     let last = before.map(|state| state.narrow(0, context - 1, 1));
-    let (mut kept, last_token) = (heads.cache(1, context + most), [(0, context - 1)]);
+    let mut kept = heads.cache(1, context + most);
     if let Some(kept) = &mut kept {
         heads.read(model, kept, &[context], &before);
     }
     let of_heads = least(|| {
         let read = last.to_rows(StorageType::Float32).to_device(model.device());
-        let context = kept.as_mut().map(|cache| BlockContexts { cache, places: &last_token });
+        let context = kept.as_mut().map(|cache| Context::new(cache, vec![(0, context - 1)]));
         heads.candidates(model, BlockStarts { states: &read, pinned: &[0], context }, 1).map(drop)
     })?;
     let mut timed: Vec<(usize, f64)> = Vec::new();

@@ -6,11 +6,12 @@
 //! this is the draft of EAGLE-2 (Li et al. 2024, arXiv 2406.16858, section 4): a frontier of nodes that are expanded, then the
 //! best nodes of all levels.
 
+use super::local::{WeighedReader, summed_scores};
 use super::{Drafter, Drafts, Session, Settings};
 use crate::error::Result;
 use crate::heads::Growth;
 use crate::nn::Largest;
-use crate::rescorer::{BlockContext, PrefixReader, PrefixToken, Rescorer};
+use crate::rescorer::{BlockContext, PrefixToken, Rescorer};
 
 /// A drafter of grown trees.
 pub struct Grown<'a> {
@@ -27,10 +28,7 @@ pub struct Grown<'a> {
 
 impl Drafter for Grown<'_> {
     fn session(&self) -> Box<dyn Session + '_> {
-        let scale = self.settings.weighting.scale;
-        let terms =
-            self.rescorers.iter().zip(&self.settings.shares).filter(|(_, share)| scale != 0.0 && **share != 0.0);
-        let readers = terms.map(|(rescorer, &share)| {
+        let readers = self.settings.terms(&self.rescorers).map(|(share, rescorer)| {
             (share, rescorer.reader().expect("only rescorers of paths take part in grown trees"))
         });
         let readers = readers.collect();
@@ -52,8 +50,7 @@ impl Drafter for Grown<'_> {
 
 struct GrownSession<'a> {
     grown: &'a Grown<'a>,
-    /// The readers, each behind its share.
-    readers: Vec<(f64, Box<dyn PrefixReader + 'a>)>,
+    readers: Vec<WeighedReader<'a>>,
 }
 
 /// A node of the tree, or one that was found and left out.
@@ -165,13 +162,7 @@ impl GrownSession<'_> {
                 PrefixToken { token: path[path.len() - 1], after: *after, candidates: &proposed.ids }
             })
             .collect();
-        let mut sum: Vec<Vec<f64>> = proposed.iter().map(|proposed| vec![0.0; proposed.ids.len()]).collect();
-        for (share, reader) in &mut self.readers {
-            for (sum, scores) in sum.iter_mut().zip(reader.extend(&newest, true)?) {
-                sum.iter_mut().zip(scores).for_each(|(sum, score)| *sum += *share * score);
-            }
-        }
-        Ok(sum)
+        summed_scores(&mut self.readers, &newest, true)
     }
 
     /// Returns the probability of each proposed token: its share of the proposals' weights `exp(score / temperature)`, times
@@ -193,7 +184,7 @@ mod tests {
     use super::*;
     use crate::kernels::{SoftmaxStats, softmax_stats};
     use crate::lattice::{Lattice, Weighting};
-    use crate::rescorer::{BlockShape, RescoringCost, Scoring};
+    use crate::rescorer::{BlockShape, PrefixReader, RescoringCost, Scoring};
     use proptest::prelude::*;
 
     const VOCABULARY: u32 = 5;

@@ -17,8 +17,8 @@ use crate::rescorer::{BlockContext, PrefixReader, PrefixToken, Sum};
 /// A session of local rescoring on one text.
 pub(super) struct LocalSession<'a> {
     rescoring: &'a Rescoring<'a>,
-    /// The readers, each behind the share that its scores are multiplied by. There is at least one.
-    readers: Vec<(f64, Box<dyn PrefixReader + 'a>)>,
+    /// There is at least one.
+    readers: Vec<WeighedReader<'a>>,
 }
 
 /// The state of one block whose paths are being grown.
@@ -42,7 +42,7 @@ struct BeamPrefix {
 }
 
 impl<'a> LocalSession<'a> {
-    pub fn new(rescoring: &'a Rescoring<'a>, readers: Vec<(f64, Box<dyn PrefixReader + 'a>)>) -> Self {
+    pub fn new(rescoring: &'a Rescoring<'a>, readers: Vec<WeighedReader<'a>>) -> Self {
         Self { rescoring, readers }
     }
 }
@@ -81,7 +81,7 @@ impl Session for LocalSession<'_> {
                     read += 1;
                 }
             }
-            let mut behind = self.scores(&newest, width > 1)?.into_iter();
+            let mut behind = summed_scores(&mut self.readers, &newest, width > 1)?.into_iter();
             for growing in active {
                 let behind: Vec<Vec<f64>> = behind.by_ref().take(growing.beam.len()).collect();
                 growing.grow(slot, &behind, rescoring);
@@ -95,19 +95,23 @@ impl Session for LocalSession<'_> {
     }
 }
 
-impl LocalSession<'_> {
-    /// Returns, for each prefix, one score per candidate: the sum of the readers' scores, each times the reader's
-    /// share.
-    fn scores(&mut self, newest: &[PrefixToken], compared: bool) -> Result<Vec<Vec<f64>>> {
-        let mut sum: Vec<Vec<f64>> = newest.iter().map(|prefix| vec![0.0; prefix.candidates.len()]).collect();
-        for (share, reader) in &mut self.readers {
-            let scores = reader.extend(newest, compared)?;
-            for (sum, scores) in sum.iter_mut().zip(scores) {
-                sum.iter_mut().zip(scores).for_each(|(sum, score)| *sum += *share * score);
-            }
+/// A reader, behind the share that its scores are multiplied by.
+pub(super) type WeighedReader<'a> = (f64, Box<dyn PrefixReader + 'a>);
+
+/// Returns, for each prefix, one score per candidate: the sum of the readers' scores, each times the reader's share.
+pub(super) fn summed_scores(
+    readers: &mut [WeighedReader],
+    newest: &[PrefixToken],
+    compared: bool,
+) -> Result<Vec<Vec<f64>>> {
+    let mut sum: Vec<Vec<f64>> = newest.iter().map(|prefix| vec![0.0; prefix.candidates.len()]).collect();
+    for (share, reader) in readers {
+        let scores = reader.extend(newest, compared)?;
+        for (sum, scores) in sum.iter_mut().zip(scores) {
+            sum.iter_mut().zip(scores).for_each(|(sum, score)| *sum += *share * score);
         }
-        Ok(sum)
     }
+    Ok(sum)
 }
 
 impl Growing<'_> {

@@ -1,10 +1,10 @@
 //! Drafting from head scores and any sum of rescorers.
 
-use super::local::LocalSession;
+use super::local::{LocalSession, WeighedReader};
 use super::{Drafter, Drafts, Session, Settings, SizedSelection};
 use crate::error::Result;
 use crate::lattice::{Beside, Lattice, LookupToken, NoScorer, PrefixProbabilities, SlotScorer, TimeBudget, p_best};
-use crate::rescorer::{BlockContext, PrefixReader, Rescorer, Scoring, Sum};
+use crate::rescorer::{BlockContext, Rescorer, Scoring, Sum};
 
 /// A drafter that searches the lattice by head scores and rescorers. Without rescorers, it searches by head scores
 /// alone (p-best 0-gram).
@@ -28,13 +28,11 @@ impl Rescoring<'_> {
 
     /// Returns the rescorers that take part, each behind its share, which is not 0.
     fn terms(&self) -> impl Iterator<Item = (f64, Scoring<'_>)> {
-        let terms =
-            self.rescorers.iter().zip(&self.settings.shares).filter(|(_, share)| self.rescores() && **share != 0.0);
-        terms.map(|(rescorer, &share)| (share, rescorer.scoring()))
+        self.settings.terms(&self.rescorers).map(|(share, rescorer)| (share, rescorer.scoring()))
     }
 
     /// Returns a reader for a new text for each rescorer that reads prefixes, behind the rescorer's share.
-    fn readers(&self) -> Vec<(f64, Box<dyn PrefixReader + '_>)> {
+    fn readers(&self) -> Vec<WeighedReader<'_>> {
         let reader = |(share, scoring)| match scoring {
             Scoring::Local(reader) => Some((share, reader)),
             Scoring::Global(_) => None,

@@ -10,6 +10,7 @@ use super::{LookupConfidence, Variant};
 use crate::error::{Result, bail};
 use crate::files;
 use crate::lattice::{Calibration, Lattice, LookupToken, Weighting};
+use crate::rescorer::Rescorer;
 
 /// The settings of a variant that are fitted on dev.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +57,17 @@ impl Settings {
             lookup_scale: 0.0,
             shares: Vec::new(),
         }
+    }
+
+    /// Returns those of the rescorers, which are in the order of the shares, that take part: each behind its share, which is
+    /// not 0. There are none if their scale is 0.
+    pub(super) fn terms<'a>(
+        &'a self,
+        rescorers: &'a [&'a dyn Rescorer],
+    ) -> impl Iterator<Item = (f64, &'a dyn Rescorer)> {
+        let terms =
+            rescorers.iter().zip(&self.shares).filter(|(_, share)| self.weighting.scale != 0.0 && **share != 0.0);
+        terms.map(|(rescorer, &share)| (share, *rescorer))
     }
 
     /// Returns the copy that continues `text`, of at most `slots` tokens from the pinned one on. The confidence of every token

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::backbone::{Backbone, FeatureTensors, KvCache};
+use crate::backbone::Backbone;
 use crate::error::Result;
-use crate::heads::{Context, FrozenHeads, GrowingBlock, Growth};
+use crate::heads::{FrozenHeads, GrowingBlock, Growth, ReadDocument};
 use crate::nn::Largest;
 use crate::traces::Trace;
 
@@ -37,16 +37,7 @@ impl<'a> TextGrowth<'a> {
 /// A document that is open for a walk.
 pub struct OpenedGrowth<'a> {
     text: &'a TextGrowth<'a>,
-    read: Option<ReadText>,
-}
-
-/// What the heads read of a document.
-struct ReadText {
-    /// The states at its tokens, from number `first` on.
-    states: FeatureTensors,
-    first: usize,
-    /// What heads that attend keep of it.
-    cache: Option<KvCache>,
+    read: Option<ReadDocument>,
 }
 
 impl<'a> OpenedGrowth<'a> {
@@ -56,26 +47,11 @@ impl<'a> OpenedGrowth<'a> {
     }
 }
 
-impl ReadText {
-    fn new(text: &TextGrowth) -> Result<Self> {
-        let (document, model) = (&text.trace.documents()[text.document], &text.backbone.model);
-        let mut cache = text.heads.cache(1, 2 * document.len());
-        let first = if cache.is_some() { 0 } else { document.prompt - 1 };
-        let rows = first..document.len() - 1;
-        let states = text.trace.states(text.document, rows.clone(), &text.heads.features())?;
-        let states = states.to_device(model.device());
-        if let Some(cache) = &mut cache {
-            text.heads.read(model, cache, &[rows.len()], &states);
-        }
-        Ok(Self { states, first, cache })
-    }
-}
-
 /// What one block grows from.
 pub struct BlockGrowth<'a, 'b> {
     text: &'a TextGrowth<'a>,
     /// Taken when the heads begin.
-    read: Option<&'b mut Option<ReadText>>,
+    read: Option<&'b mut Option<ReadDocument>>,
     start: usize,
     pinned: u32,
     growing: Option<GrowingBlock<'b>>,
@@ -85,18 +61,13 @@ impl<'a: 'b, 'b> BlockGrowth<'a, 'b> {
     fn begin(&mut self) -> Result<&mut GrowingBlock<'b>> {
         if let Some(read) = self.read.take() {
             let text = self.text;
-            let ReadText { states, first, cache } = match read {
+            let model = &text.backbone.model;
+            let read = match read {
                 Some(read) => read,
-                None => read.insert(ReadText::new(text)?),
+                None => read.insert(text.heads.read_document(model, text.trace, text.document)?),
             };
-            let (row, document) = (self.start - 1, &text.trace.documents()[text.document]);
-            let context = cache.as_mut().map(|cache| {
-                // Without the rows of the block before.
-                cache.truncate(0, document.len() - 1);
-                Context { cache, places: vec![(0, row)], texts: None }
-            });
-            let states = states.map(|state| state.narrow(0, row - *first, 1));
-            self.growing = Some(text.heads.grow(&text.backbone.model, (states, self.pinned), context, text.k));
+            let (states, context) = read.behind(self.start - 1..self.start);
+            self.growing = Some(text.heads.grow(model, (states, self.pinned), context, text.k));
         }
         Ok(self.growing.as_mut().expect("begun"))
     }

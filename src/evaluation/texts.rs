@@ -27,8 +27,8 @@ pub struct Texts<'a> {
 }
 
 impl<'a> Texts<'a> {
-    /// Reads every document of `trace` that has a continuation, with its lattices from `candidates`, those of the heads. For each rule of
-    /// `stops`, the lattices are cut to the top `k` and to where the rule ends blocks.
+    /// Reads every document of `trace` that has a continuation, with its lattices from `candidates`, those of the heads. For
+    /// each rule of `stops`, the lattices are cut to the top `k` and to where the rule ends blocks.
     ///
     /// # Errors
     /// Returns an error if no document has a continuation, or if the candidates belong to another trace.

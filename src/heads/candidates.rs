@@ -2,7 +2,6 @@
 //! and scores are copied from it.
 
 use std::cell::RefCell;
-use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -50,22 +49,7 @@ pub struct BlockStarts<'a> {
     /// The backbone's own next token after each of these, which is pinned.
     pub pinned: &'a [u32],
     /// The texts before the blocks; not read by heads that do not attend to them.
-    pub context: Option<BlockContexts<'a>>,
-}
-
-/// The texts before blocks, for heads that attend to them ([`FrozenHeads::read`]).
-pub struct BlockContexts<'a> {
-    /// What the heads keep of the texts.
-    pub cache: &'a mut KvCache,
-    /// For each block, its text and the number of the last token before it. Texts are in ascending order.
-    pub places: &'a [(usize, usize)],
-}
-
-impl BlockContexts<'_> {
-    /// Returns the context of some of the blocks.
-    pub(super) fn of(&mut self, blocks: Range<usize>) -> Context<'_> {
-        Context { cache: self.cache, places: self.places[blocks].to_vec(), texts: None }
-    }
+    pub context: Option<Context<'a>>,
 }
 
 /// The number of logits that are held at once: 64 MB of float32.
@@ -184,7 +168,7 @@ impl FrozenHeads {
             let states = read.map(|state| state.narrow(0, start, rows.len()));
             let found = self.find_together(model, (states, before), &pinned[rows.clone()], k, stats);
             // The rows of these blocks are not needed for others, nor after an error.
-            if let Some(BlockContexts { cache, .. }) = &mut context {
+            if let Some(Context { cache, .. }) = &mut context {
                 columns.iter().enumerate().for_each(|(text, &len)| cache.truncate(text, len));
             }
             let found = found?;

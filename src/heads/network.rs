@@ -1,5 +1,7 @@
 //! The interface of a network of draft heads, for training and for drafting.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 
 use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
@@ -25,6 +27,18 @@ pub struct Context<'a> {
     pub places: Vec<(usize, usize)>,
     /// In training, the states that the cache was made of, text after text.
     pub texts: Option<&'a FeatureTensors>,
+}
+
+impl<'a> Context<'a> {
+    /// Makes the context of blocks that nothing is learnt from.
+    pub fn new(cache: &'a mut KvCache, places: Vec<(usize, usize)>) -> Self {
+        Self { cache, places, texts: None }
+    }
+
+    /// Returns the context of some of the starts.
+    pub(super) fn of(&mut self, starts: Range<usize>) -> Context<'_> {
+        Context { cache: self.cache, places: self.places[starts].to_vec(), texts: self.texts }
+    }
 }
 
 /// Heads that have begun to draft n blocks.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::{BlockContexts, BlockStarts, CandidatesAt, FrozenHeads};
+use super::{BlockStarts, CandidatesAt, FrozenHeads};
 use crate::backbone::Model;
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -62,20 +62,9 @@ impl StoredCandidates {
         for (number, document) in trace.documents().iter().enumerate() {
             progress::stop_if_interrupted(title)?;
             if document.continuation > 0 {
-                let (first, features) = (document.prompt - 1, heads.features());
-                // Nothing is read of the text before the prompt's last token unless heads attend to it.
-                let mut cache = heads.cache(1, 2 * document.len());
-                let rows = if cache.is_some() { 0 } else { first }..document.len() - 1;
-                let read = trace.states(number, rows.clone(), &features)?.to_device(model.device());
-                if let Some(cache) = &mut cache {
-                    heads.read(model, cache, &[rows.len()], &read);
-                }
-                let places: Vec<(usize, usize)> = (first..rows.end).map(|row| (0, row)).collect();
-                let starts = BlockStarts {
-                    states: &read.map(|state| state.narrow(0, first - rows.start, places.len())),
-                    pinned: trace.continuation(document),
-                    context: cache.as_mut().map(|cache| BlockContexts { cache, places: &places }),
-                };
+                let mut read = heads.read_document(model, trace, number)?;
+                let (states, context) = read.behind(document.prompt - 1..document.len() - 1);
+                let starts = BlockStarts { states: &states, pinned: trace.continuation(document), context };
                 let found = heads.candidates_with_stats(model, starts, k).map_err(|e| e.within(&document.id))?;
                 found_k = found.k;
                 ids.extend(found.ids);

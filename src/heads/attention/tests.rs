@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, TensorData};
 
 use super::*;
 use crate::backbone::{LanguageModelConfig, Span, Transformer};
-use crate::heads::{BlockContexts, BlockStarts, FrozenHeads, Growth};
+use crate::heads::{BlockStarts, FrozenHeads, Growth};
 use crate::nn::{ParameterPath, collect_parameters, indices, to_host};
 
 const VOCABULARY: usize = 11;
@@ -85,7 +85,7 @@ fn states(
     let starts = Starts {
         states: read.map(|state| tensor(state.select(0, rows.clone()))),
         pinned: drafted(0),
-        context: Some(Context { cache: &mut cache, places: places.to_vec(), texts: None }),
+        context: Some(Context::new(&mut cache, places.to_vec())),
     };
     (0..heads.count()).map(heads.begin(starts).chains(&drafted)).collect()
 }
@@ -293,12 +293,12 @@ fn a_grown_path_of_first_choices_is_the_lattice() {
         let mut cache = frozen.cache(1, 4).unwrap();
         frozen.read(&model, &mut cache, &[7], &read);
         let last = read.map(|state| state.narrow(0, 6, 1));
-        let context = Some(BlockContexts { cache: &mut cache, places: &[(0, 6)] });
+        let context = Some(Context::new(&mut cache, vec![(0, 6)]));
         let starts = BlockStarts { states: &last, pinned: &TEXT[7..8], context };
         let found = frozen.candidates_with_stats(&model, starts, 4).unwrap();
         let path: Vec<u32> = [TEXT[7]].into_iter().chain((0..3).map(|head| found.at(0).ids[4 * head])).collect();
         for lengths in [&[1usize, 2, 3][..], &[3, 1]] {
-            let context = Some(Context { cache: &mut cache, places: vec![(0, 6)], texts: None });
+            let context = Some(Context::new(&mut cache, vec![(0, 6)]));
             let mut growing = frozen.grow(&model, (last.clone(), TEXT[7]), context, 4);
             for &length in lengths {
                 // Beside another path.
@@ -318,7 +318,7 @@ fn a_grown_path_of_first_choices_is_the_lattice() {
         // Paths that part at the second token, together and each alone.
         let paths = [[TEXT[7], 1, 4], [TEXT[7], 2, 4], [TEXT[7], 1, 5]];
         let mut behind = |paths: &[[u32; 3]]| {
-            let context = Some(Context { cache: &mut cache, places: vec![(0, 6)], texts: None });
+            let context = Some(Context::new(&mut cache, vec![(0, 6)]));
             let mut growing = frozen.grow(&model, (last.clone(), TEXT[7]), context, 4);
             let found = growing.behind(&paths.iter().map(|path| &path[..]).collect::<Vec<_>>()).unwrap();
             drop(growing);
