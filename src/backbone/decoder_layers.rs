@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 
 use super::cache::{KvCache, Storage};
 use super::columns::CacheSlot;
-use super::host_layers::{HostLayers, Reader};
+use super::host_layers::{HostLayers, Reader, as_rows};
 use super::model::Model;
 use super::model_config::ModelConfig;
 use super::tensor_layers::{Layer, TensorLayers};
@@ -94,6 +94,11 @@ impl DecoderLayers {
         if !self.layers.iter().all(Layer::is_on_host) {
             return;
         }
+        self.packed = Some(Arc::new(self.packed_as(weights)));
+    }
+
+    /// Returns the layers with matrices of the type `weights`, for the CPU.
+    fn packed_as(&self, weights: StorageType) -> HostLayers {
         let mut values = collect_parameters(self);
         let mut read = |name: &str, _: &[usize]| {
             let found = values.remove(name).map(|(_, numbers)| numbers);
@@ -102,8 +107,7 @@ impl DecoderLayers {
         let mut reader = Reader { read: &mut read, config: &self.config, storage: weights };
         let range = self.first..self.first + self.len();
         let packed = reader.layers(range, |layer| format!("layers.{}", layer - self.first));
-        let packed = packed.expect("layers have every parameter that their shape asks for");
-        self.packed = Some(Arc::new(packed));
+        packed.expect("layers have every parameter that their shape asks for")
     }
 
     /// Returns an empty cache for the keys and values of these layers, for `texts` texts and with room for `tokens` tokens
@@ -124,14 +128,7 @@ impl DecoderLayers {
 
     /// Begins a training step on the CPU. Rows will be run behind the texts of `cache`.
     pub fn begin_step<'a>(&'a self, cache: &'a mut KvCache) -> TrainedRows<'a> {
-        let mut values = collect_parameters(self);
-        let mut read = |name: &str, _: &[usize]| {
-            let found = values.remove(&format!("layers.{name}")).map(|(_, numbers)| numbers);
-            found.ok_or_else(|| Error::new(format!("the layers have no parameter `{name}`")))
-        };
-        let config = ModelConfig { num_hidden_layers: self.first + self.len(), ..self.config.clone() };
-        let layers = TrainedLayers::new(&config, self.first, &mut read);
-        let layers = layers.expect("layers have every parameter that their shape asks for");
+        let layers = TrainedLayers::new(self.packed_as(StorageType::Float32));
         let texts = (0..cache.texts()).map(|text| cache.len(text)).collect();
         let tape = std::mem::take(&mut *self.tape.lock().unwrap_or_else(PoisonError::into_inner));
         TrainedRows { of: self, layers, tape, cache, texts, columns: Vec::new() }
@@ -142,16 +139,12 @@ impl DecoderLayers {
     pub fn remember(&self, states: &Tensor<2>, counts: &[usize], cache: &mut KvCache) {
         let placed = cache.append(counts);
         let positions: Vec<usize> = placed.iter().flatten().map(|token| token.position).collect();
+        let on_host = self.packed.as_ref().map(|packed| (packed, to_host(states.clone())));
         for index in 0..self.len() {
-            let [keys, values] = match &self.packed {
-                Some(packed) => {
-                    on_pool(|| packed.keys_and_values(index, &to_host(states.clone()), &positions)).map(|rows| {
-                        from_host(
-                            rows.clone(),
-                            [positions.len(), rows.len() / positions.len().max(1)],
-                            &states.device(),
-                        )
-                    })
+            let [keys, values] = match &on_host {
+                Some((packed, rows)) => {
+                    let rows = on_pool(|| packed.keys_and_values(index, rows, &positions));
+                    as_rows(rows, positions.len(), &states.device())
                 }
                 None => self.in_tensors().keys_and_values(index, states.clone(), &positions),
             };

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
+use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::columns::CacheSlot;
 use super::model_config::{ModelConfig, NormKind};
 use crate::error::Result;
 use crate::kernels::{LayerCache, NormWeights, PackedMatrix, Rotations, VisibleSpan, activate, attend, gate};
-use crate::nn::{ReadParameter, Values};
+use crate::nn::{ReadParameter, Values, from_host};
 use crate::storage_type::StorageType;
 
 /// Consecutive layers of a decoder.
@@ -340,4 +341,12 @@ impl HostLayers {
             attend(&queries, seen, cache, out);
         });
     }
+}
+
+/// Makes tensors of keys and values, `count` rows each.
+pub(super) fn as_rows(keys_and_values: [Vec<f32>; 2], count: usize, device: &Device) -> [Tensor<2>; 2] {
+    keys_and_values.map(|numbers| {
+        let width = numbers.len() / count.max(1);
+        from_host(numbers, [count, width], device)
+    })
 }

@@ -10,6 +10,7 @@ use super::cache::{KvCache, Storage};
 use super::columns::{Columns, Span};
 use super::feature::Feature;
 use super::host::HostDecoder;
+use super::host_layers::as_rows;
 use super::model_config::ModelConfig;
 use super::transformer::Transformer;
 use crate::error::{Error, Result, bail};
@@ -216,10 +217,8 @@ impl Model {
             let dtype = states.dtype();
             let [keys, values] = match &self.engine {
                 Engine::Host(decoder) => {
-                    decoder.keys_and_values(first + index, &to_host(states.clone()), &positions).map(|rows| {
-                        let width = rows.len() / positions.len().max(1);
-                        from_host(rows, [positions.len(), width], &self.device)
-                    })
+                    let rows = decoder.keys_and_values(first + index, &to_host(states.clone()), &positions);
+                    as_rows(rows, positions.len(), &self.device)
                 }
                 Engine::Tensors(transformer) => {
                     let layers = transformer.layers(first + index..first + index + 1);

@@ -12,15 +12,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::columns::CacheSlot;
-use super::host_layers::{HostLayer, HostLayers, Reader, Step, matrices};
-use super::model_config::ModelConfig;
-use crate::error::Result;
+use super::host_layers::{HostLayer, HostLayers, Step, matrices};
 use crate::kernels::{
     ColumnGradients, LayerCache, NormGradient, NormWeights, PackedMatrix, Rotations, VisibleSpan, activate,
     activate_backward, attend_backward, gate, gate_backward, on_pool, weight_gradient,
 };
-use crate::nn::ReadParameter;
-use crate::storage_type::StorageType;
 
 /// The last layers of a decoder, in training.
 pub(super) struct TrainedLayers {
@@ -101,14 +97,8 @@ fn rows(all: &[f32], rows: &Range<usize>, total: usize) -> Range<usize> {
 }
 
 impl TrainedLayers {
-    /// Reads the layers of a decoder from number `first` on. `read` is asked for `0.self_attn.q_proj.weight` and so on:
-    /// layers are counted from `first`.
-    ///
-    /// # Errors
-    /// The first error that `read` returns.
-    pub fn new(config: &ModelConfig, first: usize, read: &mut ReadParameter) -> Result<Self> {
-        let mut reader = Reader { read, config, storage: StorageType::Float32 };
-        let layers = reader.layers(first..config.num_hidden_layers, |index| (index - first).to_string())?;
+    /// Takes layers whose matrices are packed as float32.
+    pub fn new(layers: HostLayers) -> Self {
         let transposed = |layer: &HostLayer| Transposed {
             query_key_value: layer.query_key_value.transposed(),
             attention_output: layer.attention_output.transposed(),
@@ -116,7 +106,7 @@ impl TrainedLayers {
             down: layer.down.transposed(),
         };
         let transposed = on_pool(|| layers.layers.iter().map(transposed).collect());
-        Ok(Self { layers, transposed })
+        Self { layers, transposed }
     }
 
     /// Takes `x` `[rows, d]`, the rows of a level, text after text, through the layers, as inference does, to the bit.

@@ -6,6 +6,8 @@ mod learning;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
@@ -105,10 +107,7 @@ impl HeadKind for AttentionConfig {
             AttentionContext::Backbone => (self.first(backbone)..most).map(Feature::Layer).collect(),
             AttentionContext::Features(features) => features.clone(),
         };
-        let mut features = [self.input(backbone), of_context].concat();
-        features.sort_unstable();
-        features.dedup();
-        Ok(features)
+        Ok(union(self.input(backbone), of_context))
     }
 
     fn is_sequential(&self) -> bool {
@@ -278,10 +277,7 @@ impl DraftHeads for AttentionHeads {
             None => (self.first..self.first + self.decoder.len()).map(Feature::Layer).collect(),
             Some(context) => context.features.clone(),
         };
-        let mut features = [self.inputs.features(), of_context].concat();
-        features.sort_unstable();
-        features.dedup();
-        features
+        union(self.inputs.features(), of_context)
     }
 
     fn begin<'a>(&'a self, Starts { states, pinned, context }: Starts<'a>) -> Begun<'a> {
@@ -357,6 +353,20 @@ impl DraftHeads for AttentionHeads {
     }
 }
 
+/// Returns the features that rows are made from or that the context is made of, by depth.
+fn union(input: Vec<Feature>, of_context: Vec<Feature>) -> Vec<Feature> {
+    input.into_iter().chain(of_context).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Returns where rows stand that are run behind the places `after`, one each, in texts that have `columns` columns.
+fn following(after: &[(usize, usize)], mut columns: Vec<usize>) -> Vec<(usize, usize)> {
+    let next = |&(text, _): &(usize, usize)| {
+        columns[text] += 1;
+        (text, columns[text] - 1)
+    };
+    after.iter().map(next).collect()
+}
+
 /// Returns the columns of the places in each of `texts` texts.
 fn by_text(texts: usize, places: &[(usize, usize)]) -> Vec<Vec<usize>> {
     assert!(places.is_sorted_by_key(|place| place.0), "rows are in the order of their texts");
@@ -383,11 +393,8 @@ impl AttentionRows<'_> {
     /// Runs rows that enter the layers as `r` `[m, d]`, each behind a column of a text, and returns their states.
     fn run(&mut self, r: Tensor<2>, after: &[(usize, usize)]) -> Tensor<2> {
         let columns = by_text(self.cache.texts(), after);
-        let mut newest: Vec<usize> = (0..columns.len()).map(|text| self.cache.len(text)).collect();
-        self.places.extend(after.iter().map(|&(text, _)| {
-            newest[text] += 1;
-            (text, newest[text] - 1)
-        }));
+        let lengths = (0..columns.len()).map(|text| self.cache.len(text)).collect();
+        self.places.extend(following(after, lengths));
         let output = self.heads.decoder.run(r.clone(), NewRows::After(&columns), self.cache);
         self.inputs.push(r);
         self.outputs.push(output.clone());

@@ -7,11 +7,14 @@ use burn::tensor::{Device, Gradients, Tensor};
 
 use super::*;
 use crate::backbone::columns::Columns;
+use crate::backbone::host_layers::Reader;
+use crate::backbone::model_config::ModelConfig;
 use crate::backbone::{
     Biases, Feature, LanguageModelConfig, NormKind, Positions, RopeScaling, Rotary, Span, Transformer,
 };
 use crate::kernels::Activation;
 use crate::nn::{Init, ParameterPath, Values, collect_parameters, from_host, load_parameters, to_host};
+use crate::storage_type::StorageType;
 
 /// Two texts. Rows of the first are a chain of three, branches behind its end and a branch behind its second row; those of
 /// the second two chains from its beginning.
@@ -80,13 +83,13 @@ fn parameters(model: &Transformer) -> BTreeMap<String, Values> {
 /// The layers from number `first` on.
 fn layers(config: &ModelConfig, first: usize, parameters: &BTreeMap<String, Values>) -> TrainedLayers {
     let mut read = |name: &str, shape: &[usize]| {
-        let (index, rest) = name.split_once('.').unwrap();
-        let index = index.parse::<usize>().unwrap() + first;
-        let (stored, values) = &parameters[&format!("model.layers.{index}.{rest}")];
+        let (stored, values) = &parameters[name];
         assert_eq!(stored, shape);
         Ok(values.clone())
     };
-    TrainedLayers::new(config, first, &mut read).unwrap()
+    let mut reader = Reader { read: &mut read, config, storage: StorageType::Float32 };
+    let range = first..config.num_hidden_layers;
+    TrainedLayers::new(reader.layers(range, |index| format!("model.layers.{index}")).unwrap())
 }
 
 /// The gradients of a model's parameters by name.

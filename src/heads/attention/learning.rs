@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 
-use super::{AttentionHeads, Entry, by_text, slot};
+use super::{AttentionHeads, Entry, by_text, following, slot};
 use crate::backbone::{FeatureTensors, LayerGradients, NewRows, TrainedRows};
 use crate::heads::network::{Context, DraftedEmbeddings, Learning, Starts};
 use crate::nn::{ParameterPath, from_host};
@@ -53,16 +53,13 @@ impl<'a> AttentionLearning<'a> {
     /// Runs the rows that enter the layers as `made`.
     fn run(&mut self, made: Tensor<2>) {
         let columns = by_text(self.rows.texts(), &self.places);
-        let mut newest: Vec<usize> = (0..columns.len()).map(|text| self.rows.len(text)).collect();
+        let lengths = (0..columns.len()).map(|text| self.rows.len(text)).collect();
         let new = match self.heads.entry {
             Entry::Sequential(_) => NewRows::After(&columns),
             Entry::Parallel(_) => NewRows::Blocks(&columns, self.heads.count),
         };
         let left = leaf(self.rows.run(made.clone().without_autodiff(), new));
-        for (text, column) in &mut self.places {
-            *column = newest[*text];
-            newest[*text] += 1;
-        }
+        self.places = following(&self.places, lengths);
         let (entered, states) = (leaf(made.clone()), self.heads.states(left.clone()));
         self.levels.push(Level { made, entered, left, states });
     }
