@@ -13,9 +13,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use draftsmith::backbone::{Span, generate};
-use draftsmith::decoding::{Decoder, Decoding, Spent, Verification, seconds_by_nodes};
+use draftsmith::decoding::{Decoder, Decoding, Spent, Verification, block_seconds};
 use draftsmith::device;
-use draftsmith::drafting::{PreparedVariant, Selection, Settings, SizedSelection, Variant};
+use draftsmith::drafting::{PreparedVariant, Selection, Settings, Variant};
 use draftsmith::heads::Binding;
 use draftsmith::stages::OpenedRun;
 use draftsmith::text::{Split, SplitFractions, read_corpus};
@@ -58,13 +58,16 @@ fn main() {
     println!(
         "variant                tokens/s  speed-up  tokens/call  nodes/call | share of a block: backbone heads drafting rest"
     );
-    let seconds = seconds_by_nodes(&run.backbone, &run.heads, prompts[0].len(), run.config.drafting.nodes)
-        .expect("heads that draft");
+    let drafting = &run.config.drafting;
+    let [of_lattices, of_growth] = [None, Some(drafting.frontier)].map(|frontier| {
+        block_seconds(&run.backbone, &run.heads, prompts[0].len(), drafting.nodes, frontier).expect("heads that draft")
+    });
     let mut variants = Vec::new();
     for variant in run.variants() {
         let (opened, settings) = run.variant(Some(&variant), Some(&set)).expect("a variant of the run");
         if opened.drafts_trees() {
-            let timed = opened.clone().with_trees(SizedSelection::TimedTree(seconds.clone()));
+            let seconds = if opened.grows() { &of_growth } else { &of_lattices };
+            let timed = opened.clone().with_seconds(seconds.clone());
             variants.push((format!("{variant} (auto)"), timed, settings.clone()));
         }
         variants.push((variant.to_string(), opened, settings));
@@ -145,7 +148,7 @@ fn side_by_side(run: &OpenedRun, set: &str, prompts: &[&[u32]], max_new: usize, 
     let variants = [Variant::plain()].into_iter().chain(tree).map(|variant| {
         let (opened, settings) = run.variant(Some(&variant), Some(set)).expect("a variant of the run");
         let name = if opened.drafts_trees() { format!("{variant} ({nodes} nodes)") } else { variant.to_string() };
-        (name, opened.with_trees(SizedSelection::ExpectedTree(nodes)), settings)
+        (name, opened.with_nodes(nodes), settings)
     });
     let variants: Vec<_> = variants.collect();
     println!("\nbatch  variant                      tokens/s  speed-up over token by token in the same batch");

@@ -267,7 +267,7 @@ pub struct GenerateOptions {
     /// With --run: draft with the run's heads though the model is no longer the one that they were trained above
     #[arg(long, requires = "run")]
     pub accept_backbone: bool,
-    /// With --run: nodes of the trees of a `tree-` variant, at most: a number, "auto" (as many as pay on this machine, block
+    /// With --run: nodes of the trees of a `tree-` or `grown-` variant, at most: a number, "auto" (as many as pay on this machine, block
     /// by block, by a measurement of about a second; with another rule than greedy, as "run"), or "run" (as evaluated)
     #[arg(long, value_name = "NODES", default_value = "auto", requires = "run")]
     pub budget: Budget,

@@ -9,9 +9,9 @@ use serde_json::json;
 use super::args::{Budget, Common, Format, GenerateOptions};
 use super::{print, print_json, terminal};
 use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
-use crate::decoding::{Decoder, Decoding, Rule, Verification, seconds_by_nodes};
+use crate::decoding::{Decoder, Decoding, Rule, Verification, block_seconds};
 use crate::device;
-use crate::drafting::{Drafter, DrawnDrafter, Origin, SizedSelection, StopRule};
+use crate::drafting::{Drafter, DrawnDrafter, Origin, StopRule};
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::heads::Binding;
@@ -112,9 +112,10 @@ fn by_blocks(
         // Under any other rule, the text depends on the trees. The same seed must give the same text, however busy the
         // machine is.
         Budget::Auto if opened.drafts_trees() && rule == Rule::Greedy => {
-            let (context, most) = (prompt.len().min(MEASURED_BEHIND), run.config.drafting.nodes);
-            let seconds = seconds_by_nodes(&run.backbone, &run.heads, context, most)?;
-            opened.with_trees(SizedSelection::TimedTree(seconds))
+            let drafting = &run.config.drafting;
+            let (context, frontier) = (prompt.len().min(MEASURED_BEHIND), opened.grows().then_some(drafting.frontier));
+            let seconds = block_seconds(&run.backbone, &run.heads, context, drafting.nodes, frontier)?;
+            opened.with_seconds(seconds)
         }
         Budget::Auto | Budget::Run => opened,
         Budget::Nodes(nodes) => opened.with_nodes(nodes),

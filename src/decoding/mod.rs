@@ -9,5 +9,5 @@ mod verification;
 
 pub use blockwise::{Block, Decoder, Decoding, Round, Spent};
 pub use rules::{DraftedTokens, Rule, Verdict};
-pub use timing::seconds_by_nodes;
+pub use timing::block_seconds;
 pub use verification::Verification;

@@ -1,62 +1,113 @@
-//! How long a block takes on this machine, by the number of its nodes.
+//! How long a block takes on this machine, by the number of its nodes and of the rows of its levels.
 
 use std::time::Instant;
 
 use crate::backbone::{Backbone, FeatureTensors, Span};
+use crate::drafting::BlockSeconds;
 use crate::error::Result;
-use crate::heads::{BlockStarts, Context, FrozenHeads};
+use crate::heads::{BlockStarts, Context, FrozenHeads, Growth};
 use crate::storage_type::StorageType;
 
 /// How often each time is measured. The least counts, because disturbances only ever make a machine slower.
 const ROUNDS: usize = 3;
 
-/// Measures the seconds of a block with 1 to `most` nodes after `context` tokens: the forward that verifies it, the
-/// logits, and the heads that draft the next block. Only some numbers of nodes are timed; those between are
-/// interpolated linearly. This takes about a second if a forward takes 20 ms.
+/// How many tokens heads propose behind a path while they are timed.
+const PROPOSED: usize = 16;
+
+/// Measures the seconds of a block of at most `nodes` nodes after `context` tokens: the forward that verifies it, the
+/// logits, and the heads that draft the next block. Given a `frontier`, drafts are grown by at most as many rows a level.
+/// Only some numbers of nodes and rows are timed; those between are interpolated linearly. This takes about a second if a
+/// forward takes 20 ms.
 ///
 /// # Errors
 /// When the heads cannot draft.
-pub fn seconds_by_nodes(backbone: &Backbone, heads: &FrozenHeads, context: usize, most: usize) -> Result<Vec<f64>> {
+pub fn block_seconds(
+    backbone: &Backbone,
+    heads: &FrozenHeads,
+    context: usize,
+    nodes: usize,
+    frontier: Option<usize>,
+) -> Result<BlockSeconds> {
     let model = &backbone.model;
-    let context = context.clamp(1, model.config().max_position_embeddings.saturating_sub(most).max(1));
-    let mut cache = model.cache(1, context + most);
+    let context = context.clamp(1, model.config().max_position_embeddings.saturating_sub(nodes).max(1));
+    let mut cache = model.cache(1, context + nodes);
     let features = heads.features();
     let before = model.features(&[Span::chain(&vec![0; context])], Some(&mut cache), &features);
     let before = FeatureTensors::new(&features, before);
-    let last = before.map(|state| state.narrow(0, context - 1, 1));
-    let mut kept = heads.cache(1, context + most);
+    let read = before.map(|state| state.narrow(0, context - 1, 1)).to_rows(StorageType::Float32);
+    let mut kept = heads.cache(1, context + nodes);
     if let Some(kept) = &mut kept {
         heads.read(model, kept, &[context], &before);
     }
-    let of_heads = least(|| {
-        let read = last.to_rows(StorageType::Float32).to_device(model.device());
-        let context = kept.as_mut().map(|cache| Context::new(cache, vec![(0, context - 1)]));
-        heads.candidates(model, BlockStarts { states: &read, pinned: &[0], context }, 1).map(drop)
-    })?;
-    let mut timed: Vec<(usize, f64)> = Vec::new();
-    for nodes in sizes(most) {
-        let of_forward = least(|| {
+    let mut level = Vec::new();
+    let of_heads = match frontier {
+        None => least(|_| {
+            let states = read.to_device(model.device());
+            let context = kept.as_mut().map(|cache| Context::new(cache, vec![(0, context - 1)]));
+            heads.candidates(model, BlockStarts { states: &states, pinned: &[0], context }, 1).map(drop)
+        })?,
+        Some(frontier) => {
+            // Behind the pinned token, and then behind so many tokens of the next slot.
+            let mut grown = |rows: usize| {
+                least(|clock| {
+                    if let Some(kept) = &mut kept {
+                        kept.truncate(0, context);
+                    }
+                    let context = kept.as_mut().map(|cache| Context::new(cache, vec![(0, context - 1)]));
+                    let mut growth = heads.grow(model, (read.to_device(model.device()), 0), context, PROPOSED);
+                    growth.behind(&[&[0]])?;
+                    if rows > 0 {
+                        clock.restart();
+                        let paths: Vec<[u32; 2]> = (0..rows as u32).map(|token| [0, token]).collect();
+                        growth.behind(&paths.iter().map(|path| &path[..]).collect::<Vec<_>>())?;
+                    }
+                    Ok(())
+                })
+            };
+            level = by_size(frontier.min(model.config().vocab_size), &mut grown)?;
+            grown(0)?
+        }
+    };
+    let nodes = by_size(nodes, |nodes| {
+        let of_forward = least(|_| {
             cache.truncate(0, context);
             let hidden = model.hidden(&[Span::chain(&vec![0; nodes])], Some(&mut cache));
             std::hint::black_box(model.logits(hidden));
             Ok(())
         })?;
-        // More nodes never take less time.
-        let before = timed.last().map_or(0.0, |&(_, seconds)| seconds);
-        timed.push((nodes, before.max(of_forward + of_heads)));
-    }
-    Ok(interpolated(&timed))
+        Ok(of_forward + of_heads)
+    })?;
+    Ok(BlockSeconds { nodes, level })
 }
 
-/// Returns the least seconds that some work took.
-fn least(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+/// Returns the least seconds that some work took, from its begin or from where it restarts the clock.
+fn least(mut work: impl FnMut(&mut Clock) -> Result<()>) -> Result<f64> {
     let mut least = f64::INFINITY;
     for _ in 0..ROUNDS {
-        let began = Instant::now();
-        work()?;
-        least = least.min(began.elapsed().as_secs_f64());
+        let mut clock = Clock(Instant::now());
+        work(&mut clock)?;
+        least = least.min(clock.0.elapsed().as_secs_f64());
     }
     Ok(least)
+}
+
+/// When the measured part of some work began.
+struct Clock(Instant);
+
+impl Clock {
+    fn restart(&mut self) {
+        self.0 = Instant::now();
+    }
+}
+
+/// Returns the seconds of 1 to `most`, some of them timed. More never take less time.
+fn by_size(most: usize, mut seconds: impl FnMut(usize) -> Result<f64>) -> Result<Vec<f64>> {
+    let mut timed: Vec<(usize, f64)> = Vec::new();
+    for size in sizes(most) {
+        let before = timed.last().map_or(0.0, |&(_, seconds)| seconds);
+        timed.push((size, before.max(seconds(size)?)));
+    }
+    Ok(interpolated(&timed))
 }
 
 /// Returns 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on; the last is `most`.

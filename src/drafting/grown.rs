@@ -6,21 +6,35 @@
 //! this is the draft of EAGLE-2 (Li et al. 2024, arXiv 2406.16858, section 4): a frontier of nodes that are expanded, then the
 //! best nodes of all levels.
 
+use serde::Serialize;
+
 use super::local::{WeighedReader, summed_scores};
-use super::{Drafter, Drafts, Session, Settings};
+use super::pace::Pace;
+use super::{BlockSeconds, Drafter, Drafts, Session, Settings};
 use crate::error::Result;
 use crate::heads::Growth;
+use crate::lattice::TimeBudget;
 use crate::nn::Largest;
 use crate::rescorer::{BlockContext, PrefixToken, Rescorer};
+
+/// How large a grown tree may be.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GrowthLimits {
+    /// The number of its nodes.
+    pub nodes: usize,
+    /// The largest number of nodes of a level that the heads propose tokens behind.
+    pub frontier: usize,
+    /// If given, a tree has only the nodes, and only the levels are run, that pay for their time. There are as many numbers of
+    /// nodes and of rows as the limits say.
+    pub seconds: Option<BlockSeconds>,
+}
 
 /// A drafter of grown trees.
 pub struct Grown<'a> {
     /// The rescorers, in the order of the settings' shares. All score any path ([`Rescorer::reader`]).
     pub rescorers: Vec<&'a dyn Rescorer>,
-    /// The number of nodes of a tree.
-    pub nodes: usize,
-    /// The largest number of nodes of a level that the heads propose tokens behind.
-    pub frontier: usize,
+    /// How large a tree may be.
+    pub limits: GrowthLimits,
     /// The settings: `top_k`, the gate, the weighting and the temperature of the calibration. Coverage is not read, because
     /// the heads' own probabilities tell how much is left out.
     pub settings: Settings,
@@ -32,7 +46,7 @@ impl Drafter for Grown<'_> {
             (share, rescorer.reader().expect("only rescorers of paths take part in grown trees"))
         });
         let readers = readers.collect();
-        Box::new(GrownSession { grown: self, readers })
+        Box::new(GrownSession { grown: self, readers, pace: Pace::default() })
     }
 
     fn reads_heads(&self) -> bool {
@@ -51,6 +65,7 @@ impl Drafter for Grown<'_> {
 struct GrownSession<'a> {
     grown: &'a Grown<'a>,
     readers: Vec<WeighedReader<'a>>,
+    pace: Pace,
 }
 
 /// A node of the tree, or one that was found and left out.
@@ -70,7 +85,8 @@ impl Session for GrownSession<'_> {
     }
 
     fn grow(&mut self, text: &[u32], block: &BlockContext, growth: &mut dyn Growth) -> Result<Drafts> {
-        let Grown { nodes, frontier, settings, .. } = self.grown;
+        let Grown { limits: GrowthLimits { nodes, frontier, seconds }, settings, .. } = self.grown;
+        let timed = seconds.as_ref().map(|seconds| (seconds, self.pace.rate(&seconds.nodes)));
         let text = &text[..block.start];
         for (_, reader) in &mut self.readers {
             reader.read(text, block.slots * frontier)?;
@@ -81,8 +97,18 @@ impl Session for GrownSession<'_> {
         // All nodes that were found; the tree so far, the most probable of them, best first; those of its last level.
         let (mut found, mut read) = (vec![root], text.len());
         let (mut tree, mut level) = (vec![0], vec![0]);
+        // How much of what the level before was worth goes on in this one, and the seconds that levels took.
+        let (mut going_on, mut spent) = (1.0, 0.0);
         for slot in 1..block.slots {
             level.truncate(*frontier);
+            if let Some((seconds, rate)) = timed.filter(|_| slot > 1) {
+                let budget = TimeBudget { seconds: &seconds.level, rate };
+                // What follows is not known yet. It may be expected to lose as much as the level before lost.
+                let expected = level.iter().map(|&node| found[node].probability * going_on);
+                let (rows, gain) = budget.worthwhile_nodes(expected);
+                level.truncate(if gain > 0.0 { rows } else { 0 });
+                spent += level.len().checked_sub(1).map_or(0.0, |rows| seconds.level[rows]);
+            }
             if level.is_empty() {
                 break;
             }
@@ -107,10 +133,20 @@ impl Session for GrownSession<'_> {
             found.extend(children);
             // What is not in the tree now will not come back, and neither will what would follow it.
             tree = most_probable(&found);
+            let expanded: f64 = level.iter().map(|&node| found[node].probability).sum();
             level = tree.iter().copied().take(*nodes).filter(|&node| node >= first).collect();
+            let kept: f64 = level.iter().map(|&node| found[node].probability).sum();
+            going_on = if expanded > 0.0 { kept / expanded } else { 0.0 };
         }
-        let left_out = tree.get(*nodes).map(|&node| found[node].probability);
-        tree.truncate(*nodes);
+        let mut size = *nodes;
+        if let Some((seconds, rate)) = timed {
+            let budget = TimeBudget { seconds: &seconds.nodes, rate };
+            (size, _) = budget.worthwhile_nodes(tree.iter().map(|&node| found[node].probability));
+            let length = tree[..size].iter().map(|&node| found[node].probability).sum();
+            self.pace.add(length, seconds.nodes[size - 1] + spent);
+        }
+        let left_out = tree.get(size).map(|&node| found[node].probability);
+        tree.truncate(size);
         let least = found[tree[tree.len() - 1]].probability;
         tree.sort_unstable();
         let is_leaf = |node: &Node| {
@@ -295,7 +331,8 @@ mod tests {
             let mut settings = Settings::new(k, Vec::new(), temperature);
             (settings.weighting, settings.shares) = (Weighting::from(scale), vec![1.0]);
             let all = all_nodes(seed, k, slots, &settings);
-            let grown = Grown { rescorers: vec![&Reading], nodes, frontier: 1000, settings };
+            let limits = GrowthLimits { nodes, frontier: 1000, seconds: None };
+            let grown = Grown { rescorers: vec![&Reading], limits, settings };
             let drafts = grow(&grown, &mut MadeUp { seed, k, most_at_once: 0 }, slots);
             let mut order: Vec<usize> = (0..all.len()).collect();
             order.sort_by(|&a, &b| all[b].1.total_cmp(&all[a].1));
@@ -310,11 +347,37 @@ mod tests {
             prop_assert!(found == expected || drafts.margin < 1e-9, "{found:?} {expected:?}");
         }
 
+        /// Where levels cost nothing, no other number of nodes uses its time better; where they cost more than they can
+        /// bring, only the first is run.
+        #[test]
+        fn a_timed_tree_pays_for_its_time(
+            seed: u32, k in 1usize..5, slots in 2usize..5, nodes in 1usize..14, each in 0.0f64..0.3,
+        ) {
+            let settings = Settings::new(k, Vec::new(), 1.0);
+            let mut all: Vec<f64> = all_nodes(seed, k, slots, &settings).into_iter().map(|(_, p)| p).collect();
+            all.sort_by(|a, b| b.total_cmp(a));
+            let of_nodes: Vec<f64> = (0..nodes).map(|n| 1.0 + each * n as f64).collect();
+            let tree = |of_row: f64| {
+                let seconds = BlockSeconds { nodes: of_nodes.clone(), level: vec![of_row; 1000] };
+                let limits = GrowthLimits { nodes, frontier: 1000, seconds: Some(seconds) };
+                let grown = Grown { rescorers: Vec::new(), limits, settings: settings.clone() };
+                let mut growth = MadeUp { seed, k, most_at_once: 0 };
+                (crate::lattice::DraftTree::from_paths(&grow(&grown, &mut growth, slots).paths), growth.most_at_once)
+            };
+            let gain = |n: usize| all.iter().take(n).sum::<f64>() - of_nodes[n - 1];
+            let (free, _) = tree(0.0);
+            let best = (1..=nodes.min(all.len())).map(gain).fold(f64::NEG_INFINITY, f64::max);
+            prop_assert!(gain(free.len()) > best - 1e-9, "{} nodes", free.len());
+            let (dear, most_at_once) = tree(1.5);
+            prop_assert!(most_at_once == 1 && dear.depths().iter().all(|&depth| depth < 2));
+        }
+
         /// A frontier of one node and as many nodes as slots follow the first choices.
         #[test]
         fn a_narrow_frontier_is_a_chain(seed: u32, slots in 1usize..6) {
             let settings = Settings::new(1, Vec::new(), 1.0);
-            let grown = Grown { rescorers: Vec::new(), nodes: slots, frontier: 1, settings };
+            let limits = GrowthLimits { nodes: slots, frontier: 1, seconds: None };
+            let grown = Grown { rescorers: Vec::new(), limits, settings };
             let mut growth = MadeUp { seed, k: 1, most_at_once: 0 };
             let mut chain = vec![PINNED];
             while chain.len() < slots {
@@ -334,7 +397,8 @@ mod tests {
         settings.lookup_scale = 1.0;
         let lattice = Lattice::pinned(2, 1, &[], &[]).unwrap();
         let block = BlockContext { start: text.len(), slots: 3, lattice: &lattice, hidden: &[] };
-        let grown = Grown { rescorers: Vec::new(), nodes: 3, frontier: 4, settings };
+        let limits = GrowthLimits { nodes: 3, frontier: 4, seconds: None };
+        let grown = Grown { rescorers: Vec::new(), limits, settings };
         let drafts = grown.session().grow(&text, &block, &mut MadeUp { seed: 1, k: 2, most_at_once: 0 }).unwrap();
         assert_eq!(drafts.paths, [[2, 0, 4]]);
     }

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Bpd, Drafter, DraftingConfig, Grown, PromptLookup, Rescoring, Selection, Settings, Source, Variant};
+use super::{
+    BlockSeconds, Bpd, Drafter, DraftingConfig, Grown, GrowthLimits, PromptLookup, Rescoring, Selection, Settings,
+    Source, Variant,
+};
 use crate::lattice::Weighting;
 use crate::rescorer::Rescorer;
 
@@ -16,18 +19,10 @@ pub enum SizedSelection {
     /// The tree with the longest expected accepted length among those with the given number of nodes.
     ExpectedTree(usize),
     /// The tree with the longest expected accepted length among those with at most `nodes` nodes, grown from what the heads
-    /// propose behind each path. Of a level, at most `frontier` nodes are expanded.
-    GrownTree {
-        /// The number of nodes.
-        nodes: usize,
-        /// The largest number of nodes of a level that are expanded.
-        frontier: usize,
-    },
+    /// propose behind each path.
+    GrownTree(GrowthLimits),
     /// The tree that makes the best use of its time. The numbers are the seconds that a block takes on this machine, by
-    /// the number of nodes of its tree, from 1 node on.
-    ///
-    /// A second is valued at the tokens per second that the blocks before were expected to bring. The tree thus depends
-    /// on the committed blocks and the given seconds, and not on the clock.
+    /// the number of nodes of its tree, from 1 node on ([`BlockSeconds::nodes`]).
     TimedTree(Vec<f64>),
 }
 
@@ -58,7 +53,11 @@ impl<'a> PreparedVariant<'a> {
             Selection::Beam => SizedSelection::Paths(beam),
             Selection::ExpectedPath => SizedSelection::ExpectedPath,
             Selection::ExpectedTree => SizedSelection::ExpectedTree(options.nodes),
-            Selection::GrownTree => SizedSelection::GrownTree { nodes: options.nodes, frontier: options.frontier },
+            Selection::GrownTree => SizedSelection::GrownTree(GrowthLimits {
+                nodes: options.nodes,
+                frontier: options.frontier,
+                seconds: None,
+            }),
         };
         Self { variant, terms, selection, include_top1: options.include_top1, switched_off: false }
     }
@@ -69,10 +68,10 @@ impl<'a> PreparedVariant<'a> {
             Source::Text => Box::new(PromptLookup),
             // The best path by head scores is every head's first choice, which needs no search.
             Source::Heads if self.is_first_choices() => Box::new(Bpd),
-            Source::Heads => match self.selection {
-                SizedSelection::GrownTree { nodes, frontier } => {
+            Source::Heads => match &self.selection {
+                SizedSelection::GrownTree(limits) => {
                     let rescorers = self.terms.iter().map(|(_, rescorer)| *rescorer).collect();
-                    Box::new(Grown { rescorers, nodes, frontier, settings: settings.clone() })
+                    Box::new(Grown { rescorers, limits: limits.clone(), settings: settings.clone() })
                 }
                 _ => Box::new(self.rescoring(self.selection.clone(), self.include_top1, settings)),
             },
@@ -101,26 +100,34 @@ impl<'a> PreparedVariant<'a> {
         Self { switched_off: true, ..self }
     }
 
-    /// Returns the same variant with `trees` as its selection. A variant that drafts no trees is returned unchanged.
-    #[must_use]
-    pub fn with_trees(self, trees: SizedSelection) -> Self {
-        if self.drafts_trees() { Self { selection: trees, ..self } } else { self }
-    }
-
     /// Returns the same variant with trees of `nodes` nodes. A variant that drafts no trees is returned unchanged.
     #[must_use]
     pub fn with_nodes(self, nodes: usize) -> Self {
-        match self.selection {
-            SizedSelection::GrownTree { frontier, .. } => {
-                Self { selection: SizedSelection::GrownTree { nodes, frontier }, ..self }
-            }
-            _ => self.with_trees(SizedSelection::ExpectedTree(nodes)),
-        }
+        let selection = match self.selection {
+            SizedSelection::ExpectedTree(_) => SizedSelection::ExpectedTree(nodes),
+            SizedSelection::GrownTree(limits) => SizedSelection::GrownTree(GrowthLimits { nodes, ..limits }),
+            other => other,
+        };
+        Self { selection, ..self }
     }
 
-    /// Returns whether this variant drafts trees of a lattice. How large they should be depends on the speed of the machine.
+    /// Returns the same variant with trees that make the best use of their time. A variant that drafts no trees is
+    /// returned unchanged.
+    #[must_use]
+    pub fn with_seconds(self, seconds: BlockSeconds) -> Self {
+        let selection = match self.selection {
+            SizedSelection::ExpectedTree(_) => SizedSelection::TimedTree(seconds.nodes),
+            SizedSelection::GrownTree(limits) => {
+                SizedSelection::GrownTree(GrowthLimits { seconds: Some(seconds), ..limits })
+            }
+            other => other,
+        };
+        Self { selection, ..self }
+    }
+
+    /// Returns whether this variant drafts trees. How large they should be depends on the speed of the machine.
     pub fn drafts_trees(&self) -> bool {
-        self.variant.selection == Selection::ExpectedTree && !self.switched_off
+        matches!(self.variant.selection, Selection::ExpectedTree | Selection::GrownTree) && !self.switched_off
     }
 
     /// Returns whether drafting compares the scores of candidates. If not, only the order of candidates matters, or
@@ -155,7 +162,7 @@ impl<'a> PreparedVariant<'a> {
         match &self.selection {
             _ if !self.searches() => 1,
             SizedSelection::Paths(p) => *p,
-            SizedSelection::ExpectedTree(nodes) | SizedSelection::GrownTree { nodes, .. } => *nodes,
+            SizedSelection::ExpectedTree(nodes) | SizedSelection::GrownTree(GrowthLimits { nodes, .. }) => *nodes,
             SizedSelection::TimedTree(seconds) => seconds.len(),
             SizedSelection::ExpectedPath => 1,
         }

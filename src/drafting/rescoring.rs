@@ -1,6 +1,7 @@
 //! Drafting from head scores and any sum of rescorers.
 
 use super::local::{LocalSession, WeighedReader};
+use super::pace::Pace;
 use super::{Drafter, Drafts, Session, Settings, SizedSelection};
 use crate::error::Result;
 use crate::lattice::{Beside, Lattice, LookupToken, NoScorer, PrefixProbabilities, SlotScorer, TimeBudget, p_best};
@@ -90,12 +91,11 @@ impl Rescoring<'_> {
                 let held = if self.include_top1 { lattice.top1() } else { Vec::new() };
                 probable().tree(Beside { held: &held, copied }, nodes).into()
             }
-            SizedSelection::GrownTree { .. } => unreachable!("grown trees have a drafter of their own"),
+            SizedSelection::GrownTree(_) => unreachable!("grown trees have a drafter of their own"),
             SizedSelection::TimedTree(seconds) => {
                 let budget = TimeBudget { seconds, rate: pace.rate(seconds) };
                 let tree = probable().timed_tree(copied, budget);
-                pace.tokens += tree.length;
-                pace.seconds += seconds[tree.nodes - 1];
+                pace.add(tree.length, seconds[tree.nodes - 1]);
                 tree.into()
             }
         }
@@ -150,21 +150,6 @@ impl Drafter for Rescoring<'_> {
 
     fn prefers_all_starts(&self) -> bool {
         self.terms().any(|(_, scoring)| matches!(scoring, Scoring::Local(_)))
-    }
-}
-
-/// The tokens that the blocks of a text so far were expected to bring, and the seconds that they were expected to take.
-#[derive(Default)]
-struct Pace {
-    tokens: f64,
-    seconds: f64,
-}
-
-impl Pace {
-    /// Returns the expected tokens per second. `seconds` are the seconds of a block by its number of nodes. One block
-    /// with a single node and a single token is always counted in, so that there is a rate before the first block.
-    fn rate(&self, seconds: &[f64]) -> f64 {
-        (1.0 + self.tokens) / (seconds[0] + self.seconds)
     }
 }
 

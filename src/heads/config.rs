@@ -30,6 +30,9 @@ pub struct HeadsConfig {
     /// The type of the heads' matrices that the CPU drafts with. They are trained and saved as float32, and accelerators draft
     /// with them so.
     pub weights: StorageType,
+    /// What heads that read the tokens drafted before them are given in training. On dev it is always the text's tokens: what
+    /// follows a wrong one is never accepted.
+    pub feed: Feed,
     /// Which heads a training step covers.
     pub loss: HeadLoss,
     /// How much each head counts: with mean cross-entropies L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in training
@@ -87,6 +90,7 @@ impl Default for HeadsConfig {
             init_from: String::new(),
             accept_backbone: false,
             weights: StorageType::Float32,
+            feed: Feed::Text,
             loss: HeadLoss::All,
             loss_weights: LossWeights::Constant,
             soft_targets: 0.0,
@@ -158,6 +162,16 @@ pub enum ChooseBy {
     DevLoss,
     /// The highest block efficiency of plain decoding (`bpd`), replayed.
     DevBlockEfficiency,
+}
+
+/// What heads that read the tokens drafted before them are given in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Feed {
+    /// The text's tokens, as if everything before had been accepted.
+    Text,
+    /// The heads' own first choices, right or wrong. What is to be predicted stays the text.
+    Drafted,
 }
 
 /// Which heads a training step covers.
@@ -241,6 +255,16 @@ impl HeadsConfig {
                 weights.len(),
                 self.block_size,
                 self.block_size
+            );
+        }
+        if self.feed == Feed::Drafted && !self.architecture.kind().is_sequential() {
+            bail!(
+                "`heads.feed` is \"drafted\", but heads of this kind read no drafted tokens. Leave it out, or take sequential heads."
+            );
+        }
+        if self.feed == Feed::Drafted && self.loss != HeadLoss::All {
+            bail!(
+                "`heads.feed` is \"drafted\", but `heads.loss` leaves heads out, and then there is no choice of theirs to read. Set `heads.loss` to \"all\"."
             );
         }
         if self.vocabulary.is_some() && self.architecture.kind().owns_unembedding() {

@@ -30,7 +30,7 @@ mod vocabulary;
 
 pub use attention::{AttentionConfig, AttentionContext, AttentionHeads, RowOrder};
 pub use candidates::{BlockStarts, Candidates, CandidatesAt, FrozenHeads};
-pub use config::{ChooseBy, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
+pub use config::{ChooseBy, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
 pub use feature_sum::FeatureSum;
 pub use ffn::{FfnConfig, FfnHeads, FirstLayer};
 pub use growth::{GrowingBlock, Growth};

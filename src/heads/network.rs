@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
 use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
@@ -101,9 +102,9 @@ pub trait Learning {
     /// may be left out.
     fn state(&mut self, head: usize) -> Tensor<2>;
 
-    /// Returns an objective whose gradient with respect to the heads' parameters is that of the loss, given the loss'
-    /// gradients with respect to the states that were asked for.
-    fn objective(self: Box<Self>, gradients: Vec<(usize, Tensor<2>)>) -> Tensor<1>;
+    /// Returns the gradient of the loss with respect to the heads' parameters, given the loss' gradients with respect to the
+    /// states that were asked for: that of an objective, and what is known already.
+    fn back(self: Box<Self>, gradients: Vec<(usize, Tensor<2>)>) -> (Tensor<1>, GradientsParams);
 }
 
 /// Heads that are trained by automatic differentiation alone.
@@ -125,10 +126,10 @@ impl Learning for Differentiated<'_> {
         state.without_autodiff()
     }
 
-    fn objective(self: Box<Self>, gradients: Vec<(usize, Tensor<2>)>) -> Tensor<1> {
+    fn back(self: Box<Self>, gradients: Vec<(usize, Tensor<2>)>) -> (Tensor<1>, GradientsParams) {
         let of_head = |head| &self.asked.iter().find(|(asked, _)| *asked == head).expect("it was asked for").1;
         let products = gradients.into_iter().map(|(head, gradient)| (of_head(head).clone() * gradient).sum());
-        products.reduce(|a, b| a + b).expect("at least one head")
+        (products.reduce(|a, b| a + b).expect("at least one head"), GradientsParams::new())
     }
 }
 

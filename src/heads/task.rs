@@ -5,6 +5,8 @@
 //! computed outside autodiff, and the graph contains only the heads. If a head trains its own unembedding, the gradient
 //! with respect to that enters the graph in the same way.
 
+use std::cell::RefCell;
+
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -15,7 +17,7 @@ use super::dev::DevSet;
 use super::network::{Context, Starts};
 use super::positions::{Position, Texts, drafted, features_at, of_trace, targets, teacher_states};
 use super::vocabulary::Vocabulary;
-use super::{ChooseBy, DraftHeads, HeadLoss, HeadPhase, HeadsConfig};
+use super::{ChooseBy, DraftHeads, Feed, HeadLoss, HeadPhase, HeadsConfig};
 use crate::backbone::{Feature, FeatureRows, FeatureTensors, KvCache, Model};
 use crate::error::{Result, bail};
 use crate::nn::{FrozenUnembedding, Targets, indices, unembed};
@@ -269,7 +271,7 @@ impl<'a> HeadTraining<'a> {
         Ok(Some(states.get(Feature::Last)))
     }
 
-    /// Computes the summed loss of one head and whether each of its first choices is right. Given a `weight`, it also returns
+    /// Computes the summed loss of one head and its first choices, in the numbering of what it is trained on. Given a `weight`, it also returns
     /// the gradient of `weight` times the loss with respect to the head's state and, if the head has an unembedding of its
     /// own, an objective with that gradient with respect to the unembedding.
     fn one_head(
@@ -279,17 +281,17 @@ impl<'a> HeadTraining<'a> {
         state: Tensor<2>,
         (targets, teacher): (&Targets, Option<Tensor<2>>),
         weight: Option<f64>,
-    ) -> (f64, Vec<bool>, Option<Tensor<2>>, Option<Tensor<1>>) {
+    ) -> (f64, Vec<u32>, Option<Tensor<2>>, Option<Tensor<1>>) {
         match (own, unembedding) {
             (Some(table), _) => {
                 let teacher = teacher.as_ref().zip(self.teacher_unembedding.as_ref()).map(<[_; 2]>::from);
                 let result = unembed(state, table.clone().without_autodiff(), targets, teacher, weight);
                 let (of_state, of_table) = result.gradients.map(<(_, _)>::from).unzip();
-                (result.loss, result.correct, of_state, of_table.map(|gradient| (table * gradient).sum()))
+                (result.loss, result.choices, of_state, of_table.map(|gradient| (table * gradient).sum()))
             }
             (None, Some(frozen)) => {
                 let result = frozen.cross_entropy(state, targets, teacher.as_ref(), weight);
-                (result.loss, result.correct, result.gradient, None)
+                (result.loss, result.choices, result.gradient, None)
             }
             (None, None) => unreachable!("heads without an unembedding of their own share the backbone's"),
         }
@@ -329,7 +331,14 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
     fn batch(&self, model: &N, number: usize) -> Result<Batch> {
         let Drawn { phase, positions, heads } = self.draw(number);
         let soft = phase.config.soft_targets.unwrap_or(0.0);
-        let embedded = |slot| self.model.embed(&drafted(&self.train, &positions, slot)).autodiff();
+        // What heads read as drafted, by slot. Slots of which nothing is known hold the text.
+        let chosen: RefCell<Vec<Vec<u32>>> = RefCell::default();
+        let embedded = |slot| {
+            let chosen = chosen.borrow();
+            let of_text = || drafted(&self.train, &positions, slot);
+            let tokens = chosen.get(slot.wrapping_sub(1)).cloned().unwrap_or_else(of_text);
+            self.model.embed(&tokens).autodiff()
+        };
         let mut read = self.read(model, &self.train, &positions)?;
         read.states = read.states.map(Tensor::autodiff);
         let mut learning = model.learn(read.starts(embedded(0)), &embedded);
@@ -341,7 +350,12 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
             let weight = Some(1.0 / counted / divisor);
             let taught = (&targets, self.teacher(&positions, head, &targets)?);
             let (own, state) = (model.unembedding(head), learning.state(head));
-            let (sum, correct, gradient, of_own) = self.one_head(self.unembedding.as_ref(), own, state, taught, weight);
+            let (sum, choices, gradient, of_own) = self.one_head(self.unembedding.as_ref(), own, state, taught, weight);
+            let correct = targets.right(&choices);
+            if self.options.feed == Feed::Drafted {
+                let id = |choice: u32| self.vocabulary.as_ref().map_or(choice, |part| part.ids()[choice as usize]);
+                chosen.borrow_mut().push(choices.into_iter().map(id).collect());
+            }
             gradients.push((head, gradient.expect("a weight was given")));
             objectives.extend(of_own);
             loss += sum / counted / divisor;
@@ -352,10 +366,11 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
             ("accuracy".to_owned(), json!(shares.iter().sum::<f64>() / heads.len() as f64)),
             ("accuracy_by_head".to_owned(), by_head.collect::<Map<_, _>>().into()),
         ]);
-        let objective = objectives.into_iter().fold(learning.objective(gradients), |sum, own| sum + own);
+        let (objective, gradients) = learning.back(gradients);
+        let objective = objectives.into_iter().fold(objective, |sum, own| sum + own);
         let by_head: Vec<String> = shares.iter().map(|share| format!("{:.0}", 100.0 * share)).collect();
         let words = format!(" accuracy by head {} %", by_head.join("/"));
-        Ok(Batch { objective, loss, tokens: positions.len(), metrics, words })
+        Ok(Batch { objective, gradients, loss, tokens: positions.len(), metrics, words })
     }
 
     /// Computes loss, accuracies and block efficiency on the dev documents, against the text's tokens. Accuracies and
@@ -377,9 +392,10 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         for head in 0..model.count() {
             let inside = targets(&self.dev, positions, head, 0.0, vocabulary);
             let all = targets(&self.dev, positions, head, 0.0, None).counted() as f64;
-            let (sum, correct, ..) =
+            let (sum, choices, ..) =
                 self.one_head(unembedding, model.unembedding(head), states(head), (&inside, None), None);
             loss += sum / inside.counted().max(1) as f64 / self.divisor(head, model.count());
+            let correct = inside.right(&choices);
             accuracy.push(share(&correct, all));
             hits.push(correct);
         }

@@ -67,20 +67,20 @@ pub struct Beside<'a> {
     pub copied: &'a [LookupToken],
 }
 
-/// How long a block takes as a function of its nodes, and what that time is worth.
+/// How long something takes as a function of its nodes, and what that time is worth.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeBudget<'a> {
-    /// Seconds of a block of 1, 2, 3, ... nodes.
+    /// Seconds of 1, 2, 3, ... nodes: of a block, or of a level of a grown tree.
     pub seconds: &'a [f64],
     /// Tokens per second that decoding would otherwise yield in that time.
     pub rate: f64,
 }
 
 impl TimeBudget<'_> {
-    /// Returns how many of the nodes, whose probabilities are given from the most probable on, use their time best.
-    /// That is the number with the largest expected accepted length minus the tokens that its time would yield
-    /// otherwise; among equally good numbers, the smallest.
-    fn worthwhile_nodes(&self, probabilities: impl Iterator<Item = f64>) -> usize {
+    /// Returns how many of the nodes, whose probabilities are given from the most probable on, use their time best, and
+    /// what they gain. That is the number with the largest expected accepted length minus the tokens that its time would
+    /// yield otherwise; among equally good numbers, the smallest. It is at least 1, though the gain may be negative.
+    pub fn worthwhile_nodes(&self, probabilities: impl Iterator<Item = f64>) -> (usize, f64) {
         let (mut most, mut best, mut length) = (f64::NEG_INFINITY, 1, 0.0);
         for (number, (probability, seconds)) in probabilities.zip(self.seconds).enumerate() {
             length += probability;
@@ -89,7 +89,7 @@ impl TimeBudget<'_> {
                 (most, best) = (gain, number + 1);
             }
         }
-        best
+        (best, most)
     }
 }
 
@@ -162,7 +162,7 @@ impl<'a> PrefixProbabilities<'a> {
     pub fn timed_tree(&self, copied: &[LookupToken], budget: TimeBudget) -> Expected {
         let (mut tree, next) = self.grow(Beside { held: &[], copied }, budget.seconds.len());
         let probabilities = tree.nodes.iter().map(|node| node.probability);
-        let size = budget.worthwhile_nodes(probabilities);
+        let (size, _) = budget.worthwhile_nodes(probabilities);
         let next = tree.nodes.get(size).map(|node| node.probability).or(next);
         tree.nodes.truncate(size);
         tree.expected(&[], next)

@@ -16,8 +16,8 @@ use super::{Targets, on_host};
 /// The result of one pass over rows of logits.
 struct CrossEntropy {
     loss: f64,
-    /// For each row, whether the largest logit is that of the text's token (the smaller id wins a tie).
-    correct: Vec<bool>,
+    /// For each row, the token of the largest logit (the smaller id wins a tie).
+    choices: Vec<u32>,
     /// d(`weight` x loss)/d logits, `[n, V]`, without autodiff.
     gradient: Tensor<2>,
 }
@@ -69,8 +69,8 @@ const CHUNK: usize = 1 << 22;
 pub struct Unembedded {
     /// The loss summed over the rows that count, in nats.
     pub loss: f64,
-    /// For each row, whether its most likely token is the text's.
-    pub correct: Vec<bool>,
+    /// The most likely token of each row; among equal ones, the smallest id.
+    pub choices: Vec<u32>,
     /// If a weight was given: d(`weight` x loss)/d hidden, `[n, d]`, and d(`weight` x loss)/d unembedding, `[V, d]`.
     pub gradients: Option<[Tensor<2>; 2]>,
 }
@@ -89,7 +89,7 @@ pub fn unembed(
 ) -> Unembedded {
     let [vocabulary, _] = unembedding.dims();
     let chunk = (CHUNK / vocabulary).max(16);
-    let mut result = Unembedded { loss: 0.0, correct: Vec::new(), gradients: None };
+    let mut result = Unembedded { loss: 0.0, choices: Vec::new(), gradients: None };
     let (mut of_hidden, mut of_unembedding) = (Vec::new(), None);
     for first in (0..targets.len()).step_by(chunk) {
         let rows = first..targets.len().min(first + chunk);
@@ -103,7 +103,7 @@ pub fn unembed(
         });
         let one = cross_entropy(logits, targets, taught, rows, weight.unwrap_or(0.0));
         result.loss += one.loss;
-        result.correct.extend(one.correct);
+        result.choices.extend(one.choices);
         if weight.is_some() {
             let more = one.gradient.clone().transpose().matmul(part);
             of_unembedding = Some(match of_unembedding {
@@ -144,7 +144,7 @@ fn on_rows<T: Real>(
         .collect();
     CrossEntropy {
         loss: results.iter().map(|r| r.0).sum(),
-        correct: results.iter().zip(rows).map(|(r, row)| r.1 == targets.token(row) as usize).collect(),
+        choices: results.iter().map(|r| r.1 as u32).collect(),
         gradient: Tensor::from_data(TensorData::new(values, [n, width]), (&device, T::dtype())),
     }
 }
@@ -218,7 +218,7 @@ fn on_device(
     let gradient = gradient.mul_scalar(weight);
     CrossEntropy {
         loss: loss.into_scalar::<f32>().elem(),
-        correct: rows.zip(best).map(|(row, best)| i64::from(targets.token(row)) == best).collect(),
+        choices: best.into_iter().map(|best| best as u32).collect(),
         gradient,
     }
 }
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn ties_and_ignored_rows_are_counted_as_documented() {
         let result = cross_entropy(tensor(&LOGITS), &targets(), Some(taught()), 0..4, 1.0);
-        assert_eq!(result.correct, [true, false, false, true]);
+        assert_eq!(targets().right(&result.choices), [true, false, false, true]);
         assert_eq!(targets().counted(), 3);
     }
 
@@ -280,7 +280,7 @@ mod tests {
         let a = cross_entropy(logits.clone(), &targets(), taught(), 0..4, 0.5);
         let b = on_device(logits, &targets(), taught(), 0..4, 0.5);
         assert!((a.loss - b.loss).abs() < 1e-5);
-        assert_eq!(a.correct, b.correct);
+        assert_eq!(a.choices, b.choices);
         let difference = (a.gradient - b.gradient).abs().max().into_scalar::<f32>();
         assert!(difference < 1e-6, "{difference}");
     }

@@ -31,9 +31,8 @@ pub struct FrozenLoss {
     /// The loss summed over the rows that count, in nats: `sum of shares x (log-sum-exp - logit)`. For targets that are
     /// distributions, this minus their own entropy is their Kullback-Leibler divergence from the prediction.
     pub loss: f64,
-    /// For each row, whether its most likely token is the text's; among equal ones, the smallest id counts as the most
-    /// likely.
-    pub correct: Vec<bool>,
+    /// The most likely token of each row; among equal ones, the smallest id.
+    pub choices: Vec<u32>,
     /// If a weight was given: d(`weight` x loss)/d hidden, `[n, d]`, without autodiff.
     pub gradient: Option<Tensor<2>>,
 }
@@ -72,7 +71,7 @@ impl FrozenUnembedding {
         teacher: Option<&Tensor<2>>,
         weight: Option<f64>,
     ) -> FrozenLoss {
-        let mut all = FrozenLoss { loss: 0.0, correct: Vec::new(), gradient: None };
+        let mut all = FrozenLoss { loss: 0.0, choices: Vec::new(), gradient: None };
         let mut gradients = Vec::new();
         for first in (0..targets.len()).step_by(ROWS) {
             let rows = first..targets.len().min(first + ROWS);
@@ -80,9 +79,9 @@ impl FrozenUnembedding {
             let (part, teacher) = (of_rows(&hidden), teacher.map(of_rows));
             let (loss, gradient) = match &self.table {
                 Projection::Packed(matrix) => {
-                    self.on_host(matrix, (part, teacher), targets, rows, weight, &mut all.correct)
+                    self.on_host(matrix, (part, teacher), targets, rows, weight, &mut all.choices)
                 }
-                Projection::Tensor(table) => on_device(table, (part, teacher), targets, rows, weight, &mut all.correct),
+                Projection::Tensor(table) => on_device(table, (part, teacher), targets, rows, weight, &mut all.choices),
             };
             all.loss += loss;
             gradients.extend(gradient);
@@ -129,13 +128,13 @@ impl FrozenUnembedding {
         targets: &Targets,
         rows: Range<usize>,
         weight: Option<f64>,
-        correct: &mut Vec<bool>,
+        choices: &mut Vec<u32>,
     ) -> (f64, Option<Tensor<2>>) {
         let (device, width, n) = (hidden.device(), matrix.inputs(), rows.len());
         let hidden = to_host(hidden);
         let taught = teacher.map(|teacher| self.walk(matrix, &to_host(teacher), true));
         let (running, mut sums) = self.walk(matrix, &hidden, weight.is_some());
-        correct.extend(rows.clone().zip(&running).map(|(row, running)| targets.token(row) as usize == running.best));
+        choices.extend(running.iter().map(|running| running.best as u32));
         // The unembedding's rows of the target tokens, weighted by their shares. Their product with the hidden state is
         // the targets' mean logit.
         let finish = |(place, sums): (usize, &mut [f32])| -> f64 {
@@ -214,14 +213,14 @@ fn on_device(
     targets: &Targets,
     rows: Range<usize>,
     weight: Option<f64>,
-    correct: &mut Vec<bool>,
+    choices: &mut Vec<u32>,
 ) -> (f64, Option<Tensor<2>>) {
     let (device, dtype, n) = (hidden.device(), hidden.dtype(), rows.len());
     let column =
         |values: Vec<f32>| -> Tensor<2> { Tensor::from_data(TensorData::new(values, [n, 1]), (&device, dtype)) };
     let Walked { largest, sum, best, sums } = walk_on_device(table, &hidden, weight.is_some());
     let best: Vec<i64> = best.into_data().convert::<i64>().try_into_vec().expect("converted to i64");
-    correct.extend(rows.clone().zip(best).map(|(row, best)| i64::from(targets.token(row)) == best));
+    choices.extend(best.into_iter().map(|best| best as u32));
     let mut wanted = hidden.zeros_like();
     for place in 0..targets.width(rows.clone()) {
         let entry = |row| targets.distribution(row).get(place).copied().unwrap_or((0, 0.0));
@@ -288,11 +287,11 @@ mod tests {
         let rows: Vec<f64> = logits.into_data().try_into_vec().unwrap();
         let taught = softmax(teacher.clone().matmul(table.clone().transpose()), 1);
         let taught: Vec<f64> = taught.into_data().try_into_vec().unwrap();
-        let (mut loss, mut correct, mut gradients) = (0.0, Vec::new(), Vec::new());
+        let (mut loss, mut right, mut gradients) = (0.0, Vec::new(), Vec::new());
         for (row, logits) in rows.chunks(VOCABULARY).enumerate() {
             let sum: f64 = logits.iter().map(|l| l.exp()).sum();
             let best = (0..VOCABULARY).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
-            correct.push(best == targets.token(row) as usize);
+            right.push(best == targets.token(row) as usize);
             let mut p: Vec<f64> = logits.iter().map(|l| l.exp() / sum).collect();
             for &(token, share) in targets.distribution(row) {
                 loss += f64::from(share) * (sum.ln() - logits[token as usize]);
@@ -315,7 +314,7 @@ mod tests {
             let taught = teacher.clone().cast(dtype);
             let found = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(&taught), Some(0.5));
             assert!((found.loss / loss - 1.0).abs() < tolerance, "{} {loss}", found.loss);
-            assert_eq!(found.correct, correct);
+            assert_eq!(targets.right(&found.choices), right);
             assert!(distance(found.gradient.unwrap(), expected.clone()) < tolerance);
             let plain = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(&taught), None);
             assert!(plain.gradient.is_none() && (plain.loss / loss - 1.0).abs() < tolerance);
@@ -331,7 +330,7 @@ mod tests {
             None,
             None,
         );
-        assert_eq!(found.correct, [true, false]);
+        assert_eq!(found.choices, [0, 0]);
         assert!((found.loss - 2.0 * (VOCABULARY as f64).ln()).abs() < 1e-5);
     }
 }

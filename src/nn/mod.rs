@@ -14,14 +14,17 @@ pub use frozen::{FrozenLoss, FrozenUnembedding};
 pub use largest::Largest;
 pub use layers::{Embedding, Init, Linear, Norm};
 pub use parameters::{
-    ParameterPath, ReadParameter, Values, collect_parameters, count_parameters, load_parameters, read_parameters,
+    ParameterPath, ReadParameter, Values, collect_parameters, count_parameters, for_each_parameter, load_parameters,
+    read_parameters,
 };
 pub use projection::Projection;
 pub use safetensors_file::{SafetensorsFile, parameters_from_safetensors, parameters_to_safetensors};
 pub use targets::{IGNORE, Targets};
 
 use burn::tensor::{Device, ElementConversion, Tensor};
+use rayon::prelude::*;
 
+use crate::kernels::on_pool;
 use crate::storage_type::StorageType;
 
 /// Returns the numbers of a tensor, row by row, as float32 in this process's memory.
@@ -43,7 +46,13 @@ pub fn indices(values: impl IntoIterator<Item = usize>, device: &Device) -> Tens
 
 /// Returns the sum of squares of a tensor's numbers.
 pub fn squared_norm<const D: usize>(tensor: Tensor<D>) -> f64 {
-    tensor.square().sum().into_scalar::<f32>().elem::<f64>()
+    if !on_host(&tensor.device()) {
+        return tensor.square().sum().into_scalar::<f32>().elem::<f64>();
+    }
+    let squares = |part: &[f32]| part.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+    // Collected before they are summed, so that the bits are the same for any number of threads.
+    let parts: Vec<f64> = on_pool(|| to_host(tensor).par_chunks(1 << 14).map(squares).collect());
+    parts.into_iter().sum()
 }
 
 /// Returns whether tensors of this device are plain memory of this process.

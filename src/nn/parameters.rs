@@ -15,9 +15,9 @@ pub type ReadParameter<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>> + 'a;
 
 /// Returns every parameter of a model by its path, read back to this process.
 pub fn collect_parameters<M: Module>(model: &M) -> BTreeMap<String, Values> {
-    let mut collector = Collector::default();
-    model.visit(&mut collector);
-    collector.found
+    let mut found = BTreeMap::new();
+    visit_parameters(model, &mut |name, shape, numbers| drop(found.insert(name, (shape, numbers))));
+    found
 }
 
 /// Returns the number of scalars in a model.
@@ -56,13 +56,24 @@ fn is_family(container: &str) -> bool {
     container.starts_with("Enum:")
 }
 
-#[derive(Default)]
-struct Collector {
-    path: ParameterPath,
-    found: BTreeMap<String, Values>,
+/// Calls `read` with the path and the numbers of every parameter, read back to this process one by one.
+pub fn for_each_parameter<M: Module>(model: &M, mut read: impl FnMut(&str, &[f32])) {
+    visit_parameters(model, &mut |name, _, numbers| read(&name, &numbers));
 }
 
-impl ModuleVisitor for Collector {
+/// A function that is called with the path, the shape and the numbers of a parameter.
+type Visit<'a> = dyn FnMut(String, Vec<usize>, Vec<f32>) + 'a;
+
+fn visit_parameters<M: Module>(model: &M, visit: &mut Visit) {
+    model.visit(&mut Visitor { path: ParameterPath::default(), visit });
+}
+
+struct Visitor<'a> {
+    path: ParameterPath,
+    visit: &'a mut Visit<'a>,
+}
+
+impl ModuleVisitor for Visitor<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -73,7 +84,7 @@ impl ModuleVisitor for Collector {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let value = param.val().without_autodiff();
-        self.found.insert(self.path.name(), (value.dims().to_vec(), to_host(value)));
+        (self.visit)(self.path.name(), value.dims().to_vec(), to_host(value));
     }
 }
 

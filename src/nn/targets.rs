@@ -73,6 +73,11 @@ impl Targets {
         self.tokens[row]
     }
 
+    /// Returns whether the token chosen at each row is the text's.
+    pub fn right(&self, choices: &[u32]) -> Vec<bool> {
+        self.tokens.iter().zip(choices).map(|(token, choice)| token == choice).collect()
+    }
+
     /// Returns the tokens of a row with their shares.
     pub fn distribution(&self, row: usize) -> &[(u32, f32)] {
         let first = row.checked_sub(1).map_or(0, |before| self.ends[before]);

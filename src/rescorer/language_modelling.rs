@@ -1,5 +1,6 @@
 //! The training of language models on whole documents, for backbones trained from scratch and for the neural rescorer.
 
+use burn::optim::GradientsParams;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -91,10 +92,12 @@ impl Task<Transformer> for LanguageModelling {
         );
         let [of_hidden, of_table] = result.gradients.expect("a weight was given");
         let objective = (hidden * of_hidden).sum() + (table * of_table).sum();
-        let accuracy = result.correct.iter().filter(|&&correct| correct).count() as f64 / counted as f64;
+        let right = shifted.targets.right(&result.choices);
+        let accuracy = right.iter().filter(|&&right| right).count() as f64 / counted as f64;
         let metrics = Map::from_iter([("accuracy".to_owned(), json!(accuracy))]);
         let words = format!(" accuracy {accuracy:.3}");
-        Ok(Batch { objective, loss: result.loss / counted as f64, tokens: counted, metrics, words })
+        let loss = result.loss / counted as f64;
+        Ok(Batch { objective, gradients: GradientsParams::new(), loss, tokens: counted, metrics, words })
     }
 
     fn describe(&self, number: usize) -> Value {

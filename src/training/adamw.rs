@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 use super::OptimizationConfig;
 use crate::error::{Result, bail};
-use crate::nn::{ParameterPath, from_host, squared_norm, to_host};
+use crate::kernels::on_pool;
+use crate::nn::{ParameterPath, from_host, on_host, squared_norm, to_host};
 
 /// The first and second moment of one parameter, flat.
 type Moments = [Tensor<1>; 2];
@@ -40,18 +42,20 @@ impl AdamW {
         }
     }
 
-    /// Updates every parameter that has a gradient. `norm` is the global norm of the gradients, `rate` gives the learning
-    /// rate of a parameter by its path. Weight decay applies to matrices, not to vectors (biases and norms).
+    /// Updates every parameter that has a gradient. `gradients` are the sums of `batches` gradients, and `norm` is the global
+    /// norm of their means. `rate` gives the learning rate of a parameter by its path. Weight decay applies to matrices,
+    /// not to vectors (biases and norms).
     pub fn step<M: Module>(
         &mut self,
         model: M,
         gradients: GradientsParams,
-        norm: f64,
+        (batches, norm): (usize, f64),
         rate: &dyn Fn(&str) -> f64,
     ) -> M {
         let clip = if norm > self.clip_norm { self.clip_norm / norm } else { 1.0 };
+        let factor = clip / batches as f64;
         self.steps += 1;
-        model.map(&mut Update { optimizer: self, gradients, rate, clip, path: ParameterPath::default() })
+        model.map(&mut Update { optimizer: self, gradients, rate, factor, path: ParameterPath::default() })
     }
 
     /// Returns the moments by name (`m.PATH`, `v.PATH`), for a checkpoint.
@@ -115,11 +119,59 @@ impl ModuleVisitor for Norm<'_> {
     }
 }
 
+/// What a step does to the numbers of a parameter.
+struct Rule {
+    /// What gradients are multiplied by.
+    factor: f64,
+    betas: [f64; 2],
+    /// What moments are divided by, as they began at zero.
+    corrections: [f64; 2],
+    decay: f64,
+    rate: f64,
+}
+
+impl Rule {
+    /// Updates a parameter's numbers and their moments, all of one length, on the CPU. burn's operations would take a dozen
+    /// passes through memory, on one core.
+    fn on_host(&self, value: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32]) {
+        let [b1, b2] = self.betas.map(|b| b as f32);
+        let [rest1, rest2] = self.betas.map(|b| (1.0 - b) as f32);
+        let [c1, c2] = self.corrections.map(|c| c as f32);
+        let (factor, decay, rate) = (self.factor as f32, self.decay as f32, self.rate as f32);
+        on_pool(|| {
+            let parts = value.par_chunks_mut(PART).zip(m.par_chunks_mut(PART)).zip(v.par_chunks_mut(PART));
+            parts.zip(gradient.par_chunks(PART)).for_each(|(((value, m), v), gradient)| {
+                for (((value, m), v), gradient) in value.iter_mut().zip(m).zip(v).zip(gradient) {
+                    let gradient = gradient * factor;
+                    *m = *m * b1 + gradient * rest1;
+                    *v = *v * b2 + gradient * gradient * rest2;
+                    let direction = (*m / c1) / ((*v / c2).sqrt() + EPSILON as f32);
+                    *value = *value * decay - direction * rate;
+                }
+            });
+        });
+    }
+
+    /// Does the same with tensors, on any device.
+    fn on_device(&self, value: Tensor<1>, [m, v]: Moments, gradient: Tensor<1>) -> (Tensor<1>, Moments) {
+        let [b1, b2] = self.betas;
+        let gradient = gradient.mul_scalar(self.factor);
+        let m = m.mul_scalar(b1) + gradient.clone().mul_scalar(1.0 - b1);
+        let v = v.mul_scalar(b2) + gradient.square().mul_scalar(1.0 - b2);
+        let [c1, c2] = self.corrections;
+        let direction = m.clone().div_scalar(c1) / v.clone().div_scalar(c2).sqrt().add_scalar(EPSILON);
+        (value.mul_scalar(self.decay) - direction.mul_scalar(self.rate), [m, v])
+    }
+}
+
+/// The numbers that one core updates at once.
+const PART: usize = 1 << 14;
+
 struct Update<'a> {
     optimizer: &'a mut AdamW,
     gradients: GradientsParams,
     rate: &'a dyn Fn(&str) -> f64,
-    clip: f64,
+    factor: f64,
     path: ParameterPath,
 }
 
@@ -137,22 +189,31 @@ impl ModuleMapper for Update<'_> {
             return param;
         };
         let name = self.path.name();
-        let rate = (self.rate)(&name);
+        let (rate, optimizer) = ((self.rate)(&name), &mut *self.optimizer);
+        let rule = Rule {
+            factor: self.factor,
+            betas: optimizer.betas,
+            corrections: optimizer.betas.map(|b| 1.0 - b.powi(optimizer.steps)),
+            decay: if D > 1 { 1.0 - rate * optimizer.weight_decay } else { 1.0 },
+            rate,
+        };
         let size: usize = gradient.dims().iter().product();
-        let gradient = gradient.reshape([size]).mul_scalar(self.clip);
-        let optimizer = &mut *self.optimizer;
-        let [m, v] = optimizer.moments.remove(&name).unwrap_or_else(|| [gradient.zeros_like(), gradient.zeros_like()]);
-        let [b1, b2] = optimizer.betas;
-        let m = m.mul_scalar(b1) + gradient.clone().mul_scalar(1.0 - b1);
-        let v = v.mul_scalar(b2) + gradient.square().mul_scalar(1.0 - b2);
-        optimizer.moments.insert(name, [m.clone(), v.clone()]);
-        let corrected = |b: f64| 1.0 - b.powi(optimizer.steps);
-        let direction = m.div_scalar(corrected(b1)) / v.div_scalar(corrected(b2)).sqrt().add_scalar(EPSILON);
-        let decay = if D > 1 { 1.0 - rate * optimizer.weight_decay } else { 1.0 };
+        let gradient = gradient.reshape([size]);
+        let moments = optimizer.moments.remove(&name);
+        let moments = moments.unwrap_or_else(|| [gradient.zeros_like(), gradient.zeros_like()]);
         param.map(|old| {
             let shape = old.dims();
             let old = old.without_autodiff().reshape([size]);
-            let new = old.mul_scalar(decay) - direction.mul_scalar(rate);
+            let (new, moments) = if on_host(&old.device()) && old.dtype() == DType::F32 {
+                let (device, [m, v]) = (old.device(), moments);
+                let (mut value, mut m, mut v) = (to_host(old), to_host(m), to_host(v));
+                rule.on_host(&mut value, &mut m, &mut v, &to_host(gradient));
+                let tensor = |numbers| from_host(numbers, [size], &device);
+                (tensor(value), [tensor(m), tensor(v)])
+            } else {
+                rule.on_device(old, moments, gradient)
+            };
+            optimizer.moments.insert(name, moments);
             new.reshape(shape).autodiff().require_grad()
         })
     }
@@ -205,7 +266,7 @@ mod tests {
             }
             let found = super::norm(&model, &gradients);
             assert!((found - norm).abs() < 1e-5);
-            model = optimizer.step(model, gradients, found, &|name| if name == "bias" { 0.003 } else { 0.01 });
+            model = optimizer.step(model, gradients, (1, found), &|name| if name == "bias" { 0.003 } else { 0.01 });
         }
         for (name, (_, values)) in collect_parameters(&model) {
             for (a, b) in values.iter().zip(&expected[&name].1) {

@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
+use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::nn::{Values, collect_parameters, load_parameters};
+use crate::kernels::on_pool;
+use crate::nn::{Values, collect_parameters, for_each_parameter, load_parameters};
+
+/// The numbers that one core averages at once.
+const PART: usize = 1 << 14;
 
 /// `sum over steps t of decay^(now - t) x weights at t`, divided by the sum of the same powers.
 pub struct Average {
@@ -35,14 +40,19 @@ impl Average {
     pub fn add<M: Module>(&mut self, model: &M) {
         self.steps += 1;
         let share = ((1.0 - self.decay) / (1.0 - self.decay.powi(self.steps as i32))) as f32;
-        let now = collect_parameters(model);
         if self.values.is_empty() {
-            self.values = now;
+            self.values = collect_parameters(model);
             return;
         }
-        for ((_, average), (_, now)) in self.values.values_mut().zip(now.into_values()) {
-            average.iter_mut().zip(now).for_each(|(average, now)| *average += share * (now - *average));
-        }
+        for_each_parameter(model, |name, now| {
+            let (_, average) = self.values.get_mut(name).expect("the parameters of the first step");
+            on_pool(|| {
+                let parts = average.par_chunks_mut(PART).zip(now.par_chunks(PART));
+                parts.for_each(|(average, now)| {
+                    average.iter_mut().zip(now).for_each(|(average, now)| *average += share * (now - *average));
+                });
+            });
+        });
     }
 
     /// Returns `model` with the averaged weights.

@@ -14,5 +14,7 @@ pub use adamw::AdamW;
 pub use average::Average;
 pub use checkpoint::{KeptCheckpoints, kept_bytes};
 pub use config::OptimizationConfig;
+#[cfg(all(test, feature = "cpu"))]
+pub(crate) use run::gradient;
 pub use run::{Batch, Evaluated, Replica, Task, TrainingContext, train};
 pub use schedule::{Schedule, SchedulePhase};

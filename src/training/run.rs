@@ -22,8 +22,10 @@ use crate::storage_type::StorageType;
 
 /// The loss of one batch.
 pub struct Batch {
-    /// A scalar whose gradient is that of the loss; its own value means nothing.
+    /// A scalar whose gradient is that of the loss, less what is known of it; its own value means nothing.
     pub objective: Tensor<1>,
+    /// What is known of the loss's gradient already.
+    pub gradients: GradientsParams,
     /// The loss, in nats per counted target.
     pub loss: f64,
     /// The number of tokens (targets) in the batch, for the speed in the progress line.
@@ -134,11 +136,12 @@ where
         if !batch.loss.is_finite() {
             return Err(stopped_at("loss", batch.loss)?);
         }
-        let norm = norm(&model, &gradients);
+        let norm = norm(&model, &gradients) / options.accumulate as f64;
         if !norm.is_finite() {
             return Err(stopped_at("gradient norm", norm)?);
         }
-        model = optimizer.step(model, gradients, norm, &|parameter| rate * task.rate_factor(parameter));
+        model = optimizer
+            .step(model, gradients, (options.accumulate, norm), &|parameter| rate * task.rate_factor(parameter));
         if let Some(average) = &mut average {
             average.add(&model);
         }
@@ -204,7 +207,7 @@ struct Summary {
     words: String,
 }
 
-/// Computes the mean gradient of the batches of a step, on the model's device.
+/// Computes the sum of the gradients of a step's batches, on the model's device.
 fn gather<M, T>(
     model: &M,
     task: &T,
@@ -225,7 +228,7 @@ where
         // As many batches at once as there are devices, each on its own device.
         let work = (first..batches.end).zip(&devices).map(|(batch, &(model, task))| {
             let model = model.clone();
-            move || gradients(model, task, batch, number)
+            move || gradients(model, task, batch)
         });
         for (outcome, (there, _)) in side_by_side(work.collect()).into_iter().zip(&devices) {
             let (gradients, Batch { loss, tokens, metrics, words, .. }) = outcome?;
@@ -237,15 +240,23 @@ where
     Ok((sum.grads(), summary))
 }
 
-/// Computes the gradient of batch `batch`, one of the `number` batches of a step.
-fn gradients<M, T>(model: M, task: &T, batch: usize, number: usize) -> Result<(GradientsParams, Batch)>
+/// Computes the gradient of batch `batch`.
+fn gradients<M, T>(model: M, task: &T, batch: usize) -> Result<(GradientsParams, Batch)>
 where
     M: Module,
     T: Task<M>,
 {
-    let batch = task.batch(&model, batch)?;
-    let mut backward = batch.objective.clone().div_scalar(number as f64).backward();
-    Ok((GradientsParams::from_module(&mut backward, &model), batch))
+    let mut batch = task.batch(&model, batch)?;
+    let known = std::mem::take(&mut batch.gradients);
+    Ok((gradient(&model, batch.objective.clone(), known), batch))
+}
+
+/// Returns the gradient of an objective with respect to a model's parameters, added to what is `known` of it already.
+pub(crate) fn gradient<M: Module>(model: &M, objective: Tensor<1>, known: GradientsParams) -> GradientsParams {
+    let mut sum = GradientsAccumulator::new();
+    sum.accumulate(model, known);
+    sum.accumulate(model, GradientsParams::from_module(&mut objective.backward(), model));
+    sum.grads()
 }
 
 /// Does the first piece of work on this thread and every other one on a thread of its own.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
@@ -31,7 +32,14 @@ impl Task<Linear> for Toy {
         let error = model.forward(x.autodiff()) - 1.0;
         let objective = (error.clone() * error).mean();
         let loss = f64::from(objective.clone().into_scalar::<f32>());
-        Ok(Batch { objective, loss, tokens: self.rows, metrics: Map::new(), words: String::new() })
+        Ok(Batch {
+            objective,
+            gradients: GradientsParams::new(),
+            loss,
+            tokens: self.rows,
+            metrics: Map::new(),
+            words: String::new(),
+        })
     }
 
     fn describe(&self, number: usize) -> Value {

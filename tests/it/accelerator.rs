@@ -13,7 +13,7 @@ use draftsmith::backbone::{
 };
 use draftsmith::decoding::{Decoder, Decoding, Verification};
 use draftsmith::device::{DeviceChoice, open};
-use draftsmith::drafting::{Bpd, Drafter, Grown, Rescoring, Settings, SizedSelection, StopRule};
+use draftsmith::drafting::{Bpd, Drafter, Grown, GrowthLimits, Rescoring, Settings, SizedSelection, StopRule};
 use draftsmith::heads::{
     AttentionConfig, AttentionContext, DraftHeads, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder,
     SpeculatorConfig, Starts,
@@ -190,7 +190,8 @@ fn texts_decoded_by_blocks_are_the_greedy_ones_of_both_devices() {
     let settings = Settings::new(8, vec![0.9; 4], 1.0);
     let tree =
         Rescoring { rescorers: Vec::new(), selection: SizedSelection::ExpectedTree(12), include_top1: true, settings };
-    let grown = Grown { rescorers: Vec::new(), nodes: 12, frontier: 4, settings: tree.settings.clone() };
+    let limits = GrowthLimits { nodes: 12, frontier: 4, seconds: None };
+    let grown = Grown { rescorers: Vec::new(), limits, settings: tree.settings.clone() };
     let (ffn, speculator) = (FfnConfig { hidden: 16, ..FfnConfig::default() }, SpeculatorConfig { inner: 16 });
     let attention = AttentionConfig { layers: 2, ..AttentionConfig::default() };
     let context = AttentionContext::Features(vec![Feature::Layer(2), Feature::Last]);

@@ -8,7 +8,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use draftsmith::backbone::{Backbone, Feature, Precision, Span, generate};
 use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
 use draftsmith::drafting::{
-    Bpd, Drafter, DrawnDrafter, Grown, PromptLookup, Rescoring, Settings, SizedSelection, StopRule,
+    BlockSeconds, Bpd, Drafter, DrawnDrafter, Grown, GrowthLimits, PromptLookup, Rescoring, Settings, SizedSelection,
+    StopRule,
 };
 use draftsmith::heads::{
     AttentionConfig, AttentionContext, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder, SpeculatorConfig,
@@ -135,14 +136,15 @@ proptest! {
         let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
         let expected = generate(&backbone, &[&prompt], max_new).remove(0);
         let settings = Settings { shares: vec![1.0], ..Settings::new(4, vec![], 0.7) };
-        let drafters: [Box<dyn Drafter>; 7] = [
+        let drafters: [Box<dyn Drafter>; 8] = [
             Box::new(Bpd),
             Box::new(rescoring(&counts, SizedSelection::Paths(1), 0.6)),
             Box::new(rescoring(&counts, SizedSelection::Paths(7), 1.0)),
             Box::new(rescoring(&counts, SizedSelection::ExpectedPath, 0.3)),
             Box::new(rescoring(&counts, SizedSelection::ExpectedTree(12), 0.5)),
             Box::new(rescoring(&counts, SizedSelection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
-            Box::new(Grown { rescorers: vec![&counts], nodes: 12, frontier: 4, settings }),
+            Box::new(Grown { rescorers: vec![&counts], limits: limits(12, 4), settings: settings.clone() }),
+            Box::new(Grown { rescorers: vec![&counts], limits: timed(12, 4), settings }),
         ];
         let options =
             Decoding { top_k: 4, dtype: StorageType::Float32, stop, verification: Verification::GREEDY };
@@ -178,6 +180,17 @@ fn a_reader_scores_paths_as_the_model_does() {
     }
 }
 
+fn limits(nodes: usize, frontier: usize) -> GrowthLimits {
+    GrowthLimits { nodes, frontier, seconds: None }
+}
+
+/// Limits with seconds that let some levels be run and others not.
+fn timed(nodes: usize, frontier: usize) -> GrowthLimits {
+    let slower = |count: usize, first: f64, each: f64| (0..count).map(|n| first + each * n as f64).collect();
+    let seconds = BlockSeconds { nodes: slower(nodes, 1.0, 0.05), level: slower(frontier, 0.1, 0.05) };
+    GrowthLimits { seconds: Some(seconds), ..limits(nodes, frontier) }
+}
+
 /// How each of some rules is decoded, and whether its text is the greedy one.
 fn ways<'a>(counts: &'a dyn Rescorer, seed: u64) -> Vec<(Box<dyn Drafter + 'a>, Verification, bool)> {
     let rule = |rule| Verification { rule, temperature: 0.7, seed };
@@ -194,11 +207,7 @@ fn ways<'a>(counts: &'a dyn Rescorer, seed: u64) -> Vec<(Box<dyn Drafter + 'a>, 
             true,
         ),
         (Box::new(rescoring(counts, SizedSelection::ExpectedTree(9), 0.5)), rule(Rule::Deterministic), false),
-        (
-            Box::new(Grown { rescorers: vec![counts], nodes: 9, frontier: 3, settings: grown }),
-            Verification::GREEDY,
-            true,
-        ),
+        (Box::new(Grown { rescorers: vec![counts], limits: timed(9, 3), settings: grown }), Verification::GREEDY, true),
         (drawn(true), rule(Rule::Rejection), false),
         (drawn(true), rule(Rule::KSeq), false),
         (drawn(false), rule(Rule::RejectionWithoutReplacement), false),

@@ -3,6 +3,17 @@
 use std::fs;
 use std::path::Path;
 
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use draftsmith::backbone::{Backbone, Precision};
+use draftsmith::heads::{
+    BlockStarts, Feed, FrozenHeads, HeadKind, HeadShape, HeadTraining, HeadsConfig, SpeculatorConfig, SpeculatorHeads,
+    TrainingText,
+};
+use draftsmith::nn::Init;
+use draftsmith::traces::Trace;
+use draftsmith::training::Task;
+
 use crate::common::{finished, inputs, read_json, report, row, succeed, traced, world};
 use serde_json::Value;
 
@@ -45,6 +56,59 @@ fn weights_say_how_much_each_head_counts() {
         let half = format!("{{exp={}}}", 1.0 / std::f64::consts::LN_2);
         assert!((first_loss(&half) - first_loss("[4, 2, 1]")).abs() < 1e-12);
     }
+}
+
+struct Waves;
+
+impl ModuleMapper for Waves {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| {
+            let numbers = (0..tensor.dims().iter().product::<usize>()).map(|i| (i as f32 * i as f32 * 0.37).sin());
+            Tensor::from_data(TensorData::new(numbers.collect::<Vec<f32>>(), tensor.dims()), &tensor.device())
+        })
+    }
+}
+
+#[test]
+fn heads_that_are_fed_their_own_choices_read_what_they_read_when_they_draft() {
+    let folder = world().join("runs/tiny");
+    let backbone = Backbone::load(&world().join("model"), Precision::AS_STORED, &Device::flex()).unwrap();
+    let open = |split: &str| {
+        let trace = Trace::open(&folder.join(format!("traces/fables-{split}")), &backbone.identity()).unwrap();
+        trace.with_column(&folder.join(format!("columns/fables-{split}/last"))).unwrap()
+    };
+    let (train, dev) = (open("train"), open("dev"));
+    let [train_text, dev_text] = [&train, &dev].map(|trace| [TrainingText { corpus: "fables", trace }]);
+    let model = &backbone.model;
+    let kind = SpeculatorConfig { inner: 12 };
+    let network = kind.network(HeadShape::new(3, model), &mut Init::seeded(1, &Device::flex().autodiff()));
+    let network = network.map(&mut Waves);
+    let heads = FrozenHeads::new(network.valid(), model, None);
+    let [fed, told] = [Feed::Drafted, Feed::Text].map(|feed| {
+        let options = HeadsConfig { block_size: 4, feed, positions_per_step: 200, ..HeadsConfig::default() };
+        let task = HeadTraining::new(&train_text, &dev_text, model, &network, &options, 1).unwrap();
+        let by_head = task.batch(&network, 0).unwrap().metrics["accuracy_by_head"].clone();
+        (
+            [2, 3, 4].map(|head| by_head[format!("head {head}")].as_f64().unwrap()),
+            Task::<SpeculatorHeads>::describe(&task, 0)["positions"].clone(),
+        )
+    });
+    let (mut right, mut counted) = ([0.0; 3], [0.0; 3]);
+    for position in fed.1.as_array().unwrap() {
+        let number = train.documents().iter().position(|document| document.id == position["document"]).unwrap();
+        let token = position["token"].as_u64().unwrap() as usize;
+        let text: Vec<u32> = position["slots"].as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect();
+        let mut read = heads.read_document(model, &train, number).unwrap();
+        let (states, context) = read.behind(token..token + 1);
+        let starts = BlockStarts { states: &states, pinned: &text[..1], context };
+        let drafted = heads.candidates(model, starts, 1).unwrap();
+        for head in (0..3).filter(|head| token + 2 + head < train.documents()[number].len()) {
+            counted[head] += 1.0;
+            right[head] += f64::from(u8::from(drafted.at(0).ids[head] == text[head + 1]));
+        }
+    }
+    assert_eq!(fed.0, [0, 1, 2].map(|head| right[head] / counted[head]));
+    assert!(fed.0[0] == told.0[0] && fed.0[1..] != told.0[1..], "{fed:?} {told:?}");
 }
 
 /// Dev block efficiency is what `evaluate` finds with the same heads on the same documents.

@@ -85,7 +85,7 @@ impl Learning for AttentionLearning<'_> {
         self.state_of(head).without_autodiff()
     }
 
-    fn objective(mut self: Box<Self>, gradients: Vec<(usize, Tensor<2>)>) -> Tensor<1> {
+    fn back(mut self: Box<Self>, gradients: Vec<(usize, Tensor<2>)>) -> (Tensor<1>, GradientsParams) {
         let (heads, trains_context) = (self.heads, self.texts.is_some());
         let mut of_parameters = GradientsAccumulator::new();
         // The gradient of what the level behind was made as.
@@ -118,26 +118,21 @@ impl Learning for AttentionLearning<'_> {
                 .collect::<Vec<_>>()
         });
         let of_pieces = of_context.fold(of_first, |a, b| a + b);
-        let mut objective = Objective {
-            path: ParameterPath::default(),
-            of_parameters: &of_parameters.grads(),
-            of_layers: &parameters,
-            sum: of_pieces,
-        };
-        heads.visit(&mut objective);
-        objective.sum
+        let mut known = OfLayers { path: ParameterPath::default(), found: parameters, known: GradientsParams::new() };
+        heads.visit(&mut known);
+        of_parameters.accumulate(heads, known.known);
+        (of_pieces, of_parameters.grads())
     }
 }
 
-/// Adds to an objective one whose gradient with respect to every parameter is a given one.
-struct Objective<'a> {
+/// Gives the gradients found for layers to their parameters.
+struct OfLayers {
     path: ParameterPath,
-    of_parameters: &'a GradientsParams,
-    of_layers: &'a BTreeMap<String, Vec<f32>>,
-    sum: Tensor<1>,
+    found: BTreeMap<String, Vec<f32>>,
+    known: GradientsParams,
 }
 
-impl ModuleVisitor for Objective<'_> {
+impl ModuleVisitor for OfLayers {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -148,11 +143,9 @@ impl ModuleVisitor for Objective<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let (value, name) = (param.val(), self.path.name());
-        let of_layers = name.strip_prefix("decoder.").and_then(|name| self.of_layers.get(name));
-        let of_layers =
-            of_layers.map(|gradient| from_host(gradient.clone(), value.dims(), &value.device().without_autodiff()));
-        for gradient in of_layers.into_iter().chain(self.of_parameters.get::<D>(param.id)) {
-            self.sum = self.sum.clone() + (value.clone() * gradient).sum();
+        if let Some(gradient) = name.strip_prefix("decoder.").and_then(|name| self.found.remove(name)) {
+            let device = value.device().without_autodiff();
+            self.known.register(param.id, from_host(gradient, value.dims(), &device));
         }
     }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::backbone::{LanguageModelConfig, Span, Transformer};
 use crate::heads::{BlockStarts, FrozenHeads, Growth};
 use crate::nn::{ParameterPath, collect_parameters, indices, to_host};
+use crate::training::gradient;
 
 const VOCABULARY: usize = 11;
 const LAYERS: usize = 3;
@@ -358,8 +359,8 @@ fn step(kind: &AttentionConfig, dtype: DType, asked: &[usize]) -> Vec<f64> {
         (head, (state + head as f64).sin())
     });
     let gradients = gradients.collect();
-    let mut backward = pass.objective(gradients).backward();
-    let gradients = GradientsParams::from_module(&mut backward, &learning);
+    let (objective, known) = pass.back(gradients);
+    let gradients = gradient(&learning, objective, known);
     let mut found = Gradients(&gradients, Vec::new());
     learning.visit(&mut found);
     found.1.into_iter().map(|gradient| gradient.unwrap_or(0.0)).collect()

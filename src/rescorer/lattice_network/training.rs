@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
@@ -233,6 +234,7 @@ impl<N: LatticeNetwork> Task<N> for LatticeTraining<'_> {
         let accuracy = right as f64 / counted.max(1) as f64;
         Ok(Batch {
             objective: mean,
+            gradients: GradientsParams::new(),
             loss: value,
             tokens: counted,
             metrics: Map::from_iter([("accuracy".to_owned(), json!(accuracy))]),
