@@ -89,7 +89,7 @@ impl Config {
                 && !self.scores_paths(name)
             {
                 bail!(
-                    "`drafting.variants` names `{variant}`, but `{name}` scores the candidates of a lattice, and a grown tree has none; n-gram and neural rescorers score any path. The variants here are {}.",
+                    "`drafting.variants` names `{variant}`, but `{name}` scores the candidates of a lattice, and a grown tree has none; n-gram, neural and transition rescorers score any path. The variants here are {}.",
                     known()
                 );
             }

@@ -90,6 +90,7 @@ impl Session for GrownSession<'_> {
         let text = &text[..block.start];
         for (_, reader) in &mut self.readers {
             reader.read(text, block.slots * frontier)?;
+            reader.hear(block.hidden);
         }
         let pinned = block.lattice.ids(0)[0];
         let copy = settings.copied(text, pinned, block.slots);
@@ -195,7 +196,13 @@ impl GrownSession<'_> {
             .zip(proposed)
             .map(|(&node, proposed)| {
                 let Node { path, after, .. } = &found[node];
-                PrefixToken { token: path[path.len() - 1], after: *after, candidates: &proposed.ids }
+                PrefixToken {
+                    token: path[path.len() - 1],
+                    after: *after,
+                    slot: path.len(),
+                    candidates: &proposed.ids,
+                    scores: &proposed.logits,
+                }
             })
             .collect();
         summed_scores(&mut self.readers, &newest, true)
@@ -263,7 +270,7 @@ mod tests {
 
         fn extend(&mut self, newest: &[PrefixToken], _: bool) -> Result<Vec<Vec<f64>>> {
             let mut all = Vec::new();
-            for &PrefixToken { token, after, candidates } in newest {
+            for &PrefixToken { token, after, candidates, .. } in newest {
                 let path = [after.map_or(&[][..], |after| &self.0[after]), &[token]].concat();
                 all.push(candidates.iter().map(|&candidate| reading(&path, candidate)).collect());
                 self.0.push(path);

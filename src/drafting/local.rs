@@ -73,10 +73,10 @@ impl Session for LocalSession<'_> {
             let mut active: Vec<&mut Growing> = growing.iter_mut().filter(|g| g.lattice.slots() > slot).collect();
             let mut newest = Vec::new();
             for growing in &mut active {
-                let candidates = growing.lattice.ids(slot);
+                let (candidates, scores) = (growing.lattice.ids(slot), growing.lattice.scores(slot));
                 for prefix in &mut growing.beam {
                     let token = *prefix.tokens.last().expect("a prefix begins with its pinned token");
-                    newest.push(PrefixToken { token, after: prefix.after, candidates });
+                    newest.push(PrefixToken { token, after: prefix.after, slot, candidates, scores });
                     prefix.after = Some(read);
                     read += 1;
                 }

@@ -201,7 +201,7 @@ impl PrefixReader for HashReader<'_> {
 
     fn extend(&mut self, newest: &[PrefixToken], _: bool) -> Result<Vec<Vec<f64>>> {
         let mut scores = Vec::new();
-        for &PrefixToken { token, after, candidates } in newest {
+        for &PrefixToken { token, after, candidates, .. } in newest {
             let hash = self.rescorer.hash(after.map(|number| self.hashes[number]), token);
             self.hashes.push(hash);
             scores.push(candidates.iter().map(|&candidate| self.rescorer.score(hash, candidate)).collect());

@@ -189,7 +189,7 @@ impl PrefixReader for NgramReader<'_> {
     }
 
     fn extend(&mut self, newest: &[PrefixToken], _: bool) -> Result<Vec<Vec<f64>>> {
-        let one = |&PrefixToken { token, after, candidates }: &PrefixToken| {
+        let one = |&PrefixToken { token, after, candidates, .. }: &PrefixToken| {
             let (_, state) = self.model.extend(self.states[after.map_or(0, |after| after + 1)], token);
             self.states.push(state);
             candidates.iter().map(|&candidate| self.model.extend(state, candidate).0).collect()

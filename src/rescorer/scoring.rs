@@ -71,6 +71,10 @@ pub trait PrefixReader {
     /// Returns an error if scores are not numbers.
     fn read(&mut self, text: &[u32], more: usize) -> Result<()>;
 
+    /// Hears the backbone's last hidden state `[d]` at the end of the text, for readers whose scores depend on it. It holds for
+    /// the prefixes that follow.
+    fn hear(&mut self, _hidden: &[f32]) {}
+
     /// Reads the newest token of every prefix. Returns for each prefix the natural-log probabilities of its candidates
     /// as the next token. If scores are not `compared` across prefixes, those of a prefix may be off by a constant.
     ///
@@ -86,6 +90,10 @@ pub struct PrefixToken<'a> {
     pub token: u32,
     /// The number of the token that it follows. None at the start of a text.
     pub after: Option<usize>,
+    /// The slot that follows it; that of the pinned token is 0.
+    pub slot: usize,
     /// The tokens to be scored as its successors.
     pub candidates: &'a [u32],
+    /// The head score of each of these, best first.
+    pub scores: &'a [f32],
 }

@@ -21,10 +21,10 @@ use super::lattice_network::{
     Blocks, LatticeKind, LatticeLoss, LatticeNetwork, NetworkOptions, TokenTable, add_heads, log_probabilities,
     multiplied, packed, unit_row,
 };
-use super::scoring::{BlockScores, GlobalScoring, Rescorer, Scoring};
-use super::{BlockContext, BlockShape, RescoringCost, Table};
+use super::scoring::{BlockScores, GlobalScoring, PrefixReader, Rescorer, Scoring};
+use super::{BlockContext, BlockShape, PrefixToken, RescoringCost, Table};
 use crate::backbone::Model;
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::kernels::{PackedMatrix, products};
 use crate::nn::{Init, Linear, to_host};
 use crate::training::OptimizationConfig;
@@ -63,6 +63,10 @@ impl LatticeKind for TransitionConfig {
     fn options(&self) -> NetworkOptions<'_> {
         let &Self { rank, loss, blocks_per_step, ref training } = self;
         NetworkOptions { rank, loss, blocks_per_step, training }
+    }
+
+    fn scores_paths(&self) -> bool {
+        true
     }
 
     fn rescorer(&self, network: &TransitionNetwork, model: &Model) -> Box<dyn Rescorer> {
@@ -153,9 +157,40 @@ impl Transition {
     }
 }
 
+impl Transition {
+    /// Returns the shared part `W h` of the gates.
+    fn gate(&self, hidden: &[f32]) -> Vec<f32> {
+        multiplied(&self.gate, &unit_row(hidden))
+    }
+
+    /// Returns the scores of a slot's candidates behind each of the tokens `before`, row after row. The gates' shared part is
+    /// `gate`; `head` are the candidates' head scores.
+    fn behind(&self, gate: &[f32], slot: usize, before: &[u32], candidates: &[u32], head: &[f32]) -> Vec<f64> {
+        let mut queries = self.before.rows(before);
+        let slot_gate = &self.slot_gates[(slot - 1) * self.rank..][..self.rank];
+        for query in queries.chunks_mut(self.rank) {
+            for (x, (gate, of_slot)) in query.iter_mut().zip(gate.iter().zip(slot_gate)) {
+                *x *= 1.0 + gate + of_slot;
+            }
+        }
+        let mut scores = Vec::with_capacity(before.len() * head.len());
+        products(&queries, &self.after.rows(candidates), self.rank, &mut scores);
+        let weight = self.head_weights[slot - 1];
+        let rows = scores.chunks(head.len()).map(|row| add_heads(row, head, weight));
+        match self.loss {
+            LatticeLoss::CrossEntropy => rows.flat_map(log_probabilities).collect(),
+            LatticeLoss::Crf => rows.flatten().map(f64::from).collect(),
+        }
+    }
+}
+
 impl Rescorer for Transition {
     fn scoring(&self) -> Scoring<'_> {
         Scoring::Global(self)
+    }
+
+    fn reader(&self) -> Option<Box<dyn PrefixReader + '_>> {
+        Some(Box::new(TransitionReader { transition: self, gate: Vec::new() }))
     }
 
     /// Returns the cost of one gate and of all pairs of neighbouring candidates. The candidates of slot 2 follow the
@@ -175,29 +210,40 @@ impl Rescorer for Transition {
 
 impl GlobalScoring for Transition {
     fn scores<'a>(&'a self, _: &[u32], block: &BlockContext<'a>) -> Result<Box<dyn BlockScores + 'a>> {
-        let lattice = block.lattice;
-        let gate = multiplied(&self.gate, &unit_row(block.hidden));
-        let of_slot = |slot: usize| {
-            if slot == 0 {
-                return vec![0.0; lattice.width(0)];
-            }
-            let head = lattice.scores(slot);
-            let mut queries = self.before.rows(lattice.ids(slot - 1));
-            let slot_gate = &self.slot_gates[(slot - 1) * self.rank..][..self.rank];
-            for query in queries.chunks_mut(self.rank) {
-                for (x, (gate, of_slot)) in query.iter_mut().zip(gate.iter().zip(slot_gate)) {
-                    *x *= 1.0 + gate + of_slot;
-                }
-            }
-            let mut scores = Vec::with_capacity(lattice.width(slot - 1) * head.len());
-            products(&queries, &self.after.rows(lattice.ids(slot)), self.rank, &mut scores);
-            let weight = self.head_weights[slot - 1];
-            let rows = scores.chunks(head.len()).map(|row| add_heads(row, head, weight));
-            match self.loss {
-                LatticeLoss::CrossEntropy => rows.flat_map(log_probabilities).collect(),
-                LatticeLoss::Crf => rows.flatten().map(f64::from).collect(),
-            }
+        let (lattice, gate) = (block.lattice, self.gate(block.hidden));
+        let of_slot = |slot: usize| match slot {
+            0 => vec![0.0; lattice.width(0)],
+            _ => self.behind(&gate, slot, lattice.ids(slot - 1), lattice.ids(slot), lattice.scores(slot)),
         };
         Ok(Box::new(Table::new(lattice, of_slot)?))
+    }
+}
+
+/// Scores behind any path, of which only the last token counts.
+struct TransitionReader<'a> {
+    transition: &'a Transition,
+    gate: Vec<f32>,
+}
+
+impl PrefixReader for TransitionReader<'_> {
+    fn read(&mut self, _: &[u32], _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn hear(&mut self, hidden: &[f32]) {
+        self.gate = self.transition.gate(hidden);
+    }
+
+    fn extend(&mut self, newest: &[PrefixToken], _: bool) -> Result<Vec<Vec<f64>>> {
+        let one = |&PrefixToken { token, slot, candidates, scores, .. }: &PrefixToken| {
+            self.transition.behind(&self.gate, slot, &[token], candidates, scores)
+        };
+        let found: Vec<Vec<f64>> = newest.iter().map(one).collect();
+        match found.iter().flatten().all(|score| score.is_finite()) {
+            true => Ok(found),
+            false => bail!(
+                "a transition rescorer gives scores that are not finite. Train it anew with a lower learning rate."
+            ),
+        }
     }
 }

@@ -171,7 +171,8 @@ fn a_reader_scores_paths_as_the_model_does() {
     for text in [&known[..4], &[a, b, a, c], &[]] {
         reader.read(text, 4).unwrap();
         let last = text.len().checked_sub(1);
-        let behind = |token, after| PrefixToken { token, after, candidates: &candidates };
+        let scores = vec![0.0; candidates.len()];
+        let behind = |token, after| PrefixToken { token, after, slot: 1, candidates: &candidates, scores: &scores };
         let first = reader.extend(&[behind(a, last), behind(b, last)], true).unwrap();
         assert_eq!(first, [a, b].map(|token| expected(&[text, &[token]].concat())));
         let (then, fork) = (behind(b, Some(text.len())), behind(b, Some(text.len() + 1)));

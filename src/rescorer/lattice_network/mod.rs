@@ -92,6 +92,11 @@ pub trait LatticeKind: Serialize {
     /// Returns the options that the sections of all lattice networks have.
     fn options(&self) -> NetworkOptions<'_>;
 
+    /// Returns whether the rescorer scores the candidates behind any path ([`Rescorer::reader`]).
+    fn scores_paths(&self) -> bool {
+        false
+    }
+
     /// Returns the rescorer of a trained network on top of `model`.
     fn rescorer(&self, network: &Self::Network, model: &Model) -> Box<dyn Rescorer>;
 }
@@ -131,6 +136,10 @@ impl<K: LatticeKind> RescorerKind for K {
 
     fn fitted(&self) -> Value {
         json!(self)
+    }
+
+    fn scores_paths(&self) -> bool {
+        LatticeKind::scores_paths(self)
     }
 
     fn reads_lattices(&self) -> bool {

@@ -4,7 +4,9 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::super::testing::{WIDTH, hidden, lattice, model};
-use super::super::{BlockContext, GlobalScoring, Lava, LavaNetwork, Transition, TransitionNetwork};
+use super::super::{
+    BlockContext, GlobalScoring, Lava, LavaNetwork, PrefixToken, Rescorer, Transition, TransitionNetwork,
+};
 use super::{Blocks, LatticeLoss, LatticeNetwork, log_probabilities, unit_rows};
 use crate::backbone::Model;
 use crate::lattice::Lattice;
@@ -91,6 +93,39 @@ fn fitted_lattice_networks_say_what_the_trained_ones_do() {
     assert_agrees(&lava, &Lava::new(&lava, &model), &model);
     let shaken = lava.map(&mut Shake(0.0));
     assert_agrees(&shaken, &Lava::new(&shaken, &model), &model);
+}
+
+/// Behind a path of candidates, a reader says what the lattice's scores say there.
+#[test]
+fn behind_a_path_the_scores_are_those_in_the_lattice() {
+    let (model, lattice, hidden) = (model(3), lattice(2), hidden(1));
+    let network = TransitionNetwork::new(4, WIDTH, 5, &mut Init::seeded(1, &Device::flex())).map(&mut Shake(0.0));
+    for loss in [LatticeLoss::CrossEntropy, LatticeLoss::Crf] {
+        let fitted = Transition::new(&network, &model, loss);
+        let mut reader = fitted.reader().unwrap();
+        reader.read(&[], 0).unwrap();
+        reader.hear(&hidden);
+        let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
+        let mut scores = fitted.scores(&[], &context).unwrap();
+        for slot in 1..lattice.slots() {
+            let newest = lattice.ids(slot - 1).iter().map(|&token| PrefixToken {
+                token,
+                after: None,
+                slot,
+                candidates: lattice.ids(slot),
+                scores: lattice.scores(slot),
+            });
+            let found = reader.extend(&newest.collect::<Vec<_>>(), true).unwrap();
+            let mut shifts = Vec::new();
+            for (place, found) in found.iter().enumerate() {
+                let mut in_lattice = Vec::new();
+                scores.extend(slot, place as u32, lattice.width(slot), &mut in_lattice);
+                shifts.extend(found.iter().zip(&in_lattice).map(|(found, (in_lattice, _))| found - in_lattice));
+            }
+            assert!(shifts.iter().all(|shift| (shift - shifts[0]).abs() < 1e-12), "one shift a slot: {shifts:?}");
+            assert!(shifts[0] == 0.0 || loss == LatticeLoss::Crf);
+        }
+    }
 }
 
 /// Checks `pairs` of a network that is trained as a random field. They are its scores after every candidate, and the
