@@ -7,7 +7,7 @@ use crate::nn::{IGNORE, Targets};
 use crate::traces::{Place, Trace, TraceDocument, states_at};
 
 /// A token that heads predict from, given by its trace, its document and its index in the document.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Position {
     pub trace: u32,
     pub document: u32,
@@ -116,17 +116,9 @@ pub(super) fn features_at(traces: &[&Trace], positions: &[Position], features: &
     states_at(traces, &positions.iter().map(place).collect::<Vec<_>>(), features)
 }
 
-/// Returns the backbone's last states, `[n, d]` on the host, from which it predicts what head `index` (0 is head 2) is to
-/// predict at the positions. Beyond the document's end it is the state of its last token, from which nothing is learned.
-///
-/// # Errors
-/// Returns the errors of [`states_at`].
-pub(super) fn teacher_states(traces: &[&Trace], positions: &[Position], index: usize) -> Result<FeatureRows> {
-    let ahead = |position: &Position| {
-        let last = position.of(traces).1.len() - 1;
-        Position { row: (position.row as usize + 1 + index).min(last) as u32, ..*position }
-    };
-    features_at(traces, &positions.iter().map(ahead).collect::<Vec<_>>(), &[Feature::Last])
+/// Returns where the backbone predicts what head `index` (0 is head 2) is to predict at a position.
+pub(super) fn teacher_of(position: &Position, index: usize) -> Position {
+    Position { row: position.row + 1 + index as u32, ..*position }
 }
 
 /// Returns the text's tokens in slot `slot` (0 is slot 1) of the block that begins at each position. Beyond the
@@ -141,7 +133,7 @@ pub(super) fn drafted(traces: &[&Trace], positions: &[Position], slot: usize) ->
 
 /// Returns what head `index` (0 is head 2) is to predict at the positions, in the numbering of `vocabulary`. A target
 /// gives the share 1 - `soft` to the text's token and the share `soft` to the backbone's distribution: to its likeliest
-/// tokens where the trace keeps them, otherwise to a teacher ([`teacher_states`]). Shares of tokens outside the
+/// tokens where the trace keeps them, otherwise to a teacher ([`teacher_of`]). Shares of tokens outside the
 /// vocabulary go to the tokens inside. There is no target if no token inside has a share, or beyond the document's end.
 pub(super) fn targets(
     traces: &[&Trace],

@@ -6,6 +6,7 @@
 //! with respect to that enters the graph in the same way.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
@@ -15,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::dev::DevSet;
 use super::network::{Context, Starts};
-use super::positions::{Position, Texts, drafted, features_at, of_trace, targets, teacher_states};
+use super::positions::{Position, Texts, drafted, features_at, of_trace, targets, teacher_of};
 use super::vocabulary::Vocabulary;
 use super::{ChooseBy, DraftHeads, Feed, HeadLoss, HeadPhase, HeadsConfig};
 use crate::backbone::{Feature, FeatureRows, FeatureTensors, KvCache, Model};
@@ -92,6 +93,25 @@ impl Read {
             texts: Some(states),
         });
         Starts { states: self.states.clone(), pinned, context }
+    }
+}
+
+/// The backbone's distributions that heads learn from in a step.
+#[derive(Default)]
+struct Teacher {
+    /// The rows by the places that the backbone predicts from.
+    numbers: HashMap<Position, usize>,
+    /// What a distribution teaches through: its means ([`FrozenUnembedding::means`]) or, for heads with unembeddings of their
+    /// own, the backbone's state. None where nothing is taught.
+    rows: Option<Tensor<2>>,
+}
+
+impl Teacher {
+    /// Returns what a head is taught at the positions, one row each. Where it is taught nothing, the row means nothing.
+    fn of(&self, positions: &[Position], head: usize) -> Option<Tensor<2>> {
+        let rows = self.rows.as_ref()?;
+        let number = |position| self.numbers.get(&teacher_of(position, head)).copied().unwrap_or(0);
+        Some(rows.clone().select(0, indices(positions.iter().map(number), &rows.device())))
     }
 }
 
@@ -262,13 +282,29 @@ impl<'a> HeadTraining<'a> {
         Ok(Read { states, context: Some(ReadTexts { cache, places: texts.places, states: all }) })
     }
 
-    /// Returns the states whose distributions a head learns from, or none if its targets have no share of them.
-    fn teacher(&self, positions: &[Position], head: usize, targets: &Targets) -> Result<Option<Tensor<2>>> {
-        if (0..targets.len()).all(|row| targets.taught(row) == 0.0) {
-            return Ok(None);
+    /// Reads the backbone's distributions that heads with these targets learn from. Blocks that begin close to one another
+    /// learn from the same ones.
+    fn teacher(&self, positions: &[Position], targets: &[(usize, Targets)]) -> Result<Teacher> {
+        let mut teacher = Teacher::default();
+        let mut places = Vec::new();
+        for (head, targets) in targets {
+            for (_, position) in positions.iter().enumerate().filter(|&(row, _)| targets.taught(row) > 0.0) {
+                let place = teacher_of(position, *head);
+                teacher.numbers.entry(place).or_insert_with(|| {
+                    places.push(place);
+                    places.len() - 1
+                });
+            }
         }
-        let states = teacher_states(&self.train, positions, head)?.to_device(&self.device);
-        Ok(Some(states.get(Feature::Last)))
+        if !places.is_empty() {
+            let states = features_at(&self.train, &places, &[Feature::Last])?.to_device(&self.device);
+            let states = states.get(Feature::Last);
+            teacher.rows = Some(match &self.unembedding {
+                Some(frozen) => frozen.means(&states),
+                None => states,
+            });
+        }
+        Ok(teacher)
     }
 
     /// Computes the summed loss of one head and its first choices, in the numbering of what it is trained on. Given a `weight`, it also returns
@@ -343,12 +379,15 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         read.states = read.states.map(Tensor::autodiff);
         let mut learning = model.learn(read.starts(embedded(0)), &embedded);
         let (mut gradients, mut objectives, mut loss, mut shares) = (Vec::new(), Vec::new(), 0.0, Vec::new());
-        for &head in &heads {
-            let targets = targets(&self.train, &positions, head, soft, self.vocabulary.as_ref());
+        let targets_of = |&head: &usize| (head, targets(&self.train, &positions, head, soft, self.vocabulary.as_ref()));
+        let targets: Vec<(usize, Targets)> = heads.iter().map(targets_of).collect();
+        let teacher = self.teacher(&positions, &targets)?;
+        for (head, targets) in &targets {
+            let head = *head;
             let counted = targets.counted().max(1) as f64;
             let divisor = self.divisor(head, heads.len());
             let weight = Some(1.0 / counted / divisor);
-            let taught = (&targets, self.teacher(&positions, head, &targets)?);
+            let taught = (targets, teacher.of(&positions, head));
             let (own, state) = (model.unembedding(head), learning.state(head));
             let (sum, choices, gradient, of_own) = self.one_head(self.unembedding.as_ref(), own, state, taught, weight);
             let correct = targets.right(&choices);

@@ -62,13 +62,13 @@ impl FrozenUnembedding {
     /// Computes the cross-entropy of `hidden` `[n, d]` (without autodiff) against `n` targets and, given a `weight`,
     /// its gradient.
     ///
-    /// `teacher` `[n, d]` are states whose softmax over the same tokens is the distribution that the targets' taught
-    /// shares belong to. It is needed if one of these shares is above 0, and costs as much as the rest.
+    /// `taught` `[n, d]` are the means ([`FrozenUnembedding::means`]) of the distributions that the targets' taught shares
+    /// belong to. It is needed if one of these shares is above 0.
     pub fn cross_entropy(
         &self,
         hidden: Tensor<2>,
         targets: &Targets,
-        teacher: Option<&Tensor<2>>,
+        taught: Option<&Tensor<2>>,
         weight: Option<f64>,
     ) -> FrozenLoss {
         let mut all = FrozenLoss { loss: 0.0, choices: Vec::new(), gradient: None };
@@ -76,12 +76,12 @@ impl FrozenUnembedding {
         for first in (0..targets.len()).step_by(ROWS) {
             let rows = first..targets.len().min(first + ROWS);
             let of_rows = |states: &Tensor<2>| states.clone().narrow(0, first, rows.len());
-            let (part, teacher) = (of_rows(&hidden), teacher.map(of_rows));
+            let (part, taught) = (of_rows(&hidden), taught.map(of_rows));
             let (loss, gradient) = match &self.table {
                 Projection::Packed(matrix) => {
-                    self.on_host(matrix, (part, teacher), targets, rows, weight, &mut all.choices)
+                    self.on_host(matrix, (part, taught), targets, rows, weight, &mut all.choices)
                 }
-                Projection::Tensor(table) => on_device(table, (part, teacher), targets, rows, weight, &mut all.choices),
+                Projection::Tensor(table) => on_device(table, (part, taught), targets, rows, weight, &mut all.choices),
             };
             all.loss += loss;
             gradients.extend(gradient);
@@ -90,6 +90,30 @@ impl FrozenUnembedding {
             all.gradient = Some(if gradients.is_empty() { hidden } else { Tensor::cat(gradients, 0) });
         }
         all
+    }
+
+    /// Returns the means of the unembedding's rows under the softmax of `states` `[n, d]` (without autodiff): `[n, d]`. Their
+    /// product with a hidden state is the mean of its logits, so a distribution teaches through them alone.
+    pub fn means(&self, states: &Tensor<2>) -> Tensor<2> {
+        let [n, width] = states.dims();
+        let means = (0..n).step_by(ROWS).map(|first| {
+            let part = states.clone().narrow(0, first, ROWS.min(n - first));
+            match &self.table {
+                Projection::Packed(matrix) => {
+                    let (device, shape) = (part.device(), part.dims());
+                    let (running, mut sums) = self.walk(matrix, &to_host(part), true);
+                    for (sums, running) in sums.chunks_mut(width).zip(running) {
+                        sums.iter_mut().for_each(|sum| *sum = (f64::from(*sum) / running.sum) as f32);
+                    }
+                    from_host(sums, shape, &device)
+                }
+                Projection::Tensor(table) => {
+                    let Walked { sum, sums, .. } = walk_on_device(table, &part, true);
+                    sums / sum
+                }
+            }
+        });
+        Tensor::cat(means.collect(), 0)
     }
 
     /// Walks the vocabulary on the CPU. Returns what it keeps of each row of `hidden` `[n, d]` and, if `weighted`, the
@@ -124,7 +148,7 @@ impl FrozenUnembedding {
     fn on_host(
         &self,
         matrix: &PackedMatrix,
-        (hidden, teacher): (Tensor<2>, Option<Tensor<2>>),
+        (hidden, taught): (Tensor<2>, Option<Tensor<2>>),
         targets: &Targets,
         rows: Range<usize>,
         weight: Option<f64>,
@@ -132,7 +156,7 @@ impl FrozenUnembedding {
     ) -> (f64, Option<Tensor<2>>) {
         let (device, width, n) = (hidden.device(), matrix.inputs(), rows.len());
         let hidden = to_host(hidden);
-        let taught = teacher.map(|teacher| self.walk(matrix, &to_host(teacher), true));
+        let taught = taught.map(to_host);
         let (running, mut sums) = self.walk(matrix, &hidden, weight.is_some());
         choices.extend(running.iter().map(|running| running.best as u32));
         // The unembedding's rows of the target tokens, weighted by their shares. Their product with the hidden state is
@@ -149,10 +173,9 @@ impl FrozenUnembedding {
                 self.transposed[token / BLOCK].add_column(token % BLOCK, share, &mut wanted);
             }
             if targets.taught(row) > 0.0 {
-                let (teacher, means) = taught.as_ref().expect("whoever has taught shares gives a teacher");
-                let share = f64::from(targets.taught(row)) / teacher[place].sum;
-                let means = &means[place * width..][..width];
-                wanted.iter_mut().zip(means).for_each(|(wanted, mean)| *wanted += (share * f64::from(*mean)) as f32);
+                let taught = taught.as_ref().expect("whoever has taught shares gives the means");
+                let (share, means) = (targets.taught(row), &taught[place * width..][..width]);
+                wanted.iter_mut().zip(means).for_each(|(wanted, mean)| *wanted += share * mean);
             }
             if let Some(weight) = weight {
                 let (scale, weight) = ((weight / running.sum) as f32, weight as f32);
@@ -209,7 +232,7 @@ fn walk_on_device(table: &Tensor<2>, hidden: &Tensor<2>, weighted: bool) -> Walk
 /// Computes the loss of some rows and, given a `weight`, its gradient, with tensor operations.
 fn on_device(
     table: &Tensor<2>,
-    (hidden, teacher): (Tensor<2>, Option<Tensor<2>>),
+    (hidden, taught): (Tensor<2>, Option<Tensor<2>>),
     targets: &Targets,
     rows: Range<usize>,
     weight: Option<f64>,
@@ -228,9 +251,8 @@ fn on_device(
         let tokens = super::indices(tokens.into_iter().map(|token| token as usize), &device);
         wanted = wanted + table.clone().select(0, tokens) * column(shares);
     }
-    if let Some(teacher) = teacher {
-        let Walked { sum, sums, .. } = walk_on_device(table, &teacher, true);
-        wanted = wanted + sums / sum * column(rows.clone().map(|row| targets.taught(row)).collect());
+    if let Some(means) = taught {
+        wanted = wanted + means * column(rows.clone().map(|row| targets.taught(row)).collect());
     }
     let counts = column(rows.map(|row| f32::from(u8::from(targets.takes_part(row)))).collect());
     let logit = (hidden * wanted.clone()).sum_dim(1);
@@ -311,7 +333,7 @@ mod tests {
         for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
             let frozen = FrozenUnembedding::new(Projection::new(table.clone().cast(dtype)));
             assert_eq!(frozen.transposed.is_empty(), dtype == DType::F64, "both ways are tested");
-            let taught = teacher.clone().cast(dtype);
+            let taught = frozen.means(&teacher.clone().cast(dtype));
             let found = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(&taught), Some(0.5));
             assert!((found.loss / loss - 1.0).abs() < tolerance, "{} {loss}", found.loss);
             assert_eq!(targets.right(&found.choices), right);
