@@ -41,27 +41,30 @@ pub fn block_seconds(
     }
     let mut level = Vec::new();
     let of_heads = match frontier {
-        None => least(|_| {
+        None => least(|| {
+            let began = Instant::now();
             let states = read.to_device(model.device());
             let context = kept.as_mut().map(|cache| Context::new(cache, vec![(0, context - 1)]));
-            heads.candidates(model, BlockStarts { states: &states, pinned: &[0], context }, 1).map(drop)
+            heads.candidates(model, BlockStarts { states: &states, pinned: &[0], context }, 1)?;
+            Ok(began)
         })?,
         Some(frontier) => {
             // Behind the pinned token, and then behind so many tokens of the next slot.
             let mut grown = |rows: usize| {
-                least(|clock| {
+                least(|| {
                     if let Some(kept) = &mut kept {
                         kept.truncate(0, context);
                     }
                     let context = kept.as_mut().map(|cache| Context::new(cache, vec![(0, context - 1)]));
+                    let mut began = Instant::now();
                     let mut growth = heads.grow(model, (read.to_device(model.device()), 0), context, PROPOSED);
                     growth.behind(&[&[0]])?;
                     if rows > 0 {
-                        clock.restart();
+                        began = Instant::now();
                         let paths: Vec<[u32; 2]> = (0..rows as u32).map(|token| [0, token]).collect();
                         growth.behind(&paths.iter().map(|path| &path[..]).collect::<Vec<_>>())?;
                     }
-                    Ok(())
+                    Ok(began)
                 })
             };
             level = by_size(frontier.min(model.config().vocab_size), &mut grown)?;
@@ -69,35 +72,25 @@ pub fn block_seconds(
         }
     };
     let nodes = by_size(nodes, |nodes| {
-        let of_forward = least(|_| {
+        let of_forward = least(|| {
             cache.truncate(0, context);
+            let began = Instant::now();
             let hidden = model.hidden(&[Span::chain(&vec![0; nodes])], Some(&mut cache));
             std::hint::black_box(model.logits(hidden));
-            Ok(())
+            Ok(began)
         })?;
         Ok(of_forward + of_heads)
     })?;
     Ok(BlockSeconds { nodes, level })
 }
 
-/// Returns the least seconds that some work took, from its begin or from where it restarts the clock.
-fn least(mut work: impl FnMut(&mut Clock) -> Result<()>) -> Result<f64> {
+/// Returns the least seconds that some work took. It says itself when it began.
+fn least(mut work: impl FnMut() -> Result<Instant>) -> Result<f64> {
     let mut least = f64::INFINITY;
     for _ in 0..ROUNDS {
-        let mut clock = Clock(Instant::now());
-        work(&mut clock)?;
-        least = least.min(clock.0.elapsed().as_secs_f64());
+        least = least.min(work()?.elapsed().as_secs_f64());
     }
     Ok(least)
-}
-
-/// When the measured part of some work began.
-struct Clock(Instant);
-
-impl Clock {
-    fn restart(&mut self) {
-        self.0 = Instant::now();
-    }
 }
 
 /// Returns the seconds of 1 to `most`, some of them timed. More never take less time.

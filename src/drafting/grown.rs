@@ -226,7 +226,7 @@ impl GrownSession<'_> {
 mod tests {
     use super::*;
     use crate::kernels::{SoftmaxStats, softmax_stats};
-    use crate::lattice::{Lattice, Weighting};
+    use crate::lattice::{DraftTree, Lattice, Weighting};
     use crate::rescorer::{BlockShape, PrefixReader, RescoringCost, Scoring};
     use proptest::prelude::*;
 
@@ -369,7 +369,7 @@ mod tests {
                 let limits = GrowthLimits { nodes, frontier: 1000, seconds: Some(seconds) };
                 let grown = Grown { rescorers: Vec::new(), limits, settings: settings.clone() };
                 let mut growth = MadeUp { seed, k, most_at_once: 0 };
-                (crate::lattice::DraftTree::from_paths(&grow(&grown, &mut growth, slots).paths), growth.most_at_once)
+                (DraftTree::from_paths(&grow(&grown, &mut growth, slots).paths), growth.most_at_once)
             };
             let gain = |n: usize| all.iter().take(n).sum::<f64>() - of_nodes[n - 1];
             let (free, _) = tree(0.0);

@@ -307,9 +307,9 @@ impl<'a> HeadTraining<'a> {
         Ok(teacher)
     }
 
-    /// Computes the summed loss of one head and its first choices, in the numbering of what it is trained on. Given a `weight`, it also returns
-    /// the gradient of `weight` times the loss with respect to the head's state and, if the head has an unembedding of its
-    /// own, an objective with that gradient with respect to the unembedding.
+    /// Computes the summed loss of one head and its first choices, in the numbering of what it is trained on. Given a
+    /// `weight`, it also returns the gradient of `weight` times the loss with respect to the head's state and, if the head
+    /// has an unembedding of its own, an objective with that gradient with respect to the unembedding.
     fn one_head(
         &self,
         unembedding: Option<&FrozenUnembedding>,
