@@ -6,7 +6,10 @@
 //!
 //! With `DRAFTSMITH_PYTHON` (a Python with torch and transformers) and `DRAFTSMITH_PEERS` (the folder of the peers' scripts)
 //! `torch_heads.py` trains the same heads first, on the same tokens: 8 FFN heads of width 576, 1,024 positions a step, AdamW.
-//! `DRAFTSMITH_STEPS` is the number of its steps, 40 if it is absent.
+//! `DRAFTSMITH_STEPS` is the number of its steps, 40 if it is absent. Then heads that attend take turns with
+//! `peers/torch_attention.py`, and what they take to draft is measured. `DRAFTSMITH_ONLY=attention` leaves the FFN heads out.
+
+mod attention;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,20 +39,29 @@ fn main() -> Result<()> {
         println!("skipped: DRAFTSMITH_SMOLLM2 or DRAFTSMITH_DATA, a model's folder and JSON lines, is absent");
         return Ok(());
     };
-    let steps = std::env::var("DRAFTSMITH_STEPS").ok().and_then(|steps| steps.parse().ok()).unwrap_or(40);
-    let peer = peer(&folder, &data, steps);
-    let figure = |name: &str| peer[name].as_f64().unwrap_or(f64::NAN);
-    println!("PyTorch: {peer}");
     let precision = Precision { weights: Some(StorageType::Float32), compute: StorageType::Float32 };
     let backbone = Backbone::load(&folder, precision, &Device::flex())?;
     let scratch = tempfile::tempdir().expect("a folder for the traces");
     let windows = windows(&backbone, &data)?;
+    if variable("DRAFTSMITH_ONLY").is_none_or(|only| only != Path::new("attention")) {
+        ffn(&backbone, &windows, (&folder, &data), scratch.path())?;
+    }
+    attention::training(&backbone, &windows, scratch.path())?;
+    attention::drafting(&backbone)
+}
+
+/// Trains FFN heads.
+fn ffn(backbone: &Backbone, windows: &[Vec<u32>], (folder, data): (&Path, &Path), scratch: &Path) -> Result<()> {
+    let steps = std::env::var("DRAFTSMITH_STEPS").ok().and_then(|steps| steps.parse().ok()).unwrap_or(40);
+    let peer = peer(folder, data, steps);
+    let figure = |name: &str| peer[name].as_f64().unwrap_or(f64::NAN);
+    println!("PyTorch: {peer}");
     let started = Instant::now();
     let batches = windows.len() / BATCH;
     let dev = BATCH * (batches / 8).max(1);
     let (train_windows, dev_windows) = windows[..batches * BATCH].split_at(batches * BATCH - dev);
-    let train_trace = trace(&backbone, &scratch.path().join("train"), train_windows)?;
-    let dev_trace = trace(&backbone, &scratch.path().join("dev"), dev_windows)?;
+    let train_trace = trace(backbone, &scratch.join("train"), train_windows, &[Feature::Last])?;
+    let dev_trace = trace(backbone, &scratch.join("dev"), dev_windows, &[Feature::Last])?;
     let forced = (batches * BATCH * LENGTH) as f64 / started.elapsed().as_secs_f64();
     println!("ours: {forced:.0} tokens/s to the hidden states");
     let goal = figure("dev_loss_last");
@@ -89,7 +101,7 @@ fn main() -> Result<()> {
         let inner = HeadTraining::new(&text(&train_trace), &text(&dev_trace), model, &heads, &options, 1)?;
         let task = Timed { inner, started: Instant::now(), apart: Mutex::default(), curve: Mutex::default() };
         let first = task.inner.evaluate(&burn::module::Module::valid(&heads))?.metrics["dev_loss"].as_f64();
-        let run = scratch.path().join(name);
+        let run = scratch.join(name);
         let task = Timed { started: Instant::now(), ..task };
         train(
             heads,
@@ -148,8 +160,8 @@ fn windows(backbone: &Backbone, data: &Path) -> Result<Vec<Vec<u32>>> {
     Ok(ids.chunks_exact(LENGTH).map(<[u32]>::to_vec).collect())
 }
 
-/// A trace of windows, each a document whose prompt is its first token.
-fn trace(backbone: &Backbone, folder: &Path, windows: &[Vec<u32>]) -> Result<Trace> {
+/// A trace of windows, each a document whose prompt is its first token, with columns of these features.
+fn trace(backbone: &Backbone, folder: &Path, windows: &[Vec<u32>], features: &[Feature]) -> Result<Trace> {
     let identity = backbone.identity();
     let (mut tokens, mut documents) = (Vec::new(), Vec::new());
     for (number, window) in windows.iter().enumerate() {
@@ -164,10 +176,13 @@ fn trace(backbone: &Backbone, folder: &Path, windows: &[Vec<u32>]) -> Result<Tra
         fs::write(folder.join(name), bytes).expect("a file of the trace");
     }
     let trace = Trace::open(folder, &identity)?;
-    let column = folder.join("last");
-    let plan = ColumnPlan { feature: Feature::Last, dtype: StorageType::Float32, folder: &column, key: String::new() };
-    make_columns(backbone, &trace, &[plan], ("states", BATCH), &free_space, &|_, _| Ok(()))?;
-    trace.with_column(&column)
+    let columns: Vec<PathBuf> = features.iter().map(|feature| folder.join(feature.to_string())).collect();
+    let mut plans = Vec::new();
+    for (&feature, folder) in features.iter().zip(&columns) {
+        plans.push(ColumnPlan { feature, dtype: StorageType::Float32, folder, key: String::new() });
+    }
+    make_columns(backbone, &trace, &plans, ("states", BATCH), &free_space, &|_, _| Ok(()))?;
+    columns.iter().try_fold(trace, |trace, column| trace.with_column(column))
 }
 
 /// A training whose evaluations do not count: seconds of training alone and dev loss at each of them.
@@ -221,4 +236,10 @@ fn reset_peak() -> f64 {
 
 fn peak_since(loaded: f64) -> f64 {
     status()["VmHWM"] - loaded
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
