@@ -5,6 +5,7 @@ of SmolLM2-135M, float32.
 """
 import argparse, json, resource, sys, time
 import torch, torch.nn.functional as Fn
+from torch_rows import BLOCKS, D, DOCS, KV, LAYERS, LEVELS, layer, level, rope, scaled, split
 
 q = argparse.ArgumentParser()
 q.add_argument("--threads", type=int, default=2)
@@ -12,14 +13,7 @@ q.add_argument("--vocabulary", type=int, default=8192)
 a = q.parse_args()
 torch.set_num_threads(a.threads)
 torch.manual_seed(1)
-D, HEADS, KV, HD, INNER, LAYERS, DOCS, BLOCKS, LEVELS, LENGTH = 576, 9, 3, 64, 1536, 3, 8, 16, 8, 256
-SHAPES = dict(q=(HEADS * HD, D), k=(KV * HD, D), v=(KV * HD, D), o=(D, HEADS * HD), gate=(INNER, D), up=(INNER, D), down=(D, INNER))
-
-
-def layer():
-    return {n: torch.randn(*s) * s[1] ** -0.5 for n, s in SHAPES.items()} | {n: torch.ones(D) for n in ("n1", "n2")}
-
-
+LENGTH = 256
 frozen = [layer() for _ in range(LAYERS)]
 P = [{n: torch.nn.Parameter(w.clone()) for n, w in l.items()} for l in frozen]
 entry = [torch.nn.Parameter(torch.zeros(D, D)) for _ in range(5)]
@@ -33,22 +27,6 @@ F, tokens = torch.randn(DOCS, LENGTH, LAYERS, D), torch.randint(a.vocabulary, (D
 weight = torch.exp(-torch.arange(LEVELS) / 4.0)
 
 
-def scaled(x):
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
-
-
-def rope(x, pos):
-    f = 1.0 / (1e4 ** (torch.arange(0, HD, 2).float() / HD))
-    t = pos[..., None].float() * f
-    c, s = t.cos()[:, None], t.sin()[:, None]
-    x1, x2 = x.chunk(2, -1)
-    return torch.cat([x1 * c - x2 * s, x2 * c + x1 * s], -1)
-
-
-def split(x, n):
-    return x.view(DOCS, x.shape[1], n, HD).transpose(1, 2)
-
-
 def step():
     pos = torch.arange(LENGTH)[None].expand(DOCS, -1)
     context = []
@@ -57,22 +35,11 @@ def step():
         context.append((rope(split(y @ w["k"].T, KV), pos), split(y @ w["v"].T, KV)))
     anchor, past, loss = torch.randint(1, LENGTH, (DOCS, BLOCKS)), [([], []) for _ in range(LAYERS)], 0
     before = torch.arange(LENGTH)[None, None] < anchor[:, :, None]
-    same = torch.eye(BLOCKS, dtype=torch.bool)[None].expand(DOCS, -1, -1)
     r, o = torch.gather(F[:, :, 0], 1, (anchor - 1)[:, :, None].expand(-1, -1, D)), None
     for j in range(LEVELS):
         e = scaled(embedding[torch.gather(tokens, 1, anchor + j)])
         r = r + scaled(r) @ A1.T + e @ B1.T if o is None else r + scaled(r) @ A.T + scaled(o) @ C.T + e @ B.T
-        x, mask = r, torch.cat([before] + [same] * (j + 1), 2)[:, None]
-        for i, w in enumerate(P):
-            y = scaled(x) * w["n1"]
-            past[i][0].append(rope(split(y @ w["k"].T, KV), anchor + j))
-            past[i][1].append(split(y @ w["v"].T, KV))
-            k, v = (torch.cat([context[i][n]] + past[i][n], 2).repeat_interleave(HEADS // KV, 1) for n in (0, 1))
-            m = Fn.scaled_dot_product_attention(rope(split(y @ w["q"].T, HEADS), anchor + j), k, v, attn_mask=mask)
-            x = x + m.transpose(1, 2).reshape(DOCS, BLOCKS, HEADS * HD) @ w["o"].T
-            y = scaled(x) * w["n2"]
-            x = x + (Fn.silu(y @ w["gate"].T) * (y @ w["up"].T)) @ w["down"].T
-        o = x
+        o = level(r, anchor + j, P, context, past, before)
         logits = (scaled(o) * norm) @ unembedding.T
         loss = loss + weight[j] * Fn.cross_entropy(logits.flatten(0, 1), torch.gather(tokens, 1, anchor + j + 1).flatten())
     optimiser.zero_grad()
