@@ -110,6 +110,18 @@ impl FeatureTensors {
         let changed = self.states.iter().map(|(feature, state)| (*feature, change(state.clone())));
         Self { states: changed.collect() }
     }
+
+    /// Returns the rows of `parts`, at least one, which all have the same states, part after part.
+    pub fn concat(parts: &[Self]) -> Self {
+        if let [part] = parts {
+            return part.clone();
+        }
+        let all = |(place, (feature, _)): (usize, &(Feature, Tensor<2>))| {
+            let states = parts.iter().map(|part| part.states[place].1.clone()).collect();
+            (*feature, Tensor::cat(states, 0))
+        };
+        Self { states: parts[0].states.iter().enumerate().map(all).collect() }
+    }
 }
 
 fn place(feature: Feature, mut known: impl Iterator<Item = Feature>) -> usize {

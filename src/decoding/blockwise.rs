@@ -9,10 +9,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::row::{BlockLattice, Document, GrowingWhereFinite, Proposal, Row};
+use super::row::{BlockLattice, Document, Proposal, Row};
 use super::verification::{Predictions, Verification};
 use crate::backbone::{Backbone, Feature, FeatureRows, FeatureTensors, KvCache, Span};
-use crate::drafting::{Drafter, StopRule, TightestMargin};
+use crate::drafting::{Drafter, StopRule, TightestMargin, grow_together};
 use crate::error::{Result, bail};
 use crate::heads::{BlockStarts, Context, FrozenHeads};
 use crate::nn::indices;
@@ -252,23 +252,42 @@ impl<'a> Decoder<'a> {
 
     /// Drafts of the rows that were looked at.
     fn draft(&mut self, looked: Vec<Option<BlockLattice>>) -> Result<Vec<Option<Proposal>>> {
-        let Self { heads, drafter, backbone, documents, options, kept, .. } = self;
-        let one = |(number, (row, looked)): (usize, (&mut Row, Option<BlockLattice>))| {
-            let Some(looked) = looked else { return Ok(None) };
-            let document = &documents[row.document];
-            if !drafter.grows() {
-                return row.draft(document, looked, *drafter, None).map(Some);
-            }
-            let (model, tokens) = (&backbone.model, document.text.len());
-            let starts = (row.states.to_device(model.device()), row.next.0);
-            let context = kept.as_mut().map(|cache| Context::new(cache, vec![(number, tokens - 1)]));
-            let mut growing = GrowingWhereFinite(heads.grow(model, starts, context, options.top_k));
-            let proposal = row.draft(document, looked, *drafter, Some(&mut growing));
-            drop(growing);
-            kept.iter_mut().for_each(|cache| cache.truncate(number, tokens));
-            proposal.map(Some)
+        if self.drafter.grows() {
+            self.grow(&looked)?;
+        }
+        let Self { drafter, documents, .. } = self;
+        let one = |(row, looked): (&mut Row, Option<BlockLattice>)| {
+            looked.map(|looked| row.draft(&documents[row.document], looked, *drafter)).transpose()
         };
-        self.rows.iter_mut().zip(looked).enumerate().map(one).collect()
+        self.rows.iter_mut().zip(looked).map(one).collect()
+    }
+
+    /// Grows the drafts of the rows that were looked at, side by side, as far as the heads' numbers are finite. The text is the
+    /// backbone's in any case.
+    fn grow(&mut self, looked: &[Option<BlockLattice>]) -> Result<()> {
+        let Self { heads, backbone, documents, rows, options, kept, .. } = self;
+        let (mut states, mut pinned, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, (row, looked)) in rows.iter_mut().zip(looked).enumerate() {
+            let (document, Some(looked)) = (&documents[row.document], looked) else { continue };
+            row.begin(document, looked)?;
+            states.push(&row.states);
+            pinned.push(row.next.0);
+            places.push((number, document.text.len() - 1));
+        }
+        if places.is_empty() {
+            return Ok(());
+        }
+        let states = FeatureRows::concat(&states).to_device(backbone.model.device());
+        let context = kept.as_mut().map(|cache| Context::new(cache, places));
+        let starts = BlockStarts { states: &states, pinned: &pinned, context };
+        let mut growth = heads.grow(&backbone.model, starts, options.top_k).where_finite();
+        let looked_at = rows.iter_mut().zip(looked).filter(|(_, looked)| looked.is_some());
+        let mut sessions: Vec<_> = looked_at.filter_map(|(row, _)| row.growing()).collect();
+        grow_together(&mut sessions, &mut growth)?;
+        drop(growth);
+        let read = (0..self.rows.len()).map(|row| (row, self.cache.len(row)));
+        read.for_each(|(row, tokens)| kept.iter_mut().for_each(|cache| cache.truncate(row, tokens)));
+        Ok(())
     }
 
     /// One forward of everything drafted, and of everything that is still to be read. Gives the backbone's states, row after

@@ -3,12 +3,10 @@
 use super::Block;
 use super::verification::{Outcome, Prediction, Predictions, Verification, Verifier};
 use crate::backbone::{Feature, FeatureRows, Span};
-use crate::drafting::{Decision, Drafter, Drafts, Session, StopRule, TightestMargin, early_stop_len};
+use crate::drafting::{Decision, Drafter, Drafts, GrowingSession, Session, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
-use crate::heads::{Candidates, GrowingBlock, Growth};
-use crate::kernels::SoftmaxStats;
+use crate::heads::Candidates;
 use crate::lattice::{DraftTree, Lattice};
-use crate::nn::Largest;
 use crate::rescorer::BlockContext;
 
 /// A text and how far it may go.
@@ -79,16 +77,9 @@ impl BlockLattice {
         let lattice = Lattice::pinned(first, 1, &[], &[])?;
         Ok(Self { lattice, slots, margin: f32::INFINITY, stop_margin: f64::INFINITY })
     }
-}
 
-/// A block that grows as far as its heads' numbers are finite. The text is the backbone's in any case.
-pub(super) struct GrowingWhereFinite<'a>(pub GrowingBlock<'a>);
-
-impl Growth for GrowingWhereFinite<'_> {
-    fn behind(&mut self, paths: &[&[u32]]) -> Result<Vec<Largest>> {
-        let stats = Some(SoftmaxStats { log_sum: 0.0, entropy: 0.0 });
-        let nothing = Largest { ids: Vec::new(), logits: Vec::new(), stats };
-        Ok(self.0.behind(paths).unwrap_or_else(|_| vec![nothing; paths.len()]))
+    fn context<'a>(&'a self, document: &Document, hidden: &'a [f32]) -> BlockContext<'a> {
+        BlockContext { start: document.text.len(), slots: self.slots, lattice: &self.lattice, hidden }
     }
 }
 
@@ -127,32 +118,35 @@ impl<'a> Row<'a> {
         Self { document, session, verifier, states: FeatureRows::default(), next: (0, f32::INFINITY) }
     }
 
-    /// Drafts the next block of `document`, whose text was read.
-    ///
-    /// Where `growth` is given, drafts grow from it.
-    pub fn draft(
-        &mut self,
-        document: &Document,
-        looked: BlockLattice,
-        drafter: &dyn Drafter,
-        growth: Option<&mut dyn Growth>,
-    ) -> Result<Proposal> {
-        let BlockLattice { lattice, slots, margin, stop_margin } = looked;
+    /// Begins the next block of `document`, whose text was read, if its drafts grow.
+    pub fn begin(&mut self, document: &Document, looked: &BlockLattice) -> Result<()> {
+        let context = looked.context(document, self.states.get(Feature::Last));
+        self.session.growing().map_or(Ok(()), |growing| growing.begin(&document.text, &context))
+    }
+
+    /// What grows, after it has begun.
+    pub fn growing(&mut self) -> Option<&mut dyn GrowingSession> {
+        self.session.growing()
+    }
+
+    /// Drafts the next block of `document`. Where drafts grow, they have grown.
+    pub fn draft(&mut self, document: &Document, looked: BlockLattice, drafter: &dyn Drafter) -> Result<Proposal> {
         let start = document.text.len();
-        let hidden = self.states.get(Feature::Last);
-        let context = BlockContext { start, slots, lattice: &lattice, hidden };
-        let drafts = match growth {
-            Some(growth) => self.session.grow(&document.text, &context, growth)?,
-            None => self.session.drafts(&document.text, &[context])?.remove(0),
+        let drafts = match self.session.growing() {
+            Some(growing) => growing.finish(),
+            None => {
+                let context = looked.context(document, self.states.get(Feature::Last));
+                self.session.drafts(&document.text, &[context])?.remove(0)
+            }
         };
         let tree = DraftTree::from_paths(&drafts.paths);
         // A root follows the last committed token.
         let column = |parent: &Option<usize>| Some(parent.map_or(start - 1, |parent| start + parent));
         let after = tree.parents().iter().map(column).collect();
-        let mut tightest =
-            TightestMargin::new(Decision::Draft, drafts.margin).or(TightestMargin::new(Decision::Stop, stop_margin));
+        let tightest = TightestMargin::new(Decision::Draft, drafts.margin);
+        let mut tightest = tightest.or(TightestMargin::new(Decision::Stop, looked.stop_margin));
         if drafter.reads_whole_lattice() {
-            tightest = tightest.or(TightestMargin::new(Decision::Candidates, f64::from(margin)));
+            tightest = tightest.or(TightestMargin::new(Decision::Candidates, f64::from(looked.margin)));
         }
         Ok(Proposal { drafts, tree, after, tightest })
     }

@@ -57,12 +57,14 @@ pub fn block_seconds(
                     }
                     let context = kept.as_mut().map(|cache| Context::new(cache, vec![(0, context - 1)]));
                     let mut began = Instant::now();
-                    let mut growth = heads.grow(model, (read.to_device(model.device()), 0), context, PROPOSED);
-                    growth.behind(&[&[0]])?;
+                    let states = read.to_device(model.device());
+                    let starts = BlockStarts { states: &states, pinned: &[0], context };
+                    let mut growth = heads.grow(model, starts, PROPOSED);
+                    growth.behind(&[(0, &[0])])?;
                     if rows > 0 {
                         began = Instant::now();
                         let paths: Vec<[u32; 2]> = (0..rows as u32).map(|token| [0, token]).collect();
-                        growth.behind(&paths.iter().map(|path| &path[..]).collect::<Vec<_>>())?;
+                        growth.behind(&paths.iter().map(|path| (0, &path[..])).collect::<Vec<_>>())?;
                     }
                     Ok(began)
                 })

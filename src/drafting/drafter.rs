@@ -6,6 +6,7 @@ use super::settings::null_is_infinite;
 use crate::error::Result;
 use crate::heads::Growth;
 use crate::lattice::{Expected, Lattice, PBest};
+use crate::nn::Largest;
 use crate::rescorer::BlockContext;
 
 /// The drafts for one block.
@@ -115,7 +116,7 @@ pub trait Drafter: Sync {
         true
     }
 
-    /// Returns whether drafts are grown token by token ([`Session::grow`]), and not searched in a lattice.
+    /// Returns whether drafts are grown token by token ([`GrowingSession`]), and not searched in a lattice.
     fn grows(&self) -> bool {
         false
     }
@@ -133,18 +134,60 @@ pub trait Drafter: Sync {
 }
 
 /// The work of a drafter on one text.
-pub trait Session {
+pub trait Session: Send {
     /// Returns the drafts for each of `blocks`, in the same order. The blocks begin at ascending positions of `text`,
     /// none of them behind its end.
     fn drafts(&mut self, text: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>>;
 
-    /// Returns the drafts for a block of `text`, grown from what the heads propose behind each path. Of the block's lattice
-    /// only the pinned token is read.
+    /// Returns the same session as one whose drafts grow, if they do ([`Drafter::grows`]).
+    fn growing(&mut self) -> Option<&mut dyn GrowingSession> {
+        None
+    }
+}
+
+/// A session whose drafts grow token by token from what heads propose behind each path. Whoever drives it asks the heads, and
+/// may ask them for the blocks of many texts at once ([`grow_together`]).
+pub trait GrowingSession: Send {
+    /// Begins a block of `text`. Of its lattice only the pinned token is read.
     ///
     /// # Errors
-    /// Returns the errors of the heads and of rescorers.
-    fn grow(&mut self, text: &[u32], block: &BlockContext, _growth: &mut dyn Growth) -> Result<Drafts> {
-        Ok(self.drafts(text, std::slice::from_ref(block))?.remove(0))
+    /// Returns the errors of rescorers.
+    fn begin(&mut self, text: &[u32], block: &BlockContext) -> Result<()>;
+
+    /// Returns the paths, all of one length, behind which tokens are wanted next. There are none once the drafts are complete.
+    fn wanted(&self) -> Vec<&[u32]>;
+
+    /// Takes what the heads propose behind the paths that are wanted, in their order.
+    ///
+    /// # Errors
+    /// Returns the errors of rescorers.
+    fn give(&mut self, proposed: &[Largest]) -> Result<()>;
+
+    /// Returns the block's drafts, which are complete.
+    fn finish(&mut self) -> Drafts;
+}
+
+/// Grows the drafts of blocks that have begun, one of each session, side by side. The blocks of `growth` are those of the
+/// sessions, in their order.
+///
+/// # Errors
+/// Returns the errors of the heads and of rescorers.
+pub fn grow_together(sessions: &mut [&mut dyn GrowingSession], growth: &mut dyn Growth) -> Result<()> {
+    loop {
+        let mut wanted: Vec<(usize, &[u32])> = Vec::new();
+        for (block, session) in sessions.iter().enumerate() {
+            wanted.extend(session.wanted().into_iter().map(|path| (block, path)));
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let blocks: Vec<usize> = wanted.iter().map(|(block, _)| *block).collect();
+        let mut proposed = &growth.behind(&wanted)?[..];
+        for of_block in blocks.chunk_by(|a, b| a == b) {
+            let (mine, others) = proposed.split_at(of_block.len());
+            sessions[of_block[0]].give(mine)?;
+            proposed = others;
+        }
     }
 }
 

@@ -10,10 +10,9 @@ use serde::Serialize;
 
 use super::local::{WeighedReader, summed_scores};
 use super::pace::Pace;
-use super::{BlockSeconds, Drafter, Drafts, Session, Settings};
+use super::{BlockSeconds, Drafter, Drafts, GrowingSession, Session, Settings};
 use crate::error::Result;
-use crate::heads::Growth;
-use crate::lattice::TimeBudget;
+use crate::lattice::{LookupToken, TimeBudget};
 use crate::nn::Largest;
 use crate::rescorer::{BlockContext, PrefixToken, Rescorer};
 
@@ -46,7 +45,7 @@ impl Drafter for Grown<'_> {
             (share, rescorer.reader().expect("only rescorers of paths take part in grown trees"))
         });
         let readers = readers.collect();
-        Box::new(GrownSession { grown: self, readers, pace: Pace::default() })
+        Box::new(GrownSession { grown: self, readers, pace: Pace::default(), tree: GrowingTree::default() })
     }
 
     fn reads_heads(&self) -> bool {
@@ -66,6 +65,32 @@ struct GrownSession<'a> {
     grown: &'a Grown<'a>,
     readers: Vec<WeighedReader<'a>>,
     pace: Pace,
+    /// The tree of the present block.
+    tree: GrowingTree,
+}
+
+/// A tree that is being grown.
+#[derive(Default)]
+struct GrowingTree {
+    /// The number of slots that it may fill.
+    slots: usize,
+    /// The slot that is filled next.
+    slot: usize,
+    /// What the text before repeats, if it does.
+    copy: Vec<LookupToken>,
+    /// All nodes that were found.
+    found: Vec<Node>,
+    /// The nodes so far, the most probable first. The tree will have no others of the levels that were run.
+    nodes: Vec<usize>,
+    /// The nodes that the heads will propose tokens behind.
+    level: Vec<usize>,
+    /// The number of tokens that the readers have read.
+    read: usize,
+    /// How much of what the level before was worth goes on in this one.
+    going_on: f64,
+    /// The tokens per second that the blocks before were expected to bring, if time counts, and the seconds that levels took.
+    rate: f64,
+    spent: f64,
 }
 
 /// A node of the tree, or one that was found and left out.
@@ -81,66 +106,70 @@ struct Node {
 
 impl Session for GrownSession<'_> {
     fn drafts(&mut self, _: &[u32], _: &[BlockContext]) -> Result<Vec<Drafts>> {
-        unreachable!("whoever asks for drafts of grown trees gives what they grow from")
+        unreachable!("whoever asks for drafts that grow gives what they grow from")
     }
 
-    fn grow(&mut self, text: &[u32], block: &BlockContext, growth: &mut dyn Growth) -> Result<Drafts> {
-        let Grown { limits: GrowthLimits { nodes, frontier, seconds }, settings, .. } = self.grown;
-        let timed = seconds.as_ref().map(|seconds| (seconds, self.pace.rate(&seconds.nodes)));
+    fn growing(&mut self) -> Option<&mut dyn GrowingSession> {
+        Some(self)
+    }
+}
+
+impl GrowingSession for GrownSession<'_> {
+    fn begin(&mut self, text: &[u32], block: &BlockContext) -> Result<()> {
+        let Grown { limits: GrowthLimits { frontier, seconds, .. }, settings, .. } = self.grown;
         let text = &text[..block.start];
         for (_, reader) in &mut self.readers {
             reader.read(text, block.slots * frontier)?;
             reader.hear(block.hidden);
         }
         let pinned = block.lattice.ids(0)[0];
-        let copy = settings.copied(text, pinned, block.slots);
         let root = Node { path: vec![pinned], probability: 1.0, copied: true, after: block.start.checked_sub(1) };
-        // All nodes that were found; the tree so far, the most probable of them, best first; those of its last level.
-        let (mut found, mut read) = (vec![root], text.len());
-        let (mut tree, mut level) = (vec![0], vec![0]);
-        // How much of what the level before was worth goes on in this one, and the seconds that levels took.
-        let (mut going_on, mut spent) = (1.0, 0.0);
-        for slot in 1..block.slots {
-            level.truncate(*frontier);
-            if let Some((seconds, rate)) = timed.filter(|_| slot > 1) {
-                let budget = TimeBudget { seconds: &seconds.level, rate };
-                // What follows is not known yet. It may be expected to lose as much as the level before lost.
-                let expected = level.iter().map(|&node| found[node].probability * going_on);
-                let (rows, gain) = budget.worthwhile_nodes(expected);
-                level.truncate(if gain > 0.0 { rows } else { 0 });
-                spent += level.len().checked_sub(1).map_or(0.0, |rows| seconds.level[rows]);
+        self.tree = GrowingTree {
+            slots: block.slots,
+            slot: 1,
+            copy: settings.copied(text, pinned, block.slots),
+            found: vec![root],
+            nodes: vec![0],
+            level: vec![0],
+            read: text.len(),
+            going_on: 1.0,
+            rate: seconds.as_ref().map_or(0.0, |seconds| self.pace.rate(&seconds.nodes)),
+            spent: 0.0,
+        };
+        self.tree.narrow(&self.grown.limits);
+        Ok(())
+    }
+
+    fn wanted(&self) -> Vec<&[u32]> {
+        self.tree.level.iter().map(|&node| &self.tree.found[node].path[..]).collect()
+    }
+
+    fn give(&mut self, proposed: &[Largest]) -> Result<()> {
+        let proposed = self.proposals(proposed);
+        let scores = self.scores(&proposed)?;
+        let (grown, tree) = (self.grown, &mut self.tree);
+        let mut children = Vec::new();
+        for ((number, &parent), (proposed, scores)) in tree.level.iter().enumerate().zip(proposed.iter().zip(&scores)) {
+            let (parent, after) = (&tree.found[parent], Some(tree.read + number));
+            let mut copied = tree.copy.get(tree.slot).filter(|_| parent.copied);
+            for (&token, share) in proposed.ids.iter().zip(grown.shares(tree.slot, proposed, scores)) {
+                let same = copied.take_if(|copied| copied.token == token);
+                let share = same.as_ref().map_or(share, |copied| copied.confidence.max(share));
+                children.push(parent.child(token, share, same.is_some(), after));
             }
-            if level.is_empty() {
-                break;
+            if let Some(copied) = copied {
+                children.push(parent.child(copied.token, copied.confidence, true, after));
             }
-            let paths: Vec<&[u32]> = level.iter().map(|&node| &found[node].path[..]).collect();
-            let proposed = self.proposals(&growth.behind(&paths)?);
-            let scores = self.scores(&level, &found, &proposed)?;
-            let mut children = Vec::new();
-            for ((number, &parent), (proposed, scores)) in level.iter().enumerate().zip(proposed.iter().zip(&scores)) {
-                let (parent, after) = (&found[parent], Some(read + number));
-                let mut copied = copy.get(slot).filter(|_| parent.copied);
-                for (&token, share) in proposed.ids.iter().zip(self.shares(slot, proposed, scores)) {
-                    let same = copied.take_if(|copied| copied.token == token);
-                    let share = same.as_ref().map_or(share, |copied| copied.confidence.max(share));
-                    children.push(parent.child(token, share, same.is_some(), after));
-                }
-                if let Some(copied) = copied {
-                    children.push(parent.child(copied.token, copied.confidence, true, after));
-                }
-            }
-            read += level.len();
-            let first = found.len();
-            found.extend(children);
-            // What is not in the tree now will not come back, and neither will what would follow it.
-            tree = most_probable(&found);
-            let expanded: f64 = level.iter().map(|&node| found[node].probability).sum();
-            level = tree.iter().copied().take(*nodes).filter(|&node| node >= first).collect();
-            let kept: f64 = level.iter().map(|&node| found[node].probability).sum();
-            going_on = if expanded > 0.0 { kept / expanded } else { 0.0 };
         }
+        tree.extend(children, &grown.limits);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Drafts {
+        let GrowthLimits { nodes, seconds, .. } = &self.grown.limits;
+        let GrowingTree { found, nodes: mut tree, rate, spent, .. } = std::mem::take(&mut self.tree);
         let mut size = *nodes;
-        if let Some((seconds, rate)) = timed {
+        if let Some(seconds) = seconds {
             let budget = TimeBudget { seconds: &seconds.nodes, rate };
             (size, _) = budget.worthwhile_nodes(tree.iter().map(|&node| found[node].probability));
             let length = tree[..size].iter().map(|&node| found[node].probability).sum();
@@ -157,7 +186,41 @@ impl Session for GrownSession<'_> {
         let leaves = tree.iter().map(|&node| &found[node]).filter(|node| is_leaf(node));
         let paths = leaves.map(|node| node.path.clone()).collect();
         let margin = left_out.map_or(f64::INFINITY, |left_out| least.ln() - left_out.ln());
-        Ok(Drafts::chosen(paths, margin))
+        Drafts::chosen(paths, margin)
+    }
+}
+
+impl GrowingTree {
+    /// Adds the children of the level that was run. The next level are those of them which belong to the tree.
+    fn extend(&mut self, children: Vec<Node>, limits: &GrowthLimits) {
+        let first = self.found.len();
+        let expanded = self.probability();
+        self.read += self.level.len();
+        self.slot += 1;
+        self.found.extend(children);
+        // What is not in the tree now will not come back, and neither will what would follow it.
+        self.nodes = most_probable(&self.found);
+        self.level = self.nodes.iter().copied().take(limits.nodes).filter(|&node| node >= first).collect();
+        self.going_on = if expanded > 0.0 { self.probability() / expanded } else { 0.0 };
+        self.narrow(limits);
+    }
+
+    /// Returns the sum of the probabilities of the level.
+    fn probability(&self) -> f64 {
+        self.level.iter().map(|&node| self.found[node].probability).sum()
+    }
+
+    /// Leaves out of the level what the limits leave out.
+    fn narrow(&mut self, limits: &GrowthLimits) {
+        self.level.truncate(if self.slot < self.slots { limits.frontier } else { 0 });
+        if let Some(seconds) = limits.seconds.as_ref().filter(|_| self.slot > 1) {
+            let budget = TimeBudget { seconds: &seconds.level, rate: self.rate };
+            // What follows is not known yet. It may be expected to lose as much as the level before lost.
+            let expected = self.level.iter().map(|&node| self.found[node].probability * self.going_on);
+            let (rows, gain) = budget.worthwhile_nodes(expected);
+            self.level.truncate(if gain > 0.0 { rows } else { 0 });
+            self.spent += self.level.len().checked_sub(1).map_or(0.0, |rows| seconds.level[rows]);
+        }
     }
 }
 
@@ -190,7 +253,8 @@ impl GrownSession<'_> {
     }
 
     /// Returns the sum of the readers' scores of what is proposed behind each node of the level.
-    fn scores(&mut self, level: &[usize], found: &[Node], proposed: &[Largest]) -> Result<Vec<Vec<f64>>> {
+    fn scores(&mut self, proposed: &[Largest]) -> Result<Vec<Vec<f64>>> {
+        let Self { readers, tree: GrowingTree { level, found, .. }, .. } = self;
         let newest: Vec<PrefixToken> = level
             .iter()
             .zip(proposed)
@@ -205,13 +269,15 @@ impl GrownSession<'_> {
                 }
             })
             .collect();
-        summed_scores(&mut self.readers, &newest, true)
+        summed_scores(readers, &newest, true)
     }
+}
 
+impl Grown<'_> {
     /// Returns the probability of each proposed token: its share of the proposals' weights `exp(score / temperature)`, times
     /// the probability that the heads give to all proposals together.
     fn shares(&self, slot: usize, proposed: &Largest, scores: &[f64]) -> Vec<f64> {
-        let Settings { weighting, calibration, .. } = &self.grown.settings;
+        let Settings { weighting, calibration, .. } = &self.settings;
         let log_sum = f64::from(proposed.stats.expect("asked for").log_sum);
         let inside: f64 = proposed.logits.iter().map(|&logit| (f64::from(logit) - log_sum).exp()).sum();
         let score = |(&logit, &score): (&f32, &f64)| weighting.score(slot, logit, score) / calibration.temperature;
@@ -225,6 +291,8 @@ impl GrownSession<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drafting::grow_together;
+    use crate::heads::Growth;
     use crate::kernels::{SoftmaxStats, softmax_stats};
     use crate::lattice::{DraftTree, Lattice, Weighting};
     use crate::rescorer::{BlockShape, PrefixReader, RescoringCost, Scoring};
@@ -247,9 +315,9 @@ mod tests {
     }
 
     impl Growth for MadeUp {
-        fn behind(&mut self, paths: &[&[u32]]) -> Result<Vec<Largest>> {
+        fn behind(&mut self, paths: &[(usize, &[u32])]) -> Result<Vec<Largest>> {
             self.most_at_once = self.most_at_once.max(paths.len());
-            Ok(paths.iter().map(|path| Largest::of(&logits(path, self.seed), self.k, true)).collect())
+            Ok(paths.iter().map(|(_, path)| Largest::of(&logits(path, self.seed), self.k, true)).collect())
         }
     }
 
@@ -292,10 +360,18 @@ mod tests {
     const TEXT: [u32; 3] = [4, 1, 2];
     const PINNED: u32 = 3;
 
+    fn grow_block(grown: &Grown, text: &[u32], block: &BlockContext, growth: &mut MadeUp) -> Drafts {
+        let mut session = grown.session();
+        let session = session.growing().unwrap();
+        session.begin(text, block).unwrap();
+        grow_together(&mut [&mut *session], growth).unwrap();
+        session.finish()
+    }
+
     fn grow(grown: &Grown, growth: &mut MadeUp, slots: usize) -> Drafts {
         let lattice = Lattice::pinned(PINNED, 1, &[], &[]).unwrap();
         let block = BlockContext { start: TEXT.len(), slots, lattice: &lattice, hidden: &[] };
-        grown.session().grow(&TEXT, &block, growth).unwrap()
+        grow_block(grown, &TEXT, &block, growth)
     }
 
     /// All prefixes of all paths with their probabilities, computed path by path from the definition.
@@ -406,7 +482,7 @@ mod tests {
         let block = BlockContext { start: text.len(), slots: 3, lattice: &lattice, hidden: &[] };
         let limits = GrowthLimits { nodes: 3, frontier: 4, seconds: None };
         let grown = Grown { rescorers: Vec::new(), limits, settings };
-        let drafts = grown.session().grow(&text, &block, &mut MadeUp { seed: 1, k: 2, most_at_once: 0 }).unwrap();
+        let drafts = grow_block(&grown, &text, &block, &mut MadeUp { seed: 1, k: 2, most_at_once: 0 });
         assert_eq!(drafts.paths, [[2, 0, 4]]);
     }
 }

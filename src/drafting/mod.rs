@@ -2,7 +2,7 @@
 //!
 //! A [`Variant`] says which drafts are proposed. [`Settings`] are the numbers that are chosen for it on dev. A
 //! [`PreparedVariant`] is a variant together with its rescorers. A [`Drafter`] opens a [`Session`] on a text, and the
-//! session turns the context of a block into [`Drafts`]. This module does not deal with verification or metrics.
+//! session turns the context of a block into [`Drafts`]; a [`GrowingSession`] does it level by level. This module does not deal with verification or metrics.
 
 mod config;
 mod drafter;
@@ -20,7 +20,7 @@ mod tests;
 mod variant;
 
 pub use config::DraftingConfig;
-pub use drafter::{Bpd, Decision, Drafter, Drafts, Origin, Session, TightestMargin};
+pub use drafter::{Bpd, Decision, Drafter, Drafts, GrowingSession, Origin, Session, TightestMargin, grow_together};
 pub use drawn::DrawnDrafter;
 pub use grown::{Grown, GrowthLimits};
 pub use lookup::{LookupConfidence, PromptLookup};

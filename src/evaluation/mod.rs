@@ -32,7 +32,7 @@ pub use evaluator::{Evaluator, TracedSplit};
 pub use findings::{Findings, Known};
 pub use live::{LiveCheck, LiveOutcome, NEAR_TIE, autoregressive_speed, check_live};
 pub use records::write_steps;
-pub use replay::{OpenedText, ReplayText, Step, coverage, oracle_lengths, replay, replay_oracle, replay_with};
+pub use replay::{ReplayText, Route, Step, coverage, oracle_lengths, replay, replay_all, replay_oracle};
 pub use set::{EvaluatedSet, EvaluatedVariant};
 pub use tally::{Tally, block_efficiency};
 pub use temperatures::slot_temperatures;

@@ -7,7 +7,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::Serialize;
 
-use super::{EvaluatedSet, EvaluatedVariant, Step, replay_with};
+use super::{EvaluatedSet, EvaluatedVariant, Step};
+use crate::drafting::Drafts;
 use crate::error::Result;
 use crate::files;
 
@@ -43,9 +44,8 @@ pub fn write_steps(set: &EvaluatedSet, path: &Path) -> Result<()> {
         for variant in &set.variants {
             let (name, EvaluatedVariant { prepared, result, .. }) = (variant.name(), variant);
             let drafter = prepared.drafter(&result.settings);
-            let walks = set.texts.of_each(prepared.variant.stop, &*drafter, |_, text, lattices| {
-                replay_with(text, lattices, &*drafter, |step, drafts| (step, drafts.paths.clone()))
-            })?;
+            let keep = |_, step, drafts: &Drafts| (step, drafts.paths.clone());
+            let walks = set.texts.walk_with(prepared.variant.stop, &*drafter, keep)?;
             for (text, walk) in set.texts.texts.iter().zip(walks) {
                 for (Step { start, accepted, slots, nodes, .. }, drafts) in walk {
                     let (set, variant, document) = (&*set.name, &*name, &*text.entry.id);

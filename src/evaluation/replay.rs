@@ -4,15 +4,18 @@
 //! accepted length of any draft is found by comparing tokens, so block efficiency is exact. The token of slot 1 is
 //! taken from the trace and never computed again.
 
+use std::collections::HashMap;
+
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::growth::{OpenedGrowth, TextGrowth};
+use super::growth::{TextGrowth, walk_grown};
 use crate::backbone::{Backbone, Feature};
-use crate::drafting::{Decision, Drafter, Drafts, Session, StopRule, TightestMargin, early_stop_len};
+use crate::drafting::{Decision, Drafter, Drafts, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
 use crate::heads::{FrozenHeads, StoredCandidates};
 use crate::kernels::SoftmaxStats;
-use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length, try_walk, walk};
+use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length, walk};
 use crate::rescorer::BlockContext;
 use crate::traces::{Trace, TraceDocument};
 
@@ -126,36 +129,90 @@ impl<'t> ReplayText<'t> {
     }
 }
 
-/// A text that is open for a drafter.
-pub struct OpenedText<'a> {
-    text: &'a ReplayText<'a>,
-    lattices: &'a [Lattice],
-    drafter: &'a dyn Drafter,
-    session: Box<dyn Session + 'a>,
-    growth: OpenedGrowth<'a>,
+/// The blocks of a text for which a drafter drafts.
+pub struct Route<'a> {
+    /// The text.
+    pub text: &'a ReplayText<'a>,
+    /// A lattice for each position of its continuation.
+    pub lattices: &'a [Lattice],
+    /// The numbers of tokens of the continuation before each block, ascending. None for a walk, whose blocks begin behind what
+    /// the blocks before accepted.
+    pub starts: Option<Vec<usize>>,
 }
 
-impl<'a> OpenedText<'a> {
-    /// Opens a text, with a lattice for each position of its continuation.
-    pub fn new(text: &'a ReplayText<'a>, lattices: &'a [Lattice], drafter: &'a dyn Drafter) -> Self {
-        Self { text, lattices, drafter, session: drafter.session(), growth: text.growth.open() }
+impl<'a> Route<'a> {
+    /// Returns the walk over a text.
+    pub fn walk(text: &'a ReplayText<'a>, lattices: &'a [Lattice]) -> Self {
+        Self { text, lattices, starts: None }
     }
 
-    /// Returns the drafts of the blocks after these numbers of tokens of the continuation, which ascend.
-    ///
-    /// # Errors
-    /// Returns an error if the drafter fails.
-    pub fn drafts(&mut self, starts: &[usize]) -> Result<Vec<Drafts>> {
-        let Self { text, lattices, session, growth, .. } = self;
-        let blocks: Vec<BlockContext> = starts.iter().map(|&t| text.block_context(t, &lattices[t])).collect();
-        if !self.drafter.grows() {
-            return session.drafts(&text.tokens, &blocks);
+    /// Returns where the block behind `blocks` others begins, the last of which accepted the text up to `end`. None at the end.
+    pub(super) fn next(&self, blocks: usize, end: usize) -> Option<usize> {
+        match &self.starts {
+            Some(starts) => starts.get(blocks).copied(),
+            None => (end < self.text.continuation().len()).then_some(end),
         }
-        let grown = blocks.iter().map(|block| {
-            let mut growth = growth.at(block.start, block.lattice.ids(0)[0]);
-            session.grow(&text.tokens, block, &mut growth)
-        });
-        grown.collect()
+    }
+
+    /// Returns the step from `start` with these drafts.
+    pub(super) fn step(&self, start: usize, drafts: &Drafts, drafter: &dyn Drafter) -> Step {
+        let mut tightest = TightestMargin::new(Decision::Draft, drafts.margin);
+        if drafter.reads_whole_lattice() {
+            tightest = tightest.or(TightestMargin::new(Decision::Candidates, f64::from(self.text.margins[start])));
+        }
+        Step::new(self.text, start, &self.lattices[start], &drafts.paths, tightest)
+    }
+
+    /// Takes the route with a drafter that searches lattices.
+    fn search<T>(&self, drafter: &dyn Drafter, keep: impl Fn(Step, &Drafts) -> T) -> Result<Vec<T>> {
+        let Self { text, lattices, starts } = self;
+        let mut session = drafter.session();
+        let mut drafts = |starts: &[usize]| {
+            let blocks: Vec<BlockContext> = starts.iter().map(|&t| text.block_context(t, &lattices[t])).collect();
+            session.drafts(&text.tokens, &blocks)
+        };
+        // Some drafters do all blocks of a text at less cost than those of a walk one by one.
+        let together = match starts {
+            Some(starts) => starts.clone(),
+            None if drafter.prefers_all_starts() => (0..lattices.len()).collect(),
+            None => Vec::new(),
+        };
+        let drafted = drafts(&together)?;
+        let mut known = together.into_iter().zip(drafted).collect::<HashMap<usize, Drafts>>();
+        let (mut kept, mut next) = (Vec::new(), self.next(0, 0));
+        while let Some(start) = next {
+            let drafts = match known.remove(&start) {
+                Some(drafts) => drafts,
+                None => drafts(&[start])?.remove(0),
+            };
+            let step = self.step(start, &drafts, drafter);
+            next = self.next(kept.len() + 1, start + step.accepted);
+            kept.push(keep(step, &drafts));
+        }
+        Ok(kept)
+    }
+}
+
+/// Takes routes through documents of one trace with a drafter, and returns for every block what `keep` makes of the document's
+/// number among `routes`, its step and its drafts. Documents are independent, so the number of threads does not change the
+/// results.
+///
+/// # Errors
+/// Returns an error if the drafter fails.
+pub fn replay_all<T: Send>(
+    routes: &[Route],
+    drafter: &dyn Drafter,
+    keep: impl Fn(usize, Step, &Drafts) -> T + Sync,
+) -> Result<Vec<Vec<T>>> {
+    if drafter.grows() {
+        return walk_grown(routes, drafter, keep);
+    }
+    let one = |(number, route): (usize, &Route)| route.search(drafter, |step, drafts| keep(number, step, drafts));
+    // Where models run, the work inside a document is parallel already.
+    if drafter.prefers_all_starts() {
+        routes.iter().enumerate().map(one).collect()
+    } else {
+        routes.par_iter().enumerate().map(one).collect()
     }
 }
 
@@ -164,38 +221,7 @@ impl<'a> OpenedText<'a> {
 /// # Errors
 /// Returns an error if the drafter fails.
 pub fn replay(text: &ReplayText, lattices: &[Lattice], drafter: &dyn Drafter) -> Result<Vec<Step>> {
-    replay_with(text, lattices, drafter, |step, _| step)
-}
-
-/// Walks over a text like [`replay`], and returns for every block what `keep` makes of its step and its drafts.
-///
-/// # Errors
-/// Returns an error if the drafter fails.
-pub fn replay_with<T>(
-    text: &ReplayText,
-    lattices: &[Lattice],
-    drafter: &dyn Drafter,
-    keep: impl Fn(Step, &Drafts) -> T,
-) -> Result<Vec<T>> {
-    let mut opened = OpenedText::new(text, lattices, drafter);
-    let starts: Vec<usize> = if drafter.prefers_all_starts() { (0..lattices.len()).collect() } else { Vec::new() };
-    let all = opened.drafts(&starts)?;
-    try_walk(text.continuation().len(), |start| {
-        let one;
-        let drafts = match all.get(start) {
-            Some(drafts) => drafts,
-            None => {
-                one = opened.drafts(&[start])?;
-                &one[0]
-            }
-        };
-        let mut tightest = TightestMargin::new(Decision::Draft, drafts.margin);
-        if drafter.reads_whole_lattice() {
-            tightest = tightest.or(TightestMargin::new(Decision::Candidates, f64::from(text.margins[start])));
-        }
-        let step = Step::new(text, start, &lattices[start], &drafts.paths, tightest);
-        Ok((step.accepted, keep(step, drafts)))
-    })
+    Ok(replay_all(&[Route::walk(text, lattices)], drafter, |_, step, _| step)?.remove(0))
 }
 
 /// Returns the number of slots of the longest block.

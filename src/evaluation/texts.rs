@@ -6,9 +6,9 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::analyses::loops;
-use super::{ReplayText, Step, replay};
+use super::{ReplayText, Route, Step, replay_all};
 use crate::backbone::Backbone;
-use crate::drafting::{Drafter, StopRule};
+use crate::drafting::{Drafter, Drafts, StopRule};
 use crate::error::{Result, bail};
 use crate::heads::{FrozenHeads, StoredCandidates};
 use crate::lattice::Lattice;
@@ -62,26 +62,32 @@ impl<'a> Texts<'a> {
         &found.expect("the lattices of every variant's rule were built").1
     }
 
-    /// Calls `work` for every document, with its number and its lattices under a stop rule, and returns the results.
-    /// Documents are independent, so the number of threads does not change the results.
+    /// Calls `work` for every document, with its lattices under a stop rule, and returns the results. Documents are independent,
+    /// so the number of threads does not change the results.
     ///
     /// # Errors
     /// Returns an error that `work` returns.
     pub fn of_each<R: Send>(
         &self,
         stop: StopRule,
-        drafter: &dyn Drafter,
-        work: impl Fn(usize, &ReplayText, &[Lattice]) -> Result<R> + Sync,
+        work: impl Fn(&ReplayText, &[Lattice]) -> Result<R> + Sync,
     ) -> Result<Vec<R>> {
-        let lattices = self.lattices(stop);
-        let one = |number: usize| work(number, &self.texts[number], &lattices[number]);
-        let numbers = 0..self.texts.len();
-        // Where models run, the work inside a document is parallel already.
-        if drafter.prefers_all_starts() || drafter.grows() {
-            numbers.map(one).collect()
-        } else {
-            numbers.into_par_iter().map(one).collect()
-        }
+        self.texts.par_iter().zip(self.lattices(stop)).map(|(text, lattices)| work(text, lattices)).collect()
+    }
+
+    /// Walks over every document with a drafter, and returns for every block what `keep` makes of the document's number, its step
+    /// and its drafts.
+    ///
+    /// # Errors
+    /// Returns an error if the drafter fails.
+    pub fn walk_with<T: Send>(
+        &self,
+        stop: StopRule,
+        drafter: &dyn Drafter,
+        keep: impl Fn(usize, Step, &Drafts) -> T + Sync,
+    ) -> Result<Vec<Vec<T>>> {
+        let routes = self.texts.iter().zip(self.lattices(stop)).map(|(text, lattices)| Route::walk(text, lattices));
+        replay_all(&routes.collect::<Vec<_>>(), drafter, keep)
     }
 
     /// Walks over every document with a drafter.
@@ -89,7 +95,7 @@ impl<'a> Texts<'a> {
     /// # Errors
     /// Returns an error if the drafter fails.
     pub fn walk(&self, stop: StopRule, drafter: &dyn Drafter) -> Result<Vec<Vec<Step>>> {
-        self.of_each(stop, drafter, |_, text, lattices| replay(text, lattices, drafter))
+        self.walk_with(stop, drafter, |_, step, _| step)
     }
 
     /// Returns the number of decoded tokens of all documents.

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 use super::network::{Context, DraftHeads, Starts};
 use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
-use crate::error::{Result, bail};
+use crate::error::{Error, Result};
 use crate::kernels::SoftmaxStats;
 use crate::nn::{Largest, Projection, count_parameters};
 use crate::storage_type::StorageType;
@@ -216,16 +216,28 @@ impl FrozenHeads {
 
     /// Returns the `k` best tokens, or all where there are fewer, of states `[n, d]` of head `head` (0 is head 2).
     pub(super) fn largest(&self, head: usize, states: Tensor<2>, k: usize, stats: bool) -> Result<Vec<Largest>> {
-        let mut best = self.tables[head.min(self.tables.len() - 1)].largest(states, k, stats);
-        if !best.iter().all(|best| best.is_finite(k.min(self.vocabulary()))) {
-            bail!(
-                "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
-            );
-        }
-        if let Some(names) = &self.ids {
-            best.iter_mut().flat_map(|best| &mut best.ids).for_each(|id| *id = names[*id as usize]);
-        }
-        Ok(best)
+        let best: Option<Vec<Largest>> = self.largest_where_finite(head, states, k, stats).into_iter().collect();
+        best.ok_or_else(|| Error::new(
+            "the heads, or the hidden states they read, hold numbers that are not finite. Train the heads anew with a lower learning rate; if the traces are stored as float16, try bfloat16 or float32."
+        ))
+    }
+
+    /// Returns the same as [`FrozenHeads::largest`], but none for states where numbers are not finite.
+    pub(super) fn largest_where_finite(
+        &self,
+        head: usize,
+        states: Tensor<2>,
+        k: usize,
+        stats: bool,
+    ) -> Vec<Option<Largest>> {
+        let best = self.tables[head.min(self.tables.len() - 1)].largest(states, k, stats);
+        let named = |mut best: Largest| {
+            let names = self.ids.iter();
+            names.for_each(|names| best.ids.iter_mut().for_each(|id| *id = names[*id as usize]));
+            best
+        };
+        let finite = |best: &Largest| best.is_finite(k.min(self.vocabulary()));
+        best.into_iter().map(|best| finite(&best).then(|| named(best))).collect()
     }
 
     pub(super) fn network(&self) -> &dyn DraftHeads {

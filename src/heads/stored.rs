@@ -9,7 +9,7 @@ use std::time::Instant;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::{BlockStarts, CandidatesAt, FrozenHeads};
+use super::{BlockStarts, CandidatesAt, FrozenHeads, ReadDocuments};
 use crate::backbone::Model;
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -59,11 +59,13 @@ impl StoredCandidates {
         let (mut ids, mut scores, mut margins, mut stats) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut bar = Progress::new(title, trace.documents().len());
         let mut found_k = k.min(heads.vocabulary());
+        let mut read = ReadDocuments::new(heads, model, trace, 1);
         for (number, document) in trace.documents().iter().enumerate() {
             progress::stop_if_interrupted(title)?;
             if document.continuation > 0 {
-                let mut read = heads.read_document(model, trace, number)?;
-                let (states, context) = read.behind(document.prompt - 1..document.len() - 1);
+                read.read(0, number)?;
+                let places: Vec<_> = (document.prompt - 1..document.len() - 1).map(|token| (0, token)).collect();
+                let (states, context) = read.behind(&places);
                 let starts = BlockStarts { states: &states, pinned: trace.continuation(document), context };
                 let found = heads.candidates_with_stats(model, starts, k).map_err(|e| e.within(&document.id))?;
                 found_k = found.k;

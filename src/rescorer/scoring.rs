@@ -63,7 +63,7 @@ pub trait BlockScores: SlotScorer<State = u32> {
 /// Tokens are numbered in the order of reading: first those of the text, from 0 on, then those of prefixes. A token of
 /// a prefix names the token that it follows by its number. It sees that token, everything which that token sees, and
 /// itself.
-pub trait PrefixReader {
+pub trait PrefixReader: Send {
     /// Reads `text` to its end and forgets all prefixes. What the text has in common with the last one may be kept. At
     /// most `more` tokens of prefixes will follow.
     ///

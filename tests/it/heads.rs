@@ -7,8 +7,8 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use draftsmith::backbone::{Backbone, Precision};
 use draftsmith::heads::{
-    BlockStarts, Feed, FrozenHeads, HeadKind, HeadShape, HeadTraining, HeadsConfig, SpeculatorConfig, SpeculatorHeads,
-    TrainingText,
+    BlockStarts, Feed, FrozenHeads, HeadKind, HeadShape, HeadTraining, HeadsConfig, ReadDocuments, SpeculatorConfig,
+    SpeculatorHeads, TrainingText,
 };
 use draftsmith::nn::Init;
 use draftsmith::traces::Trace;
@@ -98,8 +98,9 @@ fn heads_that_are_fed_their_own_choices_read_what_they_read_when_they_draft() {
         let number = train.documents().iter().position(|document| document.id == position["document"]).unwrap();
         let token = position["token"].as_u64().unwrap() as usize;
         let text: Vec<u32> = position["slots"].as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect();
-        let mut read = heads.read_document(model, &train, number).unwrap();
-        let (states, context) = read.behind(token..token + 1);
+        let mut read = ReadDocuments::new(&heads, model, &train, 1);
+        read.read(0, number).unwrap();
+        let (states, context) = read.behind(&[(0, token)]);
         let starts = BlockStarts { states: &states, pinned: &text[..1], context };
         let drafted = heads.candidates(model, starts, 1).unwrap();
         for head in (0..3).filter(|head| token + 2 + head < train.documents()[number].len()) {

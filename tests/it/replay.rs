@@ -132,6 +132,23 @@ fn so_with_every_architecture_of_heads() {
     }
 }
 
+/// Replay grows the drafts of some documents side by side; others take the places of those that end.
+#[test]
+fn so_where_more_documents_grow_than_side_by_side() {
+    let set = all_live(
+        inputs().path(),
+        &[
+            "data.fables.dev=0.1",
+            "data.fables.test=0.8",
+            "heads.architecture={kind=\"attention\"}",
+            "drafting.variants=[\"grown-0gram\",\"grown-counts\"]",
+            "evaluation.live_batch=3",
+        ],
+    );
+    assert_exact(&set);
+    assert!(set["facts"]["documents"].as_u64().unwrap() > 40, "{}", set["facts"]);
+}
+
 /// The tiny backbone has two layers.
 #[test]
 fn so_when_heads_read_several_features() {

@@ -1,8 +1,9 @@
 //! A few documents written out block by block: some for which the best variant does well, and some for which it does not.
 
 use super::Analysis;
+use crate::drafting::Drafts;
 use crate::error::Result;
-use crate::evaluation::{EvaluatedSet, EvaluatedVariant, Step, replay_with};
+use crate::evaluation::{EvaluatedSet, EvaluatedVariant, Route, Step, replay_all};
 use crate::lattice::accepted_length;
 use crate::tables::{Figure, Passage, Piece, Record, Section, Table, format, record};
 use crate::text::Tokenizer;
@@ -80,7 +81,8 @@ fn passage(set: &EvaluatedSet, variant: &EvaluatedVariant, number: usize) -> Res
     let (text, lattices) = (&set.texts.texts[number], &set.texts.lattices(prepared.variant.stop)[number]);
     let tokenizer = &set.evaluator.backbone.tokenizer;
     let drafter = prepared.drafter(&result.settings);
-    let walk = replay_with(text, lattices, &*drafter, |step, drafts| (step, drafts.paths.clone()))?;
+    let keep = |_, step, drafts: &Drafts| (step, drafts.paths.clone());
+    let walk = replay_all(&[Route::walk(text, lattices)], &*drafter, keep)?.remove(0);
     let mut pieces = Vec::new();
     for (step, paths) in walk {
         let (begin, end) = (text.prompt + step.start, text.prompt + step.start + step.accepted);

@@ -80,10 +80,9 @@ fn measure(set: &EvaluatedSet, variant: &EvaluatedVariant) -> Result<Option<Arc<
     let Some(drafter) = prepared.best_paths(most, &result.settings) else { return Ok(None) };
     let findings = set.evaluator.findings;
     let curve = findings.find(&findings.key("p-best-curve", &(key, counts)), || {
-        let of_text =
-            |_, text: &ReplayText, lattices: &[Lattice]| replay(text, lattices, &*drafter, counts, include_top1);
+        let of_text = |text: &ReplayText, lattices: &[Lattice]| replay(text, lattices, &*drafter, counts, include_top1);
         let mut tallies = vec![Tally::default(); counts.len()];
-        for walks in set.texts.of_each(prepared.variant.stop, &*drafter, of_text)? {
+        for walks in set.texts.of_each(prepared.variant.stop, of_text)? {
             tallies.iter_mut().zip(&walks).for_each(|(tally, steps)| tally.add(steps));
         }
         let point = |(&paths, tally): (&usize, &Tally)| (paths, tally.block_efficiency(), tally.verified().0);

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Analysis, by_variant};
-use crate::drafting::Drafter;
+use crate::drafting::Drafts;
 use crate::error::Result;
-use crate::evaluation::{EvaluatedSet, EvaluatedVariant, OpenedText, ReplayText, Step};
-use crate::lattice::{Lattice, accepted_length};
+use crate::evaluation::{EvaluatedSet, EvaluatedVariant, ReplayText, Route, Step, replay_all};
 use crate::tables::{Record, Section, record};
 
 pub const ANALYSIS: Analysis =
@@ -56,10 +55,18 @@ pub fn measure(set: &EvaluatedSet, place: usize) -> Result<Arc<SameStarts>> {
     let (plain, findings) = (set.plain(), set.evaluator.findings);
     findings.find(&findings.key("same-starts", &(key, &plain.key)), || {
         let drafter = prepared.drafter(&result.settings);
-        let of_text = |number: usize, text: &ReplayText, lattices: &[Lattice]| {
-            SameStarts::of(text, lattices, &plain.result.steps[number], &*drafter)
+        let texts = set.texts.texts.iter().zip(set.texts.lattices(prepared.variant.stop));
+        let routes = texts.zip(&plain.result.steps).map(|((text, lattices), steps)| {
+            let starts = steps.iter().map(|step| step.start).collect();
+            Route { text, lattices, starts: Some(starts) }
+        });
+        let keep = |number: usize, step: Step, drafts: &Drafts| {
+            let plain = &plain.result.steps[number];
+            let plain = &plain[plain.partition_point(|plain| plain.start < step.start)];
+            SameStarts::of(&set.texts.texts[number], plain, &step, &drafts.paths[0])
         };
-        Ok(set.texts.of_each(prepared.variant.stop, &*drafter, of_text)?.into_iter().sum())
+        let counts = replay_all(&routes.collect::<Vec<_>>(), &*drafter, keep)?;
+        Ok(counts.into_iter().flatten().sum())
     })
 }
 
@@ -93,30 +100,23 @@ impl SameStarts {
         self.longest_runs as f64 / (self.wins + self.ties + self.losses).max(1) as f64
     }
 
-    /// Counts over one text, over which plain decoding walked in `steps`.
-    fn of(text: &ReplayText, lattices: &[Lattice], steps: &[Step], drafter: &dyn Drafter) -> Result<Self> {
+    /// Counts a block, whose draft is `first`, or its first draft, beside the block of plain decoding at the same start.
+    fn of(text: &ReplayText, plain: &Step, step: &Step, first: &[u32]) -> Self {
         let mut counts = Self::default();
-        let starts: Vec<usize> = steps.iter().map(|step| step.start).collect();
-        let drafts = OpenedText::new(text, lattices, drafter).drafts(&starts)?;
-        for (step, drafts) in steps.iter().zip(drafts) {
-            let target = &text.continuation()[step.start..];
-            let (accepted, plain) = (accepted_length(&drafts.paths, target).max(1), text.lattices[step.start].top1());
-            match accepted.cmp(&step.accepted) {
-                Ordering::Less => counts.losses += 1,
-                Ordering::Equal => counts.ties += 1,
-                Ordering::Greater => {
-                    counts.wins += 1;
-                    // In a block that ended early, no token was rejected.
-                    let rejected = plain.get(step.accepted);
-                    counts.repairs += u64::from(rejected == Some(&plain[step.accepted - 1]));
-                }
+        match step.accepted.cmp(&plain.accepted) {
+            Ordering::Less => counts.losses = 1,
+            Ordering::Equal => counts.ties = 1,
+            Ordering::Greater => {
+                counts.wins = 1;
+                let draft = text.lattices[plain.start].top1();
+                // In a block that ended early, no token was rejected.
+                counts.repairs = u64::from(draft.get(plain.accepted) == Some(&draft[plain.accepted - 1]));
             }
-            let first = &drafts.paths[0];
-            counts.pairs += first.len() as u64 - 1;
-            counts.repeats += first.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64;
-            counts.longest_runs += longest_run(first);
         }
-        Ok(counts)
+        counts.pairs = first.len() as u64 - 1;
+        counts.repeats = first.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64;
+        counts.longest_runs = longest_run(first);
+        counts
     }
 }
 

@@ -300,12 +300,13 @@ fn a_grown_path_of_first_choices_is_the_lattice() {
         let path: Vec<u32> = [TEXT[7]].into_iter().chain((0..3).map(|head| found.at(0).ids[4 * head])).collect();
         for lengths in [&[1usize, 2, 3][..], &[3, 1]] {
             let context = Some(Context::new(&mut cache, vec![(0, 6)]));
-            let mut growing = frozen.grow(&model, (last.clone(), TEXT[7]), context, 4);
+            let starts = BlockStarts { states: &last, pinned: &TEXT[7..8], context };
+            let mut growing = frozen.grow(&model, starts, 4);
             for &length in lengths {
                 // Beside another path.
                 let mut other = path[..length].to_vec();
                 other[length - 1] = (other[length - 1] + u32::from(length > 1)) % VOCABULARY as u32;
-                let behind = growing.behind(&[&other, &path[..length]]).unwrap();
+                let behind = growing.behind(&[(0, &other), (0, &path[..length])]).unwrap();
                 let (at, head) = (found.at(0), length - 1);
                 assert_eq!(behind[1].ids, at.ids[4 * head..][..4], "{kind:?}");
                 assert_eq!(behind[1].logits, at.scores[4 * head..][..4], "{kind:?}");
@@ -316,20 +317,52 @@ fn a_grown_path_of_first_choices_is_the_lattice() {
             drop(growing);
             cache.truncate(0, 7);
         }
-        // Paths that part at the second token, together and each alone.
-        let paths = [[TEXT[7], 1, 4], [TEXT[7], 2, 4], [TEXT[7], 1, 5]];
-        let mut behind = |paths: &[[u32; 3]]| {
-            let context = Some(Context::new(&mut cache, vec![(0, 6)]));
-            let mut growing = frozen.grow(&model, (last.clone(), TEXT[7]), context, 4);
-            let found = growing.behind(&paths.iter().map(|path| &path[..]).collect::<Vec<_>>()).unwrap();
+    }
+}
+
+/// Blocks of several texts, with paths of several lengths: side by side and each alone, to the bit.
+#[test]
+fn blocks_that_grow_together_grow_as_alone() {
+    let [model, _] = models();
+    for kind in kinds() {
+        let frozen = FrozenHeads::new(heads(&kind, &model, &Device::flex(), DType::F32), &model, None);
+        let (texts, counts) = ([&TEXT[..7], &TEXT[..4]], [7, 4]);
+        let features = frozen.features();
+        let spans = texts.map(Span::chain);
+        let read = FeatureTensors::new(&features, model.features(&spans, None, &features));
+        let mut cache = frozen.cache(2, 4).unwrap();
+        frozen.read(&model, &mut cache, &counts, &read);
+        // By block: its text and the token before it, that token's place among all, and the token that is pinned.
+        let blocks = [((0, 3), 3, 2), ((0, 6), 6, TEXT[7]), ((1, 3), 10, TEXT[4])];
+        let mut behind = |numbers: &[usize], paths: &[(usize, &[u32])]| {
+            let of_blocks: Vec<_> = numbers.iter().map(|&number| blocks[number]).collect();
+            let rows = indices(of_blocks.iter().map(|block| block.1), model.device());
+            let states = read.map(|state| state.select(0, rows.clone()));
+            let pinned: Vec<u32> = of_blocks.iter().map(|block| block.2).collect();
+            let context = Some(Context::new(&mut cache, of_blocks.iter().map(|block| block.0).collect()));
+            let mut growing = frozen.grow(&model, BlockStarts { states: &states, pinned: &pinned, context }, 4);
+            let found = growing.behind(paths).unwrap();
             drop(growing);
-            cache.truncate(0, 7);
+            counts.iter().enumerate().for_each(|(text, &tokens)| cache.truncate(text, tokens));
             found
         };
-        let together = behind(&paths);
-        assert_eq!(paths.map(|path| behind(&[path]).remove(0)).to_vec(), together, "{kind:?}");
+        // Paths that part at the second token, and that begin with others.
+        let [first, second, third] = blocks.map(|block| block.2);
+        let paths = [
+            (0, vec![first, 1]),
+            (1, vec![second, 1, 4]),
+            (1, vec![second, 2, 4]),
+            (1, vec![second]),
+            (1, vec![second, 1, 5]),
+            (2, vec![third, 1, 4]),
+        ];
+        let together = behind(&[0, 1, 2], &paths.iter().map(|(block, path)| (*block, &path[..])).collect::<Vec<_>>());
+        for ((block, path), found) in paths.iter().zip(&together) {
+            assert_eq!(&behind(&[*block], &[(0, path)])[0], found, "{kind:?}");
+        }
         let depends = kind.rows == RowOrder::Sequential;
-        assert!((together[0] != together[1]) == depends && (together[0] != together[2]) == depends, "{kind:?}");
+        assert!((together[1] != together[2]) == depends && (together[1] != together[4]) == depends, "{kind:?}");
+        assert!(together[1] != together[5], "{kind:?}");
     }
 }
 
