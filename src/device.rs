@@ -4,8 +4,18 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Device;
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::error::{Error, Result, bail};
+
+/// Returns the bytes of this machine's memory that are free, within what its group of processes may use. None where the system
+/// does not tell.
+pub fn free_memory() -> Option<u64> {
+    let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = System::new_with_specifics(memory).ok()?;
+    let of_group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    Some(system.available_memory().min(of_group)).filter(|&bytes| bytes > 0)
+}
 
 /// What a user asks for with `--device` or `device = ...`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

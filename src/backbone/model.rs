@@ -13,6 +13,7 @@ use super::host::HostDecoder;
 use super::host_layers::as_rows;
 use super::model_config::ModelConfig;
 use super::transformer::Transformer;
+use crate::device;
 use crate::error::{Error, Result, bail};
 use crate::nn::{
     Init, Projection, Values, collect_parameters, count_parameters, from_host, on_host, read_parameters, to_host,
@@ -162,6 +163,27 @@ impl Model {
         }
     }
 
+    /// Checks that the keys and values of `texts` texts of `tokens` tokens each have room in this machine's memory, if they are
+    /// kept there. `cure` says what else to do.
+    ///
+    /// # Errors
+    /// Returns an error with both numbers if there is too little.
+    pub fn require_memory(&self, texts: usize, tokens: usize, cure: &str) -> Result<()> {
+        let ModelConfig { num_key_value_heads, head_dim, num_hidden_layers, .. } = self.config;
+        let numbers = [2, num_hidden_layers, num_key_value_heads, head_dim, texts, tokens];
+        let needed = numbers.iter().fold(size_of::<f32>() as u64, |bytes, &n| bytes.saturating_mul(n as u64));
+        let free = device::free_memory().filter(|_| matches!(self.engine, Engine::Host(_)));
+        if let Some(free) = free.filter(|&free| free < needed) {
+            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+            bail!(
+                "the keys and values of {texts} text(s) of up to {tokens} tokens take {:.1} GiB, and {:.1} GiB of memory are free. {cure}",
+                gib(needed),
+                gib(free)
+            );
+        }
+        Ok(())
+    }
+
     /// Returns the last hidden states, after the final norm, of the tokens of every span: [`Model::features`] for
     /// [`Feature::Last`] alone.
     ///
@@ -279,5 +301,25 @@ impl Model {
                 from_host(packed.unpack(), [packed.outputs(), packed.inputs()], &self.device)
             }
         }
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+    use crate::backbone::LanguageModelConfig;
+    use crate::nn::Init;
+
+    #[test]
+    fn texts_longer_than_memory_are_refused() {
+        let size = LanguageModelConfig { hidden: 8, layers: 2, heads: 2, kv_heads: 1, intermediate: 8, context: 64 };
+        let transformer = Transformer::new(&ModelConfig::from_scratch(&size, 5), &mut Init::seeded(1, &Device::flex()));
+        let model = Model::freeze(&transformer, StorageType::Float32).unwrap();
+        model.require_memory(3, 64, "").unwrap();
+        // 2 x 2 layers x 4 numbers of 4 bytes a token.
+        let error = model.require_memory(16, 1 << 40, "Do less.").unwrap_err().to_string();
+        let start = "the keys and values of 16 text(s) of up to 1099511627776 tokens take 1048576.0 GiB, and ";
+        assert!(error.starts_with(start) && error.ends_with(" GiB of memory are free. Do less."), "{error}");
+        assert!(model.require_memory(usize::MAX, usize::MAX, "").is_err());
     }
 }

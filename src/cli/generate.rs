@@ -67,6 +67,8 @@ fn by_tokens(
         backbone.tokenizer = backbone.tokenizer.for_chat(&template.key());
     }
     let prompt = encode(&backbone, &prompt)?;
+    let room = backbone.model.config().max_position_embeddings.min(prompt.len().saturating_add(options.max_new));
+    backbone.model.require_memory(1, room, "Lower --max-new, or shorten the prompt.")?;
     let tokens = match options.temperature {
         None => backbone::generate(&backbone, &[&prompt], options.max_new),
         Some(temperature) => {

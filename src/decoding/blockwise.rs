@@ -98,7 +98,8 @@ impl<'a> Decoder<'a> {
     /// them, at least one, are decoded side by side; when one ends, the next takes its place.
     ///
     /// # Errors
-    /// An empty prompt, or one that fills the context; a rule that is not valid for the drafter's drafts.
+    /// An empty prompt, or one that fills the context; a rule that is not valid for the drafter's drafts; texts that are longer
+    /// than memory has room for.
     pub fn new(
         backbone: &'a Backbone,
         heads: &'a FrozenHeads,
@@ -123,6 +124,7 @@ impl<'a> Decoder<'a> {
         // With room for a draft tree.
         let longest = documents.iter().map(Document::longest).max().unwrap_or(0);
         let room = longest + 16 * (heads.count() + 1);
+        backbone.model.require_memory(rows.len(), room, "Decode fewer texts side by side, or fewer tokens.")?;
         let (cache, kept) = (backbone.model.cache(rows.len(), room), heads.cache(rows.len(), room));
         let mut features = heads.features();
         if !features.contains(&Feature::Last) {

@@ -43,6 +43,11 @@ pub fn make(
             stop_if_interrupted(&partial)?;
             let longest = |item: &Item| item.entry(0, plan.most(item) - item.prompt.len());
             let longest: Vec<TraceDocument> = batch.iter().map(longest).collect();
+            if plan.text != TraceText::Corpus {
+                let tokens = longest.iter().map(TraceDocument::len).max().unwrap_or(0);
+                let cure = "Lower `traces.batch` or `traces.max_new`, or leave long prompts out.";
+                backbone.model.require_memory(batch.len(), tokens, cure)?;
+            }
             partial.require_room(partial.bytes(longest.iter()), free)?;
             partial.add(compute(backbone, plan, batch))?;
             behind += batch.len();
