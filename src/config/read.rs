@@ -348,7 +348,7 @@ mod tests {
             ),
             (
                 "[heads]\nloss_weights = { dekay = 0.5 }\n",
-                "line 2: `heads.loss_weights` is { dekay = 0.5 }; it must be \"constant\", { decay = a number above 0 and at most 1 }, { exp = a number above 0 } or a list of items, each a number above 0.",
+                "line 2: `heads.loss_weights` is { dekay = 0.5 }; it must be \"constant\", { decay = a number above 0 and at most 1 }, { exp = a number above 0 }, { pace = a number from 0 to 1 } or a list of items, each a number above 0.",
             ),
             (
                 "[heads.vocabulary]\nsize = 8\n",
@@ -421,6 +421,14 @@ mod tests {
                 "heads.loss_weights=[1.0, 2.0]",
                 "`heads.loss_weights` has 2 numbers, but `heads.block_size` = 9 trains 8",
             ),
+            (
+                "heads.criterion=tv",
+                "`heads.criterion` goes by the overlap with the backbone's distribution, but `heads.soft_targets` is 0. Set it to 1.",
+            ),
+            (
+                "heads.criterion=nla",
+                "`heads.criterion` is \"nla\"; it must be \"cross-entropy\", \"tv\", \"lk\" or \"lk-hybrid\"",
+            ),
             ("seed.x=1", "`seed` is { x = 1 }; it must be a whole number of at least 0."),
             ("heads", "write it as key=value"),
             ("device=gpu", "`device`: "),
@@ -448,6 +456,12 @@ mod tests {
             (MINIMAL, vec!["data.x.test=0.95"], "--set data.x.test=0.95: `data.x.dev` and"),
             (MINIMAL, vec!["device=cpu", "devices=[0, 1]"], "the CPU, all of whose cores"),
             (MINIMAL, vec!["device=cuda", "devices=[0, 1]"], "`heads.training.accumulate` to a multiple of 2"),
+            (MINIMAL, vec!["heads.loss_weights={pace=0.5}", "heads.loss=one-random"], "`heads.loss` leaves some out"),
+            (
+                MINIMAL,
+                vec!["heads.architecture={kind=\"medusa\",unembedding=\"own\"}", "heads.loss_weights={pace=0.5}"],
+                "these heads have their own",
+            ),
             ("name = \"a\"\n", vec![], "no corpus"),
             ("name = \"a/b\"\n[data.x]\npath = \"x\"\n", vec![], "c.toml: line 1: `name` is named `a/b`"),
         ] {

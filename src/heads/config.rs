@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Binding, HeadArchitecture};
 use crate::bounds::above_zero;
 use crate::error::{Result, bail};
+use crate::nn::Criterion;
 use crate::storage_type::StorageType;
 use crate::traces::TraceText;
 use crate::training::OptimizationConfig;
@@ -35,8 +36,10 @@ pub struct HeadsConfig {
     pub feed: Feed,
     /// Which heads a training step covers.
     pub loss: HeadLoss,
-    /// How much each head counts: with mean cross-entropies L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in training
-    /// and on dev.
+    /// What the loss of a head measures. All but the cross-entropy go by the overlap of the head's distribution with its
+    /// target's, which is to be the backbone's own: then `heads.soft_targets` is 1. The loss on dev is always the cross-entropy.
+    pub criterion: Criterion,
+    /// How much each head counts: with mean losses L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in training and on dev.
     pub loss_weights: LossWeights,
     /// The share of the targets that is the backbone's own distribution at the predicted position; the rest is the token of the
     /// text. The distribution is computed anew from the state `last`, over the tokens that heads are trained on; where
@@ -92,6 +95,7 @@ impl Default for HeadsConfig {
             weights: StorageType::Float32,
             feed: Feed::Text,
             loss: HeadLoss::All,
+            criterion: Criterion::CrossEntropy,
             loss_weights: LossWeights::Constant,
             soft_targets: 0.0,
             text: BTreeMap::new(),
@@ -187,8 +191,7 @@ pub enum HeadLoss {
     Annealed(#[schemars(range(min = 1))] usize),
 }
 
-/// How much each head counts: with mean cross-entropies L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in
-/// training and on dev.
+/// How much each head counts: with mean losses L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in training and on dev.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LossWeights {
@@ -198,16 +201,22 @@ pub enum LossWeights {
     Decay(#[schemars(range(max = 1.0), transform = above_zero)] f64),
     /// w_j = e^(-(j - 2) / exp), which is 1 for head 2. DFlash takes 4 to 7.
     Exp(#[schemars(transform = above_zero)] f64),
+    /// By block, from how sure its heads are of the text (D-PACE, arXiv 2605.18810): with the probability q_j that head j gives
+    /// to the text's token and `c_j = (1 - pace) q_j + pace`, `w_j = sum_(i >= j) prod_(m <= i) c_m`, over the slots of the block
+    /// that have a target. It counts as a constant, and weights are scaled to a mean of 1 in each step; on dev, w_j = 1. The
+    /// authors take 0.5.
+    Pace(#[schemars(range(min = 0.0, max = 1.0))] f64),
     /// w_2 .. w_H: one number for each of the H - 1 trained heads.
     #[serde(untagged)]
     List(#[schemars(transform = above_zero)] Vec<f64>),
 }
 
 impl LossWeights {
-    /// The weights of `count` heads, scaled to a mean of 1: a constant weight is then exactly 1.
+    /// The weights of `count` heads, scaled to a mean of 1: a constant weight is then exactly 1. Where blocks have weights of
+    /// their own, these come on top.
     pub fn with_mean_one(&self, count: usize) -> Vec<f64> {
         let weights = match self {
-            Self::Constant => vec![1.0; count],
+            Self::Constant | Self::Pace(_) => vec![1.0; count],
             Self::Decay(decay) => (0..count).map(|head| decay.powi(head as i32)).collect(),
             Self::Exp(slots) => (0..count).map(|head| (-(head as f64) / slots).exp()).collect(),
             Self::List(weights) => weights.clone(),
@@ -265,6 +274,26 @@ impl HeadsConfig {
         if self.feed == Feed::Drafted && self.loss != HeadLoss::All {
             bail!(
                 "`heads.feed` is \"drafted\", but `heads.loss` leaves heads out, and then there is no choice of theirs to read. Set `heads.loss` to \"all\"."
+            );
+        }
+        if matches!(self.loss_weights, LossWeights::Pace(_)) {
+            if self.loss != HeadLoss::All {
+                bail!(
+                    "`heads.loss_weights` = {{ pace = ... }} goes by all heads of a block, but `heads.loss` leaves some out. Set `heads.loss` to \"all\"."
+                );
+            }
+            if self.architecture.kind().owns_unembedding() {
+                bail!(
+                    "`heads.loss_weights` = {{ pace = ... }} weighs the rows of the frozen unembedding, but these heads have their own. Take other weights, or `heads.architecture.unembedding` = \"shared\"."
+                );
+            }
+        }
+        if let Some(phase) = self.phases().iter().find(|phase| phase.soft_targets < Some(1.0))
+            && self.criterion != Criterion::CrossEntropy
+        {
+            bail!(
+                "`heads.criterion` goes by the overlap with the backbone's distribution, but `heads.soft_targets` is {}. Set it to 1.",
+                phase.soft_targets.unwrap_or_default()
             );
         }
         if self.vocabulary.is_some() && self.architecture.kind().owns_unembedding() {

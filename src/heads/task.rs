@@ -1,5 +1,4 @@
-//! The training of heads on traces. The loss is the weighted mean cross-entropy of all heads, or that of one head drawn
-//! at random.
+//! The training of heads on traces. The loss is the weighted mean loss of all heads, or that of one head drawn at random.
 //!
 //! The frozen unembedding needs no gradient. Therefore the loss and its gradient with respect to each head's output are
 //! computed outside autodiff, and the graph contains only the heads. If a head trains its own unembedding, the gradient
@@ -18,10 +17,12 @@ use super::dev::DevSet;
 use super::network::{Context, Starts};
 use super::positions::{Position, Texts, drafted, features_at, of_trace, targets, teacher_of};
 use super::vocabulary::Vocabulary;
-use super::{ChooseBy, DraftHeads, Feed, HeadLoss, HeadPhase, HeadsConfig};
+use super::{ChooseBy, DraftHeads, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWeights};
 use crate::backbone::{Feature, FeatureRows, FeatureTensors, KvCache, Model};
 use crate::error::{Result, bail};
-use crate::nn::{FrozenUnembedding, Targets, indices, unembed};
+use crate::nn::{
+    Criterion, FrozenLoss, FrozenUnembedding, IGNORE, Targets, Taught, Unembedded, from_host, indices, unembed,
+};
 use crate::storage_type::StorageType;
 use crate::traces::Trace;
 use crate::training::{Batch, Evaluated, OptimizationConfig, Schedule, SchedulePhase, Task};
@@ -101,17 +102,17 @@ impl Read {
 struct Teacher {
     /// The rows by the places that the backbone predicts from.
     numbers: HashMap<Position, usize>,
-    /// What a distribution teaches through: its means ([`FrozenUnembedding::means`]) or, for heads with unembeddings of their
-    /// own, the backbone's state. None where nothing is taught.
-    rows: Option<Tensor<2>>,
+    /// What the distributions teach through: for heads with unembeddings of their own, the backbone's states. None where nothing
+    /// is taught.
+    rows: Option<Taught>,
 }
 
 impl Teacher {
     /// Returns what a head is taught at the positions, one row each. Where it is taught nothing, the row means nothing.
-    fn of(&self, positions: &[Position], head: usize) -> Option<Tensor<2>> {
+    fn of(&self, positions: &[Position], head: usize, device: &Device) -> Option<Taught> {
         let rows = self.rows.as_ref()?;
         let number = |position| self.numbers.get(&teacher_of(position, head)).copied().unwrap_or(0);
-        Some(rows.clone().select(0, indices(positions.iter().map(number), &rows.device())))
+        Some(rows.select(&indices(positions.iter().map(number), device)))
     }
 }
 
@@ -300,38 +301,92 @@ impl<'a> HeadTraining<'a> {
             let states = features_at(&self.train, &places, &[Feature::Last])?.to_device(&self.device);
             let states = states.get(Feature::Last);
             teacher.rows = Some(match &self.unembedding {
-                Some(frozen) => frozen.means(&states),
-                None => states,
+                Some(frozen) => frozen.teach(&states, self.options.criterion),
+                None => Taught::by_states(states),
             });
         }
         Ok(teacher)
     }
 
-    /// Computes the summed loss of one head and its first choices, in the numbering of what it is trained on. Given a
-    /// `weight`, it also returns the gradient of `weight` times the loss with respect to the head's state and, if the head
-    /// has an unembedding of its own, an objective with that gradient with respect to the unembedding.
+    /// Computes the loss of one head. Given a `weight`, it also computes the gradient of `weight` times the loss.
     fn one_head(
         &self,
         unembedding: Option<&FrozenUnembedding>,
         own: Option<Tensor<2>>,
         state: Tensor<2>,
-        (targets, teacher): (&Targets, Option<Tensor<2>>),
+        (targets, taught, criterion): (&Targets, Option<Taught>, Criterion),
         weight: Option<f64>,
-    ) -> (f64, Vec<u32>, Option<Tensor<2>>, Option<Tensor<1>>) {
+    ) -> OneHead {
         match (own, unembedding) {
             (Some(table), _) => {
-                let teacher = teacher.as_ref().zip(self.teacher_unembedding.as_ref()).map(<[_; 2]>::from);
-                let result = unembed(state, table.clone().without_autodiff(), targets, teacher, weight);
-                let (of_state, of_table) = result.gradients.map(<(_, _)>::from).unzip();
-                (result.loss, result.choices, of_state, of_table.map(|gradient| (table * gradient).sum()))
+                let states = taught.as_ref().and_then(|taught| taught.states.as_ref());
+                let teacher = states.zip(self.teacher_unembedding.as_ref()).map(<[_; 2]>::from);
+                let of_table = table.clone().without_autodiff();
+                let Unembedded { loss, choices, gradients } =
+                    unembed(state, of_table, targets, teacher, criterion, weight);
+                let (gradient, of_own) = gradients.map(<(_, _)>::from).unzip();
+                let of_own = of_own.map(|gradient| (table * gradient).sum());
+                OneHead { loss, losses: Vec::new(), confidence: Vec::new(), choices, gradient, of_own }
             }
             (None, Some(frozen)) => {
-                let result = frozen.cross_entropy(state, targets, teacher.as_ref(), weight);
-                (result.loss, result.choices, result.gradient, None)
+                let confident = weight.is_some() && matches!(self.options.loss_weights, LossWeights::Pace(_));
+                let plain = confident.then(|| state.clone());
+                let found = frozen.loss(state, targets, taught.as_ref(), criterion, weight);
+                let confidence = plain.map_or_else(Vec::new, |state| {
+                    // Rows without a token ask for any.
+                    let known = |row| Some(targets.token(row)).filter(|&token| token != IGNORE);
+                    let tokens: Vec<u32> = (0..targets.len()).map(|row| known(row).unwrap_or(0)).collect();
+                    let logits = frozen.logits_of(state, &tokens).into_iter().zip(&found.log_sums);
+                    let q = logits
+                        .enumerate()
+                        .map(|(row, (logit, log_sum))| known(row).map_or(0.0, |_| (f64::from(logit) - log_sum).exp()));
+                    q.collect()
+                });
+                let FrozenLoss { losses, choices, gradient, .. } = found;
+                OneHead { loss: losses.iter().sum(), losses, confidence, choices, gradient, of_own: None }
             }
             (None, None) => unreachable!("heads without an unembedding of their own share the backbone's"),
         }
     }
+}
+
+/// The loss of one head.
+struct OneHead {
+    /// The sum over the rows.
+    loss: f64,
+    /// The loss of each row. Not known of heads with an unembedding of their own.
+    losses: Vec<f64>,
+    /// The probability of the text's token in each row, where weights go by it; 0 where it is not in the vocabulary.
+    confidence: Vec<f64>,
+    /// Its first choices, in the numbering of what it is trained on.
+    choices: Vec<u32>,
+    /// The gradient with respect to the head's state, if one was asked for.
+    gradient: Option<Tensor<2>>,
+    /// An objective with the gradient with respect to the head's own unembedding, if it has one.
+    of_own: Option<Tensor<1>>,
+}
+
+/// Returns the weights of [`LossWeights::Pace`] for every head and row, with a mean of 1 over those that `take_part`, given the
+/// confidence of every head and row.
+fn paced(pace: f64, confidence: &[&[f64]], take_part: impl Fn(usize, usize) -> bool) -> Vec<Vec<f64>> {
+    let rows = confidence.first().map_or(0, |rows| rows.len());
+    let mut weights = vec![vec![0.0; rows]; confidence.len()];
+    for row in 0..rows {
+        let (mut product, mut products) = (1.0, vec![0.0; confidence.len()]);
+        for (head, product_to) in products.iter_mut().enumerate().filter(|&(head, _)| take_part(head, row)) {
+            product *= (1.0 - pace) * confidence[head][row] + pace;
+            *product_to = product;
+        }
+        let mut sum = 0.0;
+        for head in (0..confidence.len()).rev().filter(|&head| take_part(head, row)) {
+            sum += products[head];
+            weights[head][row] = sum;
+        }
+    }
+    let (sum, count) =
+        weights.iter().flatten().filter(|&&weight| weight > 0.0).fold((0.0, 0.0), |(sum, n), w| (sum + w, n + 1.0));
+    weights.iter_mut().flatten().for_each(|weight| *weight *= count / f64::max(sum, f64::MIN_POSITIVE));
+    weights
 }
 
 /// Finds the positions of a phase.
@@ -378,7 +433,7 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         let mut read = self.read(model, &self.train, &positions)?;
         read.states = read.states.map(Tensor::autodiff);
         let mut learning = model.learn(read.starts(embedded(0)), &embedded);
-        let (mut gradients, mut objectives, mut loss, mut shares) = (Vec::new(), Vec::new(), 0.0, Vec::new());
+        let (mut found, mut objectives, mut shares) = (Vec::new(), Vec::new(), Vec::new());
         let targets_of = |&head: &usize| (head, targets(&self.train, &positions, head, soft, self.vocabulary.as_ref()));
         let targets: Vec<(usize, Targets)> = heads.iter().map(targets_of).collect();
         let teacher = self.teacher(&positions, &targets)?;
@@ -387,19 +442,31 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
             let counted = targets.counted().max(1) as f64;
             let divisor = self.divisor(head, heads.len());
             let weight = Some(1.0 / counted / divisor);
-            let taught = (targets, teacher.of(&positions, head));
+            let sought = (targets, teacher.of(&positions, head, &self.device), self.options.criterion);
             let (own, state) = (model.unembedding(head), learning.state(head));
-            let (sum, choices, gradient, of_own) = self.one_head(self.unembedding.as_ref(), own, state, taught, weight);
-            let correct = targets.right(&choices);
+            let mut one = self.one_head(self.unembedding.as_ref(), own, state, sought, weight);
+            let correct = targets.right(&one.choices);
             if self.options.feed == Feed::Drafted {
-                let id = |choice: u32| self.vocabulary.as_ref().map_or(choice, |part| part.ids()[choice as usize]);
-                chosen.borrow_mut().push(choices.into_iter().map(id).collect());
+                let id = |choice: &u32| self.vocabulary.as_ref().map_or(*choice, |part| part.ids()[*choice as usize]);
+                chosen.borrow_mut().push(one.choices.iter().map(id).collect());
             }
-            gradients.push((head, gradient.expect("a weight was given")));
-            objectives.extend(of_own);
-            loss += sum / counted / divisor;
+            objectives.extend(one.of_own.take());
             shares.push(share(&correct, counted));
+            found.push((head, counted * divisor, one));
         }
+        if let LossWeights::Pace(pace) = self.options.loss_weights {
+            let confidence: Vec<&[f64]> = found.iter().map(|(_, _, one)| &one.confidence[..]).collect();
+            let weights = paced(pace, &confidence, |head, row| targets[head].1.takes_part(row));
+            for ((_, _, one), weights) in found.iter_mut().zip(weights) {
+                one.loss = one.losses.iter().zip(&weights).map(|(loss, weight)| loss * weight).sum();
+                let column: Vec<f32> = weights.into_iter().map(|weight| weight as f32).collect();
+                let column = from_host(column, [positions.len(), 1], &self.device);
+                one.gradient = one.gradient.take().map(|gradient| gradient * column);
+            }
+        }
+        let loss: f64 = found.iter().map(|(_, divisor, one)| one.loss / divisor).sum();
+        let gradients = found.into_iter().map(|(head, _, one)| (head, one.gradient.expect("a weight was given")));
+        let gradients = gradients.collect();
         let by_head = heads.iter().zip(&shares).map(|(head, share)| (format!("head {}", head + 2), json!(share)));
         let metrics = Map::from_iter([
             ("accuracy".to_owned(), json!(shares.iter().sum::<f64>() / heads.len() as f64)),
@@ -431,10 +498,10 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         for head in 0..model.count() {
             let inside = targets(&self.dev, positions, head, 0.0, vocabulary);
             let all = targets(&self.dev, positions, head, 0.0, None).counted() as f64;
-            let (sum, choices, ..) =
-                self.one_head(unembedding, model.unembedding(head), states(head), (&inside, None), None);
-            loss += sum / inside.counted().max(1) as f64 / self.divisor(head, model.count());
-            let correct = inside.right(&choices);
+            let sought = (&inside, None, Criterion::CrossEntropy);
+            let one = self.one_head(unembedding, model.unembedding(head), states(head), sought, None);
+            loss += one.loss / inside.counted().max(1) as f64 / self.divisor(head, model.count());
+            let correct = inside.right(&one.choices);
             accuracy.push(share(&correct, all));
             hits.push(correct);
         }
@@ -486,5 +553,26 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
     fn rate_factor(&self, parameter: &str) -> f64 {
         let factor = self.rate_factors.iter().find(|(prefix, _)| parameter.starts_with(prefix));
         factor.map_or(1.0, |&(_, factor)| factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three slots of two blocks, the second of which ends before the last.
+    #[test]
+    fn paced_weights_are_the_sums_of_the_products_behind() {
+        let confidence = [[0.5, 0.0], [1.0, 1.0], [0.25, 0.9]];
+        let rows: Vec<&[f64]> = confidence.iter().map(|rows| &rows[..]).collect();
+        let weights = paced(0.5, &rows, |head, row| row == 0 || head < 2);
+        // c = .75, 1, .625 and .5, 1.
+        let plain = [[0.75 + 0.75 + 0.46875, 0.5 + 0.5], [0.75 + 0.46875, 0.5], [0.46875, 0.0]];
+        let mean = plain.iter().flatten().sum::<f64>() / 5.0;
+        for (found, plain) in weights.iter().flatten().zip(plain.iter().flatten()) {
+            assert!((found - plain / mean).abs() < 1e-12, "{weights:?}");
+        }
+        let constant = paced(1.0, &rows, |head, _| head == 0);
+        assert_eq!(constant, [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]);
     }
 }

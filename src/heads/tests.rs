@@ -13,8 +13,8 @@ use super::{
 };
 use crate::backbone::{Feature, FeatureTensors, LanguageModelConfig, Model, ModelConfig, Transformer};
 use crate::nn::{
-    FrozenUnembedding, IGNORE, Init, Projection, Targets, collect_parameters, from_host, load_parameters, to_host,
-    unembed,
+    Criterion, FrozenUnembedding, IGNORE, Init, Projection, Targets, collect_parameters, from_host, load_parameters,
+    to_host, unembed,
 };
 use crate::storage_type::StorageType;
 
@@ -154,11 +154,12 @@ fn loss(heads: &dyn DraftHeads, hidden: &Tensor<2>, table: &Tensor<2>) -> (f64, 
         let (plain, targets) = (state.clone().without_autodiff(), Targets::of_tokens(&TARGETS[head]));
         match heads.unembedding(head) {
             None => {
-                let result = frozen.cross_entropy(plain, &targets, None, Some(0.5));
-                (result.loss * 0.5, (state * result.gradient.unwrap()).sum())
+                let result = frozen.loss(plain, &targets, None, Criterion::CrossEntropy, Some(0.5));
+                (result.sum() * 0.5, (state * result.gradient.unwrap()).sum())
             }
             Some(own) => {
-                let result = unembed(plain, own.clone().without_autodiff(), &targets, None, Some(0.5));
+                let result =
+                    unembed(plain, own.clone().without_autodiff(), &targets, None, Criterion::CrossEntropy, Some(0.5));
                 let [of_state, of_own] = result.gradients.unwrap();
                 (result.loss * 0.5, (state * of_state).sum() + (own * of_own).sum())
             }

@@ -1,4 +1,4 @@
-//! Cross-entropy through an unembedding that is trained, with both gradients, outside autodiff.
+//! Losses through an unembedding that is trained, with both gradients, outside autodiff.
 //!
 //! [`unembed`] goes from hidden states to loss and gradients in chunks of rows. (For an unembedding that is not
 //! trained, [`FrozenUnembedding`](super::FrozenUnembedding) is cheaper.) The caller multiplies the gradient into its
@@ -11,10 +11,11 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, Element, ElementConversion, IndexingUpdateOp, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::{Targets, on_host};
+use super::frozen::numbers_of;
+use super::{Criterion, Targets, on_host};
 
 /// The result of one pass over rows of logits.
-struct CrossEntropy {
+struct Loss {
     loss: f64,
     /// For each row, the token of the largest logit (the smaller id wins a tie).
     choices: Vec<u32>,
@@ -22,19 +23,20 @@ struct CrossEntropy {
     gradient: Tensor<2>,
 }
 
-/// Computes the cross-entropy of `logits` `[n, V]` (without autodiff) against the targets of `rows`. `taught` `[n, V]` is
+/// Computes the loss of `logits` `[n, V]` (without autodiff) against the targets of `rows`. `taught` `[n, V]` is
 /// the teacher's distribution of each row times its share, if there is a teacher.
-fn cross_entropy(
+fn loss(
     logits: Tensor<2>,
-    targets: &Targets,
-    taught: Option<Tensor<2>>,
+    (targets, taught): (&Targets, Option<Tensor<2>>),
     rows: Range<usize>,
+    criterion: Criterion,
     weight: f64,
-) -> CrossEntropy {
+) -> Loss {
+    let sought = (targets, taught);
     match logits.dtype() {
-        DType::F32 if on_host(&logits.device()) => on_rows::<f32>(logits, targets, taught, rows, weight),
-        DType::F64 if on_host(&logits.device()) => on_rows::<f64>(logits, targets, taught, rows, weight),
-        _ => on_device(logits, targets, taught, rows, weight),
+        DType::F32 if on_host(&logits.device()) => on_rows::<f32>(logits, sought, rows, criterion, weight),
+        DType::F64 if on_host(&logits.device()) => on_rows::<f64>(logits, sought, rows, criterion, weight),
+        _ => on_device(logits, sought, rows, criterion, weight),
     }
 }
 
@@ -75,7 +77,7 @@ pub struct Unembedded {
     pub gradients: Option<[Tensor<2>; 2]>,
 }
 
-/// Computes the cross-entropy of `hidden` `[n, d]` through `unembedding` `[V, d]` against `n` targets and, given a
+/// Computes the loss of `hidden` `[n, d]` through `unembedding` `[V, d]` against `n` targets and, given a
 /// `weight`, its gradients. Both tensors are without autodiff.
 ///
 /// `teacher` are states `[n, d]` and the table `[V, d]` through which they become the distribution that the targets'
@@ -85,6 +87,7 @@ pub fn unembed(
     unembedding: Tensor<2>,
     targets: &Targets,
     teacher: Option<[&Tensor<2>; 2]>,
+    criterion: Criterion,
     weight: Option<f64>,
 ) -> Unembedded {
     let [vocabulary, _] = unembedding.dims();
@@ -101,7 +104,7 @@ pub fn unembed(
             let shares: Tensor<2> = Tensor::from_data(TensorData::new(shares, [rows.len(), 1]), &states.device());
             softmax(states.matmul(table.clone().transpose()), 1) * shares.cast(part.dtype())
         });
-        let one = cross_entropy(logits, targets, taught, rows, weight.unwrap_or(0.0));
+        let one = loss(logits, (targets, taught), rows, criterion, weight.unwrap_or(0.0));
         result.loss += one.loss;
         result.choices.extend(one.choices);
         if weight.is_some() {
@@ -121,14 +124,14 @@ pub fn unembed(
     result
 }
 
-/// Computes the cross-entropy on the CPU, for logits of type `T`.
+/// Computes the loss on the CPU, for logits of type `T`.
 fn on_rows<T: Real>(
     logits: Tensor<2>,
-    targets: &Targets,
-    taught: Option<Tensor<2>>,
+    (targets, taught): (&Targets, Option<Tensor<2>>),
     rows: Range<usize>,
+    criterion: Criterion,
     weight: f64,
-) -> CrossEntropy {
+) -> Loss {
     let (device, [n, width]) = (logits.device(), logits.dims());
     let numbers = |tensor: Tensor<2>| tensor.into_data().try_into_vec::<T>().expect("the type was matched");
     let (mut values, taught) = (numbers(logits), taught.map(numbers).unwrap_or_default());
@@ -139,10 +142,10 @@ fn on_rows<T: Real>(
         .map(|(logits, row)| {
             let place = (row - rows.start) * width;
             let taught = if targets.taught(row) > 0.0 { &taught[place..place + width] } else { &[] };
-            one_row(logits, targets.distribution(row), taught, weight)
+            one_row(logits, (targets.distribution(row), taught), criterion, weight)
         })
         .collect();
-    CrossEntropy {
+    Loss {
         loss: results.iter().map(|r| r.0).sum(),
         choices: results.iter().map(|r| r.1 as u32).collect(),
         gradient: Tensor::from_data(TensorData::new(values, [n, width]), (&device, T::dtype())),
@@ -151,7 +154,12 @@ fn on_rows<T: Real>(
 
 /// Turns a row of logits into its gradient; returns the loss and the position of the largest logit. `taught` is empty
 /// for rows without a share of the teacher's.
-fn one_row<T: Real>(row: &mut [T], distribution: &[(u32, f32)], taught: &[T], weight: f64) -> (f64, usize) {
+fn one_row<T: Real>(
+    row: &mut [T],
+    (distribution, taught): (&[(u32, f32)], &[T]),
+    criterion: Criterion,
+    weight: f64,
+) -> (f64, usize) {
     let mut best = 0;
     for (i, x) in row.iter().enumerate() {
         if *x > row[best] {
@@ -161,6 +169,9 @@ fn one_row<T: Real>(row: &mut [T], distribution: &[(u32, f32)], taught: &[T], we
     if distribution.is_empty() && taught.is_empty() {
         row.fill(T::from_f64(0.0));
         return (0.0, best);
+    }
+    if criterion != Criterion::CrossEntropy {
+        return (one_overlap(row, (distribution, taught), criterion, weight), best);
     }
     let shift = row[best];
     let logit: f64 = distribution.iter().map(|&(token, share)| f64::from(share) * row[token as usize].into()).sum();
@@ -184,14 +195,41 @@ fn one_row<T: Real>(row: &mut [T], distribution: &[(u32, f32)], taught: &[T], we
     (sum.ln() + shift.into() - logit - mean, best)
 }
 
-/// Computes the cross-entropy with tensor operations, on any device.
+/// Turns a row of logits into its gradient by a criterion that reads the overlap, and returns the loss.
+fn one_overlap<T: Real>(
+    row: &mut [T],
+    (distribution, taught): (&[(u32, f32)], &[T]),
+    criterion: Criterion,
+    weight: f64,
+) -> f64 {
+    let mut p: Vec<f64> = taught.iter().map(|&share| share.into()).collect();
+    p.resize(row.len(), 0.0);
+    distribution.iter().for_each(|&(token, share)| p[token as usize] += f64::from(share));
+    let most = row.iter().map(|&x| x.into()).fold(f64::NEG_INFINITY, f64::max);
+    let log_sum = most + row.iter().map(|&x| (x.into() - most).exp()).sum::<f64>().ln();
+    let q: Vec<f64> = row.iter().map(|&x| (x.into() - log_sum).exp()).collect();
+    let (mut alpha, mut below, mut divergence) = (0.0, 0.0, 0.0);
+    for (&p, &q) in p.iter().zip(&q) {
+        alpha += p.min(q);
+        below += if q < p { q } else { 0.0 };
+        divergence += if p > 0.0 { p * (p.ln() - q.ln()) } else { 0.0 };
+    }
+    let blend = criterion.blend(alpha, divergence);
+    for (x, (p, q)) in row.iter_mut().zip(p.into_iter().zip(q)) {
+        let few = f64::from(u8::from(q < p));
+        *x = T::from_f64(weight * (blend.divergence * (q - p) + blend.overlap * q * (below - few)));
+    }
+    blend.loss
+}
+
+/// Computes the loss with tensor operations, on any device.
 fn on_device(
     logits: Tensor<2>,
-    targets: &Targets,
-    taught: Option<Tensor<2>>,
+    (targets, taught): (&Targets, Option<Tensor<2>>),
     rows: Range<usize>,
+    criterion: Criterion,
     weight: f64,
-) -> CrossEntropy {
+) -> Loss {
     let (device, n, width) = (logits.device(), rows.len(), targets.width(rows.clone()));
     let entries: Vec<(u32, f32)> = rows
         .clone()
@@ -208,19 +246,37 @@ fn on_device(
         logits.clone().argmax(1).into_data().convert::<i64>().try_into_vec().expect("converted to i64");
     let counts = rows.clone().map(|row| f32::from(u8::from(targets.takes_part(row)))).collect::<Vec<_>>();
     let counts: Tensor<2> = Tensor::from_data(TensorData::new(counts, [n, 1]), &device);
+    let choices = best.into_iter().map(|best| best as u32).collect();
     let log_probs = log_softmax(logits, 1);
+    if criterion != Criterion::CrossEntropy {
+        let taught = taught.unwrap_or_else(|| log_probs.zeros_like());
+        let p = taught.scatter(1, ids, shares, IndexingUpdateOp::Add);
+        let q = log_probs.clone().exp();
+        let few = q.clone().lower(p.clone()).float();
+        let alpha = numbers_of(p.clone().min_pair(q.clone()).sum_dim(1));
+        let below = (q.clone() * few.clone()).sum_dim(1);
+        let ratios = p.clone().clamp_min(f32::MIN_POSITIVE).log() - log_probs;
+        let divergences = numbers_of((p.clone() * ratios).sum_dim(1)).into_iter();
+        let blends: Vec<_> =
+            alpha.into_iter().zip(divergences).map(|(alpha, divergence)| criterion.blend(alpha, divergence)).collect();
+        let column = |values: Vec<f32>| -> Tensor<2> { Tensor::from_data(TensorData::new(values, [n, 1]), &device) };
+        let of_divergence = column(blends.iter().map(|blend| blend.divergence as f32).collect());
+        let of_overlap = column(blends.iter().map(|blend| blend.overlap as f32).collect());
+        let gradient = (q.clone() - p) * of_divergence + q * (below - few) * of_overlap;
+        let part = |row: usize, loss: f64| if targets.takes_part(row) { loss } else { 0.0 };
+        return Loss {
+            loss: rows.zip(&blends).map(|(row, blend)| part(row, blend.loss)).sum(),
+            choices,
+            gradient: gradient * counts.mul_scalar(weight),
+        };
+    }
     let mut loss = (log_probs.clone().gather(1, ids.clone()) * shares.clone()).sum().neg();
     let mut gradient = (log_probs.clone().exp() * counts).scatter(1, ids, shares.neg(), IndexingUpdateOp::Add);
     if let Some(taught) = taught {
         loss = loss - (log_probs * taught.clone()).sum();
         gradient = gradient - taught;
     }
-    let gradient = gradient.mul_scalar(weight);
-    CrossEntropy {
-        loss: loss.into_scalar::<f32>().elem(),
-        choices: best.into_iter().map(|best| best as u32).collect(),
-        gradient,
-    }
+    Loss { loss: loss.into_scalar::<f32>().elem(), choices, gradient: gradient.mul_scalar(weight) }
 }
 
 #[cfg(all(test, feature = "cpu"))]
@@ -250,38 +306,58 @@ mod tests {
         Tensor::from_data(TensorData::new(values.to_vec(), [4, 4]), (&Device::flex(), DType::F64))
     }
 
-    #[test]
-    fn the_gradient_agrees_with_finite_differences() {
-        let result = cross_entropy(tensor(&LOGITS), &targets(), Some(taught()), 0..4, 0.5);
-        let gradient = result.gradient.into_data().try_into_vec::<f64>().unwrap();
-        let step = 1e-5;
-        for i in 0..LOGITS.len() {
-            let mut moved = LOGITS;
-            moved[i] += step;
-            let above = cross_entropy(tensor(&moved), &targets(), Some(taught()), 0..4, 0.5).loss;
-            moved[i] -= 2.0 * step;
-            let below = cross_entropy(tensor(&moved), &targets(), Some(taught()), 0..4, 0.5).loss;
-            assert!((0.5 * (above - below) / (2.0 * step) - gradient[i]).abs() < 1e-9, "{i}");
-        }
+    const CRITERIA: [Criterion; 4] = [Criterion::CrossEntropy, Criterion::Tv, Criterion::Lk, Criterion::LkHybrid];
+
+    fn sought(targets: &Targets) -> (&Targets, Option<Tensor<2>>) {
+        (targets, Some(taught()))
     }
 
     #[test]
+    fn the_gradient_agrees_with_finite_differences() {
+        let targets = targets();
+        // The weight of the hybrid counts as a constant, so its gradient is none of a difference.
+        for criterion in [Criterion::CrossEntropy, Criterion::Tv, Criterion::Lk] {
+            let result = loss(tensor(&LOGITS), sought(&targets), 0..4, criterion, 0.5);
+            let gradient = result.gradient.into_data().try_into_vec::<f64>().unwrap();
+            let step = 1e-5;
+            for i in 0..LOGITS.len() {
+                let mut moved = LOGITS;
+                moved[i] += step;
+                let above = loss(tensor(&moved), sought(&targets), 0..4, criterion, 0.5).loss;
+                moved[i] -= 2.0 * step;
+                let below = loss(tensor(&moved), sought(&targets), 0..4, criterion, 0.5).loss;
+                let far = 0.5 * (above - below) / (2.0 * step) - gradient[i];
+                assert!(far.abs() < 1e-9, "{criterion:?} {i} {far}");
+            }
+        }
+    }
+
+    /// Where a row's target is one token, the logarithm of the overlap is the cross-entropy.
+    #[test]
     fn ties_and_ignored_rows_are_counted_as_documented() {
-        let result = cross_entropy(tensor(&LOGITS), &targets(), Some(taught()), 0..4, 1.0);
-        assert_eq!(targets().right(&result.choices), [true, false, false, true]);
-        assert_eq!(targets().counted(), 3);
+        let targets = targets();
+        let result = loss(tensor(&LOGITS), sought(&targets), 0..4, Criterion::CrossEntropy, 1.0);
+        assert_eq!(targets.right(&result.choices), [true, false, false, true]);
+        assert_eq!(targets.counted(), 3);
+        let tokens = Targets::of_tokens(&[2, 1, IGNORE, 0]);
+        let [a, b] = [Criterion::CrossEntropy, Criterion::Lk]
+            .map(|criterion| loss(tensor(&LOGITS), (&tokens, None), 0..4, criterion, 1.0));
+        assert!((a.loss - b.loss).abs() < 1e-12);
+        assert!((a.gradient - b.gradient).abs().max().into_scalar::<f64>() < 1e-12);
     }
 
     #[test]
     fn the_device_path_gives_the_same() {
-        let device = Device::flex();
+        let (device, targets) = (Device::flex(), targets());
         let logits: Tensor<2> = Tensor::from_data(TensorData::new(LOGITS.map(|x| x as f32).to_vec(), [4, 4]), &device);
-        let taught = || Some(taught().cast(DType::F32));
-        let a = cross_entropy(logits.clone(), &targets(), taught(), 0..4, 0.5);
-        let b = on_device(logits, &targets(), taught(), 0..4, 0.5);
-        assert!((a.loss - b.loss).abs() < 1e-5);
-        assert_eq!(a.choices, b.choices);
-        let difference = (a.gradient - b.gradient).abs().max().into_scalar::<f32>();
-        assert!(difference < 1e-6, "{difference}");
+        for criterion in CRITERIA {
+            let sought = || (&targets, Some(taught().cast(DType::F32)));
+            let a = loss(logits.clone(), sought(), 0..4, criterion, 0.5);
+            let b = on_device(logits.clone(), sought(), 0..4, criterion, 0.5);
+            assert!((a.loss - b.loss).abs() < 1e-5, "{criterion:?}");
+            assert_eq!(a.choices, b.choices);
+            let difference = (a.gradient - b.gradient).abs().max().into_scalar::<f32>();
+            assert!(difference < 1e-6, "{criterion:?} {difference}");
+        }
     }
 }

@@ -1,17 +1,18 @@
-//! Cross-entropy through an unembedding that is not trained, without ever holding a whole row of logits.
+//! Losses through an unembedding that is not trained, without ever holding a whole row of logits.
 //!
 //! The vocabulary is walked in blocks. For each row the walk keeps the largest logit so far, the sum of the
 //! exponentials relative to it, and the sum of the unembedding's rows weighted by the same exponentials. All of them
 //! are rescaled when the largest logit rises (the online softmax of Milakov and Gimelshein 2018, arXiv 1805.02867). At
 //! the end, the quotient of the two sums, minus the target's row, is the gradient. So one walk gives both the loss and
-//! its gradient, in memory that does not depend on the size of the vocabulary.
+//! its gradient, in memory that does not depend on the size of the vocabulary. Losses that go by the overlap of the prediction
+//! with its target take a second walk, which knows the divisor of the softmax.
 
 use std::ops::Range;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::{Projection, Targets, from_host, to_host};
+use super::{Criterion, Projection, Targets, from_host, to_host};
 use crate::kernels::{PackedMatrix, exponentiate, largest, on_pool};
 
 /// Tokens in a block.
@@ -26,15 +27,57 @@ pub struct FrozenUnembedding {
     transposed: Vec<PackedMatrix>,
 }
 
-/// The result of [`FrozenUnembedding::cross_entropy`].
+/// What a teacher's distributions teach through, one row each, as far as a loss needs it.
+#[derive(Clone)]
+pub struct Taught {
+    /// The states `[n, d]` that the distributions are made of.
+    pub states: Option<Tensor<2>>,
+    /// The logarithms `[n, 1]` of the divisors of their softmax.
+    log_sums: Option<Tensor<2>>,
+    /// The means of the unembedding's rows under the distributions, `[n, d]`. Their product with a hidden state is the mean of
+    /// its logits.
+    means: Option<Tensor<2>>,
+}
+
+impl Taught {
+    /// Makes what distributions teach through where the losses compute them anew from their states.
+    pub fn by_states(states: Tensor<2>) -> Self {
+        Self { states: Some(states), log_sums: None, means: None }
+    }
+
+    /// Returns some of the rows.
+    pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
+        self.map(|all| all.select(0, rows.clone()))
+    }
+
+    fn map(&self, change: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
+        let of = |part: &Option<Tensor<2>>| part.clone().map(&change);
+        Self { states: of(&self.states), log_sums: of(&self.log_sums), means: of(&self.means) }
+    }
+}
+
+/// The result of [`FrozenUnembedding::loss`].
 pub struct FrozenLoss {
-    /// The loss summed over the rows that count, in nats: `sum of shares x (log-sum-exp - logit)`. For targets that are
-    /// distributions, this minus their own entropy is their Kullback-Leibler divergence from the prediction.
-    pub loss: f64,
+    /// The loss of each row, in nats where it is a logarithm; 0 for rows that take no part. A cross-entropy is the `sum of
+    /// shares x (log-sum-exp - logit)`: minus the entropy of the shares, it is their divergence from the prediction.
+    pub losses: Vec<f64>,
+    /// The logarithm of the divisor of each row's softmax.
+    pub log_sums: Vec<f64>,
     /// The most likely token of each row; among equal ones, the smallest id.
     pub choices: Vec<u32>,
-    /// If a weight was given: d(`weight` x loss)/d hidden, `[n, d]`, without autodiff.
+    /// If a weight was given: d(`weight` x sum of losses)/d hidden, `[n, d]`, without autodiff.
     pub gradient: Option<Tensor<2>>,
+}
+
+impl FrozenLoss {
+    fn new() -> Self {
+        Self { losses: Vec::new(), log_sums: Vec::new(), choices: Vec::new(), gradient: None }
+    }
+
+    /// Returns the sum of the rows' losses.
+    pub fn sum(&self) -> f64 {
+        self.losses.iter().sum()
+    }
 }
 
 /// What the walk keeps of one row.
@@ -59,32 +102,33 @@ impl FrozenUnembedding {
         Self { table, transposed }
     }
 
-    /// Computes the cross-entropy of `hidden` `[n, d]` (without autodiff) against `n` targets and, given a `weight`,
-    /// its gradient.
+    /// Computes the losses of `hidden` `[n, d]` (without autodiff) against `n` targets and, given a `weight`, their gradient.
     ///
-    /// `taught` `[n, d]` are the means ([`FrozenUnembedding::means`]) of the distributions that the targets' taught shares
-    /// belong to. It is needed if one of these shares is above 0.
-    pub fn cross_entropy(
+    /// `taught` are the rows of the distributions that the targets' taught shares belong to ([`FrozenUnembedding::teach`]).
+    /// They are needed if one of these shares is above 0.
+    pub fn loss(
         &self,
         hidden: Tensor<2>,
         targets: &Targets,
-        taught: Option<&Tensor<2>>,
+        taught: Option<&Taught>,
+        criterion: Criterion,
         weight: Option<f64>,
     ) -> FrozenLoss {
-        let mut all = FrozenLoss { loss: 0.0, choices: Vec::new(), gradient: None };
+        let mut all = FrozenLoss::new();
         let mut gradients = Vec::new();
         for first in (0..targets.len()).step_by(ROWS) {
             let rows = first..targets.len().min(first + ROWS);
-            let of_rows = |states: &Tensor<2>| states.clone().narrow(0, first, rows.len());
-            let (part, taught) = (of_rows(&hidden), taught.map(of_rows));
-            let (loss, gradient) = match &self.table {
-                Projection::Packed(matrix) => {
-                    self.on_host(matrix, (part, taught), targets, rows, weight, &mut all.choices)
-                }
-                Projection::Tensor(table) => on_device(table, (part, taught), targets, rows, weight, &mut all.choices),
+            let of_rows = |states: Tensor<2>| states.narrow(0, first, rows.len());
+            let (part, taught) = (of_rows(hidden.clone()), taught.map(|taught| taught.map(of_rows)));
+            let sought = Sought { targets, rows, taught, criterion, weight };
+            let part = match &self.table {
+                Projection::Packed(matrix) => self.on_host(matrix, part, &sought),
+                Projection::Tensor(table) => on_device(table, part, &sought),
             };
-            all.loss += loss;
-            gradients.extend(gradient);
+            all.losses.extend(part.losses);
+            all.log_sums.extend(part.log_sums);
+            all.choices.extend(part.choices);
+            gradients.extend(part.gradient);
         }
         if weight.is_some() {
             all.gradient = Some(if gradients.is_empty() { hidden } else { Tensor::cat(gradients, 0) });
@@ -92,28 +136,36 @@ impl FrozenUnembedding {
         all
     }
 
-    /// Returns the means of the unembedding's rows under the softmax of `states` `[n, d]` (without autodiff): `[n, d]`. Their
-    /// product with a hidden state is the mean of its logits, so a distribution teaches through them alone.
-    pub fn means(&self, states: &Tensor<2>) -> Tensor<2> {
-        let [n, width] = states.dims();
-        let means = (0..n).step_by(ROWS).map(|first| {
+    /// Returns what the softmax of `states` `[n, d]` (without autodiff) teaches through, for losses by `criterion`.
+    pub fn teach(&self, states: &Tensor<2>, criterion: Criterion) -> Taught {
+        let ([n, width], device) = (states.dims(), states.device());
+        let (mut means, mut log_sums) = (Vec::new(), Vec::new());
+        for first in (0..n).step_by(ROWS) {
             let part = states.clone().narrow(0, first, ROWS.min(n - first));
-            match &self.table {
+            let (of_part, log_sum) = match &self.table {
                 Projection::Packed(matrix) => {
-                    let (device, shape) = (part.device(), part.dims());
-                    let (running, mut sums) = self.walk(matrix, &to_host(part), true);
-                    for (sums, running) in sums.chunks_mut(width).zip(running) {
+                    let rows = part.dims()[0];
+                    let (running, mut sums) = self.walk(matrix, &to_host(part), criterion.reads_divergence());
+                    for (sums, running) in sums.chunks_mut(width).zip(&running) {
                         sums.iter_mut().for_each(|sum| *sum = (f64::from(*sum) / running.sum) as f32);
                     }
-                    from_host(sums, shape, &device)
+                    let log_sums = running.iter().map(|running| running.log_sum() as f32).collect();
+                    (from_host(sums, [rows, width], &device), from_host(log_sums, [rows, 1], &device))
                 }
                 Projection::Tensor(table) => {
-                    let Walked { sum, sums, .. } = walk_on_device(table, &part, true);
-                    sums / sum
+                    let Walked { largest, sum, sums, .. } = walk_on_device(table, &part, criterion.reads_divergence());
+                    (sums / sum.clone(), sum.log() + largest)
                 }
-            }
-        });
-        Tensor::cat(means.collect(), 0)
+            };
+            means.push(of_part);
+            log_sums.push(log_sum);
+        }
+        let overlaps = criterion != Criterion::CrossEntropy;
+        Taught {
+            states: overlaps.then(|| states.clone()),
+            log_sums: overlaps.then(|| Tensor::cat(log_sums, 0)),
+            means: criterion.reads_divergence().then(|| Tensor::cat(means, 0)),
+        }
     }
 
     /// Walks the vocabulary on the CPU. Returns what it keeps of each row of `hidden` `[n, d]` and, if `weighted`, the
@@ -144,50 +196,167 @@ impl FrozenUnembedding {
         (running, sums)
     }
 
-    /// Computes the loss of some rows and, given a `weight`, its gradient, on the CPU.
-    fn on_host(
+    /// Walks the vocabulary once more on the CPU, given what the first walk kept of each row. Returns the overlap of each row's
+    /// prediction with its target and, if `weighted`, the table's rows weighted by the probabilities of [`Overlap::below`] and
+    /// summed: `[n, d]`.
+    fn overlaps(
         &self,
         matrix: &PackedMatrix,
-        (hidden, taught): (Tensor<2>, Option<Tensor<2>>),
-        targets: &Targets,
-        rows: Range<usize>,
-        weight: Option<f64>,
-        choices: &mut Vec<u32>,
-    ) -> (f64, Option<Tensor<2>>) {
+        hidden: &[f32],
+        running: &[Running],
+        Sought { targets, rows, taught, criterion, weight }: &Sought,
+    ) -> (Vec<Overlap>, Vec<f32>) {
+        let width = matrix.inputs();
+        let mut overlaps = vec![Overlap::default(); running.len()];
+        let mut sums = vec![0.0f32; if weight.is_some() { hidden.len() } else { 0 }];
+        let taught = taught.as_ref().and_then(|taught| Some((taught.states.clone()?, taught.log_sums.clone()?)));
+        let taught = taught.map(|(states, log_sums)| (to_host(states), to_host(log_sums)));
+        let (mut predicted, mut wanted) = (Vec::new(), Vec::new());
+        on_pool(|| {
+            for (block, transposed) in blocks(matrix.outputs()).zip(&self.transposed) {
+                matrix.multiply_part(block.clone(), hidden, &mut predicted);
+                match &taught {
+                    Some((states, _)) => matrix.multiply_part(block.clone(), states, &mut wanted),
+                    None => wanted.resize(predicted.len(), 0.0),
+                }
+                let of_rows = predicted.par_chunks_mut(block.len()).zip(wanted.par_chunks_mut(block.len()));
+                of_rows.zip(&mut overlaps).enumerate().for_each(|(place, ((q, p), overlap))| {
+                    let row = rows.start + place;
+                    exponentiate(q, running[place].log_sum() as f32);
+                    match &taught {
+                        Some((_, log_sums)) if targets.taught(row) > 0.0 => {
+                            exponentiate(p, log_sums[place] - targets.taught(row).ln());
+                        }
+                        _ => p.fill(0.0),
+                    }
+                    for &(token, share) in targets.distribution(row) {
+                        if block.contains(&(token as usize)) {
+                            p[token as usize - block.start] += share;
+                        }
+                    }
+                    overlap.add(p, q, *criterion);
+                });
+                if weight.is_some() {
+                    transposed.multiply_onto(&predicted, &mut sums);
+                }
+            }
+        });
+        debug_assert!(sums.is_empty() || sums.len() == running.len() * width);
+        (overlaps, sums)
+    }
+
+    /// Computes the losses of some rows and, given a weight, their gradient, on the CPU.
+    fn on_host(&self, matrix: &PackedMatrix, hidden: Tensor<2>, sought: &Sought) -> FrozenLoss {
+        let Sought { targets, rows, taught, criterion, weight } = sought;
         let (device, width, n) = (hidden.device(), matrix.inputs(), rows.len());
         let hidden = to_host(hidden);
-        let taught = taught.map(to_host);
+        let means = taught.as_ref().and_then(|taught| taught.means.clone()).map(to_host);
         let (running, mut sums) = self.walk(matrix, &hidden, weight.is_some());
-        choices.extend(running.iter().map(|running| running.best as u32));
-        // The unembedding's rows of the target tokens, weighted by their shares. Their product with the hidden state is
-        // the targets' mean logit.
+        let second = (*criterion != Criterion::CrossEntropy).then(|| self.overlaps(matrix, &hidden, &running, sought));
         let finish = |(place, sums): (usize, &mut [f32])| -> f64 {
             let (row, running) = (rows.start + place, &running[place]);
             if !targets.takes_part(row) {
                 sums.fill(0.0);
                 return 0.0;
             }
+            // The unembedding's rows of the target tokens, weighted by their shares. Their product with the hidden state is
+            // the targets' mean logit.
             let mut wanted = vec![0.0; width];
-            for &(token, share) in targets.distribution(row) {
-                let token = token as usize;
-                self.transposed[token / BLOCK].add_column(token % BLOCK, share, &mut wanted);
+            if criterion.reads_divergence() {
+                for &(token, share) in targets.distribution(row) {
+                    self.add_row(token, share, &mut wanted);
+                }
+                if targets.taught(row) > 0.0 {
+                    let means = means.as_ref().expect("whoever has taught shares gives what is taught");
+                    let (share, means) = (targets.taught(row), &means[place * width..][..width]);
+                    wanted.iter_mut().zip(means).for_each(|(wanted, mean)| *wanted += share * mean);
+                }
             }
-            if targets.taught(row) > 0.0 {
-                let taught = taught.as_ref().expect("whoever has taught shares gives the means");
-                let (share, means) = (targets.taught(row), &taught[place * width..][..width]);
-                wanted.iter_mut().zip(means).for_each(|(wanted, mean)| *wanted += share * mean);
-            }
-            if let Some(weight) = weight {
-                let (scale, weight) = ((weight / running.sum) as f32, weight as f32);
-                sums.iter_mut().zip(&wanted).for_each(|(sum, wanted)| *sum = *sum * scale - weight * wanted);
-            }
+            let (overlap, below) = second.as_ref().map_or((Overlap::default(), &[][..]), |(overlaps, sums)| {
+                (overlaps[place], sums.get(place * width..(place + 1) * width).unwrap_or(&[]))
+            });
             let hidden = &hidden[place * width..][..width];
             let logit: f64 = hidden.iter().zip(&wanted).map(|(h, w)| f64::from(*h) * f64::from(*w)).sum();
-            running.sum.ln() + f64::from(running.largest) - logit
+            let divergence = running.log_sum() - logit - overlap.entropy;
+            let blend = criterion.blend(overlap.alpha, divergence);
+            if let Some(weight) = weight {
+                // Of the prediction's mean, of the target's, and of what the prediction gives too little to.
+                let of_mean = (weight * (blend.divergence + blend.overlap * overlap.below) / running.sum) as f32;
+                let of_wanted = (weight * blend.divergence) as f32;
+                sums.iter_mut().zip(&wanted).for_each(|(sum, wanted)| *sum = *sum * of_mean - of_wanted * wanted);
+                let of_below = (weight * blend.overlap) as f32;
+                sums.iter_mut().zip(below).for_each(|(sum, below)| *sum -= of_below * below);
+            }
+            blend.loss
         };
-        // Collected before they are summed, so that the bytes are the same for any number of threads.
-        let losses: Vec<f64> = sums.par_chunks_mut(width).enumerate().map(finish).collect();
-        (losses.iter().sum(), weight.map(|_| from_host(sums, [n, width], &device)))
+        let losses = sums.par_chunks_mut(width).enumerate().map(finish).collect();
+        let log_sums = running.iter().map(Running::log_sum).collect();
+        let choices = running.iter().map(|running| running.best as u32).collect();
+        FrozenLoss { losses, log_sums, choices, gradient: weight.map(|_| from_host(sums, [n, width], &device)) }
+    }
+
+    /// Adds `share` times the unembedding's row of a token to `onto` `[d]`, on the CPU.
+    fn add_row(&self, token: u32, share: f32, onto: &mut [f32]) {
+        self.transposed[token as usize / BLOCK].add_column(token as usize % BLOCK, share, onto);
+    }
+
+    /// Returns the logit of one token in each row of `hidden` `[n, d]` (without autodiff).
+    pub fn logits_of(&self, hidden: Tensor<2>, tokens: &[u32]) -> Vec<f32> {
+        let (device, shape) = (hidden.device(), hidden.dims());
+        let rows = match &self.table {
+            Projection::Tensor(table) => {
+                table.clone().select(0, super::indices(tokens.iter().map(|&t| t as usize), &device))
+            }
+            Projection::Packed(_) => {
+                let mut rows = vec![0.0; shape[0] * shape[1]];
+                rows.par_chunks_mut(shape[1]).zip(tokens).for_each(|(row, &token)| self.add_row(token, 1.0, row));
+                from_host(rows, shape, &device)
+            }
+        };
+        to_host((hidden * rows).sum_dim(1))
+    }
+}
+
+/// The losses that are sought of some rows.
+struct Sought<'a> {
+    targets: &'a Targets,
+    /// The rows' numbers among the targets.
+    rows: Range<usize>,
+    /// What these rows are taught.
+    taught: Option<Taught>,
+    criterion: Criterion,
+    weight: Option<f64>,
+}
+
+/// What the second walk keeps of one row, whose target is p and whose prediction is q.
+#[derive(Clone, Copy, Default)]
+struct Overlap {
+    /// `sum_v min(p_v, q_v)`
+    alpha: f64,
+    /// The sum of `q_v` over the tokens with `q_v < p_v`.
+    below: f64,
+    /// The entropy of p, if the criterion reads it.
+    entropy: f64,
+}
+
+impl Overlap {
+    /// Adds some tokens, and leaves of `q` only those of [`Overlap::below`].
+    fn add(&mut self, p: &[f32], q: &mut [f32], criterion: Criterion) {
+        for (&p, q) in p.iter().zip(q) {
+            self.alpha += f64::from(p.min(*q));
+            *q = if *q < p { *q } else { 0.0 };
+            self.below += f64::from(*q);
+            if criterion.reads_divergence() && p > 0.0 {
+                self.entropy -= f64::from(p * p.ln());
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Returns the logarithm of the softmax' divisor.
+    fn log_sum(&self) -> f64 {
+        self.sum.ln() + f64::from(self.largest)
     }
 }
 
@@ -229,36 +398,105 @@ fn walk_on_device(table: &Tensor<2>, hidden: &Tensor<2>, weighted: bool) -> Walk
     Walked { largest, sum, best, sums }
 }
 
-/// Computes the loss of some rows and, given a `weight`, its gradient, with tensor operations.
-fn on_device(
+/// Walks the vocabulary once more with tensor operations. Returns alpha, below and entropy of [`Overlap`], each `[n, 1]`, and
+/// the table's rows weighted by the probabilities of below and summed, `[n, d]`.
+fn overlaps_on_device(
     table: &Tensor<2>,
-    (hidden, taught): (Tensor<2>, Option<Tensor<2>>),
-    targets: &Targets,
-    rows: Range<usize>,
-    weight: Option<f64>,
-    choices: &mut Vec<u32>,
-) -> (f64, Option<Tensor<2>>) {
-    let (device, dtype, n) = (hidden.device(), hidden.dtype(), rows.len());
-    let column =
-        |values: Vec<f32>| -> Tensor<2> { Tensor::from_data(TensorData::new(values, [n, 1]), (&device, dtype)) };
+    hidden: &Tensor<2>,
+    log_sum: &Tensor<2>,
+    Sought { targets, rows, taught, criterion, .. }: &Sought,
+) -> ([Tensor<2>; 3], Tensor<2>) {
+    let (n, device) = (rows.len(), hidden.device());
+    let of_rows = |values| column(values, hidden);
+    let mut found = [(); 3].map(|()| log_sum.zeros_like());
+    let mut sums = hidden.zeros_like();
+    for tokens in blocks(table.dims()[0]) {
+        let block = table.clone().narrow(0, tokens.start, tokens.len());
+        let logits = |states: &Tensor<2>| states.clone().matmul(block.clone().transpose());
+        let q = (logits(hidden) - log_sum.clone()).exp();
+        let teacher = taught.as_ref().and_then(|taught| taught.states.as_ref().zip(taught.log_sums.as_ref()));
+        let mut p = teacher.map_or_else(
+            || q.zeros_like(),
+            |(states, log_sums)| {
+                let shares = of_rows(rows.clone().map(|row| targets.taught(row).into()).collect());
+                (logits(states) - log_sums.clone()).exp() * shares
+            },
+        );
+        let numbers: Tensor<2, Int> = Tensor::arange(tokens.start as i64..tokens.end as i64, &device).unsqueeze();
+        for place in 0..targets.width(rows.clone()) {
+            let entry = |row| targets.distribution(row).get(place).copied().unwrap_or((0, 0.0));
+            let (ids, shares): (Vec<i64>, Vec<f64>) =
+                rows.clone().map(entry).map(|(id, share)| (i64::from(id), f64::from(share))).unzip();
+            let ids: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [n, 1]), &device);
+            let here = numbers.clone().expand([n, tokens.len()]).equal(ids.expand([n, tokens.len()]));
+            p = p + here.float().cast(q.dtype()) * of_rows(shares);
+        }
+        let few = q.clone().mask_fill(q.clone().lower(p.clone()).bool_not(), 0.0);
+        let least = p.clone().min_pair(q);
+        let entropy = criterion.reads_divergence().then(|| p.clone() * p.clamp_min(f32::MIN_POSITIVE).log().neg());
+        found[0] = found[0].clone() + least.sum_dim(1);
+        found[1] = found[1].clone() + few.clone().sum_dim(1);
+        found[2] = entropy.map_or(found[2].clone(), |entropy| found[2].clone() + entropy.sum_dim(1));
+        sums = sums + few.matmul(block);
+    }
+    (found, sums)
+}
+
+/// Returns numbers as a column `[n, 1]` beside a tensor.
+fn column(values: Vec<f64>, beside: &Tensor<2>) -> Tensor<2> {
+    let shape = [values.len(), 1];
+    Tensor::from_data(TensorData::new(values, shape), (&beside.device(), beside.dtype()))
+}
+
+/// Returns the numbers of a column.
+pub(super) fn numbers_of(column: Tensor<2>) -> Vec<f64> {
+    column.into_data().convert::<f64>().try_into_vec().expect("converted to f64")
+}
+
+/// Computes the losses of some rows and, given a weight, their gradient, with tensor operations.
+fn on_device(table: &Tensor<2>, hidden: Tensor<2>, sought: &Sought) -> FrozenLoss {
+    let Sought { targets, rows, taught, criterion, weight } = sought;
+    let device = hidden.device();
+    let of_rows = |values| column(values, &hidden);
     let Walked { largest, sum, best, sums } = walk_on_device(table, &hidden, weight.is_some());
+    let log_sum = sum.clone().log() + largest;
     let best: Vec<i64> = best.into_data().convert::<i64>().try_into_vec().expect("converted to i64");
-    choices.extend(best.into_iter().map(|best| best as u32));
     let mut wanted = hidden.zeros_like();
     for place in 0..targets.width(rows.clone()) {
         let entry = |row| targets.distribution(row).get(place).copied().unwrap_or((0, 0.0));
-        let (tokens, shares): (Vec<u32>, Vec<f32>) = rows.clone().map(entry).unzip();
-        let tokens = super::indices(tokens.into_iter().map(|token| token as usize), &device);
-        wanted = wanted + table.clone().select(0, tokens) * column(shares);
+        let (tokens, shares): (Vec<usize>, Vec<f64>) =
+            rows.clone().map(entry).map(|(token, share)| (token as usize, f64::from(share))).unzip();
+        let tokens = super::indices(tokens, &device);
+        wanted = wanted + table.clone().select(0, tokens) * of_rows(shares);
     }
-    if let Some(means) = taught {
-        wanted = wanted + means * column(rows.clone().map(|row| targets.taught(row)).collect());
+    if let Some(means) = taught.as_ref().and_then(|taught| taught.means.clone()) {
+        wanted = wanted + means * of_rows(rows.clone().map(|row| targets.taught(row).into()).collect());
     }
-    let counts = column(rows.map(|row| f32::from(u8::from(targets.takes_part(row)))).collect());
-    let logit = (hidden * wanted.clone()).sum_dim(1);
-    let loss = ((sum.clone().log() + largest - logit) * counts.clone()).sum();
-    let gradient = weight.map(|weight| (sums / sum - wanted) * counts.mul_scalar(weight));
-    (loss.into_data().convert::<f64>().try_into_vec::<f64>().expect("converted to f64")[0], gradient)
+    let second = (*criterion != Criterion::CrossEntropy).then(|| overlaps_on_device(table, &hidden, &log_sum, sought));
+    let ([alpha, below, entropy], few) = second.unwrap_or_else(|| {
+        let nothing = log_sum.zeros_like();
+        ([nothing.clone(), nothing.clone(), nothing], hidden.zeros_like())
+    });
+    let divergence = log_sum.clone() - (hidden.clone() * wanted.clone()).sum_dim(1) - entropy;
+    let parts = numbers_of(alpha).into_iter().zip(numbers_of(divergence)).zip(rows.clone());
+    let blends = parts.map(|((alpha, divergence), row)| {
+        let blend = criterion.blend(alpha, divergence);
+        let part = f64::from(u8::from(targets.takes_part(row)));
+        [blend.loss, blend.divergence, blend.overlap].map(|x| x * part)
+    });
+    let blends: Vec<[f64; 3]> = blends.collect();
+    let factor = |at: usize| of_rows(blends.iter().map(|blend| blend[at]).collect());
+    let gradient = weight.map(|weight| {
+        let (mean, divergence, overlap) = (sums / sum, factor(1), factor(2));
+        let towards = (mean.clone() - wanted) * divergence;
+        (towards + (mean * below - few) * overlap).mul_scalar(weight)
+    });
+    FrozenLoss {
+        losses: blends.iter().map(|blend| blend[0]).collect(),
+        log_sums: numbers_of(log_sum),
+        choices: best.into_iter().map(|best| best as u32).collect(),
+        gradient,
+    }
 }
 
 #[cfg(all(test, feature = "cpu"))]
@@ -299,9 +537,36 @@ mod tests {
         (a.cast(DType::F64) - b.cast(DType::F64)).abs().max().into_scalar::<f64>()
     }
 
-    /// Computes all logits at once, as in the definition.
+    const CRITERIA: [Criterion; 4] = [Criterion::CrossEntropy, Criterion::Tv, Criterion::Lk, Criterion::LkHybrid];
+
+    /// The loss of a row and its gradient by the logits, as in the definition.
+    fn defined(criterion: Criterion, p: &[f64], logits: &[f64]) -> (f64, Vec<f64>) {
+        let sum: f64 = logits.iter().map(|l| l.exp()).sum();
+        let q: Vec<f64> = logits.iter().map(|l| l.exp() / sum).collect();
+        let alpha: f64 = p.iter().zip(&q).map(|(p, q)| p.min(*q)).sum();
+        let entropy: f64 = p.iter().filter(|&&p| p > 0.0).map(|p| -p * p.ln()).sum();
+        let cross: f64 = p.iter().zip(&q).map(|(p, q)| -p * q.ln()).sum();
+        let below: f64 = p.iter().zip(&q).filter(|(p, q)| q < p).map(|(_, q)| q).sum();
+        let of_cross = p.iter().zip(&q).map(|(p, q)| q - p);
+        let of_alpha = p.iter().zip(&q).map(|(p, q)| q * (f64::from(u8::from(q < p)) - below));
+        match criterion {
+            Criterion::CrossEntropy => (cross, of_cross.collect()),
+            Criterion::Tv => (1.0 - alpha, of_alpha.map(|x| -x).collect()),
+            Criterion::Lk => {
+                let least = alpha.max(1e-5);
+                (-least.ln(), of_alpha.map(|x| -x / least).collect())
+            }
+            Criterion::LkHybrid => {
+                let w = (-3.0 * alpha).exp();
+                let gradient = of_cross.zip(of_alpha).map(|(cross, alpha)| w * cross - (1.0 - w) * alpha);
+                (w * (cross - entropy) + (1.0 - w) * (1.0 - alpha), gradient.collect())
+            }
+        }
+    }
+
+    /// Computes all logits at once.
     #[test]
-    fn loss_and_gradient_are_those_of_all_logits_at_once() {
+    fn losses_and_gradients_are_those_of_all_logits_at_once() {
         let (table, hidden) = (numbers(VOCABULARY, 0.2, DType::F64), numbers(N, 1.3, DType::F64));
         let teacher = numbers(N, 2.9, DType::F64);
         let targets = targets();
@@ -309,50 +574,64 @@ mod tests {
         let rows: Vec<f64> = logits.into_data().try_into_vec().unwrap();
         let taught = softmax(teacher.clone().matmul(table.clone().transpose()), 1);
         let taught: Vec<f64> = taught.into_data().try_into_vec().unwrap();
-        let (mut loss, mut right, mut gradients) = (0.0, Vec::new(), Vec::new());
-        for (row, logits) in rows.chunks(VOCABULARY).enumerate() {
-            let sum: f64 = logits.iter().map(|l| l.exp()).sum();
-            let best = (0..VOCABULARY).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
-            right.push(best == targets.token(row) as usize);
-            let mut p: Vec<f64> = logits.iter().map(|l| l.exp() / sum).collect();
-            for &(token, share) in targets.distribution(row) {
-                loss += f64::from(share) * (sum.ln() - logits[token as usize]);
-                p[token as usize] -= f64::from(share);
+        for criterion in CRITERIA {
+            let (mut losses, mut right, mut gradients) = (Vec::new(), Vec::new(), Vec::new());
+            for (row, logits) in rows.chunks(VOCABULARY).enumerate() {
+                let best = (0..VOCABULARY).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+                right.push(best == targets.token(row) as usize);
+                let share = f64::from(targets.taught(row));
+                let mut p: Vec<f64> = taught[row * VOCABULARY..][..VOCABULARY].iter().map(|p| share * p).collect();
+                targets.distribution(row).iter().for_each(|&(token, share)| p[token as usize] += f64::from(share));
+                let (loss, gradient) = defined(criterion, &p, logits);
+                let part = if targets.takes_part(row) { 1.0 } else { 0.0 };
+                losses.push(part * loss);
+                gradients.extend(gradient.into_iter().map(|x| 0.5 * part * x));
             }
-            for (token, probability) in taught[row * VOCABULARY..][..VOCABULARY].iter().enumerate() {
-                let share = f64::from(targets.taught(row)) * probability;
-                loss += share * (sum.ln() - logits[token]);
-                p[token] -= share;
+            let gradients: Tensor<2> =
+                Tensor::from_data(TensorData::new(gradients, [N, VOCABULARY]), (&Device::flex(), DType::F64));
+            let expected = gradients.matmul(table.clone());
+            for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-5)] {
+                let frozen = FrozenUnembedding::new(Projection::new(table.clone().cast(dtype)));
+                assert_eq!(frozen.transposed.is_empty(), dtype == DType::F64, "both ways are tested");
+                let taught = frozen.teach(&teacher.clone().cast(dtype), criterion);
+                let hidden = hidden.clone().cast(dtype);
+                let found = frozen.loss(hidden.clone(), &targets, Some(&taught), criterion, Some(0.5));
+                let far = found.losses.iter().zip(&losses).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                assert!(far < 10.0 * tolerance, "{criterion:?} {far}");
+                assert_eq!(targets.right(&found.choices), right);
+                let far = distance(found.gradient.unwrap(), expected.clone());
+                assert!(far < tolerance, "{criterion:?} {far}");
+                let plain = frozen.loss(hidden, &targets, Some(&taught), criterion, None);
+                assert!(plain.gradient.is_none() && plain.losses == found.losses);
             }
-            let part = !targets.distribution(row).is_empty() || targets.taught(row) > 0.0;
-            gradients.extend(p.into_iter().map(|p| if part { 0.5 * p } else { 0.0 }));
         }
-        let gradients: Tensor<2> =
-            Tensor::from_data(TensorData::new(gradients, [N, VOCABULARY]), (&Device::flex(), DType::F64));
-        let expected = gradients.matmul(table.clone());
-        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
+    }
+
+    #[test]
+    fn the_logits_of_single_tokens_are_those_of_the_whole_row() {
+        let (table, hidden) = (numbers(VOCABULARY, 0.2, DType::F64), numbers(N, 1.3, DType::F64));
+        let tokens: Vec<u32> = (0..N as u32).map(|row| row * 7919 % VOCABULARY as u32).collect();
+        let all: Vec<f64> = hidden.clone().matmul(table.clone().transpose()).into_data().try_into_vec().unwrap();
+        for dtype in [DType::F64, DType::F32] {
             let frozen = FrozenUnembedding::new(Projection::new(table.clone().cast(dtype)));
-            assert_eq!(frozen.transposed.is_empty(), dtype == DType::F64, "both ways are tested");
-            let taught = frozen.means(&teacher.clone().cast(dtype));
-            let found = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(&taught), Some(0.5));
-            assert!((found.loss / loss - 1.0).abs() < tolerance, "{} {loss}", found.loss);
-            assert_eq!(targets.right(&found.choices), right);
-            assert!(distance(found.gradient.unwrap(), expected.clone()) < tolerance);
-            let plain = frozen.cross_entropy(hidden.clone().cast(dtype), &targets, Some(&taught), None);
-            assert!(plain.gradient.is_none() && (plain.loss / loss - 1.0).abs() < tolerance);
+            let found = frozen.logits_of(hidden.clone().cast(dtype), &tokens);
+            for (row, (&token, logit)) in tokens.iter().zip(found).enumerate() {
+                assert!((f64::from(logit) - all[row * VOCABULARY + token as usize]).abs() < 1e-5);
+            }
         }
     }
 
     #[test]
     fn the_smallest_id_wins_among_equal_logits_across_blocks() {
         let table: Tensor<2> = Tensor::zeros([VOCABULARY, WIDTH], &Device::flex());
-        let found = FrozenUnembedding::new(Projection::new(table)).cross_entropy(
+        let found = FrozenUnembedding::new(Projection::new(table)).loss(
             numbers(2, 0.0, DType::F32),
             &Targets::of_tokens(&[0, BLOCK as u32]),
             None,
+            Criterion::CrossEntropy,
             None,
         );
         assert_eq!(found.choices, [0, 0]);
-        assert!((found.loss - 2.0 * (VOCABULARY as f64).ln()).abs() < 1e-5);
+        assert!((found.sum() - 2.0 * (VOCABULARY as f64).ln()).abs() < 1e-5);
     }
 }

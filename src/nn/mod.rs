@@ -1,5 +1,6 @@
 //! The numeric parts of which every model here is made: layers, named parameters, cross-entropy with its gradient.
 
+mod criterion;
 mod cross_entropy;
 mod frozen;
 mod largest;
@@ -9,8 +10,9 @@ mod projection;
 mod safetensors_file;
 mod targets;
 
+pub use criterion::Criterion;
 pub use cross_entropy::{Unembedded, unembed};
-pub use frozen::{FrozenLoss, FrozenUnembedding};
+pub use frozen::{FrozenLoss, FrozenUnembedding, Taught};
 pub use largest::Largest;
 pub use layers::{Embedding, Init, Linear, Norm};
 pub use parameters::{

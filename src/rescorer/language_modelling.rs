@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::backbone::{Span, Transformer};
 use crate::error::{Result, bail};
-use crate::nn::{Targets, unembed};
+use crate::nn::{Criterion, Targets, unembed};
 use crate::training::{Batch, Evaluated, Task};
 
 /// The task of predicting the next token in tokenised documents.
@@ -59,7 +59,7 @@ impl LanguageModelling {
         for batch in documents.chunks(16) {
             let shifted = Shifted::new(batch);
             let hidden = shifted.hidden(model);
-            let result = unembed(hidden, model.unembedding(), &shifted.targets, None, None);
+            let result = unembed(hidden, model.unembedding(), &shifted.targets, None, Criterion::CrossEntropy, None);
             loss += result.loss;
             tokens += shifted.targets.len();
         }
@@ -88,6 +88,7 @@ impl Task<Transformer> for LanguageModelling {
             table.clone().without_autodiff(),
             &shifted.targets,
             None,
+            Criterion::CrossEntropy,
             Some(1.0 / counted as f64),
         );
         let [of_hidden, of_table] = result.gradients.expect("a weight was given");

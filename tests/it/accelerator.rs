@@ -18,7 +18,9 @@ use draftsmith::heads::{
     AttentionConfig, AttentionContext, DraftHeads, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder,
     SpeculatorConfig, Starts,
 };
-use draftsmith::nn::{FrozenUnembedding, Init, Targets, collect_parameters, from_host, load_parameters, to_host};
+use draftsmith::nn::{
+    Criterion, FrozenUnembedding, Init, Targets, collect_parameters, from_host, load_parameters, to_host,
+};
 use draftsmith::storage_type::StorageType;
 
 const TOLERANCE: f32 = 1e-3;
@@ -116,9 +118,11 @@ fn gradients(device: &Device) -> Vec<f32> {
     let read = FeatureTensors::new(&[Feature::Last], vec![hidden.clone().autodiff()]);
     let drafted = |_| unreachable!("these heads read no tokens");
     let starts = Starts { pinned: read.get(Feature::Last), states: read, context: None };
-    for state in [0, 1].map(heads.begin(starts).chains(&drafted)) {
+    let states = [0, 1].map(heads.begin(starts).chains(&drafted));
+    for (state, criterion) in states.into_iter().zip([Criterion::CrossEntropy, Criterion::LkHybrid]) {
         let plain = state.clone().without_autodiff();
-        let result = unembedding.cross_entropy(plain, &targets, Some(&hidden), Some(1.0 / 24.0));
+        let taught = unembedding.teach(&hidden, criterion);
+        let result = unembedding.loss(plain, &targets, Some(&taught), criterion, Some(1.0 / 24.0));
         let part = (state * result.gradient.unwrap()).sum();
         objective = Some(match objective {
             None => part,

@@ -112,7 +112,7 @@ fn so_with_every_architecture_of_heads() {
         ("{kind=\"medusa\",blocks=2}", "[3, 2, 1]", "all"),
         ("{kind=\"linear\"}", "[0.5, 2, 1]", "one-random"),
         ("{kind=\"medusa\",unembedding=\"own\"}", "constant", "{annealed=15}"),
-        ("{kind=\"speculator\",inner=12}", "constant", "all"),
+        ("{kind=\"speculator\",inner=12}", "{pace=0.5}", "all"),
         ("{kind=\"attention\"}", "{exp=4}", "all"),
         ("{kind=\"attention\",layers=2,warm_start=false,context={features=[\"layer-1\",\"last\"]}}", "constant", "all"),
         ("{kind=\"attention\",rows=\"parallel\",layers=2,input=[\"layer-0\",\"last\"]}", "constant", "one-random"),
