@@ -206,7 +206,6 @@ impl FrozenUnembedding {
         running: &[Running],
         Sought { targets, rows, taught, criterion, weight }: &Sought,
     ) -> (Vec<Overlap>, Vec<f32>) {
-        let width = matrix.inputs();
         let mut overlaps = vec![Overlap::default(); running.len()];
         let mut sums = vec![0.0f32; if weight.is_some() { hidden.len() } else { 0 }];
         let taught = taught.as_ref().and_then(|taught| Some((taught.states.clone()?, taught.log_sums.clone()?)));
@@ -241,7 +240,6 @@ impl FrozenUnembedding {
                 }
             }
         });
-        debug_assert!(sums.is_empty() || sums.len() == running.len() * width);
         (overlaps, sums)
     }
 
