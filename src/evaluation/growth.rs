@@ -23,8 +23,8 @@ pub struct TextGrowth<'a> {
     heads: &'a FrozenHeads,
     backbone: &'a Backbone,
     k: usize,
-    /// By the number of tokens before a block, and the path.
-    known: Mutex<HashMap<(usize, Vec<u32>), Largest>>,
+    /// By the number of tokens before a block, then by path.
+    known: Mutex<HashMap<usize, HashMap<Vec<u32>, Largest>>>,
 }
 
 impl<'a> TextGrowth<'a> {
@@ -36,11 +36,13 @@ impl<'a> TextGrowth<'a> {
     /// Returns what is known behind each of `paths` of the block behind `start` tokens.
     fn known(&self, start: usize, paths: &[&[u32]]) -> Vec<Option<Largest>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        paths.iter().map(|path| known.get(&(start, path.to_vec())).cloned()).collect()
+        let of_block = known.get(&start);
+        paths.iter().map(|&path| of_block?.get(path).cloned()).collect()
     }
 
     fn remember(&self, start: usize, path: &[u32], proposed: Largest) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert((start, path.to_vec()), proposed);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(start).or_default().insert(path.to_vec(), proposed);
     }
 }
 

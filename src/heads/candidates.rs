@@ -232,8 +232,9 @@ impl FrozenHeads {
     ) -> Vec<Option<Largest>> {
         let best = self.tables[head.min(self.tables.len() - 1)].largest(states, k, stats);
         let named = |mut best: Largest| {
-            let names = self.ids.iter();
-            names.for_each(|names| best.ids.iter_mut().for_each(|id| *id = names[*id as usize]));
+            if let Some(names) = &self.ids {
+                best.ids.iter_mut().for_each(|id| *id = names[*id as usize]);
+            }
             best
         };
         let finite = |best: &Largest| best.is_finite(k.min(self.vocabulary()));

@@ -53,6 +53,9 @@ static PANEL: LazyLock<usize> = LazyLock::new(|| {
     2 * ARCH.dispatch(Lanes)
 });
 
+/// The numbers that are worth a thread of their own, where each takes a few operations.
+pub const PART: usize = 1 << 14;
+
 /// A buffer of which several threads write disjoint parts.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);

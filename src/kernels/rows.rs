@@ -7,10 +7,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::ARCH;
-
-/// Numbers worth a thread of their own.
-const PARALLEL: usize = 1 << 14;
+use super::{ARCH, PART};
 
 /// Returns e^x to 2 units in the last place for x between -87 and 88, and clamps x to that range. It has no branch, so
 /// that loops over it become vector code. The polynomial is Moshier's (Cephes, `expf`).
@@ -130,7 +127,7 @@ impl<W: RowWork> WithSimd for Rows<'_, W> {
 fn by_rows(work: &impl RowWork, x: &[f32], y: &mut Vec<f32>) {
     let (from, to) = work.widths();
     y.resize(x.len() / from * to, 0.0);
-    let rows = (PARALLEL / from).max(1);
+    let rows = (PART / from).max(1);
     if x.len() <= 2 * rows * from {
         return ARCH.dispatch(Rows(work, x, y));
     }

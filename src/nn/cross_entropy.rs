@@ -11,7 +11,7 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, Element, ElementConversion, IndexingUpdateOp, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::frozen::numbers_of;
+use super::frozen::{column, numbers_of};
 use super::{Criterion, Targets, on_host};
 
 /// The result of one pass over rows of logits.
@@ -244,8 +244,8 @@ fn on_device(
     let shares: Tensor<2> = Tensor::from_data(TensorData::new(shares, [n, width]), &device);
     let best: Vec<i64> =
         logits.clone().argmax(1).into_data().convert::<i64>().try_into_vec().expect("converted to i64");
-    let counts = rows.clone().map(|row| f32::from(u8::from(targets.takes_part(row)))).collect::<Vec<_>>();
-    let counts: Tensor<2> = Tensor::from_data(TensorData::new(counts, [n, 1]), &device);
+    let counts = rows.clone().map(|row| f64::from(u8::from(targets.takes_part(row)))).collect();
+    let counts = column(counts, &logits);
     let choices = best.into_iter().map(|best| best as u32).collect();
     let log_probs = log_softmax(logits, 1);
     if criterion != Criterion::CrossEntropy {
@@ -259,9 +259,8 @@ fn on_device(
         let divergences = numbers_of((p.clone() * ratios).sum_dim(1)).into_iter();
         let blends: Vec<_> =
             alpha.into_iter().zip(divergences).map(|(alpha, divergence)| criterion.blend(alpha, divergence)).collect();
-        let column = |values: Vec<f32>| -> Tensor<2> { Tensor::from_data(TensorData::new(values, [n, 1]), &device) };
-        let of_divergence = column(blends.iter().map(|blend| blend.divergence as f32).collect());
-        let of_overlap = column(blends.iter().map(|blend| blend.overlap as f32).collect());
+        let of_divergence = column(blends.iter().map(|blend| blend.divergence).collect(), &q);
+        let of_overlap = column(blends.iter().map(|blend| blend.overlap).collect(), &q);
         let gradient = (q.clone() - p) * of_divergence + q * (below - few) * of_overlap;
         let part = |row: usize, loss: f64| if targets.takes_part(row) { loss } else { 0.0 };
         return Loss {

@@ -441,7 +441,7 @@ fn overlaps_on_device(
 }
 
 /// Returns numbers as a column `[n, 1]` beside a tensor.
-fn column(values: Vec<f64>, beside: &Tensor<2>) -> Tensor<2> {
+pub(super) fn column(values: Vec<f64>, beside: &Tensor<2>) -> Tensor<2> {
     let shape = [values.len(), 1];
     Tensor::from_data(TensorData::new(values, shape), (&beside.device(), beside.dtype()))
 }

@@ -26,7 +26,7 @@ pub use targets::{IGNORE, Targets};
 use burn::tensor::{Device, ElementConversion, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::on_pool;
+use crate::kernels::{PART, on_pool};
 use crate::storage_type::StorageType;
 
 /// Returns the numbers of a tensor, row by row, as float32 in this process's memory.
@@ -53,7 +53,7 @@ pub fn squared_norm<const D: usize>(tensor: Tensor<D>) -> f64 {
     }
     let squares = |part: &[f32]| part.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
     // Collected before they are summed, so that the bits are the same for any number of threads.
-    let parts: Vec<f64> = on_pool(|| to_host(tensor).par_chunks(1 << 14).map(squares).collect());
+    let parts: Vec<f64> = on_pool(|| to_host(tensor).par_chunks(PART).map(squares).collect());
     parts.into_iter().sum()
 }
 

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::OptimizationConfig;
 use crate::error::{Result, bail};
-use crate::kernels::on_pool;
+use crate::kernels::{PART, on_pool};
 use crate::nn::{ParameterPath, from_host, on_host, squared_norm, to_host};
 
 /// The first and second moment of one parameter, flat.
@@ -163,9 +163,6 @@ impl Rule {
         (value.mul_scalar(self.decay) - direction.mul_scalar(self.rate), [m, v])
     }
 }
-
-/// The numbers that one core updates at once.
-const PART: usize = 1 << 14;
 
 struct Update<'a> {
     optimizer: &'a mut AdamW,

@@ -6,11 +6,8 @@ use burn::module::Module;
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::kernels::on_pool;
+use crate::kernels::{PART, on_pool};
 use crate::nn::{Values, collect_parameters, for_each_parameter, load_parameters};
-
-/// The numbers that one core averages at once.
-const PART: usize = 1 << 14;
 
 /// `sum over steps t of decay^(now - t) x weights at t`, divided by the sum of the same powers.
 pub struct Average {
