@@ -38,7 +38,7 @@ const PASSES: usize = 20;
 /// Paths whose scores are closer may change places.
 const TIE: f64 = 1e-6;
 
-/// Order of the model, number of paths, weight of the model. `configs/quickstart.toml` finds 0.7 best for one path and 0.9
+/// Order of the model, number of paths, weight of the model. `configs/tales-rescorers.toml` finds 0.7 best for one path and 0.9
 /// for 16.
 const SEARCHES: [(usize, usize, f64); 4] = [(2, 1, 0.7), (4, 1, 0.7), (4, 16, 0.7), (4, 16, 0.9)];
 
@@ -133,7 +133,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// A block with candidates that look like those of the heads that `configs/quickstart.toml` trains.
+/// A block with candidates that look like those of the heads that `configs/tales-rescorers.toml` trains.
 ///
 /// There, from the first head to the eighth, the true token is first in 63 to 28 % and among the 16 in 96 to 72 % of the
 /// blocks; the logits of the 16th lie 6.4 to 3.4 below those of the first, more where the first is right; 3 to 9 candidates

@@ -55,7 +55,7 @@ impl DraftHeads for LowRankHeads {
 fn main() -> draftsmith::Result<()> {
     let set = "name=custom-head traces.train_documents=40 traces.dev_documents=8 traces.test_documents=1 traces.max_new=40 heads.training.steps=40";
     let set = set.split(' ').map(String::from).collect();
-    let config = config::load("configs/quickstart.toml".as_ref(), &Overrides { set, ..Overrides::default() })?;
+    let config = config::load("configs/tales-rescorers.toml".as_ref(), &Overrides { set, ..Overrides::default() })?;
     let runs = Runs { folder: "runs".into(), command: vec![] };
     let workspace = Workspace::open(config, device::open(DeviceChoice::Cpu)?, runs, None)?;
     let traces = trace(&workspace)?;

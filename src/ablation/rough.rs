@@ -23,8 +23,8 @@ pub struct Rough {
 /// do.
 const REACHED: f64 = 0.5;
 
-/// The seconds that replaying a variant takes per token of the text and per trial of settings, on two cores. Measured
-/// on the quickstart.
+/// The seconds that replaying a variant of the lattice takes per token of the text and per trial of settings, on two cores.
+/// Measured on `configs/tales-rescorers.toml`.
 const REPLAY: f64 = 4e-6;
 
 /// The approximate number of settings that a variant tries on dev.
