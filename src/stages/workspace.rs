@@ -13,7 +13,7 @@ use crate::device::Opened;
 use crate::error::Result;
 use crate::evaluation::Known;
 use crate::files;
-use crate::heads::{hash_heads, heads_folder, load_heads};
+use crate::heads::{FrozenHeads, hash_heads, heads_folder, load_heads};
 use crate::progress;
 use crate::store::{Artefact, Store};
 
@@ -109,7 +109,10 @@ impl Workspace {
         // Unsuitable heads are refused here, before anything of the run is written.
         let loaded = given_heads.as_deref().map(|heads| load_heads(heads, &inputs.backbone, config.heads.binding()));
         let features = match loaded.transpose()? {
-            Some(heads) => features(heads.features(), &inputs)?,
+            Some(heads) => {
+                say_block_size(&heads, config.heads.block_size);
+                features(heads.features(), &inputs)?
+            }
             None => features_of(&config, &inputs)?,
         };
         let graph = Graph::new(&config, &inputs, Reach::of(&config), &features, given.as_deref())?;
@@ -231,6 +234,16 @@ impl Workspace {
 /// The seconds above which the making of the nearest artefact counts as long. A run then shows how a new artefact
 /// differs from that one.
 const LONG: f64 = 60.0;
+
+/// Says where given heads draft blocks of another length than the configuration has for heads of its own.
+fn say_block_size(heads: &FrozenHeads, configured: usize) {
+    let trained = heads.count() + 1;
+    if trained != configured {
+        progress::say(format!(
+            "the given heads were trained for blocks of {trained} tokens and draft these; `heads.block_size` = {configured} holds for heads that are trained here."
+        ));
+    }
+}
 
 /// Returns the states of the backbone that something reads with heads as the configuration describes them.
 ///

@@ -117,6 +117,7 @@ fn heads_of_another_run_give_its_numbers_and_leave_ones_own_alone() {
     for name in ["runs/other", "runs/other/heads/heads.safetensors"] {
         let again = succeed(path, &["evaluate", "run.toml", "--heads", name]);
         assert!(again.stderr.contains("evaluate: finished earlier, skipped"), "{}", again.stderr);
+        assert!(again.stderr.contains("trained for blocks of 6 tokens"), "{}", again.stderr);
     }
     // The folder is as a run of its own, even without the heads where they were.
     fs::remove_dir_all(path.join("runs/other")).unwrap();
