@@ -21,6 +21,15 @@ impl<'a> Span<'a> {
     }
 }
 
+/// The rows of a block that are run at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockRows {
+    /// Their number.
+    pub count: usize,
+    /// Whether each sees the rows before it and itself, and not those behind it.
+    pub causal: bool,
+}
+
 /// The columns of one text.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Columns {
@@ -76,16 +85,17 @@ impl Columns {
         after.iter().map(|&after| self.push(Some(after))).collect()
     }
 
-    /// Places blocks of `rows` rows, one block behind each of the columns `after`. The rows of a block stand at consecutive
-    /// positions, and see what comes before the block and one another, both ways.
-    pub fn place_blocks(&mut self, after: &[usize], rows: usize) -> Vec<CacheSlot> {
-        let mut placed = Vec::with_capacity(after.len() * rows);
+    /// Places blocks of rows, one block behind each of the columns `after`. The rows of a block stand at consecutive positions,
+    /// and see what comes before the block and one another.
+    pub fn place_blocks(&mut self, after: &[usize], BlockRows { count, causal }: BlockRows) -> Vec<CacheSlot> {
+        let mut placed = Vec::with_capacity(after.len() * count);
         for &after in after {
             assert!(after < self.trunk, "a block follows the text");
             let (first, prefix) = (self.len(), after + 1);
-            let others: Vec<usize> = (first..first + rows).collect();
-            for row in 0..rows {
-                placed.push(CacheSlot { column: first + row, position: prefix + row, prefix, others: others.clone() });
+            for row in 0..count {
+                let seen = if causal { row + 1 } else { count };
+                let others = (first..first + seen).collect();
+                placed.push(CacheSlot { column: first + row, position: prefix + row, prefix, others });
                 self.branches.push(Branch { prefix, ancestors: Vec::new() });
             }
         }
@@ -176,13 +186,18 @@ mod tests {
     fn the_rows_of_a_block_see_one_another() {
         let mut columns = Columns::default();
         columns.place(&Span::chain(&[1, 2, 3]));
-        let placed = columns.place_blocks(&[2, 0], 2);
+        let placed = columns.place_blocks(&[2, 0], BlockRows { count: 2, causal: false });
         let seen: [&[usize]; 4] = [&[0, 1, 2, 3, 4], &[0, 1, 2, 3, 4], &[0, 5, 6], &[0, 5, 6]];
         for (i, (placed, seen)) in placed.iter().zip(seen).enumerate() {
             assert_eq!((placed.column, placed.position), (3 + i, [3, 4, 1, 2][i]));
             assert_eq!(visible(placed, None), seen);
         }
         assert_eq!(visible(&placed[1], Some(3)), [2, 3, 4]);
+        columns.truncate(3);
+        let causal = columns.place_blocks(&[1], BlockRows { count: 3, causal: true });
+        for (placed, seen) in causal.iter().zip([&[0, 1, 3][..], &[0, 1, 3, 4], &[0, 1, 3, 4, 5]]) {
+            assert_eq!(visible(placed, None), seen);
+        }
         columns.truncate(3);
         assert_eq!(visible(&columns.place(&Span::chain(&[0]))[0], None), [0, 1, 2, 3]);
     }

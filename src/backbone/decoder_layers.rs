@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::cache::{KvCache, Storage};
-use super::columns::CacheSlot;
+use super::columns::{BlockRows, CacheSlot};
 use super::host_layers::{HostLayers, Reader, as_rows};
 use super::model::Model;
 use super::model_config::ModelConfig;
@@ -42,9 +42,9 @@ pub struct DecoderLayers {
 pub enum NewRows<'a> {
     /// One row behind each of these columns. It sees what that column sees, and itself.
     After(&'a [Vec<usize>]),
-    /// A block of this many rows behind each of these columns of the text. Its rows stand at consecutive positions and see
-    /// the text up to that column, and one another.
-    Blocks(&'a [Vec<usize>], usize),
+    /// A block of rows behind each of these columns of the text. They stand at consecutive positions and see the text up to
+    /// that column, and one another.
+    Blocks(&'a [Vec<usize>], BlockRows),
 }
 
 impl NewRows<'_> {

@@ -32,7 +32,7 @@ mod weights;
 
 pub use cache::KvCache;
 pub use check::{Check, check};
-pub use columns::Span;
+pub use columns::{BlockRows, Span};
 pub use config::{BackboneConfig, LanguageModelConfig};
 pub use decoder_layers::{DecoderLayers, LayerGradients, NewRows, TrainedRows};
 pub use feature::Feature;

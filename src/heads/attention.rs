@@ -2,6 +2,8 @@
 //! from tokens. The layers may begin as copies of the backbone's uppermost ones, and may attend to the backbone's own keys
 //! and values.
 
+mod dflash;
+mod entry;
 mod learning;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
@@ -20,6 +22,8 @@ use crate::backbone::{DecoderLayers, Feature, FeatureTensors, KvCache, Model, Mo
 use crate::error::{Result, bail};
 use crate::nn::{Init, Linear, Norm, load_parameters};
 use crate::storage_type::StorageType;
+pub use dflash::DflashConfig;
+use entry::{Entry, ParallelEntry, SequentialEntry};
 use learning::AttentionLearning;
 
 /// `kind = "attention"`
@@ -117,32 +121,18 @@ impl HeadKind for AttentionConfig {
     fn network(&self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
         let (d, count, backbone) = (shape.width(), shape.count, shape.backbone);
         let (first, input) = (self.first(backbone), self.input(backbone));
-        let square = |init: &mut Init| init.zero_linear(d, d);
+        let inputs = FeatureSum::new(input[0], &input[1..], d, init);
         let entry = match self.rows {
-            RowOrder::Sequential => Entry::Sequential(SequentialEntry {
-                first_state: square(init),
-                first_token: square(init),
-                input: square(init),
-                output: square(init),
-                token: square(init),
-            }),
-            RowOrder::Parallel => Entry::Parallel(ParallelEntry {
-                state: (0..count).map(|_| square(init)).collect(),
-                token: (0..count).map(|_| square(init).with_bias(init)).collect(),
-            }),
+            RowOrder::Sequential => Entry::Sequential(SequentialEntry::new(inputs, d, init)),
+            RowOrder::Parallel => Entry::Parallel(ParallelEntry::new(inputs, count, d, init)),
         };
-        let features = match &self.context {
+        let context = match &self.context {
             AttentionContext::Backbone => None,
-            AttentionContext::Features(features) => Some(FeatureContext {
-                projection: init.linear(d, features.len() * d, ((features.len() * d) as f32).powf(-0.5)),
-                norm: init.norm(d, false),
-                features: features.clone(),
-            }),
+            AttentionContext::Features(features) => Some(FeatureContext::new(features, false, d, init)),
         };
         AttentionHeads {
             entry,
-            inputs: FeatureSum::new(input[0], &input[1..], d, init),
-            context: features,
+            context,
             decoder: DecoderLayers::new(backbone, first..backbone.num_hidden_layers, init),
             norm: init.norm(d, backbone.norm == NormKind::Layer),
             count,
@@ -154,21 +144,11 @@ impl HeadKind for AttentionConfig {
     }
 }
 
-/// Decoder layers above the residual stream u before the backbone's uppermost layers, with p the position of the pinned
-/// token x_p, n a root-mean-square norm without weights, and o_j the output of row j before the final norm.
-///
-/// Sequential rows, in the manner of EAGLE-3 (Li et al. 2025, arXiv 2503.01840): row 1 enters the layers as
-/// `r_1 = u + A1 n(u) + B1 n(e(x_p))`, and row j as `r_j = r_{j-1} + A n(r_{j-1}) + C n(o_{j-1}) + B n(e(x_{p+j-1}))`. Row j
-/// stands at position p + j - 1, sees the context before p and the rows before it, and predicts slot j + 1.
-///
-/// Parallel rows, in the manner of DFlash: row j enters as `u + W_j n(u) + V_j n(e(x_p)) + b_j` and stands
-/// at the same position. It sees the context before p and all rows of its block.
-///
-/// A, B, C, W, V and b start at zero.
+/// Decoder layers that attend to the text before a block, with p the position of its pinned token. What enters them is told
+/// by their [`Entry`]; what leaves them is normalised and predicts a slot.
 #[derive(Module, Debug)]
 pub struct AttentionHeads {
     entry: Entry,
-    inputs: FeatureSum,
     context: Option<FeatureContext>,
     decoder: DecoderLayers,
     norm: Norm,
@@ -185,31 +165,6 @@ pub struct AttentionHeads {
     layers_learning_rate: f64,
 }
 
-#[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a network")]
-enum Entry {
-    Sequential(SequentialEntry),
-    Parallel(ParallelEntry),
-}
-
-#[derive(Module, Debug)]
-struct SequentialEntry {
-    /// A1 and B1.
-    first_state: Linear,
-    first_token: Linear,
-    /// A, C and B.
-    input: Linear,
-    output: Linear,
-    token: Linear,
-}
-
-/// W and V, by slot; b is the bias of V.
-#[derive(Module, Debug)]
-struct ParallelEntry {
-    state: Vec<Linear>,
-    token: Vec<Linear>,
-}
-
 /// What is attended to where it is not the backbone's own: `c = norm(P [f_1; f_2; ..])`.
 #[derive(Module, Debug)]
 struct FeatureContext {
@@ -217,26 +172,44 @@ struct FeatureContext {
     norm: Norm,
     #[module(skip)]
     features: Vec<Feature>,
+    /// Whether every f is scaled to a mean square of 1.
+    #[module(skip)]
+    scales: bool,
+}
+
+impl FeatureContext {
+    fn new(features: &[Feature], scales: bool, d: usize, init: &mut Init) -> Self {
+        let width = features.len() * d;
+        Self {
+            projection: init.linear(d, width, (width as f32).powf(-0.5)),
+            norm: init.norm(d, false),
+            features: features.to_vec(),
+            scales,
+        }
+    }
+
+    /// Returns c of texts of which these are the states, `[tokens, d]`.
+    fn read(&self, states: &FeatureTensors, epsilon: f64) -> Tensor<2> {
+        let scale = |state: Tensor<2>| if self.scales { scaled(state) } else { state };
+        let states = self.features.iter().map(|&feature| scale(states.get(feature))).collect();
+        self.norm.forward(self.projection.forward(Tensor::cat(states, 1)), epsilon)
+    }
 }
 
 impl AttentionHeads {
-    /// Returns what enters the layers first, start by start: a row for each, or of parallel heads a row for each slot.
-    fn first_rows(&self, states: &FeatureTensors, pinned: Tensor<2>) -> Tensor<2> {
-        let (u, pinned) = (self.inputs.read(states), scaled(pinned));
-        let normed = scaled(u.clone());
-        match &self.entry {
-            Entry::Sequential(SequentialEntry { first_state, first_token, .. }) => {
-                u + first_state.forward(normed) + first_token.forward(pinned)
-            }
-            Entry::Parallel(ParallelEntry { state, token }) => {
-                let row = |(state, token): (&Linear, &Linear)| {
-                    u.clone() + state.forward(normed.clone()) + token.forward(pinned.clone())
-                };
-                let slots: Vec<Tensor<2>> = state.iter().zip(token).map(row).collect();
-                let [n, d] = u.dims();
-                Tensor::stack::<3>(slots, 1).reshape([n * self.count, d])
-            }
+    /// Returns where rows stand that are made behind some columns of each text.
+    fn new_rows<'c>(&self, columns: &'c [Vec<usize>]) -> NewRows<'c> {
+        match self.entry.block(self.count) {
+            None => NewRows::After(columns),
+            Some(block) => NewRows::Blocks(columns, block),
         }
+    }
+
+    /// Returns the states `[n, d]` of one of the heads of n blocks, whose rows were all run at once.
+    fn slot(&self, states: &Tensor<2>, n: usize, head: usize) -> Tensor<2> {
+        let [rows, d] = states.dims();
+        let row = rows / n - self.count + head;
+        states.clone().reshape([n, rows / n, d]).narrow(1, row, 1).reshape([n, d])
     }
 
     /// Returns the heads' states of what left the layers, `[rows, d]` both.
@@ -246,25 +219,8 @@ impl AttentionHeads {
 
     /// Returns what the layers attend to in texts of which these are the states, if it is not the backbone's own.
     fn context(&self, states: &FeatureTensors) -> Option<Tensor<2>> {
-        let FeatureContext { projection, norm, features } = self.context.as_ref()?;
-        let states = features.iter().map(|&feature| states.get(feature)).collect();
-        Some(norm.forward(projection.forward(Tensor::cat(states, 1)), self.epsilon))
+        Some(self.context.as_ref()?.read(states, self.epsilon))
     }
-}
-
-impl SequentialEntry {
-    /// Returns what enters the layers behind rows that entered them as `r` and left them as `o`, given embeddings of the next
-    /// tokens; all `[m, d]`.
-    fn next(&self, r: Tensor<2>, o: Tensor<2>, tokens: Tensor<2>) -> Tensor<2> {
-        let read = self.input.forward(scaled(r.clone())) + self.output.forward(scaled(o));
-        r + read + self.token.forward(scaled(tokens))
-    }
-}
-
-/// Returns the states `[n, d]` of one of the heads of n blocks of parallel rows.
-fn slot(states: &Tensor<2>, n: usize, head: usize) -> Tensor<2> {
-    let [rows, d] = states.dims();
-    states.clone().reshape([n, rows / n, d]).narrow(1, head, 1).reshape([n, d])
 }
 
 impl DraftHeads for AttentionHeads {
@@ -277,12 +233,12 @@ impl DraftHeads for AttentionHeads {
             None => (self.first..self.first + self.decoder.len()).map(Feature::Layer).collect(),
             Some(context) => context.features.clone(),
         };
-        union(self.inputs.features(), of_context)
+        union(self.entry.features(), of_context)
     }
 
     fn begin<'a>(&'a self, Starts { states, pinned, context }: Starts<'a>) -> Begun<'a> {
         let Context { cache, places, .. } = context.expect("heads that attend are given a context");
-        let (n, first) = (places.len(), self.first_rows(&states, pinned));
+        let (n, first) = (places.len(), self.entry.first_rows(&states, pinned, self.count));
         match &self.entry {
             Entry::Sequential(entry) => {
                 let [inputs, outputs] = [RowStates::new(), RowStates::new()];
@@ -291,10 +247,10 @@ impl DraftHeads for AttentionHeads {
                 rows.root = rows.run(first, &places);
                 Begun::Sequential(Box::new(rows))
             }
-            Entry::Parallel(_) => {
+            Entry::Parallel(_) | Entry::Masked(_) => {
                 let after = by_text(cache.texts(), &places);
-                let states = self.states(self.decoder.run(first, NewRows::Blocks(&after, self.count), cache));
-                Begun::Parallel(Box::new(move |head| slot(&states, n, head)))
+                let states = self.states(self.decoder.run(first, self.new_rows(&after), cache));
+                Begun::Parallel(Box::new(move |head| self.slot(&states, n, head)))
             }
         }
     }
@@ -308,13 +264,7 @@ impl DraftHeads for AttentionHeads {
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {
-        let mut linears: Vec<&mut Linear> = match &mut self.entry {
-            Entry::Sequential(SequentialEntry { first_state, first_token, input, output, token }) => {
-                vec![first_state, first_token, input, output, token]
-            }
-            Entry::Parallel(ParallelEntry { state, token }) => state.iter_mut().chain(token).collect(),
-        };
-        linears.extend(self.inputs.linears());
+        let mut linears = self.entry.linears();
         linears.extend(self.context.as_mut().map(|context| &mut context.projection));
         linears
     }
@@ -341,6 +291,7 @@ impl DraftHeads for AttentionHeads {
     }
 
     fn warm_start(&mut self, model: &Model) -> Result<()> {
+        self.entry.warm_start(model);
         if self.warm_start {
             self.decoder = self.decoder.clone().copied_from(model)?;
             self.norm = load_parameters(self.norm.clone(), model.norm_parameters())?;
@@ -349,7 +300,8 @@ impl DraftHeads for AttentionHeads {
     }
 
     fn rate_factors(&self) -> Vec<(&'static str, f64)> {
-        ["decoder.", "norm."].map(|of_layers| (of_layers, self.layers_learning_rate)).to_vec()
+        let of_layers = ["decoder.", "norm."].map(|of_layers| (of_layers, self.layers_learning_rate));
+        self.entry.rate_factors().into_iter().chain(of_layers).collect()
     }
 }
 
@@ -395,7 +347,7 @@ impl AttentionRows<'_> {
         let columns = by_text(self.cache.texts(), after);
         let lengths = (0..columns.len()).map(|text| self.cache.len(text)).collect();
         self.places.extend(following(after, lengths));
-        let output = self.heads.decoder.run(r.clone(), NewRows::After(&columns), self.cache);
+        let output = self.heads.decoder.run(r.clone(), self.heads.new_rows(&columns), self.cache);
         self.inputs.push(r);
         self.outputs.push(output.clone());
         self.heads.states(output)

@@ -182,7 +182,7 @@ pub enum Feed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeadLoss {
-    /// The weighted mean cross-entropy of all heads.
+    /// The weighted mean loss of all heads.
     All,
     /// One head drawn uniformly, its loss times its weight over the mean weight: an unbiased estimate of that mean (Stern
     /// et al. 2018).

@@ -38,6 +38,11 @@ pub trait HeadKind: Serialize {
         Ok(vec![Feature::Last])
     }
 
+    /// Returns the id of a token that has a meaning of its own in these heads, and should not occur in any text.
+    fn reserved_token(&self) -> Option<u32> {
+        None
+    }
+
     /// Returns whether every head has its own unembedding.
     fn owns_unembedding(&self) -> bool {
         false
@@ -184,6 +189,9 @@ impl<K: HeadKind> AnyHeadKind for K {
             replicas.push(Replica { device: model.device().clone(), task: task(model)? });
         }
         let task = task(model)?;
+        if let Some(token) = self.reserved_token() {
+            warn_of(token, context);
+        }
         let parameters = count_parameters(&network);
         progress::say(format!("{}: {count} heads, {parameters} parameters, {}", place.title, task.words()));
         let network = train(network, &task, &replicas, &options.training, place)?;
@@ -200,5 +208,20 @@ impl<K: HeadKind> AnyHeadKind for K {
         let model = &backbone.model;
         let network = load_network(self, weights, HeadShape::new(count, model), model.device())?;
         Ok(FrozenHeads::new(network, model, vocabulary))
+    }
+}
+
+/// Says where the text to train on holds a token that the heads reserve.
+fn warn_of(token: u32, context: &FitHeads) {
+    for TrainingText { corpus, trace } in context.train {
+        let documents = trace.documents();
+        let uses = documents.iter().filter(|document| trace.tokens(document).contains(&token)).count();
+        if uses > 0 {
+            progress::say(format!(
+                "{}: {uses} of {} documents of `{corpus}` hold token {token}, which `heads.architecture.mask_token` gives another meaning; take an id that no text uses.",
+                context.place.title,
+                documents.len()
+            ));
+        }
     }
 }

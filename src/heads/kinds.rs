@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AnyHeadKind, AttentionConfig, FfnConfig, LinearConfig, MedusaConfig, SpeculatorConfig};
+use super::{AnyHeadKind, AttentionConfig, DflashConfig, FfnConfig, LinearConfig, MedusaConfig, SpeculatorConfig};
 
 /// `[heads.architecture]`, by its `kind`. All end in the backbone's frozen unembedding, or in a copy of it that learns, and
 /// repeat its own prediction before they are trained.
@@ -20,6 +20,8 @@ pub enum HeadArchitecture {
     Speculator(SpeculatorConfig),
     /// Decoder layers that attend to the text, warm from the backbone's uppermost ones.
     Attention(AttentionConfig),
+    /// Decoder layers that draft a block in one pass (DFlash).
+    Dflash(DflashConfig),
 }
 
 impl HeadArchitecture {
@@ -31,6 +33,7 @@ impl HeadArchitecture {
             Self::Linear(kind) => kind,
             Self::Speculator(kind) => kind,
             Self::Attention(kind) => kind,
+            Self::Dflash(kind) => kind,
         }
     }
 }

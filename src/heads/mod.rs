@@ -20,6 +20,8 @@ mod medusa;
 mod network;
 mod positions;
 mod read_documents;
+#[cfg(all(test, feature = "cpu"))]
+mod reference;
 mod saved;
 mod speculator;
 mod stored;
@@ -28,7 +30,7 @@ mod task;
 mod tests;
 mod vocabulary;
 
-pub use attention::{AttentionConfig, AttentionContext, AttentionHeads, RowOrder};
+pub use attention::{AttentionConfig, AttentionContext, AttentionHeads, DflashConfig, RowOrder};
 pub use candidates::{BlockStarts, Candidates, CandidatesAt, FrozenHeads};
 pub use config::{ChooseBy, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
 pub use feature_sum::FeatureSum;

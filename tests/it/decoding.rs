@@ -12,7 +12,8 @@ use draftsmith::drafting::{
     StopRule,
 };
 use draftsmith::heads::{
-    AttentionConfig, AttentionContext, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder, SpeculatorConfig,
+    AttentionConfig, AttentionContext, DflashConfig, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder,
+    SpeculatorConfig,
 };
 use draftsmith::nn::Init;
 use draftsmith::rescorer::{NgramRescorer, PrefixToken, Rescorer};
@@ -45,6 +46,7 @@ fn heads(backbone: &Backbone, seed: u64, size: f32, kind: &str) -> FrozenHeads {
         "ffn" => of_kind(&FfnConfig { hidden: 8, ..FfnConfig::default() }, backbone, seed, size),
         "speculator" => of_kind(&SpeculatorConfig { inner: 8 }, backbone, seed, size),
         "attention" => of_kind(&AttentionConfig { layers: 2, ..AttentionConfig::default() }, backbone, seed, size),
+        "dflash" => of_kind(&DflashConfig { causal: true, ..DflashConfig::default() }, backbone, seed, size),
         _ => {
             let context = AttentionContext::Features(vec![Feature::Layer(1), Feature::Last]);
             let rows = RowOrder::Parallel;
@@ -53,7 +55,7 @@ fn heads(backbone: &Backbone, seed: u64, size: f32, kind: &str) -> FrozenHeads {
     }
 }
 
-const KINDS: [&str; 4] = ["ffn", "speculator", "attention", "attention, parallel"];
+const KINDS: [&str; 5] = ["ffn", "speculator", "attention", "attention, parallel", "dflash"];
 
 fn of_kind(kind: &impl HeadKind, backbone: &Backbone, seed: u64, size: f32) -> FrozenHeads {
     let heads = kind.network(HeadShape::new(5, &backbone.model), &mut Init::seeded(seed, &Device::flex()));

@@ -7,8 +7,8 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 
-use super::{AttentionHeads, Entry, by_text, following, slot};
-use crate::backbone::{FeatureTensors, LayerGradients, NewRows, TrainedRows};
+use super::{AttentionHeads, Entry, by_text, following};
+use crate::backbone::{FeatureTensors, LayerGradients, TrainedRows};
 use crate::heads::network::{Context, DraftedEmbeddings, Learning, Starts};
 use crate::nn::{ParameterPath, from_host};
 
@@ -43,7 +43,7 @@ impl<'a> AttentionLearning<'a> {
     pub fn new(heads: &'a AttentionHeads, starts: Starts<'a>, drafted: &'a DraftedEmbeddings<'a>) -> Self {
         let Starts { states, pinned, context } = starts;
         let Context { cache, places, texts } = context.expect("heads that attend are given a context");
-        let first = heads.first_rows(&states, pinned);
+        let first = heads.entry.first_rows(&states, pinned, heads.count);
         let (rows, texts) = (heads.decoder.begin_step(cache), texts.filter(|_| heads.context.is_some()));
         let mut learning = Self { heads, rows, drafted, texts, places, levels: Vec::new() };
         learning.run(first);
@@ -54,11 +54,7 @@ impl<'a> AttentionLearning<'a> {
     fn run(&mut self, made: Tensor<2>) {
         let columns = by_text(self.rows.texts(), &self.places);
         let lengths = (0..columns.len()).map(|text| self.rows.len(text)).collect();
-        let new = match self.heads.entry {
-            Entry::Sequential(_) => NewRows::After(&columns),
-            Entry::Parallel(_) => NewRows::Blocks(&columns, self.heads.count),
-        };
-        let left = leaf(self.rows.run(made.clone().without_autodiff(), new));
+        let left = leaf(self.rows.run(made.clone().without_autodiff(), self.heads.new_rows(&columns)));
         self.places = following(&self.places, lengths);
         let (entered, states) = (leaf(made.clone()), self.heads.states(left.clone()));
         self.levels.push(Level { made, entered, left, states });
@@ -68,7 +64,7 @@ impl<'a> AttentionLearning<'a> {
     fn state_of(&self, head: usize) -> Tensor<2> {
         match self.heads.entry {
             Entry::Sequential(_) => self.levels[head].states.clone(),
-            Entry::Parallel(_) => slot(&self.levels[0].states, self.places.len(), head),
+            Entry::Parallel(_) | Entry::Masked(_) => self.heads.slot(&self.levels[0].states, self.places.len(), head),
         }
     }
 }
@@ -91,7 +87,8 @@ impl Learning for AttentionLearning<'_> {
         // The gradient of what the level behind was made as.
         let mut of_made: Option<Tensor<2>> = None;
         for number in (0..self.levels.len()).rev() {
-            let read = |&&(head, _): &&(usize, Tensor<2>)| matches!(heads.entry, Entry::Parallel(_)) || head == number;
+            let is_of_level = |head: usize| head == number || !matches!(heads.entry, Entry::Sequential(_));
+            let read = |&&(head, _): &&(usize, Tensor<2>)| is_of_level(head);
             let of_states = gradients.iter().filter(read).map(|(head, g)| (self.state_of(*head) * g.clone()).sum());
             let of_next = of_made.map(|of_made| (self.levels[number + 1].made.clone() * of_made).sum());
             let piece = of_states.chain(of_next).reduce(|a, b| a + b).expect("the last level that was run is read");

@@ -26,16 +26,42 @@ fn models() -> [Model; 2] {
     [Model::freeze(&transformer(), StorageType::Float32).unwrap(), Model::in_tensors(transformer())]
 }
 
-fn kinds() -> Vec<AttentionConfig> {
-    let features = AttentionContext::Features(vec![Feature::Layer(1), Feature::Last]);
-    let mut kinds = Vec::new();
-    for rows in [RowOrder::Sequential, RowOrder::Parallel] {
-        for context in [AttentionContext::Backbone, features.clone()] {
-            kinds.push(AttentionConfig { rows, layers: 2, context, ..AttentionConfig::default() });
+/// A kind whose network is that of heads that attend.
+#[derive(Debug)]
+enum Kind {
+    Attention(AttentionConfig),
+    Dflash(DflashConfig),
+}
+
+impl Kind {
+    fn network(&self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
+        match self {
+            Self::Attention(kind) => kind.network(shape, init),
+            Self::Dflash(kind) => kind.network(shape, init),
         }
     }
-    kinds[0].input = vec![Feature::Layer(1), Feature::Layer(0), Feature::Last];
-    kinds
+
+    fn is_sequential(&self) -> bool {
+        matches!(self, Self::Attention(AttentionConfig { rows: RowOrder::Sequential, .. }))
+    }
+}
+
+fn kinds() -> Vec<Kind> {
+    let features = vec![Feature::Layer(1), Feature::Last];
+    let mut kinds = Vec::new();
+    for rows in [RowOrder::Sequential, RowOrder::Parallel] {
+        let input = vec![Feature::Layer(1), Feature::Layer(0), Feature::Last];
+        let input = if rows == RowOrder::Sequential { input } else { Vec::new() };
+        kinds.push(AttentionConfig { rows, layers: 2, input, ..AttentionConfig::default() });
+        let context = AttentionContext::Features(features.clone());
+        kinds.push(AttentionConfig { rows, layers: 2, context, ..AttentionConfig::default() });
+    }
+    let plain = DflashConfig { context: features, ..DflashConfig::default() };
+    let (causal, sliding_window) = (true, Some(3));
+    let windowed = DflashConfig { causal, sliding_window, anchor_predicts: true, warm_start: true, ..plain.clone() };
+    let scaled = DflashConfig { layers: 4, scale_features: true, mask_token: Some(6), ..plain.clone() };
+    let kinds = kinds.into_iter().map(Kind::Attention);
+    kinds.chain([plain, windowed, scaled].map(Kind::Dflash)).collect()
 }
 
 /// Adds to every number a little that depends on its place, and casts.
@@ -57,7 +83,7 @@ impl ModuleMapper for Shake {
 }
 
 /// Heads 2 to 4 whose numbers are all off their beginnings.
-fn heads(kind: &AttentionConfig, model: &Model, device: &Device, dtype: DType) -> AttentionHeads {
+fn heads(kind: &Kind, model: &Model, device: &Device, dtype: DType) -> AttentionHeads {
     let mut heads = kind.network(HeadShape::new(3, model), &mut Init::seeded(5, device));
     heads.warm_start(model).unwrap();
     heads.map(&mut Shake(0, dtype))
@@ -311,7 +337,7 @@ fn a_grown_path_of_first_choices_is_the_lattice() {
                 assert_eq!(behind[1].ids, at.ids[4 * head..][..4], "{kind:?}");
                 assert_eq!(behind[1].logits, at.scores[4 * head..][..4], "{kind:?}");
                 assert_eq!(behind[1].stats, found.stats_at(0).get(head).copied(), "{kind:?}");
-                let depends = kind.rows == RowOrder::Sequential && length > 1;
+                let depends = kind.is_sequential() && length > 1;
                 assert_eq!(behind[0] != behind[1], depends, "{kind:?}");
             }
             drop(growing);
@@ -360,7 +386,7 @@ fn blocks_that_grow_together_grow_as_alone() {
         for ((block, path), found) in paths.iter().zip(&together) {
             assert_eq!(&behind(&[*block], &[(0, path)])[0], found, "{kind:?}");
         }
-        let depends = kind.rows == RowOrder::Sequential;
+        let depends = kind.is_sequential();
         assert!((together[1] != together[2]) == depends && (together[1] != together[4]) == depends, "{kind:?}");
         assert!(together[1] != together[5], "{kind:?}");
     }
@@ -368,7 +394,7 @@ fn blocks_that_grow_together_grow_as_alone() {
 
 /// Returns the gradients of a step, whose heads' states have made-up gradients, by parameter. Heads of float32 learn with the
 /// kernels of the CPU, those of float64 by automatic differentiation.
-fn step(kind: &AttentionConfig, dtype: DType, asked: &[usize]) -> Vec<f64> {
+fn step(kind: &Kind, dtype: DType, asked: &[usize]) -> Vec<f64> {
     let [model, _] = models();
     let learning = heads(kind, &model, &Device::flex().autodiff(), dtype);
     let (texts, counts) = ([&TEXT[..7], &TEXT[..3], &TEXT[..9]], [7, 3, 9]);

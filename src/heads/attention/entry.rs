@@ -1,0 +1,190 @@
+//! What enters the layers: how the rows of a block are made.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use super::DflashConfig;
+use crate::backbone::{BlockRows, Feature, FeatureTensors, Model};
+use crate::heads::FeatureSum;
+use crate::heads::feature_sum::scaled;
+use crate::nn::{Init, Linear};
+
+/// How rows are made, with n a root-mean-square norm without weights, e(x) the backbone's embedding of a token, and x_p the
+/// pinned token.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a network")]
+pub(super) enum Entry {
+    Sequential(SequentialEntry),
+    Parallel(ParallelEntry),
+    Masked(MaskedEntry),
+}
+
+/// In the manner of EAGLE-3 (Li et al. 2025, arXiv 2503.01840), with u the backbone's states before the block and o_j what row j
+/// leaves the layers as: row 1 enters them as `r_1 = u + A1 n(u) + B1 n(e(x_p))`, and row j as
+/// `r_j = r_{j-1} + A n(r_{j-1}) + C n(o_{j-1}) + B n(e(x_{p+j-1}))`. Row j stands at position p + j - 1, sees the context before p
+/// and the rows before it, and predicts slot j + 1. All matrices are zero at first.
+#[derive(Module, Debug)]
+pub(super) struct SequentialEntry {
+    inputs: FeatureSum,
+    /// A1 and B1.
+    first_state: Linear,
+    first_token: Linear,
+    /// A, C and B.
+    input: Linear,
+    output: Linear,
+    token: Linear,
+}
+
+/// Row j enters as `u + W_j n(u) + V_j n(e(x_p)) + b_j`, stands at position p + j - 1 and predicts slot j + 1. It sees the context
+/// before p and all rows of its block. All matrices and b are zero at first.
+#[derive(Module, Debug)]
+pub(super) struct ParallelEntry {
+    inputs: FeatureSum,
+    /// W and V, by slot; b is the bias of V.
+    state: Vec<Linear>,
+    token: Vec<Linear>,
+}
+
+/// The rows of DFlash (see [`DflashConfig`]): row 1 enters as e(x_p), every other one as the same vector. Row
+/// j stands at position p + j - 1 and predicts slot j, or slot j + 1 where the first row predicts as well.
+#[derive(Module, Debug)]
+pub(super) struct MaskedEntry {
+    /// The vector of the rows behind the first, `[1, d]`.
+    mask: Param<Tensor<2>>,
+    /// The token whose embedding it is, if it does not learn.
+    #[module(skip)]
+    mask_token: Option<u32>,
+    #[module(skip)]
+    anchor_predicts: bool,
+    #[module(skip)]
+    causal: bool,
+}
+
+impl Entry {
+    /// Returns the states that rows are made from.
+    pub fn features(&self) -> Vec<Feature> {
+        match self {
+            Self::Sequential(SequentialEntry { inputs, .. }) | Self::Parallel(ParallelEntry { inputs, .. }) => {
+                inputs.features()
+            }
+            Self::Masked(_) => Vec::new(),
+        }
+    }
+
+    /// Returns the rows of a block of `count` heads, if all of them are run at once.
+    pub fn block(&self, count: usize) -> Option<BlockRows> {
+        match self {
+            Self::Sequential(_) => None,
+            Self::Parallel(_) => Some(BlockRows { count, causal: false }),
+            Self::Masked(MaskedEntry { anchor_predicts, causal, .. }) => {
+                Some(BlockRows { count: count + usize::from(!anchor_predicts), causal: *causal })
+            }
+        }
+    }
+
+    /// Returns what enters the layers first, start by start: a row for each, or all rows of each, of blocks of `count` heads.
+    pub fn first_rows(&self, states: &FeatureTensors, pinned: Tensor<2>, count: usize) -> Tensor<2> {
+        match self {
+            Self::Sequential(entry) => entry.first(states, pinned),
+            Self::Parallel(entry) => entry.rows(states, pinned),
+            Self::Masked(entry) => entry.rows(pinned, count + usize::from(!entry.anchor_predicts)),
+        }
+    }
+
+    /// Returns every linear layer.
+    pub fn linears(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Sequential(SequentialEntry { inputs, first_state, first_token, input, output, token }) => {
+                [first_state, first_token, input, output, token].into_iter().chain(inputs.linears()).collect()
+            }
+            Self::Parallel(ParallelEntry { inputs, state, token }) => {
+                state.iter_mut().chain(token).chain(inputs.linears()).collect()
+            }
+            Self::Masked(_) => Vec::new(),
+        }
+    }
+
+    /// Replaces what begins as a copy of the backbone's parameters.
+    pub fn warm_start(&mut self, model: &Model) {
+        if let Self::Masked(entry) = self {
+            entry.warm_start(model);
+        }
+    }
+
+    /// Returns the factors of learning rates other than 1, by the beginnings of the parameters' paths.
+    pub fn rate_factors(&self) -> Option<(&'static str, f64)> {
+        let frozen = matches!(self, Self::Masked(MaskedEntry { mask_token: Some(_), .. }));
+        frozen.then_some(("entry.mask", 0.0))
+    }
+}
+
+impl SequentialEntry {
+    pub fn new(inputs: FeatureSum, d: usize, init: &mut Init) -> Self {
+        let mut square = || init.zero_linear(d, d);
+        Self {
+            inputs,
+            first_state: square(),
+            first_token: square(),
+            input: square(),
+            output: square(),
+            token: square(),
+        }
+    }
+
+    fn first(&self, states: &FeatureTensors, pinned: Tensor<2>) -> Tensor<2> {
+        let u = self.inputs.read(states);
+        u.clone() + self.first_state.forward(scaled(u)) + self.first_token.forward(scaled(pinned))
+    }
+
+    /// Returns what enters the layers behind rows that entered them as `r` and left them as `o`, given embeddings of the next
+    /// tokens; all `[m, d]`.
+    pub fn next(&self, r: Tensor<2>, o: Tensor<2>, tokens: Tensor<2>) -> Tensor<2> {
+        let read = self.input.forward(scaled(r.clone())) + self.output.forward(scaled(o));
+        r + read + self.token.forward(scaled(tokens))
+    }
+}
+
+impl ParallelEntry {
+    pub fn new(inputs: FeatureSum, count: usize, d: usize, init: &mut Init) -> Self {
+        Self {
+            inputs,
+            state: (0..count).map(|_| init.zero_linear(d, d)).collect(),
+            token: (0..count).map(|_| init.zero_linear(d, d).with_bias(init)).collect(),
+        }
+    }
+
+    fn rows(&self, states: &FeatureTensors, pinned: Tensor<2>) -> Tensor<2> {
+        let (u, pinned) = (self.inputs.read(states), scaled(pinned));
+        let normed = scaled(u.clone());
+        let row = |(state, token): (&Linear, &Linear)| {
+            u.clone() + state.forward(normed.clone()) + token.forward(pinned.clone())
+        };
+        blocks(self.state.iter().zip(&self.token).map(row).collect())
+    }
+}
+
+impl MaskedEntry {
+    pub fn new(config: &DflashConfig, d: usize, init: &mut Init) -> Self {
+        let &DflashConfig { mask_token, anchor_predicts, causal, .. } = config;
+        Self { mask: init.matrix(1, d, 0.0), mask_token, anchor_predicts, causal }
+    }
+
+    fn rows(&self, pinned: Tensor<2>, rows: usize) -> Tensor<2> {
+        let mask = self.mask.val().expand(pinned.dims());
+        blocks([pinned].into_iter().chain(vec![mask; rows - 1]).collect())
+    }
+
+    /// Makes the mask the embedding of its token, or the mean of all embeddings where it learns.
+    fn warm_start(&mut self, model: &Model) {
+        let tokens =
+            self.mask_token.map_or_else(|| (0..model.config().vocab_size as u32).collect(), |token| vec![token]);
+        let mean = model.embed(&tokens).mean_dim(0);
+        self.mask = self.mask.clone().map(|old| if old.is_autodiff() { mean.autodiff().require_grad() } else { mean });
+    }
+}
+
+/// Returns blocks of rows, block by block, given the rows of each place in a block, `[n, d]` each.
+fn blocks(rows: Vec<Tensor<2>>) -> Tensor<2> {
+    let ([n, d], count) = (rows[0].dims(), rows.len());
+    Tensor::stack::<3>(rows, 1).reshape([n * count, d])
+}

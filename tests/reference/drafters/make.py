@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Compute in PyTorch what small drafters make of random states, for tests/it/drafters.rs.
+
+    python make.py OUT_DIR
+
+writes OUT_DIR/<system>.json for each system below: the section `heads.architecture`, the backbone's shape, every parameter by
+the name that it has here, the backbone's states of a text, and what follows from them: the heads' states, and the gradients
+of `sum(coefficients * states)`. All of it is computed in float64, from the formulas of the papers, and rounded to 9 digits.
+"""
+import json, math, os, sys
+import torch
+
+torch.set_default_dtype(torch.float64)
+D, HEADS, KV, WIDTH, INNER, EPSILON, THETA = 12, 3, 1, 4, 10, 1e-5, 10000.0
+TEXT, BLOCK, VOCABULARY = 7, 4, 9
+# The places of the last tokens before the blocks.
+BEFORE = [1, 4, 6]
+
+
+class Parameters(dict):
+    """Random parameters, made as they are asked for."""
+
+    def matrix(self, name, rows, columns):
+        return self.setdefault(name, (torch.randn(rows, columns) / math.sqrt(columns)).requires_grad_())
+
+    def vector(self, name, size, around=0.0):
+        made = (around + 0.3 * torch.randn(size)).requires_grad_()
+        return self.setdefault(name, made)
+
+
+def linear(parameters, name, x, outputs):
+    return x @ parameters.matrix(f"{name}.weight", outputs, x.shape[-1]).T
+
+
+def rms_norm(parameters, name, x):
+    weight = parameters.vector(f"{name}.weight", x.shape[-1], around=1.0)
+    return x / torch.sqrt((x * x).mean(-1, keepdim=True) + EPSILON) * weight
+
+
+def rotate(x, positions):
+    """Rotates the halves of each head of x [rows, heads, WIDTH]."""
+    frequencies = THETA ** (-torch.arange(0, WIDTH, 2) / WIDTH)
+    angles = positions[:, None, None] * frequencies
+    a, b = x[..., : WIDTH // 2], x[..., WIDTH // 2 :]
+    return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], -1)
+
+
+def by_head(parameters, name, x, heads, norm):
+    x = linear(parameters, f"{name}_proj", x, heads * WIDTH).view(-1, heads, WIDTH)
+    return rms_norm(parameters, norm, x) if norm else x
+
+
+def layer(parameters, name, rows, positions, context, sees):
+    """A decoder layer over the rows of a block. Keys and values also come from `context`, which stands at 0, 1, .., and `sees`
+    says which of both each row attends to."""
+    attention = f"{name}.self_attn"
+    normed = rms_norm(parameters, f"{name}.input_layernorm", rows)
+    both, places = torch.cat([context, normed]), torch.cat([torch.arange(len(context)), positions])
+    q = rotate(by_head(parameters, f"{attention}.q", normed, HEADS, f"{attention}.q_norm"), positions)
+    k = rotate(by_head(parameters, f"{attention}.k", both, KV, f"{attention}.k_norm"), places)
+    v = by_head(parameters, f"{attention}.v", both, KV, None)
+    mixed = []
+    for head in range(HEADS):
+        group = head * KV // HEADS
+        scores = (q[:, head] @ k[:, group].T) / math.sqrt(WIDTH)
+        mixed.append(scores.masked_fill(~sees, -torch.inf).softmax(-1) @ v[:, group])
+    rows = rows + linear(parameters, f"{attention}.o_proj", torch.cat(mixed, -1), D)
+    normed = rms_norm(parameters, f"{name}.post_attention_layernorm", rows)
+    gate = torch.nn.functional.silu(linear(parameters, f"{name}.mlp.gate_proj", normed, INNER))
+    up = linear(parameters, f"{name}.mlp.up_proj", normed, INNER)
+    return rows + linear(parameters, f"{name}.mlp.down_proj", gate * up, D)
+
+
+def dflash(parameters, states, embeddings, tokens, layers, features, anchor_predicts=False, causal=False, window=None):
+    """DFlash (z-lab/dflash): rows [e(pinned), mask, ..], the text through `fc` and a norm, and one layer after the other."""
+    context = torch.cat([states[feature] for feature in features], -1)
+    context = rms_norm(parameters, "context.norm", linear(parameters, "context.projection", context, D))
+    mask = parameters.matrix("entry.mask", 1, D)
+    count = BLOCK - 1 if anchor_predicts else BLOCK
+    blocks = []
+    for before in BEFORE:
+        positions = before + 1 + torch.arange(count)
+        seen = torch.cat([torch.arange(before + 1), positions])
+        sees = torch.ones(count, before + 1 + count, dtype=torch.bool)
+        if window:
+            sees &= seen[None] > positions[:, None] - window
+        if causal:
+            sees[:, before + 1 :] &= torch.ones(count, count, dtype=torch.bool).tril()
+        rows = torch.cat([embeddings[tokens[before + 1]][None]] + [mask] * (count - 1))
+        for index in range(layers):
+            rows = layer(parameters, f"decoder.layers.{index}", rows, positions, context[: before + 1], sees)
+        blocks.append(rms_norm(parameters, "norm", rows)[count - BLOCK + 1 :])
+    return torch.stack(blocks)
+
+
+FEATURES = ["layer-1", "last"]
+SYSTEMS = {
+    "dflash": (dflash, dict(layers=2, features=FEATURES), dict(kind="dflash", layers=2, context=FEATURES)),
+    "dflash-causal": (
+        dflash,
+        dict(layers=1, features=FEATURES, anchor_predicts=True, causal=True, window=4),
+        dict(kind="dflash", layers=1, context=FEATURES, anchor_predicts=True, causal=True, sliding_window=4),
+    ),
+}
+
+
+def rounded(x):
+    return [float(f"{value:.9g}") for value in x.detach().flatten().tolist()]
+
+
+def main(folder):
+    for number, (name, (network, options, architecture)) in enumerate(SYSTEMS.items()):
+        torch.manual_seed(number)
+        parameters = Parameters()
+        states = {feature: torch.randn(TEXT, D) for feature in FEATURES}
+        embeddings = torch.randn(VOCABULARY, D)
+        tokens = torch.randint(VOCABULARY, (TEXT + BLOCK,)).tolist()
+        found = network(parameters, states, embeddings, tokens, **options)
+        coefficients = torch.randn(found.shape)
+        (coefficients * found).sum().backward()
+        assert D == HEADS * WIDTH
+        shape = dict(hidden=D, layers=3, heads=HEADS, kv_heads=KV, intermediate=INNER, context=64)
+        vectors = dict(
+            made_with=f"torch {torch.__version__}",
+            architecture=architecture,
+            backbone=shape,
+            vocabulary=VOCABULARY,
+            heads=BLOCK - 1,
+            parameters={
+                key: dict(shape=list(value.shape), values=rounded(value), gradient=rounded(value.grad))
+                for key, value in sorted(parameters.items())
+            },
+            states={feature: rounded(value) for feature, value in states.items()},
+            embeddings=rounded(embeddings),
+            tokens=tokens,
+            before=BEFORE,
+            coefficients=rounded(coefficients),
+            expected=rounded(found),
+        )
+        with open(os.path.join(folder, f"{name}.json"), "w") as file:
+            json.dump(vectors, file)
+            file.write("\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
