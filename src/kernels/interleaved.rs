@@ -1,6 +1,7 @@
 //! Rows interleaved in the order in which the inner loop reads them.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -36,6 +37,8 @@ impl Drop for Interleaved {
 
 /// Numbers from which on interleaving is worth several threads.
 const PARALLEL: usize = 1 << 16;
+/// The numbers of a group: 256 kB. Larger ones would be read from memory anew for every panel.
+const GROUP: usize = 1 << 16;
 
 impl Interleaved {
     /// Interleaves `x` `[rows, inputs]`.
@@ -66,14 +69,34 @@ impl Interleaved {
     }
 
     /// Iterates over the blocks, in the order of their rows.
-    pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
+    pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> + Clone {
+        self.blocks_of(0..self.rows)
+    }
+
+    /// Iterates over groups of neighbouring blocks, each small enough to stay in a core's cache while panel after panel is
+    /// multiplied by it.
+    pub fn groups(&self) -> impl Iterator<Item = impl Iterator<Item = Block<'_>> + Clone> {
         let mut first = 0;
         std::iter::from_fn(move || {
-            let rows = next_rows(self.rows - first);
-            let values = &self.values[first * self.inputs..][..rows * self.inputs];
-            let block = Block { first, rows, values };
-            first += rows;
-            (rows > 0).then_some(block)
+            let begin = first;
+            while first < self.rows && (first == begin || (first - begin) * self.inputs < GROUP) {
+                first += next_rows(self.rows - first);
+            }
+            (begin < first).then(|| self.blocks_of(begin..first))
+        })
+    }
+
+    /// Iterates over the blocks of some rows, which begin and end with whole blocks.
+    fn blocks_of(&self, rows: Range<usize>) -> impl Iterator<Item = Block<'_>> + Clone {
+        let mut first = rows.start;
+        std::iter::from_fn(move || {
+            if first == rows.end {
+                return None;
+            }
+            let count = next_rows(self.rows - first);
+            let values = &self.values[first * self.inputs..][..count * self.inputs];
+            first += count;
+            Some(Block { first: first - count, rows: count, values })
         })
     }
 }

@@ -269,17 +269,19 @@ impl<F: Format> WithSimd for Share<'_, F> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let stride = self.stride;
-        for (i, panel) in self.numbers.chunks_exact(self.size).enumerate() {
-            let column = self.first + i * 2 * S::F32_LANES;
-            let width = (2 * S::F32_LANES).min(stride - column);
-            let bias = self.bias.get(column..column + width).unwrap_or_default();
-            for block in self.rows.blocks() {
-                // SAFETY: the block's rows and the panel's columns lie within `y`, and no other part writes these
-                // columns.
-                unsafe {
-                    let first = self.y.at(block.first * stride + column);
-                    let target = Target { first, stride, width, bias, add: self.add };
-                    tile(simd, self.format, block.rows, block.values, panel, target);
+        for blocks in self.rows.groups() {
+            for (i, panel) in self.numbers.chunks_exact(self.size).enumerate() {
+                let column = self.first + i * 2 * S::F32_LANES;
+                let width = (2 * S::F32_LANES).min(stride - column);
+                let bias = self.bias.get(column..column + width).unwrap_or_default();
+                for block in blocks.clone() {
+                    // SAFETY: the block's rows and the panel's columns lie within `y`, and no other part writes these
+                    // columns.
+                    unsafe {
+                        let first = self.y.at(block.first * stride + column);
+                        let target = Target { first, stride, width, bias, add: self.add };
+                        tile(simd, self.format, block.rows, block.values, panel, target);
+                    }
                 }
             }
         }
@@ -363,6 +365,18 @@ mod tests {
             assert!(
                 (0..5).all(|input| turned.row(input) == (64..70).map(|o| packed.row(o)[input]).collect::<Vec<_>>())
             );
+        }
+    }
+
+    /// Rows that are so wide that few of them make a group.
+    #[test]
+    fn a_row_is_the_same_bits_in_any_group() {
+        let (outputs, inputs) = (3, 9_001);
+        let packed = PackedMatrix::new(&numbers(outputs * inputs, 1), inputs, Vec::new(), StorageType::Float32);
+        for n in [5, 24, 61] {
+            let x = numbers(n * inputs, 5);
+            let alone: Vec<f32> = x.chunks(inputs).flat_map(|row| multiply(&packed, row)).collect();
+            assert_eq!(multiply(&packed, &x), alone);
         }
     }
 
