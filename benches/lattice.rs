@@ -12,7 +12,7 @@ use draftsmith::lattice::{Lattice, NoScorer, p_best};
 use draftsmith::ngram::{Counter, DEFAULT_FALLBACK, Ending, Memory, Model, Options, State, Vocabulary, estimate};
 use draftsmith::nn::Init;
 use draftsmith::rescorer::{
-    BlockContext, GlobalScoring, LatticeLoss, LatticeNetwork, NgramScores, Transition, TransitionNetwork,
+    BlockContext, GlobalScoring, LatticeKind, LatticeLoss, LatticeShape, NgramScores, Transition, TransitionConfig,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -129,12 +129,14 @@ fn transition_scorer(bencher: Bencher, rank: usize) {
     let device = device::open("cpu".parse().expect("a device")).expect("the CPU").device;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/tales");
     let model = Checkpoint::open(&folder).and_then(|it| it.load(Precision::AS_STORED, &device)).expect("the model");
-    let width = model.config().hidden_size;
+    let (width, vocabulary) = (model.config().hidden_size, model.config().vocab_size);
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let hidden: Vec<f32> = (0..width).map(|_| rng.random_range(-1.0..1.0)).collect();
     let lattice = lattice(&mut rng);
-    let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
-    let network = TransitionNetwork::new(HEADS, width, rank, &mut Init::seeded(1, &device));
+    let context = BlockContext { hidden: &hidden, ..BlockContext::new(0, &lattice) };
+    let shape = LatticeShape { slots: HEADS, width, vocabulary };
+    let kind = TransitionConfig { rank, ..TransitionConfig::default() };
+    let network = kind.network(shape, &mut Init::seeded(1, &device));
     let transition = Transition::new(&network, &model, LatticeLoss::CrossEntropy);
     bencher.bench_local(|| transition.scores(&[], black_box(&context)).expect("numbers").start());
 }

@@ -6,7 +6,7 @@ use burn::module::Module;
 use draftsmith::backbone::Feature;
 use draftsmith::config::{self, Overrides};
 use draftsmith::device::{self, DeviceChoice};
-use draftsmith::heads::{AnyHeadKind, Begun, BlockStarts, DraftHeads, FitHeads, HeadKind, HeadShape, Starts};
+use draftsmith::heads::{AnyHeadKind, Begun, BlockStarts, DraftHeads, FitHeads, HeadKind, HeadShape, Starts, Wanted};
 use draftsmith::nn::{Init, Linear};
 use draftsmith::stages::{Runs, TraceArtefacts, Workspace, trace};
 use draftsmith::store::{Artefact, Key};
@@ -75,7 +75,7 @@ fn main() -> draftsmith::Result<()> {
     let (document, next) = (&trace.documents()[0], trace.continuation(&trace.documents()[0])[0]);
     let read = trace.states(0, document.prompt - 1..document.prompt, &heads.features())?.to_device(model.device());
     let starts = BlockStarts { states: &read, pinned: &[next], context: None };
-    let block = [vec![next], heads.candidates(model, starts, 1)?.ids].concat();
+    let block = [vec![next], heads.candidates(model, starts, 1, Wanted::default())?.ids].concat();
     println!("{}\n-> {}", backbone.tokenizer.decode(trace.tokens(document))?, backbone.tokenizer.decode(&block)?);
     Ok(())
 }

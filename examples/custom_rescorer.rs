@@ -52,7 +52,7 @@ fn main() -> Result<()> {
     let ids = [1, 2, 1, 2, 1, 3, 0, 3, 4, 0];
     let scores = [-0.2, -1.7, -0.4, -1.1, -0.6, -0.9, -0.3, -1.4, -0.1, -2.3];
     let lattice = Lattice::pinned(0, 2, &ids, &scores)?;
-    let block = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &[] };
+    let block = BlockContext::new(0, &lattice);
 
     let rescorer = NoRepeats { penalty: 3.0 };
     for (name, scale) in [("head scores", 0.0), ("without repeats", 0.5)] {

@@ -14,7 +14,7 @@ use super::verification::{Predictions, Verification};
 use crate::backbone::{Backbone, Feature, FeatureRows, FeatureTensors, KvCache, Span};
 use crate::drafting::{Drafter, StopRule, TightestMargin, grow_together};
 use crate::error::{Result, bail};
-use crate::heads::{BlockStarts, Context, FrozenHeads};
+use crate::heads::{BlockStarts, Context, FrozenHeads, Wanted};
 use crate::nn::indices;
 use crate::storage_type::StorageType;
 
@@ -234,14 +234,15 @@ impl<'a> Decoder<'a> {
         let places = rows.iter().map(|&row| (row, self.cache.len(row) - 1)).collect();
         let context = kept.as_deref_mut().map(|cache| Context::new(cache, places));
         let starts = BlockStarts { states: &read, pinned: &pinned, context };
-        let found = match options.stop {
-            StopRule::Never => heads.candidates(model, starts, options.top_k),
-            _ => heads.candidates_with_stats(model, starts, options.top_k),
-        };
-        match found {
-            Ok(found) => (rows.iter().enumerate())
-                .map(|(at, &row)| BlockLattice::new(pinned[at], slots(&self.rows[row]), &found, at, options.stop))
-                .collect(),
+        let wanted = Wanted { stats: options.stop != StopRule::Never, states: self.drafter.reads_states() };
+        match heads.candidates(model, starts, options.top_k, wanted) {
+            Ok(mut found) => {
+                options.dtype.round(&mut found.states);
+                let lattice = |(at, &row): (usize, &usize)| {
+                    BlockLattice::new(pinned[at], slots(&self.rows[row]), &found, at, options.stop)
+                };
+                rows.iter().enumerate().map(lattice).collect()
+            }
             // Heads whose numbers are not finite cannot draft; the text is the backbone's in any case.
             Err(_) if rows.len() == 1 => rows.iter().map(nowhere).collect(),
             // Those of one document take nothing from the others.

@@ -60,6 +60,8 @@ pub(super) struct BlockLattice {
     margin: f32,
     /// How close the block came to another end.
     stop_margin: f64,
+    /// The heads' states, if the drafter reads them.
+    states: Vec<f32>,
 }
 
 impl BlockLattice {
@@ -69,17 +71,24 @@ impl BlockLattice {
         let lattice = Lattice::pinned(first, k, of_heads.ids, of_heads.scores)?.prefix(slots, k)?;
         let (worth, stop_margin) = early_stop_len(stop, &lattice, found.stats_at(at));
         let margin = of_heads.margin(worth - 1, k);
-        Ok(Self { lattice: lattice.prefix(worth, k)?, slots, margin, stop_margin })
+        Ok(Self {
+            lattice: lattice.prefix(worth, k)?,
+            slots,
+            margin,
+            stop_margin,
+            states: found.states_at(at).to_vec(),
+        })
     }
 
     /// The pinned token alone.
     pub fn nowhere(first: u32, slots: usize) -> Result<Self> {
         let lattice = Lattice::pinned(first, 1, &[], &[])?;
-        Ok(Self { lattice, slots, margin: f32::INFINITY, stop_margin: f64::INFINITY })
+        Ok(Self { lattice, slots, margin: f32::INFINITY, stop_margin: f64::INFINITY, states: Vec::new() })
     }
 
     fn context<'a>(&'a self, document: &Document, hidden: &'a [f32]) -> BlockContext<'a> {
-        BlockContext { start: document.text.len(), slots: self.slots, lattice: &self.lattice, hidden }
+        let Self { lattice, slots, states, .. } = self;
+        BlockContext { start: document.text.len(), slots: *slots, lattice, hidden, states }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::backbone::{Backbone, FeatureTensors, Span};
 use crate::drafting::BlockSeconds;
 use crate::error::Result;
-use crate::heads::{BlockStarts, Context, FrozenHeads, Growth};
+use crate::heads::{BlockStarts, Context, FrozenHeads, Growth, Wanted};
 use crate::storage_type::StorageType;
 
 /// How often each time is measured. The least counts, because disturbances only ever make a machine slower.
@@ -45,7 +45,7 @@ pub fn block_seconds(
             let began = Instant::now();
             let states = read.to_device(model.device());
             let context = kept.as_mut().map(|cache| Context::new(cache, vec![(0, context - 1)]));
-            heads.candidates(model, BlockStarts { states: &states, pinned: &[0], context }, 1)?;
+            heads.candidates(model, BlockStarts { states: &states, pinned: &[0], context }, 1, Wanted::default())?;
             Ok(began)
         })?,
         Some(frontier) => {

@@ -116,6 +116,11 @@ pub trait Drafter: Sync {
         true
     }
 
+    /// Returns whether the drafter reads the heads' states ([`BlockContext::states`]).
+    fn reads_states(&self) -> bool {
+        false
+    }
+
     /// Returns whether drafts are grown token by token ([`GrowingSession`]), and not searched in a lattice.
     fn grows(&self) -> bool {
         false

@@ -370,7 +370,7 @@ mod tests {
 
     fn grow(grown: &Grown, growth: &mut MadeUp, slots: usize) -> Drafts {
         let lattice = Lattice::pinned(PINNED, 1, &[], &[]).unwrap();
-        let block = BlockContext { start: TEXT.len(), slots, lattice: &lattice, hidden: &[] };
+        let block = BlockContext { slots, ..BlockContext::new(TEXT.len(), &lattice) };
         grow_block(grown, &TEXT, &block, growth)
     }
 
@@ -479,7 +479,7 @@ mod tests {
         settings.confidence = serde_json::from_str("[[1.0, 0.9, 0.9], [1.0, 0.9, 0.9]]").unwrap();
         settings.lookup_scale = 1.0;
         let lattice = Lattice::pinned(2, 1, &[], &[]).unwrap();
-        let block = BlockContext { start: text.len(), slots: 3, lattice: &lattice, hidden: &[] };
+        let block = BlockContext { slots: 3, ..BlockContext::new(text.len(), &lattice) };
         let limits = GrowthLimits { nodes: 3, frontier: 4, seconds: None };
         let grown = Grown { rescorers: Vec::new(), limits, settings };
         let drafts = grow_block(&grown, &text, &block, &mut MadeUp { seed: 1, k: 2, most_at_once: 0 });

@@ -159,7 +159,7 @@ mod tests {
 
     fn draft(text: &[u32], start: usize, pinned: u32, slots: usize) -> Vec<u32> {
         let lattice = Lattice::pinned(pinned, 1, &[], &[]).unwrap();
-        let block = BlockContext { start, slots, lattice: &lattice, hidden: &[] };
+        let block = BlockContext { slots, ..BlockContext::new(start, &lattice) };
         let drafts = PromptLookup.session().drafts(text, &[block]).unwrap().remove(0);
         assert_eq!(drafts.paths.len(), 1);
         drafts.paths[0].clone()

@@ -148,6 +148,10 @@ impl Drafter for Rescoring<'_> {
         self.rescores() || self.selection != SizedSelection::Paths(1)
     }
 
+    fn reads_states(&self) -> bool {
+        self.settings.terms(&self.rescorers).any(|(_, rescorer)| rescorer.reads_states())
+    }
+
     fn prefers_all_starts(&self) -> bool {
         self.terms().any(|(_, scoring)| matches!(scoring, Scoring::Local(_)))
     }

@@ -52,7 +52,7 @@ impl Rescorer for Reading {
 fn tempering_divides_what_paths_are_compared_by_and_not_what_rescorers_read() {
     let (lattice, temperatures) = (lattice(3), vec![1.0, 4.0, 0.25, 2.0, 0.5]);
     let divided = lattice.tempered(&temperatures);
-    let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &[] };
+    let context = BlockContext::new(0, &lattice);
     let mut scores = Reading.scores(&[], &context).unwrap();
     let start = scores.start();
     let expected: Drafts = p_best(&divided, &mut *scores, start, Weighting::from(0.5), 4).into();
@@ -119,7 +119,7 @@ fn local_search_is_greedy_or_a_beam_by_definition() {
     let blocks: Vec<BlockContext> = starts
         .iter()
         .zip(&lattices)
-        .map(|(&start, lattice)| BlockContext { start, slots: lattice.slots(), lattice, hidden: &hidden })
+        .map(|(&start, lattice)| BlockContext { hidden: &hidden, ..BlockContext::new(start, lattice) })
         .collect();
     for shares in [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.25, 0.5, 0.25]] {
         for (width, decay, scale) in [(1, 1.0, 0.6), (1, 0.8, 1.0), (4, 1.0, 0.6), (4, 0.8, 0.3), (9, 1.0, 1.0)] {
@@ -235,7 +235,7 @@ proptest! {
             .iter()
             .map(|(lattice, step)| {
                 start += step;
-                BlockContext { start, slots: lattice.slots(), lattice, hidden: &[] }
+                BlockContext::new(start, lattice)
             })
             .collect();
         let together = rescoring.session().drafts(&text, &contexts).unwrap();

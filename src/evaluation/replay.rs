@@ -32,6 +32,8 @@ pub struct ReplayText<'a> {
     /// The hidden states, `[continuation, d]`. The one with index `t` is the state from which the block after `t`
     /// tokens of the continuation is drafted.
     pub hidden: Vec<f32>,
+    /// The heads' states at the same places, `[continuation, H - 1, d]`, if they are kept.
+    head_states: Vec<f32>,
     /// The lattice of the block after `t` tokens, for each `t`.
     pub lattices: Vec<Lattice>,
     /// The smallest lead of a head's k-th candidate over the first one left out, for each of these blocks.
@@ -92,25 +94,31 @@ impl<'t> ReplayText<'t> {
         let tokens = trace.tokens(entry).to_vec();
         let states = trace.states(document, entry.prompt - 1..entry.len() - 1, &[Feature::Last])?;
         let hidden = states.get(Feature::Last).to_vec();
-        let (mut lattices, mut margins) = (Vec::new(), Vec::new());
+        let (mut lattices, mut margins, mut head_states) = (Vec::new(), Vec::new(), Vec::new());
         for t in 0..entry.continuation {
             let lattice = candidates.lattice(document, t, tokens[entry.prompt + t], candidates.k())?;
             margins.push(candidates.at(document, t).margin(lattice.slots() - 1, k.min(candidates.k())));
             lattices.push(lattice);
+            head_states.extend(candidates.states(document, t));
         }
         let stats = (0..entry.continuation).flat_map(|t| candidates.stats(document, t)).collect();
         let (entry, growth) = (entry.clone(), TextGrowth::new(trace, document, heads, backbone, k));
-        Ok(Self { prompt: entry.prompt, limit: entry.limit, entry, tokens, hidden, lattices, margins, stats, growth })
+        let (prompt, limit) = (entry.prompt, entry.limit);
+        Ok(Self { prompt, limit, entry, tokens, hidden, head_states, lattices, margins, stats, growth })
     }
 
     /// Returns the block after `t` tokens of the continuation, with the given candidates.
     pub fn block_context<'a>(&'a self, t: usize, lattice: &'a Lattice) -> BlockContext<'a> {
-        let width = self.hidden.len() / self.lattices.len();
+        let of_block = |all: &'a [f32]| {
+            let width = all.len() / self.lattices.len();
+            &all[t * width..(t + 1) * width]
+        };
         BlockContext {
             start: self.prompt + t,
             slots: self.lattices[t].slots(),
             lattice,
-            hidden: &self.hidden[t * width..(t + 1) * width],
+            hidden: of_block(&self.hidden),
+            states: of_block(&self.head_states),
         }
     }
 

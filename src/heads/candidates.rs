@@ -10,7 +10,7 @@ use super::network::{Context, DraftHeads, Starts};
 use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
 use crate::error::{Error, Result};
 use crate::kernels::SoftmaxStats;
-use crate::nn::{Largest, Projection, count_parameters};
+use crate::nn::{Largest, Projection, count_parameters, to_host};
 use crate::storage_type::StorageType;
 
 /// Trained heads, ready to draft.
@@ -26,6 +26,7 @@ pub struct FrozenHeads {
 }
 
 /// The k best tokens of every head at every position, best first.
+#[derive(Debug, Default)]
 pub struct Candidates {
     /// The number of heads, H - 1.
     pub heads: usize,
@@ -40,6 +41,17 @@ pub struct Candidates {
     /// The statistics of the softmax over all tokens that the head drafts from, `[positions, heads]`; empty if they
     /// were not asked for.
     pub stats: Vec<SoftmaxStats>,
+    /// The heads' states, which the logits are made of, `[positions, heads, d]`; empty if they were not asked for.
+    pub states: Vec<f32>,
+}
+
+/// What is wanted besides ids and logits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// [`Candidates::stats`], which cost an exponential for every logit.
+    pub stats: bool,
+    /// [`Candidates::states`].
+    pub states: bool,
 }
 
 /// Where blocks begin.
@@ -140,24 +152,11 @@ impl FrozenHeads {
     ///
     /// # Errors
     /// Returns an error if logits are not finite.
-    pub fn candidates(&self, model: &Model, starts: BlockStarts, k: usize) -> Result<Candidates> {
-        self.find(model, starts, k, false)
-    }
-
-    /// Returns the candidates together with [`Candidates::stats`], which cost an exponential for every logit.
-    ///
-    /// # Errors
-    /// Returns the errors of [`FrozenHeads::candidates`].
-    pub fn candidates_with_stats(&self, model: &Model, starts: BlockStarts, k: usize) -> Result<Candidates> {
-        self.find(model, starts, k, true)
-    }
-
-    fn find(&self, model: &Model, starts: BlockStarts, k: usize, stats: bool) -> Result<Candidates> {
+    pub fn candidates(&self, model: &Model, starts: BlockStarts, k: usize, wanted: Wanted) -> Result<Candidates> {
         let BlockStarts { states: read, pinned, mut context } = starts;
         let (n, vocabulary, count) = (pinned.len(), self.vocabulary(), self.count());
         let k = k.min(vocabulary);
-        let mut all =
-            Candidates { heads: count, k, ids: Vec::new(), scores: Vec::new(), margins: Vec::new(), stats: Vec::new() };
+        let mut all = Candidates { heads: count, k, ..Candidates::default() };
         let most = if context.is_some() { ATTENDING } else { usize::MAX };
         let chunk = (CHUNK / vocabulary / count).clamp(1, most);
         let columns: Vec<usize> =
@@ -166,14 +165,17 @@ impl FrozenHeads {
             let rows = start..n.min(start + chunk);
             let before = context.as_mut().map(|context| context.of(rows.clone()));
             let states = read.map(|state| state.narrow(0, start, rows.len()));
-            let found = self.find_together(model, (states, before), &pinned[rows.clone()], k, stats);
+            let found = self.find_together(model, (states, before), &pinned[rows.clone()], k, wanted);
             // The rows of these blocks are not needed for others, nor after an error.
             if let Some(Context { cache, .. }) = &mut context {
                 columns.iter().enumerate().for_each(|(text, &len)| cache.truncate(text, len));
             }
-            let found = found?;
+            let (found, states) = found?;
             for (row, head) in (0..rows.len()).flat_map(|row| (0..count).map(move |head| (row, head))) {
-                let Largest { ids, logits, stats } = &found[head * rows.len() + row];
+                let place = head * rows.len() + row;
+                let width = states.len() / found.len();
+                all.states.extend(&states[place * width..][..width]);
+                let Largest { ids, logits, stats } = &found[place];
                 all.ids.extend(&ids[..k]);
                 all.scores.extend(&logits[..k]);
                 all.margins.push(logits.get(k).map_or(f32::INFINITY, |left_out| logits[k - 1] - left_out));
@@ -183,15 +185,16 @@ impl FrozenHeads {
         Ok(all)
     }
 
-    /// Finds the `k` + 1 best tokens of blocks that are drafted together, ordered by head, then by block.
+    /// Finds the `k` + 1 best tokens of blocks that are drafted together and, if they are wanted, the states `[d]` of each, both
+    /// ordered by head, then by block.
     fn find_together(
         &self,
         model: &Model,
         (states, context): (FeatureTensors, Option<Context>),
         pinned: &[u32],
         k: usize,
-        stats: bool,
-    ) -> Result<Vec<Largest>> {
+        wanted: Wanted,
+    ) -> Result<(Vec<Largest>, Vec<f32>)> {
         let count = self.count();
         let drafted = RefCell::new(vec![pinned.to_vec()]);
         let embedded = |slot: usize| model.embed(&drafted.borrow()[slot]);
@@ -199,19 +202,22 @@ impl FrozenHeads {
         // Heads can be computed together if none reads what another drafted and all use the same matrix.
         let together = if begun.is_sequential() || self.tables.len() > 1 { 1 } else { count };
         let mut states = begun.chains(&embedded);
-        let mut found = Vec::with_capacity(count * pinned.len());
+        let (mut found, mut kept) = (Vec::with_capacity(count * pinned.len()), Vec::new());
         for head in (0..count).step_by(together) {
             let group: Vec<Tensor<2>> = (head..head + together).map(&mut states).collect();
             let (heads, width) = (group.len(), group[0].dims()[1]);
             let states = Tensor::stack::<3>(group, 0).reshape([heads * pinned.len(), width]);
+            if wanted.states {
+                kept.extend(to_host(states.clone()));
+            }
             // One more than k, for the margin.
-            let best = self.largest(head, states, k + 1, stats)?;
+            let best = self.largest(head, states, k + 1, wanted.stats)?;
             for best in best.chunks(pinned.len()) {
                 drafted.borrow_mut().push(best.iter().map(|best| best.ids[0]).collect());
             }
             found.extend(best);
         }
-        Ok(found)
+        Ok((found, kept))
     }
 
     /// Returns the `k` best tokens, or all where there are fewer, of states `[n, d]` of head `head` (0 is head 2).
@@ -257,6 +263,12 @@ impl Candidates {
             scores: &self.scores[cells],
             margins: &self.margins[position * self.heads..][..self.heads],
         }
+    }
+
+    /// Returns the states `[heads, d]` at one position; empty if they were not asked for.
+    pub fn states_at(&self, position: usize) -> &[f32] {
+        let size = self.states.len() / (self.margins.len() / self.heads.max(1)).max(1);
+        &self.states[position * size..][..size]
     }
 
     /// Returns the softmax statistics of every head at one position; empty if they were not asked for.

@@ -31,7 +31,7 @@ mod tests;
 mod vocabulary;
 
 pub use attention::{AttentionConfig, AttentionContext, AttentionHeads, DflashConfig, RowOrder};
-pub use candidates::{BlockStarts, Candidates, CandidatesAt, FrozenHeads};
+pub use candidates::{BlockStarts, Candidates, CandidatesAt, FrozenHeads, Wanted};
 pub use config::{ChooseBy, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
 pub use feature_sum::FeatureSum;
 pub use ffn::{FfnConfig, FfnHeads, FirstLayer};

@@ -9,22 +9,27 @@ use std::time::Instant;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::{BlockStarts, CandidatesAt, FrozenHeads, ReadDocuments};
+use super::{BlockStarts, CandidatesAt, FrozenHeads, ReadDocuments, Wanted};
 use crate::backbone::Model;
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::kernels::SoftmaxStats;
 use crate::lattice::Lattice;
 use crate::progress::{self, Progress};
+use crate::storage_type::StorageType;
 use crate::traces::{Trace, TraceDocument};
 
 /// The file `candidates.bin`, which `candidates.json` describes. For every token of every continuation, it holds the
 /// candidates of the block that begins there. It has four parts of 4-byte numbers in the machine's byte order: ids
 /// `[positions, H - 1, k]`; logits of the same shape; leads of the k-th candidate over the first one left out,
 /// `[positions, H - 1]`; and log-sum-exp and entropy of each head's softmax, `[positions, H - 1, 2]`.
+///
+/// If the heads' states are kept, `states.bin` has them, `[positions, H - 1, d]`, little-endian.
 pub struct StoredCandidates {
     description: Description,
     map: Mmap,
+    /// The states, if they are kept.
+    states: Option<Mmap>,
     /// The first position of each document, followed by the number of all positions.
     first: Vec<usize>,
     /// The largest number of tokens that each document's continuation could have had.
@@ -37,6 +42,13 @@ struct Description {
     heads: usize,
     k: usize,
     positions: usize,
+    states: Option<KeptStates>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct KeptStates {
+    dtype: StorageType,
+    width: usize,
 }
 
 /// The file for what differs each time that candidates are computed. It is kept apart so that the other files are
@@ -49,50 +61,35 @@ struct Timings {
 }
 
 impl StoredCandidates {
-    /// Computes the `k` best tokens of every head for `trace` and writes them into `folder`.
+    /// Computes the `k` best tokens of every head for `trace` and writes them into `folder`, together with the heads' states if
+    /// these are to be kept in a type.
     ///
     /// # Errors
     /// Returns the errors of [`FrozenHeads::candidates`], and an error after an interrupt or if the disk is full.
     /// Nothing is left behind then.
-    pub fn make(trace: &Trace, heads: &FrozenHeads, model: &Model, k: usize, folder: &Path, title: &str) -> Result<()> {
-        let started = Instant::now();
-        let (mut ids, mut scores, mut margins, mut stats) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut bar = Progress::new(title, trace.documents().len());
-        let mut found_k = k.min(heads.vocabulary());
-        let mut read = ReadDocuments::new(heads, model, trace, 1);
-        for (number, document) in trace.documents().iter().enumerate() {
-            progress::stop_if_interrupted(title)?;
-            if document.continuation > 0 {
-                read.read(0, number)?;
-                let places: Vec<_> = (document.prompt - 1..document.len() - 1).map(|token| (0, token)).collect();
-                let (states, context) = read.behind(&places);
-                let starts = BlockStarts { states: &states, pinned: trace.continuation(document), context };
-                let found = heads.candidates_with_stats(model, starts, k).map_err(|e| e.within(&document.id))?;
-                found_k = found.k;
-                ids.extend(found.ids);
-                scores.extend(found.scores);
-                margins.extend(found.margins);
-                stats.extend(found.stats.iter().map(|stats| [stats.log_sum, stats.entropy]));
-            }
-            bar.advance(String::new);
-        }
-        let description =
-            Description { heads: heads.count(), k: found_k, positions: margins.len() / heads.count().max(1) };
+    pub fn make(
+        trace: &Trace,
+        (heads, model): (&FrozenHeads, &Model),
+        (k, states): (usize, Option<StorageType>),
+        folder: &Path,
+        title: &str,
+    ) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-        files::write_with(&folder.join("candidates.bin"), |file| {
-            file.write_all(bytemuck::cast_slice(&ids))?;
-            file.write_all(bytemuck::cast_slice(&scores))?;
-            file.write_all(bytemuck::cast_slice(&margins))?;
-            file.write_all(bytemuck::cast_slice(&stats))
+        let Some(dtype) = states else {
+            return compute(trace, (heads, model), k, folder, title, None, &mut |_| Ok(()));
+        };
+        // They are written as they are made: there may be more of them than memory holds.
+        let mut outcome = Ok(());
+        files::write_with(&folder.join(STATES), |file| {
+            let mut bytes = Vec::new();
+            outcome = compute(trace, (heads, model), k, folder, title, Some(dtype), &mut |states| {
+                bytes.clear();
+                dtype.encode(states, &mut bytes);
+                file.write_all(&bytes).map_err(|e| Error::io("write", &folder.join(STATES), e))
+            });
+            Ok(())
         })?;
-        files::write_json(&folder.join("candidates.json"), &description)?;
-        files::write_json(&folder.join(TIMINGS), &Timings { seconds: started.elapsed().as_secs_f64() })?;
-        bar.finish(&format!(
-            "{} positions, the {found_k} best tokens of {} heads",
-            description.positions,
-            heads.count()
-        ));
-        Ok(())
+        outcome
     }
 
     /// Maps the candidates in `folder`, which were made for `trace`.
@@ -102,22 +99,24 @@ impl StoredCandidates {
     pub fn open(folder: &Path, trace: &Trace) -> Result<Self> {
         let description: Description = files::read_json(&folder.join("candidates.json"))?;
         let path = folder.join("candidates.bin");
-        let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
-        // SAFETY: this program writes a file under another name and renames it. It never changes a file in place, so a
-        // mapped file stays as it was opened.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", &path, e))?;
+        let map = map_file(&path)?;
         let mut first = vec![0];
         first.extend(trace.documents().iter().scan(0, |end, document| {
             *end += document.continuation;
             Some(*end)
         }));
-        let Description { heads, k, positions } = description;
-        if map.len() != 4 * positions * heads * (2 * k + 3) || positions != first[first.len() - 1] {
+        let Description { heads, k, positions, states } = description;
+        let kept = states.map(|kept| map_file(&folder.join(STATES)).map(|map| (map, kept))).transpose()?;
+        let whole = |(map, kept): &(Mmap, KeptStates)| map.len() == positions * heads * kept.width * kept.dtype.bytes();
+        if map.len() != 4 * positions * heads * (2 * k + 3)
+            || positions != first[first.len() - 1]
+            || !kept.as_ref().is_none_or(whole)
+        {
             bail!("{}: not the candidates of this trace. Remove its folder, and they are made again.", path.display());
         }
         let limits = trace.documents().iter().map(|document| document.limit).collect();
         let seconds = files::read_json(&folder.join(TIMINGS)).ok().map(|Timings { seconds }| seconds);
-        Ok(Self { description, map, first, limits, seconds })
+        Ok(Self { description, map, states: kept.map(|(map, _)| map), first, limits, seconds })
     }
 
     /// Returns the wall-clock seconds that it took to make the candidates, or none if this was not recorded.
@@ -149,6 +148,16 @@ impl StoredCandidates {
         }
     }
 
+    /// Returns the heads' states `[H - 1, d]` at that block; empty if they are not kept.
+    pub fn states(&self, document: usize, t: usize) -> Vec<f32> {
+        let mut states = Vec::new();
+        if let Some((map, KeptStates { dtype, width })) = self.states.as_ref().zip(self.description.states) {
+            let bytes = self.heads() * width * dtype.bytes();
+            dtype.decode(&map[(self.first[document] + t) * bytes..][..bytes], &mut states);
+        }
+        states
+    }
+
     /// Returns the statistics of every head's softmax at that block, over all tokens that the head drafts from.
     pub fn stats(&self, document: usize, t: usize) -> impl Iterator<Item = SoftmaxStats> {
         let heads = self.heads();
@@ -158,7 +167,7 @@ impl StoredCandidates {
     }
 
     fn parts(&self) -> [&[u32]; 4] {
-        let Description { heads, k, positions } = self.description;
+        let Description { heads, k, positions, .. } = self.description;
         let (ids, rest) = bytemuck::cast_slice(&self.map).split_at(positions * heads * k);
         let (scores, rest) = rest.split_at(positions * heads * k);
         let (margins, stats) = rest.split_at(positions * heads);
@@ -175,6 +184,67 @@ impl StoredCandidates {
         let slots = (self.limits[document] - t).min(self.heads() + 1);
         Lattice::pinned(first, at.k, at.ids, at.scores)?.prefix(slots, k)
     }
+}
+
+/// Maps a file.
+fn map_file(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    // SAFETY: this program writes a file under another name and renames it. It never changes a file in place, so a mapped file
+    // stays as it was opened.
+    unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))
+}
+
+/// The file of the heads' states.
+const STATES: &str = "states.bin";
+
+/// Computes candidates and writes all of them but the heads' states, which `keep` is given document by document if they are
+/// wanted as a type.
+fn compute(
+    trace: &Trace,
+    (heads, model): (&FrozenHeads, &Model),
+    k: usize,
+    folder: &Path,
+    title: &str,
+    dtype: Option<StorageType>,
+    keep: &mut dyn FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
+    let (started, wanted) = (Instant::now(), Wanted { stats: true, states: dtype.is_some() });
+    let (mut ids, mut scores, mut margins, mut stats) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut width = 0;
+    let mut bar = Progress::new(title, trace.documents().len());
+    let mut found_k = k.min(heads.vocabulary());
+    let mut read = ReadDocuments::new(heads, model, trace, 1);
+    for (number, document) in trace.documents().iter().enumerate() {
+        progress::stop_if_interrupted(title)?;
+        if document.continuation > 0 {
+            read.read(0, number)?;
+            let places: Vec<_> = (document.prompt - 1..document.len() - 1).map(|token| (0, token)).collect();
+            let (states, context) = read.behind(&places);
+            let starts = BlockStarts { states: &states, pinned: trace.continuation(document), context };
+            let found = heads.candidates(model, starts, k, wanted).map_err(|e| e.within(&document.id))?;
+            keep(&found.states)?;
+            width = found.states.len() / found.margins.len();
+            found_k = found.k;
+            ids.extend(found.ids);
+            scores.extend(found.scores);
+            margins.extend(found.margins);
+            stats.extend(found.stats.iter().map(|stats| [stats.log_sum, stats.entropy]));
+        }
+        bar.advance(String::new);
+    }
+    let positions = margins.len() / heads.count().max(1);
+    let states = dtype.map(|dtype| KeptStates { dtype, width });
+    let description = Description { heads: heads.count(), k: found_k, positions, states };
+    files::write_with(&folder.join("candidates.bin"), |file| {
+        file.write_all(bytemuck::cast_slice(&ids))?;
+        file.write_all(bytemuck::cast_slice(&scores))?;
+        file.write_all(bytemuck::cast_slice(&margins))?;
+        file.write_all(bytemuck::cast_slice(&stats))
+    })?;
+    files::write_json(&folder.join("candidates.json"), &description)?;
+    files::write_json(&folder.join(TIMINGS), &Timings { seconds: started.elapsed().as_secs_f64() })?;
+    bar.finish(&format!("{} positions, the {found_k} best tokens of {} heads", description.positions, heads.count()));
+    Ok(())
 }
 
 /// Returns the positions of a trace where a rescorer can learn from a block, each as the document and the number of

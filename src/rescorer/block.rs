@@ -14,4 +14,14 @@ pub struct BlockContext<'a> {
     pub lattice: &'a Lattice,
     /// The backbone's last hidden state `[d]`, which the heads read. It is rounded as the traces store it.
     pub hidden: &'a [f32],
+    /// The heads' states `[H - 1, d]`, from which slots 2 to H are predicted, rounded in the same way. Heads that read what was
+    /// drafted read first choices. Empty unless a rescorer reads them.
+    pub states: &'a [f32],
+}
+
+impl<'a> BlockContext<'a> {
+    /// Makes the context of a block with all slots of its lattice, behind `start` tokens, without any states.
+    pub fn new(start: usize, lattice: &'a Lattice) -> Self {
+        Self { start, slots: lattice.slots(), lattice, hidden: &[], states: &[] }
+    }
 }

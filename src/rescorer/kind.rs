@@ -44,6 +44,11 @@ pub trait RescorerKind {
         false
     }
 
+    /// Returns whether the rescorer reads the heads' states ([`BlockContext::states`](super::BlockContext::states)).
+    fn reads_states(&self) -> bool {
+        false
+    }
+
     /// Returns how many prefixes the variant `beam-NAME` keeps, or none if the rescorer does not read the whole prefix.
     fn beam(&self) -> Option<usize> {
         None

@@ -18,8 +18,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::lattice_network::{
-    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, NetworkOptions, TokenTable, add_heads, log_probabilities,
-    multiplied, packed, unit_row,
+    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, NetworkOptions, TokenTable, add_heads,
+    log_probabilities, multiplied, packed, unit_row,
 };
 use super::scoring::{BlockScores, GlobalScoring, Rescorer, Scoring};
 use super::{BlockContext, BlockShape, RescoringCost, Table};
@@ -65,6 +65,24 @@ impl LatticeKind for LavaConfig {
         NetworkOptions { rank, loss: LatticeLoss::CrossEntropy, blocks_per_step, training }
     }
 
+    fn network(&self, LatticeShape { slots, width: d, .. }: LatticeShape, init: &mut Init) -> LavaNetwork {
+        let rank = self.rank;
+        let (of_width, of_rank) = ((d as f32).powf(-0.5), (rank as f32).powf(-0.5));
+        LavaNetwork {
+            query: init.zero_linear(rank, d),
+            key: init.linear(rank, d, of_width),
+            value: init.linear(rank, d, of_width),
+            left: init.linear(rank, rank, of_rank),
+            own: init.linear(rank, rank, of_rank),
+            right: init.linear(rank, rank, of_rank),
+            hidden: init.linear(rank, d, of_width),
+            score: init.zero_linear(rank, d),
+            slot_queries: init.zero_embedding(slots, rank).weight,
+            slot_biases: init.zero_embedding(slots, rank).weight,
+            head_weights: init.vector(slots, 1.0),
+        }
+    }
+
     fn rescorer(&self, network: &LavaNetwork, model: &Model) -> Box<dyn Rescorer> {
         Box::new(Lava::new(network, model))
     }
@@ -96,36 +114,19 @@ impl LavaNetwork {
 }
 
 impl LatticeNetwork for LavaNetwork {
-    fn new(slots: usize, d: usize, rank: usize, init: &mut Init) -> Self {
-        let (of_width, of_rank) = ((d as f32).powf(-0.5), (rank as f32).powf(-0.5));
-        Self {
-            query: init.zero_linear(rank, d),
-            key: init.linear(rank, d, of_width),
-            value: init.linear(rank, d, of_width),
-            left: init.linear(rank, rank, of_rank),
-            own: init.linear(rank, rank, of_rank),
-            right: init.linear(rank, rank, of_rank),
-            hidden: init.linear(rank, d, of_width),
-            score: init.zero_linear(rank, d),
-            slot_queries: init.zero_embedding(slots, rank).weight,
-            slot_biases: init.zero_embedding(slots, rank).weight,
-            head_weights: init.vector(slots, 1.0),
-        }
-    }
-
     fn scores(&self, blocks: &Blocks) -> Tensor<3> {
         let ([n, slots, k], rank) = (blocks.head_scores.dims(), self.rank());
         let of_block = |layer: &Linear| layer.forward(blocks.hidden.clone()).reshape([n, 1, rank]);
         let of_slot = |rows: &Param<Tensor<2>>| rows.val().reshape([1, slots, rank]);
         let query = (of_block(&self.query) + of_slot(&self.slot_queries)).reshape([n * slots, 1, rank]);
-        let keys = blocks.spread(self.key.forward(blocks.tokens.clone()));
-        let values = blocks.spread(self.value.forward(blocks.tokens.clone()));
+        let keys = blocks.spread(self.key.forward(blocks.tokens.embeddings.clone()));
+        let values = blocks.spread(self.value.forward(blocks.tokens.embeddings.clone()));
         let attention =
             (query * keys).sum_dim(2).reshape([n * slots, k]) + blocks.head_scores.clone().reshape([n * slots, k]);
         let attention = softmax(attention, 1).reshape([n * slots, k, 1]);
         let views = (attention * values).sum_dim(1).reshape([n, slots, rank]);
         // To the left of slot 2 is the pinned token, and to the right of slot H there is nothing.
-        let pinned = self.value.forward(blocks.before.clone()).reshape([n, slots, rank]).narrow(1, 0, 1);
+        let pinned = self.value.forward(blocks.before.embeddings.clone()).reshape([n, slots, rank]).narrow(1, 0, 1);
         let left = Tensor::cat(vec![pinned, views.clone().narrow(1, 0, slots - 1)], 1);
         let nothing = Tensor::zeros([n, 1, rank], &views.device());
         let right = Tensor::cat(vec![views.clone().narrow(1, 1, slots - 1), nothing], 1);
@@ -133,7 +134,7 @@ impl LatticeNetwork for LavaNetwork {
             .map(|(layer, views)| layer.forward(views.reshape([n * slots, rank])).reshape([n, slots, rank]));
         let [left, own, right] = seen;
         let wanted = tanh(left + own + right + of_block(&self.hidden) + of_slot(&self.slot_biases));
-        let scores = blocks.spread(self.score.forward(blocks.tokens.clone()));
+        let scores = blocks.spread(self.score.forward(blocks.tokens.embeddings.clone()));
         let adjustment = (wanted.reshape([n * slots, 1, rank]) * scores).sum_dim(2).reshape([n, slots, k]);
         blocks.weighted_heads(&self.head_weights) + adjustment
     }

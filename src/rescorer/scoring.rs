@@ -22,6 +22,11 @@ pub trait Rescorer: Send + Sync {
     /// Returns the cost of a block, for the cost table of the report.
     fn cost(&self, block: &BlockShape) -> RescoringCost;
 
+    /// Returns whether scores depend on the heads' states ([`BlockContext::states`]).
+    fn reads_states(&self) -> bool {
+        false
+    }
+
     /// Returns whether scores depend on the whole prefix, so that paths can only be searched from left to right.
     fn reads_prefix(&self) -> bool {
         matches!(self.scoring(), Scoring::Local(_))

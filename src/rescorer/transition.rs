@@ -1,10 +1,11 @@
-//! `kind = "transition"`: a bilinear score of how well a candidate follows the candidate before it, given the
-//! backbone's hidden state.
+//! `kind = "transition"`: a bilinear score of how well a candidate follows the candidate before it, given a hidden state.
 //!
 //! For candidate b of slot j after candidate a of slot j - 1, the score is
-//! `S_t(a, b) = c_j U_t(b) + <A(a) * G_j(h_t), B(b)>`. Here `U_t(b)` is the slot's head score. `A` and `B` are linear
-//! maps of the backbone's embeddings to a low rank, and the gate is `G_j(h) = 1 + W h + s_j`. The maps, `W`, `c_j` and
-//! `s_j` are learnt.
+//! `S_t(a, b) = c_j U_t(b) + <A(a) * G_j, B(b)>`. Here `U_t(b)` is the slot's head score. `A` and `B` are linear maps of
+//! the backbone's embeddings to a low rank, or codebooks with a vector for every token. The gate is
+//! `G_j = 1 + W h + s_j`, where h is the backbone's last hidden state before the block, or the heads' own state in slot
+//! j. The maps, `W`, `c_j` and `s_j` are learnt. With codebooks and the heads' states, this is the candidate selector of
+//! DFlash2 (z-lab/dflash), which is walked greedily there.
 //!
 //! After training by cross-entropy, scores are normalised over the slot's candidates, so they are log-probabilities
 //! like those of a 2-gram model. After training as a random field, only whole paths have probabilities. Their
@@ -18,24 +19,28 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::lattice_network::{
-    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, NetworkOptions, TokenTable, add_heads, log_probabilities,
-    multiplied, packed, unit_row,
+    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, NetworkOptions, TokenTable, Tokens, add_heads,
+    log_probabilities, multiplied, packed, unit_row,
 };
 use super::scoring::{BlockScores, GlobalScoring, PrefixReader, Rescorer, Scoring};
 use super::{BlockContext, BlockShape, PrefixToken, RescoringCost, Table};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
 use crate::kernels::{PackedMatrix, products};
-use crate::nn::{Init, Linear, to_host};
+use crate::nn::{Embedding, Init, Linear, to_host};
 use crate::training::OptimizationConfig;
 
 /// `kind = "transition"`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TransitionConfig {
-    /// The width to which embeddings and hidden states are mapped.
+    /// The width to which tokens and hidden states are mapped.
     #[schemars(range(min = 1))]
     pub rank: usize,
+    /// The hidden state that the gate reads.
+    pub state: GateState,
+    /// What maps tokens to their vectors.
+    pub tokens: TokenVectors,
     /// The loss that is minimised.
     pub loss: LatticeLoss,
     /// The number of blocks per training step.
@@ -45,10 +50,33 @@ pub struct TransitionConfig {
     pub training: OptimizationConfig,
 }
 
+/// The hidden state that a gate reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GateState {
+    /// The backbone's last hidden state before the block.
+    Backbone,
+    /// The heads' own state in every slot, which is kept beside their candidates. Drafts that grow have none, so the rescorer
+    /// takes no part in them.
+    Slots,
+}
+
+/// What maps tokens to vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenVectors {
+    /// A linear map of the backbone's embeddings.
+    Embeddings,
+    /// A vector for every token of the vocabulary.
+    Codebooks,
+}
+
 impl Default for TransitionConfig {
     fn default() -> Self {
         Self {
             rank: 64,
+            state: GateState::Backbone,
+            tokens: TokenVectors::Embeddings,
             loss: LatticeLoss::default(),
             blocks_per_step: 256,
             training: OptimizationConfig { steps: 300, learning_rate: 3e-3, ..OptimizationConfig::default() },
@@ -61,12 +89,42 @@ impl LatticeKind for TransitionConfig {
     type Network = TransitionNetwork;
 
     fn options(&self) -> NetworkOptions<'_> {
-        let &Self { rank, loss, blocks_per_step, ref training } = self;
+        let &Self { rank, loss, blocks_per_step, ref training, .. } = self;
         NetworkOptions { rank, loss, blocks_per_step, training }
     }
 
     fn scores_paths(&self) -> bool {
-        true
+        !LatticeKind::reads_states(self)
+    }
+
+    fn reads_states(&self) -> bool {
+        self.state == GateState::Slots
+    }
+
+    fn network(
+        &self,
+        LatticeShape { slots, width: d, vocabulary }: LatticeShape,
+        init: &mut Init,
+    ) -> TransitionNetwork {
+        let rank = self.rank;
+        let (before, after) = match self.tokens {
+            TokenVectors::Embeddings => {
+                let before = TokenMap::Embeddings(init.linear(rank, d, (d as f32).powf(-0.5)));
+                (before, TokenMap::Embeddings(init.zero_linear(rank, d)))
+            }
+            TokenVectors::Codebooks => {
+                let before = Embedding { weight: init.matrix(vocabulary, rank, 1.0) };
+                (TokenMap::Codebook(before), TokenMap::Codebook(init.zero_embedding(vocabulary, rank)))
+            }
+        };
+        TransitionNetwork {
+            before,
+            after,
+            gate: init.zero_linear(rank, d),
+            slot_gates: init.zero_embedding(slots, rank).weight,
+            head_weights: init.vector(slots, 1.0),
+            reads_states: LatticeKind::reads_states(self),
+        }
     }
 
     fn rescorer(&self, network: &TransitionNetwork, model: &Model) -> Box<dyn Rescorer> {
@@ -77,41 +135,62 @@ impl LatticeKind for TransitionConfig {
 /// The network that is trained.
 #[derive(Module, Debug)]
 pub struct TransitionNetwork {
-    before: Linear,
-    after: Linear,
+    before: TokenMap,
+    after: TokenMap,
     gate: Linear,
     /// The part `s_j` of each slot's gate, `[H - 1, rank]`.
     slot_gates: Param<Tensor<2>>,
     /// The weight `c_j` of the head scores in each slot, `[H - 1]`.
     head_weights: Param<Tensor<1>>,
+    /// Whether the gate reads the heads' states.
+    #[module(skip)]
+    reads_states: bool,
+}
+
+/// What maps tokens to vectors `[n, rank]`.
+#[derive(Module, Debug)]
+enum TokenMap {
+    Embeddings(Linear),
+    Codebook(Embedding),
+}
+
+impl TokenMap {
+    fn forward(&self, tokens: &Tokens) -> Tensor<2> {
+        match self {
+            Self::Embeddings(map) => map.forward(tokens.embeddings.clone()),
+            Self::Codebook(codebook) => codebook.weight.val().select(0, tokens.ids.clone()),
+        }
+    }
+
+    /// Returns the vectors of all tokens of `model`.
+    fn table(&self, model: &Model) -> TokenTable {
+        match self {
+            Self::Embeddings(map) => TokenTable::of([map], model).into_iter().next().expect("one for each layer"),
+            Self::Codebook(codebook) => codebook.into(),
+        }
+    }
 }
 
 impl TransitionNetwork {
     /// Returns the gates `G_j`, `[n, slots, rank]`.
     fn gates(&self, blocks: &Blocks) -> Tensor<3> {
         let ([n, slots, _], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
-        let gate = self.gate.forward(blocks.hidden.clone()).reshape([n, 1, rank]);
+        let gate = if self.reads_states {
+            let states = blocks.states.clone().expect("whoever reads the heads' states has them kept");
+            self.gate.forward(states).reshape([n, slots, rank])
+        } else {
+            self.gate.forward(blocks.hidden.clone()).reshape([n, 1, rank])
+        };
         gate + self.slot_gates.val().reshape([1, slots, rank]) + 1.0
     }
 }
 
 impl LatticeNetwork for TransitionNetwork {
-    fn new(slots: usize, d: usize, rank: usize, init: &mut Init) -> Self {
-        let deviation = (d as f32).powf(-0.5);
-        Self {
-            before: init.linear(rank, d, deviation),
-            after: init.zero_linear(rank, d),
-            gate: init.zero_linear(rank, d),
-            slot_gates: init.zero_embedding(slots, rank).weight,
-            head_weights: init.vector(slots, 1.0),
-        }
-    }
-
     fn scores(&self, blocks: &Blocks) -> Tensor<3> {
         let ([n, slots, k], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
-        let before = self.before.forward(blocks.before.clone());
+        let before = self.before.forward(&blocks.before);
         let query = before.reshape([n, slots, rank]) * self.gates(blocks);
-        let after = blocks.spread(self.after.forward(blocks.tokens.clone()));
+        let after = blocks.spread(self.after.forward(&blocks.tokens));
         let transitions = (query.reshape([n * slots, 1, rank]) * after).sum_dim(2).reshape([n, slots, k]);
         blocks.weighted_heads(&self.head_weights) + transitions
     }
@@ -122,8 +201,8 @@ impl LatticeNetwork for TransitionNetwork {
             return None;
         }
         let spread = |of_tokens: Tensor<2>| blocks.spread(of_tokens).reshape([n, slots, k, rank]);
-        let before = spread(self.before.forward(blocks.tokens.clone())).narrow(1, 0, slots - 1);
-        let after = spread(self.after.forward(blocks.tokens.clone())).narrow(1, 1, slots - 1);
+        let before = spread(self.before.forward(&blocks.tokens)).narrow(1, 0, slots - 1);
+        let after = spread(self.after.forward(&blocks.tokens)).narrow(1, 1, slots - 1);
         let gates = self.gates(blocks).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, rank]);
         let heads = blocks.weighted_heads(&self.head_weights).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, k]);
         Some((before * gates).matmul(after.swap_dims(2, 3)) + heads)
@@ -139,34 +218,38 @@ pub struct Transition {
     gate: PackedMatrix,
     slot_gates: Vec<f32>,
     head_weights: Vec<f32>,
+    reads_states: bool,
 }
 
 impl Transition {
     /// Makes the rescorer of a network on top of `model` that was trained by `loss`.
     pub fn new(network: &TransitionNetwork, model: &Model, loss: LatticeLoss) -> Self {
-        let [before, after] = TokenTable::of([&network.before, &network.after], model);
         Self {
             loss,
             rank: network.gate.weight.val().dims()[0],
-            before,
-            after,
+            before: network.before.table(model),
+            after: network.after.table(model),
             gate: packed(&network.gate),
             slot_gates: to_host(network.slot_gates.val()),
             head_weights: to_host(network.head_weights.val()),
+            reads_states: network.reads_states,
         }
     }
 }
 
 impl Transition {
-    /// Returns the shared part `W h` of the gates.
-    fn gate(&self, hidden: &[f32]) -> Vec<f32> {
-        multiplied(&self.gate, &unit_row(hidden))
+    /// Returns the part `W h` of the gates: one for all slots, or one for each slot of the block.
+    fn gates(&self, block: &BlockContext) -> Vec<f32> {
+        let states = if self.reads_states { block.states } else { block.hidden };
+        let rows: Vec<f32> = states.chunks(self.gate.inputs()).flat_map(unit_row).collect();
+        multiplied(&self.gate, &rows)
     }
 
-    /// Returns the scores of a slot's candidates behind each of the tokens `before`, row after row. The gates' shared part is
-    /// `gate`; `head` are the candidates' head scores.
-    fn behind(&self, gate: &[f32], slot: usize, before: &[u32], candidates: &[u32], head: &[f32]) -> Vec<f64> {
+    /// Returns the scores of a slot's candidates behind each of the tokens `before`, row after row. `gates` are those of
+    /// [`Transition::gates`]; `head` are the candidates' head scores.
+    fn behind(&self, gates: &[f32], slot: usize, before: &[u32], candidates: &[u32], head: &[f32]) -> Vec<f64> {
         let mut queries = self.before.rows(before);
+        let gate = if self.reads_states { &gates[(slot - 1) * self.rank..][..self.rank] } else { gates };
         let slot_gate = &self.slot_gates[(slot - 1) * self.rank..][..self.rank];
         for query in queries.chunks_mut(self.rank) {
             for (x, (gate, of_slot)) in query.iter_mut().zip(gate.iter().zip(slot_gate)) {
@@ -190,30 +273,35 @@ impl Rescorer for Transition {
     }
 
     fn reader(&self) -> Option<Box<dyn PrefixReader + '_>> {
-        Some(Box::new(TransitionReader { transition: self, gate: Vec::new() }))
+        (!self.reads_states).then(|| Box::new(TransitionReader { transition: self, gate: Vec::new() }) as _)
     }
 
-    /// Returns the cost of one gate and of all pairs of neighbouring candidates. The candidates of slot 2 follow the
+    fn reads_states(&self) -> bool {
+        self.reads_states
+    }
+
+    /// Returns the cost of the gates and of all pairs of neighbouring candidates. The candidates of slot 2 follow the
     /// pinned token alone.
     fn cost(&self, block: &BlockShape) -> RescoringCost {
         let (k, slots) = (block.candidates, block.slots);
         let pairs = if slots < 2 { 0 } else { k + (slots - 2) * k * k };
         let gate = self.gate.inputs() * self.rank;
+        let gates = if self.reads_states { slots.saturating_sub(1) * gate } else { gate };
         RescoringCost {
             held_bytes: (self.before.bytes() + self.after.bytes() + 4 * gate) as f64,
             read_bytes: (4 * gate) as f64,
             kv_bytes: 0.0,
-            flops: 2.0 * (gate + pairs * self.rank) as f64,
+            flops: 2.0 * (gates + pairs * self.rank) as f64,
         }
     }
 }
 
 impl GlobalScoring for Transition {
     fn scores<'a>(&'a self, _: &[u32], block: &BlockContext<'a>) -> Result<Box<dyn BlockScores + 'a>> {
-        let (lattice, gate) = (block.lattice, self.gate(block.hidden));
+        let (lattice, gates) = (block.lattice, self.gates(block));
         let of_slot = |slot: usize| match slot {
             0 => vec![0.0; lattice.width(0)],
-            _ => self.behind(&gate, slot, lattice.ids(slot - 1), lattice.ids(slot), lattice.scores(slot)),
+            _ => self.behind(&gates, slot, lattice.ids(slot - 1), lattice.ids(slot), lattice.scores(slot)),
         };
         Ok(Box::new(Table::new(lattice, of_slot)?))
     }
@@ -231,7 +319,7 @@ impl PrefixReader for TransitionReader<'_> {
     }
 
     fn hear(&mut self, hidden: &[f32]) {
-        self.gate = self.transition.gate(hidden);
+        self.gate = multiplied(&self.transition.gate, &unit_row(hidden));
     }
 
     fn extend(&mut self, newest: &[PrefixToken], _: bool) -> Result<Vec<Vec<f64>>> {

@@ -16,8 +16,9 @@ pub fn candidates(workspace: &Workspace, heads: &TrainedHeads, trace: &CorpusTra
     let planned = &workspace.graph.traces[trace.number].candidates;
     let (k, artefact) = planned.as_ref().expect("whoever reads candidates has planned them");
     let folder = workspace.make(artefact, |folder| {
-        let model = &workspace.backbone().model;
-        StoredCandidates::make(&trace.trace, &heads.heads, model, *k, folder, &artefact.title)
+        let heads = (&heads.heads, &workspace.backbone().model);
+        let states = workspace.graph.keeps_states.then_some(workspace.config.traces.dtype);
+        StoredCandidates::make(&trace.trace, heads, (*k, states), folder, &artefact.title)
     })?;
     StoredCandidates::open(&folder, &trace.trace)
 }

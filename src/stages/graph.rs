@@ -35,6 +35,8 @@ pub struct Graph {
     pub rescorers: Vec<(String, Artefact)>,
     /// The report, together with the settings that were tuned for it.
     pub evaluation: Artefact,
+    /// Whether the heads' states are kept beside their candidates.
+    pub keeps_states: bool,
 }
 
 /// The artefacts of a trace and of what is computed on it.
@@ -75,17 +77,25 @@ pub struct Reach {
     pub top_k: usize,
     /// The largest number that anything asks for, including the oracle. It applies to dev and test.
     pub widest: usize,
+    /// Whether a rescorer reads the heads' states, which are then kept beside the candidates.
+    pub states: bool,
 }
 
 impl Reach {
     /// Returns the numbers that a configuration asks for.
     pub fn of(config: &Config) -> Self {
-        Self { top_k: config.lattice.top_k, widest: config.widest() }
+        let mut kinds = config.rescorer.values().filter_map(|rescorer| rescorer.kind());
+        let states = kinds.any(|kind| kind.reads_states());
+        Self { top_k: config.lattice.top_k, widest: config.widest(), states }
     }
 
-    /// Returns the larger of each of the two numbers, which is enough for both.
+    /// Returns what is enough for both.
     pub fn or(self, other: Self) -> Self {
-        Self { top_k: self.top_k.max(other.top_k), widest: self.widest.max(other.widest) }
+        Self {
+            top_k: self.top_k.max(other.top_k),
+            widest: self.widest.max(other.widest),
+            states: self.states || other.states,
+        }
     }
 }
 
@@ -148,10 +158,10 @@ impl Graph {
                 Split::Train => reach.top_k,
                 Split::Dev | Split::Test => reach.widest,
             };
-            trace.candidates = Some((k, trace.candidates(config, &heads, k)));
+            trace.candidates = Some((k, trace.candidates(config, &heads, (k, reach.states))));
         }
         let evaluation = evaluation(config, &traces, &heads, &rescorers);
-        Ok(Self { traces, heads, rescorers, evaluation })
+        Ok(Self { traces, heads, rescorers, evaluation, keeps_states: reach.states })
     }
 
     /// Returns all parts in the order in which they are made.
@@ -268,9 +278,9 @@ impl TraceArtefacts {
         self
     }
 
-    fn candidates(&self, config: &Config, heads: &Artefact, k: usize) -> Artefact {
-        let settings =
-            CandidatesKey { layout: CANDIDATES, k, dtype: config.traces.dtype, weights: config.heads.weights };
+    fn candidates(&self, config: &Config, heads: &Artefact, (k, states): (usize, bool)) -> Artefact {
+        let (dtype, weights) = (config.traces.dtype, config.heads.weights);
+        let settings = CandidatesKey { layout: CANDIDATES, k, dtype, weights, states };
         let inputs = [self.input(), (&heads.name, &heads.key)];
         let (name, title) = (format!("candidates/{}", self.name), format!("candidates {}", self.words()));
         Artefact { name, title, key: Key::new("candidates", &settings, inputs) }
@@ -278,7 +288,7 @@ impl TraceArtefacts {
 }
 
 /// The version of the layout of candidates, to be raised when the layout changes.
-const CANDIDATES: u32 = 2;
+const CANDIDATES: u32 = 3;
 
 #[derive(Serialize)]
 struct TraceKey<'a> {
@@ -364,6 +374,7 @@ struct CandidatesKey {
     dtype: StorageType,
     #[serde(rename = "heads.weights")]
     weights: StorageType,
+    states: bool,
 }
 
 #[derive(Serialize)]

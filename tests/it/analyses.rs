@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::common::{only_row, report, row, rows, world};
 use burn::tensor::Device;
 use draftsmith::backbone::{Backbone, Feature, Precision};
-use draftsmith::heads::{Binding, BlockStarts, FrozenHeads, load_heads};
+use draftsmith::heads::{Binding, BlockStarts, FrozenHeads, Wanted, load_heads};
 use draftsmith::traces::Trace;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -41,7 +41,7 @@ impl Run {
                 let first = model.logits(read.get(Feature::Last));
                 all[0].push((target[t], first.into_iter().map(f64::from).collect()));
                 let starts = BlockStarts { states: &read, pinned: &target[t..=t], context: None };
-                let found = heads.candidates(model, starts, vocabulary).unwrap();
+                let found = heads.candidates(model, starts, vocabulary, Wanted::default()).unwrap();
                 for slot in (1..=heads.count()).take_while(|slot| t + slot < target.len()) {
                     let mut logits = vec![f64::NAN; vocabulary];
                     let cells = (slot - 1) * vocabulary..slot * vocabulary;

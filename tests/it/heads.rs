@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use draftsmith::backbone::{Backbone, Precision};
 use draftsmith::heads::{
     BlockStarts, Feed, FrozenHeads, HeadKind, HeadShape, HeadTraining, HeadsConfig, ReadDocuments, SpeculatorConfig,
-    SpeculatorHeads, TrainingText,
+    SpeculatorHeads, TrainingText, Wanted,
 };
 use draftsmith::nn::Init;
 use draftsmith::traces::Trace;
@@ -102,7 +102,7 @@ fn heads_that_are_fed_their_own_choices_read_what_they_read_when_they_draft() {
         read.read(0, number).unwrap();
         let (states, context) = read.behind(&[(0, token)]);
         let starts = BlockStarts { states: &states, pinned: &text[..1], context };
-        let drafted = heads.candidates(model, starts, 1).unwrap();
+        let drafted = heads.candidates(model, starts, 1, Wanted::default()).unwrap();
         for head in (0..3).filter(|head| token + 2 + head < train.documents()[number].len()) {
             counted[head] += 1.0;
             right[head] += f64::from(u8::from(drafted.at(0).ids[head] == text[head + 1]));

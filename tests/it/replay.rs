@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{
-    CONTEXT, copy_folder, finished, inputs, only_row, read_json, report, row, rows, run, succeed, without, world,
+    CONTEXT, copy_folder, finished, inputs, only_row, place, read_json, report, row, rows, run, succeed, without, world,
 };
 use draftsmith::nn::parameters_from_safetensors;
 use serde_json::Value;
@@ -102,6 +102,26 @@ fn so_with_wide_trees_and_with_blocks_longer_than_texts() {
     assert_exact(&all_live(folder.path(), &wide));
     let long = ["heads.block_size=30", "heads.training.steps=4", "traces.max_new=9", "drafting.paths=3"];
     assert_exact(&all_live(folder.path(), &long));
+}
+
+/// A transition reads the heads' states in every slot, which are kept beside the candidates and rounded live as there.
+#[test]
+fn so_with_rescorers_that_read_the_heads_states() {
+    let folder = finished();
+    let candidates = |folder: &Path| place(folder, "candidates/fables-test");
+    assert!(!candidates(folder.path()).join("states.bin").exists(), "nothing reads them");
+    for heads in ["{kind=\"ffn\",hidden=16}", "{kind=\"attention\",rows=\"parallel\"}"] {
+        let sets = [
+            format!("heads.architecture={heads}"),
+            "rescorer.turns.state=\"slots\"".to_owned(),
+            "rescorer.turns.tokens=\"codebooks\"".to_owned(),
+        ];
+        let set = all_live(folder.path(), &sets.each_ref().map(String::as_str));
+        assert_exact(&set);
+        assert!(candidates(folder.path()).join("states.bin").exists());
+        let value = |name| row(&set, "block-efficiency", name)["block_efficiency"].as_f64().unwrap();
+        assert!(value("turns") > value("bpd"), "{} {}", value("turns"), value("bpd"));
+    }
 }
 
 #[test]

@@ -75,7 +75,9 @@ fn replayed(
     let candidates = StagedDir::new(&evaluator.scratch.join("candidates"))?;
     let title = format!("candidates {} test at step {step}", set.name);
     let heads = load_again(folder, weights, backbone)?.with_weights(evaluator.heads.weights());
-    StoredCandidates::make(trace, &heads, &backbone.model, top_k, candidates.path(), &title)?;
+    let reads_states = |&place: &usize| set.variants[place].rescorers_with_a_say().any(|one| one.reads_states());
+    let states = places.iter().any(reads_states).then_some(evaluator.dtype);
+    StoredCandidates::make(trace, (&heads, &backbone.model), (top_k, states), candidates.path(), &title)?;
     let stored = StoredCandidates::open(candidates.path(), trace)?;
     let texts = Texts::new(trace, &stored, (&heads, backbone), top_k, &evaluator.stops())?;
     let mut tallies = Vec::new();

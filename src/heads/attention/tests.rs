@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, TensorData};
 
 use super::*;
 use crate::backbone::{LanguageModelConfig, Span, Transformer};
-use crate::heads::{BlockStarts, FrozenHeads, Growth};
+use crate::heads::{BlockStarts, FrozenHeads, Growth, Wanted};
 use crate::nn::{ParameterPath, collect_parameters, indices, to_host};
 use crate::training::gradient;
 
@@ -322,7 +322,8 @@ fn a_grown_path_of_first_choices_is_the_lattice() {
         let last = read.map(|state| state.narrow(0, 6, 1));
         let context = Some(Context::new(&mut cache, vec![(0, 6)]));
         let starts = BlockStarts { states: &last, pinned: &TEXT[7..8], context };
-        let found = frozen.candidates_with_stats(&model, starts, 4).unwrap();
+        let wanted = Wanted { stats: true, states: false };
+        let found = frozen.candidates(&model, starts, 4, wanted).unwrap();
         let path: Vec<u32> = [TEXT[7]].into_iter().chain((0..3).map(|head| found.at(0).ids[4 * head])).collect();
         for lengths in [&[1usize, 2, 3][..], &[3, 1]] {
             let context = Some(Context::new(&mut cache, vec![(0, 6)]));

@@ -3,7 +3,7 @@
 use super::unit_rows;
 use crate::backbone::Model;
 use crate::kernels::PackedMatrix;
-use crate::nn::{Linear, to_host};
+use crate::nn::{Embedding, Linear, to_host};
 use crate::storage_type::StorageType;
 
 /// The output of a layer for every token of the vocabulary.
@@ -11,6 +11,14 @@ pub struct TokenTable {
     width: usize,
     /// The outputs, `[V, width]`.
     values: Vec<f32>,
+}
+
+impl From<&Embedding> for TokenTable {
+    /// Takes the rows of a table as they are.
+    fn from(codebook: &Embedding) -> Self {
+        let table = codebook.weight.val();
+        Self { width: table.dims()[1], values: to_host(table) }
+    }
 }
 
 /// The number of tokens that are embedded at once.

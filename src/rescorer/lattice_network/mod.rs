@@ -21,7 +21,7 @@ use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind};
 use super::scoring::Rescorer;
 use crate::backbone::{Backbone, Model};
 use crate::error::Result;
-use crate::nn::{Init, count_parameters};
+use crate::nn::{Init, count_parameters, indices};
 use crate::progress;
 use crate::training::{OptimizationConfig, kept_bytes, train};
 
@@ -29,12 +29,8 @@ pub(super) use host::{TokenTable, add_heads, log_probabilities, multiplied, pack
 use saved::{NetworkShape, load_network, save_network};
 pub use training::{LatticeLoss, LatticeTraining, Recorded};
 
-/// A network that scores the candidates of a lattice.
+/// A network that scores the candidates of a lattice. Before training, its scores are the head scores.
 pub trait LatticeNetwork: Module {
-    /// Makes a network for blocks of `slots` slots after the pinned one. It reads hidden states and embeddings of width
-    /// `d`, which it maps to width `rank`. Before training, it returns the head scores.
-    fn new(slots: usize, d: usize, rank: usize, init: &mut Init) -> Self;
-
     /// Returns the scores `[blocks, slots, k]` of the candidates of slots 2 to H, given the true token before each
     /// slot. Their softmax over the candidates of a slot is a probability, unless the network is trained as a random
     /// field.
@@ -51,14 +47,32 @@ pub trait LatticeNetwork: Module {
 pub struct Blocks {
     /// The hidden states `[n, d]`, each scaled to a root mean square of 1.
     pub hidden: Tensor<2>,
-    /// The embeddings `[n * s, d]` of the token before each slot in the backbone's own text, scaled in the same way.
-    pub before: Tensor<2>,
-    /// The embeddings of all tokens that are candidates anywhere, each token once, scaled in the same way.
-    pub tokens: Tensor<2>,
+    /// The heads' states `[n * s, d]`, scaled in the same way, for networks that read them.
+    pub states: Option<Tensor<2>>,
+    /// The token before each slot in the backbone's own text, `[n * s]`.
+    pub before: Tokens,
+    /// All tokens that are candidates anywhere, each token once.
+    pub tokens: Tokens,
     /// The row of each candidate in `tokens`, `[n * s * k]`.
     pub candidates: Tensor<1, Int>,
     /// The head scores `[n, s, k]`, shifted so that the first candidate of each slot has 0.
     pub head_scores: Tensor<3>,
+}
+
+/// Tokens, as networks read them.
+pub struct Tokens {
+    /// Their ids, `[n]`.
+    pub ids: Tensor<1, Int>,
+    /// Their embeddings `[n, d]`, each scaled to a root mean square of 1.
+    pub embeddings: Tensor<2>,
+}
+
+impl Tokens {
+    /// Makes tokens of `model`.
+    pub(super) fn new(ids: &[u32], model: &Model) -> Self {
+        let embeddings = unit_rows(model.embed(ids));
+        Self { ids: indices(ids.iter().map(|&id| id as usize), model.device()), embeddings }
+    }
 }
 
 impl Blocks {
@@ -97,8 +111,27 @@ pub trait LatticeKind: Serialize {
         false
     }
 
+    /// Returns whether the network reads the heads' states.
+    fn reads_states(&self) -> bool {
+        false
+    }
+
+    /// Makes a network of this kind.
+    fn network(&self, shape: LatticeShape, init: &mut Init) -> Self::Network;
+
     /// Returns the rescorer of a trained network on top of `model`.
     fn rescorer(&self, network: &Self::Network, model: &Model) -> Box<dyn Rescorer>;
+}
+
+/// The sizes of a lattice network that follow from the heads and the backbone.
+#[derive(Debug, Clone, Copy)]
+pub struct LatticeShape {
+    /// The number of slots after the pinned one, H - 1.
+    pub slots: usize,
+    /// The width d of states and embeddings.
+    pub width: usize,
+    /// The number of tokens V.
+    pub vocabulary: usize,
 }
 
 /// The options that the sections of all lattice networks have.
@@ -121,8 +154,10 @@ fn empty<'a, K: LatticeKind>(
     backbone: &'a Backbone,
     init: &mut Init,
 ) -> (K::Network, NetworkShape<'a>) {
-    let (rank, width) = (kind.options().rank, backbone.model.config().hidden_size);
-    (K::Network::new(slots, width, rank, init), NetworkShape { kind: K::NAME, slots, rank, backbone: &backbone.hash })
+    let config = backbone.model.config();
+    let shape = LatticeShape { slots, width: config.hidden_size, vocabulary: config.vocab_size };
+    let rank = kind.options().rank;
+    (kind.network(shape, init), NetworkShape { kind: K::NAME, slots, rank, backbone: &backbone.hash })
 }
 
 impl<K: LatticeKind> RescorerKind for K {
@@ -144,6 +179,10 @@ impl<K: LatticeKind> RescorerKind for K {
 
     fn reads_lattices(&self) -> bool {
         true
+    }
+
+    fn reads_states(&self) -> bool {
+        LatticeKind::reads_states(self)
     }
 
     fn fit(&self, context: &FitContext) -> Result<()> {

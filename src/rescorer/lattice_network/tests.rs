@@ -3,11 +3,12 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::super::testing::{WIDTH, hidden, lattice, model};
+use super::super::testing::{VOCABULARY, WIDTH, hidden, lattice, model};
 use super::super::{
-    BlockContext, GlobalScoring, Lava, LavaNetwork, PrefixToken, Rescorer, Transition, TransitionNetwork,
+    BlockContext, GateState, GlobalScoring, Lava, LavaConfig, LavaNetwork, PrefixToken, Rescorer, TokenVectors,
+    Transition, TransitionConfig, TransitionNetwork,
 };
-use super::{Blocks, LatticeLoss, LatticeNetwork, log_probabilities, unit_rows};
+use super::{Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, Tokens, log_probabilities, unit_rows};
 use crate::backbone::Model;
 use crate::lattice::Lattice;
 use crate::nn::{Init, from_host, indices, to_host};
@@ -28,6 +29,29 @@ impl ModuleMapper for Shake {
     }
 }
 
+/// Returns the heads' states in four slots, `[4, WIDTH]`.
+fn states() -> Vec<f32> {
+    (3..7).flat_map(|slot| hidden(7 * slot)).collect()
+}
+
+const SHAPE: LatticeShape = LatticeShape { slots: 4, width: WIDTH, vocabulary: VOCABULARY };
+
+/// Returns an untrained network of every sort of transitions.
+fn transitions() -> Vec<TransitionNetwork> {
+    let mut networks = Vec::new();
+    for state in [GateState::Backbone, GateState::Slots] {
+        for tokens in [TokenVectors::Embeddings, TokenVectors::Codebooks] {
+            let config = TransitionConfig { rank: 5, state, tokens, ..TransitionConfig::default() };
+            networks.push(config.network(SHAPE, &mut Init::seeded(1, &Device::flex())));
+        }
+    }
+    networks
+}
+
+fn lava() -> LavaNetwork {
+    LavaConfig { rank: 5, ..LavaConfig::default() }.network(SHAPE, &mut Init::seeded(1, &Device::flex()))
+}
+
 /// Returns a block whose true tokens are `path`, as the networks read it.
 fn block_of(model: &Model, lattice: &Lattice, path: &[u32], hidden: &[f32]) -> Blocks {
     let (slots, k) = (lattice.slots() - 1, 3);
@@ -37,8 +61,9 @@ fn block_of(model: &Model, lattice: &Lattice, path: &[u32], hidden: &[f32]) -> B
     let device = model.device();
     Blocks {
         hidden: unit_rows(from_host(hidden.to_vec(), [1, WIDTH], device)),
-        before: unit_rows(model.embed(&path[..slots])),
-        tokens: unit_rows(model.embed(&ids)),
+        states: Some(unit_rows(from_host(states(), [slots, WIDTH], device))),
+        before: Tokens::new(&path[..slots], model),
+        tokens: Tokens::new(&ids, model),
         candidates: indices(0..ids.len(), device),
         head_scores: from_host(scores, [1, slots, k], device),
     }
@@ -62,7 +87,7 @@ fn by_the_network(
 fn assert_agrees(network: &impl LatticeNetwork, fitted: &dyn GlobalScoring, model: &Model) {
     for shift in 0..5 {
         let (lattice, hidden) = (lattice(shift), hidden(shift as usize));
-        let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
+        let context = BlockContext { hidden: &hidden, states: &states(), ..BlockContext::new(0, &lattice) };
         let mut scores = fitted.scores(&[], &context).unwrap();
         // On every path, the fitted rescorer's scores are the network's.
         for choice in 0..81usize {
@@ -84,12 +109,13 @@ fn assert_agrees(network: &impl LatticeNetwork, fitted: &dyn GlobalScoring, mode
 
 #[test]
 fn fitted_lattice_networks_say_what_the_trained_ones_do() {
-    let (model, device) = (model(3), Device::flex());
-    let transition = TransitionNetwork::new(4, WIDTH, 5, &mut Init::seeded(1, &device));
-    assert_agrees(&transition, &Transition::new(&transition, &model, LatticeLoss::CrossEntropy), &model);
-    let shaken = transition.map(&mut Shake(0.0));
-    assert_agrees(&shaken, &Transition::new(&shaken, &model, LatticeLoss::CrossEntropy), &model);
-    let lava = LavaNetwork::new(4, WIDTH, 5, &mut Init::seeded(1, &device));
+    let model = model(3);
+    for transition in transitions() {
+        assert_agrees(&transition, &Transition::new(&transition, &model, LatticeLoss::CrossEntropy), &model);
+        let shaken = transition.map(&mut Shake(0.0));
+        assert_agrees(&shaken, &Transition::new(&shaken, &model, LatticeLoss::CrossEntropy), &model);
+    }
+    let lava = lava();
     assert_agrees(&lava, &Lava::new(&lava, &model), &model);
     let shaken = lava.map(&mut Shake(0.0));
     assert_agrees(&shaken, &Lava::new(&shaken, &model), &model);
@@ -99,13 +125,13 @@ fn fitted_lattice_networks_say_what_the_trained_ones_do() {
 #[test]
 fn behind_a_path_the_scores_are_those_in_the_lattice() {
     let (model, lattice, hidden) = (model(3), lattice(2), hidden(1));
-    let network = TransitionNetwork::new(4, WIDTH, 5, &mut Init::seeded(1, &Device::flex())).map(&mut Shake(0.0));
+    let network = transitions().remove(0).map(&mut Shake(0.0));
     for loss in [LatticeLoss::CrossEntropy, LatticeLoss::Crf] {
         let fitted = Transition::new(&network, &model, loss);
         let mut reader = fitted.reader().unwrap();
         reader.read(&[], 0).unwrap();
         reader.hear(&hidden);
-        let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
+        let context = BlockContext { hidden: &hidden, states: &states(), ..BlockContext::new(0, &lattice) };
         let mut scores = fitted.scores(&[], &context).unwrap();
         for slot in 1..lattice.slots() {
             let newest = lattice.ids(slot - 1).iter().map(|&token| PrefixToken {
@@ -133,46 +159,46 @@ fn behind_a_path_the_scores_are_those_in_the_lattice() {
 #[test]
 fn pairs_are_the_scores_behind_every_candidate() {
     let (model, lattice, hidden) = (model(3), lattice(2), hidden(1));
-    let network = TransitionNetwork::new(4, WIDTH, 5, &mut Init::seeded(1, &Device::flex())).map(&mut Shake(0.0));
-    let blocks = block_of(&model, &lattice, &lattice.top1(), &hidden);
-    let pairs = to_host(network.pairs(&blocks).unwrap());
-    let fitted = Transition::new(&network, &model, LatticeLoss::Crf);
-    let context = BlockContext { start: 0, slots: lattice.slots(), lattice: &lattice, hidden: &hidden };
-    let mut scores = fitted.scores(&[], &context).unwrap();
-    for slot in 2..5 {
-        let mut shifts = Vec::new();
-        for before in 0..3 {
-            let mut path = lattice.top1();
-            path[slot - 1] = lattice.ids(slot - 1)[before];
-            let behind = to_host(network.scores(&block_of(&model, &lattice, &path, &hidden)));
-            let mut found = vec![(0.0, scores.start())];
-            for at in 0..=slot {
-                let state = if at == slot { found[before].1 } else { found[0].1 };
-                found.clear();
-                scores.extend(at, state, lattice.width(at), &mut found);
+    for network in transitions() {
+        let network = network.map(&mut Shake(0.0));
+        let blocks = block_of(&model, &lattice, &lattice.top1(), &hidden);
+        let pairs = to_host(network.pairs(&blocks).unwrap());
+        let fitted = Transition::new(&network, &model, LatticeLoss::Crf);
+        let context = BlockContext { hidden: &hidden, states: &states(), ..BlockContext::new(0, &lattice) };
+        let mut scores = fitted.scores(&[], &context).unwrap();
+        for slot in 2..5 {
+            let mut shifts = Vec::new();
+            for before in 0..3 {
+                let mut path = lattice.top1();
+                path[slot - 1] = lattice.ids(slot - 1)[before];
+                let behind = to_host(network.scores(&block_of(&model, &lattice, &path, &hidden)));
+                let mut found = vec![(0.0, scores.start())];
+                for at in 0..=slot {
+                    let state = if at == slot { found[before].1 } else { found[0].1 };
+                    found.clear();
+                    scores.extend(at, state, lattice.width(at), &mut found);
+                }
+                for place in 0..3 {
+                    let pair = pairs[((slot - 2) * 3 + before) * 3 + place];
+                    let expected = behind[(slot - 1) * 3 + place];
+                    assert!((pair - expected).abs() < 1e-4, "slot {slot}, {place} behind {before}: {pair} {expected}");
+                    shifts.push(found[place].0 - f64::from(pair));
+                }
             }
-            for place in 0..3 {
-                let pair = pairs[((slot - 2) * 3 + before) * 3 + place];
-                let expected = behind[(slot - 1) * 3 + place];
-                assert!((pair - expected).abs() < 1e-4, "slot {slot}, {place} behind {before}: {pair} {expected}");
-                shifts.push(found[place].0 - f64::from(pair));
-            }
+            assert!(shifts.iter().all(|shift| (shift - shifts[0]).abs() < 1e-4), "one shift a slot: {shifts:?}");
         }
-        assert!(shifts.iter().all(|shift| (shift - shifts[0]).abs() < 1e-4), "one shift a slot: {shifts:?}");
     }
 }
 
 #[test]
 fn untrained_lattice_networks_give_the_head_scores() {
     let (model, lattice, hidden) = (model(3), lattice(2), hidden(1));
-    let transition = TransitionNetwork::new(4, WIDTH, 5, &mut Init::seeded(1, &Device::flex()));
-    let lava = LavaNetwork::new(4, WIDTH, 5, &mut Init::seeded(1, &Device::flex()));
     let path = lattice.top1();
     let heads: Vec<Vec<f64>> = (1..5).map(|slot| log_probabilities(lattice.scores(slot).iter().copied())).collect();
-    for found in [
-        by_the_network(&transition, &model, &lattice, &path, &hidden),
-        by_the_network(&lava, &model, &lattice, &path, &hidden),
-    ] {
+    let mut all: Vec<Vec<Vec<f64>>> =
+        transitions().iter().map(|network| by_the_network(network, &model, &lattice, &path, &hidden)).collect();
+    all.push(by_the_network(&lava(), &model, &lattice, &path, &hidden));
+    for found in all {
         for (found, expected) in found.concat().iter().zip(heads.concat()) {
             assert!((found - expected).abs() < 1e-5, "{found} {expected}");
         }

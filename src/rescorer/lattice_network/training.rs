@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::super::FitLattices;
-use super::{Blocks, LatticeNetwork, unit_rows};
+use super::{Blocks, LatticeNetwork, Tokens, unit_rows};
 use crate::backbone::{Feature, Model};
 use crate::error::{Result, bail};
 use crate::heads::{StoredCandidates, block_starts};
@@ -120,12 +120,13 @@ impl<'a> LatticeTraining<'a> {
         };
         let places: Vec<Place> = starts.iter().map(place).collect();
         let states = states_at(&traces, &places, &[Feature::Last])?.to_device(&self.device);
-        let (mut before, mut targets, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut before, mut targets, mut scores, mut head_states) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut row_of, mut distinct, mut rows) = (HashMap::new(), Vec::new(), Vec::new());
         for &(trace, document, t) in starts {
             let Recorded { trace, candidates } = &recorded[trace];
             let entry = &trace.documents()[document];
             let (text, at) = (&trace.continuation(entry)[t..], candidates.at(document, t));
+            head_states.extend(candidates.states(document, t));
             for slot in 0..slots {
                 let (ids, head) = (&at.ids[slot * at.k..][..k], &at.scores[slot * at.k..][..k]);
                 before.push(text[slot.min(text.len() - 1)]);
@@ -142,8 +143,12 @@ impl<'a> LatticeTraining<'a> {
         }
         let blocks = Blocks {
             hidden: unit_rows(states.get(Feature::Last)),
-            before: unit_rows(self.model.embed(&before)),
-            tokens: unit_rows(self.model.embed(&distinct)),
+            states: (!head_states.is_empty()).then(|| {
+                let shape = [n * slots, head_states.len() / (n * slots)];
+                unit_rows(from_host(head_states, shape, &self.device))
+            }),
+            before: Tokens::new(&before, self.model),
+            tokens: Tokens::new(&distinct, self.model),
             candidates: indices(rows, &self.device),
             head_scores: from_host(scores, [n, slots, k], &self.device),
         };
