@@ -37,8 +37,9 @@ impl Drop for Interleaved {
 
 /// Numbers from which on interleaving is worth several threads.
 const PARALLEL: usize = 1 << 16;
-/// The numbers of a group: 256 kB. Larger ones would be read from memory anew for every panel.
-const GROUP: usize = 1 << 16;
+/// The numbers of a group: 4 MB, which caches hold. Larger ones would be read from memory anew for every panel, and the panels
+/// are read anew for every smaller one.
+const GROUP: usize = 1 << 20;
 
 impl Interleaved {
     /// Interleaves `x` `[rows, inputs]`.
@@ -73,7 +74,7 @@ impl Interleaved {
         self.blocks_of(0..self.rows)
     }
 
-    /// Iterates over groups of neighbouring blocks, each small enough to stay in a core's cache while panel after panel is
+    /// Iterates over groups of neighbouring blocks, each small enough to stay in the cache while panel after panel is
     /// multiplied by it.
     pub fn groups(&self) -> impl Iterator<Item = impl Iterator<Item = Block<'_>> + Clone> {
         let mut first = 0;

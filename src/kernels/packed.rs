@@ -371,7 +371,7 @@ mod tests {
     /// Rows that are so wide that few of them make a group.
     #[test]
     fn a_row_is_the_same_bits_in_any_group() {
-        let (outputs, inputs) = (3, 9_001);
+        let (outputs, inputs) = (3, 40_009);
         let packed = PackedMatrix::new(&numbers(outputs * inputs, 1), inputs, Vec::new(), StorageType::Float32);
         for n in [5, 24, 61] {
             let x = numbers(n * inputs, 5);
