@@ -70,7 +70,7 @@ fn main() -> draftsmith::Result<()> {
         kind.fit(&FitHeads { backbone, elsewhere: &[], options, from: None, train, dev, seed: 1, place })
     })?;
     // What they draft behind the prompt of a test document and the token that the backbone itself writes there.
-    let heads = kind.load(&folder.join("heads.safetensors"), options.block_size - 1, backbone, None)?;
+    let heads = kind.load(&folder.join("heads.safetensors"), (options.block_size - 1, None), backbone, None)?;
     let (trace, model) = (&traces.test[0].trace, &backbone.model);
     let (document, next) = (&trace.documents()[0], trace.continuation(&trace.documents()[0])[0]);
     let read = trace.states(0, document.prompt - 1..document.prompt, &heads.features())?.to_device(model.device());

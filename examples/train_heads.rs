@@ -61,7 +61,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
 
     // Block efficiency of plain blockwise decoding on the dev text: no forward of the model is needed for it.
     let (heads, place) = (load_heads(place, &backbone, Binding::Same)?, folder.path().join("candidates"));
-    StoredCandidates::make(&dev_trace, &heads, &backbone.model, 1, &place, "candidates")?;
+    StoredCandidates::make(&dev_trace, (&heads, &backbone.model), (1, None), &place, "candidates")?;
     let (candidates, mut tally) = (StoredCandidates::open(&place, &dev_trace)?, Tally::default());
     for document in 0..dev_trace.documents().len() {
         let text = ReplayText::new(&dev_trace, document, &candidates, (&heads, &backbone), 1)?;

@@ -58,7 +58,8 @@ impl Rough {
             Part::Candidates { trace, k, .. } => {
                 let positions = new_tokens(trace.documents);
                 let operations = positions * 2.0 * (parameters() as f64 + logits);
-                (self.seconds(workspace, operations), (positions * (heads * (8 * k + 8)) as f64) as u64)
+                let kept = if workspace.graph.keeps_states { width * config.traces.dtype.bytes() } else { 0 };
+                (self.seconds(workspace, operations), (positions * (heads * (8 * k + 8 + kept)) as f64) as u64)
             }
             Part::Rescorer { name, .. } => {
                 let rescorer = &config.rescorer[name];

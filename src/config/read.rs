@@ -369,11 +369,11 @@ mod tests {
             ),
             (
                 "[rescorer.n]\norder = 2\n",
-                "line 1: `rescorer.n.kind` is missing; it must be \"ngram\", \"neural\", \"transition\", \"lava\" or \"sum\".",
+                "line 1: `rescorer.n.kind` is missing; it must be \"ngram\", \"neural\", \"transition\", \"lava\", \"correlation\" or \"sum\".",
             ),
             (
                 "[rescorer.n]\nkind = \"ngam\"\n",
-                "line 2: `rescorer.n.kind` is \"ngam\"; it must be \"ngram\", \"neural\", \"transition\", \"lava\" or \"sum\". Did you mean \"ngram\"?",
+                "line 2: `rescorer.n.kind` is \"ngam\"; it must be \"ngram\", \"neural\", \"transition\", \"lava\", \"correlation\" or \"sum\". Did you mean \"ngram\"?",
             ),
             (
                 "[traces]\ntrain_text = [\"greedy\", \"greedy\"]\n",
@@ -456,6 +456,8 @@ mod tests {
             (MINIMAL, vec!["data.x.test=0.95"], "--set data.x.test=0.95: `data.x.dev` and"),
             (MINIMAL, vec!["device=cpu", "devices=[0, 1]"], "the CPU, all of whose cores"),
             (MINIMAL, vec!["device=cuda", "devices=[0, 1]"], "`heads.training.accumulate` to a multiple of 2"),
+            (MINIMAL, vec!["heads.markov={}", "heads.architecture={kind=\"attention\"}"], "take parallel ones"),
+            (MINIMAL, vec!["heads.markov={}", "heads.loss_weights={pace=0.5}"], "Take other weights"),
             (MINIMAL, vec!["heads.loss_weights={pace=0.5}", "heads.loss=one-random"], "`heads.loss` leaves some out"),
             (
                 MINIMAL,

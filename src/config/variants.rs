@@ -64,7 +64,7 @@ impl Config {
 
     /// Whether trees are grown by default: the heads read what was drafted before them.
     fn grows(&self) -> bool {
-        self.heads.architecture.kind().is_sequential()
+        self.heads.is_sequential()
     }
 
     /// Whether all terms of the rescorer `name` score the candidates behind any path.

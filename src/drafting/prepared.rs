@@ -14,6 +14,8 @@ use crate::rescorer::Rescorer;
 pub enum SizedSelection {
     /// The p best paths.
     Paths(usize),
+    /// The path that takes the best candidate of one slot after the other.
+    GreedyPath,
     /// The path with the longest expected accepted length.
     ExpectedPath,
     /// The tree with the longest expected accepted length among those with the given number of nodes.
@@ -49,6 +51,7 @@ impl<'a> PreparedVariant<'a> {
     ) -> Self {
         let selection = match variant.selection {
             Selection::BestPath => SizedSelection::Paths(1),
+            Selection::GreedyPath => SizedSelection::GreedyPath,
             Selection::BestPaths => SizedSelection::Paths(options.paths),
             Selection::Beam => SizedSelection::Paths(beam),
             Selection::ExpectedPath => SizedSelection::ExpectedPath,
@@ -164,7 +167,7 @@ impl<'a> PreparedVariant<'a> {
             SizedSelection::Paths(p) => *p,
             SizedSelection::ExpectedTree(nodes) | SizedSelection::GrownTree(GrowthLimits { nodes, .. }) => *nodes,
             SizedSelection::TimedTree(seconds) => seconds.len(),
-            SizedSelection::ExpectedPath => 1,
+            SizedSelection::GreedyPath | SizedSelection::ExpectedPath => 1,
         }
     }
 

@@ -4,7 +4,9 @@ use super::local::{LocalSession, WeighedReader};
 use super::pace::Pace;
 use super::{Drafter, Drafts, Session, Settings, SizedSelection};
 use crate::error::Result;
-use crate::lattice::{Beside, Lattice, LookupToken, NoScorer, PrefixProbabilities, SlotScorer, TimeBudget, p_best};
+use crate::lattice::{
+    Beside, Lattice, LookupToken, NoScorer, PrefixProbabilities, SlotScorer, TimeBudget, greedy_path, p_best,
+};
 use crate::rescorer::{BlockContext, Rescorer, Scoring, Sum};
 
 /// A drafter that searches the lattice by head scores and rescorers. Without rescorers, it searches by head scores
@@ -86,6 +88,7 @@ impl Rescoring<'_> {
         let mut probable = || PrefixProbabilities::new(lattice, &mut *scorer, start, *weighting, calibration);
         match &self.selection {
             &SizedSelection::Paths(p) => p_best(lattice, scorer, start, *weighting, p).into(),
+            SizedSelection::GreedyPath => greedy_path(lattice, scorer, start, *weighting).into(),
             SizedSelection::ExpectedPath => probable().path(copied).into(),
             &SizedSelection::ExpectedTree(nodes) => {
                 let held = if self.include_top1 { lattice.top1() } else { Vec::new() };

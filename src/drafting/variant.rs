@@ -15,8 +15,8 @@ use crate::files::serde_as_text;
 
 /// Which drafts are proposed for a block.
 ///
-/// Written as `bpd`, `prompt-lookup`, or `[SELECTION-]RESCORER[+lookup][+STOP]`, where SELECTION is `pbest`, `beam`, `path`,
-/// `tree` or `grown` (none: the best path), RESCORER is a `[rescorer.NAME]` or `0gram` for head scores alone, and STOP a [`StopRule`]:
+/// Written as `bpd`, `prompt-lookup`, or `[SELECTION-]RESCORER[+lookup][+STOP]`, where SELECTION is `greedy`, `pbest`, `beam`,
+/// `path`, `tree` or `grown` (none: the best path), RESCORER is a `[rescorer.NAME]` or `0gram` for head scores alone, and STOP a [`StopRule`]:
 /// `tree-ngram+lookup`, `bpd+max-probability=0.1`.
 #[derive(Debug, Clone, PartialEq, JsonSchema)]
 #[schemars(with = "String")]
@@ -48,6 +48,8 @@ pub enum Source {
 pub enum Selection {
     /// The best path. By head scores alone, this is every head's first choice.
     BestPath,
+    /// The path that takes the best candidate of one slot after the other, given those before.
+    GreedyPath,
     /// The p best paths.
     BestPaths,
     /// Several paths that a beam search grows from left to right.
@@ -62,13 +64,21 @@ pub enum Selection {
 }
 
 impl Selection {
-    const ALL: [Self; 6] =
-        [Self::BestPath, Self::BestPaths, Self::Beam, Self::ExpectedPath, Self::ExpectedTree, Self::GrownTree];
+    const ALL: [Self; 7] = [
+        Self::BestPath,
+        Self::GreedyPath,
+        Self::BestPaths,
+        Self::Beam,
+        Self::ExpectedPath,
+        Self::ExpectedTree,
+        Self::GrownTree,
+    ];
 
     /// Returns the prefix that stands before the rescorer's name.
     fn prefix(self) -> &'static str {
         match self {
             Self::BestPath => "",
+            Self::GreedyPath => "greedy-",
             Self::BestPaths => "pbest-",
             Self::Beam => "beam-",
             Self::ExpectedPath => "path-",
@@ -84,7 +94,12 @@ impl Selection {
 
     /// Returns whether there is only one draft per block.
     pub fn is_single(self) -> bool {
-        matches!(self, Self::BestPath | Self::ExpectedPath)
+        matches!(self, Self::BestPath | Self::GreedyPath | Self::ExpectedPath)
+    }
+
+    /// Returns whether by head scores alone it is every head's first choice, as in plain decoding.
+    fn is_first_choices_alone(self) -> bool {
+        matches!(self, Self::BestPath | Self::GreedyPath)
     }
 }
 
@@ -173,7 +188,7 @@ impl FromStr for Variant {
                 let selection = prefixed.max_by_key(|selection| selection.prefix().len()).expect("the empty prefix");
                 let rescorer = &name[selection.prefix().len()..];
                 let rescorer = (rescorer != NO_RESCORER).then_some(rescorer);
-                if rescorer == Some("") || (rescorer.is_none() && selection == Selection::BestPath) {
+                if rescorer == Some("") || (rescorer.is_none() && selection.is_first_choices_alone()) {
                     bail!("`{text}` is no variant: after {name} comes a rescorer's name, or 0gram behind a selection.");
                 }
                 Self::new(selection, rescorer)
@@ -230,8 +245,9 @@ mod tests {
                     Variant { lookup, stop, ..Variant::new(selection, rescorer.as_deref()) }
                 }
             })
-            .prop_filter("names of rescorers that are allowed", |variant| {
-                variant.rescorer.as_deref().is_none_or(Variant::allows_rescorer)
+            .prop_filter("names of rescorers that are allowed", |variant| match &variant.rescorer {
+                Some(name) => Variant::allows_rescorer(name),
+                None => variant.selection != Selection::GreedyPath,
             })
     }
 
@@ -253,6 +269,7 @@ mod tests {
             ("", "has a name"),
             ("0gram", "is no variant"),
             ("tree-", "is no variant"),
+            ("greedy-0gram", "is no variant"),
             ("ngram+lookup", "longest expected"),
             ("tree-ngram+lookup+lookup", "is no stop rule"),
             ("bpd+max-probability=2", "between 0 and 1"),

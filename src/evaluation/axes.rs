@@ -8,7 +8,8 @@ use crate::drafting::{PreparedVariant, SizedSelection};
 /// rescorer reads the whole prefix, every trial runs a model. Then fewer axes are searched.
 pub fn axes(variant: &PreparedVariant, top_k: usize, options: &TuningConfig) -> Vec<Axis> {
     // Reports show the whole curve over the rescorer's weight for single drafts, so all values of it are tried.
-    let single = variant.searches() && *variant.selection() == SizedSelection::Paths(1);
+    let one_path = matches!(variant.selection(), SizedSelection::Paths(1) | SizedSelection::GreedyPath);
+    let single = variant.searches() && one_path;
     let axis = |coordinate, name: &str, values| Axis {
         coordinate,
         name: name.into(),

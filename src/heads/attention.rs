@@ -299,9 +299,10 @@ impl DraftHeads for AttentionHeads {
         Ok(())
     }
 
-    fn rate_factors(&self) -> Vec<(&'static str, f64)> {
+    fn rate_factors(&self) -> Vec<(String, f64)> {
         let of_layers = ["decoder.", "norm."].map(|of_layers| (of_layers, self.layers_learning_rate));
-        self.entry.rate_factors().into_iter().chain(of_layers).collect()
+        let all = self.entry.rate_factors().into_iter().chain(of_layers);
+        all.map(|(path, factor)| (path.to_owned(), factor)).collect()
     }
 }
 

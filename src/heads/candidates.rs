@@ -77,6 +77,10 @@ impl FrozenHeads {
             Some(ids) => model.projection().select(ids),
             None => model.projection(),
         };
+        let shared = match heads.bias() {
+            Some(bias) => shared.beside(bias),
+            None => shared,
+        };
         let (parameters, weights) = (count_parameters(&heads), StorageType::Float32);
         Self { heads: Box::new(heads), parameters, tables: vec![shared], ids, weights }.packed_as(weights)
     }
@@ -208,7 +212,8 @@ impl FrozenHeads {
             let (heads, width) = (group.len(), group[0].dims()[1]);
             let states = Tensor::stack::<3>(group, 0).reshape([heads * pinned.len(), width]);
             if wanted.states {
-                kept.extend(to_host(states.clone()));
+                // Without what belongs to a bias.
+                kept.extend(to_host(states.clone().narrow(1, 0, model.config().hidden_size)));
             }
             // One more than k, for the margin.
             let best = self.largest(head, states, k + 1, wanted.stats)?;

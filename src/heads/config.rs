@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Binding, HeadArchitecture};
+use super::{Binding, HeadArchitecture, MarkovConfig};
 use crate::bounds::above_zero;
 use crate::error::{Result, bail};
 use crate::nn::Criterion;
@@ -22,6 +22,9 @@ pub struct HeadsConfig {
     pub block_size: usize,
     /// What a head is made of.
     pub architecture: HeadArchitecture,
+    /// A bias of every slot's logits by the token before it, for parallel heads without an unembedding of their own. Their
+    /// candidates then depend on the path, as those of sequential heads do.
+    pub markov: Option<MarkovConfig>,
     /// A folder with trained heads of the same architecture and number to start from, such as `runs/first/heads`. Empty: new
     /// heads. (A training that was interrupted needs no key: the same command continues it.)
     pub init_from: String,
@@ -90,6 +93,7 @@ impl Default for HeadsConfig {
         Self {
             block_size: 9,
             architecture: HeadArchitecture::default(),
+            markov: None,
             init_from: String::new(),
             accept_backbone: false,
             weights: StorageType::Float32,
@@ -112,6 +116,11 @@ impl Default for HeadsConfig {
 }
 
 impl HeadsConfig {
+    /// Returns whether candidates depend on what was drafted before them.
+    pub fn is_sequential(&self) -> bool {
+        self.markov.is_some() || self.architecture.kind().is_sequential()
+    }
+
     /// Which backbones heads from elsewhere may have been trained above.
     pub fn binding(&self) -> Binding {
         if self.accept_backbone { Binding::Accepted } else { Binding::Same }
@@ -266,7 +275,7 @@ impl HeadsConfig {
                 self.block_size
             );
         }
-        if self.feed == Feed::Drafted && !self.architecture.kind().is_sequential() {
+        if self.feed == Feed::Drafted && !self.is_sequential() {
             bail!(
                 "`heads.feed` is \"drafted\", but heads of this kind read no drafted tokens. Leave it out, or take sequential heads."
             );
@@ -286,6 +295,24 @@ impl HeadsConfig {
                 bail!(
                     "`heads.loss_weights` = {{ pace = ... }} weighs the rows of the frozen unembedding, but these heads have their own. Take other weights, or `heads.architecture.unembedding` = \"shared\"."
                 );
+            }
+        }
+        if self.markov.is_some() {
+            let with = if self.architecture.kind().is_sequential() {
+                Some("heads that read what was drafted anyway. Leave it out, or take parallel ones")
+            } else if self.architecture.kind().owns_unembedding() {
+                Some("heads with an unembedding of their own. Set `heads.architecture.unembedding` to \"shared\"")
+            } else if self.criterion != Criterion::CrossEntropy {
+                Some("`heads.criterion` other than \"cross-entropy\". Leave one of them out")
+            } else if matches!(self.loss_weights, LossWeights::Pace(_)) {
+                Some("`heads.loss_weights` = { pace = ... }. Take other weights")
+            } else if self.vocabulary.as_ref().is_some_and(|part| !part.drafting) {
+                Some("`heads.vocabulary` that is not drafted from. Set `heads.vocabulary.drafting`")
+            } else {
+                None
+            };
+            if let Some(with) = with {
+                bail!("`heads.markov` cannot be had with {with}.");
             }
         }
         if let Some(phase) = self.phases().iter().find(|phase| phase.soft_targets < Some(1.0))

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use burn::module::Module;
+use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Device;
 use serde::Serialize;
 
-use super::saved::{load_network, load_to_train, save_heads};
-use super::{Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, TrainingText};
+use super::saved::{SavedKind, describe_heads, load_network, load_to_train, save_weights, section};
+use super::{Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, MarkovConfig, MarkovHeads, TrainingText};
 use crate::backbone::{Backbone, Feature, Model, ModelConfig};
 use crate::error::Result;
 use crate::nn::{Init, count_parameters};
@@ -20,7 +20,7 @@ pub trait HeadKind: Serialize {
     /// The section's value of `kind`.
     const NAME: &'static str;
     /// The network that is trained and, once frozen, drafts.
-    type Network: DraftHeads + Module + 'static;
+    type Network: DraftHeads + Module + ModuleDisplay + 'static;
 
     /// Checks what the types cannot express.
     ///
@@ -132,15 +132,15 @@ pub trait AnyHeadKind {
     /// is full, or if `context.from` holds other heads than asked for.
     fn fit(&self, context: &FitHeads) -> Result<()>;
 
-    /// Reads trained heads from the file `weights`. They draft from the ids `vocabulary` (ascending), or from all
-    /// tokens.
+    /// Reads trained heads from the file `weights`, given their number and their bias, if they have one. They draft from the ids
+    /// `vocabulary` (ascending), or from all tokens.
     ///
     /// # Errors
     /// Returns an error if the file is missing or damaged, or holds other heads.
     fn load(
         &self,
         weights: &Path,
-        count: usize,
+        count: (usize, Option<MarkovConfig>),
         backbone: &Backbone,
         vocabulary: Option<Vec<u32>>,
     ) -> Result<FrozenHeads>;
@@ -174,41 +174,64 @@ impl<K: HeadKind> AnyHeadKind for K {
     fn fit(&self, context: &FitHeads) -> Result<()> {
         let FitHeads { backbone, options, seed, place, .. } = context;
         let (model, count) = (&backbone.model, options.block_size - 1);
-        let device = model.device().clone().autodiff();
-        let network = match context.from {
-            Some(from) => load_to_train(self, from, backbone, count, &device)?,
-            None => {
-                let mut network = self.network(HeadShape::new(count, model), &mut Init::seeded(*seed, &device));
-                network.warm_start(model)?;
-                network
-            }
-        };
-        let task = |model| HeadTraining::new(context.train, context.dev, model, &network, options, *seed);
-        let mut replicas = Vec::new();
-        for Backbone { model, .. } in context.elsewhere {
-            replicas.push(Replica { device: model.device().clone(), task: task(model)? });
-        }
-        let task = task(model)?;
+        let init = &mut Init::seeded(*seed, &model.device().clone().autodiff());
+        let saved = SavedKind { architecture: section(self), markov: options.markov };
+        let heads = self.network(HeadShape::new(count, model), init);
         if let Some(token) = self.reserved_token() {
             warn_of(token, context);
         }
-        let parameters = count_parameters(&network);
-        progress::say(format!("{}: {count} heads, {parameters} parameters, {}", place.title, task.words()));
-        let network = train(network, &task, &replicas, &options.training, place)?;
-        save_heads(place.folder, self, &network.valid(), task.draft_vocabulary(), backbone)
+        let drafted = options.vocabulary.as_ref().map_or(model.config().vocab_size, |part| part.size);
+        let vocabulary = match options.markov {
+            None => fit(heads, &saved, context)?,
+            Some(markov) => fit(MarkovHeads::new(heads, markov, (model, drafted), init), &saved, context)?,
+        };
+        describe_heads(place.folder, saved, count, vocabulary, backbone)
     }
 
     fn load(
         &self,
         weights: &Path,
-        count: usize,
+        (count, markov): (usize, Option<MarkovConfig>),
         backbone: &Backbone,
         vocabulary: Option<Vec<u32>>,
     ) -> Result<FrozenHeads> {
         let model = &backbone.model;
-        let network = load_network(self, weights, HeadShape::new(count, model), model.device())?;
-        Ok(FrozenHeads::new(network, model, vocabulary))
+        let init = &mut Init::empty(model.device());
+        let heads = self.network(HeadShape::new(count, model), init);
+        let drafted = vocabulary.as_ref().map_or(model.config().vocab_size, Vec::len);
+        Ok(match markov {
+            None => FrozenHeads::new(load_network(heads, weights)?, model, vocabulary),
+            Some(markov) => {
+                let heads = MarkovHeads::new(heads, markov, (model, drafted), init);
+                FrozenHeads::new(load_network(heads, weights)?, model, vocabulary)
+            }
+        })
     }
+}
+
+/// Trains a network and writes its weights. Returns the ids that it drafts from, or none for all.
+fn fit<N: DraftHeads + Module + 'static>(
+    mut network: N,
+    saved: &SavedKind,
+    context: &FitHeads,
+) -> Result<Option<Vec<u32>>> {
+    let FitHeads { backbone, options, seed, place, .. } = context;
+    let (model, count) = (&backbone.model, options.block_size - 1);
+    match context.from {
+        Some(from) => network = load_to_train(network, saved, from, backbone, count)?,
+        None => network.warm_start(model)?,
+    }
+    let task = |model| HeadTraining::new(context.train, context.dev, model, &network, options, *seed);
+    let mut replicas = Vec::new();
+    for Backbone { model, .. } in context.elsewhere {
+        replicas.push(Replica { device: model.device().clone(), task: task(model)? });
+    }
+    let task = task(model)?;
+    let parameters = count_parameters(&network);
+    progress::say(format!("{}: {count} heads, {parameters} parameters, {}", place.title, task.words()));
+    let network = train(network, &task, &replicas, &options.training, place)?;
+    save_weights(place.folder, &network.valid())?;
+    Ok(task.draft_vocabulary())
 }
 
 /// Says where the text to train on holds a token that the heads reserve.

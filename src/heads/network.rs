@@ -176,6 +176,12 @@ pub trait DraftHeads: Send + Sync {
         None
     }
 
+    /// Returns the matrix `[tokens drafted from, r]` that belongs to the last r numbers of a head's state, if it has more numbers
+    /// than the backbone's unembedding takes.
+    fn bias(&self) -> Option<Tensor<2>> {
+        None
+    }
+
     /// Replaces the parameters that begin as copies of the backbone's.
     ///
     /// # Errors
@@ -185,7 +191,7 @@ pub trait DraftHeads: Send + Sync {
     }
 
     /// Returns the factors of the learning rates of parameters by the beginnings of their paths; those of the others are 1.
-    fn rate_factors(&self) -> Vec<(&'static str, f64)> {
+    fn rate_factors(&self) -> Vec<(String, f64)> {
         Vec::new()
     }
 }

@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::module::Module;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{DraftHeads, FrozenHeads, HeadArchitecture, HeadKind, HeadShape};
+use super::{FrozenHeads, HeadArchitecture, HeadKind, MarkovConfig};
 use crate::backbone::{Backbone, Checkpoint, ValueSketch};
 use crate::error::{Error, Result, bail};
 use crate::files;
-use crate::nn::{Init, collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
+use crate::nn::{collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
 use crate::progress;
 use crate::storage_type::StorageType;
 
@@ -19,13 +19,22 @@ struct Description {
     schema_version: u32,
     block_size: usize,
     width: usize,
-    /// The section of the configuration, including `kind`.
-    architecture: Value,
+    #[serde(flatten)]
+    kind: SavedKind,
     backbone: String,
     /// The hash of the tokenizer.
     tokenizer: String,
     /// The ids that the heads draft from, ascending, or null for all.
     vocabulary: Option<Vec<u32>>,
+}
+
+/// What kind of heads a file holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct SavedKind {
+    /// The section `[heads.architecture]` of the configuration, including `kind`.
+    pub architecture: Value,
+    /// The section `[heads.markov]`, if they have a bias.
+    pub markov: Option<MarkovConfig>,
 }
 
 /// The version of the layout. There is only one so far.
@@ -73,32 +82,35 @@ impl Description {
 }
 
 /// Returns the section of the configuration that describes the heads, including `kind`.
-fn section<K: HeadKind>(kind: &K) -> Value {
+pub(super) fn section<K: HeadKind>(kind: &K) -> Value {
     let mut section = json!(kind);
     section["kind"] = K::NAME.into();
     section
 }
 
-/// Writes heads that were trained above `backbone` into `folder`. They draft from the ids `vocabulary`, or from all
-/// tokens.
-pub(super) fn save_heads<K: HeadKind>(
+/// Writes the weights of heads into `folder`.
+pub(super) fn save_weights<N: Module>(folder: &Path, heads: &N) -> Result<()> {
+    parameters_to_safetensors(&folder.join(WEIGHTS), &collect_parameters(heads), StorageType::Float32)
+}
+
+/// Describes `count` heads that were trained above `backbone` and lie in `folder`. They draft from the ids `vocabulary`, or from
+/// all tokens.
+pub(super) fn describe_heads(
     folder: &Path,
-    kind: &K,
-    heads: &K::Network,
+    kind: SavedKind,
+    count: usize,
     vocabulary: Option<Vec<u32>>,
     backbone: &Backbone,
 ) -> Result<()> {
     let description = Description {
         schema_version: SCHEMA,
-        block_size: heads.count() + 1,
+        block_size: count + 1,
         width: backbone.model.config().hidden_size,
-        architecture: section(kind),
+        kind,
         backbone: backbone.hash.clone(),
         tokenizer: backbone.tokenizer.plain_hash().to_owned(),
         vocabulary,
     };
-    let values = collect_parameters(heads);
-    parameters_to_safetensors(&folder.join(WEIGHTS), &values, StorageType::Float32)?;
     if let Some(above) = trained_above(backbone)? {
         files::write_json(&folder.join(BACKBONE), &above)?;
     }
@@ -127,10 +139,10 @@ pub fn load_heads(folder: &Path, backbone: &Backbone, binding: Binding) -> Resul
 /// Returns an error if a file is missing or damaged.
 pub fn load_again(folder: &Path, weights: &Path, backbone: &Backbone) -> Result<FrozenHeads> {
     let path = folder.join(DESCRIPTION);
-    let Description { architecture, block_size, vocabulary, .. } = Description::read(&path)?;
-    let architecture: HeadArchitecture = serde_json::from_value(architecture)
+    let Description { kind, block_size, vocabulary, .. } = Description::read(&path)?;
+    let architecture: HeadArchitecture = serde_json::from_value(kind.architecture)
         .map_err(|e| Error::new(format!("{}: `architecture`: {e}.", path.display())))?;
-    architecture.kind().load(weights, block_size - 1, backbone, vocabulary)
+    architecture.kind().load(weights, (block_size - 1, kind.markov), backbone, vocabulary)
 }
 
 /// Returns the folder of the trained heads that `path` names. The path may be this folder, the folder of a run, whose
@@ -183,41 +195,39 @@ pub fn hash_heads(folder: &Path) -> Result<String> {
     Ok(files::hash_json(&(description?, weights?)))
 }
 
-/// Reads the heads in `folder` to train them further on `device`.
+/// Reads the heads in `folder` to train them further, in place of the network `empty`.
 ///
 /// # Errors
-/// Returns the errors of [`load_heads`], and an error if the architecture or the number of heads is not the one asked
-/// for.
-pub(super) fn load_to_train<K: HeadKind>(
-    kind: &K,
+/// Returns the errors of [`load_heads`], and an error if the heads or their number are not those asked for.
+pub(super) fn load_to_train<N: Module>(
+    empty: N,
+    wanted: &SavedKind,
     (folder, binding): (&Path, Binding),
     backbone: &Backbone,
     count: usize,
-    device: &Device,
-) -> Result<K::Network> {
-    let Description { architecture, block_size, .. } = describe(folder, backbone, binding)?;
-    let wanted = section(kind);
-    if (&architecture, block_size) != (&wanted, count + 1) {
+) -> Result<N> {
+    let Description { kind, block_size, .. } = describe(folder, backbone, binding)?;
+    if (&kind, block_size) != (wanted, count + 1) {
+        let words = |kind: &SavedKind| {
+            let markov = kind.markov.map_or_else(String::new, |markov| format!(" with a bias {}", json!(markov)));
+            format!("{}{markov}", kind.architecture)
+        };
         bail!(
-            "`heads.init_from`: {} holds {} heads of {architecture}, but the configuration asks for {count} of {wanted}. Set `heads.block_size` and `heads.architecture` as they were.",
+            "`heads.init_from`: {} holds {} heads of {}, but the configuration asks for {count} of {}. Set `heads.block_size`, `heads.architecture` and `heads.markov` as they were.",
             folder.display(),
-            block_size - 1
+            block_size - 1,
+            words(&kind),
+            words(wanted)
         );
     }
-    load_network(kind, &folder.join(WEIGHTS), HeadShape::new(count, &backbone.model), device)
+    load_network(empty, &folder.join(WEIGHTS))
 }
 
-/// Reads the network of trained heads from the file `weights`.
+/// Reads trained heads from the file `weights`, in place of the network `empty`.
 ///
 /// # Errors
 /// Returns an error if the file is missing or damaged, or holds other heads.
-pub(super) fn load_network<K: HeadKind>(
-    kind: &K,
-    weights: &Path,
-    shape: HeadShape,
-    device: &Device,
-) -> Result<K::Network> {
-    let empty = kind.network(shape, &mut Init::empty(device));
+pub(super) fn load_network<N: Module>(empty: N, weights: &Path) -> Result<N> {
     load_parameters(empty, parameters_from_safetensors(weights)?).map_err(|e| e.within(weights.display()))
 }
 

@@ -85,7 +85,7 @@ impl StoredCandidates {
             outcome = compute(trace, (heads, model), k, folder, title, Some(dtype), &mut |states| {
                 bytes.clear();
                 dtype.encode(states, &mut bytes);
-                file.write_all(&bytes).map_err(|e| Error::io("write", &folder.join(STATES), e))
+                file.write_all(&bytes).map_err(|e| Error::io("write", folder.join(STATES), e))
             });
             Ok(())
         })?;

@@ -46,7 +46,7 @@ pub struct HeadTraining<'a> {
     options: &'a HeadsConfig,
     phases: Vec<Prepared>,
     /// The factors of the learning rates of parameters by the beginnings of their paths; 1 for the others.
-    rate_factors: Vec<(&'static str, f64)>,
+    rate_factors: Vec<(String, f64)>,
     /// The loss weight of each head. Their mean is 1.
     weights: Vec<f64>,
     seed: u64,
@@ -285,7 +285,12 @@ impl<'a> HeadTraining<'a> {
 
     /// Reads the backbone's distributions that heads with these targets learn from. Blocks that begin close to one another
     /// learn from the same ones.
-    fn teacher(&self, positions: &[Position], targets: &[(usize, Targets)]) -> Result<Teacher> {
+    fn teacher(
+        &self,
+        positions: &[Position],
+        targets: &[(usize, Targets)],
+        unembedding: Option<&FrozenUnembedding>,
+    ) -> Result<Teacher> {
         let mut teacher = Teacher::default();
         let mut places = Vec::new();
         for (head, targets) in targets {
@@ -300,25 +305,40 @@ impl<'a> HeadTraining<'a> {
         if !places.is_empty() {
             let states = features_at(&self.train, &places, &[Feature::Last])?.to_device(&self.device);
             let states = states.get(Feature::Last);
-            teacher.rows = Some(match &self.unembedding {
-                Some(frozen) => frozen.teach(&states, self.options.criterion),
+            teacher.rows = Some(match unembedding {
+                Some(frozen) => {
+                    // The backbone itself has no bias.
+                    let [n, d] = states.dims();
+                    let states = match frozen.width() - d {
+                        0 => states,
+                        more => Tensor::cat(vec![states, Tensor::zeros([n, more], &self.device)], 1),
+                    };
+                    frozen.teach(&states, self.options.criterion, self.options.markov.is_some())
+                }
                 None => Taught::by_states(states),
             });
         }
         Ok(teacher)
     }
 
-    /// Computes the loss of one head. Given a `weight`, it also computes the gradient of `weight` times the loss.
+    /// Returns the unembedding of the tokens trained on beside the heads' bias, if they have one.
+    fn biased(&self, heads: &dyn DraftHeads) -> Option<FrozenUnembedding> {
+        let bias = heads.bias()?.without_autodiff();
+        Some(FrozenUnembedding::new(self.unembedding.as_ref()?.table().beside(bias)))
+    }
+
+    /// Computes the loss of one head. Given a `weight`, it also computes the gradient of `weight` times the loss. `own` is the
+    /// unembedding of the head, or the bias beside that of the backbone.
     fn one_head(
         &self,
         unembedding: Option<&FrozenUnembedding>,
-        own: Option<Tensor<2>>,
+        own: [Option<Tensor<2>>; 2],
         state: Tensor<2>,
         (targets, taught, criterion): (&Targets, Option<Taught>, Criterion),
         weight: Option<f64>,
     ) -> OneHead {
         match (own, unembedding) {
-            (Some(table), _) => {
+            ([Some(table), _], _) => {
                 let states = taught.as_ref().and_then(|taught| taught.states.as_ref());
                 let teacher = states.zip(self.teacher_unembedding.as_ref()).map(<[_; 2]>::from);
                 let of_table = table.clone().without_autodiff();
@@ -328,10 +348,15 @@ impl<'a> HeadTraining<'a> {
                 let of_own = of_own.map(|gradient| (table * gradient).sum());
                 OneHead { loss, losses: Vec::new(), confidence: Vec::new(), choices, gradient, of_own }
             }
-            (None, Some(frozen)) => {
+            ([None, bias], Some(frozen)) => {
                 let confident = weight.is_some() && matches!(self.options.loss_weights, LossWeights::Pace(_));
                 let plain = confident.then(|| state.clone());
-                let found = frozen.loss(state, targets, taught.as_ref(), criterion, weight);
+                let found = frozen.loss(state.clone(), targets, taught.as_ref(), criterion, weight);
+                let of_own = bias.zip(weight).map(|(bias, weight)| {
+                    let first = frozen.width() - bias.dims()[1];
+                    let sought = (targets, taught.as_ref());
+                    (bias * frozen.columns_gradient(state, sought, &found.log_sums, (first, weight))).sum()
+                });
                 let confidence = plain.map_or_else(Vec::new, |state| {
                     // Rows without a token ask for any.
                     let known = |row| Some(targets.token(row)).filter(|&token| token != IGNORE);
@@ -343,9 +368,9 @@ impl<'a> HeadTraining<'a> {
                     q.collect()
                 });
                 let FrozenLoss { losses, choices, gradient, .. } = found;
-                OneHead { loss: losses.iter().sum(), losses, confidence, choices, gradient, of_own: None }
+                OneHead { loss: losses.iter().sum(), losses, confidence, choices, gradient, of_own }
             }
-            (None, None) => unreachable!("heads without an unembedding of their own share the backbone's"),
+            ([None, _], None) => unreachable!("heads without an unembedding of their own share the backbone's"),
         }
     }
 }
@@ -362,7 +387,7 @@ struct OneHead {
     choices: Vec<u32>,
     /// The gradient with respect to the head's state, if one was asked for.
     gradient: Option<Tensor<2>>,
-    /// An objective with the gradient with respect to the head's own unembedding, if it has one.
+    /// An objective with the gradient with respect to the head's own unembedding, or to the heads' bias, if there is one.
     of_own: Option<Tensor<1>>,
 }
 
@@ -436,15 +461,17 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         let (mut found, mut objectives, mut shares) = (Vec::new(), Vec::new(), Vec::new());
         let targets_of = |&head: &usize| (head, targets(&self.train, &positions, head, soft, self.vocabulary.as_ref()));
         let targets: Vec<(usize, Targets)> = heads.iter().map(targets_of).collect();
-        let teacher = self.teacher(&positions, &targets)?;
+        let biased = self.biased(model);
+        let unembedding = biased.as_ref().or(self.unembedding.as_ref());
+        let teacher = self.teacher(&positions, &targets, unembedding)?;
         for (head, targets) in &targets {
             let head = *head;
             let counted = targets.counted().max(1) as f64;
             let divisor = self.divisor(head, heads.len());
             let weight = Some(1.0 / counted / divisor);
             let sought = (targets, teacher.of(&positions, head, &self.device), self.options.criterion);
-            let (own, state) = (model.unembedding(head), learning.state(head));
-            let mut one = self.one_head(self.unembedding.as_ref(), own, state, sought, weight);
+            let (own, state) = ([model.unembedding(head), model.bias()], learning.state(head));
+            let mut one = self.one_head(unembedding, own, state, sought, weight);
             let correct = targets.right(&one.choices);
             if self.options.feed == Feed::Drafted {
                 let id = |choice: &u32| self.vocabulary.as_ref().map_or(*choice, |part| part.ids()[*choice as usize]);
@@ -493,13 +520,14 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         let mut read = self.read(model, &self.dev, positions)?;
         let mut states = model.begin(read.starts(embedded(0))).chains(&embedded);
         let vocabulary = self.vocabulary.as_ref().filter(|_| self.whole_unembedding.is_none());
-        let unembedding = self.whole_unembedding.as_ref().or(self.unembedding.as_ref());
+        let biased = self.biased(model);
+        let unembedding = biased.as_ref().or(self.whole_unembedding.as_ref()).or(self.unembedding.as_ref());
         let (mut loss, mut accuracy, mut hits) = (0.0, Vec::new(), Vec::new());
         for head in 0..model.count() {
             let inside = targets(&self.dev, positions, head, 0.0, vocabulary);
             let all = targets(&self.dev, positions, head, 0.0, None).counted() as f64;
             let sought = (&inside, None, Criterion::CrossEntropy);
-            let one = self.one_head(unembedding, model.unembedding(head), states(head), sought, None);
+            let one = self.one_head(unembedding, [model.unembedding(head), None], states(head), sought, None);
             loss += one.loss / inside.counted().max(1) as f64 / self.divisor(head, model.count());
             let correct = inside.right(&one.choices);
             accuracy.push(share(&correct, all));
@@ -552,7 +580,7 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
 
     fn rate_factor(&self, parameter: &str) -> f64 {
         let factor = self.rate_factors.iter().find(|(prefix, _)| parameter.starts_with(prefix));
-        factor.map_or(1.0, |&(_, factor)| factor)
+        factor.map_or(1.0, |(_, factor)| *factor)
     }
 }
 

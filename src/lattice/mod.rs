@@ -5,7 +5,8 @@
 //!
 //! 1. [`Lattice`] holds the candidates of all slots. Its first candidates are the plain draft of blockwise parallel
 //!    decoding, and its first k candidates are the lattice of a smaller k.
-//! 2. [`p_best`] finds the p best paths under head scores and a [`SlotScorer`], for instance an n-gram model.
+//! 2. [`p_best`] finds the p best paths under head scores and a [`SlotScorer`], for instance an n-gram model, and
+//!    [`greedy_path`] the one that takes the best candidate of slot after slot.
 //!    [`PrefixProbabilities`] says how probable prefixes are, and finds the tree and the path with the longest expected
 //!    accepted length, and the tree that uses its time best.
 //! 3. [`DraftTree`] merges the common prefixes of several drafts, so that one tree-masked forward verifies them all.
@@ -18,6 +19,7 @@
 
 mod config;
 mod expected;
+mod greedy;
 #[expect(clippy::module_inception, reason = "the room is named after the type it is built around")]
 mod lattice;
 mod oracle;
@@ -30,6 +32,7 @@ mod weighting;
 
 pub use config::LatticeConfig;
 pub use expected::{Beside, Calibration, Expected, LookupToken, PrefixProbabilities, TimeBudget};
+pub use greedy::greedy_path;
 pub use lattice::Lattice;
 pub use oracle::{greedy_calls, oracle_dp, oracle_length};
 pub use path::Path;

@@ -141,7 +141,7 @@ impl<'a, S: SlotScorer> Search<'a, S> {
 
     /// Fills `steps` with what each of the first `number` candidates of a slot adds to the score of a path in `state`,
     /// and with the state after it.
-    fn steps(&mut self, state: S::State, slot: usize, number: usize, steps: &mut Vec<(f64, S::State)>) {
+    pub(super) fn steps(&mut self, state: S::State, slot: usize, number: usize, steps: &mut Vec<(f64, S::State)>) {
         let scores = &self.lattice.scores(slot)[..number];
         steps.clear();
         if self.weighting.scale == 0.0 {

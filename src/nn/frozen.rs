@@ -13,7 +13,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::{Criterion, Projection, Targets, from_host, to_host};
-use crate::kernels::{PackedMatrix, exponentiate, largest, on_pool};
+use crate::kernels::{PackedMatrix, exponentiate, largest, on_pool, weight_gradient};
 
 /// Tokens in a block.
 const BLOCK: usize = 2048;
@@ -102,6 +102,16 @@ impl FrozenUnembedding {
         Self { table, transposed }
     }
 
+    /// Returns the matrix that states are turned into logits with.
+    pub fn table(&self) -> &Projection {
+        &self.table
+    }
+
+    /// Returns the width d of the states.
+    pub fn width(&self) -> usize {
+        self.table.dims()[1]
+    }
+
     /// Computes the losses of `hidden` `[n, d]` (without autodiff) against `n` targets and, given a `weight`, their gradient.
     ///
     /// `taught` are the rows of the distributions that the targets' taught shares belong to ([`FrozenUnembedding::teach`]).
@@ -136,8 +146,9 @@ impl FrozenUnembedding {
         all
     }
 
-    /// Returns what the softmax of `states` `[n, d]` (without autodiff) teaches through, for losses by `criterion`.
-    pub fn teach(&self, states: &Tensor<2>, criterion: Criterion) -> Taught {
+    /// Returns what the softmax of `states` `[n, d]` (without autodiff) teaches through, for losses by `criterion` and, if
+    /// `walks_twice`, for the gradients of the table's columns.
+    pub fn teach(&self, states: &Tensor<2>, criterion: Criterion, walks_twice: bool) -> Taught {
         let ([n, width], device) = (states.dims(), states.device());
         let (mut means, mut log_sums) = (Vec::new(), Vec::new());
         for first in (0..n).step_by(ROWS) {
@@ -160,7 +171,7 @@ impl FrozenUnembedding {
             means.push(of_part);
             log_sums.push(log_sum);
         }
-        let overlaps = criterion != Criterion::CrossEntropy;
+        let overlaps = walks_twice || criterion != Criterion::CrossEntropy;
         Taught {
             states: overlaps.then(|| states.clone()),
             log_sums: overlaps.then(|| Tensor::cat(log_sums, 0)),
@@ -196,18 +207,18 @@ impl FrozenUnembedding {
         (running, sums)
     }
 
-    /// Walks the vocabulary once more on the CPU, given what the first walk kept of each row. Returns the overlap of each row's
-    /// prediction with its target and, if `weighted`, the table's rows weighted by the probabilities of [`Overlap::below`] and
-    /// summed: `[n, d]`.
-    fn overlaps(
+    /// Walks the vocabulary once more on the CPU, given the logarithm of each row's divisor. `each` is given what is kept of a
+    /// row, its probabilities q of a block's tokens and those of its target p. `after` is given the block, its transpose and what
+    /// `each` has left of all rows' q.
+    fn beside_targets<A: Send>(
         &self,
         matrix: &PackedMatrix,
-        hidden: &[f32],
-        running: &[Running],
-        Sought { targets, rows, taught, criterion, weight }: &Sought,
-    ) -> (Vec<Overlap>, Vec<f32>) {
-        let mut overlaps = vec![Overlap::default(); running.len()];
-        let mut sums = vec![0.0f32; if weight.is_some() { hidden.len() } else { 0 }];
+        (hidden, log_sums): (&[f32], &[f32]),
+        Sought { targets, rows, taught, .. }: &Sought,
+        kept: &mut [A],
+        each: impl Fn(&mut A, &[f32], &mut [f32]) + Sync,
+        mut after: impl FnMut(Range<usize>, &PackedMatrix, &[f32]) + Send,
+    ) {
         let taught = taught.as_ref().and_then(|taught| Some((taught.states.clone()?, taught.log_sums.clone()?)));
         let taught = taught.map(|(states, log_sums)| (to_host(states), to_host(log_sums)));
         let (mut predicted, mut wanted) = (Vec::new(), Vec::new());
@@ -219,9 +230,9 @@ impl FrozenUnembedding {
                     None => wanted.resize(predicted.len(), 0.0),
                 }
                 let of_rows = predicted.par_chunks_mut(block.len()).zip(wanted.par_chunks_mut(block.len()));
-                of_rows.zip(&mut overlaps).enumerate().for_each(|(place, ((q, p), overlap))| {
+                of_rows.zip(&mut *kept).enumerate().for_each(|(place, ((q, p), kept))| {
                     let row = rows.start + place;
-                    exponentiate(q, running[place].log_sum() as f32);
+                    exponentiate(q, log_sums[place]);
                     match &taught {
                         Some((_, log_sums)) if targets.taught(row) > 0.0 => {
                             exponentiate(p, log_sums[place] - targets.taught(row).ln());
@@ -233,14 +244,90 @@ impl FrozenUnembedding {
                             p[token as usize - block.start] += share;
                         }
                     }
-                    overlap.add(p, q, *criterion);
+                    each(kept, p, q);
                 });
-                if weight.is_some() {
-                    transposed.multiply_onto(&predicted, &mut sums);
-                }
+                after(block, transposed, &predicted);
+            }
+        });
+    }
+
+    /// Returns the overlap of each row's prediction with its target, given what the first walk kept of each row, and, if there is
+    /// a weight, the table's rows weighted by the probabilities of [`Overlap::below`] and summed: `[n, d]`.
+    fn overlaps(
+        &self,
+        matrix: &PackedMatrix,
+        hidden: &[f32],
+        running: &[Running],
+        sought: &Sought,
+    ) -> (Vec<Overlap>, Vec<f32>) {
+        let mut overlaps = vec![Overlap::default(); running.len()];
+        let mut sums = vec![0.0f32; if sought.weight.is_some() { hidden.len() } else { 0 }];
+        let log_sums: Vec<f32> = running.iter().map(|running| running.log_sum() as f32).collect();
+        let each = |overlap: &mut Overlap, p: &[f32], q: &mut [f32]| overlap.add(p, q, sought.criterion);
+        self.beside_targets(matrix, (hidden, &log_sums), sought, &mut overlaps, each, |_, transposed, few| {
+            if !sums.is_empty() {
+                transposed.multiply_onto(few, &mut sums);
             }
         });
         (overlaps, sums)
+    }
+
+    /// Returns the gradient d(`weight` x sum of cross-entropies)/d table `[V, columns]` of the table's columns from `first` on,
+    /// for hidden states `[n, d]` whose loss had these `log_sums`. What is taught is as for [`FrozenUnembedding::loss`], with the
+    /// states and divisors of the teacher.
+    pub fn columns_gradient(
+        &self,
+        hidden: Tensor<2>,
+        (targets, taught): (&Targets, Option<&Taught>),
+        log_sums: &[f64],
+        (first, weight): (usize, f64),
+    ) -> Tensor<2> {
+        let ([n, d], device) = (hidden.dims(), hidden.device());
+        let [vocabulary, _] = self.table.dims();
+        let mut sum: Option<Tensor<2>> = None;
+        for start in (0..n).step_by(ROWS) {
+            let rows = start..n.min(start + ROWS);
+            let of_rows = |states: Tensor<2>| states.narrow(0, start, rows.len());
+            let (part, taught) = (of_rows(hidden.clone()), taught.map(|taught| taught.map(of_rows)));
+            let log_sums = &log_sums[rows.clone()];
+            let columns = part.clone().narrow(1, first, d - first);
+            let criterion = Criterion::CrossEntropy;
+            let sought = Sought { targets, rows, taught, criterion, weight: Some(weight) };
+            let factor = |row: usize| if targets.takes_part(row) { weight } else { 0.0 };
+            let gradient = match &self.table {
+                Projection::Packed(matrix) => {
+                    let (hidden, columns) = (to_host(part), to_host(columns));
+                    let log_sums: Vec<f32> = log_sums.iter().map(|&log_sum| log_sum as f32).collect();
+                    let mut factors: Vec<f32> = sought.rows.clone().map(|row| factor(row) as f32).collect();
+                    let each = |factor: &mut f32, p: &[f32], q: &mut [f32]| {
+                        q.iter_mut().zip(p).for_each(|(q, p)| *q = *factor * (*q - p));
+                    };
+                    let mut found = Vec::with_capacity(vocabulary * (d - first));
+                    self.beside_targets(
+                        matrix,
+                        (&hidden, &log_sums),
+                        &sought,
+                        &mut factors,
+                        each,
+                        |block, _, gradients| {
+                            found.extend(weight_gradient(gradients, block.len(), &columns, d - first));
+                        },
+                    );
+                    from_host(found, [vocabulary, d - first], &device)
+                }
+                Projection::Tensor(table) => {
+                    let log_sums = column(log_sums.to_vec(), &part);
+                    let factors = column(sought.rows.clone().map(factor).collect(), &part);
+                    let mut found = Vec::new();
+                    beside_targets_on_device(table, &part, &log_sums, &sought, |_, p, q| {
+                        found.push(((q - p) * factors.clone()).transpose().matmul(columns.clone()));
+                    });
+                    Tensor::cat(found, 0)
+                }
+            };
+            sum = Some(sum.map_or_else(|| gradient.clone(), |sum| sum + gradient.clone()));
+        }
+        sum.unwrap_or_else(|| Tensor::zeros([vocabulary, d - first], &device))
     }
 
     /// Computes the losses of some rows and, given a weight, their gradient, on the CPU.
@@ -396,18 +483,17 @@ fn walk_on_device(table: &Tensor<2>, hidden: &Tensor<2>, weighted: bool) -> Walk
     Walked { largest, sum, best, sums }
 }
 
-/// Walks the vocabulary once more with tensor operations. Returns alpha, below and entropy of [`Overlap`], each `[n, 1]`, and
-/// the table's rows weighted by the probabilities of below and summed, `[n, d]`.
-fn overlaps_on_device(
+/// Walks the vocabulary once more with tensor operations. `each` is given every block of the table, with the probabilities p of
+/// the targets of its tokens and q of the prediction, `[n, block]`.
+fn beside_targets_on_device(
     table: &Tensor<2>,
     hidden: &Tensor<2>,
     log_sum: &Tensor<2>,
-    Sought { targets, rows, taught, criterion, .. }: &Sought,
-) -> ([Tensor<2>; 3], Tensor<2>) {
+    Sought { targets, rows, taught, .. }: &Sought,
+    mut each: impl FnMut(Tensor<2>, Tensor<2>, Tensor<2>),
+) {
     let (n, device) = (rows.len(), hidden.device());
     let of_rows = |values| column(values, hidden);
-    let mut found = [(); 3].map(|()| log_sum.zeros_like());
-    let mut sums = hidden.zeros_like();
     for tokens in blocks(table.dims()[0]) {
         let block = table.clone().narrow(0, tokens.start, tokens.len());
         let logits = |states: &Tensor<2>| states.clone().matmul(block.clone().transpose());
@@ -429,14 +515,30 @@ fn overlaps_on_device(
             let here = numbers.clone().expand([n, tokens.len()]).equal(ids.expand([n, tokens.len()]));
             p = p + here.float().cast(q.dtype()) * of_rows(shares);
         }
+        each(block, p, q);
+    }
+}
+
+/// Returns alpha, below and entropy of [`Overlap`], each `[n, 1]`, and the table's rows weighted by the probabilities of below
+/// and summed, `[n, d]`, with tensor operations.
+fn overlaps_on_device(
+    table: &Tensor<2>,
+    hidden: &Tensor<2>,
+    log_sum: &Tensor<2>,
+    sought: &Sought,
+) -> ([Tensor<2>; 3], Tensor<2>) {
+    let mut found = [(); 3].map(|()| log_sum.zeros_like());
+    let mut sums = hidden.zeros_like();
+    let reads_divergence = sought.criterion.reads_divergence();
+    beside_targets_on_device(table, hidden, log_sum, sought, |block, p, q| {
         let few = q.clone().mask_fill(q.clone().lower(p.clone()).bool_not(), 0.0);
         let least = p.clone().min_pair(q);
-        let entropy = criterion.reads_divergence().then(|| p.clone() * p.clamp_min(f32::MIN_POSITIVE).log().neg());
+        let entropy = reads_divergence.then(|| p.clone() * p.clamp_min(f32::MIN_POSITIVE).log().neg());
         found[0] = found[0].clone() + least.sum_dim(1);
         found[1] = found[1].clone() + few.clone().sum_dim(1);
         found[2] = entropy.map_or(found[2].clone(), |entropy| found[2].clone() + entropy.sum_dim(1));
-        sums = sums + few.matmul(block);
-    }
+        sums = sums.clone() + few.matmul(block);
+    });
     (found, sums)
 }
 
@@ -591,7 +693,7 @@ mod tests {
             for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-5)] {
                 let frozen = FrozenUnembedding::new(Projection::new(table.clone().cast(dtype)));
                 assert_eq!(frozen.transposed.is_empty(), dtype == DType::F64, "both ways are tested");
-                let taught = frozen.teach(&teacher.clone().cast(dtype), criterion);
+                let taught = frozen.teach(&teacher.clone().cast(dtype), criterion, true);
                 let hidden = hidden.clone().cast(dtype);
                 let found = frozen.loss(hidden.clone(), &targets, Some(&taught), criterion, Some(0.5));
                 let far = found.losses.iter().zip(&losses).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
@@ -602,6 +704,37 @@ mod tests {
                 let plain = frozen.loss(hidden, &targets, Some(&taught), criterion, None);
                 assert!(plain.gradient.is_none() && plain.losses == found.losses);
             }
+        }
+    }
+
+    /// The gradient of the last columns is that of all logits at once.
+    #[test]
+    fn columns_have_the_gradient_of_all_logits_at_once() {
+        let (table, hidden) = (numbers(VOCABULARY, 0.2, DType::F64), numbers(N, 1.3, DType::F64));
+        let (teacher, targets) = (numbers(N, 2.9, DType::F64), targets());
+        let softmax_of = |states: &Tensor<2>| softmax(states.clone().matmul(table.clone().transpose()), 1);
+        let (q, taught) = (softmax_of(&hidden), softmax_of(&teacher));
+        let row = |row: usize| {
+            let mut p = vec![0.0; VOCABULARY];
+            targets.distribution(row).iter().for_each(|&(token, share)| p[token as usize] += f64::from(share));
+            p
+        };
+        let given: Vec<f64> = (0..N).flat_map(row).collect();
+        let given: Tensor<2> =
+            Tensor::from_data(TensorData::new(given, [N, VOCABULARY]), (&Device::flex(), DType::F64));
+        let of_rows = |of: &dyn Fn(usize) -> f64| column((0..N).map(of).collect(), &hidden);
+        let p = taught * of_rows(&|row| targets.taught(row).into()) + given;
+        let part = of_rows(&|row| if targets.takes_part(row) { 0.5 } else { 0.0 });
+        let expected = ((q - p) * part).transpose().matmul(hidden.clone().narrow(1, WIDTH - 2, 2));
+        for (dtype, tolerance) in [(DType::F64, 1e-10), (DType::F32, 2e-4)] {
+            let frozen = FrozenUnembedding::new(Projection::new(table.clone().cast(dtype)));
+            let taught = frozen.teach(&teacher.clone().cast(dtype), Criterion::CrossEntropy, true);
+            let hidden = hidden.clone().cast(dtype);
+            let found = frozen.loss(hidden.clone(), &targets, Some(&taught), Criterion::CrossEntropy, None);
+            let sought = (&targets, Some(&taught));
+            let found = frozen.columns_gradient(hidden, sought, &found.log_sums, (WIDTH - 2, 0.5));
+            let far = distance(found, expected.clone());
+            assert!(far < tolerance, "{far}");
         }
     }
 

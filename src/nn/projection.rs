@@ -51,6 +51,21 @@ impl Projection {
         }
     }
 
+    /// Returns the matrix `[V, d + r]` with further columns `[V, r]`, in the same storage type.
+    #[must_use]
+    pub fn beside(&self, columns: Tensor<2>) -> Self {
+        match self {
+            Self::Tensor(matrix) => Self::Tensor(Box::new(Tensor::cat(vec![*matrix.clone(), columns], 1))),
+            Self::Packed(matrix) => {
+                let ([_, r], d) = (columns.dims(), matrix.inputs());
+                let rows = matrix.unpack();
+                let both = rows.chunks(d).zip(to_host(columns).chunks(r)).flat_map(|(a, b)| [a, b].concat()).collect();
+                let both: Vec<f32> = both;
+                Self::Packed(Arc::new(PackedMatrix::new(&both, d + r, Vec::new(), matrix.storage())))
+            }
+        }
+    }
+
     /// Returns the logits `[n, V]` of states `[n, d]`, in this process's memory.
     pub fn logits(&self, states: Tensor<2>) -> Vec<f32> {
         match self {

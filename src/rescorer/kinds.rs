@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LavaConfig, NeuralConfig, NgramConfig, RescorerKind, SumConfig, TransitionConfig};
+use super::{CorrelationConfig, LavaConfig, NeuralConfig, NgramConfig, RescorerKind, SumConfig, TransitionConfig};
 use crate::error::Result;
 
 /// `[rescorer.NAME]`: what chooses among the heads' candidates, by its `kind`.
@@ -20,6 +20,8 @@ pub enum RescorerConfig {
     Transition(TransitionConfig),
     /// Vocabulary attention with look-around, which adjusts each slot's scores by what its neighbours hold.
     Lava(LavaConfig),
+    /// Attention over all candidates of a block, from which neighbouring candidates are scored: global rescoring.
+    Correlation(CorrelationConfig),
     /// A weighted sum of other rescorers.
     Sum(SumConfig),
 }
@@ -33,6 +35,7 @@ impl RescorerConfig {
             Self::Neural(kind) => kind,
             Self::Transition(kind) => kind,
             Self::Lava(kind) => kind,
+            Self::Correlation(kind) => kind,
             Self::Sum(_) => return None,
         })
     }

@@ -6,6 +6,7 @@
 //! selected or verified.
 
 mod block;
+mod correlation;
 mod cost;
 mod kind;
 mod kinds;
@@ -22,6 +23,7 @@ pub(crate) mod testing;
 mod transition;
 
 pub use block::BlockContext;
+pub use correlation::{Correlation, CorrelationConfig, CorrelationNetwork};
 pub use cost::{BlockShape, RescoringCost};
 pub use kind::{FitContext, FitData, FitEstimate, FitLattices, FitSizes, LoadContext, RescorerKind, TextSource};
 pub use kinds::RescorerConfig;

@@ -121,7 +121,7 @@ fn gradients(device: &Device) -> Vec<f32> {
     let states = [0, 1].map(heads.begin(starts).chains(&drafted));
     for (state, criterion) in states.into_iter().zip([Criterion::CrossEntropy, Criterion::LkHybrid]) {
         let plain = state.clone().without_autodiff();
-        let taught = unembedding.teach(&hidden, criterion);
+        let taught = unembedding.teach(&hidden, criterion, false);
         let result = unembedding.loss(plain, &targets, Some(&taught), criterion, Some(1.0 / 24.0));
         let part = (state * result.gradient.unwrap()).sum();
         objective = Some(match objective {

@@ -115,6 +115,8 @@ fn so_with_rescorers_that_read_the_heads_states() {
             format!("heads.architecture={heads}"),
             "rescorer.turns.state=\"slots\"".to_owned(),
             "rescorer.turns.tokens=\"codebooks\"".to_owned(),
+            "rescorer.related={kind=\"correlation\",hidden=8,heads=2,rank=4,blocks_per_step=16,training={steps=20}}"
+                .to_owned(),
         ];
         let set = all_live(folder.path(), &sets.each_ref().map(String::as_str));
         assert_exact(&set);
@@ -138,13 +140,21 @@ fn so_with_every_architecture_of_heads() {
         ("{kind=\"attention\",rows=\"parallel\",layers=2,input=[\"layer-0\",\"last\"]}", "constant", "one-random"),
         ("{kind=\"dflash\",context=[\"layer-1\",\"last\"],mask_token=3}", "{exp=4}", "all"),
     ];
-    for (architecture, weights, loss) in architectures {
+    let plain = architectures.map(|(architecture, weights, loss)| (architecture, weights, loss, None));
+    let biased = [
+        ("{kind=\"ffn\",hidden=8}", "constant", "all", Some("{rank=6}")),
+        ("{kind=\"dflash\",context=[\"layer-1\",\"last\"]}", "{exp=4}", "one-random", Some("{rank=6,gated=true}")),
+    ];
+    for (architecture, weights, loss, markov) in plain.into_iter().chain(biased) {
         let sets = [
             format!("heads.architecture={architecture}"),
             format!("heads.loss_weights={weights}"),
             format!("heads.loss={loss}"),
         ];
-        let set = all_live(folder.path(), &sets.each_ref().map(String::as_str));
+        let mut sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+        let markov = markov.map(|markov| format!("heads.markov={markov}"));
+        sets.extend(markov.as_deref());
+        let set = all_live(folder.path(), &sets);
         assert_exact(&set);
         let metrics = fs::read_to_string(folder.path().join("runs/tiny/heads/metrics.jsonl")).unwrap();
         let dev_loss = |line: &str| serde_json::from_str::<Value>(line).unwrap()["dev_loss"].as_f64();

@@ -106,6 +106,14 @@ pub trait LatticeKind: Serialize {
     /// Returns the options that the sections of all lattice networks have.
     fn options(&self) -> NetworkOptions<'_>;
 
+    /// Checks what the types of the section, which messages call `key`, cannot express.
+    ///
+    /// # Errors
+    /// Returns an error, which names the key, if a value is out of its range.
+    fn validate(&self, _key: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Returns whether the rescorer scores the candidates behind any path ([`Rescorer::reader`]).
     fn scores_paths(&self) -> bool {
         false
@@ -165,8 +173,8 @@ impl<K: LatticeKind> RescorerKind for K {
         K::NAME
     }
 
-    fn validate(&self, _: &str, _: bool) -> Result<()> {
-        Ok(())
+    fn validate(&self, key: &str, _: bool) -> Result<()> {
+        LatticeKind::validate(self, key)
     }
 
     fn fitted(&self) -> Value {

@@ -5,8 +5,8 @@ use burn::tensor::{Device, Tensor};
 
 use super::super::testing::{VOCABULARY, WIDTH, hidden, lattice, model};
 use super::super::{
-    BlockContext, GateState, GlobalScoring, Lava, LavaConfig, LavaNetwork, PrefixToken, Rescorer, TokenVectors,
-    Transition, TransitionConfig, TransitionNetwork,
+    BlockContext, Correlation, CorrelationConfig, CorrelationNetwork, GateState, GlobalScoring, Lava, LavaConfig,
+    LavaNetwork, PrefixToken, Rescorer, TokenVectors, Transition, TransitionConfig, TransitionNetwork,
 };
 use super::{Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, Tokens, log_probabilities, unit_rows};
 use crate::backbone::Model;
@@ -46,6 +46,11 @@ fn transitions() -> Vec<TransitionNetwork> {
         }
     }
     networks
+}
+
+fn correlation() -> CorrelationNetwork {
+    let config = CorrelationConfig { hidden: 8, heads: 2, rank: 5, ..CorrelationConfig::default() };
+    config.network(SHAPE, &mut Init::seeded(1, &Device::flex()))
 }
 
 fn lava() -> LavaNetwork {
@@ -115,6 +120,10 @@ fn fitted_lattice_networks_say_what_the_trained_ones_do() {
         let shaken = transition.map(&mut Shake(0.0));
         assert_agrees(&shaken, &Transition::new(&shaken, &model, LatticeLoss::CrossEntropy), &model);
     }
+    let correlation = correlation();
+    assert_agrees(&correlation, &Correlation::new(&correlation, &model, LatticeLoss::CrossEntropy), &model);
+    let shaken = correlation.map(&mut Shake(0.0));
+    assert_agrees(&shaken, &Correlation::new(&shaken, &model, LatticeLoss::CrossEntropy), &model);
     let lava = lava();
     assert_agrees(&lava, &Lava::new(&lava, &model), &model);
     let shaken = lava.map(&mut Shake(0.0));
@@ -197,6 +206,7 @@ fn untrained_lattice_networks_give_the_head_scores() {
     let heads: Vec<Vec<f64>> = (1..5).map(|slot| log_probabilities(lattice.scores(slot).iter().copied())).collect();
     let mut all: Vec<Vec<Vec<f64>>> =
         transitions().iter().map(|network| by_the_network(network, &model, &lattice, &path, &hidden)).collect();
+    all.push(by_the_network(&correlation(), &model, &lattice, &path, &hidden));
     all.push(by_the_network(&lava(), &model, &lattice, &path, &hidden));
     for found in all {
         for (found, expected) in found.concat().iter().zip(heads.concat()) {
