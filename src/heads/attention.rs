@@ -144,8 +144,8 @@ impl HeadKind for AttentionConfig {
     }
 }
 
-/// Decoder layers that attend to the text before a block, with p the position of its pinned token. What enters them is told
-/// by their [`Entry`]; what leaves them is normalised and predicts a slot.
+/// Decoder layers that attend to the text before a block. How the rows of a block are made depends on the section that describes
+/// the heads ([`RowOrder`], [`DflashConfig`]); what leaves the layers is normalised and predicts a slot.
 #[derive(Module, Debug)]
 pub struct AttentionHeads {
     entry: Entry,
