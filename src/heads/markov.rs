@@ -193,15 +193,13 @@ impl<N: DraftHeads + Module + ModuleDisplay> DraftHeads for MarkovHeads<N> {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use burn::module::{ModuleMapper, ModuleVisitor};
+    use burn::module::ModuleMapper;
     use burn::tensor::Device;
 
     use super::*;
     use crate::backbone::{LanguageModelConfig, ModelConfig, Transformer};
     use crate::heads::{FfnConfig, FfnHeads, HeadKind, HeadShape};
-    use crate::nn::{ParameterPath, from_host, to_host};
+    use crate::nn::{from_host, gradients_by_name, to_host};
     use crate::training::gradient;
 
     const WIDTH: usize = 6;
@@ -243,27 +241,6 @@ mod tests {
         from_host(values, [rows, WIDTH], &Device::flex())
     }
 
-    struct Collected<'a>(&'a GradientsParams, ParameterPath, BTreeMap<String, Vec<f32>>);
-
-    impl ModuleVisitor for Collected<'_> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.1.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, container: &str) {
-            self.1.exit(container);
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let found = self.0.get::<D>(param.id).map_or_else(Vec::new, to_host);
-            self.2.insert(self.1.name(), found);
-        }
-    }
-
-    fn by_name(heads: &MarkovHeads<FfnHeads>, gradients: &GradientsParams) -> BTreeMap<String, Vec<f32>> {
-        let mut found = Collected(gradients, ParameterPath::default(), BTreeMap::new());
-        heads.visit(&mut found);
-        found.2
-    }
-
     /// What a training step learns piece by piece is what automatic differentiation of the whole gives.
     #[test]
     fn a_training_step_learns_what_automatic_differentiation_does() {
@@ -279,7 +256,7 @@ mod tests {
             let states: Vec<Tensor<2>> = (0..3).map(|head| learning.state(head)).collect();
             let gradients: Vec<(usize, Tensor<2>)> = (0..3).map(|head| (head, factor(&states[head], head))).collect();
             let (objective, known) = learning.back(gradients.clone());
-            let found = by_name(&heads, &gradient(&heads, objective, known));
+            let found = gradients_by_name(&heads, &gradient(&heads, objective, known));
 
             let mut whole = heads.begin(starts()).chains(&drafted);
             let products = (0..3).map(|head| {
@@ -288,7 +265,7 @@ mod tests {
                 (state * gradients[head].1.clone()).sum()
             });
             let mut backward = products.reduce(|a, b| a + b).unwrap().backward();
-            let expected = by_name(&heads, &GradientsParams::from_module(&mut backward, &heads));
+            let expected = gradients_by_name(&heads, &GradientsParams::from_module(&mut backward, &heads));
             assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
             for (name, expected) in &expected {
                 assert_eq!(found[name].len(), expected.len(), "{name}");

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
 use super::network::{Context, Starts};
 use super::{DraftHeads, HeadArchitecture, HeadKind, HeadShape};
 use crate::backbone::{Feature, FeatureTensors, LanguageModelConfig, Model, ModelConfig, Transformer};
-use crate::nn::{Init, Values, from_host, indices, load_parameters, to_host};
+use crate::nn::{Init, Values, from_host, gradients_by_name, indices, load_parameters, to_host};
 use crate::training::gradient;
 
 /// What a file holds.
@@ -85,33 +84,9 @@ fn check<K: HeadKind>(kind: &K, vectors: &Vectors, name: &str) {
     let of_head = |head| coefficients.clone().narrow(1, head, 1).reshape([shape[0], d]);
     let (objective, known) = learning.back((0..vectors.heads).map(|head| (head, of_head(head))).collect());
     let gradients = gradient(&heads, objective, known);
-    let mut found = Collected { gradients: &gradients, path: Default::default(), found: BTreeMap::new() };
-    heads.visit(&mut found);
+    let found = gradients_by_name(&heads, &gradients);
     for (parameter, Parameter { gradient, .. }) in &vectors.parameters {
-        assert_near(&found.found[parameter], gradient, &format!("{name}: gradient of {parameter}"));
-    }
-}
-
-/// The gradients of parameters by name.
-struct Collected<'a> {
-    gradients: &'a burn::optim::GradientsParams,
-    path: crate::nn::ParameterPath,
-    found: BTreeMap<String, Vec<f32>>,
-}
-
-impl burn::module::ModuleVisitor for Collected<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, container: &str) {
-        self.path.exit(container);
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            self.found.insert(self.path.name(), to_host(gradient));
-        }
+        assert_near(&found[parameter], gradient, &format!("{name}: gradient of {parameter}"));
     }
 }
 

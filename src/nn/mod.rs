@@ -15,6 +15,8 @@ pub use cross_entropy::{Unembedded, unembed};
 pub use frozen::{FrozenLoss, FrozenUnembedding, Taught};
 pub use largest::Largest;
 pub use layers::{Embedding, Init, Linear, Norm};
+#[cfg(test)]
+pub(crate) use parameters::gradients_by_name;
 pub use parameters::{
     ParameterPath, ReadParameter, Values, collect_parameters, count_parameters, for_each_parameter, load_parameters,
     read_parameters,

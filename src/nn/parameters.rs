@@ -20,6 +20,34 @@ pub fn collect_parameters<M: Module>(model: &M) -> BTreeMap<String, Values> {
     found
 }
 
+/// Returns the gradients of a model's parameters by their paths, read back to this process; empty where a parameter has none.
+#[cfg(test)]
+pub(crate) fn gradients_by_name<M: Module>(
+    model: &M,
+    gradients: &burn::optim::GradientsParams,
+) -> BTreeMap<String, Vec<f32>> {
+    struct Collect<'a> {
+        gradients: &'a burn::optim::GradientsParams,
+        path: ParameterPath,
+        found: BTreeMap<String, Vec<f32>>,
+    }
+    impl ModuleVisitor for Collect<'_> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.path.exit(container);
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = self.gradients.get::<D>(param.id).map_or_else(Vec::new, to_host);
+            self.found.insert(self.path.name(), gradient);
+        }
+    }
+    let mut collect = Collect { gradients, path: ParameterPath::default(), found: BTreeMap::new() };
+    model.visit(&mut collect);
+    collect.found
+}
+
 /// Returns the number of scalars in a model.
 pub fn count_parameters<M: Module>(model: &M) -> usize {
     model.num_params()

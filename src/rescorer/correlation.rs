@@ -469,13 +469,12 @@ impl GlobalScoring for Correlation {
 mod tests {
     use std::collections::BTreeMap;
 
-    use burn::module::ModuleVisitor;
     use burn::optim::GradientsParams;
     use serde::Deserialize;
 
     use super::super::Tokens;
     use super::*;
-    use crate::nn::{ParameterPath, load_parameters};
+    use crate::nn::{gradients_by_name, load_parameters};
 
     /// What `tests/reference/rescorers/correlation.json` holds, made by its `make.py`.
     #[derive(Deserialize)]
@@ -504,22 +503,6 @@ mod tests {
         shape: Vec<usize>,
         values: Vec<f32>,
         gradient: Vec<f32>,
-    }
-
-    struct Collected<'a>(&'a GradientsParams, ParameterPath, BTreeMap<String, Vec<f32>>);
-
-    impl ModuleVisitor for Collected<'_> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.1.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, container: &str) {
-            self.1.exit(container);
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = self.0.get::<D>(param.id) {
-                self.2.insert(self.1.name(), to_host(gradient));
-            }
-        }
     }
 
     fn assert_near(found: &[f32], expected: &[f32], what: &str) {
@@ -562,10 +545,9 @@ mod tests {
             + (pairs * from_host(of_pairs.clone(), [n, slots - 1, k, k], &device)).sum();
         let mut backward = objective.backward();
         let gradients = GradientsParams::from_module(&mut backward, &network);
-        let mut found = Collected(&gradients, ParameterPath::default(), BTreeMap::new());
-        network.visit(&mut found);
+        let found = gradients_by_name(&network, &gradients);
         for (name, Parameter { gradient, .. }) in &given.parameters {
-            assert_near(&found.2[name], gradient, name);
+            assert_near(&found[name], gradient, name);
         }
     }
 }
