@@ -456,8 +456,9 @@ mod tests {
             (MINIMAL, vec!["data.x.test=0.95"], "--set data.x.test=0.95: `data.x.dev` and"),
             (MINIMAL, vec!["device=cpu", "devices=[0, 1]"], "the CPU, all of whose cores"),
             (MINIMAL, vec!["device=cuda", "devices=[0, 1]"], "`heads.training.accumulate` to a multiple of 2"),
-            (MINIMAL, vec!["heads.markov={}", "heads.architecture={kind=\"attention\"}"], "take parallel ones"),
-            (MINIMAL, vec!["heads.markov={}", "heads.loss_weights={pace=0.5}"], "Take other weights"),
+            (MINIMAL, vec!["heads.bias={}", "heads.architecture={kind=\"attention\"}"], "take parallel ones"),
+            (MINIMAL, vec!["drafting.stop=confidence=0.5"], "ends blocks by the heads' confidence"),
+            (MINIMAL, vec!["heads.bias={}", "heads.loss_weights={pace=0.5}"], "Take other weights"),
             (MINIMAL, vec!["heads.loss_weights={pace=0.5}", "heads.loss=one-random"], "`heads.loss` leaves some out"),
             (
                 MINIMAL,

@@ -25,8 +25,10 @@ pub struct DraftingConfig {
     /// shorter than its block.
     pub include_top1: bool,
     /// Where blocks end early: "never", "max-probability=P" (before the first slot whose first choice has a probability below
-    /// P) or "entropy-bound=B" (before the first slot with 1 - sqrt(0.2 x entropy in nats) below B), with P and B from 0 to 1.
-    /// The variants that draft from the heads' lattice use it; plain `bpd` is evaluated without it as well.
+    /// P), "entropy-bound=B" (before the first slot with 1 - sqrt(0.2 x entropy in nats) below B) or, of heads that know it
+    /// (`heads.bias.confidence`), "confidence=P" (before the first slot up to which all first choices are right with a probability
+    /// below P), with P and B from 0 to 1. The variants that draft from the heads' lattice use it; plain `bpd` is evaluated without
+    /// it as well.
     pub stop: StopRule,
 }
 

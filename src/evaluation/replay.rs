@@ -13,8 +13,7 @@ use super::growth::{TextGrowth, walk_grown};
 use crate::backbone::{Backbone, Feature};
 use crate::drafting::{Decision, Drafter, Drafts, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
-use crate::heads::{FrozenHeads, StoredCandidates};
-use crate::kernels::SoftmaxStats;
+use crate::heads::{FrozenHeads, SlotStats, StoredCandidates};
 use crate::lattice::{DraftTree, Lattice, accepted_length, oracle_length, walk};
 use crate::rescorer::BlockContext;
 use crate::traces::{Trace, TraceDocument};
@@ -38,8 +37,8 @@ pub struct ReplayText<'a> {
     pub lattices: Vec<Lattice>,
     /// The smallest lead of a head's k-th candidate over the first one left out, for each of these blocks.
     pub margins: Vec<f32>,
-    /// The softmax statistics of every head: `[continuation, H - 1]`.
-    pub stats: Vec<SoftmaxStats>,
+    /// What is known of every slot besides its candidates, `[continuation, H - 1]`.
+    pub stats: Vec<SlotStats>,
     /// What drafts are grown from.
     pub growth: TextGrowth<'a>,
 }

@@ -38,11 +38,19 @@ pub struct Candidates {
     pub scores: Vec<f32>,
     /// By how much the k-th logit exceeds the first one left out, `[positions, heads]`.
     pub margins: Vec<f32>,
-    /// The statistics of the softmax over all tokens that the head drafts from, `[positions, heads]`; empty if they
-    /// were not asked for.
-    pub stats: Vec<SoftmaxStats>,
+    /// What is known of each slot besides its candidates, `[positions, heads]`; empty if it was not asked for.
+    pub stats: Vec<SlotStats>,
     /// The heads' states, which the logits are made of, `[positions, heads, d]`; empty if they were not asked for.
     pub states: Vec<f32>,
+}
+
+/// What is known of a slot besides its candidates.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlotStats {
+    /// The statistics of the softmax over all tokens that the head drafts from.
+    pub softmax: SoftmaxStats,
+    /// The probability that the slot's first choice is right where those before it were, if the heads say so.
+    pub confidence: Option<f32>,
 }
 
 /// What is wanted besides ids and logits.
@@ -52,6 +60,16 @@ pub struct Wanted {
     pub stats: bool,
     /// [`Candidates::states`].
     pub states: bool,
+}
+
+/// What is found of blocks that are drafted together, ordered by head, then by block.
+#[derive(Default)]
+struct Together {
+    found: Vec<Largest>,
+    /// The states `[d]`, if they are wanted.
+    states: Vec<f32>,
+    /// The confidence, if statistics are wanted and the heads know it.
+    confidence: Vec<f32>,
 }
 
 /// Where blocks begin.
@@ -174,7 +192,7 @@ impl FrozenHeads {
             if let Some(Context { cache, .. }) = &mut context {
                 columns.iter().enumerate().for_each(|(text, &len)| cache.truncate(text, len));
             }
-            let (found, states) = found?;
+            let Together { found, states, confidence } = found?;
             for (row, head) in (0..rows.len()).flat_map(|row| (0..count).map(move |head| (row, head))) {
                 let place = head * rows.len() + row;
                 let width = states.len() / found.len();
@@ -183,14 +201,14 @@ impl FrozenHeads {
                 all.ids.extend(&ids[..k]);
                 all.scores.extend(&logits[..k]);
                 all.margins.push(logits.get(k).map_or(f32::INFINITY, |left_out| logits[k - 1] - left_out));
-                all.stats.extend(stats);
+                let confidence = confidence.get(place).copied();
+                all.stats.extend(stats.map(|softmax| SlotStats { softmax, confidence }));
             }
         }
         Ok(all)
     }
 
-    /// Finds the `k` + 1 best tokens of blocks that are drafted together and, if they are wanted, the states `[d]` of each, both
-    /// ordered by head, then by block.
+    /// Finds the `k` + 1 best tokens of blocks that are drafted together, and what else is wanted.
     fn find_together(
         &self,
         model: &Model,
@@ -198,7 +216,7 @@ impl FrozenHeads {
         pinned: &[u32],
         k: usize,
         wanted: Wanted,
-    ) -> Result<(Vec<Largest>, Vec<f32>)> {
+    ) -> Result<Together> {
         let count = self.count();
         let drafted = RefCell::new(vec![pinned.to_vec()]);
         let embedded = |slot: usize| model.embed(&drafted.borrow()[slot]);
@@ -206,23 +224,26 @@ impl FrozenHeads {
         // Heads can be computed together if none reads what another drafted and all use the same matrix.
         let together = if begun.is_sequential() || self.tables.len() > 1 { 1 } else { count };
         let mut states = begun.chains(&embedded);
-        let (mut found, mut kept) = (Vec::with_capacity(count * pinned.len()), Vec::new());
+        let mut all = Together { found: Vec::with_capacity(count * pinned.len()), ..Together::default() };
         for head in (0..count).step_by(together) {
             let group: Vec<Tensor<2>> = (head..head + together).map(&mut states).collect();
             let (heads, width) = (group.len(), group[0].dims()[1]);
             let states = Tensor::stack::<3>(group, 0).reshape([heads * pinned.len(), width]);
             if wanted.states {
                 // Without what belongs to a bias.
-                kept.extend(to_host(states.clone().narrow(1, 0, model.config().hidden_size)));
+                all.states.extend(to_host(states.clone().narrow(1, 0, model.config().hidden_size)));
+            }
+            if let Some(logits) = wanted.stats.then(|| self.heads.confidence(states.clone())).flatten() {
+                all.confidence.extend(to_host(logits).into_iter().map(|logit| 1.0 / (1.0 + (-logit).exp())));
             }
             // One more than k, for the margin.
             let best = self.largest(head, states, k + 1, wanted.stats)?;
             for best in best.chunks(pinned.len()) {
                 drafted.borrow_mut().push(best.iter().map(|best| best.ids[0]).collect());
             }
-            found.extend(best);
+            all.found.extend(best);
         }
-        Ok((found, kept))
+        Ok(all)
     }
 
     /// Returns the `k` best tokens, or all where there are fewer, of states `[n, d]` of head `head` (0 is head 2).
@@ -276,8 +297,8 @@ impl Candidates {
         &self.states[position * size..][..size]
     }
 
-    /// Returns the softmax statistics of every head at one position; empty if they were not asked for.
-    pub fn stats_at(&self, position: usize) -> &[SoftmaxStats] {
+    /// Returns what is known of every slot at one position; empty if it was not asked for.
+    pub fn stats_at(&self, position: usize) -> &[SlotStats] {
         self.stats.get(position * self.heads..(position + 1) * self.heads).unwrap_or_default()
     }
 }

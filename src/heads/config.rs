@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Binding, HeadArchitecture, MarkovConfig};
+use super::{BiasConfig, Binding, HeadArchitecture};
 use crate::bounds::above_zero;
 use crate::error::{Result, bail};
 use crate::nn::Criterion;
@@ -22,9 +22,9 @@ pub struct HeadsConfig {
     pub block_size: usize,
     /// What a head is made of.
     pub architecture: HeadArchitecture,
-    /// A bias of every slot's logits by the token before it, for parallel heads without an unembedding of their own. Their
+    /// A bias of every slot's logits by the tokens before it, for parallel heads without an unembedding of their own. Their
     /// candidates then depend on the path, as those of sequential heads do.
-    pub markov: Option<MarkovConfig>,
+    pub bias: Option<BiasConfig>,
     /// A folder with trained heads of the same architecture and number to start from, such as `runs/first/heads`. Empty: new
     /// heads. (A training that was interrupted needs no key: the same command continues it.)
     pub init_from: String,
@@ -93,7 +93,7 @@ impl Default for HeadsConfig {
         Self {
             block_size: 9,
             architecture: HeadArchitecture::default(),
-            markov: None,
+            bias: None,
             init_from: String::new(),
             accept_backbone: false,
             weights: StorageType::Float32,
@@ -118,7 +118,7 @@ impl Default for HeadsConfig {
 impl HeadsConfig {
     /// Returns whether candidates depend on what was drafted before them.
     pub fn is_sequential(&self) -> bool {
-        self.markov.is_some() || self.architecture.kind().is_sequential()
+        self.bias.is_some() || self.architecture.kind().is_sequential()
     }
 
     /// Which backbones heads from elsewhere may have been trained above.
@@ -297,7 +297,7 @@ impl HeadsConfig {
                 );
             }
         }
-        if self.markov.is_some() {
+        if self.bias.is_some() {
             let with = if self.architecture.kind().is_sequential() {
                 Some("heads that read what was drafted anyway. Leave it out, or take parallel ones")
             } else if self.architecture.kind().owns_unembedding() {
@@ -312,7 +312,7 @@ impl HeadsConfig {
                 None
             };
             if let Some(with) = with {
-                bail!("`heads.markov` cannot be had with {with}.");
+                bail!("`heads.bias` cannot be had with {with}.");
             }
         }
         if let Some(phase) = self.phases().iter().find(|phase| phase.soft_targets < Some(1.0))

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use super::saved::{SavedKind, describe_heads, load_network, load_to_train, save_weights, section};
-use super::{Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, MarkovConfig, MarkovHeads, TrainingText};
+use super::{BiasConfig, BiasedHeads, Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, TrainingText};
 use crate::backbone::{Backbone, Feature, Model, ModelConfig};
 use crate::error::Result;
 use crate::nn::{Init, count_parameters};
@@ -99,6 +99,16 @@ pub struct FitHeads<'a> {
     pub place: TrainingContext<'a>,
 }
 
+/// What trained heads were made as, besides their kind.
+pub struct Trained {
+    /// The number of heads, H - 1.
+    pub count: usize,
+    /// Their bias by the tokens before a slot, if they have one.
+    pub bias: Option<BiasConfig>,
+    /// The ids that they draft from, ascending, or none for all.
+    pub vocabulary: Option<Vec<u32>>,
+}
+
 /// Any kind of heads, as a trait object.
 pub trait AnyHeadKind {
     /// Returns the `kind` of the section.
@@ -132,18 +142,11 @@ pub trait AnyHeadKind {
     /// is full, or if `context.from` holds other heads than asked for.
     fn fit(&self, context: &FitHeads) -> Result<()>;
 
-    /// Reads trained heads from the file `weights`, given their number and their bias, if they have one. They draft from the ids
-    /// `vocabulary` (ascending), or from all tokens.
+    /// Reads trained heads from the file `weights`.
     ///
     /// # Errors
     /// Returns an error if the file is missing or damaged, or holds other heads.
-    fn load(
-        &self,
-        weights: &Path,
-        count: (usize, Option<MarkovConfig>),
-        backbone: &Backbone,
-        vocabulary: Option<Vec<u32>>,
-    ) -> Result<FrozenHeads>;
+    fn load(&self, weights: &Path, trained: Trained, backbone: &Backbone) -> Result<FrozenHeads>;
 }
 
 impl<K: HeadKind> AnyHeadKind for K {
@@ -175,15 +178,15 @@ impl<K: HeadKind> AnyHeadKind for K {
         let FitHeads { backbone, options, seed, place, .. } = context;
         let (model, count) = (&backbone.model, options.block_size - 1);
         let init = &mut Init::seeded(*seed, &model.device().clone().autodiff());
-        let saved = SavedKind { architecture: section(self), markov: options.markov };
+        let saved = SavedKind { architecture: section(self), bias: options.bias };
         let heads = self.network(HeadShape::new(count, model), init);
         if let Some(token) = self.reserved_token() {
             warn_of(token, context);
         }
         let drafted = options.vocabulary.as_ref().map_or(model.config().vocab_size, |part| part.size);
-        let vocabulary = match options.markov {
+        let vocabulary = match options.bias {
             None => fit(heads, &saved, context)?,
-            Some(markov) => fit(MarkovHeads::new(heads, markov, (model, drafted), init), &saved, context)?,
+            Some(bias) => fit(BiasedHeads::new(heads, bias, (model, drafted), init), &saved, context)?,
         };
         describe_heads(place.folder, saved, count, vocabulary, backbone)
     }
@@ -191,18 +194,17 @@ impl<K: HeadKind> AnyHeadKind for K {
     fn load(
         &self,
         weights: &Path,
-        (count, markov): (usize, Option<MarkovConfig>),
+        Trained { count, bias, vocabulary }: Trained,
         backbone: &Backbone,
-        vocabulary: Option<Vec<u32>>,
     ) -> Result<FrozenHeads> {
         let model = &backbone.model;
         let init = &mut Init::empty(model.device());
         let heads = self.network(HeadShape::new(count, model), init);
         let drafted = vocabulary.as_ref().map_or(model.config().vocab_size, Vec::len);
-        Ok(match markov {
+        Ok(match bias {
             None => FrozenHeads::new(load_network(heads, weights)?, model, vocabulary),
-            Some(markov) => {
-                let heads = MarkovHeads::new(heads, markov, (model, drafted), init);
+            Some(bias) => {
+                let heads = BiasedHeads::new(heads, bias, (model, drafted), init);
                 FrozenHeads::new(load_network(heads, weights)?, model, vocabulary)
             }
         })

@@ -7,6 +7,7 @@
 //! Nothing here knows about decoding.
 
 mod attention;
+mod bias;
 mod candidates;
 mod config;
 mod dev;
@@ -16,7 +17,6 @@ mod growth;
 mod kind;
 mod kinds;
 mod linear;
-mod markov;
 mod medusa;
 mod network;
 mod positions;
@@ -32,15 +32,15 @@ mod tests;
 mod vocabulary;
 
 pub use attention::{AttentionConfig, AttentionContext, AttentionHeads, DflashConfig, RowOrder};
-pub use candidates::{BlockStarts, Candidates, CandidatesAt, FrozenHeads, Wanted};
+pub use bias::{BiasConfig, BiasForm, BiasedHeads};
+pub use candidates::{BlockStarts, Candidates, CandidatesAt, FrozenHeads, SlotStats, Wanted};
 pub use config::{ChooseBy, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};
 pub use feature_sum::FeatureSum;
 pub use ffn::{FfnConfig, FfnHeads, FirstLayer};
 pub use growth::{GrowingBlocks, Growth};
-pub use kind::{AnyHeadKind, FitHeads, HeadKind, HeadShape};
+pub use kind::{AnyHeadKind, FitHeads, HeadKind, HeadShape, Trained};
 pub use kinds::HeadArchitecture;
 pub use linear::{LinearConfig, LinearHeads};
-pub use markov::{MarkovConfig, MarkovHeads};
 pub use medusa::{HeadUnembedding, MedusaConfig, MedusaHeads};
 pub use network::{Begun, Context, DraftHeads, DraftedEmbeddings, Learning, Rows, Starts, States};
 pub use read_documents::ReadDocuments;

@@ -1,5 +1,6 @@
 //! The interface of a network of draft heads, for training and for drafting.
 
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use burn::optim::GradientsParams;
@@ -182,6 +183,12 @@ pub trait DraftHeads: Send + Sync {
         None
     }
 
+    /// Returns the logits `[n, 1]` of the probabilities that the first choices in these states are right where those before them
+    /// in their blocks were, if the heads know.
+    fn confidence(&self, _states: Tensor<2>) -> Option<Tensor<2>> {
+        None
+    }
+
     /// Replaces the parameters that begin as copies of the backbone's.
     ///
     /// # Errors
@@ -196,7 +203,7 @@ pub trait DraftHeads: Send + Sync {
     }
 }
 
-/// States `[m, d]` of rows, level by level.
+/// Numbers `[m, width]` of rows, level by level. Levels that are read together have the same width.
 pub(super) struct RowStates {
     levels: Vec<Tensor<2>>,
     /// The number of the first row of each level, and the number of all rows.
@@ -223,13 +230,20 @@ impl RowStates {
     /// Returns the states of the given rows, at least one.
     pub fn at(&self, rows: &[usize]) -> Tensor<2> {
         let level = |row: usize| self.firsts.partition_point(|&first| first <= row) - 1;
-        let (first, last) = (level(rows[0]), level(rows.iter().copied().max().unwrap_or(0)));
-        let lowest = level(rows.iter().copied().min().unwrap_or(0));
-        if lowest == last && rows.iter().copied().eq(self.firsts[first]..self.firsts[first + 1]) {
+        let levels: BTreeSet<usize> = rows.iter().map(|&row| level(row)).collect();
+        let first = level(rows[0]);
+        if levels.len() == 1 && rows.iter().copied().eq(self.firsts[first]..self.firsts[first + 1]) {
             return self.levels[first].clone();
         }
-        let states = Tensor::cat(self.levels[lowest..=last].to_vec(), 0);
+        // Rows of the levels that are not read lie before the others.
+        let mut before = HashMap::new();
+        let mut read = 0;
+        for &level in &levels {
+            before.insert(level, self.firsts[level] - read);
+            read += self.firsts[level + 1] - self.firsts[level];
+        }
+        let states = Tensor::cat(levels.iter().map(|&level| self.levels[level].clone()).collect(), 0);
         let device = states.device();
-        states.select(0, indices(rows.iter().map(|row| row - self.firsts[lowest]), &device))
+        states.select(0, indices(rows.iter().map(|&row| row - before[&level(row)]), &device))
     }
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
 use super::network::{Context, Starts};
-use super::{DraftHeads, HeadArchitecture, HeadKind, HeadShape};
+use super::{BiasConfig, BiasedHeads, DraftHeads, HeadArchitecture, HeadKind, HeadShape};
 use crate::backbone::{Feature, FeatureTensors, LanguageModelConfig, Model, ModelConfig, Transformer};
 use crate::nn::{Init, Values, from_host, gradients_by_name, indices, load_parameters, to_host};
 use crate::training::gradient;
@@ -18,6 +19,7 @@ use crate::training::gradient;
 #[derive(Deserialize)]
 struct Vectors {
     architecture: HeadArchitecture,
+    bias: Option<BiasConfig>,
     backbone: LanguageModelConfig,
     vocabulary: usize,
     /// The number of heads.
@@ -28,7 +30,7 @@ struct Vectors {
     tokens: Vec<u32>,
     /// The places of the last tokens before the blocks.
     before: Vec<usize>,
-    /// What the states are multiplied by, and the states: `[blocks, heads, d]`.
+    /// What the states are multiplied by, and the states: `[blocks, heads, d]`, or `d + rank` with a bias.
     coefficients: Vec<f32>,
     expected: Vec<f32>,
 }
@@ -49,15 +51,27 @@ fn assert_near(found: &[f32], expected: &[f32], what: &str) {
 }
 
 fn check<K: HeadKind>(kind: &K, vectors: &Vectors, name: &str) {
-    let (device, d) = (Device::flex(), vectors.backbone.hidden);
     let config = ModelConfig::from_scratch(&vectors.backbone, vectors.vocabulary);
-    let model = Model::in_tensors(Transformer::new(&config, &mut Init::empty(&device)));
+    let model = Model::in_tensors(Transformer::new(&config, &mut Init::empty(&Device::flex())));
+    let init = &mut Init::empty(&Device::flex().autodiff());
+    let heads = kind.network(HeadShape::new(vectors.heads, &model), init);
+    match vectors.bias {
+        None => check_network(heads, &model, vectors, name),
+        Some(bias) => {
+            check_network(BiasedHeads::new(heads, bias, (&model, vectors.vocabulary), init), &model, vectors, name);
+        }
+    }
+}
+
+fn check_network<N: DraftHeads + Module>(heads: N, model: &Model, vectors: &Vectors, name: &str) {
+    let (device, d) = (Device::flex(), vectors.backbone.hidden);
     let tensor = |values: &[f32]| from_host::<2>(values.to_vec(), [values.len() / d, d], &device);
 
-    let heads = kind.network(HeadShape::new(vectors.heads, &model), &mut Init::empty(&device.clone().autodiff()));
     let values = |parameter: &Parameter| -> Values { (parameter.shape.clone(), parameter.values.clone()) };
     let given = vectors.parameters.iter().map(|(name, parameter)| (name.clone(), values(parameter)));
-    let heads = load_parameters(heads, given.collect()).unwrap();
+    // B is not part of the states.
+    let bias = heads.bias().map(|bias| ("bias".to_owned(), (bias.dims().to_vec(), to_host(bias.without_autodiff()))));
+    let heads = load_parameters(heads, given.chain(bias).collect()).unwrap();
 
     let features = heads.features();
     let all = FeatureTensors::new(&features, features.iter().map(|feature| tensor(&vectors.states[feature])).collect());
@@ -69,7 +83,7 @@ fn check<K: HeadKind>(kind: &K, vectors: &Vectors, name: &str) {
     let tokens = all.get(features[0]).dims()[0];
     let mut cache = heads.cache(1, tokens);
     if let Some(cache) = &mut cache {
-        heads.read(&model, cache, &[tokens], &all);
+        heads.read(model, cache, &[tokens], &all);
     }
     let places = vectors.before.iter().map(|&before| (0, before)).collect();
     let context = cache.as_mut().map(|cache| Context { cache, places, texts: Some(&all) });
@@ -77,11 +91,12 @@ fn check<K: HeadKind>(kind: &K, vectors: &Vectors, name: &str) {
     let states = all.map(|state| state.select(0, rows.clone()).autodiff());
     let mut learning = heads.learn(Starts { states, pinned: drafted(0), context }, &drafted);
 
-    let shape = [vectors.before.len(), vectors.heads, d];
+    let width = d + vectors.bias.map_or(0, |bias| bias.rank);
+    let shape = [vectors.before.len(), vectors.heads, width];
     let coefficients: Tensor<3> = from_host(vectors.coefficients.clone(), shape, &device);
     let states: Vec<Tensor<2>> = (0..vectors.heads).map(|head| learning.state(head)).collect();
     assert_near(&to_host(Tensor::stack::<3>(states, 1)), &vectors.expected, &format!("{name}: states"));
-    let of_head = |head| coefficients.clone().narrow(1, head, 1).reshape([shape[0], d]);
+    let of_head = |head| coefficients.clone().narrow(1, head, 1).reshape([shape[0], width]);
     let (objective, known) = learning.back((0..vectors.heads).map(|head| (head, of_head(head))).collect());
     let gradients = gradient(&heads, objective, known);
     let found = gradients_by_name(&heads, &gradients);
@@ -104,5 +119,5 @@ fn heads_are_what_the_papers_say() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 2);
+    assert_eq!(checked, 5);
 }

@@ -6,7 +6,7 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{FrozenHeads, HeadArchitecture, HeadKind, MarkovConfig};
+use super::{BiasConfig, FrozenHeads, HeadArchitecture, HeadKind, Trained};
 use crate::backbone::{Backbone, Checkpoint, ValueSketch};
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -33,8 +33,8 @@ struct Description {
 pub(super) struct SavedKind {
     /// The section `[heads.architecture]` of the configuration, including `kind`.
     pub architecture: Value,
-    /// The section `[heads.markov]`, if they have a bias.
-    pub markov: Option<MarkovConfig>,
+    /// The section `[heads.bias]`, if they have one.
+    pub bias: Option<BiasConfig>,
 }
 
 /// The version of the layout. There is only one so far.
@@ -142,7 +142,8 @@ pub fn load_again(folder: &Path, weights: &Path, backbone: &Backbone) -> Result<
     let Description { kind, block_size, vocabulary, .. } = Description::read(&path)?;
     let architecture: HeadArchitecture = serde_json::from_value(kind.architecture)
         .map_err(|e| Error::new(format!("{}: `architecture`: {e}.", path.display())))?;
-    architecture.kind().load(weights, (block_size - 1, kind.markov), backbone, vocabulary)
+    let trained = Trained { count: block_size - 1, bias: kind.bias, vocabulary };
+    architecture.kind().load(weights, trained, backbone)
 }
 
 /// Returns the folder of the trained heads that `path` names. The path may be this folder, the folder of a run, whose
@@ -209,11 +210,11 @@ pub(super) fn load_to_train<N: Module>(
     let Description { kind, block_size, .. } = describe(folder, backbone, binding)?;
     if (&kind, block_size) != (wanted, count + 1) {
         let words = |kind: &SavedKind| {
-            let markov = kind.markov.map_or_else(String::new, |markov| format!(" with a bias {}", json!(markov)));
-            format!("{}{markov}", kind.architecture)
+            let bias = kind.bias.map_or_else(String::new, |bias| format!(" with a bias {}", json!(bias)));
+            format!("{}{bias}", kind.architecture)
         };
         bail!(
-            "`heads.init_from`: {} holds {} heads of {}, but the configuration asks for {count} of {}. Set `heads.block_size`, `heads.architecture` and `heads.markov` as they were.",
+            "`heads.init_from`: {} holds {} heads of {}, but the configuration asks for {count} of {}. Set `heads.block_size`, `heads.architecture` and `heads.bias` as they were.",
             folder.display(),
             block_size - 1,
             words(&kind),

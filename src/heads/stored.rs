@@ -9,7 +9,7 @@ use std::time::Instant;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::{BlockStarts, CandidatesAt, FrozenHeads, ReadDocuments, Wanted};
+use super::{BlockStarts, CandidatesAt, FrozenHeads, ReadDocuments, SlotStats, Wanted};
 use crate::backbone::Model;
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -22,7 +22,8 @@ use crate::traces::{Trace, TraceDocument};
 /// The file `candidates.bin`, which `candidates.json` describes. For every token of every continuation, it holds the
 /// candidates of the block that begins there. It has four parts of 4-byte numbers in the machine's byte order: ids
 /// `[positions, H - 1, k]`; logits of the same shape; leads of the k-th candidate over the first one left out,
-/// `[positions, H - 1]`; and log-sum-exp and entropy of each head's softmax, `[positions, H - 1, 2]`.
+/// `[positions, H - 1]`; and log-sum-exp and entropy of each head's softmax, and its confidence if the heads know it,
+/// `[positions, H - 1, 2 or 3]`.
 ///
 /// If the heads' states are kept, `states.bin` has them, `[positions, H - 1, d]`, little-endian.
 pub struct StoredCandidates {
@@ -42,7 +43,16 @@ struct Description {
     heads: usize,
     k: usize,
     positions: usize,
+    /// Whether the heads know their confidence.
+    confident: bool,
     states: Option<KeptStates>,
+}
+
+impl Description {
+    /// The numbers that are known of a slot besides its candidates.
+    fn stats(&self) -> usize {
+        2 + usize::from(self.confident)
+    }
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -105,10 +115,10 @@ impl StoredCandidates {
             *end += document.continuation;
             Some(*end)
         }));
-        let Description { heads, k, positions, states } = description;
+        let Description { heads, k, positions, states, .. } = description;
         let kept = states.map(|kept| map_file(&folder.join(STATES)).map(|map| (map, kept))).transpose()?;
         let whole = |(map, kept): &(Mmap, KeptStates)| map.len() == positions * heads * kept.width * kept.dtype.bytes();
-        if map.len() != 4 * positions * heads * (2 * k + 3)
+        if map.len() != 4 * positions * heads * (2 * k + 1 + description.stats())
             || positions != first[first.len() - 1]
             || !kept.as_ref().is_none_or(whole)
         {
@@ -158,12 +168,14 @@ impl StoredCandidates {
         states
     }
 
-    /// Returns the statistics of every head's softmax at that block, over all tokens that the head drafts from.
-    pub fn stats(&self, document: usize, t: usize) -> impl Iterator<Item = SoftmaxStats> {
-        let heads = self.heads();
-        let at = &self.parts()[3][2 * (self.first[document] + t) * heads..][..2 * heads];
-        let stats = |pair: &[u32]| SoftmaxStats { log_sum: f32::from_bits(pair[0]), entropy: f32::from_bits(pair[1]) };
-        at.chunks(2).map(stats)
+    /// Returns what is known of every slot of that block besides its candidates.
+    pub fn stats(&self, document: usize, t: usize) -> impl Iterator<Item = SlotStats> {
+        let (numbers, count) = (self.description.stats(), self.description.stats() * self.heads());
+        let at: &[f32] = bytemuck::cast_slice(&self.parts()[3][(self.first[document] + t) * count..][..count]);
+        at.chunks(numbers).map(|slot| SlotStats {
+            softmax: SoftmaxStats { log_sum: slot[0], entropy: slot[1] },
+            confidence: slot.get(2).copied(),
+        })
     }
 
     fn parts(&self) -> [&[u32]; 4] {
@@ -210,7 +222,7 @@ fn compute(
 ) -> Result<()> {
     let (started, wanted) = (Instant::now(), Wanted { stats: true, states: dtype.is_some() });
     let (mut ids, mut scores, mut margins, mut stats) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut width = 0;
+    let (mut width, mut confident) = (0, false);
     let mut bar = Progress::new(title, trace.documents().len());
     let mut found_k = k.min(heads.vocabulary());
     let mut read = ReadDocuments::new(heads, model, trace, 1);
@@ -228,13 +240,16 @@ fn compute(
             ids.extend(found.ids);
             scores.extend(found.scores);
             margins.extend(found.margins);
-            stats.extend(found.stats.iter().map(|stats| [stats.log_sum, stats.entropy]));
+            for SlotStats { softmax, confidence } in found.stats {
+                confident |= confidence.is_some();
+                stats.extend([softmax.log_sum, softmax.entropy].into_iter().chain(confidence));
+            }
         }
         bar.advance(String::new);
     }
     let positions = margins.len() / heads.count().max(1);
     let states = dtype.map(|dtype| KeptStates { dtype, width });
-    let description = Description { heads: heads.count(), k: found_k, positions, states };
+    let description = Description { heads: heads.count(), k: found_k, positions, confident, states };
     files::write_with(&folder.join("candidates.bin"), |file| {
         file.write_all(bytemuck::cast_slice(&ids))?;
         file.write_all(bytemuck::cast_slice(&scores))?;

@@ -21,7 +21,7 @@ use super::{ChooseBy, DraftHeads, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWe
 use crate::backbone::{Feature, FeatureRows, FeatureTensors, KvCache, Model};
 use crate::error::{Result, bail};
 use crate::nn::{
-    Criterion, FrozenLoss, FrozenUnembedding, IGNORE, Targets, Taught, Unembedded, from_host, indices, unembed,
+    Criterion, FrozenLoss, FrozenUnembedding, IGNORE, Targets, Taught, Unembedded, from_host, indices, to_host, unembed,
 };
 use crate::storage_type::StorageType;
 use crate::traces::Trace;
@@ -313,7 +313,7 @@ impl<'a> HeadTraining<'a> {
                         0 => states,
                         more => Tensor::cat(vec![states, Tensor::zeros([n, more], &self.device)], 1),
                     };
-                    frozen.teach(&states, self.options.criterion, self.options.markov.is_some())
+                    frozen.teach(&states, self.options.criterion, self.options.bias.is_some())
                 }
                 None => Taught::by_states(states),
             });
@@ -389,6 +389,39 @@ struct OneHead {
     gradient: Option<Tensor<2>>,
     /// An objective with the gradient with respect to the head's own unembedding, or to the heads' bias, if there is one.
     of_own: Option<Tensor<1>>,
+}
+
+/// What heads learn of their confidence in a step.
+struct ConfidenceLoss {
+    /// The sum of the cross-entropies with whether first choices are right.
+    loss: f64,
+    /// Its gradient with respect to the heads' state.
+    gradient: Tensor<2>,
+    /// An objective with its gradient with respect to the heads' parameters.
+    objective: Tensor<1>,
+}
+
+/// Returns what heads learn of their confidence from whether their first choices were `correct`, if they know it.
+fn confidence_loss(
+    heads: &dyn DraftHeads,
+    state: Tensor<2>,
+    targets: &Targets,
+    correct: &[bool],
+) -> Option<ConfidenceLoss> {
+    let logits = to_host(heads.confidence(state.clone().autodiff())?.without_autodiff());
+    let (mut loss, mut slopes) = (0.0, vec![0.0; logits.len()]);
+    for (row, (logit, slope)) in logits.iter().zip(&mut slopes).enumerate().filter(|&(row, _)| targets.takes_part(row))
+    {
+        let sign = if correct[row] { 1.0 } else { -1.0 };
+        let wrong = 1.0 / (1.0 + (sign * logit).exp());
+        loss -= f64::from(1.0 - wrong).max(f64::MIN_POSITIVE).ln();
+        *slope = -sign * wrong;
+    }
+    let slopes = from_host::<2>(slopes, [logits.len(), 1], &state.device()).autodiff();
+    let objective = |state| (heads.confidence(state).expect("known above") * slopes.clone()).sum();
+    let leaf = state.clone().autodiff().require_grad();
+    let gradient = leaf.grad_remove(&mut objective(leaf.clone()).backward()).expect("it is made of the state");
+    Some(ConfidenceLoss { loss, gradient, objective: objective(state.autodiff()) })
 }
 
 /// Returns the weights of [`LossWeights::Pace`] for every head and row, with a mean of 1 over those that `take_part`, given the
@@ -471,8 +504,15 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
             let weight = Some(1.0 / counted / divisor);
             let sought = (targets, teacher.of(&positions, head, &self.device), self.options.criterion);
             let (own, state) = ([model.unembedding(head), model.bias()], learning.state(head));
-            let mut one = self.one_head(unembedding, own, state, sought, weight);
+            let mut one = self.one_head(unembedding, own, state.clone(), sought, weight);
             let correct = targets.right(&one.choices);
+            if let Some(of_confidence) = confidence_loss(model, state, targets, &correct) {
+                let ConfidenceLoss { loss, gradient, objective } = of_confidence;
+                let weight = (1.0 / (counted * divisor)) as f32;
+                one.loss += loss;
+                one.gradient = one.gradient.map(|of_loss| of_loss + gradient * weight);
+                objectives.push(objective * weight);
+            }
             if self.options.feed == Feed::Drafted {
                 let id = |choice: &u32| self.vocabulary.as_ref().map_or(*choice, |part| part.ids()[*choice as usize]);
                 chosen.borrow_mut().push(one.choices.iter().map(id).collect());
@@ -587,6 +627,60 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Rows that are right, wrong, and without a target: the loss by its formula, and its gradient by differences.
+    #[cfg(feature = "cpu")]
+    #[test]
+    fn confidence_learns_whether_first_choices_are_right() {
+        use crate::backbone::{LanguageModelConfig, ModelConfig, Transformer};
+        use crate::heads::{BiasConfig, BiasedHeads, FfnConfig, HeadKind, HeadShape};
+        use crate::nn::{Init, collect_parameters, gradients_by_name, load_parameters};
+        use burn::optim::GradientsParams;
+
+        let (device, width) = (Device::flex(), 4 + 2);
+        let size = LanguageModelConfig { hidden: 4, layers: 1, heads: 1, kv_heads: 1, intermediate: 4, context: 8 };
+        let config = ModelConfig::from_scratch(&size, 5);
+        let model = Model::in_tensors(Transformer::new(&config, &mut Init::empty(&device)));
+        let init = &mut Init::seeded(1, &device.clone().autodiff());
+        let below = FfnConfig { hidden: 3, ..FfnConfig::default() }.network(HeadShape::new(2, &model), init);
+        let bias = BiasConfig { rank: 2, confidence: true, ..BiasConfig::default() };
+        let heads = BiasedHeads::new(below, bias, (&model, 5), init);
+        let weights = [0.5, -1.0, 0.25, 2.0, -0.75, 1.5];
+        let mut values = collect_parameters(&heads);
+        values.get_mut("confidence.weight").unwrap().1 = weights.to_vec();
+        values.get_mut("confidence.bias").unwrap().1 = vec![0.3];
+        let heads = load_parameters(heads, values).unwrap();
+
+        let states: Vec<f32> = (0..3 * width).map(|at| (at as f32 * 1.3).sin()).collect();
+        let targets = Targets::of_tokens(&[1, 2, IGNORE]);
+        let loss_of = |states: &[f32]| -> f64 {
+            let logit = |row: usize| {
+                let products = states[row * width..][..width].iter().zip(weights).map(|(x, w)| f64::from(x * w));
+                products.sum::<f64>() + f64::from(0.3f32)
+            };
+            (1.0 + (-logit(0)).exp()).ln() + (1.0 + logit(1).exp()).ln()
+        };
+        let state = from_host(states.clone(), [3, width], &device);
+        let found = confidence_loss(&heads, state, &targets, &[true, false, true]).unwrap();
+        let ConfidenceLoss { loss, gradient, objective } = found;
+        assert!((loss - loss_of(&states)).abs() < 1e-5);
+        let of_heads = GradientsParams::from_grads(objective.backward(), &heads);
+        let of_bias = gradients_by_name(&heads, &of_heads)["confidence.bias"][0];
+        let slope = |row: usize, right: f32| {
+            let products = states[row * width..][..width].iter().zip(weights).map(|(x, w)| x * w);
+            1.0 / (1.0 + (-products.sum::<f32>() - 0.3).exp()) - right
+        };
+        assert!((of_bias - slope(0, 1.0) - slope(1, 0.0)).abs() < 1e-5, "{of_bias}");
+        for (at, found) in to_host(gradient).into_iter().enumerate() {
+            let nudged = |by: f32| {
+                let mut states = states.clone();
+                states[at] += by;
+                loss_of(&states)
+            };
+            let expected = (nudged(1e-2) - nudged(-1e-2)) / 2e-2;
+            assert!((f64::from(found) - expected).abs() < 1e-3, "{at}: {found} {expected}");
+        }
+    }
 
     /// Three slots of two blocks, the second of which ends before the last.
     #[test]

@@ -143,17 +143,19 @@ fn so_with_every_architecture_of_heads() {
     let plain = architectures.map(|(architecture, weights, loss)| (architecture, weights, loss, None));
     let biased = [
         ("{kind=\"ffn\",hidden=8}", "constant", "all", Some("{rank=6}")),
-        ("{kind=\"dflash\",context=[\"layer-1\",\"last\"]}", "{exp=4}", "one-random", Some("{rank=6,gated=true}")),
+        ("{kind=\"dflash\",context=[\"layer-1\",\"last\"]}", "{exp=4}", "one-random", Some("{rank=6,form=\"gated\"}")),
+        ("{kind=\"ffn\",hidden=8}", "constant", "one-random", Some("{rank=5,form=\"recurrent\"}")),
+        ("{kind=\"attention\",rows=\"parallel\"}", "constant", "all", Some("{rank=5,form=\"refiner\"}")),
     ];
-    for (architecture, weights, loss, markov) in plain.into_iter().chain(biased) {
+    for (architecture, weights, loss, bias) in plain.into_iter().chain(biased) {
         let sets = [
             format!("heads.architecture={architecture}"),
             format!("heads.loss_weights={weights}"),
             format!("heads.loss={loss}"),
         ];
         let mut sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-        let markov = markov.map(|markov| format!("heads.markov={markov}"));
-        sets.extend(markov.as_deref());
+        let bias = bias.map(|bias| format!("heads.bias={bias}"));
+        sets.extend(bias.as_deref());
         let set = all_live(folder.path(), &sets);
         assert_exact(&set);
         let metrics = fs::read_to_string(folder.path().join("runs/tiny/heads/metrics.jsonl")).unwrap();
@@ -252,9 +254,11 @@ fn so_when_blocks_end_where_heads_are_unsure() {
     let verified = |set: &Value| -> Vec<f64> {
         variants(set).iter().map(|v| v["verified_tokens_per_call"].as_f64().unwrap()).collect()
     };
-    let whole = verified(&all_live(folder.path(), &[]));
-    for stop in ["max-probability=0.2", "entropy-bound=0.2"] {
-        let set = all_live(folder.path(), &[&format!("drafting.stop={stop}")]);
+    let sure = "heads.bias={rank=6,confidence=true}";
+    for (stop, heads) in [("max-probability=0.2", None), ("entropy-bound=0.2", None), ("confidence=0.2", Some(sure))] {
+        let whole = verified(&all_live(folder.path(), &heads.into_iter().collect::<Vec<_>>()));
+        let stopping = format!("drafting.stop={stop}");
+        let set = all_live(folder.path(), &heads.into_iter().chain([&*stopping]).collect::<Vec<_>>());
         assert_exact(&set);
         // Plain decoding and prompt lookup, now the third row, verify what they did; first choices with the rule verify less.
         let fewer = verified(&set);

@@ -198,7 +198,7 @@ fn of_slot(texts: &[ReplayText], slot: usize, k: usize) -> HeadQuality {
             if slot >= lattice.slots() {
                 continue;
             }
-            let stats = text.stats[t * heads + slot - 1];
+            let stats = text.stats[t * heads + slot - 1].softmax;
             let (ids, scores) = (lattice.ids(slot), lattice.scores(slot));
             entropies.push(stats.entropy);
             first_choices.push((f64::from(scores[0] - stats.log_sum).exp(), ids[0] == token));

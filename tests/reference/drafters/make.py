@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Compute in PyTorch what small drafters make of random states, for tests/it/drafters.rs.
+"""Compute in PyTorch what small drafters make of random states, for src/heads/reference.rs.
 
     python make.py OUT_DIR
 
-writes OUT_DIR/<system>.json for each system below: the section `heads.architecture`, the backbone's shape, every parameter by
+writes OUT_DIR/<system>.json for each system below: the sections `heads.architecture` and `heads.bias`, the backbone's shape, every parameter by
 the name that it has here, the backbone's states of a text, and what follows from them: the heads' states, and the gradients
 of `sum(coefficients * states)`. All of it is computed in float64, from the formulas of the papers, and rounded to 9 digits.
 """
@@ -12,7 +12,7 @@ import torch
 
 torch.set_default_dtype(torch.float64)
 D, HEADS, KV, WIDTH, INNER, EPSILON, THETA = 12, 3, 1, 4, 10, 1e-5, 10000.0
-TEXT, BLOCK, VOCABULARY = 7, 4, 9
+TEXT, BLOCK, VOCABULARY, RANK = 7, 4, 9, 5
 # The places of the last tokens before the blocks.
 BEFORE = [1, 4, 6]
 
@@ -93,7 +93,43 @@ def dflash(parameters, states, embeddings, tokens, layers, features, anchor_pred
     return torch.stack(blocks)
 
 
+def biased(parameters, states, embeddings, tokens, form, **options):
+    """What DSpark and XPress put on parallel heads: states [s; m] behind the text's tokens, where B m is added to the logits."""
+    below = Parameters()
+    slots = dflash(below, states, embeddings, tokens, **options)
+    parameters.update({f"heads.{name}": value for name, value in below.items()})
+    mean, before, found = slots.mean(1), torch.zeros(len(BEFORE), RANK), []
+    mixing = parameters.matrix("form.mixing", BLOCK * (BLOCK - 1) // 2, RANK) if form == "refiner" else None
+    for slot in range(BLOCK - 1):
+        state = slots[:, slot]
+        token = embeddings[[tokens[place + 1 + slot] for place in BEFORE]]
+        token = token / torch.sqrt((token * token).mean(-1, keepdim=True) + EPSILON)
+        token = linear(parameters, "token", token, RANK)
+        if form == "gated":
+            gate = linear(parameters, "form", torch.cat([state, token], -1), RANK) + parameters.vector("form.bias", RANK)
+            made = gate.sigmoid() * token
+        elif form == "recurrent":
+            read = torch.cat([before, token, state], -1)
+            read = linear(parameters, "form", read, 3 * RANK) + parameters.vector("form.bias", 3 * RANK)
+            keep, candidate, out = read.chunk(3, -1)
+            before = keep.sigmoid() * before + (1 - keep.sigmoid()) * candidate.tanh()
+            made = out.tanh()
+        else:
+            read = [linear(parameters, "form.state", state, RANK), linear(parameters, "form.mean", mean, RANK), token]
+            new = linear(parameters, "form.input", torch.cat(read, -1), RANK)
+            before = torch.cat([before, new], -1) if slot else new
+            row = slot * (slot + 1) // 2
+            mixed = new + sum(x * mixing[row + place] for place, x in enumerate(before.split(RANK, -1)))
+            gate = torch.nn.functional.silu(linear(parameters, "form.gate", mixed, 2 * RANK))
+            up = linear(parameters, "form.up", mixed, 2 * RANK)
+            made = mixed + linear(parameters, "form.down", gate * up, RANK)
+        found.append(torch.cat([state, made], -1))
+    return torch.stack(found, 1)
+
+
 FEATURES = ["layer-1", "last"]
+DFLASH = dict(layers=1, features=FEATURES, anchor_predicts=True)
+SPARK = dict(kind="dflash", layers=1, context=FEATURES, anchor_predicts=True)
 SYSTEMS = {
     "dflash": (dflash, dict(layers=2, features=FEATURES), dict(kind="dflash", layers=2, context=FEATURES)),
     "dflash-causal": (
@@ -101,6 +137,9 @@ SYSTEMS = {
         dict(layers=1, features=FEATURES, anchor_predicts=True, causal=True, window=4),
         dict(kind="dflash", layers=1, context=FEATURES, anchor_predicts=True, causal=True, sliding_window=4),
     ),
+    "dspark-gated": (biased, dict(form="gated", **DFLASH), SPARK),
+    "dspark-recurrent": (biased, dict(form="recurrent", **DFLASH), SPARK),
+    "xpress": (biased, dict(form="refiner", **DFLASH), SPARK),
 }
 
 
@@ -123,6 +162,7 @@ def main(folder):
         vectors = dict(
             made_with=f"torch {torch.__version__}",
             architecture=architecture,
+            bias=dict(form=options["form"], rank=RANK) if network is biased else None,
             backbone=shape,
             vocabulary=VOCABULARY,
             heads=BLOCK - 1,
