@@ -9,6 +9,7 @@ use burn::tensor::Tensor;
 
 use super::cache::{KvCache, Storage};
 use super::columns::{BlockRows, CacheSlot};
+use super::convolution::Convolution;
 use super::host_layers::{HostLayers, Reader, as_rows};
 use super::model::Model;
 use super::model_config::ModelConfig;
@@ -29,6 +30,8 @@ pub struct DecoderLayers {
     first: usize,
     #[module(skip)]
     config: ModelConfig,
+    #[module(skip)]
+    convolution: Option<Convolution>,
     /// The layers once they are packed.
     #[module(skip)]
     packed: Option<Arc<HostLayers>>,
@@ -57,12 +60,13 @@ impl NewRows<'_> {
 }
 
 impl DecoderLayers {
-    /// Makes layers as the layers `range` of a backbone with this shape, with parameters from `init`.
-    pub fn new(config: &ModelConfig, range: Range<usize>, init: &mut Init) -> Self {
+    /// Makes layers as the layers `range` of a backbone with this shape, with parameters from `init`. With convolutions, rows
+    /// must be run in whole blocks.
+    pub fn new(config: &ModelConfig, range: Range<usize>, convolution: Option<Convolution>, init: &mut Init) -> Self {
         let residual = (2.0 * (config.num_hidden_layers * config.hidden_size) as f32).powf(-0.5);
         let first = range.start;
-        let layers = range.map(|_| Layer::new(config, residual, init)).collect();
-        Self { layers, first, config: config.clone(), packed: None, tape: Arc::default() }
+        let layers = range.map(|_| Layer::new(config, residual, convolution, init)).collect();
+        Self { layers, first, config: config.clone(), convolution, packed: None, tape: Arc::default() }
     }
 
     /// Returns the number of layers.
@@ -75,12 +79,12 @@ impl DecoderLayers {
         self.layers.is_empty()
     }
 
-    /// Returns copies of the same layers of `model`.
+    /// Returns copies of the same layers of `model`. Convolutions, which it does not have, stay as they are.
     ///
     /// # Errors
     /// When the model has another shape.
     pub fn copied_from(self, model: &Model) -> Result<Self> {
-        let mut values = BTreeMap::new();
+        let mut values = collect_parameters(&self);
         for index in 0..self.len() {
             let parameters = model.layer_parameters(self.first + index);
             values.extend(parameters.into_iter().map(|(name, value)| (format!("layers.{index}.{name}"), value)));
@@ -104,7 +108,8 @@ impl DecoderLayers {
             let found = values.remove(name).map(|(_, numbers)| numbers);
             found.ok_or_else(|| Error::new(format!("the layers have no parameter `{name}`")))
         };
-        let mut reader = Reader { read: &mut read, config: &self.config, storage: weights };
+        let mut reader =
+            Reader { read: &mut read, config: &self.config, storage: weights, convolution: self.convolution };
         let range = self.first..self.first + self.len();
         let packed = reader.layers(range, |layer| format!("layers.{}", layer - self.first));
         packed.expect("layers have every parameter that their shape asks for")
@@ -120,10 +125,10 @@ impl DecoderLayers {
         }
     }
 
-    /// Returns whether the layers are trained with the CPU's own kernels ([`DecoderLayers::begin_step`]). Otherwise they are run
-    /// and differentiated as tensors.
+    /// Returns whether the layers are trained with the CPU's own kernels ([`DecoderLayers::begin_step`]). Otherwise, and where they
+    /// have convolutions, they are run and differentiated as tensors.
     pub fn trains_on_host(&self) -> bool {
-        self.layers.iter().all(|layer| layer.is_on_host() && layer.learns())
+        self.layers.iter().all(|layer| layer.is_on_host() && layer.learns() && !layer.convolves())
     }
 
     /// Begins a training step on the CPU. Rows will be run behind the texts of `cache`.

@@ -29,7 +29,7 @@ pub(super) struct HostDecoder {
 impl HostDecoder {
     /// Reads every parameter once and packs matrices as `storage`; norms and learned positions stay float32.
     pub fn new(config: &ModelConfig, storage: StorageType, read: &mut ReadParameter) -> Result<Self> {
-        let mut reader = Reader { read, config, storage };
+        let mut reader = Reader { read, config, storage, convolution: None };
         let (d, vocabulary) = (config.hidden_size, config.vocab_size);
         Ok(Self {
             config: config.clone(),

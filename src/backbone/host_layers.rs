@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::columns::CacheSlot;
+use super::convolution::{Convolution, HostConvolutions};
 use super::model_config::{ModelConfig, NormKind};
 use crate::error::Result;
 use crate::kernels::{LayerCache, NormWeights, PackedMatrix, Rotations, VisibleSpan, activate, attend, gate};
@@ -40,6 +41,9 @@ pub(super) struct HostLayer {
     /// Gate and up in one product, where there is a gate.
     pub up: PackedMatrix,
     pub down: PackedMatrix,
+    /// Of layers that draft, around attention and MLP.
+    attention_convolutions: Option<HostConvolutions>,
+    mlp_convolutions: Option<HostConvolutions>,
 }
 
 /// What a layer's forward computes on its way, in this order.
@@ -83,6 +87,8 @@ pub(super) struct Reader<'a> {
     pub read: &'a mut ReadParameter<'a>,
     pub config: &'a ModelConfig,
     pub storage: StorageType,
+    /// The convolutions of layers that have some.
+    pub convolution: Option<Convolution>,
 }
 
 impl Reader<'_> {
@@ -122,11 +128,20 @@ impl Reader<'_> {
             let parts: Vec<_> = parts.iter().map(|(part, outputs)| (name(part), *outputs)).collect();
             self.stacked(&parts, inputs, biased)
         };
+        let matrices = [matrix(query_key_value)?, matrix(attention_output)?, matrix(up)?, matrix(down)?];
+        let [query_key_value, attention_output, up, down] = matrices;
+        let convolution = self.convolution;
+        let mut convolutions = |part| {
+            let read = |shape| HostConvolutions::read(self, &name(part), shape);
+            convolution.map(read).transpose()
+        };
         Ok(HostLayer {
-            query_key_value: matrix(query_key_value)?,
-            attention_output: matrix(attention_output)?,
-            up: matrix(up)?,
-            down: matrix(down)?,
+            attention_convolutions: convolutions("attention_conv")?,
+            mlp_convolutions: convolutions("mlp_conv")?,
+            query_key_value,
+            attention_output,
+            up,
+            down,
             attention_norm: self.norm(&name("input_layernorm"), d, config.norm)?,
             query_norm: self.head_norm(&name("self_attn.q_norm"))?,
             key_norm: self.head_norm(&name("self_attn.k_norm"))?,
@@ -176,6 +191,8 @@ impl HostLayers {
         for (index, layer) in self.layers[..count].iter().enumerate() {
             hear(index, Step::Entered, x);
             layer.attention_norm.forward(x, &mut normed);
+            let convolutions = layer.attention_convolutions.as_ref();
+            let convolutions = convolutions.map(|convolutions| (convolutions, convolutions.before(&mut normed)));
             layer.query_key_value.multiply(&normed, &mut products);
             hear(index, Step::Projected, &products);
             let caches = caches.iter_mut().map(|cache| {
@@ -188,11 +205,19 @@ impl HostLayers {
             if config.parallel_residual {
                 layer.mlp_norm.forward(x, &mut normed);
             }
-            layer.attention_output.multiply_onto(&mixed, x);
+            match convolutions {
+                None => layer.attention_output.multiply_onto(&mixed, x),
+                Some((convolutions, said)) => {
+                    layer.attention_output.multiply(&mixed, &mut products);
+                    convolutions.behind_onto(&products, &said, x);
+                }
+            }
             hear(index, Step::Attended, x);
             if !config.parallel_residual {
                 layer.mlp_norm.forward(x, &mut normed);
             }
+            let convolutions = layer.mlp_convolutions.as_ref();
+            let convolutions = convolutions.map(|convolutions| (convolutions, convolutions.before(&mut normed)));
             layer.up.multiply(&normed, &mut products);
             hear(index, Step::Expanded, &products);
             if config.gated {
@@ -200,7 +225,13 @@ impl HostLayers {
             } else {
                 activate(config.activation, &products, config.intermediate_size, &mut inner);
             }
-            layer.down.multiply_onto(&inner, x);
+            match convolutions {
+                None => layer.down.multiply_onto(&inner, x),
+                Some((convolutions, said)) => {
+                    layer.down.multiply(&inner, &mut products);
+                    convolutions.behind_onto(&products, &said, x);
+                }
+            }
             hear(index, Step::Left, x);
         }
     }

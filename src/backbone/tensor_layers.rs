@@ -7,6 +7,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::cache::DeviceCache;
 use super::columns::CacheSlot;
+use super::convolution::{Convolution, TensorConvolutions};
 use super::model_config::{ModelConfig, NormKind};
 use crate::kernels::{Activation, Rotations, VisibleSpan};
 use crate::nn::{Init, Linear, Norm, from_host, indices, on_host};
@@ -17,6 +18,8 @@ pub(super) struct Layer {
     self_attn: Attention,
     post_attention_layernorm: Norm,
     mlp: Mlp,
+    attention_conv: Option<TensorConvolutions>,
+    mlp_conv: Option<TensorConvolutions>,
 }
 
 #[derive(Module, Debug)]
@@ -230,8 +233,8 @@ impl Mask {
 
 impl Layer {
     /// Makes a layer with parameters from `init`. `residual` is the deviation of the matrices that write to the residual
-    /// stream.
-    pub fn new(config: &ModelConfig, residual: f32, init: &mut Init) -> Self {
+    /// stream. Layers that draft may have convolutions.
+    pub fn new(config: &ModelConfig, residual: f32, convolution: Option<Convolution>, init: &mut Init) -> Self {
         let (d, kv) = (config.hidden_size, config.num_key_value_heads * config.head_dim);
         let q = config.num_attention_heads * config.head_dim;
         let deviation = (d as f32).powf(-0.5);
@@ -257,6 +260,8 @@ impl Layer {
                 up_proj: linear(init, config.intermediate_size, d, deviation, biases.mlp),
                 down_proj: linear(init, d, config.intermediate_size, residual, biases.mlp),
             },
+            attention_conv: convolution.map(|shape| TensorConvolutions::new(shape, d, init)),
+            mlp_conv: convolution.map(|shape| TensorConvolutions::new(shape, d, init)),
         }
     }
 
@@ -264,6 +269,11 @@ impl Layer {
     pub fn is_on_host(&self) -> bool {
         let weight = self.input_layernorm.weight.val();
         on_host(&weight.device()) && weight.dtype() == DType::F32
+    }
+
+    /// Returns whether there are convolutions.
+    pub fn convolves(&self) -> bool {
+        self.attention_conv.is_some()
     }
 
     /// Returns whether the parameters take part in automatic differentiation.
@@ -275,10 +285,26 @@ impl Layer {
         let config = shared.of.config;
         let epsilon = config.norm_epsilon;
         let normed = self.input_layernorm.forward(x.clone(), epsilon);
-        let attended = self.self_attn.forward(normed, index, shared, cache);
+        let attended = convolved(&self.attention_conv, normed, |x| self.self_attn.forward(x, index, shared, cache));
         let before = if config.parallel_residual { x.clone() } else { x.clone() + attended.clone() };
-        let changed = self.mlp.forward(self.post_attention_layernorm.forward(before, epsilon), config.activation);
+        let normed = self.post_attention_layernorm.forward(before, epsilon);
+        let changed = convolved(&self.mlp_conv, normed, |x| self.mlp.forward(x, config.activation));
         x + attended + changed
+    }
+}
+
+/// Applies `inner` to `x`, between convolutions if there are some.
+fn convolved(
+    convolutions: &Option<TensorConvolutions>,
+    x: Tensor<2>,
+    inner: impl FnOnce(Tensor<2>) -> Tensor<2>,
+) -> Tensor<2> {
+    match convolutions {
+        None => inner(x),
+        Some(convolutions) => {
+            let (x, said) = convolutions.before(x);
+            convolutions.behind(inner(x), &said)
+        }
     }
 }
 

@@ -38,7 +38,7 @@ impl Transformer {
         let d = config.hidden_size;
         let deviation = (d as f32).powf(-0.5);
         let residual = deviation / (2.0 * config.num_hidden_layers as f32).sqrt();
-        let layers = (0..config.num_hidden_layers).map(|_| Layer::new(config, residual, init)).collect();
+        let layers = (0..config.num_hidden_layers).map(|_| Layer::new(config, residual, None, init)).collect();
         let learned = config.positions == Positions::Learned;
         Self {
             model: Decoder {

@@ -133,7 +133,7 @@ impl HeadKind for AttentionConfig {
         AttentionHeads {
             entry,
             context,
-            decoder: DecoderLayers::new(backbone, first..backbone.num_hidden_layers, init),
+            decoder: DecoderLayers::new(backbone, first..backbone.num_hidden_layers, None, init),
             norm: init.norm(d, backbone.norm == NormKind::Layer),
             count,
             first,

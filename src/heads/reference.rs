@@ -119,5 +119,5 @@ fn heads_are_what_the_papers_say() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 5);
+    assert_eq!(checked, 6);
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use aligned_vec::{AVec, ConstAlign};
 use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -25,10 +26,13 @@ pub struct PackedMatrix {
 }
 
 enum Panels {
-    Float32(Vec<f32>),
-    Float16(Vec<u32>, Float16),
-    Bfloat16(Vec<u32>),
+    Float32(Aligned<f32>),
+    Float16(Aligned<u32>, Float16),
+    Bfloat16(Aligned<u32>),
 }
+
+/// Numbers that begin with a line of the processor's cache, so that no vector of a panel lies across two.
+type Aligned<T> = AVec<T, ConstAlign<64>>;
 
 impl fmt::Debug for PackedMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -159,7 +163,8 @@ impl PackedMatrix {
     /// When the weights are not float32.
     pub fn transposed(&self) -> Self {
         let Panels::Float32(numbers) = &self.panels else { panic!("weights in training are float32") };
-        let mut turned = vec![0.0; self.inputs.div_ceil(*PANEL) * self.outputs * *PANEL];
+        let mut turned = Aligned::new(0);
+        turned.resize(self.inputs.div_ceil(*PANEL) * self.outputs * *PANEL, 0.0);
         turned.par_chunks_mut(self.outputs * *PANEL).enumerate().for_each(|(panel, turned)| {
             let inputs = panel * *PANEL..self.inputs.min((panel + 1) * *PANEL);
             let sources = numbers.chunks(self.inputs * *PANEL).zip(turned.chunks_mut(*PANEL * *PANEL));
@@ -221,9 +226,10 @@ fn fill<T: Copy + Default + Send>(
     inputs: usize,
     stored: usize,
     write: impl Fn(&[f32], &mut [T]) + Sync,
-) -> Vec<T> {
+) -> Aligned<T> {
     let outputs = values.len() / inputs;
-    let mut all = vec![T::default(); outputs.div_ceil(*PANEL) * inputs * stored];
+    let mut all = Aligned::new(0);
+    all.resize(outputs.div_ceil(*PANEL) * inputs * stored, T::default());
     all.par_chunks_mut(inputs * stored).enumerate().for_each(|(panel, all)| {
         let columns = panel * *PANEL..outputs.min((panel + 1) * *PANEL);
         let mut row = vec![0.0; *PANEL];
@@ -236,7 +242,7 @@ fn fill<T: Copy + Default + Send>(
 }
 
 /// Makes panels of words that hold two 16-bit numbers each.
-fn fill_words(values: &[f32], inputs: usize, half: impl Fn(f32) -> u16 + Sync) -> Vec<u32> {
+fn fill_words(values: &[f32], inputs: usize, half: impl Fn(f32) -> u16 + Sync) -> Aligned<u32> {
     let lanes = *PANEL / 2;
     fill(values, inputs, lanes, |row, out: &mut [u32]| {
         let (low, high) = row.split_at(lanes);

@@ -42,6 +42,11 @@ impl Init {
         Param::from_tensor(from_host(values, [rows, columns], &self.device))
     }
 
+    /// Returns the given numbers `[rows, columns]`.
+    pub fn given(&mut self, values: Vec<f32>, shape: [usize; 2]) -> Param<Tensor<2>> {
+        Param::from_tensor(from_host(values, shape, &self.device))
+    }
+
     /// Returns a vector of `length` times the same number.
     pub fn vector(&mut self, length: usize, value: f32) -> Param<Tensor<1>> {
         Param::from_tensor(Tensor::full([length], value, &self.device))

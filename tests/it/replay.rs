@@ -138,7 +138,7 @@ fn so_with_every_architecture_of_heads() {
         ("{kind=\"attention\"}", "{exp=4}", "all"),
         ("{kind=\"attention\",layers=2,warm_start=false,context={features=[\"layer-1\",\"last\"]}}", "constant", "all"),
         ("{kind=\"attention\",rows=\"parallel\",layers=2,input=[\"layer-0\",\"last\"]}", "constant", "one-random"),
-        ("{kind=\"dflash\",context=[\"layer-1\",\"last\"],mask_token=3}", "{exp=4}", "all"),
+        ("{kind=\"dflash\",context=[\"layer-1\",\"last\"],mask_token=3,convolution={kernel=2,group=4}}", "{exp=4}", "all"),
     ];
     let plain = architectures.map(|(architecture, weights, loss)| (architecture, weights, loss, None));
     let biased = [

@@ -87,7 +87,7 @@ fn layers(config: &ModelConfig, first: usize, parameters: &BTreeMap<String, Valu
         assert_eq!(stored, shape);
         Ok(values.clone())
     };
-    let mut reader = Reader { read: &mut read, config, storage: StorageType::Float32 };
+    let mut reader = Reader { read: &mut read, config, storage: StorageType::Float32, convolution: None };
     let range = first..config.num_hidden_layers;
     TrainedLayers::new(reader.layers(range, |index| format!("model.layers.{index}")).unwrap())
 }
@@ -248,7 +248,7 @@ fn the_forward_is_that_of_inference_to_the_bit_and_threads_do_not_matter() {
         assert!(one == three, "{family}: the same bits on one thread and on three");
 
         let mut read = |name: &str, _: &[usize]| Ok(parameters[name].1.clone());
-        let mut reader = Reader { read: &mut read, config: &config, storage: StorageType::Float32 };
+        let mut reader = Reader { read: &mut read, config: &config, storage: StorageType::Float32, convolution: None };
         let inference = reader.layers(1..2, |index| format!("model.layers.{index}")).unwrap();
         let mut caches = caches(&config, 16);
         for (level, placed) in placed().iter().enumerate() {

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, MaskedEntry};
 use super::{AttentionHeads, FeatureContext, union};
-use crate::backbone::{DecoderLayers, Feature, ModelConfig, NormKind, Positions, RopeScaling, Rotary};
+use crate::backbone::{
+    Convolution, ConvolutionConfig, DecoderLayers, Feature, ModelConfig, NormKind, Positions, RopeScaling, Rotary,
+};
 use crate::error::{Result, bail};
 use crate::heads::{HeadKind, HeadShape};
 use crate::kernels::Activation;
@@ -38,6 +40,8 @@ pub struct DflashConfig {
     /// How many positions a row sees, its own included; all of them where it is not given.
     #[schemars(range(min = 1))]
     pub sliding_window: Option<usize>,
+    /// Convolutions over the rows of a block, around every layer's attention and MLP (DFlash2), such as `{ kernel = 4, group = 64 }`.
+    pub convolution: Option<ConvolutionConfig>,
     /// Whether each of the states of `context` is scaled to a mean square of 1 before they are projected. A departure from DFlash,
     /// which no engine reads.
     pub scale_features: bool,
@@ -58,6 +62,7 @@ impl Default for DflashConfig {
             anchor_predicts: false,
             causal: false,
             sliding_window: None,
+            convolution: None,
             scale_features: false,
             warm_start: false,
             layers_learning_rate: 1.0,
@@ -115,6 +120,14 @@ impl HeadKind for DflashConfig {
                 "`heads.architecture.layers` is {layers}, but with `warm_start` the layers are copies of the backbone's, and it has {most}. Take fewer."
             );
         }
+        if let Some(ConvolutionConfig { group, .. }) = self.convolution
+            && !backbone.hidden_size.is_multiple_of(group)
+        {
+            bail!(
+                "`heads.architecture.convolution.group` is {group}, which does not divide the backbone's width of {}. Take a divisor.",
+                backbone.hidden_size
+            );
+        }
         if let Some(token) = self.mask_token.filter(|&token| token as usize >= vocabulary) {
             bail!(
                 "`heads.architecture.mask_token` is {token}, but the backbone has {vocabulary} tokens, numbered from 0. Take an id that its texts do not use."
@@ -130,10 +143,12 @@ impl HeadKind for DflashConfig {
     fn network(&self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
         let d = shape.width();
         let (config, first) = self.shape(shape.backbone);
+        let rows = shape.count + usize::from(!self.anchor_predicts);
+        let convolution = self.convolution.map(|config| Convolution { config, rows });
         AttentionHeads {
             entry: Entry::Masked(MaskedEntry::new(self, d, init)),
             context: Some(FeatureContext::new(&self.context(shape.backbone), self.scale_features, d, init)),
-            decoder: DecoderLayers::new(&config, first..first + self.layers, init),
+            decoder: DecoderLayers::new(&config, first..first + self.layers, convolution, init),
             norm: init.norm(d, config.norm == NormKind::Layer),
             count: shape.count,
             first,

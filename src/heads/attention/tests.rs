@@ -3,7 +3,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, TensorData};
 
 use super::*;
-use crate::backbone::{LanguageModelConfig, Span, Transformer};
+use crate::backbone::{ConvolutionConfig, LanguageModelConfig, Span, Transformer};
 use crate::heads::{BlockStarts, FrozenHeads, Growth, Wanted};
 use crate::nn::{ParameterPath, collect_parameters, indices, to_host};
 use crate::training::gradient;
@@ -60,8 +60,10 @@ fn kinds() -> Vec<Kind> {
     let (causal, sliding_window) = (true, Some(3));
     let windowed = DflashConfig { causal, sliding_window, anchor_predicts: true, warm_start: true, ..plain.clone() };
     let scaled = DflashConfig { layers: 4, scale_features: true, mask_token: Some(6), ..plain.clone() };
+    let convolution = Some(ConvolutionConfig { kernel: 2, group: 4 });
+    let convolved = DflashConfig { convolution, anchor_predicts: true, ..plain.clone() };
     let kinds = kinds.into_iter().map(Kind::Attention);
-    kinds.chain([plain, windowed, scaled].map(Kind::Dflash)).collect()
+    kinds.chain([plain, windowed, scaled, convolved].map(Kind::Dflash)).collect()
 }
 
 /// Adds to every number a little that depends on its place, and casts.
@@ -301,11 +303,14 @@ fn gradients_agree_with_finite_differences_in_float64() {
 }
 
 #[test]
-fn the_backbone_must_have_as_many_layers() {
+fn the_backbone_must_suit_the_layers() {
     let kind = |layers| AttentionConfig { layers, ..AttentionConfig::default() };
     let error = kind(4).features(&backbone()).unwrap_err().to_string();
     assert!(error.contains("`heads.architecture.layers` is 4") && error.contains("has 3"), "{error}");
     assert_eq!(kind(2).features(&backbone()).unwrap(), [Feature::Layer(1), Feature::Layer(2)]);
+    let convolution = Some(ConvolutionConfig { kernel: 2, group: 3 });
+    let error = DflashConfig { convolution, ..DflashConfig::default() }.features(&backbone()).unwrap_err().to_string();
+    assert!(error.contains("`heads.architecture.convolution.group` is 3") && error.contains("width of 8"), "{error}");
 }
 
 /// Behind first choices, whatever grows is what the lattice holds, to the bit; and rows that were skipped are run when they

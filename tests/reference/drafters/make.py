@@ -50,11 +50,40 @@ def by_head(parameters, name, x, heads, norm):
     return rms_norm(parameters, norm, x) if norm else x
 
 
-def layer(parameters, name, rows, positions, context, sees):
+def convolve(parameters, name, side, x, said, kernel, group):
+    """A convolution over the rows before each, with a kernel for every number and what rows say for every group."""
+    base = parameters.matrix(f"{name}.base_kernel", 2 * kernel, D)
+    said = said.view(len(x), 2 * kernel, D // group).repeat_interleave(group, -1)
+    taps = []
+    for distance in range(kernel):
+        place = side * kernel + distance
+        earlier = torch.cat([torch.zeros(distance, D), x[: len(x) - distance]])
+        taps.append(earlier * (base[place] + said[:, place]))
+    return sum(taps)
+
+
+def convolved(parameters, name, x, convolution, inner):
+    """What `inner` makes of x, between two convolutions, if there are any (DFlash2)."""
+    if not convolution:
+        return inner(x)
+    kernel, group = convolution
+    said = linear(parameters, f"{name}.kernel_projection", x, 2 * kernel * (D // group))
+    made = inner(convolve(parameters, name, 0, x, said, kernel, group))
+    return convolve(parameters, name, 1, made, said, kernel, group)
+
+
+def layer(parameters, name, rows, positions, context, sees, convolution=None):
     """A decoder layer over the rows of a block. Keys and values also come from `context`, which stands at 0, 1, .., and `sees`
     says which of both each row attends to."""
-    attention = f"{name}.self_attn"
     normed = rms_norm(parameters, f"{name}.input_layernorm", rows)
+    attend = lambda x: attended(parameters, f"{name}.self_attn", x, positions, context, sees)
+    rows = rows + convolved(parameters, f"{name}.attention_conv", normed, convolution, attend)
+    normed = rms_norm(parameters, f"{name}.post_attention_layernorm", rows)
+    change = lambda x: changed(parameters, f"{name}.mlp", x)
+    return rows + convolved(parameters, f"{name}.mlp_conv", normed, convolution, change)
+
+
+def attended(parameters, attention, normed, positions, context, sees):
     both, places = torch.cat([context, normed]), torch.cat([torch.arange(len(context)), positions])
     q = rotate(by_head(parameters, f"{attention}.q", normed, HEADS, f"{attention}.q_norm"), positions)
     k = rotate(by_head(parameters, f"{attention}.k", both, KV, f"{attention}.k_norm"), places)
@@ -64,14 +93,17 @@ def layer(parameters, name, rows, positions, context, sees):
         group = head * KV // HEADS
         scores = (q[:, head] @ k[:, group].T) / math.sqrt(WIDTH)
         mixed.append(scores.masked_fill(~sees, -torch.inf).softmax(-1) @ v[:, group])
-    rows = rows + linear(parameters, f"{attention}.o_proj", torch.cat(mixed, -1), D)
-    normed = rms_norm(parameters, f"{name}.post_attention_layernorm", rows)
-    gate = torch.nn.functional.silu(linear(parameters, f"{name}.mlp.gate_proj", normed, INNER))
-    up = linear(parameters, f"{name}.mlp.up_proj", normed, INNER)
-    return rows + linear(parameters, f"{name}.mlp.down_proj", gate * up, D)
+    return linear(parameters, f"{attention}.o_proj", torch.cat(mixed, -1), D)
 
 
-def dflash(parameters, states, embeddings, tokens, layers, features, anchor_predicts=False, causal=False, window=None):
+def changed(parameters, mlp, normed):
+    gate = torch.nn.functional.silu(linear(parameters, f"{mlp}.gate_proj", normed, INNER))
+    up = linear(parameters, f"{mlp}.up_proj", normed, INNER)
+    return linear(parameters, f"{mlp}.down_proj", gate * up, D)
+
+
+def dflash(parameters, states, embeddings, tokens, layers, features, anchor_predicts=False, causal=False, window=None,
+           convolution=None):
     """DFlash (z-lab/dflash): rows [e(pinned), mask, ..], the text through `fc` and a norm, and one layer after the other."""
     context = torch.cat([states[feature] for feature in features], -1)
     context = rms_norm(parameters, "context.norm", linear(parameters, "context.projection", context, D))
@@ -88,7 +120,7 @@ def dflash(parameters, states, embeddings, tokens, layers, features, anchor_pred
             sees[:, before + 1 :] &= torch.ones(count, count, dtype=torch.bool).tril()
         rows = torch.cat([embeddings[tokens[before + 1]][None]] + [mask] * (count - 1))
         for index in range(layers):
-            rows = layer(parameters, f"decoder.layers.{index}", rows, positions, context[: before + 1], sees)
+            rows = layer(parameters, f"decoder.layers.{index}", rows, positions, context[: before + 1], sees, convolution)
         blocks.append(rms_norm(parameters, "norm", rows)[count - BLOCK + 1 :])
     return torch.stack(blocks)
 
@@ -136,6 +168,11 @@ SYSTEMS = {
         dflash,
         dict(layers=1, features=FEATURES, anchor_predicts=True, causal=True, window=4),
         dict(kind="dflash", layers=1, context=FEATURES, anchor_predicts=True, causal=True, sliding_window=4),
+    ),
+    "dflash2": (
+        dflash,
+        dict(layers=1, features=FEATURES, convolution=(3, 4)),
+        dict(kind="dflash", layers=1, context=FEATURES, convolution=dict(kernel=3, group=4)),
     ),
     "dspark-gated": (biased, dict(form="gated", **DFLASH), SPARK),
     "dspark-recurrent": (biased, dict(form="recurrent", **DFLASH), SPARK),
