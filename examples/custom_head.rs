@@ -6,7 +6,9 @@ use burn::module::Module;
 use draftsmith::backbone::Feature;
 use draftsmith::config::{self, Overrides};
 use draftsmith::device::{self, DeviceChoice};
-use draftsmith::heads::{AnyHeadKind, Begun, BlockStarts, DraftHeads, FitHeads, HeadKind, HeadShape, Starts, Wanted};
+use draftsmith::heads::{
+    AnyHeadKind, Begun, BlockStarts, DraftHeads, FitHeads, HeadKind, HeadShape, Starts, Trained, Wanted,
+};
 use draftsmith::nn::{Init, Linear};
 use draftsmith::stages::{Runs, TraceArtefacts, Workspace, trace};
 use draftsmith::store::{Artefact, Key};
@@ -69,8 +71,9 @@ fn main() -> draftsmith::Result<()> {
         let [train, dev] = [&[traces.train[0].text()], &[traces.dev[0].text()]];
         kind.fit(&FitHeads { backbone, elsewhere: &[], options, from: None, train, dev, seed: 1, place })
     })?;
+    let trained = Trained { count: options.block_size - 1, bias: None, vocabulary: None };
     // What they draft behind the prompt of a test document and the token that the backbone itself writes there.
-    let heads = kind.load(&folder.join("heads.safetensors"), (options.block_size - 1, None), backbone, None)?;
+    let heads = kind.load(&folder.join("heads.safetensors"), trained, backbone)?;
     let (trace, model) = (&traces.test[0].trace, &backbone.model);
     let (document, next) = (&trace.documents()[0], trace.continuation(&trace.documents()[0])[0]);
     let read = trace.states(0, document.prompt - 1..document.prompt, &heads.features())?.to_device(model.device());

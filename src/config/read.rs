@@ -283,7 +283,7 @@ mod tests {
             ),
         );
         let kind = load("kind.toml").unwrap();
-        let inner = SpeculatorConfig { inner: 7 };
+        let inner = SpeculatorConfig { inner: 7, ..SpeculatorConfig::default() };
         assert_eq!(kind.heads.architecture, HeadArchitecture::Speculator(inner));
         assert_eq!(kind.rescorer["a"].kind().map(|kind| kind.name()), Some("lava"));
         write("wrong.toml", "extends = \"base.toml\"\n\n[heads]\nblock_sise = 5\n");

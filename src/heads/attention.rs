@@ -16,11 +16,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::feature_sum::scaled;
-use super::network::{Differentiated, DraftedEmbeddings, Learning, RowStates};
+use super::network::{Differentiated, DraftedTokens, Learning, RowStates};
 use super::{Begun, Context, DraftHeads, FeatureSum, HeadKind, HeadShape, Rows, Starts};
 use crate::backbone::{DecoderLayers, Feature, FeatureTensors, KvCache, Model, ModelConfig, NewRows, NormKind};
 use crate::error::{Result, bail};
-use crate::nn::{Init, Linear, Norm, load_parameters};
+use crate::nn::{Init, Linear, Norm, Tokens, count_parameters, load_parameters};
 use crate::storage_type::StorageType;
 pub use dflash::DflashConfig;
 use entry::{Entry, ParallelEntry, SequentialEntry};
@@ -238,7 +238,7 @@ impl DraftHeads for AttentionHeads {
 
     fn begin<'a>(&'a self, Starts { states, pinned, context }: Starts<'a>) -> Begun<'a> {
         let Context { cache, places, .. } = context.expect("heads that attend are given a context");
-        let (n, first) = (places.len(), self.entry.first_rows(&states, pinned, self.count));
+        let (n, first) = (places.len(), self.entry.first_rows(&states, pinned.embeddings, self.count));
         match &self.entry {
             Entry::Sequential(entry) => {
                 let [inputs, outputs] = [RowStates::new(), RowStates::new()];
@@ -255,7 +255,7 @@ impl DraftHeads for AttentionHeads {
         }
     }
 
-    fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedEmbeddings<'a>) -> Box<dyn Learning + 'a> {
+    fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Box<dyn Learning + 'a> {
         if self.decoder.trains_on_host() {
             Box::new(AttentionLearning::new(self, starts, drafted))
         } else {
@@ -288,6 +288,13 @@ impl DraftHeads for AttentionHeads {
         if self.norm.weight.val().device().is_autodiff() {
             cache.autodiff();
         }
+    }
+
+    fn products(&self, _: usize) -> usize {
+        let rows = self.entry.block(self.count).map_or(self.count, |block| block.count);
+        // The context of one more token.
+        let context = self.context.as_ref().map_or(0, count_parameters);
+        self.entry.products(self.count) + rows * count_parameters(&self.decoder) + context
     }
 
     fn warm_start(&mut self, model: &Model) -> Result<()> {
@@ -360,8 +367,8 @@ impl Rows for AttentionRows<'_> {
         self.root.clone()
     }
 
-    fn expand(&mut self, parents: &[usize], tokens: Tensor<2>) -> Tensor<2> {
+    fn expand(&mut self, parents: &[usize], tokens: Tokens) -> Tensor<2> {
         let after: Vec<(usize, usize)> = parents.iter().map(|&row| self.places[row]).collect();
-        self.run(self.entry.next(self.inputs.at(parents), self.outputs.at(parents), tokens), &after)
+        self.run(self.entry.next(self.inputs.at(parents), self.outputs.at(parents), tokens.embeddings), &after)
     }
 }

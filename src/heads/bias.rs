@@ -2,8 +2,8 @@
 //! the path, at the cost of a few small products a path.
 //!
 //! For slot j behind a token x, the logits are `U s_j + B m_j`, where s_j is the state of the heads below. `m_j`, of width
-//! `rank`, is made of `a_j = A n(e(x))`, the backbone's embedding e scaled to a mean square of 1 and mapped, and B has a row for
-//! each token that is drafted from. B begins at zero.
+//! `rank`, is made of a_j: either `A n(e(x))`, the backbone's embedding e scaled to a mean square of 1 and mapped, or a vector of
+//! x's own. B has a row for each token that is drafted from, and begins at zero.
 
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -13,11 +13,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::feature_sum::scaled;
-use super::network::{DraftedEmbeddings, Learning, RowStates};
+use super::network::{DraftedTokens, Learning, RowStates};
 use super::{Begun, DraftHeads, Rows, Starts, States};
 use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
 use crate::error::Result;
-use crate::nn::{Init, Linear, indices};
+use crate::nn::{Init, Linear, TokenMap, TokenVectors, Tokens, count_parameters, indices};
 use crate::storage_type::StorageType;
 
 /// `[heads.bias]`
@@ -29,6 +29,8 @@ pub struct BiasConfig {
     /// The width that tokens are mapped to.
     #[schemars(range(min = 1))]
     pub rank: usize,
+    /// What maps tokens to vectors.
+    pub tokens: TokenVectors,
     /// Whether heads also learn how likely the first choice for each slot is to be right where those before it were, from
     /// `[s; m]` (the confidence head of DSpark). `drafting.stop = "confidence=P"` ends blocks by it.
     pub confidence: bool,
@@ -38,7 +40,7 @@ pub struct BiasConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BiasForm {
-    /// Nothing else: `m = a` (the Markov head of DSpark, in which a is a vector of its own for each token).
+    /// Nothing else: `m = a` (the Markov head of DSpark).
     Plain,
     /// The slot's state, by a gate: `m = sigmoid(G [s; a] + g) a` (the gated head of DSpark).
     Gated,
@@ -50,7 +52,7 @@ pub enum BiasForm {
 
 impl Default for BiasConfig {
     fn default() -> Self {
-        Self { form: BiasForm::Plain, rank: 64, confidence: false }
+        Self { form: BiasForm::Plain, rank: 64, tokens: TokenVectors::Embeddings, confidence: false }
     }
 }
 
@@ -59,7 +61,7 @@ impl Default for BiasConfig {
 pub struct BiasedHeads<N: Module> {
     heads: N,
     /// A.
-    token: Linear,
+    token: TokenMap,
     /// What makes m of a, where it is not a itself.
     form: Option<Form>,
     /// B, `[tokens drafted from, rank]`.
@@ -186,8 +188,8 @@ impl Refiner {
 impl<N: DraftHeads + Module + ModuleDisplay> BiasedHeads<N> {
     /// Puts a bias on `heads` above `model`, which draft from `vocabulary` tokens.
     pub fn new(heads: N, config: BiasConfig, (model, vocabulary): (&Model, usize), init: &mut Init) -> Self {
-        let (BiasConfig { form, rank, confidence }, d) = (config, model.config().hidden_size);
-        let token = init.linear(rank, d, (d as f32).powf(-0.5));
+        let (BiasConfig { form, rank, tokens, confidence }, d) = (config, model.config().hidden_size);
+        let token = TokenMap::new(tokens, rank, (d, model.config().vocab_size), init);
         let form = Form::new(form, rank, (d, heads.count()), init);
         let confidence = confidence.then(|| init.zero_linear(1, d + rank).with_bias(init));
         Self { heads, token, form, bias: init.zero_embedding(vocabulary, rank).weight, confidence }
@@ -198,9 +200,10 @@ impl<N: DraftHeads + Module + ModuleDisplay> BiasedHeads<N> {
         matches!(self.form, Some(Form::Refiner(_)))
     }
 
-    /// Runs rows behind tokens, given the tokens' embeddings, `[m, d]`.
-    fn row(&self, slot: Slot, tokens: Tensor<2>) -> Row {
-        let (state, token) = (slot.state.clone(), self.token.forward(scaled(tokens)));
+    /// Runs rows behind tokens.
+    fn row(&self, slot: Slot, tokens: Tokens) -> Row {
+        let tokens = Tokens { embeddings: scaled(tokens.embeddings), ..tokens };
+        let (state, token) = (slot.state.clone(), self.token.forward(&tokens));
         let (bias, kept) = match &self.form {
             None => (token, None),
             Some(form) => form.run(slot, token),
@@ -232,14 +235,14 @@ impl<N: DraftHeads + Module + ModuleDisplay> Rows for BiasedRows<'_, N> {
         self.root.clone()
     }
 
-    fn expand(&mut self, parents: &[usize], tokens: Tensor<2>) -> Tensor<2> {
+    fn expand(&mut self, parents: &[usize], tokens: Tokens) -> Tensor<2> {
         let number = self.rows[parents[0]].1 + 1;
         while self.slots.len() <= number {
             let next = (self.heads)(self.slots.len());
             self.slots.push(next);
         }
         let blocks: Vec<usize> = parents.iter().map(|&row| self.rows[row].0).collect();
-        let device = tokens.device();
+        let device = tokens.embeddings.device();
         let of_blocks = |states: &Tensor<2>| states.clone().select(0, indices(blocks.iter().copied(), &device));
         let slot = Slot {
             number,
@@ -258,7 +261,7 @@ impl<N: DraftHeads + Module + ModuleDisplay> Rows for BiasedRows<'_, N> {
 struct BiasedLearning<'a, N: Module> {
     of: &'a BiasedHeads<N>,
     heads: Box<dyn Learning + 'a>,
-    drafted: &'a DraftedEmbeddings<'a>,
+    drafted: &'a DraftedTokens<'a>,
     /// The states of the heads below that were asked for, and their mean where it is read.
     below: Vec<Tensor<2>>,
     mean: Option<Tensor<2>>,
@@ -330,21 +333,21 @@ impl<N: DraftHeads + Module + ModuleDisplay> DraftHeads for BiasedHeads<N> {
         Begun::Sequential(Box::new(BiasedRows { of: self, heads, slots, mean, rows, kept, root: first.state }))
     }
 
-    fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedEmbeddings<'a>) -> Box<dyn Learning + 'a> {
+    fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Box<dyn Learning + 'a> {
         let heads = self.heads.learn(starts, drafted);
         Box::new(BiasedLearning { of: self, heads, drafted, below: Vec::new(), mean: None, rows: Vec::new() })
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {
         let of_form = self.form.iter_mut().flat_map(Form::linears);
-        let own = [&mut self.token].into_iter().chain(of_form).chain(&mut self.confidence);
+        let own = self.token.linear().into_iter().chain(of_form).chain(&mut self.confidence);
         own.chain(self.heads.linears()).collect()
     }
 
     fn pack(&mut self, weights: StorageType) {
         self.heads.pack(weights);
         let of_form = self.form.iter_mut().flat_map(Form::linears);
-        let own = [&mut self.token].into_iter().chain(of_form).chain(&mut self.confidence);
+        let own = self.token.linear().into_iter().chain(of_form).chain(&mut self.confidence);
         own.for_each(|linear| linear.freeze(weights));
     }
 
@@ -358,6 +361,16 @@ impl<N: DraftHeads + Module + ModuleDisplay> DraftHeads for BiasedHeads<N> {
 
     fn bias(&self) -> Option<Tensor<2>> {
         Some(self.bias.val())
+    }
+
+    fn products(&self, parameters: usize) -> usize {
+        let below = count_parameters(&self.heads);
+        // The rows of B are counted with the unembedding, and codebooks are looked up.
+        let mut own = parameters - below - self.bias.val().dims().iter().product::<usize>();
+        if let TokenMap::Codebook(codebook) = &self.token {
+            own -= codebook.weight.val().dims().iter().product::<usize>();
+        }
+        self.heads.products(below) + self.count() * own
     }
 
     fn confidence(&self, states: Tensor<2>) -> Option<Tensor<2>> {
@@ -413,13 +426,24 @@ mod tests {
         }
     }
 
-    const FORMS: [BiasForm; 4] = [BiasForm::Plain, BiasForm::Gated, BiasForm::Recurrent, BiasForm::Refiner];
+    const FORMS: [(BiasForm, TokenVectors); 5] = [
+        (BiasForm::Plain, TokenVectors::Embeddings),
+        (BiasForm::Plain, TokenVectors::Codebooks),
+        (BiasForm::Gated, TokenVectors::Embeddings),
+        (BiasForm::Recurrent, TokenVectors::Embeddings),
+        (BiasForm::Refiner, TokenVectors::Codebooks),
+    ];
 
-    fn heads(model: &Model, form: BiasForm) -> BiasedHeads<FfnHeads> {
+    fn heads(model: &Model, (form, tokens): (BiasForm, TokenVectors)) -> BiasedHeads<FfnHeads> {
         let init = &mut Init::seeded(5, &Device::flex().autodiff());
         let below = FfnConfig { hidden: 5, ..FfnConfig::default() }.network(HeadShape::new(3, model), init);
-        let config = BiasConfig { form, rank: 3, confidence: false };
+        let config = BiasConfig { form, rank: 3, tokens, confidence: false };
         BiasedHeads::new(below, config, (model, VOCABULARY), init).map(&mut Shake(0.0))
+    }
+
+    fn tokens(rows: usize, shift: f32) -> Tokens {
+        let ids: Vec<u32> = (0..rows).map(|row| (row + shift as usize) as u32 % VOCABULARY as u32).collect();
+        Tokens::new(&ids, numbers(rows, shift))
     }
 
     fn numbers(rows: usize, shift: f32) -> Tensor<2> {
@@ -433,7 +457,7 @@ mod tests {
         let model = model();
         for form in FORMS {
             let heads = heads(&model, form);
-            let drafted = |slot: usize| numbers(BLOCKS, slot as f32).autodiff();
+            let drafted = |slot: usize| tokens(BLOCKS, slot as f32).autodiff();
             let read = FeatureTensors::new(&[Feature::Last], vec![numbers(BLOCKS, 9.0).autodiff()]);
             let starts = || Starts { states: read.clone(), pinned: drafted(0), context: None };
             let factor = |state: &Tensor<2>, head: usize| (state.clone() + head as f32).sin();
@@ -481,12 +505,12 @@ mod tests {
                 logits.chunks(VOCABULARY).map(best).collect()
             };
             let read = FeatureTensors::new(&[Feature::Last], vec![numbers(BLOCKS, 9.0).autodiff()]);
+            let embed = |ids: &[u32]| Tokens::new(ids, model.embed(ids)).autodiff();
             let pinned = vec![1u32, 4, 2, 8];
-            let starts =
-                |pinned: &[u32]| Starts { states: read.clone(), pinned: model.embed(pinned).autodiff(), context: None };
+            let starts = |pinned: &[u32]| Starts { states: read.clone(), pinned: embed(pinned), context: None };
             // By slot: the pinned tokens, then what is drafted.
             let chain = RefCell::new(vec![pinned.clone()]);
-            let drafted = |slot: usize| model.embed(&chain.borrow()[slot]).autodiff();
+            let drafted = |slot: usize| embed(&chain.borrow()[slot]);
             let mut states = heads.begin(starts(&pinned)).chains(&drafted);
             for head in 0..3 {
                 let chosen = choose(states(head));
@@ -495,7 +519,7 @@ mod tests {
             let mut passes = vec![pinned.clone(), vec![0; BLOCKS], vec![0; BLOCKS], vec![0; BLOCKS]];
             for pass in 1..=3 {
                 let before = passes.clone();
-                let drafted = |slot: usize| model.embed(&before[slot]).autodiff();
+                let drafted = |slot: usize| embed(&before[slot]);
                 let mut states = heads.begin(starts(&pinned)).chains(&drafted);
                 (0..3).for_each(|head| passes[head + 1] = choose(states(head)));
                 assert_eq!(passes[..=pass], chain.borrow()[..=pass], "{form:?}");
@@ -508,12 +532,13 @@ mod tests {
     #[test]
     fn the_bias_is_a_map_of_the_token() {
         let model = model();
-        let heads = heads(&model, BiasForm::Plain);
-        let (state, tokens) = (numbers(2, 1.0).autodiff(), numbers(2, 4.0));
+        let heads = heads(&model, FORMS[0]);
+        let (state, tokens) = (numbers(2, 1.0).autodiff(), tokens(2, 4.0));
         let slot = Slot { number: 0, state, mean: None, before: None };
         let found = to_host(heads.row(slot, tokens.clone().autodiff()).state.without_autodiff());
-        let map = to_host(heads.token.weight.val().without_autodiff());
-        for (found, token) in found.chunks(WIDTH + 3).zip(to_host(tokens).chunks(WIDTH)) {
+        let TokenMap::Embeddings(map) = &heads.token else { panic!("the default is a map") };
+        let map = to_host(map.weight.val().without_autodiff());
+        for (found, token) in found.chunks(WIDTH + 3).zip(to_host(tokens.embeddings).chunks(WIDTH)) {
             let size = (token.iter().map(|x| x * x).sum::<f32>() / WIDTH as f32 + 1e-5).sqrt();
             for (found, row) in found[WIDTH..].iter().zip(map.chunks(WIDTH)) {
                 let expected: f32 = row.iter().zip(token).map(|(a, x)| a * x / size).sum();

@@ -10,7 +10,7 @@ use super::network::{Context, DraftHeads, Starts};
 use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
 use crate::error::{Error, Result};
 use crate::kernels::SoftmaxStats;
-use crate::nn::{Largest, Projection, count_parameters, to_host};
+use crate::nn::{Largest, Projection, Tokens, count_parameters, to_host};
 use crate::storage_type::StorageType;
 
 /// Trained heads, ready to draft.
@@ -115,7 +115,8 @@ impl FrozenHeads {
     fn packed_as(mut self, weights: StorageType) -> Self {
         self.heads.pack(weights);
         if self.owns_unembedding() {
-            let own = (0..self.count()).filter_map(|head| self.heads.unembedding(head));
+            let tables = if self.heads.shares_unembedding() { 1 } else { self.count() };
+            let own = (0..tables).filter_map(|head| self.heads.unembedding(head));
             self.tables = own.map(|matrix| Projection::kept_as(weights, matrix)).collect();
         }
         Self { weights, ..self }
@@ -151,11 +152,16 @@ impl FrozenHeads {
         self.heads.features()
     }
 
-    /// Returns the number of multiplications needed to draft at one position: one for each parameter, plus the shared
-    /// unembedding once for each head.
+    /// Returns the width of the heads' states.
+    pub fn state_width(&self) -> usize {
+        self.tables[0].dims()[1] - self.heads.bias().map_or(0, |bias| bias.dims()[1])
+    }
+
+    /// Returns the number of multiplications needed to draft one chain at one position: those of the heads themselves, and by the
+    /// backbone's unembedding and a bias once for each head.
     pub fn products(&self) -> usize {
         let [vocabulary, d] = self.tables[0].dims();
-        self.parameters() + if self.owns_unembedding() { 0 } else { self.count() * vocabulary * d }
+        self.heads.products(self.parameters()) + if self.owns_unembedding() { 0 } else { self.count() * vocabulary * d }
     }
 
     /// Returns an empty cache for what the heads keep of `texts` texts, with room for `tokens` tokens each before it first
@@ -219,11 +225,11 @@ impl FrozenHeads {
     ) -> Result<Together> {
         let count = self.count();
         let drafted = RefCell::new(vec![pinned.to_vec()]);
-        let embedded = |slot: usize| model.embed(&drafted.borrow()[slot]);
-        let begun = self.heads.begin(Starts { states, pinned: embedded(0), context });
+        let tokens = |slot: usize| Tokens::new(&drafted.borrow()[slot], model.embed(&drafted.borrow()[slot]));
+        let begun = self.heads.begin(Starts { states, pinned: tokens(0), context });
         // Heads can be computed together if none reads what another drafted and all use the same matrix.
         let together = if begun.is_sequential() || self.tables.len() > 1 { 1 } else { count };
-        let mut states = begun.chains(&embedded);
+        let mut states = begun.chains(&tokens);
         let mut all = Together { found: Vec::with_capacity(count * pinned.len()), ..Together::default() };
         for head in (0..count).step_by(together) {
             let group: Vec<Tensor<2>> = (head..head + together).map(&mut states).collect();

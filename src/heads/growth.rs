@@ -7,7 +7,7 @@ use super::{BlockStarts, FrozenHeads};
 use crate::backbone::Model;
 use crate::error::Result;
 use crate::kernels::SoftmaxStats;
-use crate::nn::Largest;
+use crate::nn::{Largest, Tokens};
 
 /// Proposes tokens behind the paths of blocks.
 pub trait Growth {
@@ -40,7 +40,7 @@ impl FrozenHeads {
     /// fewer. The rows that are run stay in the cache of a context.
     pub fn grow<'a>(&'a self, model: &'a Model, starts: BlockStarts<'a>, k: usize) -> GrowingBlocks<'a> {
         let BlockStarts { states, pinned, context } = starts;
-        let starts = Starts { states: states.clone(), pinned: model.embed(pinned), context };
+        let starts = Starts { states: states.clone(), pinned: Tokens::new(pinned, model.embed(pinned)), context };
         let begun = self.network().begin(starts);
         let (mut rows, mut states) = (vec![HashMap::new(); pinned.len()], RowStates::new());
         if let Begun::Sequential(begun) = &begun {
@@ -78,7 +78,7 @@ impl GrowingBlocks<'_> {
             let parents: Vec<usize> = new.iter().map(|&(block, path)| self.rows[block][&path[..depth - 1]]).collect();
             let tokens: Vec<u32> = new.iter().map(|(_, path)| path[depth - 1]).collect();
             let first = self.states.len();
-            self.states.push(begun.expand(&parents, self.model.embed(&tokens)));
+            self.states.push(begun.expand(&parents, Tokens::new(&tokens, self.model.embed(&tokens))));
             for ((block, path), row) in new.into_iter().zip(first..) {
                 self.rows[block].insert(path.to_vec(), row);
             }

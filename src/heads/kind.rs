@@ -48,6 +48,11 @@ pub trait HeadKind: Serialize {
         false
     }
 
+    /// Returns the width of the heads' states above this backbone.
+    fn state_width(&self, backbone: &ModelConfig) -> usize {
+        backbone.hidden_size
+    }
+
     /// Returns whether heads read what was drafted before them.
     fn is_sequential(&self) -> bool {
         false
@@ -129,6 +134,9 @@ pub trait AnyHeadKind {
     /// Does the same as [`HeadKind::owns_unembedding`].
     fn owns_unembedding(&self) -> bool;
 
+    /// Does the same as [`HeadKind::state_width`].
+    fn state_width(&self, backbone: &ModelConfig) -> usize;
+
     /// Does the same as [`HeadKind::is_sequential`].
     fn is_sequential(&self) -> bool;
 
@@ -164,6 +172,10 @@ impl<K: HeadKind> AnyHeadKind for K {
 
     fn owns_unembedding(&self) -> bool {
         HeadKind::owns_unembedding(self)
+    }
+
+    fn state_width(&self, backbone: &ModelConfig) -> usize {
+        HeadKind::state_width(self, backbone)
     }
 
     fn is_sequential(&self) -> bool {

@@ -3,10 +3,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AnyHeadKind, AttentionConfig, DflashConfig, FfnConfig, LinearConfig, MedusaConfig, SpeculatorConfig};
+use super::{
+    AnyHeadKind, AttentionConfig, DflashConfig, FfnConfig, HydraConfig, LinearConfig, MedusaConfig, RedrafterConfig,
+    SpeculatorConfig,
+};
 
-/// `[heads.architecture]`, by its `kind`. All end in the backbone's frozen unembedding, or in a copy of it that learns, and
-/// repeat its own prediction before they are trained.
+/// `[heads.architecture]`, by its `kind`. All end in the backbone's frozen unembedding or in one of their own. Before they are
+/// trained they repeat the backbone's own prediction, but for those that begin at random as their papers have it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum HeadArchitecture {
@@ -18,6 +21,10 @@ pub enum HeadArchitecture {
     Linear(LinearConfig),
     /// Heads that read the tokens drafted before them (the token/embedding speculator; Wertheimer et al. 2024).
     Speculator(SpeculatorConfig),
+    /// Residual blocks that read all tokens drafted before them (Hydra; Ankner et al. 2024).
+    Hydra(HydraConfig),
+    /// A recurrent head (ReDrafter; Zhang et al. 2024).
+    Redrafter(RedrafterConfig),
     /// Decoder layers that attend to the text, warm from the backbone's uppermost ones.
     Attention(AttentionConfig),
     /// Decoder layers that draft a block in one pass (DFlash).
@@ -32,6 +39,8 @@ impl HeadArchitecture {
             Self::Medusa(kind) => kind,
             Self::Linear(kind) => kind,
             Self::Speculator(kind) => kind,
+            Self::Hydra(kind) => kind,
+            Self::Redrafter(kind) => kind,
             Self::Attention(kind) => kind,
             Self::Dflash(kind) => kind,
         }

@@ -7,7 +7,8 @@ use burn::tensor::activation::silu;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Begun, DraftHeads, HeadKind, HeadShape, Starts};
+use super::unembedding::copy_unembedding;
+use super::{Begun, DraftHeads, HeadKind, HeadShape, HeadUnembedding, Starts};
 use crate::backbone::{Feature, Model};
 use crate::error::Result;
 use crate::nn::{Embedding, Init, Linear};
@@ -29,16 +30,6 @@ impl Default for MedusaConfig {
     }
 }
 
-/// What turns a head's state into logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum HeadUnembedding {
-    /// The backbone's, shared by all heads.
-    Frozen,
-    /// A copy of it per head, trained with the head: V x d more parameters a head.
-    Own,
-}
-
 impl HeadKind for MedusaConfig {
     const NAME: &'static str = "medusa";
     type Network = MedusaHeads;
@@ -51,7 +42,7 @@ impl HeadKind for MedusaConfig {
         let (count, d, vocabulary) = (shape.count, shape.width(), shape.backbone.vocab_size);
         let mut head = |_| MedusaHead {
             blocks: (0..self.blocks).map(|_| init.zero_linear(d, d).with_bias(init)).collect(),
-            unembedding: self.owns_unembedding().then(|| init.zero_embedding(vocabulary, d)),
+            unembedding: self.unembedding.table(vocabulary, d, init),
         };
         MedusaHeads { heads: (0..count).map(&mut head).collect() }
     }
@@ -92,15 +83,7 @@ impl DraftHeads for MedusaHeads {
     }
 
     fn warm_start(&mut self, model: &Model) -> Result<()> {
-        let owned = self.heads.iter().any(|head| head.unembedding.is_some());
-        let Some(table) = owned.then(|| model.unembedding()) else { return Ok(()) };
-        for own in self.heads.iter_mut().filter_map(|head| head.unembedding.as_mut()) {
-            own.weight = own.weight.clone().map(|old| {
-                let learns = old.is_require_grad();
-                let copy = if learns { table.clone().autodiff() } else { table.clone() };
-                copy.set_require_grad(learns)
-            });
-        }
+        copy_unembedding(self.heads.iter_mut().filter_map(|head| head.unembedding.as_mut()), model);
         Ok(())
     }
 }

@@ -9,11 +9,13 @@
 mod attention;
 mod bias;
 mod candidates;
+mod carried;
 mod config;
 mod dev;
 mod feature_sum;
 mod ffn;
 mod growth;
+mod hydra;
 mod kind;
 mod kinds;
 mod linear;
@@ -21,6 +23,7 @@ mod medusa;
 mod network;
 mod positions;
 mod read_documents;
+mod redrafter;
 #[cfg(all(test, feature = "cpu"))]
 mod reference;
 mod saved;
@@ -29,6 +32,7 @@ mod stored;
 mod task;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
+mod unembedding;
 mod vocabulary;
 
 pub use attention::{AttentionConfig, AttentionContext, AttentionHeads, DflashConfig, RowOrder};
@@ -38,13 +42,16 @@ pub use config::{ChooseBy, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWeights, 
 pub use feature_sum::FeatureSum;
 pub use ffn::{FfnConfig, FfnHeads, FirstLayer};
 pub use growth::{GrowingBlocks, Growth};
+pub use hydra::{HydraConfig, HydraHeads};
 pub use kind::{AnyHeadKind, FitHeads, HeadKind, HeadShape, Trained};
 pub use kinds::HeadArchitecture;
 pub use linear::{LinearConfig, LinearHeads};
-pub use medusa::{HeadUnembedding, MedusaConfig, MedusaHeads};
-pub use network::{Begun, Context, DraftHeads, DraftedEmbeddings, Learning, Rows, Starts, States};
+pub use medusa::{MedusaConfig, MedusaHeads};
+pub use network::{Begun, Context, DraftHeads, DraftedTokens, Learning, Rows, Starts, States};
 pub use read_documents::ReadDocuments;
+pub use redrafter::{RedrafterConfig, RedrafterHeads};
 pub use saved::{Binding, WEIGHTS, copy_heads, hash_heads, hash_weights, heads_folder, load_again, load_heads};
-pub use speculator::{SpeculatorConfig, SpeculatorHeads};
+pub use speculator::{SpeculatorConfig, SpeculatorHeads, SpeculatorWeights};
 pub use stored::{StoredCandidates, block_starts};
 pub use task::{HeadTraining, TrainingText};
+pub use unembedding::HeadUnembedding;

@@ -8,15 +8,15 @@ use burn::tensor::Tensor;
 
 use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
 use crate::error::Result;
-use crate::nn::{Linear, indices};
+use crate::nn::{Linear, Tokens, indices};
 use crate::storage_type::StorageType;
 
 /// Where n blocks begin, and what the heads that draft them read there.
 pub struct Starts<'a> {
     /// The backbone's states at the last token before each block, each `[n, d]`.
     pub states: FeatureTensors,
-    /// The backbone's embeddings `[n, d]` of the blocks' pinned tokens, which are its own next tokens.
-    pub pinned: Tensor<2>,
+    /// The blocks' pinned tokens, which are the backbone's own next tokens.
+    pub pinned: Tokens,
     /// The texts before the blocks, for heads that attend to them.
     pub context: Option<Context<'a>>,
 }
@@ -55,9 +55,9 @@ pub enum Begun<'a> {
 /// be left out.
 pub type States<'a> = Box<dyn FnMut(usize) -> Tensor<2> + 'a>;
 
-/// Returns the backbone's embeddings `[n, d]` of the tokens that were drafted for a slot. Index 1 is the slot that head 2
-/// drafts, and so on. In training, the text's tokens take the place of drafted ones.
-pub type DraftedEmbeddings<'a> = dyn Fn(usize) -> Tensor<2> + 'a;
+/// Returns the n tokens that were drafted for a slot. Index 1 is the slot that head 2 drafts, and so on. In training, the text's
+/// tokens take the place of drafted ones.
+pub type DraftedTokens<'a> = dyn Fn(usize) -> Tokens + 'a;
 
 /// The rows of sequential heads: one for each token that something is drafted behind. Rows are numbered in the order in which
 /// they are run; the first n stand behind the pinned tokens.
@@ -66,9 +66,9 @@ pub trait Rows {
     fn root(&self) -> Tensor<2>;
 
     /// Runs one row behind each of the rows `parents`, which all have the same depth, and returns their states `[m, d]`: what
-    /// head j + 1 predicts behind a token of head j. `tokens` `[m, d]` are the backbone's embeddings of these tokens. Of
-    /// heads that attend, parents are in the order of their texts.
-    fn expand(&mut self, parents: &[usize], tokens: Tensor<2>) -> Tensor<2>;
+    /// head j + 1 predicts behind a token of head j, one of `tokens` for each. Of heads that attend, parents are in the order of
+    /// their texts.
+    fn expand(&mut self, parents: &[usize], tokens: Tokens) -> Tensor<2>;
 }
 
 impl<'a> Begun<'a> {
@@ -78,7 +78,7 @@ impl<'a> Begun<'a> {
     }
 
     /// Drafts one chain a block: each head reads the tokens `drafted` before it.
-    pub fn chains(self, drafted: &'a DraftedEmbeddings) -> States<'a> {
+    pub fn chains(self, drafted: &'a DraftedTokens) -> States<'a> {
         let mut rows = match self {
             Self::Parallel(states) => return states,
             Self::Sequential(rows) => rows,
@@ -148,7 +148,7 @@ pub trait DraftHeads: Send + Sync {
     fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a>;
 
     /// Starts the heads in a training step. `drafted` are the tokens of the text.
-    fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedEmbeddings<'a>) -> Box<dyn Learning + 'a> {
+    fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Box<dyn Learning + 'a> {
         Box::new(Differentiated::new(self.begin(starts).chains(drafted)))
     }
 
@@ -175,6 +175,17 @@ pub trait DraftHeads: Send + Sync {
     /// backbone's.
     fn unembedding(&self, _head: usize) -> Option<Tensor<2>> {
         None
+    }
+
+    /// Returns whether the unembedding of their own is one for all heads.
+    fn shares_unembedding(&self) -> bool {
+        false
+    }
+
+    /// Returns the multiplications needed to draft at one position, without those by an unembedding of the backbone, given the
+    /// number of parameters: one for each, where none is used twice or only looked up.
+    fn products(&self, parameters: usize) -> usize {
+        parameters
     }
 
     /// Returns the matrix `[tokens drafted from, r]` that belongs to the last r numbers of a head's state, if it has more numbers

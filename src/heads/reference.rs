@@ -12,7 +12,9 @@ use serde::Deserialize;
 use super::network::{Context, Starts};
 use super::{BiasConfig, BiasedHeads, DraftHeads, HeadArchitecture, HeadKind, HeadShape};
 use crate::backbone::{Feature, FeatureTensors, LanguageModelConfig, Model, ModelConfig, Transformer};
-use crate::nn::{Init, Values, from_host, gradients_by_name, indices, load_parameters, to_host};
+use crate::nn::{
+    Init, Tokens, Values, collect_parameters, from_host, gradients_by_name, indices, load_parameters, to_host,
+};
 use crate::training::gradient;
 
 /// What a file holds.
@@ -30,7 +32,7 @@ struct Vectors {
     tokens: Vec<u32>,
     /// The places of the last tokens before the blocks.
     before: Vec<usize>,
-    /// What the states are multiplied by, and the states: `[blocks, heads, d]`, or `d + rank` with a bias.
+    /// What the states are multiplied by, and the states: `[blocks, heads, their width]`.
     coefficients: Vec<f32>,
     expected: Vec<f32>,
 }
@@ -69,16 +71,17 @@ fn check_network<N: DraftHeads + Module>(heads: N, model: &Model, vectors: &Vect
 
     let values = |parameter: &Parameter| -> Values { (parameter.shape.clone(), parameter.values.clone()) };
     let given = vectors.parameters.iter().map(|(name, parameter)| (name.clone(), values(parameter)));
-    // B is not part of the states.
-    let bias = heads.bias().map(|bias| ("bias".to_owned(), (bias.dims().to_vec(), to_host(bias.without_autodiff()))));
-    let heads = load_parameters(heads, given.chain(bias).collect()).unwrap();
+    // What makes logits of the states stays as it is.
+    let given: BTreeMap<String, Values> = collect_parameters(&heads).into_iter().chain(given).collect();
+    let heads = load_parameters(heads, given).unwrap();
 
     let features = heads.features();
     let all = FeatureTensors::new(&features, features.iter().map(|feature| tensor(&vectors.states[feature])).collect());
     let embeddings = tensor(&vectors.embeddings);
     let drafted = |slot: usize| {
-        let tokens = vectors.before.iter().map(|before| vectors.tokens[before + 1 + slot] as usize);
-        embeddings.clone().select(0, indices(tokens, &device)).autodiff()
+        let tokens: Vec<u32> = vectors.before.iter().map(|before| vectors.tokens[before + 1 + slot]).collect();
+        let rows = indices(tokens.iter().map(|&token| token as usize), &device);
+        Tokens::new(&tokens, embeddings.clone().select(0, rows)).autodiff()
     };
     let tokens = all.get(features[0]).dims()[0];
     let mut cache = heads.cache(1, tokens);
@@ -91,7 +94,7 @@ fn check_network<N: DraftHeads + Module>(heads: N, model: &Model, vectors: &Vect
     let states = all.map(|state| state.select(0, rows.clone()).autodiff());
     let mut learning = heads.learn(Starts { states, pinned: drafted(0), context }, &drafted);
 
-    let width = d + vectors.bias.map_or(0, |bias| bias.rank);
+    let width = vectors.expected.len() / (vectors.before.len() * vectors.heads);
     let shape = [vectors.before.len(), vectors.heads, width];
     let coefficients: Tensor<3> = from_host(vectors.coefficients.clone(), shape, &device);
     let states: Vec<Tensor<2>> = (0..vectors.heads).map(|head| learning.state(head)).collect();
@@ -115,9 +118,12 @@ fn heads_are_what_the_papers_say() {
         let name = path.file_stem().unwrap().to_string_lossy();
         match &vectors.architecture {
             HeadArchitecture::Dflash(kind) => check(kind, &vectors, &name),
+            HeadArchitecture::Speculator(kind) => check(kind, &vectors, &name),
+            HeadArchitecture::Hydra(kind) => check(kind, &vectors, &name),
+            HeadArchitecture::Redrafter(kind) => check(kind, &vectors, &name),
             other => panic!("{other:?}: add the kind here"),
         }
         checked += 1;
     }
-    assert_eq!(checked, 6);
+    assert_eq!(checked, 10);
 }

@@ -21,7 +21,8 @@ use super::{ChooseBy, DraftHeads, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWe
 use crate::backbone::{Feature, FeatureRows, FeatureTensors, KvCache, Model};
 use crate::error::{Result, bail};
 use crate::nn::{
-    Criterion, FrozenLoss, FrozenUnembedding, IGNORE, Targets, Taught, Unembedded, from_host, indices, to_host, unembed,
+    Criterion, FrozenLoss, FrozenUnembedding, IGNORE, Targets, Taught, Tokens, Unembedded, from_host, indices, to_host,
+    unembed,
 };
 use crate::storage_type::StorageType;
 use crate::traces::Trace;
@@ -86,8 +87,8 @@ struct ReadTexts {
 }
 
 impl Read {
-    /// Returns the starts of blocks at the positions, given the embeddings of the pinned tokens.
-    fn starts(&mut self, pinned: Tensor<2>) -> Starts<'_> {
+    /// Returns the starts of blocks at the positions, given the pinned tokens.
+    fn starts(&mut self, pinned: Tokens) -> Starts<'_> {
         let context = self.context.as_mut().map(|ReadTexts { cache, places, states }| Context {
             cache,
             places: places.clone(),
@@ -482,15 +483,15 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         let soft = phase.config.soft_targets.unwrap_or(0.0);
         // What heads read as drafted, by slot. Slots of which nothing is known hold the text.
         let chosen: RefCell<Vec<Vec<u32>>> = RefCell::default();
-        let embedded = |slot| {
+        let before = |slot| {
             let chosen = chosen.borrow();
             let of_text = || drafted(&self.train, &positions, slot);
             let tokens = chosen.get(slot.wrapping_sub(1)).cloned().unwrap_or_else(of_text);
-            self.model.embed(&tokens).autodiff()
+            Tokens::new(&tokens, self.model.embed(&tokens)).autodiff()
         };
         let mut read = self.read(model, &self.train, &positions)?;
         read.states = read.states.map(Tensor::autodiff);
-        let mut learning = model.learn(read.starts(embedded(0)), &embedded);
+        let mut learning = model.learn(read.starts(before(0)), &before);
         let (mut found, mut objectives, mut shares) = (Vec::new(), Vec::new(), Vec::new());
         let targets_of = |&head: &usize| (head, targets(&self.train, &positions, head, soft, self.vocabulary.as_ref()));
         let targets: Vec<(usize, Targets)> = heads.iter().map(targets_of).collect();
@@ -550,7 +551,10 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
     /// block efficiency count tokens that cannot be drafted as misses; the loss leaves them out.
     fn evaluate(&self, model: &N) -> Result<Evaluated> {
         let positions = &self.dev_set.positions;
-        let embedded = |slot| self.model.embed(&drafted(&self.dev, positions, slot));
+        let before = |slot| {
+            let tokens = drafted(&self.dev, positions, slot);
+            Tokens::new(&tokens, self.model.embed(&tokens))
+        };
         // Decoder layers run much faster packed.
         let mut packed = model.clone();
         if model.cache(0, 0).is_some() {
@@ -558,7 +562,7 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         }
         let model = &packed;
         let mut read = self.read(model, &self.dev, positions)?;
-        let mut states = model.begin(read.starts(embedded(0))).chains(&embedded);
+        let mut states = model.begin(read.starts(before(0))).chains(&before);
         let vocabulary = self.vocabulary.as_ref().filter(|_| self.whole_unembedding.is_none());
         let biased = self.biased(model);
         let unembedding = biased.as_ref().or(self.whole_unembedding.as_ref()).or(self.unembedding.as_ref());

@@ -8,13 +8,13 @@ use burn::tensor::activation::silu;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::{
-    DraftHeads, FfnConfig, FirstLayer, HeadKind, HeadShape, HeadUnembedding, LinearConfig, MedusaConfig,
-    SpeculatorConfig, Starts,
+    DraftHeads, FfnConfig, FirstLayer, HeadKind, HeadShape, HeadUnembedding, HydraConfig, LinearConfig, MedusaConfig,
+    RedrafterConfig, SpeculatorConfig, SpeculatorWeights, Starts,
 };
 use crate::backbone::{Feature, FeatureTensors, LanguageModelConfig, Model, ModelConfig, Transformer};
 use crate::nn::{
-    Criterion, FrozenUnembedding, IGNORE, Init, Projection, Targets, collect_parameters, from_host, load_parameters,
-    to_host, unembed,
+    Criterion, FrozenUnembedding, IGNORE, Init, Projection, Targets, Tokens, collect_parameters, from_host,
+    load_parameters, to_host, unembed,
 };
 use crate::storage_type::StorageType;
 
@@ -24,7 +24,8 @@ const VOCABULARY: usize = 6;
 
 const MEDUSA: MedusaConfig = MedusaConfig { blocks: 2, unembedding: HeadUnembedding::Frozen };
 const OWN: MedusaConfig = MedusaConfig { blocks: 1, unembedding: HeadUnembedding::Own };
-const SPECULATOR: SpeculatorConfig = SpeculatorConfig { inner: 3 };
+const SPECULATOR: SpeculatorConfig =
+    SpeculatorConfig { inner: 3, weights: SpeculatorWeights::Backbone, tie_weights: false, scale_input: false };
 
 fn ffn(first_layer: FirstLayer, features: &[Feature]) -> FfnConfig {
     FfnConfig { hidden: 3, first_layer, features: features.to_vec() }
@@ -45,6 +46,9 @@ macro_rules! of_every_kind {
         $check("linear", &LinearConfig {});
         $check("medusa, own unembedding", &OWN);
         $check("speculator", &SPECULATOR);
+        $check("hydra", &HydraConfig { repeats: 2, ..HydraConfig::default() });
+        $check("hydra, own unembedding", &HydraConfig { unembedding: HeadUnembedding::Own, ..HydraConfig::default() });
+        $check("redrafter", &RedrafterConfig { blocks: 1, ..RedrafterConfig::default() });
     };
 }
 
@@ -130,7 +134,9 @@ fn read(heads: &dyn DraftHeads, hidden: &Tensor<2>) -> FeatureTensors {
 fn states_of(heads: &dyn DraftHeads, hidden: &Tensor<2>, named: &[usize]) -> Vec<Tensor<2>> {
     let drafted = |slot: usize| {
         let embeddings = tensor(hidden.dims()[0], WIDTH, slot as f64 + 5.0).cast(hidden.dtype());
-        if hidden.device().is_autodiff() { embeddings.autodiff() } else { embeddings }
+        let ids: Vec<u32> = (0..hidden.dims()[0]).map(|row| ((row + slot) % VOCABULARY) as u32).collect();
+        let tokens = Tokens::new(&ids, embeddings);
+        if hidden.device().is_autodiff() { tokens.autodiff() } else { tokens }
     };
     let starts = Starts { states: read(heads, hidden), pinned: drafted(0), context: None };
     named.iter().copied().map(heads.begin(starts).chains(&drafted)).collect()
@@ -260,18 +266,19 @@ fn a_speculator_takes_in_one_token_a_head() {
     let h = values(hidden.clone());
     let mut state = scaled(&h);
     for (head, found) in states(&heads, &hidden).into_iter().enumerate() {
-        let stage = |part: &str| format!("stages.{head}.{part}");
-        let token = matrix(&stage("embed.weight"), &scaled(&values(tensor(1, WIDTH, head as f64 + 5.0))));
+        let stage = |part: &str, number: &str| format!("{part}.{head}.{number}");
+        let token = matrix(&stage("token", "weight"), &scaled(&values(tensor(1, WIDTH, head as f64 + 5.0))));
         let mixed: Vec<f64> =
-            matrix(&stage("carry.weight"), &state).iter().zip(token).map(|(s, t)| s + share * t).collect();
+            matrix(&stage("carry", "weight"), &state).iter().zip(token).map(|(s, t)| s + share * t).collect();
         let mean = mixed.iter().sum::<f64>() / 3.0;
         let variance = mixed.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 3.0;
-        let (weight, bias) = (&parameters[&stage("norm.weight")], &parameters[&stage("norm.bias")]);
+        let (weight, bias) = (&parameters[&stage("norm", "weight")], &parameters[&stage("norm", "bias")]);
         let normed =
             mixed.iter().zip(weight).zip(bias).map(|((x, w), b)| (x - mean) / (variance + 1e-5).sqrt() * w + b);
         state = normed.map(|x| 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt()))).collect();
-        let down = matrix(&stage("down.weight"), &state);
-        for (((found, h), down), bias) in values(found).iter().zip(&h).zip(&down).zip(&parameters[&stage("down.bias")])
+        let down = matrix(&stage("output", "weight"), &state);
+        for (((found, h), down), bias) in
+            values(found).iter().zip(&h).zip(&down).zip(&parameters[&stage("output", "bias")])
         {
             assert!((found - (h + down + bias)).abs() < 1e-6, "head {head}: {found}");
         }
@@ -299,8 +306,8 @@ fn parameters_are_named_by_field_and_index() {
     assert_eq!(medusa[..3], ["heads.0.blocks.0.bias", "heads.0.blocks.0.weight", "heads.0.blocks.1.bias"]);
     assert_eq!(linear, ["heads.0.bias", "heads.0.weight", "heads.1.bias", "heads.1.weight"]);
     assert_eq!(own[..3], ["heads.0.blocks.0.bias", "heads.0.blocks.0.weight", "heads.0.unembedding.weight"]);
-    let stage = ["carry.weight", "down.bias", "down.weight", "embed.weight", "norm.bias", "norm.weight"];
-    assert_eq!(speculator[..6], stage.map(|name| format!("stages.0.{name}")));
+    let lists = ["carry.0.weight", "carry.1.weight", "norm.0.bias", "norm.0.weight", "norm.1.bias", "norm.1.weight"];
+    assert_eq!(speculator[..6], lists);
 }
 
 #[test]
@@ -346,7 +353,10 @@ fn same_bits<K: HeadKind>(name: &str, kind: &K) {
         from_host(numbers, [rows, width], &device).narrow(0, from, count)
     };
     let states = |heads: &K::Network, from: usize, count: usize| -> Vec<Vec<f32>> {
-        let drafted = |slot: usize| part(slot as f32 + 5.0, from, count);
+        let drafted = |slot: usize| {
+            let ids: Vec<u32> = (from..from + count).map(|row| ((row + slot) % VOCABULARY) as u32).collect();
+            Tokens::new(&ids, part(slot as f32 + 5.0, from, count))
+        };
         let read = read(heads, &part(0.0, 0, rows)).map(|state| state.narrow(0, from, count));
         let starts = Starts { states: read, pinned: drafted(0), context: None };
         [0, 1].map(heads.begin(starts).chains(&drafted)).map(to_host).into()

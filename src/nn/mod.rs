@@ -9,6 +9,7 @@ mod parameters;
 mod projection;
 mod safetensors_file;
 mod targets;
+mod tokens;
 
 pub use criterion::Criterion;
 pub use cross_entropy::{Unembedded, unembed};
@@ -24,6 +25,7 @@ pub use parameters::{
 pub use projection::Projection;
 pub use safetensors_file::{SafetensorsFile, parameters_from_safetensors, parameters_to_safetensors};
 pub use targets::{IGNORE, Targets};
+pub use tokens::{TokenMap, TokenVectors, Tokens};
 
 use burn::tensor::{Device, ElementConversion, Tensor};
 use rayon::prelude::*;

@@ -472,8 +472,8 @@ mod tests {
     use burn::optim::GradientsParams;
     use serde::Deserialize;
 
-    use super::super::Tokens;
     use super::*;
+    use crate::nn::Tokens;
     use crate::nn::{gradients_by_name, load_parameters};
 
     /// What `tests/reference/rescorers/correlation.json` holds, made by its `make.py`.

@@ -29,7 +29,7 @@ pub use kind::{FitContext, FitData, FitEstimate, FitLattices, FitSizes, LoadCont
 pub use kinds::RescorerConfig;
 pub use language_modelling::LanguageModelling;
 pub use lattice_network::{
-    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, LatticeTraining, NetworkOptions, Recorded, Tokens,
+    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, LatticeTraining, NetworkOptions, Recorded,
 };
 pub use lava::{Lava, LavaConfig, LavaNetwork};
 pub use neural::{NeuralConfig, NeuralRescorer, Normalisation};
@@ -37,4 +37,4 @@ pub use ngram::{NgramConfig, NgramRescorer, NgramScores};
 pub use scoring::{BlockScores, GlobalScoring, PrefixReader, PrefixToken, Rescorer, Scoring};
 pub use sum::{Sum, SumConfig};
 pub use table::Table;
-pub use transition::{GateState, TokenVectors, Transition, TransitionConfig, TransitionNetwork};
+pub use transition::{GateState, Transition, TransitionConfig, TransitionNetwork};

@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::lattice_network::{
-    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, NetworkOptions, TokenTable, Tokens, add_heads,
+    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, NetworkOptions, TokenTable, add_heads,
     log_probabilities, multiplied, packed, unit_row,
 };
 use super::scoring::{BlockScores, GlobalScoring, PrefixReader, Rescorer, Scoring};
@@ -27,7 +27,7 @@ use super::{BlockContext, BlockShape, PrefixToken, RescoringCost, Table};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
 use crate::kernels::{PackedMatrix, products};
-use crate::nn::{Embedding, Init, Linear, to_host};
+use crate::nn::{Init, Linear, TokenMap, TokenVectors, to_host};
 use crate::training::OptimizationConfig;
 
 /// `kind = "transition"`
@@ -59,16 +59,6 @@ pub enum GateState {
     /// The heads' own state in every slot, which is kept beside their candidates. Drafts that grow have none, so the rescorer
     /// takes no part in them.
     Slots,
-}
-
-/// What maps tokens to vectors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum TokenVectors {
-    /// A linear map of the backbone's embeddings.
-    Embeddings,
-    /// A vector for every token of the vocabulary.
-    Codebooks,
 }
 
 impl Default for TransitionConfig {
@@ -107,19 +97,9 @@ impl LatticeKind for TransitionConfig {
         init: &mut Init,
     ) -> TransitionNetwork {
         let rank = self.rank;
-        let (before, after) = match self.tokens {
-            TokenVectors::Embeddings => {
-                let before = TokenMap::Embeddings(init.linear(rank, d, (d as f32).powf(-0.5)));
-                (before, TokenMap::Embeddings(init.zero_linear(rank, d)))
-            }
-            TokenVectors::Codebooks => {
-                let before = Embedding { weight: init.matrix(vocabulary, rank, 1.0) };
-                (TokenMap::Codebook(before), TokenMap::Codebook(init.zero_embedding(vocabulary, rank)))
-            }
-        };
         TransitionNetwork {
-            before,
-            after,
+            before: TokenMap::new(self.tokens, rank, (d, vocabulary), init),
+            after: TokenMap::zero(self.tokens, rank, (d, vocabulary), init),
             gate: init.zero_linear(rank, d),
             slot_gates: init.zero_embedding(slots, rank).weight,
             head_weights: init.vector(slots, 1.0),
@@ -145,30 +125,6 @@ pub struct TransitionNetwork {
     /// Whether the gate reads the heads' states.
     #[module(skip)]
     reads_states: bool,
-}
-
-/// What maps tokens to vectors `[n, rank]`.
-#[derive(Module, Debug)]
-enum TokenMap {
-    Embeddings(Linear),
-    Codebook(Embedding),
-}
-
-impl TokenMap {
-    fn forward(&self, tokens: &Tokens) -> Tensor<2> {
-        match self {
-            Self::Embeddings(map) => map.forward(tokens.embeddings.clone()),
-            Self::Codebook(codebook) => codebook.weight.val().select(0, tokens.ids.clone()),
-        }
-    }
-
-    /// Returns the vectors of all tokens of `model`.
-    fn table(&self, model: &Model) -> TokenTable {
-        match self {
-            Self::Embeddings(map) => TokenTable::of([map], model).into_iter().next().expect("one for each layer"),
-            Self::Codebook(codebook) => codebook.into(),
-        }
-    }
 }
 
 impl TransitionNetwork {
@@ -224,11 +180,12 @@ pub struct Transition {
 impl Transition {
     /// Makes the rescorer of a network on top of `model` that was trained by `loss`.
     pub fn new(network: &TransitionNetwork, model: &Model, loss: LatticeLoss) -> Self {
+        let [before, after] = TokenTable::of([&network.before, &network.after], model);
         Self {
             loss,
             rank: network.gate.weight.val().dims()[0],
-            before: network.before.table(model),
-            after: network.after.table(model),
+            before,
+            after,
             gate: packed(&network.gate),
             slot_gates: to_host(network.slot_gates.val()),
             head_weights: to_host(network.head_weights.val()),

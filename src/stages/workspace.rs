@@ -10,11 +10,12 @@ use super::{Corpus, Graph, Inputs, Reach};
 use crate::backbone::{Backbone, Feature};
 use crate::config::Config;
 use crate::device::Opened;
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::evaluation::Known;
 use crate::files;
 use crate::heads::{FrozenHeads, hash_heads, heads_folder, load_heads};
 use crate::progress;
+use crate::rescorer::RescorerConfig;
 use crate::store::{Artefact, Store};
 
 /// The folder of all runs, and the command that asks for them.
@@ -110,6 +111,7 @@ impl Workspace {
         let loaded = given_heads.as_deref().map(|heads| load_heads(heads, &inputs.backbone, config.heads.binding()));
         let features = match loaded.transpose()? {
             Some(heads) => {
+                check_states(&config, heads.state_width(), &inputs)?;
                 say_block_size(&heads, config.heads.block_size);
                 features(heads.features(), &inputs)?
             }
@@ -245,13 +247,29 @@ fn say_block_size(heads: &FrozenHeads, configured: usize) {
     }
 }
 
+/// Checks that rescorers which read the heads' states find them as wide as the backbone's.
+///
+/// # Errors
+/// Fails if they have another `width`.
+fn check_states(config: &Config, width: usize, inputs: &Inputs) -> Result<()> {
+    let d = inputs.backbone.model.config().hidden_size;
+    let reads = |(_, rescorer): &(_, &RescorerConfig)| rescorer.kind().is_some_and(|kind| kind.reads_states());
+    match config.rescorer.iter().find(reads) {
+        Some((name, _)) if width != d => bail!(
+            "[rescorer.{name}] reads the heads' states in every slot, which must be as wide as the backbone's, {d}, but those of these heads are {width} wide. Leave it out, or take other heads."
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Returns the states of the backbone that something reads with heads as the configuration describes them.
 ///
 /// # Errors
 /// Fails if the backbone does not suit the heads.
 fn features_of(config: &Config, inputs: &Inputs) -> Result<Vec<Feature>> {
-    let kind = config.heads.architecture.kind();
-    features(kind.features(inputs.backbone.model.config())?, inputs)
+    let (kind, backbone) = (config.heads.architecture.kind(), inputs.backbone.model.config());
+    check_states(config, kind.state_width(backbone), inputs)?;
+    features(kind.features(backbone)?, inputs)
 }
 
 /// Returns the states of the backbone that something reads, in ascending order: those that the heads read, and `last`,

@@ -19,7 +19,7 @@ use draftsmith::heads::{
     SpeculatorConfig, Starts,
 };
 use draftsmith::nn::{
-    Criterion, FrozenUnembedding, Init, Targets, collect_parameters, from_host, load_parameters, to_host,
+    Criterion, FrozenUnembedding, Init, Targets, Tokens, collect_parameters, from_host, load_parameters, to_host,
 };
 use draftsmith::storage_type::StorageType;
 
@@ -117,7 +117,7 @@ fn gradients(device: &Device) -> Vec<f32> {
     let mut objective = None;
     let read = FeatureTensors::new(&[Feature::Last], vec![hidden.clone().autodiff()]);
     let drafted = |_| unreachable!("these heads read no tokens");
-    let starts = Starts { pinned: read.get(Feature::Last), states: read, context: None };
+    let starts = Starts { pinned: Tokens::new(&text, read.get(Feature::Last)), states: read, context: None };
     let states = [0, 1].map(heads.begin(starts).chains(&drafted));
     for (state, criterion) in states.into_iter().zip([Criterion::CrossEntropy, Criterion::LkHybrid]) {
         let plain = state.clone().without_autodiff();
@@ -196,7 +196,10 @@ fn texts_decoded_by_blocks_are_the_greedy_ones_of_both_devices() {
         Rescoring { rescorers: Vec::new(), selection: SizedSelection::ExpectedTree(12), include_top1: true, settings };
     let limits = GrowthLimits { nodes: 12, frontier: 4, seconds: None };
     let grown = Grown { rescorers: Vec::new(), limits, settings: tree.settings.clone() };
-    let (ffn, speculator) = (FfnConfig { hidden: 16, ..FfnConfig::default() }, SpeculatorConfig { inner: 16 });
+    let (ffn, speculator) = (
+        FfnConfig { hidden: 16, ..FfnConfig::default() },
+        SpeculatorConfig { inner: 16, ..SpeculatorConfig::default() },
+    );
     let attention = AttentionConfig { layers: 2, ..AttentionConfig::default() };
     let context = AttentionContext::Features(vec![Feature::Layer(2), Feature::Last]);
     let parallel = AttentionConfig { rows: RowOrder::Parallel, context, ..AttentionConfig::default() };

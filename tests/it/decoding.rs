@@ -44,7 +44,7 @@ impl ModuleMapper for Randomise {
 fn heads(backbone: &Backbone, seed: u64, size: f32, kind: &str) -> FrozenHeads {
     match kind {
         "ffn" => of_kind(&FfnConfig { hidden: 8, ..FfnConfig::default() }, backbone, seed, size),
-        "speculator" => of_kind(&SpeculatorConfig { inner: 8 }, backbone, seed, size),
+        "speculator" => of_kind(&SpeculatorConfig { inner: 8, ..SpeculatorConfig::default() }, backbone, seed, size),
         "attention" => of_kind(&AttentionConfig { layers: 2, ..AttentionConfig::default() }, backbone, seed, size),
         "dflash" => of_kind(&DflashConfig { causal: true, ..DflashConfig::default() }, backbone, seed, size),
         _ => {

@@ -80,7 +80,7 @@ fn heads_that_are_fed_their_own_choices_read_what_they_read_when_they_draft() {
     let (train, dev) = (open("train"), open("dev"));
     let [train_text, dev_text] = [&train, &dev].map(|trace| [TrainingText { corpus: "fables", trace }]);
     let model = &backbone.model;
-    let kind = SpeculatorConfig { inner: 12 };
+    let kind = SpeculatorConfig { inner: 12, ..SpeculatorConfig::default() };
     let network = kind.network(HeadShape::new(3, model), &mut Init::seeded(1, &Device::flex().autodiff()));
     let network = network.map(&mut Waves);
     let heads = FrozenHeads::new(network.valid(), model, None);

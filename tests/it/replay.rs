@@ -135,16 +135,23 @@ fn so_with_every_architecture_of_heads() {
         ("{kind=\"linear\"}", "[0.5, 2, 1]", "one-random"),
         ("{kind=\"medusa\",unembedding=\"own\"}", "constant", "{annealed=15}"),
         ("{kind=\"speculator\",inner=12}", "{pace=0.5}", "all"),
+        ("{kind=\"speculator\",inner=12,weights=\"own\",tie_weights=true,scale_input=true}", "constant", "all"),
+        ("{kind=\"hydra\"}", "{decay=0.8}", "one-random"),
+        ("{kind=\"redrafter\",unembedding=\"own\"}", "constant", "all"),
         ("{kind=\"attention\"}", "{exp=4}", "all"),
         ("{kind=\"attention\",layers=2,warm_start=false,context={features=[\"layer-1\",\"last\"]}}", "constant", "all"),
         ("{kind=\"attention\",rows=\"parallel\",layers=2,input=[\"layer-0\",\"last\"]}", "constant", "one-random"),
-        ("{kind=\"dflash\",context=[\"layer-1\",\"last\"],mask_token=3,convolution={kernel=2,group=4}}", "{exp=4}", "all"),
+        (
+            "{kind=\"dflash\",context=[\"layer-1\",\"last\"],mask_token=3,convolution={kernel=2,group=4}}",
+            "{exp=4}",
+            "all",
+        ),
     ];
     let plain = architectures.map(|(architecture, weights, loss)| (architecture, weights, loss, None));
     let biased = [
         ("{kind=\"ffn\",hidden=8}", "constant", "all", Some("{rank=6}")),
         ("{kind=\"dflash\",context=[\"layer-1\",\"last\"]}", "{exp=4}", "one-random", Some("{rank=6,form=\"gated\"}")),
-        ("{kind=\"ffn\",hidden=8}", "constant", "one-random", Some("{rank=5,form=\"recurrent\"}")),
+        ("{kind=\"ffn\",hidden=8}", "constant", "one-random", Some("{rank=5,form=\"recurrent\",tokens=\"codebooks\"}")),
         ("{kind=\"attention\",rows=\"parallel\"}", "constant", "all", Some("{rank=5,form=\"refiner\"}")),
     ];
     for (architecture, weights, loss, bias) in plain.into_iter().chain(biased) {

@@ -7,7 +7,7 @@ use super::DflashConfig;
 use crate::backbone::{BlockRows, Feature, FeatureTensors, Model};
 use crate::heads::FeatureSum;
 use crate::heads::feature_sum::scaled;
-use crate::nn::{Init, Linear};
+use crate::nn::{Init, Linear, count_parameters};
 
 /// How rows are made, with n a root-mean-square norm without weights, e(x) the backbone's embedding of a token, and x_p the
 /// pinned token.
@@ -101,6 +101,19 @@ impl Entry {
                 state.iter_mut().chain(token).chain(inputs.linears()).collect()
             }
             Self::Masked(_) => Vec::new(),
+        }
+    }
+
+    /// Returns the multiplications needed to make the rows of a chain of `count` heads.
+    pub fn products(&self, count: usize) -> usize {
+        match self {
+            Self::Sequential(SequentialEntry { inputs, first_state, first_token, input, output, token }) => {
+                let first = [first_state, first_token].map(count_parameters).iter().sum::<usize>();
+                let next = [input, output, token].map(count_parameters).iter().sum::<usize>();
+                count_parameters(inputs) + first + (count - 1) * next
+            }
+            Self::Parallel(entry) => count_parameters(entry),
+            Self::Masked(_) => 0,
         }
     }
 

@@ -9,14 +9,14 @@ use burn::tensor::Tensor;
 
 use super::{AttentionHeads, Entry, by_text, following};
 use crate::backbone::{FeatureTensors, LayerGradients, TrainedRows};
-use crate::heads::network::{Context, DraftedEmbeddings, Learning, Starts};
+use crate::heads::network::{Context, DraftedTokens, Learning, Starts};
 use crate::nn::{ParameterPath, from_host};
 
 /// Heads in a training step.
 pub(super) struct AttentionLearning<'a> {
     heads: &'a AttentionHeads,
     rows: TrainedRows<'a>,
-    drafted: &'a DraftedEmbeddings<'a>,
+    drafted: &'a DraftedTokens<'a>,
     /// The states of the texts' tokens, if the layers attend to what is made of them.
     texts: Option<&'a FeatureTensors>,
     /// The text of each start, and the column of the newest row behind it.
@@ -40,10 +40,10 @@ fn leaf(tensor: Tensor<2>) -> Tensor<2> {
 }
 
 impl<'a> AttentionLearning<'a> {
-    pub fn new(heads: &'a AttentionHeads, starts: Starts<'a>, drafted: &'a DraftedEmbeddings<'a>) -> Self {
+    pub fn new(heads: &'a AttentionHeads, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Self {
         let Starts { states, pinned, context } = starts;
         let Context { cache, places, texts } = context.expect("heads that attend are given a context");
-        let first = heads.entry.first_rows(&states, pinned, heads.count);
+        let first = heads.entry.first_rows(&states, pinned.embeddings, heads.count);
         let (rows, texts) = (heads.decoder.begin_step(cache), texts.filter(|_| heads.context.is_some()));
         let mut learning = Self { heads, rows, drafted, texts, places, levels: Vec::new() };
         learning.run(first);
@@ -74,7 +74,7 @@ impl Learning for AttentionLearning<'_> {
         if let Entry::Sequential(entry) = &self.heads.entry {
             while self.levels.len() <= head {
                 let Level { entered, left, .. } = &self.levels[self.levels.len() - 1];
-                let tokens = (self.drafted)(self.levels.len());
+                let tokens = (self.drafted)(self.levels.len()).embeddings;
                 self.run(entry.next(entered.clone(), left.clone(), tokens));
             }
         }

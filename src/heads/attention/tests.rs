@@ -109,7 +109,7 @@ fn states(
     let dtype = read.get(Feature::Layer(1)).dtype();
     let drafted = |slot: usize| {
         let tokens: Vec<u32> = places.iter().map(|place| TEXT[(place.1 + 1 + slot) % TEXT.len()]).collect();
-        tensor(model.embed(&tokens).cast(dtype))
+        Tokens::new(&tokens, tensor(model.embed(&tokens).cast(dtype)))
     };
     let starts = Starts {
         states: read.map(|state| tensor(state.select(0, rows.clone()))),
@@ -411,7 +411,7 @@ fn step(kind: &Kind, dtype: DType, asked: &[usize]) -> Vec<f64> {
     let rows = indices(places.iter().map(|&(text, row)| [0, 7, 10][text] + row), model.device());
     let drafted = |slot: usize| {
         let tokens: Vec<u32> = places.iter().map(|place| TEXT[(place.1 + 1 + slot) % TEXT.len()]).collect();
-        model.embed(&tokens).cast(dtype).autodiff()
+        Tokens::new(&tokens, model.embed(&tokens).cast(dtype).autodiff())
     };
     let starts = Starts {
         states: read.map(|state| state.select(0, rows.clone()).autodiff()),

@@ -1,23 +1,35 @@
 //! The parts of a fitted lattice network in host memory, and the computations on them.
 
-use super::unit_rows;
+use burn::tensor::Tensor;
+
+use super::unit_tokens;
 use crate::backbone::Model;
 use crate::kernels::PackedMatrix;
-use crate::nn::{Embedding, Linear, to_host};
+use crate::nn::{Linear, TokenMap, Tokens, to_host};
 use crate::storage_type::StorageType;
 
-/// The output of a layer for every token of the vocabulary.
+/// What a map from tokens to vectors gives for every token of the vocabulary.
 pub struct TokenTable {
     width: usize,
-    /// The outputs, `[V, width]`.
+    /// The vectors, `[V, width]`.
     values: Vec<f32>,
 }
 
-impl From<&Embedding> for TokenTable {
-    /// Takes the rows of a table as they are.
-    fn from(codebook: &Embedding) -> Self {
-        let table = codebook.weight.val();
-        Self { width: table.dims()[1], values: to_host(table) }
+/// A map from tokens to vectors `[n, width]`.
+pub trait MapsTokens {
+    /// Maps tokens, whose embeddings are scaled to a root mean square of 1.
+    fn map(&self, tokens: &Tokens) -> Tensor<2>;
+}
+
+impl MapsTokens for Linear {
+    fn map(&self, tokens: &Tokens) -> Tensor<2> {
+        self.forward(tokens.embeddings.clone())
+    }
+}
+
+impl MapsTokens for TokenMap {
+    fn map(&self, tokens: &Tokens) -> Tensor<2> {
+        self.forward(tokens)
     }
 }
 
@@ -25,15 +37,16 @@ impl From<&Embedding> for TokenTable {
 const AT_ONCE: usize = 4096;
 
 impl TokenTable {
-    /// Computes the tables of `layers`. Their inputs are the embeddings of `model`, each scaled to a root mean square
-    /// of 1.
-    pub fn of<const N: usize>(layers: [&Linear; N], model: &Model) -> [Self; N] {
-        let tokens: Vec<u32> = (0..model.config().vocab_size as u32).collect();
-        let mut tables = layers.map(|layer| Self { width: layer.weight.val().dims()[0], values: Vec::new() });
-        for part in tokens.chunks(AT_ONCE) {
-            let embedded = unit_rows(model.embed(part));
-            for (table, layer) in tables.iter_mut().zip(layers) {
-                table.values.extend(to_host(layer.forward(embedded.clone())));
+    /// Computes the tables of `maps` above `model`.
+    pub fn of<const N: usize>(maps: [&dyn MapsTokens; N], model: &Model) -> [Self; N] {
+        let ids: Vec<u32> = (0..model.config().vocab_size as u32).collect();
+        let mut tables = maps.map(|_| Self { width: 0, values: Vec::new() });
+        for ids in ids.chunks(AT_ONCE) {
+            let tokens = unit_tokens(ids, model);
+            for (table, map) in tables.iter_mut().zip(maps) {
+                let vectors = map.map(&tokens);
+                table.width = vectors.dims()[1];
+                table.values.extend(to_host(vectors));
             }
         }
         tables
@@ -44,12 +57,12 @@ impl TokenTable {
         4 * self.values.len()
     }
 
-    /// Returns the output for one token, `[width]`.
+    /// Returns the vector of one token, `[width]`.
     pub fn row(&self, id: u32) -> &[f32] {
         &self.values[id as usize * self.width..][..self.width]
     }
 
-    /// Returns the outputs for several tokens, `[ids, width]`.
+    /// Returns the vectors of several tokens, `[ids, width]`.
     pub fn rows(&self, ids: &[u32]) -> Vec<f32> {
         ids.iter().flat_map(|&id| self.row(id)).copied().collect()
     }

@@ -21,7 +21,7 @@ use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind};
 use super::scoring::Rescorer;
 use crate::backbone::{Backbone, Model};
 use crate::error::Result;
-use crate::nn::{Init, count_parameters, indices};
+use crate::nn::{Init, Tokens, count_parameters};
 use crate::progress;
 use crate::training::{OptimizationConfig, kept_bytes, train};
 
@@ -49,9 +49,9 @@ pub struct Blocks {
     pub hidden: Tensor<2>,
     /// The heads' states `[n * s, d]`, scaled in the same way, for networks that read them.
     pub states: Option<Tensor<2>>,
-    /// The token before each slot in the backbone's own text, `[n * s]`.
+    /// The token before each slot in the backbone's own text, `[n * s]`. Embeddings are scaled in the same way.
     pub before: Tokens,
-    /// All tokens that are candidates anywhere, each token once.
+    /// All tokens that are candidates anywhere, each token once, with embeddings scaled in the same way.
     pub tokens: Tokens,
     /// The row of each candidate in `tokens`, `[n * s * k]`.
     pub candidates: Tensor<1, Int>,
@@ -59,20 +59,9 @@ pub struct Blocks {
     pub head_scores: Tensor<3>,
 }
 
-/// Tokens, as networks read them.
-pub struct Tokens {
-    /// Their ids, `[n]`.
-    pub ids: Tensor<1, Int>,
-    /// Their embeddings `[n, d]`, each scaled to a root mean square of 1.
-    pub embeddings: Tensor<2>,
-}
-
-impl Tokens {
-    /// Makes tokens of `model`.
-    pub(super) fn new(ids: &[u32], model: &Model) -> Self {
-        let embeddings = unit_rows(model.embed(ids));
-        Self { ids: indices(ids.iter().map(|&id| id as usize), model.device()), embeddings }
-    }
+/// Returns tokens of `model`, with embeddings scaled to a root mean square of 1.
+pub(super) fn unit_tokens(ids: &[u32], model: &Model) -> Tokens {
+    Tokens::new(ids, unit_rows(model.embed(ids)))
 }
 
 impl Blocks {

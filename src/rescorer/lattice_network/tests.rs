@@ -6,12 +6,14 @@ use burn::tensor::{Device, Tensor};
 use super::super::testing::{VOCABULARY, WIDTH, hidden, lattice, model};
 use super::super::{
     BlockContext, Correlation, CorrelationConfig, CorrelationNetwork, GateState, GlobalScoring, Lava, LavaConfig,
-    LavaNetwork, PrefixToken, Rescorer, TokenVectors, Transition, TransitionConfig, TransitionNetwork,
+    LavaNetwork, PrefixToken, Rescorer, Transition, TransitionConfig, TransitionNetwork,
 };
-use super::{Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, Tokens, log_probabilities, unit_rows};
+use super::{
+    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, log_probabilities, unit_rows, unit_tokens,
+};
 use crate::backbone::Model;
 use crate::lattice::Lattice;
-use crate::nn::{Init, from_host, indices, to_host};
+use crate::nn::{Init, TokenVectors, from_host, indices, to_host};
 
 /// Changes every parameter by a different amount, so that none is zero.
 struct Shake(f32);
@@ -67,8 +69,8 @@ fn block_of(model: &Model, lattice: &Lattice, path: &[u32], hidden: &[f32]) -> B
     Blocks {
         hidden: unit_rows(from_host(hidden.to_vec(), [1, WIDTH], device)),
         states: Some(unit_rows(from_host(states(), [slots, WIDTH], device))),
-        before: Tokens::new(&path[..slots], model),
-        tokens: Tokens::new(&ids, model),
+        before: unit_tokens(&path[..slots], model),
+        tokens: unit_tokens(&ids, model),
         candidates: indices(0..ids.len(), device),
         head_scores: from_host(scores, [1, slots, k], device),
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::super::FitLattices;
-use super::{Blocks, LatticeNetwork, Tokens, unit_rows};
+use super::{Blocks, LatticeNetwork, unit_rows, unit_tokens};
 use crate::backbone::{Feature, Model};
 use crate::error::{Result, bail};
 use crate::heads::{StoredCandidates, block_starts};
@@ -147,8 +147,8 @@ impl<'a> LatticeTraining<'a> {
                 let shape = [n * slots, head_states.len() / (n * slots)];
                 unit_rows(from_host(head_states, shape, &self.device))
             }),
-            before: Tokens::new(&before, self.model),
-            tokens: Tokens::new(&distinct, self.model),
+            before: unit_tokens(&before, self.model),
+            tokens: unit_tokens(&distinct, self.model),
             candidates: indices(rows, &self.device),
             head_scores: from_host(scores, [n, slots, k], &self.device),
         };

@@ -125,7 +125,7 @@ def dflash(parameters, states, embeddings, tokens, layers, features, anchor_pred
     return torch.stack(blocks)
 
 
-def biased(parameters, states, embeddings, tokens, form, **options):
+def biased(parameters, states, embeddings, tokens, form, codebook=False, **options):
     """What DSpark and XPress put on parallel heads: states [s; m] behind the text's tokens, where B m is added to the logits."""
     below = Parameters()
     slots = dflash(below, states, embeddings, tokens, **options)
@@ -134,9 +134,13 @@ def biased(parameters, states, embeddings, tokens, form, **options):
     mixing = parameters.matrix("form.mixing", BLOCK * (BLOCK - 1) // 2, RANK) if form == "refiner" else None
     for slot in range(BLOCK - 1):
         state = slots[:, slot]
-        token = embeddings[[tokens[place + 1 + slot] for place in BEFORE]]
-        token = token / torch.sqrt((token * token).mean(-1, keepdim=True) + EPSILON)
-        token = linear(parameters, "token", token, RANK)
+        before_slot = [tokens[place + 1 + slot] for place in BEFORE]
+        if codebook:
+            token = parameters.matrix("token.weight", VOCABULARY, RANK)[before_slot]
+        else:
+            token = embeddings[before_slot]
+            token = token / torch.sqrt((token * token).mean(-1, keepdim=True) + EPSILON)
+            token = linear(parameters, "token", token, RANK)
         if form == "gated":
             gate = linear(parameters, "form", torch.cat([state, token], -1), RANK) + parameters.vector("form.bias", RANK)
             made = gate.sigmoid() * token
@@ -159,6 +163,66 @@ def biased(parameters, states, embeddings, tokens, form, **options):
     return torch.stack(found, 1)
 
 
+def affine(parameters, name, x, outputs):
+    return linear(parameters, name, x, outputs) + parameters.vector(f"{name}.bias", outputs)
+
+
+def starts(states, embeddings, tokens):
+    """The backbone's last states before the blocks, and by slot the ids and embeddings of the tokens before it."""
+    ids = [[tokens[place + 1 + slot] for place in BEFORE] for slot in range(BLOCK - 1)]
+    return states["last"][BEFORE], ids, [embeddings[of_slot] for of_slot in ids]
+
+
+def mlp_speculator(parameters, states, embeddings, tokens, inner, tie, scale):
+    """The token/embedding speculator (arXiv 2404.19124; fms-extras) with weights of its own: the states that its heads read."""
+    state, ids, _ = starts(states, embeddings, tokens)
+    w_s = 0.5 ** (0.5 / (BLOCK - 1))
+    w_e = math.sqrt((1 - w_s * w_s) * inner / 2)
+    unit = lambda x: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6)
+    state, found = unit(state) / math.sqrt(2) if scale else state, []
+    for slot in range(BLOCK - 1):
+        number = 0 if tie else slot
+        embedding = parameters.matrix(f"token.{number}.weight", VOCABULARY, inner)[ids[slot]]
+        mixed = linear(parameters, f"carry.{min(slot, 1) if tie else slot}", state, inner) + w_e / w_s * embedding
+        weight = parameters.vector(f"norm.{number}.weight", inner, around=1.0)
+        state = torch.nn.functional.gelu(unit(mixed) * weight + parameters.vector(f"norm.{number}.shift", inner))
+        found.append(state)
+    return torch.stack(found, 1)
+
+
+def hydra(parameters, states, embeddings, tokens, repeats):
+    """Hydra (arXiv 2402.05109; zankner/Hydra)."""
+    read, _, embedded = starts(states, embeddings, tokens)
+    found = []
+    for slot in range(BLOCK - 1):
+        name = f"heads.{slot}"
+        read = torch.cat([read, embedded[slot]], -1)
+        change = torch.nn.functional.silu(affine(parameters, f"{name}.change", read, D))
+        made = affine(parameters, f"{name}.first", read, D) + change
+        for _ in range(repeats):
+            made = made + torch.nn.functional.silu(affine(parameters, f"{name}.block", made, D))
+        found.append(made)
+    return torch.stack(found, 1)
+
+
+def redrafter(parameters, states, embeddings, tokens, blocks):
+    """ReDrafter (arXiv 2403.09919; apple/ml-recurrent-drafter), before an unembedding of its own."""
+    hidden, _, embedded = starts(states, embeddings, tokens)
+    state, found = torch.zeros_like(hidden), []
+    for slot in range(BLOCK - 1):
+        read = linear(parameters, "token", embedded[slot], D) + affine(parameters, "state", state, D)
+        state = torch.nn.functional.silu(read)
+        made = torch.cat([hidden, state], -1)
+        for block in range(blocks):
+            made = made + torch.nn.functional.silu(affine(parameters, f"blocks.{block}", made, 2 * D))
+        found.append(made)
+    return torch.stack(found, 1)
+
+
+def bias_section(form, codebook=False, **_):
+    return dict(form=form, rank=RANK, tokens="codebooks" if codebook else "embeddings")
+
+
 FEATURES = ["layer-1", "last"]
 DFLASH = dict(layers=1, features=FEATURES, anchor_predicts=True)
 SPARK = dict(kind="dflash", layers=1, context=FEATURES, anchor_predicts=True)
@@ -174,8 +238,20 @@ SYSTEMS = {
         dict(layers=1, features=FEATURES, convolution=(3, 4)),
         dict(kind="dflash", layers=1, context=FEATURES, convolution=dict(kernel=3, group=4)),
     ),
-    "dspark-gated": (biased, dict(form="gated", **DFLASH), SPARK),
+    "dspark-gated": (biased, dict(form="gated", codebook=True, **DFLASH), SPARK),
     "dspark-recurrent": (biased, dict(form="recurrent", **DFLASH), SPARK),
+    "mlp-speculator": (
+        mlp_speculator,
+        dict(inner=7, tie=False, scale=False),
+        dict(kind="speculator", inner=7, weights="own"),
+    ),
+    "mlp-speculator-tied": (
+        mlp_speculator,
+        dict(inner=5, tie=True, scale=True),
+        dict(kind="speculator", inner=5, weights="own", tie_weights=True, scale_input=True),
+    ),
+    "hydra": (hydra, dict(repeats=3), dict(kind="hydra")),
+    "redrafter": (redrafter, dict(blocks=2), dict(kind="redrafter", unembedding="own")),
     "xpress": (biased, dict(form="refiner", **DFLASH), SPARK),
 }
 
@@ -199,7 +275,7 @@ def main(folder):
         vectors = dict(
             made_with=f"torch {torch.__version__}",
             architecture=architecture,
-            bias=dict(form=options["form"], rank=RANK) if network is biased else None,
+            bias=bias_section(**options) if network is biased else None,
             backbone=shape,
             vocabulary=VOCABULARY,
             heads=BLOCK - 1,
