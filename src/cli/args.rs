@@ -64,6 +64,9 @@ pub struct ConfigFile {
     /// Seed of every random choice; overrides the configuration
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Lay another file over the configuration, such as one of configs/systems; may be repeated. The run is then called after both
+    #[arg(long, value_name = "FILE")]
+    pub with: Vec<PathBuf>,
     /// Override a key of the configuration, for instance --set heads.block_size=5; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,

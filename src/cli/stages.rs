@@ -13,7 +13,8 @@ use crate::stages::{self, Workspace};
 
 /// Reads the configuration with the overrides of the command line. Returns none if it was only to be printed.
 pub(super) fn load(common: &Common, file: &ConfigFile) -> Result<Option<Config>> {
-    let overrides = Overrides { set: file.set.clone(), seed: file.seed, device: common.device.clone() };
+    let (with, set) = (file.with.clone(), file.set.clone());
+    let overrides = Overrides { with, set, seed: file.seed, device: common.device.clone() };
     let config = config::load(&file.config, &overrides)?;
     if file.print_config {
         print(&config.to_toml())?;

@@ -1,13 +1,15 @@
 //! `[ablation]`: one configuration, varied; every variation is a cell.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::Config;
-use super::read::{precedence, put, resolve};
+use super::keys::keys;
+use super::read::{precedence, put, read_table, resolve};
 use crate::error::{Error, Result, bail};
 use crate::files;
 
@@ -18,8 +20,9 @@ pub struct AblationConfig {
     /// Lists of values, by dotted key in quotes: `"heads.block_size" = [5, 9]`, `seed = [1, 2, 3]`. Every combination is a cell.
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub matrix: Table,
-    /// A list of variations: values by dotted key in quotes, as `--set` takes them. `name` is what tables call the cell. With a
-    /// matrix, every entry is combined with all of the matrix.
+    /// A list of variations: values by dotted key in quotes, as `--set` takes them. `with = "FILE"` lays a file of `heads`, `rescorer`,
+    /// `drafting`, `lattice` and `tuning` over the configuration first; its path is relative to this file's folder. `name` is what
+    /// tables call the cell, where it is not the file's. With a matrix, every entry is combined with all of the matrix.
     #[schemars(with = "Vec<BTreeMap<String, serde_json::Value>>")]
     pub cell: Vec<Table>,
 }
@@ -117,6 +120,35 @@ impl Config {
     fn result_key(&self) -> String {
         files::hash_json(&Config { name: String::new(), device: String::new(), devices: Vec::new(), ..self.clone() })
     }
+}
+
+/// The sections of a file that a cell lays over its configuration.
+const OF_FILE: [&str; 5] = ["heads", "rescorer", "drafting", "lattice", "tuning"];
+
+/// Puts the contents of the files that cells name `with` in their place, as dotted keys. `folder` is that of the configuration.
+pub(super) fn read_files(table: &mut Table, folder: &Path) -> Result<()> {
+    let cells = table.get_mut("ablation").and_then(|ablation| ablation.get_mut("cell"));
+    for cell in cells.and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_table_mut) {
+        let Some(file) = cell.remove("with") else { continue };
+        let Some(file) = file.as_str() else {
+            bail!("`[[ablation.cell]]`: `with` must be the path of a file, in quotes.")
+        };
+        let path = folder.join(file);
+        let changes = read_table(&path, &mut Vec::new(), 0).map_err(|e| e.within("`[[ablation.cell]]`: `with`"))?;
+        if let Some(key) = changes.keys().find(|key| !OF_FILE.contains(&key.as_str())) {
+            bail!(
+                "{}: `{key}` has no place in a file that a cell is laid out `with`; it may have {}.",
+                path.display(),
+                OF_FILE.join(", ")
+            );
+        }
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        cell.entry("name").or_insert(Value::String(name));
+        keys().dotted("", Value::Table(changes), &mut |key, value| {
+            cell.entry(key).or_insert(value);
+        });
+    }
+    Ok(())
 }
 
 impl AblationConfig {
@@ -221,7 +253,8 @@ fn words(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heads::HeadArchitecture;
+    use crate::config::read::{Overrides, load};
+    use crate::heads::{HeadArchitecture, LossWeights};
 
     fn config(ablation: &str) -> Config {
         let text = format!(
@@ -276,6 +309,46 @@ mod tests {
         assert_eq!(keys(&again), keys(&config));
         let grid = config.grid().unwrap().unwrap();
         assert_eq!(grid.cells[1].values, ["ffn hidden=3"]);
+    }
+
+    #[test]
+    fn files_are_laid_over_the_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let medusa = write(
+            "systems/medusa.toml",
+            "[heads]\nloss_weights = { decay = 0.8 }\n[heads.architecture]\nkind = \"medusa\"\nblocks = 2\n[heads.bias]\n
+             [rescorer.two]\nkind = \"ngram\"\norder = 2\n[drafting]\nvariants = [\"tree-two\"]",
+        );
+        let base =
+            "name = \"league\"\n[data.x]\npath = \"x.jsonl\"\n[heads.architecture]\nkind = \"ffn\"\nhidden = 8\n";
+        let cells = "[[ablation.cell]]\nwith = \"systems/medusa.toml\"\n\"heads.training.steps\" = 7\n
+                     [[ablation.cell]]\nname = \"as it is\"\n";
+        let league = write("league.toml", &format!("{base}{cells}"));
+        let grid = load(&league, &Overrides::default()).unwrap().grid().unwrap().unwrap();
+        assert_eq!(grid.cells.iter().map(|cell| cell.values[0].as_str()).collect::<Vec<_>>(), ["medusa", "as it is"]);
+        let found = &grid.cells[0].config;
+        assert!(matches!(&found.heads.architecture, HeadArchitecture::Medusa(medusa) if medusa.blocks == 2));
+        assert_eq!((found.heads.training.steps, found.rescorer.len()), (7, 1));
+        assert_eq!((found.heads.loss_weights.clone(), found.heads.bias.is_some()), (LossWeights::Decay(0.8), true));
+        // The same on the command line.
+        let plain = write("base.toml", base);
+        let overrides = Overrides { with: vec![medusa], ..Overrides::default() };
+        let found = load(&plain, &overrides).unwrap();
+        assert_eq!(found.name, "league-medusa");
+        assert_eq!(found.drafting.variants[0].to_string(), "tree-two");
+        // What is no part of a system.
+        write("systems/medusa.toml", "[data.y]\npath = \"y.jsonl\"");
+        let error = load(&league, &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("medusa.toml: `data` has no place"), "{error}");
+        let missing = write("missing.toml", &format!("{base}[[ablation.cell]]\nwith = \"none.toml\""));
+        let error = load(&missing, &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("none.toml") && error.contains("`with`"), "{error}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 use toml::{Table, Value};
 
 use super::Config;
+use super::check::under;
 
 /// A key of a section.
 pub(super) struct Key {
@@ -114,6 +115,23 @@ impl Shape {
         let Self::Kinds { kinds, default } = self else { return None };
         let name = section.get("kind").map_or(default.as_deref(), Value::as_str)?;
         kinds.iter().find(|kind| kind.name == name)
+    }
+
+    /// Takes a value apart into those of its keys, down to sections of a `kind` and whatever is no section, and gives each to `put`
+    /// with its dotted key.
+    pub fn dotted(&self, place: &str, value: Value, put: &mut impl FnMut(String, Value)) {
+        match (self, value) {
+            (Self::Section(keys), Value::Table(section)) if !section.is_empty() => {
+                for (name, value) in section {
+                    let shape = keys.iter().find(|key| key.name == name).map_or(&Self::Anything, |key| &key.shape);
+                    shape.dotted(&under(place, &name), value, put);
+                }
+            }
+            (Self::Named { item, .. }, Value::Table(section)) => {
+                section.into_iter().for_each(|(name, value)| item.dotted(&under(place, &name), value, put));
+            }
+            (_, value) => put(place.to_owned(), value),
+        }
     }
 
     fn read(schema: &Json) -> Self {

@@ -1,12 +1,13 @@
 //! From files and command line to a validated [`Config`]; errors say where the key was given.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
+use super::ablation::read_files;
 use super::check::{Fault, under};
 use super::keys::keys;
 use super::schema::Config;
@@ -17,6 +18,8 @@ use crate::files;
 /// What the command line changes in a file.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
+    /// `--with FILE`: files laid over the configuration, in order, each as if it extended what is there.
+    pub with: Vec<PathBuf>,
     /// `--set key=value`, dotted keys, in order.
     pub set: Vec<String>,
     /// `--seed`
@@ -26,7 +29,7 @@ pub struct Overrides {
 }
 
 /// Where keys were given.
-enum Source {
+pub(super) enum Source {
     /// A file, with the line of each dotted key.
     File { path: String, lines: BTreeMap<String, usize> },
     /// A `--set`, with its key.
@@ -42,6 +45,14 @@ enum Source {
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config> {
     let mut sources = Vec::new();
     let mut table = read_table(path, &mut sources, 0)?;
+    for file in &overrides.with {
+        let changes = read_table(file, &mut sources, 0)?;
+        let named = changes.contains_key("name");
+        merge(&mut table, changes);
+        if let Some(Value::String(name)) = table.get_mut("name").filter(|_| !named) {
+            *name = format!("{name}-{}", file.file_stem().unwrap_or_default().to_string_lossy());
+        }
+    }
     let mut set: Vec<&String> = overrides.set.iter().collect();
     set.sort_by_key(|assignment| precedence(assignment.split('=').next().unwrap_or_default().trim()));
     for assignment in set {
@@ -100,7 +111,7 @@ fn write_out(table: &mut Table) {
 const DEPTH: usize = 8;
 
 /// Reads a file together with what it extends.
-fn read_table(path: &Path, sources: &mut Vec<Source>, depth: usize) -> Result<Table> {
+pub(super) fn read_table(path: &Path, sources: &mut Vec<Source>, depth: usize) -> Result<Table> {
     if depth > DEPTH {
         bail!("{}: `extends` goes on for more than {DEPTH} files; do two of them extend each other?", path.display());
     }
@@ -112,6 +123,7 @@ fn read_table(path: &Path, sources: &mut Vec<Source>, depth: usize) -> Result<Ta
     let spanned = DeTable::parse(&text).map_err(syntax)?;
     let mut table: Table = toml::from_str(&text).map_err(syntax)?;
     write_out(&mut table);
+    read_files(&mut table, path.parent().unwrap_or(Path::new("")))?;
     let mut whole = match table.remove("extends") {
         None => Value::Table(Table::new()),
         Some(Value::String(extended)) => {

@@ -7,6 +7,7 @@ mod entry;
 mod learning;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
+mod transfer;
 
 use std::collections::BTreeSet;
 
@@ -25,6 +26,7 @@ use crate::storage_type::StorageType;
 pub use dflash::DflashConfig;
 use entry::{Entry, ParallelEntry, SequentialEntry};
 use learning::AttentionLearning;
+pub use transfer::HiddenTransferConfig;
 
 /// `kind = "attention"`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -247,7 +249,7 @@ impl DraftHeads for AttentionHeads {
                 rows.root = rows.run(first, &places);
                 Begun::Sequential(Box::new(rows))
             }
-            Entry::Parallel(_) | Entry::Masked(_) => {
+            Entry::Parallel(_) | Entry::Masked(_) | Entry::Transfer(_) => {
                 let after = by_text(cache.texts(), &places);
                 let states = self.states(self.decoder.run(first, self.new_rows(&after), cache));
                 Begun::Parallel(Box::new(move |head| self.slot(&states, n, head)))

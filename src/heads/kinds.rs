@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AnyHeadKind, AttentionConfig, DflashConfig, FfnConfig, HydraConfig, LinearConfig, MedusaConfig, RedrafterConfig,
-    SpeculatorConfig,
+    AnyHeadKind, AttentionConfig, DflashConfig, FfnConfig, HiddenTransferConfig, HydraConfig, LinearConfig,
+    MedusaConfig, RedrafterConfig, SpeculatorConfig,
 };
 
 /// `[heads.architecture]`, by its `kind`. All end in the backbone's frozen unembedding or in one of their own. Before they are
@@ -27,6 +27,9 @@ pub enum HeadArchitecture {
     Redrafter(RedrafterConfig),
     /// Decoder layers that attend to the text, warm from the backbone's uppermost ones.
     Attention(AttentionConfig),
+    /// Pseudo states that run through the backbone's upper layers (Hidden Transfer; Wu et al. 2024).
+    #[serde(rename = "hidden-transfer")]
+    HiddenTransfer(HiddenTransferConfig),
     /// Decoder layers that draft a block in one pass (DFlash).
     Dflash(DflashConfig),
 }
@@ -42,6 +45,7 @@ impl HeadArchitecture {
             Self::Hydra(kind) => kind,
             Self::Redrafter(kind) => kind,
             Self::Attention(kind) => kind,
+            Self::HiddenTransfer(kind) => kind,
             Self::Dflash(kind) => kind,
         }
     }

@@ -106,6 +106,33 @@ pub(super) fn norm<M: Module>(model: &M, gradients: &GradientsParams) -> f64 {
     norm.sum.sqrt()
 }
 
+/// Removes the gradients of parameters that stay as they are.
+pub(super) fn remove_fixed<M: Module>(model: &M, gradients: &mut GradientsParams, stays: &dyn Fn(&str) -> bool) {
+    model.visit(&mut Fixed { path: ParameterPath::default(), gradients, stays });
+}
+
+struct Fixed<'a> {
+    path: ParameterPath,
+    gradients: &'a mut GradientsParams,
+    stays: &'a dyn Fn(&str) -> bool,
+}
+
+impl ModuleVisitor for Fixed<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if (self.stays)(&self.path.name()) {
+            self.gradients.remove::<D>(param.id);
+        }
+    }
+}
+
 struct Norm<'a> {
     gradients: &'a GradientsParams,
     sum: f64,
@@ -270,5 +297,26 @@ mod tests {
                 assert!((a - b).abs() < 1e-5, "{name}: {a} {b}");
             }
         }
+    }
+
+    /// A parameter that stays as it is counts for nothing in the norm, and has no moments.
+    #[test]
+    fn what_stays_has_no_gradient() {
+        let device = Device::flex().autodiff();
+        let mut init = Init::seeded(3, &device);
+        let model = init.linear(2, 3, 1.0).with_bias(&mut init);
+        let x: Tensor<2> = from_host(vec![1.0, -2.0, 0.5, 0.25, 3.0, -1.0], [2, 3], &device);
+        let mut gradients = GradientsParams::from_module(&mut loss(&model, &x).backward(), &model);
+        let bias = to_host(gradients.get::<1>(model.bias.as_ref().unwrap().id).unwrap());
+        let all = norm(&model, &gradients);
+        remove_fixed(&model, &mut gradients, &|parameter| parameter == "weight");
+        let left = norm(&model, &gradients);
+        assert!((left - bias.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt()).abs() < 1e-6);
+        assert!(left < 0.9 * all, "{left} {all}");
+        let (before, mut optimizer) = (collect_parameters(&model), AdamW::new(&OptimizationConfig::default()));
+        let after = collect_parameters(&optimizer.step(model, gradients, (1, left), &|_| 0.1));
+        assert_eq!(before["weight"], after["weight"]);
+        assert_ne!(before["bias"], after["bias"]);
+        assert_eq!(optimizer.state().into_keys().collect::<Vec<_>>(), ["m.bias", "v.bias"]);
     }
 }

@@ -11,7 +11,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
-use super::adamw::norm;
+use super::adamw::{norm, remove_fixed};
 use super::checkpoint::{Best, Checkpoints, State};
 use super::{AdamW, Average, OptimizationConfig, Schedule};
 use crate::error::{Error, Result};
@@ -127,7 +127,9 @@ where
     while state.step < options.steps && !state.gave_up(options) {
         let rate = schedule.rate(state.step);
         let batches = state.step * options.accumulate..(state.step + 1) * options.accumulate;
-        let (gradients, batch) = gather(&model, task, replicas, batches.clone())?;
+        let (mut gradients, batch) = gather(&model, task, replicas, batches.clone())?;
+        // They would only count for the norm that is clipped.
+        remove_fixed(&model, &mut gradients, &|parameter| task.rate_factor(parameter) == 0.0);
         let stopped_at = |what: &str, value: f64| -> Result<Error> {
             let batches: Vec<Value> = batches.clone().map(|number| task.describe(number)).collect();
             let culprit = json!({"step": state.step, "what": what, "value": value.to_string(), "learning_rate": rate, "batches": batches});

@@ -138,6 +138,7 @@ fn so_with_every_architecture_of_heads() {
         ("{kind=\"speculator\",inner=12,weights=\"own\",tie_weights=true,scale_input=true}", "constant", "all"),
         ("{kind=\"hydra\"}", "{decay=0.8}", "one-random"),
         ("{kind=\"redrafter\",unembedding=\"own\"}", "constant", "all"),
+        ("{kind=\"hidden-transfer\",layer=1}", "constant", "all"),
         ("{kind=\"attention\"}", "{exp=4}", "all"),
         ("{kind=\"attention\",layers=2,warm_start=false,context={features=[\"layer-1\",\"last\"]}}", "constant", "all"),
         ("{kind=\"attention\",rows=\"parallel\",layers=2,input=[\"layer-0\",\"last\"]}", "constant", "one-random"),

@@ -17,6 +17,7 @@ pub(super) enum Entry {
     Sequential(SequentialEntry),
     Parallel(ParallelEntry),
     Masked(MaskedEntry),
+    Transfer(TransferEntry),
 }
 
 /// In the manner of EAGLE-3 (Li et al. 2025, arXiv 2503.01840), with u the backbone's states before the block and o_j what row j
@@ -60,6 +61,16 @@ pub(super) struct MaskedEntry {
     causal: bool,
 }
 
+/// The pseudo states of Hidden Transfer (see [`HiddenTransferConfig`](super::HiddenTransferConfig)): row j enters as `W_j u`, stands at
+/// position p + j - 1 and predicts slot j + 1. It sees the context before p and the rows before it.
+#[derive(Module, Debug)]
+pub(super) struct TransferEntry {
+    /// W, by slot.
+    state: Vec<Linear>,
+    #[module(skip)]
+    feature: Feature,
+}
+
 impl Entry {
     /// Returns the states that rows are made from.
     pub fn features(&self) -> Vec<Feature> {
@@ -68,6 +79,7 @@ impl Entry {
                 inputs.features()
             }
             Self::Masked(_) => Vec::new(),
+            Self::Transfer(entry) => vec![entry.feature],
         }
     }
 
@@ -76,6 +88,7 @@ impl Entry {
         match self {
             Self::Sequential(_) => None,
             Self::Parallel(_) => Some(BlockRows { count, causal: false }),
+            Self::Transfer(_) => Some(BlockRows { count, causal: true }),
             Self::Masked(MaskedEntry { anchor_predicts, causal, .. }) => {
                 Some(BlockRows { count: count + usize::from(!anchor_predicts), causal: *causal })
             }
@@ -88,6 +101,7 @@ impl Entry {
             Self::Sequential(entry) => entry.first(states, pinned),
             Self::Parallel(entry) => entry.rows(states, pinned),
             Self::Masked(entry) => entry.rows(pinned, count + usize::from(!entry.anchor_predicts)),
+            Self::Transfer(entry) => entry.rows(states),
         }
     }
 
@@ -101,6 +115,7 @@ impl Entry {
                 state.iter_mut().chain(token).chain(inputs.linears()).collect()
             }
             Self::Masked(_) => Vec::new(),
+            Self::Transfer(entry) => entry.state.iter_mut().collect(),
         }
     }
 
@@ -114,6 +129,7 @@ impl Entry {
             }
             Self::Parallel(entry) => count_parameters(entry),
             Self::Masked(_) => 0,
+            Self::Transfer(entry) => count_parameters(entry),
         }
     }
 
@@ -193,6 +209,22 @@ impl MaskedEntry {
             self.mask_token.map_or_else(|| (0..model.config().vocab_size as u32).collect(), |token| vec![token]);
         let mean = model.embed(&tokens).mean_dim(0);
         self.mask = self.mask.clone().map(|old| if old.is_autodiff() { mean.autodiff().require_grad() } else { mean });
+    }
+}
+
+impl TransferEntry {
+    pub fn new(feature: Feature, count: usize, d: usize, init: &mut Init) -> Self {
+        let identity = |_| {
+            let mut matrix = init.zero_linear(d, d);
+            matrix.weight = init.given((0..d * d).map(|at| f32::from(u8::from(at % (d + 1) == 0))).collect(), [d, d]);
+            matrix
+        };
+        Self { state: (0..count).map(identity).collect(), feature }
+    }
+
+    fn rows(&self, states: &FeatureTensors) -> Tensor<2> {
+        let u = states.get(self.feature);
+        blocks(self.state.iter().map(|state| state.forward(u.clone())).collect())
     }
 }
 

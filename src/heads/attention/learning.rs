@@ -64,7 +64,9 @@ impl<'a> AttentionLearning<'a> {
     fn state_of(&self, head: usize) -> Tensor<2> {
         match self.heads.entry {
             Entry::Sequential(_) => self.levels[head].states.clone(),
-            Entry::Parallel(_) | Entry::Masked(_) => self.heads.slot(&self.levels[0].states, self.places.len(), head),
+            Entry::Parallel(_) | Entry::Masked(_) | Entry::Transfer(_) => {
+                self.heads.slot(&self.levels[0].states, self.places.len(), head)
+            }
         }
     }
 }

@@ -31,6 +31,7 @@ fn models() -> [Model; 2] {
 enum Kind {
     Attention(AttentionConfig),
     Dflash(DflashConfig),
+    HiddenTransfer(HiddenTransferConfig),
 }
 
 impl Kind {
@@ -38,6 +39,7 @@ impl Kind {
         match self {
             Self::Attention(kind) => kind.network(shape, init),
             Self::Dflash(kind) => kind.network(shape, init),
+            Self::HiddenTransfer(kind) => kind.network(shape, init),
         }
     }
 
@@ -63,7 +65,8 @@ fn kinds() -> Vec<Kind> {
     let convolution = Some(ConvolutionConfig { kernel: 2, group: 4 });
     let convolved = DflashConfig { convolution, anchor_predicts: true, ..plain.clone() };
     let kinds = kinds.into_iter().map(Kind::Attention);
-    kinds.chain([plain, windowed, scaled, convolved].map(Kind::Dflash)).collect()
+    let transfer = Kind::HiddenTransfer(HiddenTransferConfig { layer: Some(1) });
+    kinds.chain([plain, windowed, scaled, convolved].map(Kind::Dflash)).chain([transfer]).collect()
 }
 
 /// Adds to every number a little that depends on its place, and casts.
@@ -308,6 +311,8 @@ fn the_backbone_must_suit_the_layers() {
     let error = kind(4).features(&backbone()).unwrap_err().to_string();
     assert!(error.contains("`heads.architecture.layers` is 4") && error.contains("has 3"), "{error}");
     assert_eq!(kind(2).features(&backbone()).unwrap(), [Feature::Layer(1), Feature::Layer(2)]);
+    let error = HiddenTransferConfig { layer: Some(3) }.features(&backbone()).unwrap_err().to_string();
+    assert!(error.contains("`heads.architecture.layer` is 3, but the backbone has 3 layers"), "{error}");
     let convolution = Some(ConvolutionConfig { kernel: 2, group: 3 });
     let error = DflashConfig { convolution, ..DflashConfig::default() }.features(&backbone()).unwrap_err().to_string();
     assert!(error.contains("`heads.architecture.convolution.group` is 3") && error.contains("width of 8"), "{error}");

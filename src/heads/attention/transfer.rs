@@ -1,0 +1,64 @@
+//! `kind = "hidden-transfer"`: pseudo states of the tokens to come, which run through the backbone's own upper layers.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Entry, TransferEntry};
+use super::{AttentionHeads, union};
+use crate::backbone::{DecoderLayers, Feature, ModelConfig, NormKind};
+use crate::error::{Result, bail};
+use crate::heads::{HeadKind, HeadShape};
+use crate::nn::Init;
+
+/// `kind = "hidden-transfer"`: Hidden Transfer (Wu et al. 2024, arXiv 2404.12022). At one of the backbone's layers, a matrix for each
+/// slot makes a pseudo state of the state before the block. The pseudo states run through the layers above, which are the
+/// backbone's own and stay frozen, over its keys and values of the text. They see the text before the block and those of the slots
+/// before them, and predict through the backbone's norm and unembedding. A block is drafted without the pinned token, which stands
+/// where the first pseudo state does.
+///
+/// In the paper the forward that verifies a block makes the next pseudo states on its way. Here they run behind it, which drafts
+/// the same and reads the upper layers once more. The paper says neither how the matrices begin nor at which layers they are: they
+/// begin as the identity.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HiddenTransferConfig {
+    /// The layer that pseudo states enter: that of the residual stream `layer-N`. Empty: three quarters of the layers are below.
+    pub layer: Option<usize>,
+}
+
+impl HiddenTransferConfig {
+    fn layer(&self, backbone: &ModelConfig) -> usize {
+        self.layer.unwrap_or(backbone.num_hidden_layers * 3 / 4)
+    }
+}
+
+impl HeadKind for HiddenTransferConfig {
+    const NAME: &'static str = "hidden-transfer";
+    type Network = AttentionHeads;
+
+    fn features(&self, backbone: &ModelConfig) -> Result<Vec<Feature>> {
+        let (layer, most) = (self.layer(backbone), backbone.num_hidden_layers);
+        if layer >= most {
+            bail!(
+                "`heads.architecture.layer` is {layer}, but the backbone has {most} layers, and pseudo states need one above them. Take a smaller number."
+            );
+        }
+        Ok(union((layer..most).map(Feature::Layer).collect(), Vec::new()))
+    }
+
+    fn network(&self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
+        let (d, count, backbone) = (shape.width(), shape.count, shape.backbone);
+        let layer = self.layer(backbone);
+        AttentionHeads {
+            entry: Entry::Transfer(TransferEntry::new(Feature::Layer(layer), count, d, init)),
+            context: None,
+            decoder: DecoderLayers::new(backbone, layer..backbone.num_hidden_layers, None, init),
+            norm: init.norm(d, backbone.norm == NormKind::Layer),
+            count,
+            first: layer,
+            epsilon: backbone.norm_epsilon,
+            warm_start: true,
+            layers_learning_rate: 0.0,
+        }
+    }
+}
