@@ -1,6 +1,6 @@
 //! Files that are either complete or absent. They are written under a temporary name, flushed and renamed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -70,12 +70,27 @@ pub fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Opens a file of this program's own, to read and to write, after creating it if necessary. What is in it stays.
+///
+/// # Errors
+/// When a link lies in its place: what the link names may be anybody's.
+pub fn open_own(path: &Path) -> Result<File> {
+    if path.is_symlink() {
+        bail!(
+            "{}: this is a link, where a file of the program's own belongs. Remove it and start the command again.",
+            path.display()
+        );
+    }
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    file.map_err(|e| Error::io("write", path, e))
+}
+
 /// Locks the folder for this process alone, after creating it if necessary. The lock is released when the process ends,
 /// for whatever reason.
 pub fn lock(folder: &Path) -> Result<File> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     let path = folder.join(".lock");
-    let file = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
+    let file = open_own(&path)?;
     match file.try_lock() {
         Ok(()) => {
             sweep(folder)?;
@@ -94,7 +109,7 @@ pub fn lock(folder: &Path) -> Result<File> {
 pub fn share(folder: &Path, used_elsewhere: impl FnOnce() -> bool) -> Result<File> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     let path = folder.join(".lock");
-    let file = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
+    let file = open_own(&path)?;
     let failed = |e| Error::io("lock", &path, e);
     if file.try_lock().is_ok() {
         if !used_elsewhere() {
@@ -353,6 +368,21 @@ mod tests {
         staged.commit().unwrap();
         assert_eq!(fs::read_to_string(target.join("x")).unwrap(), "2");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// A link in the place of a lock names a file that keeps what it has.
+    #[cfg(unix)]
+    #[test]
+    fn links_are_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (other, run) = (dir.path().join("precious"), dir.path().join("run"));
+        fs::write(&other, "kept").unwrap();
+        fs::create_dir(&run).unwrap();
+        std::os::unix::fs::symlink(&other, run.join(".lock")).unwrap();
+        for error in [lock(&run).err().unwrap(), share(&run, || false).err().unwrap()] {
+            assert!(error.to_string().contains("run/.lock: this is a link"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
     }
 
     #[test]

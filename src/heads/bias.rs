@@ -12,12 +12,13 @@ use burn::tensor::activation::{sigmoid, silu};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::carried::{self, Carries};
 use super::feature_sum::scaled;
-use super::network::{DraftedTokens, Learning, RowStates};
-use super::{Begun, DraftHeads, Rows, Starts, States};
+use super::network::{DraftedTokens, Learning};
+use super::{Begun, DraftHeads, Starts};
 use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
 use crate::error::Result;
-use crate::nn::{Init, Linear, TokenMap, TokenVectors, Tokens, count_parameters, indices};
+use crate::nn::{Init, Linear, TokenMap, TokenVectors, Tokens, count_parameters};
 use crate::storage_type::StorageType;
 
 /// `[heads.bias]`
@@ -201,7 +202,7 @@ impl<N: DraftHeads + Module + ModuleDisplay> BiasedHeads<N> {
     }
 
     /// Runs rows behind tokens.
-    fn row(&self, slot: Slot, tokens: Tokens) -> Row {
+    fn behind(&self, slot: Slot, tokens: Tokens) -> Row {
         let tokens = Tokens { embeddings: scaled(tokens.embeddings), ..tokens };
         let (state, token) = (slot.state.clone(), self.token.forward(&tokens));
         let (bias, kept) = match &self.form {
@@ -217,43 +218,17 @@ fn mean(states: &[Tensor<2>]) -> Tensor<2> {
     sum / states.len() as f32
 }
 
-/// The rows of blocks, level by level.
-struct BiasedRows<'a, N: Module> {
-    of: &'a BiasedHeads<N>,
-    heads: States<'a>,
-    /// The states of the heads below that were asked for, `[n, d]` each, and their mean where it is read.
-    slots: Vec<Tensor<2>>,
-    mean: Option<Tensor<2>>,
-    /// The block and the slot of each row; head 2 is 0.
-    rows: Vec<(usize, usize)>,
-    kept: RowStates,
-    root: Tensor<2>,
-}
-
-impl<N: DraftHeads + Module + ModuleDisplay> Rows for BiasedRows<'_, N> {
-    fn root(&self) -> Tensor<2> {
-        self.root.clone()
-    }
-
-    fn expand(&mut self, parents: &[usize], tokens: Tokens) -> Tensor<2> {
-        let number = self.rows[parents[0]].1 + 1;
-        while self.slots.len() <= number {
-            let next = (self.heads)(self.slots.len());
-            self.slots.push(next);
-        }
-        let blocks: Vec<usize> = parents.iter().map(|&row| self.rows[row].0).collect();
-        let device = tokens.embeddings.device();
-        let of_blocks = |states: &Tensor<2>| states.clone().select(0, indices(blocks.iter().copied(), &device));
-        let slot = Slot {
-            number,
-            state: of_blocks(&self.slots[number]),
-            mean: self.mean.as_ref().map(of_blocks),
-            before: (self.kept.len() > 0).then(|| self.kept.at(parents)),
-        };
-        let Row { state, kept } = self.of.row(slot, tokens);
-        kept.into_iter().for_each(|kept| self.kept.push(kept));
-        self.rows.extend(blocks.into_iter().map(|block| (block, number)));
-        state
+impl<N: DraftHeads + Module + ModuleDisplay> Carries for BiasedHeads<N> {
+    fn row(
+        &self,
+        head: usize,
+        read: Vec<Tensor<2>>,
+        carried: Option<Tensor<2>>,
+        tokens: Tokens,
+    ) -> (Tensor<2>, Option<Tensor<2>>) {
+        let slot = Slot { number: head, state: read[0].clone(), mean: read.get(1).cloned(), before: carried };
+        let Row { state, kept } = self.behind(slot, tokens);
+        (state, kept)
     }
 }
 
@@ -290,7 +265,7 @@ impl<N: DraftHeads + Module + ModuleDisplay> Learning for BiasedLearning<'_, N> 
             self.ask(number + 1);
             let before = self.rows.last().and_then(|row| row.kept.clone());
             let slot = Slot { number, state: self.below[number].clone(), mean: self.mean.clone(), before };
-            self.rows.push(self.of.row(slot, (self.drafted)(number)));
+            self.rows.push(self.of.behind(slot, (self.drafted)(number)));
         }
         self.rows[head].state.clone().without_autodiff()
     }
@@ -323,14 +298,20 @@ impl<N: DraftHeads + Module + ModuleDisplay> DraftHeads for BiasedHeads<N> {
         let Begun::Parallel(mut heads) = self.heads.begin(starts) else {
             unreachable!("sequential heads read what was drafted already")
         };
-        let asked = if self.reads_mean() { self.count() } else { 1 };
-        let slots: Vec<Tensor<2>> = (0..asked).map(&mut heads).collect();
-        let (state, mean) = (slots[0].clone(), self.reads_mean().then(|| mean(&slots)));
-        let rows = (0..state.dims()[0]).map(|block| (block, 0)).collect();
-        let first = self.row(Slot { number: 0, state, mean: mean.clone(), before: None }, pinned);
-        let mut kept = RowStates::new();
-        first.kept.into_iter().for_each(|of_first| kept.push(of_first));
-        Begun::Sequential(Box::new(BiasedRows { of: self, heads, slots, mean, rows, kept, root: first.state }))
+        let (count, reads_mean) = (self.count(), self.reads_mean());
+        let mut all: Option<(Vec<Tensor<2>>, Tensor<2>)> = None;
+        let of_blocks = move |head| {
+            if !reads_mean {
+                return vec![heads(head)];
+            }
+            let (states, mean) = all.get_or_insert_with(|| {
+                let states: Vec<Tensor<2>> = (0..count).map(&mut heads).collect();
+                let mean = mean(&states);
+                (states, mean)
+            });
+            vec![states[head].clone(), mean.clone()]
+        };
+        carried::begin(self, Box::new(of_blocks), pinned)
     }
 
     fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Box<dyn Learning + 'a> {
@@ -535,7 +516,7 @@ mod tests {
         let heads = heads(&model, FORMS[0]);
         let (state, tokens) = (numbers(2, 1.0).autodiff(), tokens(2, 4.0));
         let slot = Slot { number: 0, state, mean: None, before: None };
-        let found = to_host(heads.row(slot, tokens.clone().autodiff()).state.without_autodiff());
+        let found = to_host(heads.behind(slot, tokens.clone().autodiff()).state.without_autodiff());
         let TokenMap::Embeddings(map) = &heads.token else { panic!("the default is a map") };
         let map = to_host(map.weight.val().without_autodiff());
         for (found, token) in found.chunks(WIDTH + 3).zip(to_host(tokens.embeddings).chunks(WIDTH)) {

@@ -1,5 +1,4 @@
-//! Rows of heads that read the backbone's state at the start of a block, the tokens drafted since, and what the row before them
-//! carried on.
+//! Rows of heads that read something of the block, the tokens drafted since it began, and what the row before them carried on.
 
 use burn::tensor::Tensor;
 
@@ -9,26 +8,37 @@ use crate::nn::{Tokens, indices};
 
 /// Heads whose rows carry numbers from one to the next.
 pub(super) trait Carries {
-    /// Runs rows of a head (0 is head 2), one behind each of `tokens`, in blocks that begin at states `hidden` `[m, d]`, given what
-    /// the rows before them carried on; none for head 2. Returns what the rows predict from, and what they carry on.
-    fn row(&self, head: usize, hidden: Tensor<2>, carried: Option<Tensor<2>>, tokens: Tokens)
-    -> (Tensor<2>, Tensor<2>);
+    /// Runs rows of a head (0 is head 2), one behind each of `tokens`, given what the head reads of their blocks, `[m, width]` each,
+    /// and what the rows before carried on, if there are any and they did. Returns what the rows predict from, and what they carry
+    /// on.
+    fn row(
+        &self,
+        head: usize,
+        read: Vec<Tensor<2>>,
+        carried: Option<Tensor<2>>,
+        tokens: Tokens,
+    ) -> (Tensor<2>, Option<Tensor<2>>);
 }
 
-/// Begins blocks at the states `hidden` `[n, d]`, behind the pinned tokens.
-pub(super) fn begin<H: Carries>(heads: &H, hidden: Tensor<2>, pinned: Tokens) -> Begun<'_> {
-    let places = (0..pinned.len()).map(|start| (0, start)).collect();
-    let (root, first) = heads.row(0, hidden.clone(), None, pinned);
+/// Returns what a head reads of n blocks, `[n, width]` each, whatever is drafted in them. It is asked for one head after the other.
+pub(super) type OfBlocks<'a> = Box<dyn FnMut(usize) -> Vec<Tensor<2>> + 'a>;
+
+/// Begins blocks behind the pinned tokens.
+pub(super) fn begin<'a, H: Carries>(heads: &'a H, mut of_blocks: OfBlocks<'a>, pinned: Tokens) -> Begun<'a> {
+    let places = (0..pinned.len()).map(|block| (0, block)).collect();
+    let read = vec![of_blocks(0)];
+    let (root, first) = heads.row(0, read[0].clone(), None, pinned);
     let mut carried = RowStates::new();
-    carried.push(first);
-    Begun::Sequential(Box::new(CarriedRows { heads, hidden, places, carried, root }))
+    first.into_iter().for_each(|first| carried.push(first));
+    Begun::Sequential(Box::new(CarriedRows { heads, of_blocks, read, places, carried, root }))
 }
 
 struct CarriedRows<'a, H> {
     heads: &'a H,
-    /// The states at the starts, `[n, d]`.
-    hidden: Tensor<2>,
-    /// The head of each row, and its start.
+    of_blocks: OfBlocks<'a>,
+    /// What heads read of the blocks, as far as they were asked for.
+    read: Vec<Vec<Tensor<2>>>,
+    /// The head of each row, and its block.
     places: Vec<(usize, usize)>,
     carried: RowStates,
     /// What head 2 predicts from.
@@ -43,15 +53,21 @@ impl<H: Carries> Rows for CarriedRows<'_, H> {
     fn expand(&mut self, parents: &[usize], tokens: Tokens) -> Tensor<2> {
         let head = self.places[parents[0]].0 + 1;
         assert!(parents.iter().all(|&row| self.places[row].0 + 1 == head), "rows of one depth");
-        // One row behind each start, as in training, needs no copy of the states.
-        let (n, device) = (self.hidden.dims()[0], self.hidden.device());
-        let starts: Vec<usize> = parents.iter().map(|&row| self.places[row].1).collect();
-        let hidden = self.hidden.clone();
-        let all = starts.iter().copied().eq(0..n);
-        let hidden = if all { hidden } else { hidden.select(0, indices(starts.iter().copied(), &device)) };
-        let (state, carried) = self.heads.row(head, hidden, Some(self.carried.at(parents)), tokens);
-        self.carried.push(carried);
-        self.places.extend(starts.into_iter().map(|start| (head, start)));
+        while self.read.len() <= head {
+            let next = (self.of_blocks)(self.read.len());
+            self.read.push(next);
+        }
+        let blocks: Vec<usize> = parents.iter().map(|&row| self.places[row].1).collect();
+        let of_rows = |all: &Tensor<2>| {
+            // One row in each block, as in training, needs no copy.
+            let every = blocks.iter().copied().eq(0..all.dims()[0]);
+            let select = || all.clone().select(0, indices(blocks.iter().copied(), &all.device()));
+            if every { all.clone() } else { select() }
+        };
+        let before = (self.carried.len() > 0).then(|| self.carried.at(parents));
+        let (state, carried) = self.heads.row(head, self.read[head].iter().map(of_rows).collect(), before, tokens);
+        carried.into_iter().for_each(|carried| self.carried.push(carried));
+        self.places.extend(blocks.into_iter().map(|block| (head, block)));
         state
     }
 }

@@ -86,15 +86,16 @@ impl Carries for HydraHeads {
     fn row(
         &self,
         head: usize,
-        hidden: Tensor<2>,
+        read: Vec<Tensor<2>>,
         carried: Option<Tensor<2>>,
         tokens: Tokens,
-    ) -> (Tensor<2>, Tensor<2>) {
+    ) -> (Tensor<2>, Option<Tensor<2>>) {
+        let hidden = read[0].clone();
         let HydraHead { first, change, block, .. } = &self.heads[head];
         let read = Tensor::cat(vec![carried.unwrap_or(hidden), tokens.embeddings], 1);
         let first = first.forward(read.clone()) + silu(change.forward(read.clone()));
         let blocks = block.iter().flat_map(|block| std::iter::repeat_n(block, self.repeats));
-        (blocks.fold(first, |y, block| y.clone() + silu(block.forward(y))), read)
+        (blocks.fold(first, |y, block| y.clone() + silu(block.forward(y))), Some(read))
     }
 }
 
@@ -112,7 +113,8 @@ impl DraftHeads for HydraHeads {
     }
 
     fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
-        carried::begin(self, starts.states.get(Feature::Last), starts.pinned)
+        let hidden = starts.states.get(Feature::Last);
+        carried::begin(self, Box::new(move |_| vec![hidden.clone()]), starts.pinned)
     }
 
     fn unembedding(&self, head: usize) -> Option<Tensor<2>> {

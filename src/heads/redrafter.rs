@@ -79,12 +79,19 @@ pub struct RedrafterHeads {
 }
 
 impl Carries for RedrafterHeads {
-    fn row(&self, _: usize, hidden: Tensor<2>, carried: Option<Tensor<2>>, tokens: Tokens) -> (Tensor<2>, Tensor<2>) {
+    fn row(
+        &self,
+        _: usize,
+        read: Vec<Tensor<2>>,
+        carried: Option<Tensor<2>>,
+        tokens: Tokens,
+    ) -> (Tensor<2>, Option<Tensor<2>>) {
+        let hidden = read[0].clone();
         let before = carried.unwrap_or_else(|| hidden.zeros_like());
         let state = silu(self.token.forward(tokens.embeddings) + self.state.forward(before));
-        let read = Tensor::cat(vec![hidden.clone(), state.clone()], 1);
-        let made = self.blocks.iter().fold(read, |y, block| y.clone() + silu(block.forward(y)));
-        (self.output.forward(hidden, made), state)
+        let both = Tensor::cat(vec![hidden.clone(), state.clone()], 1);
+        let made = self.blocks.iter().fold(both, |y, block| y.clone() + silu(block.forward(y)));
+        (self.output.forward(hidden, made), Some(state))
     }
 }
 
@@ -99,7 +106,8 @@ impl DraftHeads for RedrafterHeads {
     }
 
     fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
-        carried::begin(self, starts.states.get(Feature::Last), starts.pinned)
+        let hidden = starts.states.get(Feature::Last);
+        carried::begin(self, Box::new(move |_| vec![hidden.clone()]), starts.pinned)
     }
 
     fn unembedding(&self, _: usize) -> Option<Tensor<2>> {

@@ -10,7 +10,7 @@ use super::{BiasConfig, FrozenHeads, HeadArchitecture, HeadKind, Trained};
 use crate::backbone::{Backbone, Checkpoint, ValueSketch};
 use crate::error::{Error, Result, bail};
 use crate::files;
-use crate::nn::{collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
+use crate::nn::{Values, collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
 use crate::progress;
 use crate::storage_type::StorageType;
 
@@ -229,7 +229,15 @@ pub(super) fn load_to_train<N: Module>(
 /// # Errors
 /// Returns an error if the file is missing or damaged, or holds other heads.
 pub(super) fn load_network<N: Module>(empty: N, weights: &Path) -> Result<N> {
-    load_parameters(empty, parameters_from_safetensors(weights)?).map_err(|e| e.within(weights.display()))
+    let values = parameters_from_safetensors(weights)?;
+    let broken = |(_, (_, numbers)): &(&String, &Values)| numbers.iter().any(|number| !number.is_finite());
+    if let Some((name, _)) = values.iter().find(broken) {
+        bail!(
+            "{}: the tensor `{name}` holds numbers that are not finite. Train the heads anew with a lower learning rate.",
+            weights.display()
+        );
+    }
+    load_parameters(empty, values).map_err(|e| e.within(weights.display()))
 }
 
 /// Reads the description of the heads in `folder`, and checks that they may be used with `backbone`.

@@ -176,10 +176,11 @@ impl Carries for SpeculatorHeads {
     fn row(
         &self,
         head: usize,
-        hidden: Tensor<2>,
+        read: Vec<Tensor<2>>,
         carried: Option<Tensor<2>>,
         tokens: Tokens,
-    ) -> (Tensor<2>, Tensor<2>) {
+    ) -> (Tensor<2>, Option<Tensor<2>>) {
+        let hidden = read[0].clone();
         let w_s = 0.5f64.powf(0.5 / self.count as f64);
         let output = of(&self.output, head);
         let (first, w_e, tokens) = match output {
@@ -196,7 +197,7 @@ impl Carries for SpeculatorHeads {
         let token = of(&self.token, head).forward(&tokens).mul_scalar(w_e / w_s);
         let mixed = of(&self.carry, head).forward(carried.unwrap_or(first)) + token;
         let state = gelu(of(&self.norm, head).forward(mixed));
-        (output.forward(hidden, state.clone()), state)
+        (output.forward(hidden, state.clone()), Some(state))
     }
 }
 
@@ -218,7 +219,8 @@ impl DraftHeads for SpeculatorHeads {
     }
 
     fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
-        carried::begin(self, starts.states.get(Feature::Last), starts.pinned)
+        let hidden = starts.states.get(Feature::Last);
+        carried::begin(self, Box::new(move |_| vec![hidden.clone()]), starts.pinned)
     }
 
     fn unembedding(&self, head: usize) -> Option<Tensor<2>> {

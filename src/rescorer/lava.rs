@@ -127,10 +127,10 @@ impl LatticeNetwork for LavaNetwork {
         let views = (attention * values).sum_dim(1).reshape([n, slots, rank]);
         // To the left of slot 2 is the pinned token, and to the right of slot H there is nothing.
         let pinned = self.value.forward(blocks.before.embeddings.clone()).reshape([n, slots, rank]).narrow(1, 0, 1);
-        let left = Tensor::cat(vec![pinned, views.clone().narrow(1, 0, slots - 1)], 1);
         let nothing = Tensor::zeros([n, 1, rank], &views.device());
-        let right = Tensor::cat(vec![views.clone().narrow(1, 1, slots - 1), nothing], 1);
-        let seen = [(&self.left, left), (&self.own, views), (&self.right, right)]
+        let around = Tensor::cat(vec![pinned, views, nothing], 1);
+        let seen = [(&self.left, 0), (&self.own, 1), (&self.right, 2)]
+            .map(|(layer, first)| (layer, around.clone().narrow(1, first, slots)))
             .map(|(layer, views)| layer.forward(views.reshape([n * slots, rank])).reshape([n, slots, rank]));
         let [left, own, right] = seen;
         let wanted = tanh(left + own + right + of_block(&self.hidden) + of_slot(&self.slot_biases));

@@ -6,7 +6,8 @@ use serde_json::Value;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder,
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    TokenizerBuilder,
 };
 
 use crate::error::{Error, Result, bail};
@@ -37,6 +38,7 @@ impl Tokenizer {
         let text = files::read_text(&path)?;
         let inner: tokenizers::Tokenizer =
             text.parse().map_err(|e| Error::new(format!("{}: not a tokenizer.json ({e}).", path.display())))?;
+        let inner = whole(inner);
         let bos = leading_token(folder, &inner)?;
         let hash = blake3::hash(format!("{bos:?}{text}").as_bytes()).to_hex().to_string();
         Ok(Self { inner, bos, special: true, plain_hash: hash.clone(), hash })
@@ -130,6 +132,21 @@ impl Tokenizer {
     }
 }
 
+/// Takes what `tokenizer.json` may say for training away: texts are neither cut nor padded, and always become the same tokens.
+fn whole(mut tokenizer: tokenizers::Tokenizer) -> tokenizers::Tokenizer {
+    // Only giving limits can fail.
+    let _ = tokenizer.with_truncation(None);
+    tokenizer.with_padding(None);
+    if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+        && bpe.dropout.is_some()
+    {
+        let mut certain = bpe.clone();
+        certain.dropout = None;
+        tokenizer.with_model(certain);
+    }
+    tokenizer
+}
+
 /// Returns the token to prepend to every text, if `tokenizer_config.json` asks for one.
 fn leading_token(folder: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<Option<u32>> {
     let path = folder.join("tokenizer_config.json");
@@ -163,6 +180,23 @@ mod tests {
         }
         assert_eq!(tokenizer.encode(END_OF_TEXT).unwrap(), [0]);
         assert!(tokenizer.encode("the").unwrap().len() < 3);
+    }
+
+    #[test]
+    fn texts_are_neither_cut_nor_padded_nor_split_at_random() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = Tokenizer::fit(["the fox saw the foxes"].into_iter(), 270, dir.path()).unwrap();
+        let path = dir.path().join("tokenizer.json");
+        let mut json: Value = files::read_json(&path).unwrap();
+        json["truncation"] =
+            serde_json::json!({"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
+        json["padding"] = serde_json::json!({"strategy": {"Fixed": 40}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"});
+        json["model"]["dropout"] = 0.9.into();
+        files::write_json(&path, &json).unwrap();
+        let odd = Tokenizer::load(dir.path()).unwrap();
+        for text in ["the fox", "the foxes saw the fox and the fox saw them", ""] {
+            assert_eq!(odd.encode(text).unwrap(), plain.encode(text).unwrap());
+        }
     }
 
     #[test]

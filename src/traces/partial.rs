@@ -5,7 +5,7 @@
 //! are on the disk. So the lines tell how many rows are valid, and any rows after these are dropped. A process that
 //! resumes finds only complete batches, or none.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -103,14 +103,10 @@ impl Partial {
         }
         let data = folder.join("data");
         fs::create_dir_all(&data).map_err(|e| Error::io("create", &data, e))?;
-        let open = |path: PathBuf| {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-            file.map_err(|e| Error::io("write", &path, e))
-        };
         let mut partial = Self {
-            file: open(data.join(rows.name))?,
+            file: files::open_own(&data.join(rows.name))?,
             row_bytes: rows.row_bytes,
-            journal: open(folder.join("batches.jsonl"))?,
+            journal: files::open_own(&folder.join("batches.jsonl"))?,
             folder,
             target: target.to_owned(),
             entries: Vec::new(),

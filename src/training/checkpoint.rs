@@ -135,10 +135,15 @@ impl Checkpoints {
         files::write_json(&staged.path().join("state.json"), state)?;
         staged.commit()?;
         files::write_json(&self.folder.join("latest.json"), &Pointer { step: state.step })?;
+        self.settle(state)
+    }
+
+    /// Does what is left to do once `latest.json` points at a state: points `best.json` at the best one, and clears up all others. A
+    /// training that goes on does it again, for it may have been killed before.
+    pub fn settle(&self, state: &State) -> Result<()> {
         if let Some(best) = state.best {
             files::write_json(&self.folder.join("best.json"), &Pointer { step: best.step })?;
         }
-        // What is kept follows from the state and not from the pointers: after a crash one of them may be older.
         self.clear_up(state)
     }
 

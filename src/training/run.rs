@@ -1,6 +1,6 @@
 //! The training loop.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -108,6 +108,7 @@ where
     let mut average = (options.average > 0.0).then(|| Average::new(options.average));
     let (mut model, mut state) = match checkpoints.latest(context.key)? {
         Some(state) => {
+            checkpoints.settle(&state)?;
             progress::say(format!("{}: going on from step {}", context.title, state.step));
             (checkpoints.load(&state, model, &mut optimizer, average.as_mut())?, state)
         }
@@ -316,15 +317,17 @@ struct Log {
 impl Log {
     /// Opens the file and cuts it to at most `keep` bytes.
     fn open(path: PathBuf, keep: u64) -> Result<Self> {
-        let open = || -> std::io::Result<File> {
-            fs::create_dir_all(path.parent().expect("a file in a folder"))?;
-            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+        let folder = path.parent().expect("a file in a folder");
+        fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        let mut file = files::open_own(&path)?;
+        let mut cut = || -> std::io::Result<()> {
             let length = file.metadata()?.len();
             file.set_len(length.min(keep))?;
             file.seek(std::io::SeekFrom::End(0))?;
-            Ok(file)
+            Ok(())
         };
-        Ok(Self { file: open().map_err(|e| Error::io("write", &path, e))?, path })
+        cut().map_err(|e| Error::io("write", &path, e))?;
+        Ok(Self { file, path })
     }
 
     fn write(&mut self, line: &Value) -> Result<()> {

@@ -100,6 +100,33 @@ fn patience_ends_a_training_that_gets_no_better() {
     assert_eq!(trained(&Toy::new(2, 4.0), &OptimizationConfig { patience: 0, ..options }).1, 20);
 }
 
+/// Killed after `latest.json` was written, a training does the rest when it is started again.
+#[test]
+fn what_a_killed_training_left_undone_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = OptimizationConfig {
+        steps: 20,
+        dev_every: 5,
+        checkpoint_every: 5,
+        patience: 0,
+        ..OptimizationConfig::default()
+    };
+    let run = || {
+        let model = Init::seeded(1, &Device::flex().autodiff()).linear(2, 3, 0.5);
+        let context = TrainingContext { folder: folder.path(), key: "toy", title: "toy", keep_checkpoints: false };
+        train(model, &Toy::new(2, 2.0), &[], &options, &context).unwrap();
+    };
+    run();
+    let checkpoints = folder.path().join("checkpoints");
+    let listing = || crate::files::listing(&checkpoints).unwrap();
+    let (before, best) = (listing(), std::fs::read(checkpoints.join("best.json")).unwrap());
+    assert_eq!(before.len(), 4, "{before:?}");
+    std::fs::write(checkpoints.join("best.json"), "{\"step\": 5}").unwrap();
+    std::fs::create_dir(checkpoints.join("step-000005")).unwrap();
+    run();
+    assert_eq!((listing(), std::fs::read(checkpoints.join("best.json")).unwrap()), (before, best));
+}
+
 /// A batch whose loss is NaN: the step is not taken, and what it was made of is written down.
 #[test]
 fn a_loss_that_is_nan_stops_with_the_batch_saved() {

@@ -411,6 +411,22 @@ fn damaged_checkpoints() {
 }
 
 #[test]
+fn heads_that_are_not_numbers() {
+    let folder = finished();
+    let path = place(folder.path(), "heads").join("heads.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    for command in [
+        &["generate", "--run", "runs/tiny", "--prompt", "the fox"][..],
+        &["evaluate", "run.toml", "--heads", "runs/tiny"],
+    ] {
+        refused(folder.path(), command, &["heads.safetensors: the tensor", "not finite"]);
+    }
+}
+
+#[test]
 fn a_second_process_on_the_same_run() {
     let folder = finished();
     let held = File::open(folder.path().join("runs/tiny/.lock")).unwrap();

@@ -96,8 +96,9 @@ fn so_with_half_precision_heads() {
 }
 
 #[test]
-fn so_with_wide_trees_and_with_blocks_longer_than_texts() {
+fn so_with_wide_trees_with_one_head_and_with_blocks_longer_than_texts() {
     let folder = inputs();
+    assert_exact(&all_live(folder.path(), &["heads.block_size=2"]));
     let wide = ["drafting.paths=40", "lattice.top_k=12", "heads.block_size=7"];
     assert_exact(&all_live(folder.path(), &wide));
     let long = ["heads.block_size=30", "heads.training.steps=4", "traces.max_new=9", "drafting.paths=3"];

@@ -43,7 +43,7 @@ impl Architecture for Gpt2 {
             head_dim: hidden_size / heads,
             max_position_embeddings: keys.count_or("n_positions", 1024)?,
             norm: NormKind::Layer,
-            norm_epsilon: keys.number_or("layer_norm_epsilon", 1e-5)?,
+            norm_epsilon: keys.positive_or("layer_norm_epsilon", 1e-5)?,
             positions: Positions::Learned,
             activation: keys.activation("activation_function", Activation::GeluTanh)?,
             gated: false,

@@ -37,7 +37,7 @@ impl Architecture for GptNeox {
             head_dim: hidden_size / heads,
             max_position_embeddings: keys.count_or("max_position_embeddings", 2048)?,
             norm: NormKind::Layer,
-            norm_epsilon: keys.number_or("layer_norm_eps", 1e-5)?,
+            norm_epsilon: keys.positive_or("layer_norm_eps", 1e-5)?,
             positions: keys.rotary(hidden_size / heads, "rotary_emb_base", "rotary_pct", 0.25)?,
             activation: keys.activation("hidden_act", Activation::Gelu)?,
             gated: false,

@@ -40,6 +40,14 @@ impl Keys<'_> {
         }
     }
 
+    /// Returns a number above 0, or `otherwise` if the key is absent.
+    pub fn positive_or(&self, key: &str, otherwise: f64) -> Result<f64> {
+        match self.number_or(key, otherwise)? {
+            number if number <= 0.0 => bail!("`{key}` is {number}; it must be a number above 0."),
+            number => Ok(number),
+        }
+    }
+
     /// Returns a flag, or `otherwise` if the key is absent.
     pub fn flag_or(&self, key: &str, otherwise: bool) -> Result<bool> {
         match self.get(key) {
@@ -91,8 +99,9 @@ impl Keys<'_> {
         let scaling = if newer.is_some() { newer } else { self.table("rope_scaling")? };
         let base = newer.map_or(Keys(self.0), Keys);
         let own = Keys(self.0);
-        let theta = base.number_or("rope_theta", own.number_or(theta_key, own.number_or("rope_theta", 10_000.0)?)?)?;
-        let share = base.number_or("partial_rotary_factor", own.number_or(share_key, share)?)?;
+        let theta =
+            base.positive_or("rope_theta", own.positive_or(theta_key, own.positive_or("rope_theta", 10_000.0)?)?)?;
+        let share = base.positive_or("partial_rotary_factor", own.positive_or(share_key, share)?)?;
         let width = (head_dim as f64 * share) as usize;
         if !width.is_multiple_of(2) || width == 0 || width > head_dim {
             bail!(
@@ -150,7 +159,7 @@ fn rope_scaling(keys: &Keys) -> Result<RopeScaling> {
         Some(kind) => Some(kind),
         None => keys.text("type")?,
     };
-    let needed = |key: &str| match keys.number_or(key, f64::NAN)? {
+    let needed = |key: &str| match keys.positive_or(key, f64::NAN)? {
         x if x > 0.0 => Ok(x),
         _ => bail!("`{key}` must be a number above 0."),
     };

@@ -38,7 +38,7 @@ pub fn llama_like(keys: &Keys) -> Result<ModelConfig> {
         head_dim,
         max_position_embeddings: keys.count_or("max_position_embeddings", 2048)?,
         norm: NormKind::RootMeanSquare,
-        norm_epsilon: keys.number_or("rms_norm_eps", 1e-6)?,
+        norm_epsilon: keys.positive_or("rms_norm_eps", 1e-6)?,
         positions: keys.rotary(head_dim, "rope_theta", "partial_rotary_factor", 1.0)?,
         activation: keys.activation("hidden_act", Activation::Silu)?,
         gated: true,
@@ -89,6 +89,8 @@ mod tests {
             ("hidden_act", json!("relu")),
             ("hidden_size", json!("x")),
             ("rope_theta", json!("x")),
+            ("rope_theta", json!(-1.0)),
+            ("rms_norm_eps", json!(0.0)),
         ] {
             let mut bad = json.clone();
             bad.insert(key.into(), value);
