@@ -54,7 +54,7 @@ pub(super) struct HostConvolutions {
 impl TensorConvolutions {
     pub fn new(shape: Convolution, d: usize, init: &mut Init) -> Self {
         let ConvolutionConfig { kernel, group } = shape.config;
-        let base = (0..2 * kernel * d).map(|at| if at / d % kernel == 0 { 1.0 } else { 0.0 });
+        let base = (0..2 * kernel * d).map(|at| if (at / d).is_multiple_of(kernel) { 1.0 } else { 0.0 });
         Self {
             base_kernel: init.given(base.collect(), [2 * kernel, d]),
             kernel_projection: init.zero_linear(2 * kernel * (d / group), d),

@@ -48,7 +48,6 @@ pub(super) fn copy_unembedding<'a>(to: impl IntoIterator<Item = &'a mut Embeddin
 
 /// What becomes of the state of heads that hand one on.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there are few in a network")]
 pub(super) enum StateOutput {
     /// `h + O s`, with the backbone's state h.
     Added(Linear),
