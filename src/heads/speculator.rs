@@ -183,19 +183,23 @@ impl Carries for SpeculatorHeads {
         let hidden = read[0].clone();
         let w_s = 0.5f64.powf(0.5 / self.count as f64);
         let output = of(&self.output, head);
-        let (first, w_e, tokens) = match output {
+        let (w_e, tokens) = match output {
             StateOutput::Added(_) => {
                 let tokens = Tokens { embeddings: scaled(tokens.embeddings), ..tokens };
-                (scaled(hidden.clone()), (1.0 - w_s * w_s).sqrt(), tokens)
+                ((1.0 - w_s * w_s).sqrt(), tokens)
             }
             StateOutput::Own(table) => {
                 let inner = table.weight.val().dims()[1] as f64;
-                let first = if self.scale_input { half_square(hidden.clone()) } else { hidden.clone() };
-                (first, ((1.0 - w_s * w_s) * inner / 2.0).sqrt(), tokens)
+                (((1.0 - w_s * w_s) * inner / 2.0).sqrt(), tokens)
             }
         };
+        let first = || match output {
+            StateOutput::Added(_) => scaled(hidden.clone()),
+            StateOutput::Own(_) if self.scale_input => half_square(hidden.clone()),
+            StateOutput::Own(_) => hidden.clone(),
+        };
         let token = of(&self.token, head).forward(&tokens).mul_scalar(w_e / w_s);
-        let mixed = of(&self.carry, head).forward(carried.unwrap_or(first)) + token;
+        let mixed = of(&self.carry, head).forward(carried.unwrap_or_else(first)) + token;
         let state = gelu(of(&self.norm, head).forward(mixed));
         (output.forward(hidden, state.clone()), Some(state))
     }
