@@ -196,6 +196,12 @@ impl<N: DraftHeads + Module + ModuleDisplay> BiasedHeads<N> {
         Self { heads, token, form, bias: init.zero_embedding(vocabulary, rank).weight, confidence }
     }
 
+    /// Returns the heads below, and the linear layers above them.
+    fn parts(&mut self) -> (&mut N, Vec<&mut Linear>) {
+        let of_form = self.form.iter_mut().flat_map(Form::linears);
+        (&mut self.heads, self.token.linear().into_iter().chain(of_form).chain(&mut self.confidence).collect())
+    }
+
     /// Returns whether a slot is biased by the states of all.
     fn reads_mean(&self) -> bool {
         matches!(self.form, Some(Form::Refiner(_)))
@@ -320,16 +326,14 @@ impl<N: DraftHeads + Module + ModuleDisplay> DraftHeads for BiasedHeads<N> {
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {
-        let of_form = self.form.iter_mut().flat_map(Form::linears);
-        let own = self.token.linear().into_iter().chain(of_form).chain(&mut self.confidence);
-        own.chain(self.heads.linears()).collect()
+        let (heads, own) = self.parts();
+        own.into_iter().chain(heads.linears()).collect()
     }
 
     fn pack(&mut self, weights: StorageType) {
-        self.heads.pack(weights);
-        let of_form = self.form.iter_mut().flat_map(Form::linears);
-        let own = self.token.linear().into_iter().chain(of_form).chain(&mut self.confidence);
-        own.for_each(|linear| linear.freeze(weights));
+        let (heads, own) = self.parts();
+        heads.pack(weights);
+        own.into_iter().for_each(|linear| linear.freeze(weights));
     }
 
     fn cache(&self, texts: usize, tokens: usize) -> Option<KvCache> {
