@@ -14,7 +14,25 @@ use crate::nn::{indices, to_host};
 /// appended.
 pub struct KvCache {
     pub(super) texts: Vec<Columns>,
+    /// Of every text, the last of the states `[1, n]` that were kept of its tokens, if any were.
+    last: Vec<Option<Tensor<2>>>,
     pub(super) storage: Storage,
+}
+
+/// Given states `[tokens, n]` of `counts` tokens of some texts, text after text, returns those of the tokens before each of them.
+/// Before a text's first token here stands the state that `last` gives for it, or zero.
+pub fn states_before(counts: &[usize], states: &Tensor<2>, last: &[Option<Tensor<2>>]) -> Tensor<2> {
+    let ([tokens, width], device) = (states.dims(), states.device());
+    let nothing = || Tensor::zeros([1, width], (&device, states.dtype()));
+    let begins: Vec<Tensor<2>> = last.iter().map(|last| last.clone().unwrap_or_else(nothing)).collect();
+    let mut rows = Vec::with_capacity(tokens);
+    for (text, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let first = rows.len();
+        rows.push(tokens + text);
+        rows.extend(first..first + count - 1);
+    }
+    let all = Tensor::cat([vec![states.clone()], begins].concat(), 0);
+    if rows.is_empty() { states.clone() } else { all.select(0, indices(rows.into_iter(), &device)) }
 }
 
 /// Where the numbers lie.
@@ -30,7 +48,7 @@ impl KvCache {
     pub(super) fn on_host(config: &ModelConfig, layers: usize, texts: usize, tokens: usize) -> Self {
         let layer = || LayerCache::new(config.num_key_value_heads, config.head_dim, tokens);
         let text = || (0..layers).map(|_| layer()).collect();
-        Self { texts: vec![Columns::default(); texts], storage: Storage::Host((0..texts).map(|_| text()).collect()) }
+        Self::of(texts, Storage::Host((0..texts).map(|_| text()).collect()))
     }
 
     /// Does the same as [`KvCache::on_host`] in tensors.
@@ -42,7 +60,34 @@ impl KvCache {
             capacity: tokens.max(1),
             places: vec![Vec::new(); texts],
         };
-        Self { texts: vec![Columns::default(); texts], storage: Storage::Device(device) }
+        Self::of(texts, Storage::Device(device))
+    }
+
+    fn of(texts: usize, storage: Storage) -> Self {
+        Self { texts: vec![Columns::default(); texts], last: vec![None; texts], storage }
+    }
+
+    /// Hides the first `count` columns of every text: nothing sees them.
+    #[must_use]
+    pub fn hiding(mut self, count: usize) -> Self {
+        self.texts.iter_mut().for_each(|columns| *columns = Columns::hiding(count));
+        self
+    }
+
+    /// Given states `[tokens, n]` of `counts` more tokens of each text, text after text, returns those of the tokens before each of
+    /// them. Before a text's first token they are zero. To be called before the tokens are appended; the last state of each text is
+    /// kept for its next tokens.
+    pub fn states_before(&mut self, counts: &[usize], states: &Tensor<2>) -> Tensor<2> {
+        let begins = |columns: &Columns| columns.len() == 0;
+        let lasts = self.last.iter_mut().zip(&self.texts);
+        lasts.filter(|(_, columns)| begins(columns)).for_each(|(last, _)| *last = None);
+        let before = states_before(counts, states, &self.last);
+        let mut end = 0;
+        for (last, &count) in self.last.iter_mut().zip(counts).filter(|(_, count)| **count > 0) {
+            end += count;
+            *last = Some(states.clone().narrow(0, end - 1, 1));
+        }
+        before
     }
 
     /// Number of texts.
@@ -140,6 +185,7 @@ impl KvCache {
     /// Forgets a text for good; the last one takes its number.
     pub fn swap_remove(&mut self, text: usize) {
         self.texts.swap_remove(text);
+        self.last.swap_remove(text);
         match &mut self.storage {
             Storage::Host(layers) => drop(layers.swap_remove(text)),
             Storage::Device(device) => device.swap_remove(text),

@@ -35,6 +35,8 @@ pub struct BlockRows {
 pub(super) struct Columns {
     /// The first columns: each follows the one before it.
     trunk: usize,
+    /// How many of the first columns nothing sees.
+    hidden: usize,
     /// The others.
     branches: Vec<Branch>,
 }
@@ -53,13 +55,20 @@ pub(super) struct CacheSlot {
     pub column: usize,
     /// Its place in the text, or in the text that its path through the tree would be.
     pub position: usize,
-    /// It sees columns up to this one,
+    /// It sees no column before this one,
+    first: usize,
+    /// columns up to this one,
     prefix: usize,
     /// and these.
     others: Vec<usize>,
 }
 
 impl Columns {
+    /// Begins without columns. Nothing will see the first `hidden`.
+    pub fn hiding(hidden: usize) -> Self {
+        Self { hidden, ..Self::default() }
+    }
+
     /// Returns the number of columns.
     pub(super) fn len(&self) -> usize {
         self.trunk + self.branches.len()
@@ -91,11 +100,12 @@ impl Columns {
         let mut placed = Vec::with_capacity(after.len() * count);
         for &after in after {
             assert!(after < self.trunk, "a block follows the text");
-            let (first, prefix) = (self.len(), after + 1);
+            let (begin, prefix) = (self.len(), after + 1);
             for row in 0..count {
                 let seen = if causal { row + 1 } else { count };
-                let others = (first..first + seen).collect();
-                placed.push(CacheSlot { column: first + row, position: prefix + row, prefix, others });
+                let others = (begin..begin + seen).collect();
+                let (column, position) = (begin + row, prefix + row);
+                placed.push(CacheSlot { column, position, first: self.hidden, prefix, others });
                 self.branches.push(Branch { prefix, ancestors: Vec::new() });
             }
         }
@@ -107,7 +117,8 @@ impl Columns {
         assert!(after.is_none_or(|after| after < column), "a token follows an earlier column");
         if self.branches.is_empty() && after == column.checked_sub(1) {
             self.trunk += 1;
-            return CacheSlot { column, position: column, prefix: column + 1, others: Vec::new() };
+            let (first, prefix) = (self.hidden, column + 1);
+            return CacheSlot { column, position: column, first, prefix, others: Vec::new() };
         }
         let (prefix, ancestors) = match after {
             None => (0, Vec::new()),
@@ -120,7 +131,7 @@ impl Columns {
         let others = ancestors.iter().copied().chain([column]).collect();
         let position = prefix + ancestors.len();
         self.branches.push(Branch { prefix, ancestors });
-        CacheSlot { column, position, prefix, others }
+        CacheSlot { column, position, first: self.hidden, prefix, others }
     }
 
     /// Forgets every column from `len` on.
@@ -131,7 +142,8 @@ impl Columns {
 
     /// After this the columns are one chain of `len`.
     pub fn straighten(&mut self, len: usize) {
-        *self = Self { trunk: len, branches: Vec::new() };
+        self.trunk = len;
+        self.branches.clear();
     }
 }
 
@@ -143,7 +155,8 @@ impl CacheSlot {
 
     /// What the token sees, at most `window` tokens, itself included.
     pub fn visible(&self, window: Option<usize>) -> VisibleSpan {
-        let first = window.map_or(0, |window| (self.position + 1).saturating_sub(window));
+        let in_window = window.map_or(0, |window| (self.position + 1).saturating_sub(window));
+        let first = in_window.max(self.first);
         // Ancestors stand at consecutive positions from the prefix on.
         let hidden = first.saturating_sub(self.prefix).min(self.others.len());
         VisibleSpan { first, prefix: self.prefix, others: self.others[hidden..].to_vec() }
@@ -180,6 +193,20 @@ mod tests {
         assert_eq!(visible(&next[0], None), [0, 1, 2, 4, 6, 7]);
         columns.straighten(5);
         assert_eq!(visible(&columns.place(&Span::chain(&[0]))[0], None), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn nothing_sees_hidden_columns() {
+        let mut columns = Columns::hiding(1);
+        columns.append(3);
+        let placed = columns.place_after(&[2, 0, 4]);
+        for (placed, path) in placed.iter().zip([&[1, 2, 3][..], &[4], &[4, 5]]) {
+            assert_eq!(visible(placed, None), path);
+        }
+        assert_eq!((placed[0].position, placed[1].position, placed[2].position), (3, 1, 2));
+        assert_eq!(visible(&placed[0], Some(2)), [2, 3]);
+        columns.truncate(1);
+        assert_eq!(visible(&columns.place_blocks(&[0], BlockRows { count: 1, causal: true })[0], None), [1]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 
 use super::cache::{KvCache, Storage};
 use super::columns::{BlockRows, CacheSlot};
-use super::convolution::Convolution;
+use super::departures::Departures;
 use super::host_layers::{HostLayers, Reader, as_rows};
 use super::model::Model;
 use super::model_config::ModelConfig;
@@ -17,7 +17,7 @@ use super::tensor_layers::{Layer, TensorLayers};
 use super::trained_layers::{Tape, TrainedLayers};
 use crate::error::{Error, Result};
 use crate::kernels::{ColumnGradients, LayerCache, on_pool};
-use crate::nn::{Init, collect_parameters, from_host, load_parameters, to_host};
+use crate::nn::{Init, Values, collect_parameters, from_host, load_parameters, to_host};
 use crate::storage_type::StorageType;
 
 /// Consecutive decoder layers in the style of a backbone, with parameters of their own. They run rows, which are made by
@@ -31,7 +31,7 @@ pub struct DecoderLayers {
     #[module(skip)]
     config: ModelConfig,
     #[module(skip)]
-    convolution: Option<Convolution>,
+    departures: Departures,
     /// The layers once they are packed.
     #[module(skip)]
     packed: Option<Arc<HostLayers>>,
@@ -60,13 +60,13 @@ impl NewRows<'_> {
 }
 
 impl DecoderLayers {
-    /// Makes layers as the layers `range` of a backbone with this shape, with parameters from `init`. With convolutions, rows
-    /// must be run in whole blocks.
-    pub fn new(config: &ModelConfig, range: Range<usize>, convolution: Option<Convolution>, init: &mut Init) -> Self {
+    /// Makes layers as the layers `range` of a backbone with this shape, with parameters from `init`.
+    pub fn new(config: &ModelConfig, range: Range<usize>, departures: Departures, init: &mut Init) -> Self {
+        assert!(departures.reads.is_none() || range.len() == 1, "rows bring along what a single layer reads");
         let residual = (2.0 * (config.num_hidden_layers * config.hidden_size) as f32).powf(-0.5);
         let first = range.start;
-        let layers = range.map(|_| Layer::new(config, residual, convolution, init)).collect();
-        Self { layers, first, config: config.clone(), convolution, packed: None, tape: Arc::default() }
+        let layers = range.map(|_| Layer::new(config, residual, departures, init)).collect();
+        Self { layers, first, config: config.clone(), departures, packed: None, tape: Arc::default() }
     }
 
     /// Returns the number of layers.
@@ -79,14 +79,22 @@ impl DecoderLayers {
         self.layers.is_empty()
     }
 
-    /// Returns copies of the same layers of `model`. Convolutions, which it does not have, stay as they are.
+    /// Returns copies of the same layers of `model`. Convolutions, which it does not have, stay as they are. Where rows bring along
+    /// more numbers than the model's attention reads, the last of them are read as its own.
     ///
     /// # Errors
     /// When the model has another shape.
     pub fn copied_from(self, model: &Model) -> Result<Self> {
         let mut values = collect_parameters(&self);
         for index in 0..self.len() {
-            let parameters = model.layer_parameters(self.first + index);
+            let mut parameters = model.layer_parameters(self.first + index);
+            if let Some(reads) = self.departures.reads {
+                parameters.retain(|name, _| !name.starts_with("input_layernorm."));
+                for part in ["q_proj", "k_proj", "v_proj"] {
+                    let matrix = parameters.get_mut(&format!("self_attn.{part}.weight"));
+                    matrix.into_iter().for_each(|matrix| pad_inputs(matrix, reads));
+                }
+            }
             values.extend(parameters.into_iter().map(|(name, value)| (format!("layers.{index}.{name}"), value)));
         }
         load_parameters(self, values)
@@ -108,8 +116,8 @@ impl DecoderLayers {
             let found = values.remove(name).map(|(_, numbers)| numbers);
             found.ok_or_else(|| Error::new(format!("the layers have no parameter `{name}`")))
         };
-        let mut reader =
-            Reader { read: &mut read, config: &self.config, storage: weights, convolution: self.convolution };
+        let departures = self.departures;
+        let mut reader = Reader { read: &mut read, config: &self.config, storage: weights, departures };
         let range = self.first..self.first + self.len();
         let packed = reader.layers(range, |layer| format!("layers.{}", layer - self.first));
         packed.expect("layers have every parameter that their shape asks for")
@@ -123,6 +131,11 @@ impl DecoderLayers {
         } else {
             KvCache::on_device(&self.config, self.len(), texts, tokens)
         }
+    }
+
+    /// Returns whether the layers take part in automatic differentiation.
+    pub fn learns(&self) -> bool {
+        self.layers.iter().all(Layer::learns)
     }
 
     /// Returns whether the layers are trained with the CPU's own kernels ([`DecoderLayers::begin_step`]). Otherwise, and where they
@@ -166,23 +179,47 @@ impl DecoderLayers {
     }
 
     /// Runs rows `x` `[rows, d]`, text after text, through the layers and returns the residual stream behind the last of
-    /// them. Their keys and values are appended to the cache.
+    /// them, `[rows, d]`. Rows that bring along what attention reads have it before the stream. Their keys and values are appended
+    /// to the cache.
     pub fn run(&self, x: Tensor<2>, rows: NewRows, cache: &mut KvCache) -> Tensor<2> {
         let placed = rows.place(cache);
+        let (x, read) = self.apart(x);
         match (&self.packed, &mut cache.storage) {
             (Some(packed), Storage::Host(caches)) => {
                 let (shape, device, mut x) = (x.dims(), x.device(), to_host(x));
-                on_pool(|| packed.forward(&mut x, &placed, caches, packed.len(), |_, _, _| ()));
+                let read = read.map_or_else(Vec::new, to_host);
+                on_pool(|| packed.forward((&mut x, &read), &placed, caches, packed.len(), |_, _, _| ()));
                 from_host(x, shape, &device)
             }
-            (None, Storage::Device(cache)) => self.in_tensors().forward(x, &placed, Some(cache), |_, _| ()),
+            (None, Storage::Device(cache)) => self.in_tensors().forward((x, read), &placed, Some(cache), |_, _| ()),
             _ => panic!("a cache of other layers"),
         }
+    }
+
+    /// Takes rows apart into the residual stream and what attention reads, if they bring it along.
+    fn apart(&self, x: Tensor<2>) -> (Tensor<2>, Option<Tensor<2>>) {
+        match self.departures.reads {
+            None => (x, None),
+            Some(reads) => (x.clone().narrow(1, reads, x.dims()[1] - reads), Some(x.narrow(1, 0, reads))),
+        }
+    }
+
+    /// Returns what the attention of the first layer, which has a norm, reads of rows `[n, d]`.
+    pub fn normed(&self, x: Tensor<2>) -> Tensor<2> {
+        self.in_tensors().normed(0, x)
     }
 
     fn in_tensors(&self) -> TensorLayers<'_> {
         TensorLayers { layers: &self.layers, first: self.first, config: &self.config }
     }
+}
+
+/// Puts zeros before the inputs of a matrix, so that it has `inputs`.
+fn pad_inputs((shape, values): &mut Values, inputs: usize) {
+    let (rows, width) = (shape[0], shape[1]);
+    let padded = |row: &[f32]| std::iter::repeat_n(0.0, inputs - width).chain(row.to_vec());
+    *values = values.chunks(width).flat_map(padded).collect();
+    *shape = vec![rows, inputs];
 }
 
 /// The rows of a training step on the CPU. They are run level by level, and gone back through in reverse.
@@ -225,8 +262,10 @@ impl TrainedRows<'_> {
     /// Runs a level of rows as [`DecoderLayers::run`] does. `x` takes no part in automatic differentiation.
     pub fn run(&mut self, x: Tensor<2>, rows: NewRows) -> Tensor<2> {
         let placed = rows.place(self.cache);
+        let (x, read) = self.of.apart(x);
         let (shape, device, mut x) = (x.dims(), x.device(), to_host(x));
-        self.layers.forward(&mut x, &placed, self.cache.on_host_mut(), &mut self.tape);
+        let read = read.map_or_else(Vec::new, to_host);
+        self.layers.forward((&mut x, &read), &placed, self.cache.on_host_mut(), &mut self.tape);
         from_host(x, shape, &device)
     }
 
@@ -242,8 +281,12 @@ impl TrainedRows<'_> {
             self.columns = self.cache.on_host_mut().iter_mut().enumerate().map(of_text).collect();
         }
         let (shape, device, mut dx) = (gradient.dims(), gradient.device(), to_host(gradient));
-        self.layers.backward(&mut dx, self.cache.on_host_mut(), &mut self.columns, &mut self.tape);
-        from_host(dx, shape, &device)
+        let of_read = self.layers.backward(&mut dx, self.cache.on_host_mut(), &mut self.columns, &mut self.tape);
+        let dx = from_host(dx, shape, &device);
+        match self.of.departures.reads {
+            None => dx,
+            Some(reads) => Tensor::cat(vec![from_host(of_read, [shape[0], reads], &device), dx], 1),
+        }
     }
 
     /// Returns the gradients of all levels. With `trains_context`, those of the texts' keys and values as well.

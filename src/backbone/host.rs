@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::columns::{CacheSlot, Span};
+use super::departures::Departures;
 use super::feature::{Feature, depth};
 use super::host_layers::{HostLayers, Reader, Step};
 use super::model_config::{ModelConfig, Positions};
@@ -29,7 +30,7 @@ pub(super) struct HostDecoder {
 impl HostDecoder {
     /// Reads every parameter once and packs matrices as `storage`; norms and learned positions stay float32.
     pub fn new(config: &ModelConfig, storage: StorageType, read: &mut ReadParameter) -> Result<Self> {
-        let mut reader = Reader { read, config, storage, convolution: None };
+        let mut reader = Reader { read, config, storage, departures: Departures::default() };
         let (d, vocabulary) = (config.hidden_size, config.vocab_size);
         Ok(Self {
             config: config.clone(),
@@ -124,7 +125,7 @@ impl HostDecoder {
         let mut own: Vec<Vec<LayerCache>> =
             if caches.is_none() { placed.iter().map(fresh).collect() } else { Vec::new() };
         let caches = caches.unwrap_or(&mut own);
-        self.layers.forward(&mut x, placed, caches, count, |index, step, x| {
+        self.layers.forward((&mut x, &[]), placed, caches, count, |index, step, x| {
             if step == Step::Left {
                 keep(&mut states, index + 1, x);
             }

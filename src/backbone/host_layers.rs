@@ -8,7 +8,8 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::columns::CacheSlot;
-use super::convolution::{Convolution, HostConvolutions};
+use super::convolution::HostConvolutions;
+use super::departures::Departures;
 use super::model_config::{ModelConfig, NormKind};
 use crate::error::Result;
 use crate::kernels::{LayerCache, NormWeights, PackedMatrix, Rotations, VisibleSpan, activate, attend, gate};
@@ -30,7 +31,8 @@ impl fmt::Debug for HostLayers {
 }
 
 pub(super) struct HostLayer {
-    pub attention_norm: NormWeights,
+    /// None where rows bring along what attention reads.
+    pub attention_norm: Option<NormWeights>,
     /// Queries, keys and values in one product.
     pub query_key_value: PackedMatrix,
     /// By head, where heads are normalised.
@@ -66,8 +68,9 @@ pub(super) enum Step {
 /// A matrix of a layer: its parts, which lie one under the other, by name and outputs; its inputs; whether it has a bias.
 pub(super) type MatrixParts = (Vec<(&'static str, usize)>, usize, bool);
 
-/// Returns the matrices of a layer: queries, keys and values; the output of attention; gate and up; down.
-pub(super) fn matrices(config: &ModelConfig) -> [MatrixParts; 4] {
+/// Returns the matrices of a layer whose attention reads `read` numbers of every token: queries, keys and values; the output of
+/// attention; gate and up; down.
+pub(super) fn matrices(config: &ModelConfig, read: usize) -> [MatrixParts; 4] {
     let (d, inner, biases) = (config.hidden_size, config.intermediate_size, config.biases);
     let q = config.num_attention_heads * config.head_dim;
     let kv = config.num_key_value_heads * config.head_dim;
@@ -75,7 +78,7 @@ pub(super) fn matrices(config: &ModelConfig) -> [MatrixParts; 4] {
     let mut up = vec![("mlp.gate_proj", inner), ("mlp.up_proj", inner)];
     up.drain(..usize::from(!config.gated));
     [
-        (attention, d, biases.query_key_value),
+        (attention, read, biases.query_key_value),
         (vec![("self_attn.o_proj", d)], q, biases.attention_output),
         (up, d, biases.mlp),
         (vec![("mlp.down_proj", d)], inner, biases.mlp),
@@ -87,8 +90,8 @@ pub(super) struct Reader<'a> {
     pub read: &'a mut ReadParameter<'a>,
     pub config: &'a ModelConfig,
     pub storage: StorageType,
-    /// The convolutions of layers that have some.
-    pub convolution: Option<Convolution>,
+    /// How the layers depart from a backbone's.
+    pub departures: Departures,
 }
 
 impl Reader<'_> {
@@ -123,14 +126,14 @@ impl Reader<'_> {
         let config = self.config;
         let d = config.hidden_size;
         let name = |name: &str| format!("{prefix}.{name}");
-        let [query_key_value, attention_output, up, down] = matrices(config);
+        let Departures { convolution, reads } = self.departures;
+        let [query_key_value, attention_output, up, down] = matrices(config, reads.unwrap_or(d));
         let mut matrix = |(parts, inputs, biased): MatrixParts| {
             let parts: Vec<_> = parts.iter().map(|(part, outputs)| (name(part), *outputs)).collect();
             self.stacked(&parts, inputs, biased)
         };
         let matrices = [matrix(query_key_value)?, matrix(attention_output)?, matrix(up)?, matrix(down)?];
         let [query_key_value, attention_output, up, down] = matrices;
-        let convolution = self.convolution;
         let mut convolutions = |part| {
             let read = |shape| HostConvolutions::read(self, &name(part), shape);
             convolution.map(read).transpose()
@@ -142,7 +145,10 @@ impl Reader<'_> {
             attention_output,
             up,
             down,
-            attention_norm: self.norm(&name("input_layernorm"), d, config.norm)?,
+            attention_norm: match reads {
+                None => Some(self.norm(&name("input_layernorm"), d, config.norm)?),
+                Some(_) => None,
+            },
             query_norm: self.head_norm(&name("self_attn.q_norm"))?,
             key_norm: self.head_norm(&name("self_attn.k_norm"))?,
             mlp_norm: self.norm(&name("post_attention_layernorm"), d, config.norm)?,
@@ -171,13 +177,14 @@ impl HostLayers {
     }
 
     /// Takes `x` `[tokens, d]`, the residual stream of new tokens of some texts, text after text, through the first `count`
-    /// layers. `hear` is given what each of them computes on its way.
+    /// layers. `read` are the rows that attention reads where layers bring them along, and empty elsewhere. `hear` is given what
+    /// each layer computes on its way.
     ///
     /// `caches` are those of the texts, by layer, with room for the new columns. Keys and values of the new tokens are
     /// written to them. A text with a single cache lends it to one layer after the other.
     pub fn forward(
         &self,
-        x: &mut [f32],
+        (x, read): (&mut [f32], &[f32]),
         texts: &[Vec<CacheSlot>],
         caches: &mut [Vec<LayerCache>],
         count: usize,
@@ -190,7 +197,10 @@ impl HostLayers {
         let (mut normed, mut products, mut mixed, mut inner) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, layer) in self.layers[..count].iter().enumerate() {
             hear(index, Step::Entered, x);
-            layer.attention_norm.forward(x, &mut normed);
+            match &layer.attention_norm {
+                Some(norm) => norm.forward(x, &mut normed),
+                None => read.clone_into(&mut normed),
+            }
             let convolutions = layer.attention_convolutions.as_ref();
             let convolutions = convolutions.map(|convolutions| (convolutions, convolutions.before(&mut normed)));
             layer.query_key_value.multiply(&normed, &mut products);
@@ -236,10 +246,10 @@ impl HostLayers {
         }
     }
 
-    /// Returns what layer `index` reads of its inputs `[n, d]`.
+    /// Returns what the attention of layer `index`, which has a norm, reads of its inputs `[n, d]`.
     pub fn normed(&self, index: usize, x: &[f32]) -> Vec<f32> {
         let mut normed = Vec::new();
-        self.layers[index].attention_norm.forward(x, &mut normed);
+        self.layers[index].attention_norm.as_ref().expect("a layer with a norm").forward(x, &mut normed);
         normed
     }
 
@@ -267,7 +277,9 @@ impl HostLayers {
         let layer = &self.layers[index];
         let packed = [&layer.query_key_value, &layer.attention_output, &layer.up, &layer.down];
         let mut found = BTreeMap::new();
-        for ((parts, inputs, biased), matrix) in matrices(&self.config).into_iter().zip(packed) {
+        for ((parts, inputs, biased), matrix) in
+            matrices(&self.config, layer.query_key_value.inputs()).into_iter().zip(packed)
+        {
             let mut first = 0;
             for (name, outputs) in parts {
                 let rows = first..first + outputs;
@@ -280,7 +292,7 @@ impl HostLayers {
             }
         }
         let norms = [
-            ("input_layernorm", Some(&layer.attention_norm)),
+            ("input_layernorm", layer.attention_norm.as_ref()),
             ("post_attention_layernorm", Some(&layer.mlp_norm)),
             ("self_attn.q_norm", layer.query_norm.as_ref()),
             ("self_attn.k_norm", layer.key_norm.as_ref()),

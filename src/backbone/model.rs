@@ -253,7 +253,7 @@ impl Model {
     }
 
     /// Returns the parameters of layer `layer` by their names in the layer, such as `mlp.down_proj.weight`.
-    pub(super) fn layer_parameters(&self, layer: usize) -> BTreeMap<String, Values> {
+    pub(crate) fn layer_parameters(&self, layer: usize) -> BTreeMap<String, Values> {
         match &self.engine {
             Engine::Host(decoder) => decoder.layer_parameters(layer),
             Engine::Tensors(transformer) => transformer.layer_parameters(layer),

@@ -7,14 +7,16 @@ use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::cache::DeviceCache;
 use super::columns::CacheSlot;
-use super::convolution::{Convolution, TensorConvolutions};
+use super::convolution::TensorConvolutions;
+use super::departures::Departures;
 use super::model_config::{ModelConfig, NormKind};
 use crate::kernels::{Activation, Rotations, VisibleSpan};
 use crate::nn::{Init, Linear, Norm, from_host, indices, on_host};
 
 #[derive(Module, Debug)]
 pub(super) struct Layer {
-    input_layernorm: Norm,
+    /// None where rows bring along what attention reads.
+    input_layernorm: Option<Norm>,
     self_attn: Attention,
     post_attention_layernorm: Norm,
     mlp: Mlp,
@@ -114,10 +116,11 @@ impl TensorLayers<'_> {
     /// Takes `x` `[rows, d]`, the residual stream of the placed tokens, text after text, through the layers. `after` hears
     /// of each of them, and what makes the stream after it.
     ///
-    /// With a cache, which has a place for the tokens already, earlier columns are attended to and the new ones written.
+    /// `read` `[rows, n]` is what attention reads where rows bring it along. With a cache, which has a place for the tokens already,
+    /// earlier columns are attended to and the new ones written.
     pub fn forward(
         &self,
-        x: Tensor<2>,
+        (x, read): (Tensor<2>, Option<Tensor<2>>),
         placed: &[Vec<CacheSlot>],
         mut cache: Option<&mut DeviceCache>,
         mut after: impl FnMut(usize, &dyn Fn() -> Tensor<2>),
@@ -135,9 +138,10 @@ impl TensorLayers<'_> {
             rotation: self.rotation(placed, new, dtype, &device),
             masks: masks.map(|mask| mask.map(|mask| mask.into_tensor(columns, dtype, &device))),
         };
+        let read = read.map(|read| padding.pad(read));
         let mut x = padding.pad(x);
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, index, &shared, cache.as_deref_mut());
+            x = layer.forward((x, &read), index, &shared, cache.as_deref_mut());
             after(index, &|| padding.unpad(x.clone()));
         }
         padding.unpad(x)
@@ -155,9 +159,10 @@ impl TensorLayers<'_> {
         [keys, attention.v_proj.forward(normed)]
     }
 
-    /// Returns what layer `index` reads of its inputs `[n, d]`.
+    /// Returns what the attention of layer `index`, which has a norm, reads of its inputs `[n, d]`.
     pub fn normed(&self, index: usize, x: Tensor<2>) -> Tensor<2> {
-        self.layers[index].input_layernorm.forward(x, self.config.norm_epsilon)
+        let norm = self.layers[index].input_layernorm.as_ref().expect("a layer with a norm");
+        norm.forward(x, self.config.norm_epsilon)
     }
 
     fn rotation(&self, placed: &[Vec<CacheSlot>], new: usize, dtype: DType, device: &Device) -> Option<Rotation> {
@@ -233,11 +238,14 @@ impl Mask {
 
 impl Layer {
     /// Makes a layer with parameters from `init`. `residual` is the deviation of the matrices that write to the residual
-    /// stream. Layers that draft may have convolutions.
-    pub fn new(config: &ModelConfig, residual: f32, convolution: Option<Convolution>, init: &mut Init) -> Self {
+    /// stream.
+    pub fn new(config: &ModelConfig, residual: f32, departures: Departures, init: &mut Init) -> Self {
+        let Departures { convolution, reads } = departures;
         let (d, kv) = (config.hidden_size, config.num_key_value_heads * config.head_dim);
         let q = config.num_attention_heads * config.head_dim;
+        let read = reads.unwrap_or(d);
         let deviation = (d as f32).powf(-0.5);
+        let of_read = (read as f32).powf(-0.5);
         let biases = config.biases;
         let linear = |init: &mut Init, outputs, inputs, deviation, bias| {
             let linear = init.linear(outputs, inputs, deviation);
@@ -245,11 +253,11 @@ impl Layer {
         };
         let norm = |init: &mut Init| init.norm(d, config.norm == NormKind::Layer);
         Self {
-            input_layernorm: norm(init),
+            input_layernorm: reads.is_none().then(|| norm(init)),
             self_attn: Attention {
-                q_proj: linear(init, q, d, deviation, biases.query_key_value),
-                k_proj: linear(init, kv, d, deviation, biases.query_key_value),
-                v_proj: linear(init, kv, d, deviation, biases.query_key_value),
+                q_proj: linear(init, q, read, of_read, biases.query_key_value),
+                k_proj: linear(init, kv, read, of_read, biases.query_key_value),
+                v_proj: linear(init, kv, read, of_read, biases.query_key_value),
                 o_proj: linear(init, d, q, residual, biases.attention_output),
                 q_norm: config.query_key_norm.then(|| init.norm(config.head_dim, false)),
                 k_norm: config.query_key_norm.then(|| init.norm(config.head_dim, false)),
@@ -267,7 +275,7 @@ impl Layer {
 
     /// Returns whether the parameters are float32 in this process's memory.
     pub fn is_on_host(&self) -> bool {
-        let weight = self.input_layernorm.weight.val();
+        let weight = self.post_attention_layernorm.weight.val();
         on_host(&weight.device()) && weight.dtype() == DType::F32
     }
 
@@ -278,13 +286,22 @@ impl Layer {
 
     /// Returns whether the parameters take part in automatic differentiation.
     pub fn learns(&self) -> bool {
-        self.input_layernorm.weight.val().is_autodiff()
+        self.post_attention_layernorm.weight.val().is_autodiff()
     }
 
-    fn forward(&self, x: Tensor<2>, index: usize, shared: &Shared, cache: Option<&mut DeviceCache>) -> Tensor<2> {
+    fn forward(
+        &self,
+        (x, read): (Tensor<2>, &Option<Tensor<2>>),
+        index: usize,
+        shared: &Shared,
+        cache: Option<&mut DeviceCache>,
+    ) -> Tensor<2> {
         let config = shared.of.config;
         let epsilon = config.norm_epsilon;
-        let normed = self.input_layernorm.forward(x.clone(), epsilon);
+        let normed = match &self.input_layernorm {
+            Some(norm) => norm.forward(x.clone(), epsilon),
+            None => read.clone().expect("rows that bring along what attention reads"),
+        };
         let attended = convolved(&self.attention_conv, normed, |x| self.self_attn.forward(x, index, shared, cache));
         let before = if config.parallel_residual { x.clone() } else { x.clone() + attended.clone() };
         let normed = self.post_attention_layernorm.forward(before, epsilon);

@@ -50,6 +50,8 @@ struct Level {
 /// The rows of all levels in one layer.
 #[derive(Default)]
 struct LayerTape {
+    /// What attention reads, where rows bring it along.
+    read: Vec<f32>,
     entered: Vec<f32>,
     projected: Vec<f32>,
     mixed: Vec<f32>,
@@ -78,9 +80,14 @@ impl Tape {
         self.levels.clear();
         self.rows = 0;
         for layer in &mut self.layers {
-            for rows in
-                [&mut layer.entered, &mut layer.projected, &mut layer.mixed, &mut layer.attended, &mut layer.expanded]
-            {
+            for rows in [
+                &mut layer.read,
+                &mut layer.entered,
+                &mut layer.projected,
+                &mut layer.mixed,
+                &mut layer.attended,
+                &mut layer.expanded,
+            ] {
                 rows.clear();
             }
             for norm in [&mut layer.attention_norm, &mut layer.query_norm, &mut layer.key_norm, &mut layer.mlp_norm] {
@@ -110,14 +117,21 @@ impl TrainedLayers {
     }
 
     /// Takes `x` `[rows, d]`, the rows of a level, text after text, through the layers, as inference does, to the bit.
-    /// `texts` are the places of the rows, `caches` those of the texts, by layer, with room for the new columns, which are
-    /// written.
-    pub fn forward(&self, x: &mut [f32], texts: &[Vec<CacheSlot>], caches: &mut [Vec<LayerCache>], tape: &mut Tape) {
+    /// `read` is what attention reads where rows bring it along. `texts` are the places of the rows, `caches` those of the texts,
+    /// by layer, with room for the new columns, which are written.
+    pub fn forward(
+        &self,
+        (x, read): (&mut [f32], &[f32]),
+        texts: &[Vec<CacheSlot>],
+        caches: &mut [Vec<LayerCache>],
+        tape: &mut Tape,
+    ) {
         let Tape { layers, levels, rows } = tape;
         layers.resize_with(self.layers.len(), LayerTape::default);
         let first = *rows;
         *rows += texts.iter().map(Vec::len).sum::<usize>();
         levels.push(Level { texts: texts.to_vec(), rows: first..*rows });
+        layers[0].read.extend_from_slice(read);
         let parallel = self.layers.config.parallel_residual;
         let keep = |index: usize, step: Step, values: &[f32]| {
             let layer = &mut layers[index];
@@ -131,11 +145,11 @@ impl TrainedLayers {
                 Step::Expanded => layer.expanded.extend_from_slice(values),
             }
         };
-        on_pool(|| self.layers.forward(x, texts, caches, self.layers.len(), keep));
+        on_pool(|| self.layers.forward((x, read), texts, caches, self.layers.len(), keep));
     }
 
     /// Goes back through the last level that has not been gone back through: takes `dx` from d loss/d`x` after the layers
-    /// to d loss/d`x` before them.
+    /// to d loss/d`x` before them. Returns that of what attention reads where rows bring it along.
     ///
     /// `gradients`, by text and layer, are those of the caches' columns. They collect what the level's rows give to the
     /// columns that they see, and must hold what later levels gave to the level's own.
@@ -148,11 +162,12 @@ impl TrainedLayers {
         caches: &[Vec<LayerCache>],
         gradients: &mut [Vec<ColumnGradients>],
         tape: &mut Tape,
-    ) {
+    ) -> Vec<f32> {
         let level = tape.levels.pop().expect("a level for each way back");
         let seen = self.layers.visible(&level.texts);
         let rotations = self.layers.rotations(&level.texts);
         assert!(caches.len() == level.texts.len() && gradients.len() == level.texts.len());
+        let mut of_read = Vec::new();
         on_pool(|| {
             for index in (0..self.layers.len()).rev() {
                 let texts = level.texts.iter().zip(&seen[self.layers.windowed(index)]);
@@ -164,12 +179,15 @@ impl TrainedLayers {
                     gradients: &mut gradients[index],
                 });
                 let layer = &mut tape.layers[index];
-                self.layer_backward(index, (&level.rows, tape.rows), dx, texts.collect(), &rotations, layer);
+                let rows = (&level.rows, tape.rows);
+                of_read = self.layer_backward(index, rows, dx, texts.collect(), &rotations, layer);
             }
         });
+        of_read
     }
 
-    /// Goes back through one layer with `rows.0` of all `rows.1` rows of the tape.
+    /// Goes back through one layer with `rows.0` of all `rows.1` rows of the tape. Returns the gradient of what attention reads where
+    /// rows bring it along.
     fn layer_backward(
         &self,
         index: usize,
@@ -178,7 +196,7 @@ impl TrainedLayers {
         texts: Vec<TextRows>,
         rotations: &Rotations,
         tape: &mut LayerTape,
-    ) {
+    ) -> Vec<f32> {
         let (config, layer, transposed) = (&self.layers.config, &self.layers.layers[index], &self.transposed[index]);
         let inner_width = config.intermediate_size;
         let of = |all: &[f32]| rows(all, range, total);
@@ -219,7 +237,13 @@ impl TrainedLayers {
             tape.key_norm.add(key_norm);
         }
         transposed.query_key_value.multiply(of_projected, &mut narrow);
-        layer.attention_norm.backward(entered, &narrow, dx, &mut tape.attention_norm);
+        match &layer.attention_norm {
+            Some(norm) => {
+                norm.backward(entered, &narrow, dx, &mut tape.attention_norm);
+                Vec::new()
+            }
+            None => narrow,
+        }
     }
 
     /// From the gradient `of_mixed` `[rows, query heads, width]` to that of the projections, text by text. Returns the
@@ -318,7 +342,7 @@ impl TrainedLayers {
         let inner_width = config.intermediate_size;
         let attended = if config.parallel_residual { &tape.entered } else { &tape.attended };
         let (mut normed, mut inner) = (Vec::new(), Vec::new());
-        let [query_key_value, attention_output, up, down] = matrices(config);
+        let [query_key_value, attention_output, up, down] = matrices(config, layer.query_key_value.inputs());
         let mut matrix = |(parts, inputs, biased): (Vec<(&str, usize)>, usize, bool), dy: &[f32], x: &[f32]| {
             let outputs = parts.iter().map(|(_, outputs)| outputs).sum();
             let mut weight = weight_gradient(dy, outputs, x, inputs);
@@ -333,8 +357,13 @@ impl TrainedLayers {
                 }
             }
         };
-        layer.attention_norm.forward(&tape.entered, &mut normed);
-        matrix(query_key_value, &tape.of_projected, &normed);
+        match &layer.attention_norm {
+            Some(norm) => {
+                norm.forward(&tape.entered, &mut normed);
+                matrix(query_key_value, &tape.of_projected, &normed);
+            }
+            None => matrix(query_key_value, &tape.of_projected, &tape.read),
+        }
         matrix(attention_output, &tape.of_attended, &tape.mixed);
         layer.mlp_norm.forward(attended, &mut normed);
         matrix(up, &tape.of_expanded, &normed);

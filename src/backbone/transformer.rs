@@ -9,6 +9,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::cache::{KvCache, Storage};
 use super::columns::{CacheSlot, Columns, Span};
+use super::departures::Departures;
 use super::feature::{Feature, depth};
 use super::model_config::{ModelConfig, NormKind, Positions};
 use super::tensor_layers::{Layer, TensorLayers};
@@ -38,7 +39,8 @@ impl Transformer {
         let d = config.hidden_size;
         let deviation = (d as f32).powf(-0.5);
         let residual = deviation / (2.0 * config.num_hidden_layers as f32).sqrt();
-        let layers = (0..config.num_hidden_layers).map(|_| Layer::new(config, residual, None, init)).collect();
+        let layers =
+            (0..config.num_hidden_layers).map(|_| Layer::new(config, residual, Departures::default(), init)).collect();
         let learned = config.positions == Positions::Learned;
         Self {
             model: Decoder {
@@ -111,7 +113,7 @@ impl Transformer {
             streams[layer] = features.contains(&Feature::Layer(layer)).then(stream);
         };
         keep(0, &|| x.clone());
-        let x = self.layers(0..layers).forward(x, &placed, cache, |index, stream| keep(index + 1, stream));
+        let x = self.layers(0..layers).forward((x, None), &placed, cache, |index, stream| keep(index + 1, stream));
         let state = |feature: &Feature| match *feature {
             Feature::Layer(layer) => streams[layer].clone().expect("it was asked for"),
             Feature::Last => self.model.norm.forward(x.clone(), self.config.norm_epsilon),

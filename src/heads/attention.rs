@@ -4,6 +4,7 @@
 
 mod dflash;
 mod entry;
+mod joined;
 mod learning;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
@@ -19,12 +20,17 @@ use serde::{Deserialize, Serialize};
 use super::feature_sum::scaled;
 use super::network::{Differentiated, DraftedTokens, Learning, RowStates};
 use super::{Begun, Context, DraftHeads, FeatureSum, HeadKind, HeadShape, Rows, Starts};
-use crate::backbone::{DecoderLayers, Feature, FeatureTensors, KvCache, Model, ModelConfig, NewRows, NormKind};
+use crate::backbone::{
+    Biases, DecoderLayers, Departures, Feature, FeatureTensors, KvCache, Model, ModelConfig, NewRows, NormKind,
+    Positions, RopeScaling, Rotary,
+};
 use crate::error::{Result, bail};
+use crate::kernels::Activation;
 use crate::nn::{Init, Linear, Norm, Tokens, count_parameters, load_parameters};
 use crate::storage_type::StorageType;
 pub use dflash::DflashConfig;
 use entry::{Entry, ParallelEntry, SequentialEntry};
+pub use joined::{Eagle1Config, Eagle3Config, MtpConfig};
 use learning::AttentionLearning;
 pub use transfer::HiddenTransferConfig;
 
@@ -135,8 +141,8 @@ impl HeadKind for AttentionConfig {
         AttentionHeads {
             entry,
             context,
-            decoder: DecoderLayers::new(backbone, first..backbone.num_hidden_layers, None, init),
-            norm: init.norm(d, backbone.norm == NormKind::Layer),
+            decoder: DecoderLayers::new(backbone, first..backbone.num_hidden_layers, Departures::default(), init),
+            norm: Some(init.norm(d, backbone.norm == NormKind::Layer)),
             count,
             first,
             epsilon: backbone.norm_epsilon,
@@ -153,7 +159,7 @@ pub struct AttentionHeads {
     entry: Entry,
     context: Option<FeatureContext>,
     decoder: DecoderLayers,
-    norm: Norm,
+    norm: Option<Norm>,
     #[module(skip)]
     count: usize,
     /// The number of the backbone's layer that the first layer stands for.
@@ -216,12 +222,21 @@ impl AttentionHeads {
 
     /// Returns the heads' states of what left the layers, `[rows, d]` both.
     fn states(&self, left: Tensor<2>) -> Tensor<2> {
-        self.norm.forward(left, self.epsilon)
+        self.norm.as_ref().map_or(left.clone(), |norm| norm.forward(left, self.epsilon))
     }
 
-    /// Returns what the layers attend to in texts of which these are the states, if it is not the backbone's own.
-    fn context(&self, states: &FeatureTensors) -> Option<Tensor<2>> {
-        Some(self.context.as_ref()?.read(states, self.epsilon))
+    /// Returns whether the layers attend to what is made of states of the text, rather than to what the backbone's own do.
+    fn makes_context(&self) -> bool {
+        self.context.is_some() || matches!(self.entry, Entry::Joined(_))
+    }
+
+    /// Returns what the layers attend to in texts of which these are the states, if they make it of them. `before` turns states of
+    /// tokens into those of the tokens before each.
+    fn context(&self, states: &FeatureTensors, before: impl FnOnce(&Tensor<2>) -> Tensor<2>) -> Option<Tensor<2>> {
+        match (&self.entry, &self.context) {
+            (Entry::Joined(entry), _) => Some(entry.context(states, before, &self.decoder)),
+            (_, context) => Some(context.as_ref()?.read(states, self.epsilon)),
+        }
     }
 }
 
@@ -232,6 +247,7 @@ impl DraftHeads for AttentionHeads {
 
     fn features(&self) -> Vec<Feature> {
         let of_context = match &self.context {
+            None if self.makes_context() => Vec::new(),
             None => (self.first..self.first + self.decoder.len()).map(Feature::Layer).collect(),
             Some(context) => context.features.clone(),
         };
@@ -241,20 +257,16 @@ impl DraftHeads for AttentionHeads {
     fn begin<'a>(&'a self, Starts { states, pinned, context }: Starts<'a>) -> Begun<'a> {
         let Context { cache, places, .. } = context.expect("heads that attend are given a context");
         let (n, first) = (places.len(), self.entry.first_rows(&states, pinned.embeddings, self.count));
-        match &self.entry {
-            Entry::Sequential(entry) => {
-                let [inputs, outputs] = [RowStates::new(), RowStates::new()];
-                let root = first.clone();
-                let mut rows = AttentionRows { heads: self, entry, cache, places: Vec::new(), inputs, outputs, root };
-                rows.root = rows.run(first, &places);
-                Begun::Sequential(Box::new(rows))
-            }
-            Entry::Parallel(_) | Entry::Masked(_) | Entry::Transfer(_) => {
-                let after = by_text(cache.texts(), &places);
-                let states = self.states(self.decoder.run(first, self.new_rows(&after), cache));
-                Begun::Parallel(Box::new(move |head| self.slot(&states, n, head)))
-            }
+        if self.entry.is_sequential() {
+            let [inputs, outputs] = [RowStates::new(), RowStates::new()];
+            let root = first.clone();
+            let mut rows = AttentionRows { heads: self, cache, places: Vec::new(), inputs, outputs, root };
+            rows.root = rows.run(first, &places);
+            return Begun::Sequential(Box::new(rows));
         }
+        let after = by_text(cache.texts(), &places);
+        let states = self.states(self.decoder.run(first, self.new_rows(&after), cache));
+        Begun::Parallel(Box::new(move |head| self.slot(&states, n, head)))
     }
 
     fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Box<dyn Learning + 'a> {
@@ -277,17 +289,17 @@ impl DraftHeads for AttentionHeads {
     }
 
     fn cache(&self, texts: usize, tokens: usize) -> Option<KvCache> {
-        Some(self.decoder.cache(texts, tokens))
+        Some(self.decoder.cache(texts, tokens).hiding(self.entry.hidden_columns()))
     }
 
     fn read(&self, model: &Model, cache: &mut KvCache, counts: &[usize], states: &FeatureTensors) {
-        if let Some(context) = self.context(states) {
+        if let Some(context) = self.context(states, |of_tokens| cache.states_before(counts, of_tokens)) {
             return self.decoder.remember(&context, counts, cache);
         }
         let layers = self.first..self.first + self.decoder.len();
         let states: Vec<Tensor<2>> = layers.map(|layer| states.get(Feature::Layer(layer))).collect();
         model.remember(self.first, &states, counts, cache);
-        if self.norm.weight.val().device().is_autodiff() {
+        if self.decoder.learns() {
             cache.autodiff();
         }
     }
@@ -300,10 +312,11 @@ impl DraftHeads for AttentionHeads {
     }
 
     fn warm_start(&mut self, model: &Model) -> Result<()> {
-        self.entry.warm_start(model);
+        self.entry.warm_start(model, self.warm_start.then_some(self.first))?;
         if self.warm_start {
             self.decoder = self.decoder.clone().copied_from(model)?;
-            self.norm = load_parameters(self.norm.clone(), model.norm_parameters())?;
+            let norm = self.norm.take().map(|norm| load_parameters(norm, model.norm_parameters()));
+            self.norm = norm.transpose()?;
         }
         Ok(())
     }
@@ -312,6 +325,26 @@ impl DraftHeads for AttentionHeads {
         let of_layers = ["decoder.", "norm."].map(|of_layers| (of_layers, self.layers_learning_rate));
         let all = self.entry.rate_factors().into_iter().chain(of_layers);
         all.map(|(path, factor)| (path.to_owned(), factor)).collect()
+    }
+}
+
+/// Returns the shape of decoder layers of their own style above a backbone: of its sizes, with root-mean-square norms, rotary
+/// positions, and a gated MLP without biases, as Llama's and, with norms of queries and keys, as Qwen3's are.
+fn own_style(backbone: &ModelConfig, query_key_norm: bool) -> ModelConfig {
+    let rotary = Rotary { theta: 10_000.0, width: backbone.head_dim, scaling: RopeScaling::None };
+    ModelConfig {
+        norm: NormKind::RootMeanSquare,
+        positions: match &backbone.positions {
+            Positions::Learned => Positions::Rotary(rotary),
+            rotary => rotary.clone(),
+        },
+        activation: Activation::Silu,
+        gated: true,
+        biases: Biases::default(),
+        query_key_norm,
+        parallel_residual: false,
+        windows: vec![None; backbone.num_hidden_layers],
+        ..backbone.clone()
     }
 }
 
@@ -340,7 +373,6 @@ fn by_text(texts: usize, places: &[(usize, usize)]) -> Vec<Vec<usize>> {
 /// The rows of sequential heads.
 struct AttentionRows<'a> {
     heads: &'a AttentionHeads,
-    entry: &'a SequentialEntry,
     cache: &'a mut KvCache,
     /// The text and the column of each row.
     places: Vec<(usize, usize)>,
@@ -371,6 +403,7 @@ impl Rows for AttentionRows<'_> {
 
     fn expand(&mut self, parents: &[usize], tokens: Tokens) -> Tensor<2> {
         let after: Vec<(usize, usize)> = parents.iter().map(|&row| self.places[row]).collect();
-        self.run(self.entry.next(self.inputs.at(parents), self.outputs.at(parents), tokens.embeddings), &after)
+        let made = self.heads.entry.next(self.inputs.at(parents), self.outputs.at(parents), tokens.embeddings);
+        self.run(made, &after)
     }
 }

@@ -42,6 +42,15 @@ pub struct HeadsConfig {
     /// What the loss of a head measures. All but the cross-entropy go by the overlap of the head's distribution with its
     /// target's, which is to be the backbone's own: then `heads.soft_targets` is 1. The loss on dev is always the cross-entropy.
     pub criterion: Criterion,
+    /// By how much a head's loss grows with the distance of its state from the backbone's own last state at the same place: the mean
+    /// over the numbers of a state of the smooth L1 loss (half the square of a difference below 1, and a half less than the
+    /// difference beyond it). EAGLE trains with 10 times as much of it as of the cross-entropy. In training only.
+    #[schemars(range(min = 0.0))]
+    pub feature_loss: f64,
+    /// In training, the width of uniform noise that is added to the states that heads read, times 512 / T for a text of T tokens.
+    /// EAGLE takes 0.2. Embeddings are left as they are.
+    #[schemars(range(min = 0.0))]
+    pub feature_noise: f64,
     /// How much each head counts: with mean losses L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in training and on dev.
     pub loss_weights: LossWeights,
     /// The share of the targets that is the backbone's own distribution at the predicted position; the rest is the token of the
@@ -100,6 +109,8 @@ impl Default for HeadsConfig {
             feed: Feed::Text,
             loss: HeadLoss::All,
             criterion: Criterion::CrossEntropy,
+            feature_loss: 0.0,
+            feature_noise: 0.0,
             loss_weights: LossWeights::Constant,
             soft_targets: 0.0,
             text: BTreeMap::new(),
@@ -295,6 +306,20 @@ impl HeadsConfig {
                 bail!(
                     "`heads.loss_weights` = {{ pace = ... }} weighs the rows of the frozen unembedding, but these heads have their own. Take other weights, or `heads.architecture.unembedding` = \"shared\"."
                 );
+            }
+        }
+        if self.feature_loss > 0.0 {
+            let with = if self.bias.is_some() {
+                Some("heads with `heads.bias`")
+            } else if self.architecture.kind().owns_unembedding() {
+                Some("heads with an unembedding of their own, whose states are not the backbone's")
+            } else if matches!(self.loss_weights, LossWeights::Pace(_)) {
+                Some("`heads.loss_weights` = { pace = ... }")
+            } else {
+                None
+            };
+            if let Some(with) = with {
+                bail!("`heads.feature_loss` cannot be had with {with}. Leave one of them out.");
             }
         }
         if self.bias.is_some() {

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AnyHeadKind, AttentionConfig, DflashConfig, FfnConfig, HiddenTransferConfig, HydraConfig, LinearConfig,
-    MedusaConfig, RedrafterConfig, SpeculatorConfig,
+    AnyHeadKind, AttentionConfig, DflashConfig, Eagle1Config, Eagle3Config, FfnConfig, HiddenTransferConfig,
+    HydraConfig, LinearConfig, MedusaConfig, MtpConfig, RedrafterConfig, SpeculatorConfig,
 };
 
 /// `[heads.architecture]`, by its `kind`. All end in the backbone's frozen unembedding or in one of their own. Before they are
@@ -32,6 +32,12 @@ pub enum HeadArchitecture {
     HiddenTransfer(HiddenTransferConfig),
     /// Decoder layers that draft a block in one pass (DFlash).
     Dflash(DflashConfig),
+    /// A decoder layer over joined tokens and states (EAGLE; Li et al. 2024).
+    Eagle1(Eagle1Config),
+    /// The same over states of several layers (EAGLE-3; Li et al. 2025), and P-EAGLE.
+    Eagle3(Eagle3Config),
+    /// The module for multi-token prediction of DeepSeek-V3 (2024).
+    Mtp(MtpConfig),
 }
 
 impl HeadArchitecture {
@@ -47,6 +53,9 @@ impl HeadArchitecture {
             Self::Attention(kind) => kind,
             Self::HiddenTransfer(kind) => kind,
             Self::Dflash(kind) => kind,
+            Self::Eagle1(kind) => kind,
+            Self::Eagle3(kind) => kind,
+            Self::Mtp(kind) => kind,
         }
     }
 }

@@ -35,7 +35,10 @@ mod tests;
 mod unembedding;
 mod vocabulary;
 
-pub use attention::{AttentionConfig, AttentionContext, AttentionHeads, DflashConfig, HiddenTransferConfig, RowOrder};
+pub use attention::{
+    AttentionConfig, AttentionContext, AttentionHeads, DflashConfig, Eagle1Config, Eagle3Config, HiddenTransferConfig,
+    MtpConfig, RowOrder,
+};
 pub use bias::{BiasConfig, BiasForm, BiasedHeads};
 pub use candidates::{BlockStarts, Candidates, CandidatesAt, FrozenHeads, SlotStats, Wanted};
 pub use config::{ChooseBy, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWeights, VocabularyConfig};

@@ -119,11 +119,14 @@ fn heads_are_what_the_papers_say() {
         match &vectors.architecture {
             HeadArchitecture::Dflash(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Speculator(kind) => check(kind, &vectors, &name),
+            HeadArchitecture::Eagle1(kind) => check(kind, &vectors, &name),
+            HeadArchitecture::Eagle3(kind) => check(kind, &vectors, &name),
+            HeadArchitecture::Mtp(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Hydra(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Redrafter(kind) => check(kind, &vectors, &name),
             other => panic!("{other:?}: add the kind here"),
         }
         checked += 1;
     }
-    assert_eq!(checked, 10);
+    assert_eq!(checked, 14);
 }

@@ -270,18 +270,78 @@ impl<'a> HeadTraining<'a> {
     }
 
     /// Reads the heads' inputs at the positions: the states there and, for heads that attend, what they keep of the texts
-    /// before them.
-    fn read<N: DraftHeads>(&self, heads: &N, traces: &[&Trace], positions: &[Position]) -> Result<Read> {
+    /// before them. With the number of a batch, `heads.feature_noise` is added.
+    fn read<N: DraftHeads>(
+        &self,
+        heads: &N,
+        traces: &[&Trace],
+        positions: &[Position],
+        batch: Option<usize>,
+    ) -> Result<Read> {
+        let tokens = |trace: usize, document: usize| traces[trace].documents()[document].len();
         let texts = Texts::of(positions);
         let Some(mut cache) = heads.cache(texts.counts.len(), texts.columns(heads.count())) else {
             let states = features_at(traces, positions, &self.features)?.to_device(&self.device);
-            return Ok(Read { states, context: None });
+            let lengths = positions.iter().map(|position| tokens(position.trace as usize, position.document as usize));
+            return Ok(Read { states: self.noisy(states, batch, lengths), context: None });
         };
         let all = texts.states(traces, &self.features)?.to_device(&self.device);
+        let of_text = |(&(trace, document), &count)| std::iter::repeat_n(tokens(trace, document), count);
+        let all = self.noisy(all, batch, texts.documents.iter().zip(&texts.counts).flat_map(of_text));
         heads.read(self.model, &mut cache, &texts.counts, &all);
         let rows = indices(texts.rows(), &self.device);
         let states = all.map(|state| state.select(0, rows.clone()));
         Ok(Read { states, context: Some(ReadTexts { cache, places: texts.places, states: all }) })
+    }
+
+    /// Adds the noise of a batch to states of texts of these lengths, one for each row.
+    fn noisy(
+        &self,
+        states: FeatureTensors,
+        batch: Option<usize>,
+        lengths: impl Iterator<Item = usize>,
+    ) -> FeatureTensors {
+        let Some(number) = batch.filter(|_| self.options.feature_noise > 0.0) else { return states };
+        let scale = |length: usize| (self.options.feature_noise * 512.0 / length as f64) as f32;
+        let scales: Vec<f32> = lengths.map(scale).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        // Batches are drawn with the first streams.
+        rng.set_stream(u64::MAX - number as u64);
+        let mut of_feature = |&feature: &Feature| {
+            let read = states.get(feature);
+            if feature == Feature::Layer(0) {
+                return read;
+            }
+            let shape = read.dims();
+            let noise = scales.iter().flat_map(|scale| vec![*scale; shape[1]]);
+            let noise = noise.map(|scale| scale * (rng.random::<f32>() - 0.5)).collect();
+            read + from_host(noise, shape, &self.device)
+        };
+        FeatureTensors::new(&self.features, self.features.iter().map(&mut of_feature).collect())
+    }
+
+    /// Returns the sum over the rows of the smooth L1 loss of a head's states, and its gradient with respect to them. Rows without a
+    /// target are left out.
+    fn feature_loss(
+        &self,
+        positions: &[Position],
+        head: usize,
+        state: Tensor<2>,
+        targets: &Targets,
+    ) -> Result<(f64, Tensor<2>)> {
+        let counts = |(row, position): (usize, &Position)| match targets.takes_part(row) {
+            true => (teacher_of(position, head), 1.0),
+            false => (*position, 0.0),
+        };
+        let (places, counts): (Vec<Position>, Vec<f32>) = positions.iter().enumerate().map(counts).unzip();
+        let sought = features_at(&self.train, &places, &[Feature::Last])?.to_device(&self.device).get(Feature::Last);
+        let [rows, d] = state.dims();
+        let difference = (state - sought) * from_host::<2>(counts, [rows, 1], &self.device);
+        let gradient = difference.clone().clamp(-1.0, 1.0);
+        // Below 1 a difference and its gradient are the same.
+        let losses = gradient.clone() * (difference - gradient.clone().mul_scalar(0.5));
+        let loss = losses.sum().into_scalar::<f32>();
+        Ok((f64::from(loss) / d as f64, gradient.div_scalar(d as f64)))
     }
 
     /// Reads the backbone's distributions that heads with these targets learn from. Blocks that begin close to one another
@@ -489,7 +549,7 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
             let tokens = chosen.get(slot.wrapping_sub(1)).cloned().unwrap_or_else(of_text);
             Tokens::new(&tokens, self.model.embed(&tokens)).autodiff()
         };
-        let mut read = self.read(model, &self.train, &positions)?;
+        let mut read = self.read(model, &self.train, &positions, Some(number))?;
         read.states = read.states.map(Tensor::autodiff);
         let mut learning = model.learn(read.starts(before(0)), &before);
         let (mut found, mut objectives, mut shares) = (Vec::new(), Vec::new(), Vec::new());
@@ -507,6 +567,13 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
             let (own, state) = ([model.unembedding(head), model.bias()], learning.state(head));
             let mut one = self.one_head(unembedding, own, state.clone(), sought, weight);
             let correct = targets.right(&one.choices);
+            let weight_of_features = self.options.feature_loss;
+            if weight_of_features > 0.0 {
+                let (loss, gradient) = self.feature_loss(&positions, head, state.clone(), targets)?;
+                one.loss += weight_of_features * loss;
+                one.gradient =
+                    one.gradient.map(|of_loss| of_loss + gradient.mul_scalar(weight_of_features / (counted * divisor)));
+            }
             if let Some(of_confidence) = confidence_loss(model, state, targets, &correct) {
                 let ConfidenceLoss { loss, gradient, objective } = of_confidence;
                 let weight = (1.0 / (counted * divisor)) as f32;
@@ -561,7 +628,7 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
             packed.pack(StorageType::Float32);
         }
         let model = &packed;
-        let mut read = self.read(model, &self.dev, positions)?;
+        let mut read = self.read(model, &self.dev, positions, None)?;
         let mut states = model.begin(read.starts(before(0))).chains(&before);
         let vocabulary = self.vocabulary.as_ref().filter(|_| self.whole_unembedding.is_none());
         let biased = self.biased(model);

@@ -82,8 +82,8 @@ fn configurations() {
     refused(path, &["run", "run.toml", "--set", "heads.sizes=1"], &["--set", "unknown key `sizes`"]);
     for (set, words) in [
         (
-            "heads.architecture.kind=hydra",
-            &["`heads.architecture.kind` is \"hydra\"", "\"ffn\", \"medusa\", \"linear\""][..],
+            "heads.architecture.kind=seer",
+            &["`heads.architecture.kind` is \"seer\"", "\"ffn\", \"medusa\", \"linear\""][..],
         ),
         ("heads.architecture.hiden=8", &["unknown key `hiden`", "did you mean `hidden`"]),
         ("heads.architecture.first_layer=none", &["is \"none\"", "\"separate\" or \"shared\""]),

@@ -137,10 +137,8 @@ fn so_with_every_architecture_of_heads() {
         ("{kind=\"medusa\",unembedding=\"own\"}", "constant", "{annealed=15}"),
         ("{kind=\"speculator\",inner=12}", "{pace=0.5}", "all"),
         ("{kind=\"speculator\",inner=12,weights=\"own\",tie_weights=true,scale_input=true}", "constant", "all"),
-        ("{kind=\"hydra\"}", "{decay=0.8}", "one-random"),
-        ("{kind=\"redrafter\",unembedding=\"own\"}", "constant", "all"),
-        ("{kind=\"hidden-transfer\",layer=1}", "constant", "all"),
-        ("{kind=\"attention\"}", "{exp=4}", "all"),
+        ("{kind=\"redrafter\",unembedding=\"own\"}", "constant", "one-random"),
+        ("{kind=\"eagle3\",input=[\"layer-1\",\"last\"],warm_start=true}", "constant", "one-random"),
         ("{kind=\"attention\",layers=2,warm_start=false,context={features=[\"layer-1\",\"last\"]}}", "constant", "all"),
         ("{kind=\"attention\",rows=\"parallel\",layers=2,input=[\"layer-0\",\"last\"]}", "constant", "one-random"),
         (
@@ -171,6 +169,31 @@ fn so_with_every_architecture_of_heads() {
         let dev_loss = |line: &str| serde_json::from_str::<Value>(line).unwrap()["dev_loss"].as_f64();
         let dev: Vec<f64> = metrics.lines().filter_map(dev_loss).collect();
         assert!(dev.last() < dev.first(), "{architecture}: {dev:?}");
+    }
+}
+
+/// Every file of configs/systems, in the sizes of the tiny backbone where it has sizes of its own.
+#[test]
+fn so_with_every_system() {
+    let folder = inputs();
+    let systems = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/systems");
+    let mut files: Vec<_> = fs::read_dir(&systems).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        let system = file.file_stem().unwrap().to_str().unwrap();
+        let sizes: &[&str] = match system {
+            "dflash2" => &["heads.architecture.convolution={kernel=2,group=8}"],
+            "hidden-transfer" => &["heads.architecture.layer=1"],
+            _ => &[],
+        };
+        let with = file.to_str().unwrap();
+        let sets = ["evaluation.live_documents=1000", "heads.positions_per_step=128", "heads.keep_checkpoints=true"];
+        let sets = sets.iter().chain(sizes).flat_map(|set| ["--set", set]);
+        let arguments: Vec<&str> = ["run.toml", "--with", with].into_iter().chain(sets).collect();
+        succeed(folder.path(), &[&["run"], &arguments[..]].concat());
+        let run = folder.path().join(format!("runs/tiny-{system}"));
+        assert_exact(&read_json(&run.join("report/report.json"))["datasets"][0]);
+        succeed(folder.path(), &[&["evaluate", "--all-checkpoints"], &arguments[..]].concat());
     }
 }
 

@@ -7,6 +7,7 @@ use burn::tensor::{Device, Gradients, Tensor};
 
 use super::*;
 use crate::backbone::columns::Columns;
+use crate::backbone::departures::Departures;
 use crate::backbone::host_layers::Reader;
 use crate::backbone::model_config::ModelConfig;
 use crate::backbone::{
@@ -87,7 +88,8 @@ fn layers(config: &ModelConfig, first: usize, parameters: &BTreeMap<String, Valu
         assert_eq!(stored, shape);
         Ok(values.clone())
     };
-    let mut reader = Reader { read: &mut read, config, storage: StorageType::Float32, convolution: None };
+    let mut reader =
+        Reader { read: &mut read, config, storage: StorageType::Float32, departures: Departures::default() };
     let range = first..config.num_hidden_layers;
     TrainedLayers::new(reader.layers(range, |index| format!("model.layers.{index}")).unwrap())
 }
@@ -185,7 +187,7 @@ fn gradients_are_those_of_automatic_differentiation_in_every_family() {
         for step in 0..2 {
             for (level, placed) in placed.iter().enumerate() {
                 let mut rows = of_level(&x, d, level);
-                trained.forward(&mut rows, placed, &mut caches, &mut tape);
+                trained.forward((&mut rows, &[]), placed, &mut caches, &mut tape);
                 let expected = of_level(&to_host(expected.clone()), d, level);
                 assert_near(&format!("{family}: level {level}"), &rows, &expected, 1e-4);
             }
@@ -230,7 +232,7 @@ fn the_forward_is_that_of_inference_to_the_bit_and_threads_do_not_matter() {
                 let placed = placed();
                 for (level, placed) in placed.iter().enumerate() {
                     let mut rows = of_level(&x, d, level);
-                    trained.forward(&mut rows, placed, &mut caches, &mut tape);
+                    trained.forward((&mut rows, &[]), placed, &mut caches, &mut tape);
                     all.push(rows);
                 }
                 let mut columns = column_gradients(&caches, [0..AFTER[0].len(), 0..AFTER[1].len()]);
@@ -248,12 +250,17 @@ fn the_forward_is_that_of_inference_to_the_bit_and_threads_do_not_matter() {
         assert!(one == three, "{family}: the same bits on one thread and on three");
 
         let mut read = |name: &str, _: &[usize]| Ok(parameters[name].1.clone());
-        let mut reader = Reader { read: &mut read, config: &config, storage: StorageType::Float32, convolution: None };
+        let mut reader = Reader {
+            read: &mut read,
+            config: &config,
+            storage: StorageType::Float32,
+            departures: Departures::default(),
+        };
         let inference = reader.layers(1..2, |index| format!("model.layers.{index}")).unwrap();
         let mut caches = caches(&config, 16);
         for (level, placed) in placed().iter().enumerate() {
             let mut rows = of_level(&x, d, level);
-            inference.forward(&mut rows, placed, &mut caches, 1, |_, _, _| {});
+            inference.forward((&mut rows, &[]), placed, &mut caches, 1, |_, _, _| {});
             assert!(rows == one[level], "{family}: level {level}");
         }
     }
@@ -292,7 +299,7 @@ fn the_gradient_of_a_context_is_that_of_finite_differences() {
         }
         for ((placed, x), dy) in levels.iter().zip(&x).zip(&dy) {
             let mut x = x.clone();
-            trained.forward(&mut x, placed, &mut caches, tape);
+            trained.forward((&mut x, &[]), placed, &mut caches, tape);
             loss += x.iter().zip(dy).map(|(x, dy)| f64::from(*x) * f64::from(*dy)).sum::<f64>();
         }
         (caches, loss)

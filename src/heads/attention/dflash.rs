@@ -4,13 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, MaskedEntry};
-use super::{AttentionHeads, FeatureContext, union};
-use crate::backbone::{
-    Convolution, ConvolutionConfig, DecoderLayers, Feature, ModelConfig, NormKind, Positions, RopeScaling, Rotary,
-};
+use super::{AttentionHeads, FeatureContext, own_style, union};
+use crate::backbone::{Convolution, ConvolutionConfig, DecoderLayers, Departures, Feature, ModelConfig, NormKind};
 use crate::error::{Result, bail};
 use crate::heads::{HeadKind, HeadShape};
-use crate::kernels::Activation;
 use crate::nn::Init;
 
 /// `kind = "dflash"`: decoder layers that draft a block in one pass (DFlash; z-lab/dflash). Every layer makes keys and values of
@@ -86,24 +83,7 @@ impl DflashConfig {
     /// Returns the shape of a decoder that these layers are the uppermost ones of, and the number of the first.
     fn shape(&self, backbone: &ModelConfig) -> (ModelConfig, usize) {
         let first = backbone.num_hidden_layers.saturating_sub(self.layers);
-        let rotary = Rotary { theta: 10_000.0, width: backbone.head_dim, scaling: RopeScaling::None };
-        let style = if self.warm_start {
-            backbone.clone()
-        } else {
-            ModelConfig {
-                norm: NormKind::RootMeanSquare,
-                positions: match &backbone.positions {
-                    Positions::Learned => Positions::Rotary(rotary),
-                    rotary => rotary.clone(),
-                },
-                activation: Activation::Silu,
-                gated: true,
-                biases: Default::default(),
-                query_key_norm: true,
-                parallel_residual: false,
-                ..backbone.clone()
-            }
-        };
+        let style = if self.warm_start { backbone.clone() } else { own_style(backbone, true) };
         let windows = vec![self.sliding_window; first + self.layers];
         (ModelConfig { windows, ..style }, first)
     }
@@ -145,11 +125,12 @@ impl HeadKind for DflashConfig {
         let (config, first) = self.shape(shape.backbone);
         let rows = shape.count + usize::from(!self.anchor_predicts);
         let convolution = self.convolution.map(|config| Convolution { config, rows });
+        let departures = Departures { convolution, ..Departures::default() };
         AttentionHeads {
             entry: Entry::Masked(MaskedEntry::new(self, d, init)),
             context: Some(FeatureContext::new(&self.context(shape.backbone), self.scale_features, d, init)),
-            decoder: DecoderLayers::new(&config, first..first + self.layers, convolution, init),
-            norm: init.norm(d, config.norm == NormKind::Layer),
+            decoder: DecoderLayers::new(&config, first..first + self.layers, departures, init),
+            norm: Some(init.norm(d, config.norm == NormKind::Layer)),
             count: shape.count,
             first,
             epsilon: config.norm_epsilon,

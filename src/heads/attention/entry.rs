@@ -4,7 +4,9 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use super::DflashConfig;
+use super::joined::JoinedEntry;
 use crate::backbone::{BlockRows, Feature, FeatureTensors, Model};
+use crate::error::Result;
 use crate::heads::FeatureSum;
 use crate::heads::feature_sum::scaled;
 use crate::nn::{Init, Linear, count_parameters};
@@ -18,6 +20,7 @@ pub(super) enum Entry {
     Parallel(ParallelEntry),
     Masked(MaskedEntry),
     Transfer(TransferEntry),
+    Joined(JoinedEntry),
 }
 
 /// In the manner of EAGLE-3 (Li et al. 2025, arXiv 2503.01840), with u the backbone's states before the block and o_j what row j
@@ -80,13 +83,29 @@ impl Entry {
             }
             Self::Masked(_) => Vec::new(),
             Self::Transfer(entry) => vec![entry.feature],
+            Self::Joined(entry) => entry.features(),
         }
+    }
+
+    /// Returns whether a row reads the token that was drafted before it.
+    pub fn is_sequential(&self) -> bool {
+        match self {
+            Self::Sequential(_) => true,
+            Self::Joined(entry) => !entry.is_parallel(),
+            Self::Parallel(_) | Self::Masked(_) | Self::Transfer(_) => false,
+        }
+    }
+
+    /// Returns how many of a text's first tokens the layers do not see.
+    pub fn hidden_columns(&self) -> usize {
+        usize::from(matches!(self, Self::Joined(_)))
     }
 
     /// Returns the rows of a block of `count` heads, if all of them are run at once.
     pub fn block(&self, count: usize) -> Option<BlockRows> {
         match self {
             Self::Sequential(_) => None,
+            Self::Joined(entry) => entry.is_parallel().then_some(BlockRows { count, causal: true }),
             Self::Parallel(_) => Some(BlockRows { count, causal: false }),
             Self::Transfer(_) => Some(BlockRows { count, causal: true }),
             Self::Masked(MaskedEntry { anchor_predicts, causal, .. }) => {
@@ -102,6 +121,19 @@ impl Entry {
             Self::Parallel(entry) => entry.rows(states, pinned),
             Self::Masked(entry) => entry.rows(pinned, count + usize::from(!entry.anchor_predicts)),
             Self::Transfer(entry) => entry.rows(states),
+            Self::Joined(entry) => entry.first(states, pinned, count),
+        }
+    }
+
+    /// Returns what enters the layers behind rows of sequential heads that entered them as `r` and left them as `o`, given
+    /// embeddings of the next tokens, `[m, d]`.
+    pub fn next(&self, r: Tensor<2>, o: Tensor<2>, tokens: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Sequential(entry) => entry.next(r, o, tokens),
+            Self::Joined(entry) => entry.row(tokens, o),
+            Self::Parallel(_) | Self::Masked(_) | Self::Transfer(_) => {
+                unreachable!("all rows of a block are run at once")
+            }
         }
     }
 
@@ -116,6 +148,7 @@ impl Entry {
             }
             Self::Masked(_) => Vec::new(),
             Self::Transfer(entry) => entry.state.iter_mut().collect(),
+            Self::Joined(entry) => entry.linears(),
         }
     }
 
@@ -130,20 +163,31 @@ impl Entry {
             Self::Parallel(entry) => count_parameters(entry),
             Self::Masked(_) => 0,
             Self::Transfer(entry) => count_parameters(entry),
+            Self::Joined(entry) => entry.products(count),
         }
     }
 
     /// Replaces what begins as a copy of the backbone's parameters.
-    pub fn warm_start(&mut self, model: &Model) {
-        if let Self::Masked(entry) = self {
-            entry.warm_start(model);
+    /// With `layer`, the layers begin as the backbone's from that one on.
+    ///
+    /// # Errors
+    /// When the backbone has another shape.
+    pub fn warm_start(&mut self, model: &Model, layer: Option<usize>) -> Result<()> {
+        match self {
+            Self::Masked(entry) => entry.mask = mask_of(entry.mask.clone(), entry.mask_token, model),
+            Self::Joined(entry) => entry.warm_start(model, layer)?,
+            Self::Sequential(_) | Self::Parallel(_) | Self::Transfer(_) => {}
         }
+        Ok(())
     }
 
     /// Returns the factors of learning rates other than 1, by the beginnings of the parameters' paths.
     pub fn rate_factors(&self) -> Option<(&'static str, f64)> {
-        let frozen = matches!(self, Self::Masked(MaskedEntry { mask_token: Some(_), .. }));
-        frozen.then_some(("entry.mask", 0.0))
+        match self {
+            Self::Masked(MaskedEntry { mask_token: Some(_), .. }) => Some(("entry.mask", 0.0)),
+            Self::Joined(entry) => entry.rate_factors(),
+            _ => None,
+        }
     }
 }
 
@@ -165,9 +209,7 @@ impl SequentialEntry {
         u.clone() + self.first_state.forward(scaled(u)) + self.first_token.forward(scaled(pinned))
     }
 
-    /// Returns what enters the layers behind rows that entered them as `r` and left them as `o`, given embeddings of the next
-    /// tokens; all `[m, d]`.
-    pub fn next(&self, r: Tensor<2>, o: Tensor<2>, tokens: Tensor<2>) -> Tensor<2> {
+    fn next(&self, r: Tensor<2>, o: Tensor<2>, tokens: Tensor<2>) -> Tensor<2> {
         let read = self.input.forward(scaled(r.clone())) + self.output.forward(scaled(o));
         r + read + self.token.forward(scaled(tokens))
     }
@@ -202,14 +244,13 @@ impl MaskedEntry {
         let mask = self.mask.val().expand(pinned.dims());
         blocks([pinned].into_iter().chain(vec![mask; rows - 1]).collect())
     }
+}
 
-    /// Makes the mask the embedding of its token, or the mean of all embeddings where it learns.
-    fn warm_start(&mut self, model: &Model) {
-        let tokens =
-            self.mask_token.map_or_else(|| (0..model.config().vocab_size as u32).collect(), |token| vec![token]);
-        let mean = model.embed(&tokens).mean_dim(0);
-        self.mask = self.mask.clone().map(|old| if old.is_autodiff() { mean.autodiff().require_grad() } else { mean });
-    }
+/// Makes a mask the embedding of its token, or the mean of all embeddings where it learns.
+pub(super) fn mask_of(mask: Param<Tensor<2>>, token: Option<u32>, model: &Model) -> Param<Tensor<2>> {
+    let tokens = token.map_or_else(|| (0..model.config().vocab_size as u32).collect(), |token| vec![token]);
+    let mean = model.embed(&tokens).mean_dim(0);
+    mask.map(|old| if old.is_autodiff() { mean.autodiff().require_grad() } else { mean })
 }
 
 impl TransferEntry {
@@ -229,7 +270,7 @@ impl TransferEntry {
 }
 
 /// Returns blocks of rows, block by block, given the rows of each place in a block, `[n, d]` each.
-fn blocks(rows: Vec<Tensor<2>>) -> Tensor<2> {
+pub(super) fn blocks(rows: Vec<Tensor<2>>) -> Tensor<2> {
     let ([n, d], count) = (rows[0].dims(), rows.len());
     Tensor::stack::<3>(rows, 1).reshape([n * count, d])
 }

@@ -7,8 +7,8 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 
-use super::{AttentionHeads, Entry, by_text, following};
-use crate::backbone::{FeatureTensors, LayerGradients, TrainedRows};
+use super::{AttentionHeads, by_text, following};
+use crate::backbone::{FeatureTensors, LayerGradients, TrainedRows, states_before};
 use crate::heads::network::{Context, DraftedTokens, Learning, Starts};
 use crate::nn::{ParameterPath, from_host};
 
@@ -44,7 +44,7 @@ impl<'a> AttentionLearning<'a> {
         let Starts { states, pinned, context } = starts;
         let Context { cache, places, texts } = context.expect("heads that attend are given a context");
         let first = heads.entry.first_rows(&states, pinned.embeddings, heads.count);
-        let (rows, texts) = (heads.decoder.begin_step(cache), texts.filter(|_| heads.context.is_some()));
+        let (rows, texts) = (heads.decoder.begin_step(cache), texts.filter(|_| heads.makes_context()));
         let mut learning = Self { heads, rows, drafted, texts, places, levels: Vec::new() };
         learning.run(first);
         learning
@@ -62,22 +62,20 @@ impl<'a> AttentionLearning<'a> {
 
     /// Returns the state `[n, d]` of a head whose level was run.
     fn state_of(&self, head: usize) -> Tensor<2> {
-        match self.heads.entry {
-            Entry::Sequential(_) => self.levels[head].states.clone(),
-            Entry::Parallel(_) | Entry::Masked(_) | Entry::Transfer(_) => {
-                self.heads.slot(&self.levels[0].states, self.places.len(), head)
-            }
+        if self.heads.entry.is_sequential() {
+            return self.levels[head].states.clone();
         }
+        self.heads.slot(&self.levels[0].states, self.places.len(), head)
     }
 }
 
 impl Learning for AttentionLearning<'_> {
     fn state(&mut self, head: usize) -> Tensor<2> {
-        if let Entry::Sequential(entry) = &self.heads.entry {
+        if self.heads.entry.is_sequential() {
             while self.levels.len() <= head {
                 let Level { entered, left, .. } = &self.levels[self.levels.len() - 1];
                 let tokens = (self.drafted)(self.levels.len()).embeddings;
-                self.run(entry.next(entered.clone(), left.clone(), tokens));
+                self.run(self.heads.entry.next(entered.clone(), left.clone(), tokens));
             }
         }
         self.state_of(head).without_autodiff()
@@ -89,7 +87,7 @@ impl Learning for AttentionLearning<'_> {
         // The gradient of what the level behind was made as.
         let mut of_made: Option<Tensor<2>> = None;
         for number in (0..self.levels.len()).rev() {
-            let is_of_level = |head: usize| head == number || !matches!(heads.entry, Entry::Sequential(_));
+            let is_of_level = |head: usize| head == number || !heads.entry.is_sequential();
             let read = |&&(head, _): &&(usize, Tensor<2>)| is_of_level(head);
             let of_states = gradients.iter().filter(read).map(|(head, g)| (self.state_of(*head) * g.clone()).sum());
             let of_next = of_made.map(|of_made| (self.levels[number + 1].made.clone() * of_made).sum());
@@ -105,7 +103,9 @@ impl Learning for AttentionLearning<'_> {
         let lengths = self.rows.lengths().to_vec();
         let LayerGradients { parameters, context } = self.rows.finish(trains_context);
         let of_context = self.texts.into_iter().flat_map(|texts| {
-            let read = heads.context(texts).expect("a context of features");
+            let nothing = vec![None; lengths.len()];
+            let before = |of_tokens: &Tensor<2>| states_before(&lengths, of_tokens, &nothing);
+            let read = heads.context(texts, before).expect("a context of features");
             let kept = heads.decoder.keys_and_values(&read, &lengths);
             kept.into_iter()
                 .flatten()

@@ -32,6 +32,9 @@ enum Kind {
     Attention(AttentionConfig),
     Dflash(DflashConfig),
     HiddenTransfer(HiddenTransferConfig),
+    Eagle1(Eagle1Config),
+    Eagle3(Eagle3Config),
+    Mtp(MtpConfig),
 }
 
 impl Kind {
@@ -40,11 +43,21 @@ impl Kind {
             Self::Attention(kind) => kind.network(shape, init),
             Self::Dflash(kind) => kind.network(shape, init),
             Self::HiddenTransfer(kind) => kind.network(shape, init),
+            Self::Eagle1(kind) => kind.network(shape, init),
+            Self::Eagle3(kind) => kind.network(shape, init),
+            Self::Mtp(kind) => kind.network(shape, init),
         }
     }
 
     fn is_sequential(&self) -> bool {
-        matches!(self, Self::Attention(AttentionConfig { rows: RowOrder::Sequential, .. }))
+        match self {
+            Self::Attention(kind) => kind.is_sequential(),
+            Self::Dflash(kind) => kind.is_sequential(),
+            Self::HiddenTransfer(kind) => kind.is_sequential(),
+            Self::Eagle1(kind) => kind.is_sequential(),
+            Self::Eagle3(kind) => kind.is_sequential(),
+            Self::Mtp(kind) => kind.is_sequential(),
+        }
     }
 }
 
@@ -66,7 +79,23 @@ fn kinds() -> Vec<Kind> {
     let convolved = DflashConfig { convolution, anchor_predicts: true, ..plain.clone() };
     let kinds = kinds.into_iter().map(Kind::Attention);
     let transfer = Kind::HiddenTransfer(HiddenTransferConfig { layer: Some(1) });
-    kinds.chain([plain, windowed, scaled, convolved].map(Kind::Dflash)).chain([transfer]).collect()
+    let of_eagle = |parallel, warm_start, mask_token| {
+        let input = vec![Feature::Layer(1), Feature::Layer(2)];
+        let norm_before_residual = parallel;
+        let kind =
+            Eagle3Config { input, norm_before_residual, parallel, warm_start, mask_token, ..Eagle3Config::default() };
+        Kind::Eagle3(kind)
+    };
+    let joined = [
+        Kind::Eagle1(Eagle1Config { bias: true }),
+        of_eagle(false, false, None),
+        of_eagle(false, true, None),
+        of_eagle(true, false, None),
+        of_eagle(true, false, Some(6)),
+        Kind::Mtp(MtpConfig::default()),
+    ];
+    let dflash = [plain, windowed, scaled, convolved].map(Kind::Dflash);
+    kinds.chain(dflash).chain([transfer]).chain(joined).collect()
 }
 
 /// Adds to every number a little that depends on its place, and casts.
@@ -105,11 +134,11 @@ fn states(
 ) -> Vec<Tensor<2>> {
     let mut cache = heads.cache(counts.len(), 4).unwrap();
     heads.read(model, &mut cache, counts, read);
-    let learns = heads.norm.weight.val().device().is_autodiff();
+    let learns = heads.decoder.learns();
     let tensor = |tensor: Tensor<2>| if learns { tensor.autodiff() } else { tensor };
     let firsts: Vec<usize> = (0..counts.len()).map(|text| counts[..text].iter().sum()).collect();
     let rows = indices(places.iter().map(|&(text, row)| firsts[text] + row), model.device());
-    let dtype = read.get(Feature::Layer(1)).dtype();
+    let dtype = read.get(heads.features()[0]).dtype();
     let drafted = |slot: usize| {
         let tokens: Vec<u32> = places.iter().map(|place| TEXT[(place.1 + 1 + slot) % TEXT.len()]).collect();
         Tokens::new(&tokens, tensor(model.embed(&tokens).cast(dtype)))

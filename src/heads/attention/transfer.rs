@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, TransferEntry};
 use super::{AttentionHeads, union};
-use crate::backbone::{DecoderLayers, Feature, ModelConfig, NormKind};
+use crate::backbone::{DecoderLayers, Departures, Feature, ModelConfig, NormKind};
 use crate::error::{Result, bail};
 use crate::heads::{HeadKind, HeadShape};
 use crate::nn::Init;
@@ -52,8 +52,8 @@ impl HeadKind for HiddenTransferConfig {
         AttentionHeads {
             entry: Entry::Transfer(TransferEntry::new(Feature::Layer(layer), count, d, init)),
             context: None,
-            decoder: DecoderLayers::new(backbone, layer..backbone.num_hidden_layers, None, init),
-            norm: init.norm(d, backbone.norm == NormKind::Layer),
+            decoder: DecoderLayers::new(backbone, layer..backbone.num_hidden_layers, Departures::default(), init),
+            norm: Some(init.norm(d, backbone.norm == NormKind::Layer)),
             count,
             first: layer,
             epsilon: backbone.norm_epsilon,

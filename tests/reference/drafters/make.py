@@ -219,6 +219,65 @@ def redrafter(parameters, states, embeddings, tokens, blocks):
     return torch.stack(found, 1)
 
 
+def joined(parameters, states, embeddings, tokens, kind, features, parallel=False):
+    """Rows of a token x_t and the state before it: EAGLE (SafeAILab/EAGLE), EAGLE-3 and P-EAGLE, and DeepSeek's module for
+    multi-token prediction."""
+    fused = torch.cat([states[feature] for feature in features], -1)
+    fuse = (lambda x: linear(parameters, "entry.fuse", x, D)) if kind == "eagle3" else (lambda x: x)
+    if parallel:
+        mask = parameters.matrix("entry.mask.token", 1, D), parameters.matrix("entry.mask.states", 1, len(features) * D)
+
+    def made(token, state):
+        """What attention reads of a row, and the residual stream."""
+        if kind == "eagle1":
+            row = affine(parameters, "entry.join", torch.cat([token, state], -1), D)
+            return row, row
+        token = rms_norm(parameters, "entry.token_norm", token)
+        both = torch.cat([token, rms_norm(parameters, "entry.state_norm", state)], -1)
+        if kind == "eagle3":
+            return both, state
+        row = linear(parameters, "entry.join", both, D)
+        return rms_norm(parameters, "decoder.layers.0.input_layernorm", row), row
+
+    def through(row, position, context):
+        """A row through the layer, behind what attention has read before it: (read, position) each."""
+        read, stream = row
+        name = "decoder.layers.0"
+        seen = torch.stack([read for read, _ in context] + [read])
+        places = torch.tensor([place for _, place in context] + [position])
+        q = rotate(by_head(parameters, f"{name}.self_attn.q", read[None], HEADS, None), places[-1:])
+        k = rotate(by_head(parameters, f"{name}.self_attn.k", seen, KV, None), places)
+        v = by_head(parameters, f"{name}.self_attn.v", seen, KV, None)
+        mixed = [
+            ((q[0, head] @ k[:, head * KV // HEADS].T) / math.sqrt(WIDTH)).softmax(-1) @ v[:, head * KV // HEADS]
+            for head in range(HEADS)
+        ]
+        stream = stream + linear(parameters, f"{name}.self_attn.o_proj", torch.cat(mixed)[None], D)[0]
+        normed = rms_norm(parameters, f"{name}.post_attention_layernorm", stream)
+        return stream + changed(parameters, f"{name}.mlp", normed)
+
+    blocks = []
+    for before in BEFORE:
+        # Nothing stands before the text's first token.
+        context = []
+        for place in range(1, before + 1):
+            read, _ = made(states["layer-0"][place], fuse(fused[place - 1]))
+            context.append((read, place))
+        state, rows = fuse(fused[before]), []
+        for slot in range(BLOCK - 1):
+            token = embeddings[tokens[before + 1 + slot]]
+            if parallel and slot:
+                token, state = mask[0][0], fuse(mask[1][0])
+            row = made(token, state)
+            position = before + 1 + slot
+            out = through(row, position, context)
+            context.append((row[0], position))
+            state = out
+            rows.append(out if kind == "eagle1" else rms_norm(parameters, "norm", out))
+        blocks.append(torch.stack(rows))
+    return torch.stack(blocks)
+
+
 def bias_section(form, codebook=False, **_):
     return dict(form=form, rank=RANK, tokens="codebooks" if codebook else "embeddings")
 
@@ -253,6 +312,14 @@ SYSTEMS = {
     "hydra": (hydra, dict(repeats=3), dict(kind="hydra")),
     "redrafter": (redrafter, dict(blocks=2), dict(kind="redrafter", unembedding="own")),
     "xpress": (biased, dict(form="refiner", **DFLASH), SPARK),
+    "eagle1": (joined, dict(kind="eagle1", features=["last"]), dict(kind="eagle1", bias=True)),
+    "eagle3": (joined, dict(kind="eagle3", features=FEATURES), dict(kind="eagle3", input=FEATURES)),
+    "p-eagle": (
+        joined,
+        dict(kind="eagle3", features=FEATURES, parallel=True),
+        dict(kind="eagle3", input=FEATURES, parallel=True),
+    ),
+    "mtp": (joined, dict(kind="mtp", features=["last"]), dict(kind="mtp")),
 }
 
 
@@ -264,7 +331,8 @@ def main(folder):
     for number, (name, (network, options, architecture)) in enumerate(SYSTEMS.items()):
         torch.manual_seed(number)
         parameters = Parameters()
-        states = {feature: torch.randn(TEXT, D) for feature in FEATURES}
+        read = FEATURES + ["layer-0"] if network is joined else FEATURES
+        states = {feature: torch.randn(TEXT, D) for feature in read}
         embeddings = torch.randn(VOCABULARY, D)
         tokens = torch.randint(VOCABULARY, (TEXT + BLOCK,)).tolist()
         found = network(parameters, states, embeddings, tokens, **options)
