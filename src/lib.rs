@@ -46,6 +46,7 @@ pub mod device;
 pub mod drafting;
 pub mod error;
 pub mod evaluation;
+pub mod export;
 pub mod files;
 mod hash;
 pub mod heads;

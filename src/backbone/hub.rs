@@ -16,7 +16,7 @@ use crate::error::{Error, Result, bail};
 use crate::{files, progress};
 use download::{Fault, Server};
 
-/// The files that a folder must have besides weights.
+/// The files that the folder of a model must have besides weights. One of draft heads has no tokenizer.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// The files that it may have.
 const OPTIONAL: [&str; 3] = ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
@@ -41,6 +41,15 @@ pub fn resolve(reference: &str) -> Result<PathBuf> {
     Hub::from_variables(|name| std::env::var(name).ok(), std::env::home_dir()).resolve(reference)
 }
 
+/// Does the same as [`resolve`] for a checkpoint of draft heads, which needs no tokenizer.
+///
+/// # Errors
+/// As for [`resolve`].
+pub fn resolve_draft(reference: &str) -> Result<PathBuf> {
+    let hub = Hub::from_variables(|name| std::env::var(name).ok(), std::env::home_dir());
+    Hub { needed: &NEEDED[..1], ..hub }.resolve(reference)
+}
+
 /// Returns the file that `reference` names: a path on this machine (`~/` is the home folder), or
 /// `hf://datasets/ORG/NAME[@REVISION]/FILE`, a file of a data set on the hub, which is found and downloaded as by
 /// [`resolve`].
@@ -58,6 +67,8 @@ struct Hub {
     endpoint: String,
     token: Option<String>,
     offline: bool,
+    /// The files that a folder must have besides weights.
+    needed: &'static [&'static str],
 }
 
 /// `org/name` at a branch, tag or commit.
@@ -105,6 +116,7 @@ impl Hub {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token: text("HF_TOKEN").or_else(kept),
             offline: set("HF_HUB_OFFLINE") || set("TRANSFORMERS_OFFLINE"),
+            needed: &NEEDED,
             home,
         }
     }
@@ -140,7 +152,7 @@ impl Hub {
             );
         };
         let found = match self.snapshot(&id) {
-            Some(folder) => Some((missing(&folder)?, folder)),
+            Some(folder) => Some((missing(&folder, self.needed)?, folder)),
             None => None,
         };
         match found {
@@ -171,9 +183,9 @@ impl Hub {
     fn download(&self, id: &Id) -> Result<PathBuf> {
         let server = Server::new(&self.endpoint, self.token.as_deref());
         let commit = server
-            .commit(id.name, id.revision, NEEDED[0])
+            .commit(id.name, id.revision, self.needed[0])
             .and_then(|commit| if is_commit(&commit) { Ok(commit) } else { Err(Fault::Strange("no commit".into())) })
-            .map_err(|fault| self.explain(id, NEEDED[0], fault))?;
+            .map_err(|fault| self.explain(id, self.needed[0], fault))?;
         let repository = self.repository(id);
         let folder = repository.join("snapshots").join(&commit);
         progress::say(format!("{}@{}: downloading into {}", id.name, id.revision, self.cache.display()));
@@ -184,7 +196,7 @@ impl Hub {
             Err(fault) => Err(self.explain(id, name, fault)),
         };
         let need = |name: &str| if get(name)? { Ok(()) } else { Err(self.explain(id, name, Fault::Status(404))) };
-        for name in NEEDED {
+        for &name in self.needed {
             need(name)?;
         }
         for name in OPTIONAL {
@@ -251,8 +263,8 @@ fn expand(text: &str, home: &Path) -> PathBuf {
 }
 
 /// Returns the needed files that a snapshot lacks.
-fn missing(folder: &Path) -> Result<Vec<String>> {
-    let mut needed = NEEDED.map(str::to_owned).to_vec();
+fn missing(folder: &Path, needed: &[&str]) -> Result<Vec<String>> {
+    let mut needed: Vec<String> = needed.iter().map(|&name| name.to_owned()).collect();
     let index = folder.join(INDEX);
     if index.exists() && !folder.join(SINGLE).exists() {
         needed.extend(shards(&index)?);

@@ -202,6 +202,25 @@ pub enum Command {
         after_help = "Examples:\n  draftsmith generate --model checkpoints/tales --prompt \"Once upon a time\" --max-new 40 --format json\n  draftsmith generate --run runs/quickstart --variant tree-ngram --prompt \"Once upon a time\""
     )]
     Generate(GenerateOptions),
+    /// Write trained heads as a checkpoint that engines serve, or check one
+    #[command(
+        after_help = "Examples:\n  draftsmith export runs/mine --to speculators --output mine-dflash\n  draftsmith export runs/mine/heads --backbone checkpoints/tales --to hf --output mine\n  draftsmith export runs/mine --to flags\n  draftsmith export --check mine-dflash"
+    )]
+    Export(ExportOptions),
+    /// Read the draft checkpoint of another project as heads, which evaluate --heads and train-heads --init-from take
+    #[command(
+        after_help = "The formats are those of export; what `evaluate --heads` is given may be such a checkpoint itself.\n\nExample:\n  draftsmith import yuhuili/EAGLE3-LLaMA3.1-Instruct-8B --backbone meta-llama/Llama-3.1-8B-Instruct --output eagle3"
+    )]
+    Import {
+        /// A folder with config.json and model.safetensors, or a model of the hub (org/name)
+        checkpoint: String,
+        /// The backbone that the heads are for: a Hugging Face folder, or a model of the hub
+        #[arg(long, value_name = "MODEL")]
+        backbone: String,
+        /// A new folder for the heads
+        #[arg(long, value_name = "FOLDER")]
+        output: PathBuf,
+    },
     /// Count, estimate, prune, convert and query n-gram language models over token ids
     #[command(subcommand)]
     Ngram(NgramCommand),
@@ -249,6 +268,30 @@ pub struct InspectOptions {
     /// The largest difference of a number that --check allows
     #[arg(long, default_value_t = 1e-3)]
     pub tolerance: f32,
+}
+
+/// What `export` writes, and where.
+#[derive(Debug, Args)]
+pub struct ExportOptions {
+    /// The folder of a run, or of heads
+    #[arg(required_unless_present = "check")]
+    pub heads: Option<PathBuf>,
+    /// The format: speculators, eagle3, eagle1, dflash, medusa, medusa-tgi, mlp-speculator or hf; or flags, to print how engines copy
+    /// from the text by themselves
+    #[arg(long, value_name = "FORMAT", required_unless_present = "check")]
+    pub to: Option<String>,
+    /// A new folder for the checkpoint
+    #[arg(long, value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
+    /// The type of the tensors: bfloat16 (bf16), float16 (f16) or float32 (f32)
+    #[arg(long, value_name = "TYPE", default_value = "bf16")]
+    pub dtype: String,
+    /// The backbone of heads that are given without their run: a Hugging Face folder, or a model of the hub
+    #[arg(long, value_name = "MODEL")]
+    pub backbone: Option<String>,
+    /// Check the checkpoint in this folder instead, as its reader would read it
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["heads", "to", "output"])]
+    pub check: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

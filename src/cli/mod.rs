@@ -5,6 +5,7 @@
 mod ablate;
 mod args;
 mod estimate;
+mod export;
 mod generate;
 mod inspect;
 mod ngram;
@@ -80,6 +81,8 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         }
         Command::Report { schema: true, .. } => print(&report::schema()),
         Command::Report { runs, output, gates, .. } => stages::report(common, runs, output.as_deref(), gates),
+        Command::Export(options) => export::export(common, options),
+        Command::Import { checkpoint, backbone, output } => export::import(common, checkpoint, backbone, output),
         Command::Generate(options) => generate::generate(common, options),
         Command::Ngram(command) => ngram::ngram(common, command),
         Command::Inspect(options) => inspect::inspect(common, options),

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::feature_sum::scaled;
 use super::network::{Differentiated, DraftedTokens, Learning, RowStates};
+use super::unembedding::copy_unembedding;
 use super::{Begun, Context, DraftHeads, FeatureSum, HeadKind, HeadShape, Rows, Starts};
 use crate::backbone::{
     Biases, DecoderLayers, Departures, Feature, FeatureTensors, KvCache, Model, ModelConfig, NewRows, NormKind,
@@ -26,7 +27,7 @@ use crate::backbone::{
 };
 use crate::error::{Result, bail};
 use crate::kernels::Activation;
-use crate::nn::{Init, Linear, Norm, Tokens, count_parameters, load_parameters};
+use crate::nn::{Embedding, Init, Linear, Norm, Tokens, count_parameters, load_parameters};
 use crate::storage_type::StorageType;
 pub use dflash::DflashConfig;
 use entry::{Entry, ParallelEntry, SequentialEntry};
@@ -143,6 +144,7 @@ impl HeadKind for AttentionConfig {
             context,
             decoder: DecoderLayers::new(backbone, first..backbone.num_hidden_layers, Departures::default(), init),
             norm: Some(init.norm(d, backbone.norm == NormKind::Layer)),
+            unembedding: None,
             count,
             first,
             epsilon: backbone.norm_epsilon,
@@ -160,6 +162,8 @@ pub struct AttentionHeads {
     context: Option<FeatureContext>,
     decoder: DecoderLayers,
     norm: Option<Norm>,
+    /// What turns the heads' states into logits, if it is not the backbone's unembedding.
+    unembedding: Option<Embedding>,
     #[module(skip)]
     count: usize,
     /// The number of the backbone's layer that the first layer stands for.
@@ -288,6 +292,14 @@ impl DraftHeads for AttentionHeads {
         self.decoder.pack(weights);
     }
 
+    fn unembedding(&self, _: usize) -> Option<Tensor<2>> {
+        self.unembedding.as_ref().map(|table| table.weight.val())
+    }
+
+    fn shares_unembedding(&self) -> bool {
+        true
+    }
+
     fn cache(&self, texts: usize, tokens: usize) -> Option<KvCache> {
         Some(self.decoder.cache(texts, tokens).hiding(self.entry.hidden_columns()))
     }
@@ -308,11 +320,13 @@ impl DraftHeads for AttentionHeads {
         let rows = self.entry.block(self.count).map_or(self.count, |block| block.count);
         // The context of one more token.
         let context = self.context.as_ref().map_or(0, count_parameters);
-        self.entry.products(self.count) + rows * count_parameters(&self.decoder) + context
+        let logits = self.unembedding.as_ref().map_or(0, |table| self.count * count_parameters(table));
+        self.entry.products(self.count) + rows * count_parameters(&self.decoder) + context + logits
     }
 
     fn warm_start(&mut self, model: &Model) -> Result<()> {
         self.entry.warm_start(model, self.warm_start.then_some(self.first))?;
+        copy_unembedding(&mut self.unembedding, model);
         if self.warm_start {
             self.decoder = self.decoder.clone().copied_from(model)?;
             let norm = self.norm.take().map(|norm| load_parameters(norm, model.norm_parameters()));

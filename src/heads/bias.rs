@@ -16,7 +16,7 @@ use super::carried::{self, Carries};
 use super::feature_sum::scaled;
 use super::network::{DraftedTokens, Learning};
 use super::{Begun, DraftHeads, Starts};
-use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
+use crate::backbone::{Feature, FeatureTensors, KvCache, Model, ModelConfig};
 use crate::error::Result;
 use crate::nn::{Init, Linear, TokenMap, TokenVectors, Tokens, count_parameters};
 use crate::storage_type::StorageType;
@@ -187,10 +187,10 @@ impl Refiner {
 }
 
 impl<N: DraftHeads + Module + ModuleDisplay> BiasedHeads<N> {
-    /// Puts a bias on `heads` above `model`, which draft from `vocabulary` tokens.
-    pub fn new(heads: N, config: BiasConfig, (model, vocabulary): (&Model, usize), init: &mut Init) -> Self {
-        let (BiasConfig { form, rank, tokens, confidence }, d) = (config, model.config().hidden_size);
-        let token = TokenMap::new(tokens, rank, (d, model.config().vocab_size), init);
+    /// Puts a bias on `heads` above a backbone of this shape, which draft from `vocabulary` tokens.
+    pub fn new(heads: N, config: BiasConfig, (backbone, vocabulary): (&ModelConfig, usize), init: &mut Init) -> Self {
+        let (BiasConfig { form, rank, tokens, confidence }, d) = (config, backbone.hidden_size);
+        let token = TokenMap::new(tokens, rank, (d, backbone.vocab_size), init);
         let form = Form::new(form, rank, (d, heads.count()), init);
         let confidence = confidence.then(|| init.zero_linear(1, d + rank).with_bias(init));
         Self { heads, token, form, bias: init.zero_embedding(vocabulary, rank).weight, confidence }
@@ -423,7 +423,7 @@ mod tests {
         let init = &mut Init::seeded(5, &Device::flex().autodiff());
         let below = FfnConfig { hidden: 5, ..FfnConfig::default() }.network(HeadShape::new(3, model), init);
         let config = BiasConfig { form, rank: 3, tokens, confidence: false };
-        BiasedHeads::new(below, config, (model, VOCABULARY), init).map(&mut Shake(0.0))
+        BiasedHeads::new(below, config, (model.config(), VOCABULARY), init).map(&mut Shake(0.0))
     }
 
     fn tokens(rows: usize, shift: f32) -> Tokens {

@@ -124,7 +124,7 @@ impl FrozenHeads {
 
     /// Returns whether every head turns its states into logits with a matrix of its own.
     fn owns_unembedding(&self) -> bool {
-        self.ids.is_none() && self.count() > 0 && self.heads.unembedding(0).is_some()
+        self.count() > 0 && self.heads.unembedding(0).is_some()
     }
 
     /// Returns the type of the heads' own matrices that it drafts with.

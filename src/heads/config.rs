@@ -31,6 +31,9 @@ pub struct HeadsConfig {
     /// Whether heads that were trained above another backbone of the same width and tokenizer are used all the same, with a
     /// warning.
     pub accept_backbone: bool,
+    /// Heads that are there already, to be evaluated in place of trained ones: a folder of heads or of a run, the checkpoint of another
+    /// project in a format that `draftsmith export` knows, or a model of the hub (`org/name`). Empty: heads are trained.
+    pub from: String,
     /// The type of the heads' matrices that the CPU drafts with. They are trained and saved as float32, and accelerators draft
     /// with them so.
     pub weights: StorageType,
@@ -105,6 +108,7 @@ impl Default for HeadsConfig {
             bias: None,
             init_from: String::new(),
             accept_backbone: false,
+            from: String::new(),
             weights: StorageType::Float32,
             feed: Feed::Text,
             loss: HeadLoss::All,

@@ -1,5 +1,6 @@
 //! The interface of a kind of heads: its section of the configuration, and the network that this section describes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::{Module, ModuleDisplay};
@@ -10,7 +11,7 @@ use super::saved::{SavedKind, describe_heads, load_network, load_to_train, save_
 use super::{BiasConfig, BiasedHeads, Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, TrainingText};
 use crate::backbone::{Backbone, Feature, Model, ModelConfig};
 use crate::error::Result;
-use crate::nn::{Init, count_parameters};
+use crate::nn::{Init, collect_parameters, count_parameters};
 use crate::progress;
 use crate::training::{Replica, TrainingContext, train};
 
@@ -70,12 +71,19 @@ pub struct HeadShape<'a> {
     pub count: usize,
     /// The shape of the backbone.
     pub backbone: &'a ModelConfig,
+    /// The number of tokens that heads draft from.
+    pub drafted: usize,
 }
 
 impl<'a> HeadShape<'a> {
-    /// Returns the shape of `count` heads above `model`.
+    /// Returns the shape of `count` heads above `model`, which draft from all tokens.
     pub fn new(count: usize, model: &'a Model) -> Self {
-        Self { count, backbone: model.config() }
+        Self::above(model.config(), count, None)
+    }
+
+    /// Returns the shape of `count` heads above a backbone of this shape, which draft from the ids `vocabulary`, or from all tokens.
+    pub fn above(backbone: &'a ModelConfig, count: usize, vocabulary: Option<&[u32]>) -> Self {
+        Self { count, backbone, drafted: vocabulary.map_or(backbone.vocab_size, <[u32]>::len) }
     }
 
     /// Returns the width d of the backbone's states.
@@ -150,6 +158,14 @@ pub trait AnyHeadKind {
     /// is full, or if `context.from` holds other heads than asked for.
     fn fit(&self, context: &FitHeads) -> Result<()>;
 
+    /// Returns the shape of every parameter by its name, with a bias if they have one.
+    fn parameter_shapes(
+        &self,
+        shape: HeadShape,
+        bias: Option<BiasConfig>,
+        device: &Device,
+    ) -> BTreeMap<String, Vec<usize>>;
+
     /// Reads trained heads from the file `weights`.
     ///
     /// # Errors
@@ -186,6 +202,21 @@ impl<K: HeadKind> AnyHeadKind for K {
         count_parameters(&self.network(shape, &mut Init::empty(device)))
     }
 
+    fn parameter_shapes(
+        &self,
+        shape: HeadShape,
+        bias: Option<BiasConfig>,
+        device: &Device,
+    ) -> BTreeMap<String, Vec<usize>> {
+        let init = &mut Init::empty(device);
+        let heads = self.network(shape, init);
+        let values = match bias {
+            None => collect_parameters(&heads),
+            Some(bias) => collect_parameters(&BiasedHeads::new(heads, bias, (shape.backbone, shape.drafted), init)),
+        };
+        values.into_iter().map(|(name, (shape, _))| (name, shape)).collect()
+    }
+
     fn fit(&self, context: &FitHeads) -> Result<()> {
         let FitHeads { backbone, options, seed, place, .. } = context;
         let (model, count) = (&backbone.model, options.block_size - 1);
@@ -198,7 +229,7 @@ impl<K: HeadKind> AnyHeadKind for K {
         let drafted = options.vocabulary.as_ref().map_or(model.config().vocab_size, |part| part.size);
         let vocabulary = match options.bias {
             None => fit(heads, &saved, context)?,
-            Some(bias) => fit(BiasedHeads::new(heads, bias, (model, drafted), init), &saved, context)?,
+            Some(bias) => fit(BiasedHeads::new(heads, bias, (model.config(), drafted), init), &saved, context)?,
         };
         describe_heads(place.folder, saved, count, vocabulary, backbone)
     }
@@ -211,12 +242,12 @@ impl<K: HeadKind> AnyHeadKind for K {
     ) -> Result<FrozenHeads> {
         let model = &backbone.model;
         let init = &mut Init::empty(model.device());
-        let heads = self.network(HeadShape::new(count, model), init);
-        let drafted = vocabulary.as_ref().map_or(model.config().vocab_size, Vec::len);
+        let shape = HeadShape::above(model.config(), count, vocabulary.as_deref());
+        let heads = self.network(shape, init);
         Ok(match bias {
             None => FrozenHeads::new(load_network(heads, weights)?, model, vocabulary),
             Some(bias) => {
-                let heads = BiasedHeads::new(heads, bias, (model, drafted), init);
+                let heads = BiasedHeads::new(heads, bias, (shape.backbone, shape.drafted), init);
                 FrozenHeads::new(load_network(heads, weights)?, model, vocabulary)
             }
         })

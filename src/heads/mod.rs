@@ -53,7 +53,9 @@ pub use medusa::{MedusaConfig, MedusaHeads};
 pub use network::{Begun, Context, DraftHeads, DraftedTokens, Learning, Rows, Starts, States};
 pub use read_documents::ReadDocuments;
 pub use redrafter::{RedrafterConfig, RedrafterHeads};
-pub use saved::{Binding, WEIGHTS, copy_heads, hash_heads, hash_weights, heads_folder, load_again, load_heads};
+pub use saved::{
+    Binding, PlainHeads, WEIGHTS, copy_heads, hash_heads, hash_weights, heads_folder, load_again, load_heads,
+};
 pub use speculator::{SpeculatorConfig, SpeculatorHeads, SpeculatorWeights};
 pub use stored::{StoredCandidates, block_starts};
 pub use task::{HeadTraining, TrainingText};

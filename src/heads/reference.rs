@@ -60,7 +60,12 @@ fn check<K: HeadKind>(kind: &K, vectors: &Vectors, name: &str) {
     match vectors.bias {
         None => check_network(heads, &model, vectors, name),
         Some(bias) => {
-            check_network(BiasedHeads::new(heads, bias, (&model, vectors.vocabulary), init), &model, vectors, name);
+            check_network(
+                BiasedHeads::new(heads, bias, (model.config(), vectors.vocabulary), init),
+                &model,
+                vectors,
+                name,
+            );
         }
     }
 }

@@ -1,13 +1,15 @@
 //! Heads on disk, as `heads.safetensors` and `heads.json`. They are bound to the backbone that they were trained on.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{BiasConfig, FrozenHeads, HeadArchitecture, HeadKind, Trained};
-use crate::backbone::{Backbone, Checkpoint, ValueSketch};
+use super::{BiasConfig, FrozenHeads, HeadArchitecture, HeadKind, HeadShape, Trained};
+use crate::backbone::{Backbone, Checkpoint, ModelConfig, ValueSketch};
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::nn::{Values, collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
@@ -138,10 +140,8 @@ pub fn load_heads(folder: &Path, backbone: &Backbone, binding: Binding) -> Resul
 /// # Errors
 /// Returns an error if a file is missing or damaged.
 pub fn load_again(folder: &Path, weights: &Path, backbone: &Backbone) -> Result<FrozenHeads> {
-    let path = folder.join(DESCRIPTION);
-    let Description { kind, block_size, vocabulary, .. } = Description::read(&path)?;
-    let architecture: HeadArchitecture = serde_json::from_value(kind.architecture)
-        .map_err(|e| Error::new(format!("{}: `architecture`: {e}.", path.display())))?;
+    let Description { kind, block_size, vocabulary, .. } = Description::read(&folder.join(DESCRIPTION))?;
+    let architecture = kind.architecture(folder)?;
     let trained = Trained { count: block_size - 1, bias: kind.bias, vocabulary };
     architecture.kind().load(weights, trained, backbone)
 }
@@ -222,6 +222,81 @@ pub(super) fn load_to_train<N: Module>(
         );
     }
     load_network(empty, &folder.join(WEIGHTS))
+}
+
+/// Trained heads as plain values, for checkpoints of other programs.
+pub struct PlainHeads {
+    /// Their kind.
+    pub architecture: HeadArchitecture,
+    /// Their bias by the tokens before a slot, if they have one.
+    pub bias: Option<BiasConfig>,
+    /// The number of heads, H - 1.
+    pub count: usize,
+    /// The ids that they draft from, ascending, or none for all.
+    pub vocabulary: Option<Vec<u32>>,
+    /// Their parameters by name.
+    pub parameters: BTreeMap<String, Values>,
+}
+
+impl PlainHeads {
+    /// Reads the heads in `folder`, which were trained above `backbone`.
+    ///
+    /// # Errors
+    /// Returns the errors of [`load_heads`].
+    pub fn read(folder: &Path, backbone: &Backbone, binding: Binding) -> Result<Self> {
+        let Description { kind, block_size, vocabulary, .. } = describe(folder, backbone, binding)?;
+        let architecture = kind.architecture(folder)?;
+        let parameters = parameters_from_safetensors(&folder.join(WEIGHTS))?;
+        Ok(Self { architecture, bias: kind.bias, count: block_size - 1, vocabulary, parameters })
+    }
+
+    /// Checks that there is every parameter that heads of this kind have above a backbone of this shape, and no other.
+    ///
+    /// # Errors
+    /// Returns an error that names the first parameter which is missing, left over, or of another shape.
+    pub fn check(&self, backbone: &ModelConfig, device: &Device) -> Result<()> {
+        if self.count == 0 {
+            bail!("the checkpoint drafts no tokens.");
+        }
+        let shape = HeadShape::above(backbone, self.count, self.vocabulary.as_deref());
+        let kind = self.architecture.kind();
+        kind.validate()?;
+        kind.features(backbone)?;
+        let shapes = kind.parameter_shapes(shape, self.bias, device);
+        for (name, shape) in &shapes {
+            match self.parameters.get(name) {
+                Some((found, _)) if found == shape => {}
+                Some((found, _)) => bail!(
+                    "`{name}` is {found:?}, but heads of kind \"{}\" above this backbone have {shape:?} there.",
+                    kind.name()
+                ),
+                None => bail!("`{name}` is missing of heads of kind \"{}\".", kind.name()),
+            }
+        }
+        match self.parameters.keys().find(|name| !shapes.contains_key(*name)) {
+            Some(left) => bail!("heads of kind \"{}\" have no parameter `{left}`.", kind.name()),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes them into `folder` as heads that were trained above `backbone`.
+    ///
+    /// # Errors
+    /// Returns an error if a file cannot be written.
+    pub fn write(&self, folder: &Path, backbone: &Backbone) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        parameters_to_safetensors(&folder.join(WEIGHTS), &self.parameters, StorageType::Float32)?;
+        let kind = SavedKind { architecture: json!(self.architecture), bias: self.bias };
+        describe_heads(folder, kind, self.count, self.vocabulary.clone(), backbone)
+    }
+}
+
+impl SavedKind {
+    /// Returns the section of the configuration, of heads in `folder`.
+    fn architecture(&self, folder: &Path) -> Result<HeadArchitecture> {
+        let wrong = |e| Error::new(format!("{}: `architecture`: {e}.", folder.join(DESCRIPTION).display()));
+        serde_json::from_value(self.architecture.clone()).map_err(wrong)
+    }
 }
 
 /// Reads trained heads from the file `weights`, in place of the network `empty`.

@@ -715,7 +715,7 @@ mod tests {
         let init = &mut Init::seeded(1, &device.clone().autodiff());
         let below = FfnConfig { hidden: 3, ..FfnConfig::default() }.network(HeadShape::new(2, &model), init);
         let bias = BiasConfig { rank: 2, confidence: true, ..BiasConfig::default() };
-        let heads = BiasedHeads::new(below, bias, (&model, 5), init);
+        let heads = BiasedHeads::new(below, bias, (model.config(), 5), init);
         let weights = [0.5, -1.0, 0.25, 2.0, -0.75, 1.5];
         let mut values = collect_parameters(&heads);
         values.get_mut("confidence.weight").unwrap().1 = weights.to_vec();

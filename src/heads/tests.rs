@@ -62,7 +62,7 @@ fn untrained<K: HeadKind>(kind: &K, device: &Device) -> K::Network {
 }
 
 fn of_width<K: HeadKind>(kind: &K, width: usize, device: &Device) -> K::Network {
-    kind.network(HeadShape { count: COUNT, backbone: &backbone(width) }, &mut Init::seeded(9, device))
+    kind.network(HeadShape::above(&backbone(width), COUNT, None), &mut Init::seeded(9, device))
 }
 
 /// Casts every parameter to float64 and adds `step` to one number, the one at `index` when all parameters are counted

@@ -20,7 +20,7 @@ pub enum HeadUnembedding {
 
 impl HeadUnembedding {
     /// Makes the unembedding `[vocabulary, width]` of a head, if it has its own: zeros until it is copied.
-    pub(super) fn table(self, vocabulary: usize, width: usize, init: &mut Init) -> Option<Embedding> {
+    pub(in crate::heads) fn table(self, vocabulary: usize, width: usize, init: &mut Init) -> Option<Embedding> {
         (self == Self::Own).then(|| init.zero_embedding(vocabulary, width))
     }
 }

@@ -56,6 +56,33 @@ impl SafetensorsFile {
         self.header.info(name)
     }
 
+    /// Reads a tensor of 64-bit integers.
+    ///
+    /// # Errors
+    /// When the file has no such tensor, or it is of another type.
+    pub fn integers(&self, name: &str) -> Result<Vec<i64>> {
+        let bytes = self.bytes_of(name, Dtype::I64)?;
+        Ok(bytes.chunks_exact(8).map(|bytes| i64::from_le_bytes(bytes.try_into().expect("eight bytes"))).collect())
+    }
+
+    /// Reads a tensor of booleans.
+    ///
+    /// # Errors
+    /// When the file has no such tensor, or it is of another type.
+    pub fn flags(&self, name: &str) -> Result<Vec<bool>> {
+        Ok(self.bytes_of(name, Dtype::BOOL)?.iter().map(|&byte| byte != 0).collect())
+    }
+
+    fn bytes_of(&self, name: &str, dtype: Dtype) -> Result<&[u8]> {
+        match self.info(name) {
+            None => bail!("the tensor `{name}` is missing."),
+            Some(info) if info.dtype != dtype => {
+                bail!("the tensor `{name}` is of type {:?}, not {dtype:?}.", info.dtype)
+            }
+            Some(info) => Ok(&self.map[self.data + info.data_offsets.0..self.data + info.data_offsets.1]),
+        }
+    }
+
     /// Reads a tensor of float32, float16 or bfloat16 numbers as float32.
     ///
     /// # Errors

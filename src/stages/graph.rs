@@ -354,6 +354,7 @@ impl HeadsKey {
             // how their own are kept while they draft.
             heads: HeadsConfig {
                 init_from: String::new(),
+                from: String::new(),
                 accept_backbone: false,
                 weights: HeadsConfig::default().weights,
                 ..config.heads.clone()

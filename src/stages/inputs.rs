@@ -116,7 +116,10 @@ impl Corpus {
 
 /// Loads the configured backbone and the chat template that its prompts are put in, if any. The backbone's tokenizer is
 /// then the one for that template.
-pub(super) fn load_backbone(config: &Config, device: &Device) -> Result<(Backbone, Option<ChatTemplate>)> {
+///
+/// # Errors
+/// Fails if there is no such model, or if its files are damaged.
+pub fn load_backbone(config: &Config, device: &Device) -> Result<(Backbone, Option<ChatTemplate>)> {
     let precision = Precision { weights: config.backbone.weights, compute: config.backbone.compute };
     let load = || {
         let path = resolve(&config.backbone.path)?;

@@ -22,7 +22,7 @@ mod workspace;
 pub use candidates::candidates;
 pub use evaluate::evaluate;
 pub use graph::{Column, Graph, Part, Reach, TraceArtefacts};
-pub use inputs::{Corpus, Inputs};
+pub use inputs::{Corpus, Inputs, load_backbone};
 pub use opened::OpenedRun;
 pub use pretrain::pretrain;
 pub use status::{ArtefactState, ArtefactStatus, status};

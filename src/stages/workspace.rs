@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::{Corpus, Graph, Inputs, Reach};
-use crate::backbone::{Backbone, Feature};
+use crate::backbone::{Backbone, Feature, resolve_draft};
 use crate::config::Config;
 use crate::device::Opened;
 use crate::error::{Result, bail};
 use crate::evaluation::Known;
+use crate::export;
 use crate::files;
 use crate::heads::{FrozenHeads, hash_heads, heads_folder, load_heads};
 use crate::progress;
@@ -71,7 +72,7 @@ pub struct Workspace {
 impl Workspace {
     /// Opens the run in `runs/<name>`, loads the backbone and reads the corpora.
     ///
-    /// If `heads` is set, it is a path that [`heads_folder`] understands. The heads there are then evaluated and none
+    /// If `heads` is set, or else `heads.from`, it names heads that were made elsewhere. They are then evaluated and none
     /// are trained, and the folder of the run is `runs/<name>/other-heads/<hash>`.
     ///
     /// # Errors
@@ -105,7 +106,8 @@ impl Workspace {
             progress::say(note);
         }
         let inputs = Inputs::read(&config, &device.device)?;
-        let given_heads = heads.map(heads_folder).transpose()?;
+        let from = Some(Path::new(&config.heads.from)).filter(|from| !from.as_os_str().is_empty());
+        let given_heads = heads.or(from).map(|heads| given(heads, &inputs.backbone, &runs)).transpose()?;
         let given = given_heads.as_deref().map(hash_heads).transpose()?;
         // Unsuitable heads are refused here, before anything of the run is written.
         let loaded = given_heads.as_deref().map(|heads| load_heads(heads, &inputs.backbone, config.heads.binding()));
@@ -236,6 +238,33 @@ impl Workspace {
 /// The seconds above which the making of the nearest artefact counts as long. A run then shows how a new artefact
 /// differs from that one.
 const LONG: f64 = 60.0;
+
+/// Returns the folder of heads that `path` names: what [`heads_folder`] understands, or the checkpoint of another project, which is
+/// then read as heads into `runs/imported`, unless that was done before.
+///
+/// # Errors
+/// Fails if there are no heads, or if the checkpoint cannot be read or does not fit the backbone.
+fn given(path: &Path, backbone: &Backbone, runs: &Runs) -> Result<PathBuf> {
+    let words = path.to_string_lossy();
+    let checkpoint = match path.exists() {
+        true if export::is_checkpoint(path) => path.to_owned(),
+        false if words.split('/').count() == 2 => resolve_draft(&words)?,
+        _ => return heads_folder(path),
+    };
+    let files = files::listing(&checkpoint)?.into_iter().filter(|file| file.is_file());
+    let hashes: Vec<String> = files.map(|file| files::hash_file(&file)).collect::<Result<_>>()?;
+    let key = files::hash_json(&(hashes, &backbone.hash));
+    let folder = runs.folder.join("imported").join(&key[..16]);
+    if !folder.exists() {
+        let heads = export::import(&checkpoint, backbone)?;
+        let staged = files::StagedDir::new(&folder)?;
+        heads.write(staged.path(), backbone)?;
+        staged.commit()?;
+        let kind = heads.architecture.kind().name();
+        progress::say(format!("{words}: read as {} heads of kind \"{kind}\"", heads.count));
+    }
+    Ok(folder)
+}
 
 /// Says where given heads draft blocks of another length than the configuration has for heads of its own.
 fn say_block_size(heads: &FrozenHeads, configured: usize) {

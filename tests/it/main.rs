@@ -16,6 +16,7 @@ mod cli;
 mod corpora;
 #[cfg(feature = "cpu")]
 mod decoding;
+mod export;
 mod heads;
 mod heads_given;
 mod ngram;

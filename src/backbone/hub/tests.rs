@@ -20,7 +20,7 @@ const SHARDED: [(&str, &str); 5] = [
 
 fn hub(cache: &Path) -> Hub {
     let (home, cache, endpoint) = (cache.join("home"), cache.to_owned(), ENDPOINT.to_owned());
-    Hub { home, cache, endpoint, token: None, offline: true }
+    Hub { home, cache, endpoint, token: None, offline: true, needed: &NEEDED }
 }
 
 /// Writes a snapshot of org/name that is known as main and as a pull request.

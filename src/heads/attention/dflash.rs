@@ -72,7 +72,7 @@ const DEPTHS: usize = 5;
 
 impl DflashConfig {
     /// Returns the states that the layers attend to, by depth.
-    fn context(&self, backbone: &ModelConfig) -> Vec<Feature> {
+    pub(crate) fn context(&self, backbone: &ModelConfig) -> Vec<Feature> {
         let most = backbone.num_hidden_layers;
         let (first, last) = (2.min(most), most.saturating_sub(2).max(2.min(most)));
         let spread = |i: usize| Feature::Layer(first + ((last - first) * i + (DEPTHS - 1) / 2) / (DEPTHS - 1));
@@ -131,6 +131,7 @@ impl HeadKind for DflashConfig {
             context: Some(FeatureContext::new(&self.context(shape.backbone), self.scale_features, d, init)),
             decoder: DecoderLayers::new(&config, first..first + self.layers, departures, init),
             norm: Some(init.norm(d, config.norm == NormKind::Layer)),
+            unembedding: None,
             count: shape.count,
             first,
             epsilon: config.norm_epsilon,

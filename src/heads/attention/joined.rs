@@ -12,8 +12,8 @@ use super::entry::{Entry, blocks, mask_of};
 use super::{AttentionHeads, own_style, union};
 use crate::backbone::{DecoderLayers, Departures, Feature, FeatureTensors, Model, ModelConfig, NormKind, Positions};
 use crate::error::{Result, bail};
-use crate::heads::{HeadKind, HeadShape};
-use crate::nn::{Init, Linear, Norm, Values, count_parameters, load_parameters};
+use crate::heads::{HeadKind, HeadShape, HeadUnembedding};
+use crate::nn::{Embedding, Init, Linear, Norm, Values, count_parameters, load_parameters};
 
 /// `kind = "eagle1"`: EAGLE (Li et al. 2024, arXiv 2401.15077; SafeAILab/EAGLE). A row joins the embedding of a token x_t and the
 /// backbone's state f before it: `r = P [e(x_t); f_{t-1}]` runs through one decoder layer without a norm before its attention,
@@ -34,7 +34,7 @@ pub struct Eagle1Config {
 /// values are made of `[norm e(x_t); norm g_{t-1}]` and whose residual stream begins as g, runs over the rows of the whole text. What
 /// leaves the layer predicts the next token, normalised, and stands for g in the row behind.
 ///
-/// Drafted tokens are predicted by the backbone's unembedding, which the authors train with the heads. The authors' training has
+/// The authors train an unembedding with the heads. Their training has
 /// `heads.soft_targets` = 1, `heads.loss_weights` = { decay = 0.8 } and a block of 8. The layer has the sizes of the backbone's, and
 /// Llama's style.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,6 +46,8 @@ pub struct Eagle3Config {
     pub input: Vec<Feature>,
     /// Whether the residual stream begins as g normalised.
     pub norm_before_residual: bool,
+    /// The matrix that turns states into logits, one for all slots.
+    pub unembedding: HeadUnembedding,
     /// Whether all rows of a block are run at once (P-EAGLE): those behind the first join a vector that stands for the token and one
     /// that stands for the states, and see the rows before them.
     pub parallel: bool,
@@ -73,6 +75,7 @@ impl Default for Eagle3Config {
         Self {
             input: Vec::new(),
             norm_before_residual: false,
+            unembedding: HeadUnembedding::Frozen,
             parallel: false,
             mask_token: None,
             warm_start: false,
@@ -238,13 +241,14 @@ struct Joined {
     reads: Option<usize>,
     config: ModelConfig,
     normed: bool,
+    unembedding: Option<Embedding>,
     warm_start: bool,
     layers_learning_rate: f64,
 }
 
 impl Joined {
     fn heads(self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
-        let Self { entry, reads, config, normed, warm_start, layers_learning_rate } = self;
+        let Self { entry, reads, config, normed, unembedding, warm_start, layers_learning_rate } = self;
         let first = shape.backbone.num_hidden_layers - 1;
         let departures = Departures { reads, ..Departures::default() };
         AttentionHeads {
@@ -252,6 +256,7 @@ impl Joined {
             context: None,
             decoder: DecoderLayers::new(&config, first..first + 1, departures, init),
             norm: normed.then(|| init.norm(shape.width(), config.norm == NormKind::Layer)),
+            unembedding,
             count: shape.count,
             first,
             epsilon: config.norm_epsilon,
@@ -291,15 +296,22 @@ impl HeadKind for Eagle1Config {
             features: vec![Feature::Last],
             style: JoinStyle { reads_rows: true, normed_stream: false, epsilon: config.norm_epsilon },
         };
-        let parts =
-            Joined { entry, reads: Some(d), config, normed: false, warm_start: false, layers_learning_rate: 1.0 };
+        let parts = Joined {
+            entry,
+            reads: Some(d),
+            config,
+            normed: false,
+            unembedding: None,
+            warm_start: false,
+            layers_learning_rate: 1.0,
+        };
         parts.heads(shape, init)
     }
 }
 
 impl Eagle3Config {
     /// Returns the states that g is made of, by depth.
-    fn input(&self, backbone: &ModelConfig) -> Vec<Feature> {
+    pub(crate) fn input(&self, backbone: &ModelConfig) -> Vec<Feature> {
         let layers = backbone.num_hidden_layers;
         let depths = [2, layers / 2, layers.saturating_sub(3)].map(|depth| Feature::Layer(depth.clamp(1, layers)));
         union(if self.input.is_empty() { depths.to_vec() } else { self.input.clone() }, Vec::new())
@@ -332,6 +344,10 @@ impl HeadKind for Eagle3Config {
 
     fn reserved_token(&self) -> Option<u32> {
         self.mask_token
+    }
+
+    fn owns_unembedding(&self) -> bool {
+        self.unembedding == HeadUnembedding::Own
     }
 
     fn is_sequential(&self) -> bool {
@@ -368,7 +384,9 @@ impl HeadKind for Eagle3Config {
             },
         };
         let &Self { warm_start, layers_learning_rate, .. } = self;
-        Joined { entry, reads: Some(2 * d), config, normed: true, warm_start, layers_learning_rate }.heads(shape, init)
+        let unembedding = self.unembedding.table(shape.drafted, d, init);
+        let reads = Some(2 * d);
+        Joined { entry, reads, config, normed: true, unembedding, warm_start, layers_learning_rate }.heads(shape, init)
     }
 }
 
@@ -396,7 +414,15 @@ impl HeadKind for MtpConfig {
             features: vec![Feature::Last],
             style: JoinStyle { reads_rows: false, normed_stream: false, epsilon: config.norm_epsilon },
         };
-        Joined { entry, reads: None, config, normed: true, warm_start: false, layers_learning_rate: 1.0 }
-            .heads(shape, init)
+        let parts = Joined {
+            entry,
+            reads: None,
+            config,
+            normed: true,
+            unembedding: None,
+            warm_start: false,
+            layers_learning_rate: 1.0,
+        };
+        parts.heads(shape, init)
     }
 }

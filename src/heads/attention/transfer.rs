@@ -54,6 +54,7 @@ impl HeadKind for HiddenTransferConfig {
             context: None,
             decoder: DecoderLayers::new(backbone, layer..backbone.num_hidden_layers, Departures::default(), init),
             norm: Some(init.norm(d, backbone.norm == NormKind::Layer)),
+            unembedding: None,
             count,
             first: layer,
             epsilon: backbone.norm_epsilon,
