@@ -73,15 +73,23 @@ impl Config {
         self.terms(name).into_iter().all(scores)
     }
 
+    /// Checks that no variant ends blocks by a confidence that the heads do not know.
+    ///
+    /// # Errors
+    /// Fails if one does and the heads are not `confident`.
+    pub fn check_confidence(&self, confident: bool) -> Result<()> {
+        let by_confidence = |variant: &Variant| matches!(variant.stop, StopRule::Confidence(_));
+        match self.variants().into_iter().find(by_confidence).filter(|_| !confident) {
+            None => Ok(()),
+            Some(variant) => bail!(
+                "`{variant}` ends blocks by the heads' confidence, which these do not know. Set `heads.bias.confidence`, or take another rule."
+            ),
+        }
+    }
+
     /// Checks that the named variants can be made of the configured rescorers.
     pub(super) fn validate_variants(&self) -> Result<()> {
-        let confident = self.heads.bias.is_some_and(|bias| bias.confidence);
-        let by_confidence = |variant: &Variant| matches!(variant.stop, StopRule::Confidence(_));
-        if let Some(variant) = self.variants().into_iter().find(by_confidence).filter(|_| !confident) {
-            bail!(
-                "`{variant}` ends blocks by the heads' confidence, which these do not know. Set `heads.bias.confidence`, or take another rule."
-            );
-        }
+        self.check_confidence(self.heads.bias.is_some_and(|bias| bias.confidence))?;
         for variant in &self.drafting.variants {
             let known = || self.default_variants().iter().map(Variant::to_string).collect::<Vec<_>>().join(", ");
             let beam = match &variant.rescorer {

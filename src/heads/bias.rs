@@ -362,6 +362,10 @@ impl<N: DraftHeads + Module + ModuleDisplay> DraftHeads for BiasedHeads<N> {
         Some(self.confidence.as_ref()?.forward(states))
     }
 
+    fn knows_confidence(&self) -> bool {
+        self.confidence.is_some()
+    }
+
     fn warm_start(&mut self, model: &Model) -> Result<()> {
         self.heads.warm_start(model)
     }

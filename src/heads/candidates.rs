@@ -152,6 +152,11 @@ impl FrozenHeads {
         self.heads.features()
     }
 
+    /// Returns whether the heads know how likely their first choices are to be right.
+    pub fn knows_confidence(&self) -> bool {
+        self.heads.knows_confidence()
+    }
+
     /// Returns the width of the heads' states.
     pub fn state_width(&self) -> usize {
         self.tables[0].dims()[1] - self.heads.bias().map_or(0, |bias| bias.dims()[1])

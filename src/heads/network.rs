@@ -200,6 +200,11 @@ pub trait DraftHeads: Send + Sync {
         None
     }
 
+    /// Returns whether the heads know how likely their first choices are to be right.
+    fn knows_confidence(&self) -> bool {
+        false
+    }
+
     /// Replaces the parameters that begin as copies of the backbone's.
     ///
     /// # Errors

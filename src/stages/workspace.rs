@@ -114,6 +114,7 @@ impl Workspace {
         let features = match loaded.transpose()? {
             Some(heads) => {
                 check_states(&config, heads.state_width(), &inputs)?;
+                config.check_confidence(heads.knows_confidence())?;
                 say_block_size(&heads, config.heads.block_size);
                 features(heads.features(), &inputs)?
             }

@@ -150,6 +150,16 @@ fn configurations() {
 }
 
 #[test]
+fn given_heads_that_do_not_know_what_the_configuration_asks_for() {
+    let folder = crate::common::traced();
+    let path = folder.path();
+    succeed(path, &["train-heads", "run.toml"]);
+    let sets = ["--set", "heads.bias={rank=4,confidence=true}", "--set", "drafting.stop=confidence=0.5"];
+    let arguments = [&["evaluate", "run.toml", "--heads", "runs/tiny/heads"], &sets[..]].concat();
+    refused(path, &arguments, &["confidence, which these do not know"]);
+}
+
+#[test]
 fn model_folders() {
     let folder = inputs();
     let path = folder.path();

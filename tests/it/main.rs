@@ -13,6 +13,8 @@ mod backbone;
 mod bad_input;
 mod browser;
 mod cli;
+#[cfg(feature = "cpu")]
+mod consumers;
 mod corpora;
 #[cfg(feature = "cpu")]
 mod decoding;
