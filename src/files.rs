@@ -1,8 +1,10 @@
 //! Files that are either complete or absent. They are written under a temporary name, flushed and renamed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex};
 use std::time::SystemTime;
 
 use flate2::bufread::MultiGzDecoder;
@@ -20,6 +22,7 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let whole = || -> io::Result<()> {
         fs::create_dir_all(folder)?;
+        sweep_dead(folder);
         // On an error, dropping the temporary file removes it.
         let aside = aside(0o666).tempfile_in(folder)?;
         let mut buffer = BufWriter::new(aside.as_file());
@@ -36,11 +39,46 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::
 /// The prefix of the names of files and folders that are not complete yet.
 const ASIDE: &str = ".aside-";
 
+/// Returns how the names of this process's unfinished files begin: the start of the machine and the process are in them, so
+/// that what a killed process has left is known.
+fn own_prefix() -> &'static str {
+    static PREFIX: LazyLock<String> = LazyLock::new(|| format!("{}{}-", machine_prefix(), std::process::id()));
+    &PREFIX
+}
+
+fn machine_prefix() -> &'static str {
+    static PREFIX: LazyLock<String> = LazyLock::new(|| {
+        let start = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        format!("{ASIDE}{}-", &blake3::hash(start.trim().as_bytes()).to_hex()[..8])
+    });
+    &PREFIX
+}
+
+/// Removes what processes of this machine which are no longer there have left unfinished in `folder`, once in a process.
+fn sweep_dead(folder: &Path) {
+    static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    // Elsewhere nothing is known of other processes.
+    if !Path::new("/proc/self").exists() || !SWEPT.lock().is_ok_and(|mut swept| swept.insert(folder.to_owned())) {
+        return;
+    }
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(machine_prefix()).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists()) {
+            // Whoever cannot remove it is not its owner.
+            let _ = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+                _ => fs::remove_file(entry.path()),
+            };
+        }
+    }
+}
+
 /// Returns the builder of temporary files and folders. By default these are private to the user. Here the umask
 /// decides, as for any other file.
 fn aside(mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(ASIDE);
+    builder.prefix(own_prefix());
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
     #[cfg(not(unix))]
@@ -235,8 +273,19 @@ pub fn measure(path: &Path) -> Result<(u64, SystemTime)> {
     })
 }
 
+/// Refuses what a path names if it is there and no file with an end, such as a pipe, on which a reader would wait.
+fn has_an_end(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => {
+            bail!("{}: this is no ordinary file. Put its content into one, and name that.", path.display())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads a UTF-8 text file.
 pub fn read_text(path: &Path) -> Result<String> {
+    has_an_end(path)?;
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
     String::from_utf8(bytes)
         .map_err(|e| Error::new(format!("{}: not UTF-8 text ({e}). Convert it to UTF-8.", path.display())))
@@ -244,6 +293,7 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// Opens a file for reading, and decompresses it if its name ends in .gz.
 pub fn open_text(path: &Path) -> Result<Box<dyn BufRead>> {
+    has_an_end(path)?;
     let mut file = BufReader::with_capacity(1 << 18, File::open(path).map_err(|e| Error::io("read", path, e))?);
     if !is_gzip_name(path) {
         return Ok(Box::new(file));
@@ -272,6 +322,7 @@ impl StagedDir {
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let make = || -> io::Result<tempfile::TempDir> {
             fs::create_dir_all(folder)?;
+            sweep_dead(folder);
             aside(0o777).tempdir_in(folder)
         };
         Ok(Self { aside: make().map_err(|e| Error::io("create a folder in", folder, e))?, target: target.into() })
@@ -306,6 +357,7 @@ pub fn replace_folder(from: &Path, target: &Path) -> Result<()> {
 
 /// Returns the BLAKE3 hash of a file's bytes, in hexadecimal.
 pub fn hash_file(path: &Path) -> Result<String> {
+    has_an_end(path)?;
     let mut hasher = blake3::Hasher::new();
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     hasher.update_reader(file).map_err(|e| Error::io("read", path, e))?;
@@ -368,6 +420,19 @@ mod tests {
         staged.commit().unwrap();
         assert_eq!(fs::read_to_string(target.join("x")).unwrap(), "2");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_a_killed_process_left_goes_and_what_a_living_one_writes_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |process: u32| dir.path().join(format!("{}{process}-abcdef", machine_prefix()));
+        // No process has a number this large.
+        let (dead, living, other) = (of(u32::MAX), of(std::process::id()), dir.path().join(".aside-of-somebody"));
+        fs::create_dir(&dead).unwrap();
+        [&dead.join("half"), &living, &other].iter().for_each(|path| fs::write(path, "x").unwrap());
+        write_atomic(&dir.path().join("new"), b"whole").unwrap();
+        assert_eq!([&dead, &living, &other].map(|path| path.exists()), [false, true, true]);
     }
 
     /// A link in the place of a lock names a file that keeps what it has.

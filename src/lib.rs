@@ -43,6 +43,7 @@ pub mod cli;
 pub mod config;
 pub mod decoding;
 pub mod device;
+pub mod doctor;
 pub mod drafting;
 pub mod error;
 pub mod evaluation;

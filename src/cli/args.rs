@@ -83,6 +83,9 @@ pub struct Gates {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Look for mistakes before anything long is started: tokenizer, states, heads, disk; exits with 1 if something is wrong
+    #[command(after_help = "Example:\n  draftsmith doctor configs/quickstart.toml")]
+    Doctor(ConfigFile),
     /// Do every stage: trace, train-heads, train-rescorer, evaluate; finished stages are skipped
     #[command(after_help = "Example:\n  draftsmith run configs/quickstart.toml")]
     Run(ConfigFile),

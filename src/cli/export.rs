@@ -9,6 +9,7 @@ use super::{print, print_json};
 use crate::backbone::{self, Backbone, Precision};
 use crate::config::{self, Overrides};
 use crate::device;
+use crate::drafting::LONGEST_SUFFIX;
 use crate::error::{Error, Result, bail};
 use crate::export;
 use crate::files;
@@ -30,7 +31,7 @@ pub fn export(common: &Common, options: &ExportOptions) -> Result<()> {
     let file = path.join("run.toml");
     let run = file.is_file().then(|| config::load(&file, &Overrides::default())).transpose()?;
     if to == "flags" {
-        return print(&export::flags(run.map_or(8, |run| run.heads.block_size - 1)));
+        return print(&export::flags(run.map_or(8, |run| run.heads.block_size - 1), LONGEST_SUFFIX));
     }
     let Some(output) = &options.output else {
         bail!("--to {to}: a checkpoint needs a new folder. Give --output FOLDER.")

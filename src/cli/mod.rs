@@ -4,6 +4,7 @@
 
 mod ablate;
 mod args;
+mod doctor;
 mod estimate;
 mod export;
 mod generate;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::config;
-use crate::error::{self, Error, ErrorKind, Result};
+use crate::error::{self, Error, ErrorKind, Result, bail};
 use crate::report;
 use crate::stages::Runs;
 use args::{Arguments, Command};
@@ -52,7 +53,22 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The threads that a process may be asked to compute with.
+const THREADS: usize = 1024;
+
+/// Refuses numbers of threads that no machine has.
+fn check_threads() -> Result<()> {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.trim().parse::<usize>().ok());
+    match asked {
+        Some(asked) if asked > THREADS => {
+            bail!("RAYON_NUM_THREADS is {asked}; at most {THREADS} threads can be had. Lower it, or leave it out.")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn dispatch(arguments: &Arguments) -> Result<()> {
+    check_threads()?;
     terminal::watch(match (arguments.common.quiet, arguments.common.verbose) {
         (true, _) => Verbosity::Quiet,
         (false, false) => Verbosity::Normal,
@@ -60,6 +76,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
     });
     let common = &arguments.common;
     match &arguments.command {
+        Command::Doctor(config) => doctor::doctor(common, config),
         Command::Run(config) => stages::run(common, config),
         Command::Pretrain(config) => stages::pretrain(common, config),
         Command::Trace { config, dry_run } => stages::trace(common, config, *dry_run),

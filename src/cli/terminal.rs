@@ -28,8 +28,15 @@ pub fn watch(verbosity: Verbosity) {
 }
 
 /// Writes a line to standard error, whatever the verbosity. It is not an error if the reader has gone away.
+///
+/// Messages quote files, which may hold anything: characters that would steer the terminal are written as escapes.
 pub fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", plain(line));
+}
+
+fn plain(line: &str) -> String {
+    let steers = |c: char| c.is_control() && c != '\n';
+    line.chars().map(|c| if steers(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// Turns the first Ctrl-C (or SIGTERM) into a request to stop, which long work honours at its next step. The second one
@@ -137,5 +144,16 @@ impl Watch for Lines {
         let each = self.started.elapsed().as_secs_f64() / done.saturating_sub(*first).max(1) as f64;
         let left = each * total.saturating_sub(done) as f64;
         complain(&format!("{title} {done}/{total} {} {left:.0} s left", words()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_do_not_steer_the_terminal() {
+        assert_eq!(plain("a \u{1b}[31mred\r\nline \u{9b}"), "a \\u{1b}[31mred\\r\nline \\u{9b}");
+        assert_eq!(plain("größer – 3 %"), "größer – 3 %");
     }
 }

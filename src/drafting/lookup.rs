@@ -17,7 +17,7 @@ use crate::lattice::LookupToken;
 use crate::rescorer::BlockContext;
 
 /// The length in tokens of the longest suffix that [`PromptLookup`] looks up.
-const LONGEST: usize = 3;
+pub const LONGEST_SUFFIX: usize = 3;
 /// The length in tokens from which on a longer suffix makes no difference to the confidence.
 const LONGEST_MEASURED: usize = 16;
 
@@ -45,7 +45,7 @@ impl Session for PromptLookup {
         let one = |block: &BlockContext| {
             let pinned = block.lattice.ids(0)[0];
             let known = [&text[..block.start], &[pinned]].concat();
-            let followed = &known[latest_match(&known, LONGEST).0..];
+            let followed = &known[latest_match(&known, LONGEST_SUFFIX).0..];
             let draft = std::iter::once(pinned).chain(followed.iter().copied()).take(block.slots).collect();
             // Tokens are compared exactly, so that there are no near-ties.
             Drafts::chosen(vec![draft], f64::INFINITY)

@@ -23,7 +23,7 @@ pub use config::DraftingConfig;
 pub use drafter::{Bpd, Decision, Drafter, Drafts, GrowingSession, Origin, Session, TightestMargin, grow_together};
 pub use drawn::DrawnDrafter;
 pub use grown::{Grown, GrowthLimits};
-pub use lookup::{LookupConfidence, PromptLookup};
+pub use lookup::{LONGEST_SUFFIX, LookupConfidence, PromptLookup};
 pub use pace::BlockSeconds;
 pub use prepared::{PreparedVariant, SizedSelection};
 pub use rescoring::Rescoring;

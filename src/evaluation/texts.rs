@@ -52,7 +52,7 @@ impl<'a> Texts<'a> {
                 lattices.push((stop, texts.iter().map(|text| text.narrowed(k, stop)).collect::<Result<_>>()?));
             }
         }
-        let looping = texts.iter().map(|text| loops::loops(text.continuation())).collect();
+        let looping = texts.iter().map(|text| loops(text.continuation())).collect();
         Ok(Self { texts, looping, seconds: started.elapsed().as_secs_f64(), lattices })
     }
 

@@ -155,7 +155,10 @@ impl Format for Dflash {
         written.insert("block_size".into(), json!(heads.count + 1));
         written.insert("num_target_layers".into(), json!(shape.num_hidden_layers));
         let ids: Vec<usize> = read.iter().map(|layer| layer - 1).collect();
-        written.insert("dflash_config".into(), json!({"mask_token_id": mask, "target_layer_ids": ids, "causal": config.causal}));
+        written.insert(
+            "dflash_config".into(),
+            json!({"mask_token_id": mask, "target_layer_ids": ids, "causal": config.causal}),
+        );
         let mut checkpoint = Checkpoint::new(Value::Object(written), "model.safetensors");
         checkpoint.add(without_mask(heads, ""), &dflash_names(config, ""))?;
         Ok(checkpoint)

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::{Module, ModuleDisplay};
-use burn::tensor::Device;
+use burn::module::{Module, ModuleDisplay, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
 use super::saved::{SavedKind, describe_heads, load_network, load_to_train, save_weights, section};
 use super::{BiasConfig, BiasedHeads, Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, TrainingText};
 use crate::backbone::{Backbone, Feature, Model, ModelConfig};
 use crate::error::Result;
-use crate::nn::{Init, collect_parameters, count_parameters};
+use crate::nn::{Init, collect_parameters, count_parameters, from_host};
 use crate::progress;
 use crate::training::{Replica, TrainingContext, train};
 
@@ -166,6 +166,12 @@ pub trait AnyHeadKind {
         device: &Device,
     ) -> BTreeMap<String, Vec<usize>>;
 
+    /// Returns heads of random numbers, in which nothing is zero, to look at what they read.
+    ///
+    /// # Errors
+    /// When the backbone has another shape.
+    fn untrained(&self, shape: HeadShape, bias: Option<BiasConfig>, backbone: &Backbone) -> Result<FrozenHeads>;
+
     /// Reads trained heads from the file `weights`.
     ///
     /// # Errors
@@ -217,6 +223,20 @@ impl<K: HeadKind> AnyHeadKind for K {
         values.into_iter().map(|(name, (shape, _))| (name, shape)).collect()
     }
 
+    fn untrained(&self, shape: HeadShape, bias: Option<BiasConfig>, backbone: &Backbone) -> Result<FrozenHeads> {
+        let model = &backbone.model;
+        let init = &mut Init::seeded(1, model.device());
+        let mut heads = self.network(shape, init);
+        heads.warm_start(model)?;
+        Ok(match bias {
+            None => FrozenHeads::new(heads.map(&mut Stir(0)), model, None),
+            Some(bias) => {
+                let heads = BiasedHeads::new(heads, bias, (shape.backbone, shape.drafted), init);
+                FrozenHeads::new(heads.map(&mut Stir(0)), model, None)
+            }
+        })
+    }
+
     fn fit(&self, context: &FitHeads) -> Result<()> {
         let FitHeads { backbone, options, seed, place, .. } = context;
         let (model, count) = (&backbone.model, options.block_size - 1);
@@ -250,6 +270,21 @@ impl<K: HeadKind> AnyHeadKind for K {
                 let heads = BiasedHeads::new(heads, bias, (shape.backbone, shape.drafted), init);
                 FrozenHeads::new(load_network(heads, weights)?, model, vocabulary)
             }
+        })
+    }
+}
+
+/// Adds a little to every number, which depends on its place.
+struct Stir(usize);
+
+impl ModuleMapper for Stir {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|old| {
+            let (shape, device) = (old.dims(), old.device());
+            let size: usize = shape.iter().product();
+            let more = (self.0..self.0 + size).map(|place| 0.02 * (place as f32 * 0.7).sin()).collect();
+            self.0 += size;
+            old + from_host(more, shape, &device)
         })
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct SavedKind {
 
 /// The version of the layout. There is only one so far.
 const SCHEMA: u32 = 1;
+/// The longest block that anybody drafts.
+const LONGEST_BLOCK: usize = 4096;
 
 /// A description of the backbone below trained heads, by which it is recognized even if it is saved in another float
 /// type.
@@ -74,7 +76,17 @@ impl Description {
     fn read(path: &Path) -> Result<Self> {
         // The version is read first, because another layout may write the rest differently.
         match files::read_json::<Version>(path)?.schema_version {
-            SCHEMA => files::read_json(path),
+            SCHEMA => {
+                let description: Self = files::read_json(path)?;
+                if !(2..=LONGEST_BLOCK).contains(&description.block_size) {
+                    bail!(
+                        "{}: `block_size` is {}, but blocks have 2 to {LONGEST_BLOCK} tokens; the file is damaged.",
+                        path.display(),
+                        description.block_size
+                    );
+                }
+                Ok(description)
+            }
             other => bail!(
                 "{}: these heads have layout {other}, this program reads {SCHEMA}. Train them again with `draftsmith train-heads`.",
                 path.display()
@@ -255,8 +267,8 @@ impl PlainHeads {
     /// # Errors
     /// Returns an error that names the first parameter which is missing, left over, or of another shape.
     pub fn check(&self, backbone: &ModelConfig, device: &Device) -> Result<()> {
-        if self.count == 0 {
-            bail!("the checkpoint drafts no tokens.");
+        if !(1..LONGEST_BLOCK).contains(&self.count) {
+            bail!("the checkpoint drafts {} tokens; 1 to {} can be drafted.", self.count, LONGEST_BLOCK - 1);
         }
         let shape = HeadShape::above(backbone, self.count, self.vocabulary.as_deref());
         let kind = self.architecture.kind();

@@ -4,6 +4,7 @@
 mod tests;
 
 use std::fmt;
+use std::io::{self, Write};
 use std::path::Path;
 
 use jiff::civil::Date;
@@ -39,6 +40,29 @@ pub type Tokens = Vec<(&'static str, String)>;
 
 const TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 const NAME: &str = "chat";
+/// The instructions that a template may take for a prompt; real ones take a few thousand.
+const FUEL: u64 = 5_000_000;
+/// How deep its macros and blocks may call one another.
+const RECURSION: usize = 64;
+/// The bytes that it may write for a prompt.
+const LONGEST: usize = 16 << 20;
+
+/// A text that does not grow without end.
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > LONGEST {
+            return Err(io::Error::other(format!("it writes more than {} MiB for one prompt", LONGEST >> 20)));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 impl ChatTemplate {
     /// Loads the template that `source` names, with the special tokens of `tokenizer_config.json` in `folder`.
@@ -72,6 +96,8 @@ impl ChatTemplate {
     /// When the text is not a template; the error names the line.
     pub fn new(origin: &str, source: String, tokens: Tokens, date: Date) -> Result<Self> {
         let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION);
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -114,7 +140,10 @@ impl ChatTemplate {
         };
         let tokens: Value = self.tokens.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let template = self.environment.get_template(NAME).map_err(|e| self.explain(&e))?;
-        template.render(context! { ..given, ..tokens }).map_err(|e| self.explain(&e))
+        let mut text = Bounded(Vec::new());
+        let rendered = template.render_captured_to(context! { ..given, ..tokens }, &mut text);
+        rendered.map_err(|e| self.explain(&e))?;
+        String::from_utf8(text.0).map_err(|e| Error::new(format!("{}: no UTF-8 text ({e}).", self.origin)))
     }
 
     /// Returns a hash of everything that decides how prompts are rendered.
@@ -130,10 +159,11 @@ impl ChatTemplate {
             Some(Refusal(message)) => format!(
                 "{origin}{line}: the chat template refuses a prompt of the user alone: {message}. Give another template, or none for raw prompts."
             ),
-            None => format!(
-                "{origin}{line}: the chat template failed ({}). Mend it, or give another template.",
-                reason(error)
-            ),
+            None => {
+                let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+                let reason = source.map_or_else(|| reason(error), ToString::to_string);
+                format!("{origin}{line}: the chat template failed ({reason}). Mend it, or give another template.")
+            }
         })
     }
 }

@@ -1,16 +1,17 @@
 //! The tokenizer of a Hugging Face folder, and byte-level BPE fitted from scratch.
 
+use std::fmt;
 use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
-    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    AddedToken, DecoderWrapper, Encoding, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
     TokenizerBuilder,
 };
 
-use crate::error::{Error, Result, bail};
+use crate::error::{Error, Result, bail, guarded};
 use crate::files;
 
 /// The token that ends a text, in tokenizers that this program fits.
@@ -36,8 +37,10 @@ impl Tokenizer {
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let text = files::read_text(&path)?;
-        let inner: tokenizers::Tokenizer =
-            text.parse().map_err(|e| Error::new(format!("{}: not a tokenizer.json ({e}).", path.display())))?;
+        let broken = |e: &dyn fmt::Display| Error::new(format!("{}: not a tokenizer.json ({e}).", path.display()));
+        // The library stumbles over some files that it cannot use.
+        let parsed = guarded(|| text.parse::<tokenizers::Tokenizer>());
+        let inner = parsed.ok_or_else(|| broken(&"a part of it cannot be used"))?.map_err(|e| broken(&e))?;
         let inner = whole(inner);
         let bos = leading_token(folder, &inner)?;
         let hash = blake3::hash(format!("{bos:?}{text}").as_bytes()).to_hex().to_string();
@@ -88,8 +91,7 @@ impl Tokenizer {
         if !self.special {
             return self.encode_continuation(text);
         }
-        let encoding =
-            self.inner.encode_fast(text, true).map_err(|e| Error::new(format!("cannot tokenise a text: {e}")))?;
+        let encoding = self.encoded(text, true)?;
         let mut ids = encoding.get_ids().to_vec();
         if let Some(bos) = self.bos
             && ids.first() != Some(&bos)
@@ -101,14 +103,23 @@ impl Tokenizer {
 
     /// Returns the token ids of a text that continues another one: no special token is added.
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|e| Error::new(format!("cannot tokenise a text: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encoded(text, false)?.get_ids().to_vec())
+    }
+
+    fn encoded(&self, text: &str, special: bool) -> Result<Encoding> {
+        let encoded = guarded(|| self.inner.encode_fast(text, special));
+        let encoded = encoded.ok_or_else(|| Error::new("tokenizer.json: a part of it cannot be used on this text."))?;
+        encoded.map_err(|e| Error::new(format!("cannot tokenise a text: {e}.")))
     }
 
     /// Returns the text of token ids, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.decode(ids, true).map_err(|e| Error::new(format!("cannot decode tokens: {e}")))
+    }
+
+    /// Returns the text of a token as the vocabulary has it, if there is one with this id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// Returns one more than the largest id, added tokens included.

@@ -6,7 +6,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Outcome, copy_traces, everything_below, finished, inputs, place, run, skipped, succeed};
+use crate::common::{
+    Outcome, copy_traces, everything_below, finished, inputs, place, read_json, run, skipped, succeed,
+};
 use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
 use draftsmith::storage_type::StorageType;
 use serde_json::{Value, json};
@@ -157,6 +159,37 @@ fn given_heads_that_do_not_know_what_the_configuration_asks_for() {
     let sets = ["--set", "heads.bias={rank=4,confidence=true}", "--set", "drafting.stop=confidence=0.5"];
     let arguments = [&["evaluate", "run.toml", "--heads", "runs/tiny/heads"], &sets[..]].concat();
     refused(path, &arguments, &["confidence, which these do not know"]);
+}
+
+#[test]
+fn what_cannot_be_had() {
+    let folder = inputs();
+    let path = folder.path();
+    let threads = crate::common::run_with(path, &["run", "run.toml"], &[("RAYON_NUM_THREADS", "99999")]);
+    assert_refused(path, &threads, &["RAYON_NUM_THREADS is 99999"]);
+    refused(path, &["run", "run.toml", "--set", "name=\"two\nlines\""], &["`name` is named", "line ends"]);
+    // Nobody writes into the pipe, so reading it would wait for ever.
+    assert!(Command::new("mkfifo").arg(path.join("pipe")).status().unwrap().success());
+    refused(path, &["run", "run.toml", "--set", "data.fables.path=pipe"], &["pipe", "no ordinary file"]);
+}
+
+/// The library that reads it stumbles over these.
+#[test]
+fn tokenizers_that_cannot_be_used() {
+    let folder = inputs();
+    let path = folder.path();
+    let file = path.join("model/tokenizer.json");
+    let before = fs::read_to_string(&file).unwrap();
+    for (key, value) in [
+        ("normalizer", json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"})),
+        ("truncation", json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 2})),
+    ] {
+        set(&file, key, value);
+        let outcome = run(path, &["run", "run.toml", "--quiet"]);
+        assert!(!outcome.stderr.contains("bug in draftsmith"), "{key}: {}", outcome.stderr);
+        assert!(outcome.code == Some(0) || outcome.stderr.contains("tokenizer.json"), "{key}: {}", outcome.stderr);
+        fs::write(&file, &before).unwrap();
+    }
 }
 
 #[test]
@@ -349,6 +382,12 @@ fn heads_of_another_layout() {
     // Other scales, so that the heads are read again.
     let evaluate = ["run", "run.toml", "--set", "tuning.lm_scales=[0.4]"];
     refused(path, &evaluate, &["heads.json", "layout 99, this program reads 1", "train-heads"]);
+    set(&description, "schema_version", json!(1));
+    let before = read_json(&description)["block_size"].clone();
+    set(&description, "block_size", json!(1u64 << 63));
+    refused(path, &evaluate, &["heads.json", "`block_size` is 9223372036854775808", "2 to 4096"]);
+    set(&description, "block_size", before);
+    set(&description, "schema_version", json!(99));
 }
 
 #[test]

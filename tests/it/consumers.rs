@@ -104,6 +104,7 @@ fn speculators_reads_and_writes_what_is_exported() {
     configuration(path);
     let dflash2 = "{kind=\"dflash\",mask_token=2047,convolution={kernel=4,group=64}}";
     let spark = "{kind=\"dflash\",mask_token=2047,anchor_predicts=true}";
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/tales");
     let cases: [(&str, &[&str]); 5] = [
         (EAGLE3, &[PART]),
         (DFLASH, &[PART]),
@@ -120,9 +121,18 @@ fn speculators_reads_and_writes_what_is_exported() {
         for what in ["missing", "left", "differing"] {
             assert_eq!(said[what], nothing, "{architecture}: {said}");
         }
+        if architecture != EAGLE3 {
+            // Its modules give the logits that this program does.
+            let arguments = [model.to_str().unwrap(), &out, "runs/served", "tales-test"];
+            let said = ask(&python, path, "forward_speculators.py", &arguments);
+            println!("{architecture}: {said}");
+            assert!(said["places"].as_u64() > Some(100), "{said}");
+            assert!(said["largest"].as_f64() < Some(1e-4), "{architecture}: {said}");
+        }
         // What the package saved comes in again, and drafts the same.
         let measured = |heads: &str| {
-            let outcome = run(path, &["evaluate", "served.toml", "--set", "rescorer={}", "--format", "json", "--heads", heads]);
+            let outcome =
+                run(path, &["evaluate", "served.toml", "--set", "rescorer={}", "--format", "json", "--heads", heads]);
             assert_eq!(outcome.code, Some(0), "{outcome:?}");
             let set = outcome.json()["datasets"][0].clone();
             crate::common::row(&set, "block-efficiency", "bpd")["block_efficiency"].clone()

@@ -18,6 +18,7 @@ mod consumers;
 mod corpora;
 #[cfg(feature = "cpu")]
 mod decoding;
+mod doctor;
 mod export;
 mod heads;
 mod heads_given;

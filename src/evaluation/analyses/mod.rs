@@ -15,7 +15,7 @@ mod efficiency_by_h_max;
 mod examples;
 pub(super) mod heads;
 mod live;
-pub(super) mod loops;
+mod loops;
 pub(super) mod oracle;
 mod p_best_curve;
 mod reliability;
@@ -24,6 +24,7 @@ mod timing;
 mod tuning;
 
 pub use block_efficiency::VariantRow;
+pub use loops::loops;
 
 use super::EvaluatedSet;
 use crate::error::Result;

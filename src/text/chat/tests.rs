@@ -74,6 +74,18 @@ fn other_failures_are_told_as_well() {
     }
 }
 
+/// Each of these would run, call or write without end.
+#[test]
+fn templates_come_to_an_end() {
+    let loops = "{% for i in range(90000) %}{% for j in range(90000) %}{{ i }}{% endfor %}{% endfor %}";
+    let calls = "{% macro a(n) %}{{ a(n) }}{% endmacro %}{{ a(1) }}";
+    let writes = "{% set x = 'x' * 100000 %}{% for i in range(900) %}{{ x }}{% endfor %}";
+    for (text, words) in [(loops, "fuel"), (calls, "recursion"), (writes, "more than 16 MiB")] {
+        let error = render(text).unwrap_err().to_string();
+        assert!(error.contains("the chat template failed") && error.contains(words), "{error}");
+    }
+}
+
 #[test]
 fn the_date_is_the_one_given() {
     let date = jiff::civil::date(2026, 11, 4);
