@@ -478,7 +478,7 @@ mod tests {
                 "these heads have their own",
             ),
             ("name = \"a\"\n", vec![], "no corpus"),
-            ("name = \"a/b\"\n[data.x]\npath = \"x\"\n", vec![], "c.toml: line 1: `name` is named `a/b`"),
+            ("name = \"a/b\"\n[data.x]\npath = \"x\"\n", vec![], "c.toml: line 1: `name` is named \"a/b\""),
         ] {
             let error = read(text, &set).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

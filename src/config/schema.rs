@@ -172,7 +172,7 @@ impl Config {
 fn names_a_folder(key: &str, name: &str) -> Result<()> {
     if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') || name.contains(char::is_control) {
         bail!(
-            "`{key}` is named `{name}`; the name becomes a folder, so it must be non-empty, without slashes, line ends and a leading dot."
+            "`{key}` is named {name:?}; the name becomes a folder, so it must be non-empty, without slashes, line ends and a leading dot."
         );
     }
     Ok(())

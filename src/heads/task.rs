@@ -335,13 +335,8 @@ impl<'a> HeadTraining<'a> {
         };
         let (places, counts): (Vec<Position>, Vec<f32>) = positions.iter().enumerate().map(counts).unzip();
         let sought = features_at(&self.train, &places, &[Feature::Last])?.to_device(&self.device).get(Feature::Last);
-        let [rows, d] = state.dims();
-        let difference = (state - sought) * from_host::<2>(counts, [rows, 1], &self.device);
-        let gradient = difference.clone().clamp(-1.0, 1.0);
-        // Below 1 a difference and its gradient are the same.
-        let losses = gradient.clone() * (difference - gradient.clone().mul_scalar(0.5));
-        let loss = losses.sum().into_scalar::<f32>();
-        Ok((f64::from(loss) / d as f64, gradient.div_scalar(d as f64)))
+        let [rows, _] = state.dims();
+        Ok(smooth_l1((state - sought) * from_host::<2>(counts, [rows, 1], &self.device)))
     }
 
     /// Reads the backbone's distributions that heads with these targets learn from. Blocks that begin close to one another
@@ -450,6 +445,16 @@ struct OneHead {
     gradient: Option<Tensor<2>>,
     /// An objective with the gradient with respect to the head's own unembedding, or to the heads' bias, if there is one.
     of_own: Option<Tensor<1>>,
+}
+
+/// Returns the sum over the rows of the mean smooth L1 loss of these differences, and its gradient with respect to them.
+fn smooth_l1(difference: Tensor<2>) -> (f64, Tensor<2>) {
+    let [_, d] = difference.dims();
+    let gradient = difference.clone().clamp(-1.0, 1.0);
+    // Below 1 a difference and its gradient are the same.
+    let losses = gradient.clone() * (difference - gradient.clone().mul_scalar(0.5));
+    let loss = losses.sum().into_scalar::<f32>();
+    (f64::from(loss) / d as f64, gradient.div_scalar(d as f64))
 }
 
 /// What heads learn of their confidence in a step.
@@ -750,6 +755,25 @@ mod tests {
             };
             let expected = (nudged(1e-2) - nudged(-1e-2)) / 2e-2;
             assert!((f64::from(found) - expected).abs() < 1e-3, "{at}: {found} {expected}");
+        }
+    }
+
+    #[cfg(feature = "cpu")]
+    #[test]
+    fn the_loss_on_states_is_smooth_l1() {
+        let differences = [-2.5f32, -0.5, 0.25, 0.0, 0.75, 3.0];
+        let one = |x: f32| if x.abs() < 1.0 { 0.5 * x * x } else { x.abs() - 0.5 };
+        let loss_of = |all: &[f32]| f64::from(all.iter().map(|&x| one(x)).sum::<f32>()) / 3.0;
+        let (loss, gradient) = smooth_l1(from_host(differences.to_vec(), [2, 3], &Device::flex()));
+        assert!((loss - loss_of(&differences)).abs() < 1e-6);
+        for (at, found) in to_host(gradient).into_iter().enumerate() {
+            let nudged = |by: f32| {
+                let mut all = differences;
+                all[at] += by;
+                loss_of(&all)
+            };
+            let expected = (nudged(1e-2) - nudged(-1e-2)) / 2e-2;
+            assert!((f64::from(found) - expected).abs() < 1e-4, "{at}: {found} {expected}");
         }
     }
 

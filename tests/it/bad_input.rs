@@ -167,7 +167,8 @@ fn what_cannot_be_had() {
     let path = folder.path();
     let threads = crate::common::run_with(path, &["run", "run.toml"], &[("RAYON_NUM_THREADS", "99999")]);
     assert_refused(path, &threads, &["RAYON_NUM_THREADS is 99999"]);
-    refused(path, &["run", "run.toml", "--set", "name=\"two\nlines\""], &["`name` is named", "line ends"]);
+    fs::write(path.join("lines.toml"), "extends = \"run.toml\"\nname = \"two\\nlines\"\n").unwrap();
+    refused(path, &["run", "lines.toml"], &["`name` is named \"two\\nlines\"", "line ends"]);
     // Nobody writes into the pipe, so reading it would wait for ever.
     assert!(Command::new("mkfifo").arg(path.join("pipe")).status().unwrap().success());
     refused(path, &["run", "run.toml", "--set", "data.fables.path=pipe"], &["pipe", "no ordinary file"]);

@@ -23,16 +23,25 @@ fn ask(python: &str, folder: &Path, script: &str, arguments: &[&str]) -> Value {
     serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap_or_else(|_| panic!("{said}\n{failed}"))
 }
 
-/// A configuration on the embedded model, and heads that are trained for a moment.
-fn configuration(folder: &Path) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The embedded model.
+fn tales() -> PathBuf {
+    root().join("checkpoints/tales")
+}
+
+/// A configuration on a model, with heads that are trained for a moment on `train` documents.
+fn configuration(folder: &Path, model: &Path, train: usize) {
+    let root = root();
     let text = format!(
         "extends = \"{}\"\nname = \"served\"\n[backbone]\npath = \"{}\"\n[data.tales]\npath = \"{}\"\n\
-         [traces]\ntrain_documents = 120\ndev_documents = 10\ntest_documents = 20\nmax_new = 64\n\
+         [traces]\ntrain_documents = {train}\ndev_documents = 10\ntest_documents = 20\nmax_new = 64\n\
          [heads]\nblock_size = 5\npositions_per_document = 16\n[heads.architecture]\nkind = \"ffn\"\n[heads.training]\nsteps = 60\n\
          [drafting]\nvariants = [\"bpd\"]\n[evaluation]\nlive_documents = 0\n",
         root.join("configs/quickstart.toml").display(),
-        root.join("checkpoints/tales").display(),
+        model.display(),
         root.join("data/tales.jsonl").display()
     );
     std::fs::write(folder.join("served.toml"), text).unwrap();
@@ -53,6 +62,41 @@ const EAGLE3: &str = "{kind=\"eagle3\",input=[\"layer-1\",\"layer-3\",\"layer-4\
 const DFLASH: &str = "{kind=\"dflash\",mask_token=2047}";
 const PART: &str = "heads.vocabulary={size=512,drafting=true}";
 
+/// Lets the engine decode 20 prompts. All texts must be the backbone's own.
+fn served(python: &str, folder: &Path, model: &Path, (draft, run, method): (&str, &str, &str)) -> Value {
+    let arguments = [model.to_str().unwrap(), draft, run, "tales", method];
+    let arguments = if method.is_empty() { &arguments[..4] } else { &arguments[..] };
+    let said = ask(python, folder, "vllm_requests.py", arguments);
+    assert_eq!((&said["requests"], &said["greedy"]), (&json!(20), &json!(20)), "{draft}: {said}");
+    said
+}
+
+/// The drafted tokens that the engine, or the replay, accepted.
+fn accepted(said: &Value, who: &str) -> u64 {
+    said[who].as_array().unwrap()[1..].iter().filter_map(Value::as_u64).sum()
+}
+
+#[test]
+fn so_above_a_real_model() {
+    let (Ok(python), Ok(model)) = (std::env::var(CONSUMER), std::env::var("DRAFTSMITH_SMOLLM2")) else {
+        return skipped(
+            "DRAFTSMITH_CONSUMER and DRAFTSMITH_SMOLLM2, the folder of SmolLM2-135M-Instruct, are not both set",
+        );
+    };
+    let folder = tempfile::tempdir().unwrap();
+    configuration(folder.path(), Path::new(&model), 24);
+    let part = "heads.vocabulary={size=8192,drafting=true}";
+    let sets = [part, "heads.training.steps=40", "heads.positions_per_step=128"];
+    let eagle3 = "{kind=\"eagle3\",warm_start=true,layers_learning_rate=0.25}";
+    for (architecture, to, method) in [(eagle3, "speculators", ""), ("{kind=\"medusa\"}", "medusa", "medusa")] {
+        let (run, out) = exported(folder.path(), architecture, &sets, to);
+        let said = served(&python, folder.path(), Path::new(&model), (&out, &run, method));
+        println!("{architecture} {to}: {said}");
+        assert!(accepted(&said, "engine") > 0, "{said}");
+        assert_eq!(said["engine"], said["replay"], "{architecture} {to}: {said}");
+    }
+}
+
 #[test]
 fn an_engine_accepts_what_the_replay_accepts() {
     let Ok(python) = std::env::var(CONSUMER) else {
@@ -60,9 +104,8 @@ fn an_engine_accepts_what_the_replay_accepts() {
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    configuration(path);
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/tales");
-    let model = model.to_str().unwrap();
+    let model = tales();
+    configuration(path, &model, 120);
     let cases: [(&str, &[&str], &str, &str); 7] = [
         (EAGLE3, &[], "eagle3", "eagle3"),
         (EAGLE3, &[PART], "speculators", ""),
@@ -74,12 +117,9 @@ fn an_engine_accepts_what_the_replay_accepts() {
     ];
     for (architecture, sets, to, method) in cases {
         let (run, out) = exported(path, architecture, sets, to);
-        let arguments = [model, &out, &run, "tales", method];
-        let arguments = if method.is_empty() { &arguments[..4] } else { &arguments[..] };
-        let said = ask(&python, path, "vllm_requests.py", arguments);
+        let said = served(&python, path, &model, (&out, &run, method));
         println!("{architecture} {to}: {said}");
-        assert_eq!((&said["requests"], &said["greedy"]), (&json!(20), &json!(20)), "{architecture} {to}");
-        let accepted = |who: &str| said[who].as_array().unwrap()[1..].iter().filter_map(Value::as_u64).sum::<u64>();
+        let accepted = |who: &str| accepted(&said, who);
         let steps = said["replay"][0].as_u64().unwrap();
         assert!(accepted("replay") as f64 > 0.3 * steps as f64, "{architecture} {to}: {said}");
         if architecture == DFLASH {
@@ -101,10 +141,10 @@ fn speculators_reads_and_writes_what_is_exported() {
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    configuration(path);
+    configuration(path, &tales(), 120);
     let dflash2 = "{kind=\"dflash\",mask_token=2047,convolution={kernel=4,group=64}}";
     let spark = "{kind=\"dflash\",mask_token=2047,anchor_predicts=true}";
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/tales");
+    let model = tales();
     let cases: [(&str, &[&str]); 5] = [
         (EAGLE3, &[PART]),
         (DFLASH, &[PART]),

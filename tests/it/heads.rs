@@ -58,6 +58,27 @@ fn weights_say_how_much_each_head_counts() {
     }
 }
 
+/// Noise changes what heads read, and is the same in every training; the loss on states comes on top of the other.
+#[test]
+fn states_with_noise_and_losses_on_states() {
+    let folder = traced();
+    let first = |sets: &[&str]| {
+        let (metrics, _) = trained(folder.path(), &[sets, &["heads.training.steps=2"]].concat());
+        (numbers(&metrics, "loss"), weights(folder.path()))
+    };
+    for kind in ["{kind=\"ffn\",hidden=8}", "{kind=\"eagle3\",input=[\"layer-1\"]}"] {
+        let heads = format!("heads.architecture={kind}");
+        let noise = [&*heads, "heads.feature_noise=0.5"];
+        let (plain, noisy) = (first(&[&heads]), first(&noise));
+        assert!((plain.0[0] - noisy.0[0]).abs() > 1e-6, "{kind}: {:?} {:?}", plain.0, noisy.0);
+        fs::remove_dir_all(crate::common::place(folder.path(), "heads")).unwrap();
+        assert!(first(&noise) == noisy, "{kind}");
+        let with = |weight: &str| first(&[&heads, &format!("heads.feature_loss={weight}")]).0[0] - plain.0[0];
+        let (one, two) = (with("1.0"), with("2.0"));
+        assert!(one > 1e-3 && (two - 2.0 * one).abs() < 1e-6 * two, "{kind}: {one} {two}");
+    }
+}
+
 struct Waves;
 
 impl ModuleMapper for Waves {
