@@ -32,7 +32,7 @@ pub fn states_before(counts: &[usize], states: &Tensor<2>, last: &[Option<Tensor
         rows.extend(first..first + count - 1);
     }
     let all = Tensor::cat([vec![states.clone()], begins].concat(), 0);
-    if rows.is_empty() { states.clone() } else { all.select(0, indices(rows.into_iter(), &device)) }
+    if rows.is_empty() { states.clone() } else { all.select(0, indices(rows, &device)) }
 }
 
 /// Where the numbers lie.

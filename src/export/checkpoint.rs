@@ -279,17 +279,18 @@ fn embeddings(backbone: &Backbone) -> Vec<f32> {
     to_host(backbone.model.embed(&tokens))
 }
 
-/// Returns the number of decoder layers below a feature.
+/// Returns the number of decoder layers below each feature.
 ///
 /// # Errors
 /// Returns an error for the normalised last state, which the formats do not know.
-pub(super) fn boundary(feature: &Feature) -> Result<usize> {
-    match feature {
+pub(super) fn named_layers(features: &[Feature]) -> Result<Vec<usize>> {
+    let boundary = |feature: &Feature| match feature {
         Feature::Layer(layer) => Ok(*layer),
         Feature::Last => bail!(
             "these heads read `last`, the state after the backbone's final norm, and the format knows states before a norm only. Train them on `layer-N`."
         ),
-    }
+    };
+    features.iter().map(boundary).collect()
 }
 
 /// Returns a list of layers of the configuration, each as a feature after adding `more`.

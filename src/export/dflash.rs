@@ -1,14 +1,17 @@
 //! DFlash, as its authors write it.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
-use super::checkpoint::{Checkpoint, Name, layers};
-use super::eagle::{layer_names, named, named_layers};
+use serde_json::{Map, Value, json};
+
+use super::checkpoint::{Checkpoint, Name, layers, named_layers};
+use super::eagle::{layer_names, named};
 use super::shape::layers_config;
 use super::{Format, Target};
 use crate::backbone::{Backbone, ModelConfig};
 use crate::error::{Error, Result, bail};
 use crate::heads::{DflashConfig, HeadArchitecture, PlainHeads};
+use crate::nn::{Values, to_host};
 
 /// DFlash by its authors' names.
 pub(super) struct Dflash;
@@ -64,7 +67,7 @@ pub(super) fn dflash(heads: &PlainHeads) -> Result<(&DflashConfig, u32)> {
 }
 
 /// Returns the `config.json` of DFlash's layers.
-pub(super) fn dflash_layers(config: &DflashConfig, backbone: &ModelConfig) -> serde_json::Map<String, Value> {
+pub(super) fn dflash_layers(config: &DflashConfig, backbone: &ModelConfig) -> Map<String, Value> {
     let mut written = layers_config(backbone, "qwen3", config.layers);
     if let Some(window) = config.sliding_window {
         written.insert("use_sliding_window".into(), json!(true));
@@ -78,22 +81,17 @@ pub(super) fn dflash_layers(config: &DflashConfig, backbone: &ModelConfig) -> se
 /// Reads what the layers' configuration says.
 pub(super) fn read_layers(checkpoint: &Checkpoint) -> Result<(usize, Option<usize>)> {
     let layers = checkpoint.number("num_hidden_layers")?;
-    let slides = checkpoint
-        .get("layer_types")
-        .and_then(Value::as_array)
-        .is_some_and(|types| !types.is_empty() && types.iter().all(|kind| kind == "sliding_attention"));
-    let mixed = checkpoint.get("layer_types").and_then(Value::as_array).is_some_and(|types| {
-        types.iter().any(|kind| kind == "sliding_attention") && types.iter().any(|kind| kind != "sliding_attention")
-    });
-    if mixed {
+    let types = checkpoint.get("layer_types").and_then(Value::as_array).cloned().unwrap_or_default();
+    let slide = types.iter().filter(|&kind| kind == "sliding_attention").count();
+    if slide > 0 && slide < types.len() {
         bail!("config.json: `layer_types` mixes layers with a window and without; here all or none have one.");
     }
-    let window = if slides { Some(checkpoint.number("sliding_window")?) } else { None };
+    let window = if slide > 0 { Some(checkpoint.number("sliding_window")?) } else { None };
     Ok((layers, window))
 }
 
 /// Returns the parameters of heads below the mask, whose embedding is that of its token.
-pub(super) fn without_mask(heads: &PlainHeads, below: &str) -> std::collections::BTreeMap<String, crate::nn::Values> {
+pub(super) fn without_mask(heads: &PlainHeads, below: &str) -> BTreeMap<String, Values> {
     let mut parameters = heads.parameters.clone();
     parameters.remove(&format!("{below}entry.mask"));
     for (name, (shape, _)) in &mut parameters {
@@ -110,7 +108,7 @@ pub(super) fn take_dflash(
     config: &DflashConfig,
     below: &str,
     target: &Target,
-) -> Result<std::collections::BTreeMap<String, crate::nn::Values>> {
+) -> Result<BTreeMap<String, Values>> {
     let mut parameters = checkpoint.take(&dflash_names(config, below))?;
     for (name, (shape, _)) in &mut parameters {
         if name.ends_with("_conv.base_kernel") && shape.len() == 3 {
@@ -121,7 +119,7 @@ pub(super) fn take_dflash(
     if token as usize >= target.shape.vocab_size {
         bail!("config.json: `mask_token_id` is {token}, but the backbone has {} tokens.", target.shape.vocab_size);
     }
-    let embedded = target.backbone.map(|backbone| crate::nn::to_host(backbone.model.embed(&[token])));
+    let embedded = target.backbone.map(|backbone| to_host(backbone.model.embed(&[token])));
     parameters.insert(format!("{below}entry.mask"), (vec![1, d], embedded.unwrap_or_else(|| vec![0.0; d])));
     Ok(parameters)
 }

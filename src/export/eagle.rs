@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::checkpoint::{Checkpoint, Name, boundary, layers, unembedding};
+use super::checkpoint::{Checkpoint, Name, Stored, layers, named_layers, unembedding};
 use super::shape::layers_config;
 use super::{Format, Target};
-use crate::backbone::{Backbone, Feature};
+use crate::backbone::Backbone;
 use crate::error::{Result, bail};
 use crate::heads::{Eagle1Config, Eagle3Config, HeadArchitecture, HeadUnembedding, PlainHeads};
+use crate::nn::to_host;
 
 /// EAGLE-3 by the names of its authors' code.
 pub(super) struct Eagle3;
@@ -71,9 +72,7 @@ pub(super) fn add_eagle3(
     let (vocabulary, d) = (backbone.model.config().vocab_size, backbone.model.config().hidden_size);
     let ids = heads.vocabulary.as_deref();
     let table = own.map_or_else(|| unembedding(backbone, ids), |(_, numbers)| numbers);
-    checkpoint
-        .tensors
-        .insert("lm_head.weight".into(), super::checkpoint::Stored::Floats((vec![table.len() / d, d], table)));
+    checkpoint.tensors.insert("lm_head.weight".into(), Stored::Floats((vec![table.len() / d, d], table)));
     if let Some(ids) = ids {
         checkpoint.add_vocabulary(ids, vocabulary);
     }
@@ -115,19 +114,13 @@ pub(super) fn take_eagle3(
     if let Some((shape, numbers)) = parameters.get_mut("entry.mask.states") {
         *shape = vec![1, numbers.len()];
         let token = config.mask_token.unwrap_or_default();
-        let mask = target.backbone.map_or_else(
-            || vec![0.0; target.shape.hidden_size],
-            |backbone| crate::nn::to_host(backbone.model.embed(&[token])),
-        );
+        let mask = target
+            .backbone
+            .map_or_else(|| vec![0.0; target.shape.hidden_size], |backbone| to_host(backbone.model.embed(&[token])));
         parameters.insert("entry.mask.token".into(), (vec![1, mask.len()], mask));
     }
     let architecture = HeadArchitecture::Eagle3(config);
     Ok(PlainHeads { architecture, bias: None, count, vocabulary: ids, parameters })
-}
-
-/// Returns the ids of the layers that EAGLE-3 reads, as boundaries.
-pub(super) fn eagle3_layers(config: &Eagle3Config, backbone: &Backbone) -> Result<Vec<usize>> {
-    config.input(backbone.model.config()).iter().map(boundary).collect()
 }
 
 impl Format for Eagle3 {
@@ -149,7 +142,7 @@ impl Format for Eagle3 {
         written.insert("architectures".into(), json!(["LlamaForCausalLMEagle3"]));
         written.insert("draft_vocab_size".into(), json!(heads.vocabulary.as_ref().map_or(shape.vocab_size, Vec::len)));
         written.insert("norm_before_residual".into(), json!(config.norm_before_residual));
-        let read = eagle3_layers(config, backbone)?;
+        let read = named_layers(&config.input(shape))?;
         written.insert(
             "eagle_config".into(),
             json!({"eagle_aux_hidden_state_layer_ids": read, "use_aux_hidden_state": true}),
@@ -231,7 +224,7 @@ impl Format for Eagle1 {
     fn recognises(&self, checkpoint: &Checkpoint) -> bool {
         // The authors' own call it a Llama, with an `fc` of two widths.
         let joins = matches!(checkpoint.tensors.get("fc.weight"),
-            Some(super::checkpoint::Stored::Floats((shape, _))) if shape.len() == 2 && shape[1] == 2 * shape[0]);
+            Some(Stored::Floats((shape, _))) if shape.len() == 2 && shape[1] == 2 * shape[0]);
         checkpoint.is_called("EagleLlama") || (checkpoint.is_called("Llama") && joins)
     }
 
@@ -253,9 +246,4 @@ impl Format for Eagle1 {
             "vllm serve {backbone} --speculative-config '{{\"method\": \"eagle\", \"model\": \"{folder}\", \"num_speculative_tokens\": {count}}}'"
         )
     }
-}
-
-/// Returns whether features can be named as layers.
-pub(super) fn named_layers(features: &[Feature]) -> Result<Vec<usize>> {
-    features.iter().map(boundary).collect()
 }

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::{Checkpoint, Name, Stored, layers, unembedding};
+use super::checkpoint::{Checkpoint, Name, Stored, layers, named_layers, unembedding};
 use super::dflash::{dflash, dflash_layers, dflash_names, read_layers, take_dflash, without_mask};
-use super::eagle::{add_eagle3, eagle3, eagle3_layers, named, named_layers, take_eagle3};
+use super::eagle::{add_eagle3, eagle3, named, take_eagle3};
 use super::shape::{architectures, layers_config};
 use super::{Format, Target};
 use crate::backbone::{Backbone, ConvolutionConfig};
@@ -82,7 +82,10 @@ fn write_eagle3(heads: &PlainHeads, backbone: &Backbone) -> Result<Checkpoint> {
     written.insert("transformer_layer_config".into(), json!(layers_config(backbone.model.config(), "llama", 1)));
     written.insert("norm_before_residual".into(), json!(config.norm_before_residual));
     written.insert("norm_before_fc".into(), json!(false));
-    written.insert("eagle_aux_hidden_state_layer_ids".into(), json!(eagle3_layers(config, backbone)?));
+    written.insert(
+        "eagle_aux_hidden_state_layer_ids".into(),
+        json!(named_layers(&config.input(backbone.model.config()))?),
+    );
     if config.parallel {
         let Some(mask) = config.mask_token else {
             bail!(

@@ -65,8 +65,7 @@ const PART: &str = "heads.vocabulary={size=512,drafting=true}";
 /// Lets the engine decode 20 prompts. All texts must be the backbone's own.
 fn served(python: &str, folder: &Path, model: &Path, (draft, run, method): (&str, &str, &str)) -> Value {
     let arguments = [model.to_str().unwrap(), draft, run, "tales", method];
-    let arguments = if method.is_empty() { &arguments[..4] } else { &arguments[..] };
-    let said = ask(python, folder, "vllm_requests.py", arguments);
+    let said = ask(python, folder, "vllm_requests.py", &arguments);
     assert_eq!((&said["requests"], &said["greedy"]), (&json!(20), &json!(20)), "{draft}: {said}");
     said
 }
@@ -88,7 +87,7 @@ fn so_above_a_real_model() {
     let part = "heads.vocabulary={size=8192,drafting=true}";
     let sets = [part, "heads.training.steps=40", "heads.positions_per_step=128"];
     let eagle3 = "{kind=\"eagle3\",warm_start=true,layers_learning_rate=0.25}";
-    for (architecture, to, method) in [(eagle3, "speculators", ""), ("{kind=\"medusa\"}", "medusa", "medusa")] {
+    for (architecture, to, method) in [(eagle3, "speculators", "eagle3"), ("{kind=\"medusa\"}", "medusa", "medusa")] {
         let (run, out) = exported(folder.path(), architecture, &sets, to);
         let said = served(&python, folder.path(), Path::new(&model), (&out, &run, method));
         println!("{architecture} {to}: {said}");
@@ -108,12 +107,12 @@ fn an_engine_accepts_what_the_replay_accepts() {
     configuration(path, &model, 120);
     let cases: [(&str, &[&str], &str, &str); 7] = [
         (EAGLE3, &[], "eagle3", "eagle3"),
-        (EAGLE3, &[PART], "speculators", ""),
+        (EAGLE3, &[PART], "speculators", "eagle3"),
         ("{kind=\"eagle1\"}", &[], "eagle1", "eagle"),
         ("{kind=\"medusa\"}", &[], "medusa", "medusa"),
         ("{kind=\"medusa\",unembedding=\"own\"}", &[], "medusa", "medusa"),
         (DFLASH, &[], "dflash", "dflash"),
-        (DFLASH, &[PART], "speculators", ""),
+        (DFLASH, &[PART], "speculators", "dflash"),
     ];
     for (architecture, sets, to, method) in cases {
         let (run, out) = exported(path, architecture, sets, to);

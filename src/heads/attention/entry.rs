@@ -14,7 +14,6 @@ use crate::nn::{Init, Linear, count_parameters};
 /// How rows are made, with n a root-mean-square norm without weights, e(x) the backbone's embedding of a token, and x_p the
 /// pinned token.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a network")]
 pub(super) enum Entry {
     Sequential(SequentialEntry),
     Parallel(ParallelEntry),

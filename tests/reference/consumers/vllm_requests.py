@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Let vLLM draft with exported heads, request by request, and compare what it accepts with a replay of the run they come from.
 
-    python vllm_requests.py TARGET DRAFT RUN SET [METHOD]
+    python vllm_requests.py TARGET DRAFT RUN SET METHOD
 
 TARGET is the backbone's folder, DRAFT the exported one, RUN the folder of an evaluated run, SET one of its data sets, and METHOD
-vLLM's name for what the draft's own configuration does not tell. Every request ends where one of the replay's blocks does, the last
+vLLM's name for the kind of draft, which it would otherwise guess from the folder's name. Every request ends where one of the replay's blocks does, the last
 but one, so that nothing is cut. Prints one line of JSON: how many requests there were, how many gave the backbone's greedy text, in how
 many the engine accepted something else, and the steps and accepted tokens by position of both.
 """
@@ -44,12 +44,12 @@ def replayed(run, name):
         yield list(tokens[first : first + prompt]), list(text), accepted[:-1], heads
 
 
-def main(target, draft, run, name, method=None):
+def main(target, draft, run, name, method):
     from vllm import LLM, SamplingParams
 
     requests = list(replayed(run, f"{name}-test"))
     heads = requests[0][3]
-    speculative = dict(model=draft, num_speculative_tokens=heads, **(dict(method=method) if method else {}))
+    speculative = dict(model=draft, num_speculative_tokens=heads, method=method)
     longest = max(len(prompt) + len(text) for prompt, text, _, _ in requests) + 2 * heads + 16
     llm = LLM(
         model=target, skip_tokenizer_init=True, dtype="float32", enforce_eager=True, max_model_len=longest, max_num_seqs=1,
