@@ -22,6 +22,10 @@ fn medusa(heads: &PlainHeads) -> Result<&MedusaConfig> {
         HeadArchitecture::Medusa(_) if heads.bias.is_some() => {
             bail!("Medusa has no bias, and these heads have one. For parallel heads with a bias take \"speculators\".")
         }
+        // vLLM has a map of draft tokens for this, which its own loader (0.32) refuses.
+        HeadArchitecture::Medusa(_) if heads.vocabulary.is_some() => bail!(
+            "its readers draft from the whole vocabulary, and these heads from a part. Train them without `heads.vocabulary`, or with `drafting` = false."
+        ),
         HeadArchitecture::Medusa(config) => Ok(config),
         other => bail!(
             "it holds heads of kind \"medusa\", and these are of kind \"{}\". A block of Medusa is one matrix and a bias; a head of kind \"ffn\" has two matrices.",
@@ -112,25 +116,17 @@ impl Format for Medusa {
         let written = json!({
             "architectures": ["MedusaModel"], "model_type": "medusa", "hidden_size": d, "vocab_size": vocabulary,
             "num_heads": count, "num_hidden_layers": config.blocks, "medusa_fc_bias": true, "max_paths": 64, "topk": 10,
-            "truncated_vocab_size": heads.vocabulary.as_ref().map_or(vocabulary, Vec::len),
+            "truncated_vocab_size": vocabulary,
             "original_lm_head": own.is_empty(),
         });
         let mut checkpoint = Checkpoint::new(written, "model.safetensors");
         checkpoint.add(parameters, &block_names(count, config.blocks, vllm_name))?;
-        let ids = heads.vocabulary.as_deref();
         if own.is_empty() {
-            let rows = ids.map_or(vocabulary, <[u32]>::len);
-            checkpoint
-                .tensors
-                .insert("lm_head.weight".into(), Stored::Floats((vec![rows, d], unembedding(backbone, ids))));
+            let table = Stored::Floats((vec![vocabulary, d], unembedding(backbone, None)));
+            checkpoint.tensors.insert("lm_head.weight".into(), table);
         }
         for (head, table) in own.into_iter().enumerate() {
             checkpoint.tensors.insert(format!("lm_heads.{head}.weight"), Stored::Floats(table));
-        }
-        if let Some(ids) = ids {
-            checkpoint
-                .tensors
-                .insert("token_map".into(), Stored::Integers(ids.iter().map(|&id| i64::from(id)).collect()));
         }
         Ok(checkpoint)
     }
@@ -142,17 +138,8 @@ impl Format for Medusa {
     fn read(&self, mut checkpoint: Checkpoint, target: &Target) -> Result<PlainHeads> {
         let [count, blocks] = [checkpoint.number("num_heads")?, checkpoint.number("num_hidden_layers")?];
         let mut parameters = take_blocks(&mut checkpoint, &block_names(count, blocks, vllm_name))?;
-        let mut vocabulary = None;
-        if let Some(Stored::Integers(map)) = checkpoint.tensors.remove("token_map") {
-            let ids: Option<Vec<u32>> = map.iter().map(|&id| u32::try_from(id).ok()).collect();
-            let ascend = |ids: &Vec<u32>| ids.is_sorted_by(|a, b| a < b);
-            vocabulary = ids.filter(ascend);
-            if vocabulary.is_none() {
-                bail!("{}: `token_map` must name ascending ids.", checkpoint.file);
-            }
-        }
         let unembedding = if checkpoint.tensors.contains_key("lm_head.weight") {
-            if checkpoint.take_same("lm_head.weight", target, vocabulary.as_deref())?.is_some() {
+            if checkpoint.take_same("lm_head.weight", target, None)?.is_some() {
                 bail!(
                     "{}: `lm_head.weight`, which all heads share, is not the backbone's own. Give the backbone that they were trained above.",
                     checkpoint.file
@@ -170,7 +157,7 @@ impl Format for Medusa {
         };
         checkpoint.is_empty()?;
         let architecture = HeadArchitecture::Medusa(MedusaConfig { blocks, unembedding });
-        Ok(PlainHeads { architecture, bias: None, count, vocabulary, parameters })
+        Ok(PlainHeads { architecture, bias: None, count, vocabulary: None, parameters })
     }
 
     fn serving(&self, folder: &str, backbone: &str, count: usize) -> String {
@@ -192,11 +179,6 @@ impl Format for MedusaTgi {
     fn write(&self, heads: &PlainHeads, backbone: &Backbone) -> Result<Checkpoint> {
         let config = medusa(heads)?;
         let (shape, count, blocks) = (backbone.model.config(), heads.count, config.blocks);
-        if heads.vocabulary.is_some() {
-            bail!(
-                "its readers draft from the whole vocabulary, and these heads from a part. Train them without `heads.vocabulary`, or take \"medusa\"."
-            );
-        }
         let mut parameters = heads.parameters.clone();
         let own = take_own(&mut parameters, count);
         let written = json!({

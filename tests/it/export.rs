@@ -67,7 +67,6 @@ fn heads_draft_the_same_after_they_left_and_came_in() {
         (&[spark, gated, PART], &["speculators"]),
         (&[spark, recurrent], &["speculators"]),
         (&["heads.architecture={kind=\"medusa\",blocks=2}"], &["medusa", "medusa-tgi", "hf"]),
-        (&["heads.architecture={kind=\"medusa\"}", PART], &["medusa"]),
         (&["heads.architecture={kind=\"medusa\",unembedding=\"own\"}"], &["medusa", "medusa-tgi"]),
         (&[speculator], &["mlp-speculator", "hf"]),
         (&[tied], &["mlp-speculator"]),
@@ -79,7 +78,7 @@ fn heads_draft_the_same_after_they_left_and_came_in() {
     }
     // As heads for further training, and as those of a configuration.
     succeed(path, &["import", "out-hf", "--backbone", "model", "--output", "came-in"]);
-    let sets = ["--set", cases[16].0[0], "--set", cases[16].0[1], "--set", "heads.training.steps=2"];
+    let sets = ["--set", cases[15].0[0], "--set", cases[15].0[1], "--set", "heads.training.steps=2"];
     succeed(path, &[&["train-heads", "run.toml", "--init-from", "came-in"], &sets[..]].concat());
     succeed(path, &["evaluate", "run.toml", "--set", "heads.from=out-hf"]);
     // The lines of Python in the documentation read it.
@@ -114,6 +113,8 @@ fn what_a_format_cannot_hold_is_refused() {
     refused(&["export", "runs/tiny", "--to", "hf", "--output", "model"], &["model", "exists already"]);
     refused(&["export", "runs/tiny", "--to", "hf", "--output", "out", "--dtype", "f8"], &["--dtype f8"]);
     refused(&["export", "runs/tiny/heads", "--to", "hf", "--output", "out"], &["--backbone"]);
+    train(path, &["heads.architecture={kind=\"medusa\"}", PART]);
+    to("medusa", &["whole vocabulary", "`heads.vocabulary`"]);
     train(path, &["heads.architecture={kind=\"dflash\",context=[\"layer-1\"]}"]);
     to("dflash", &["mask_token", "learnt a vector"]);
     train(path, &["heads.architecture={kind=\"eagle1\",bias=true}"]);

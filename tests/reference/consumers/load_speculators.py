@@ -13,6 +13,8 @@ def main(draft, saved):
     from speculators import SpeculatorModel
 
     model = SpeculatorModel.from_pretrained(draft)
+    # The tables of the backbone, which the file leaves out.
+    model.load_verifier_weights()
     state, given = model.state_dict(), load_file(f"{draft}/model.safetensors")
     # Tables of the backbone are not in the file.
     tables = {"embed_tokens.weight", "lm_head.weight", "verifier_lm_head.weight", "verifier_norm.weight", "t2d", "d2t"}
