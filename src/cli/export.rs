@@ -7,7 +7,7 @@ use serde_json::json;
 use super::args::{Common, ExportOptions, Format};
 use super::{print, print_json};
 use crate::backbone::{self, Backbone, Precision};
-use crate::config::{self, Overrides};
+use crate::config::{self, Config, Overrides};
 use crate::device;
 use crate::drafting::LONGEST_SUFFIX;
 use crate::error::{Error, Result, bail};
@@ -16,6 +16,7 @@ use crate::files;
 use crate::report;
 use crate::stages::load_backbone;
 use crate::storage_type::StorageType;
+use crate::text::{Split, SplitFractions};
 
 pub fn export(common: &Common, options: &ExportOptions) -> Result<()> {
     if let Some(folder) = &options.check {
@@ -49,7 +50,11 @@ pub fn export(common: &Common, options: &ExportOptions) -> Result<()> {
     let heads = export::trained(path, &backbone)?;
     let report = path.join("report/report.json");
     let results = if report.is_file() {
-        format!("```\n{}```", report::table(&report::read(&report)?))
+        format!(
+            "{}```\n{}```",
+            run.as_ref().map_or_else(String::new, trained_on),
+            report::table(&report::read(&report)?)
+        )
     } else {
         "None are known: the heads were exported without the report of a run.".to_owned()
     };
@@ -76,6 +81,19 @@ pub fn import(common: &Common, checkpoint: &str, model: &str, output: &Path) -> 
         Format::Json => print_json(&json!({"folder": output, "kind": kind, "heads": heads.count})),
         Format::Table => print(&format!("{}: {} heads of kind \"{kind}\"\n", output.display(), heads.count)),
     }
+}
+
+/// Says what the heads of a run were trained on.
+fn trained_on(run: &Config) -> String {
+    let texts: Vec<String> = run.traces.train_text.iter().map(|text| json!(text).to_string()).collect();
+    let trained = run.data.iter().filter(|(_, data)| SplitFractions::from(*data).share(Split::Train) > 0.0);
+    let names: Vec<&str> = trained.map(|(name, _)| name.as_str()).collect();
+    format!(
+        "Trained on the backbone's traces ({}) of at most {} documents of each of {}; measured on documents that were left out.\n\n",
+        texts.join(", "),
+        run.traces.train_documents,
+        names.join(", ")
+    )
 }
 
 fn dtype(name: &str) -> Result<StorageType> {

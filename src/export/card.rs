@@ -20,6 +20,8 @@ pub(super) fn card(
         None => "all tokens of the backbone".to_owned(),
         Some(ids) => format!("{} of the backbone's {} tokens", ids.len(), backbone.model.config().vocab_size),
     };
+    let read = heads.architecture.kind().features(backbone.model.config()).unwrap_or_default();
+    let features: Vec<String> = read.iter().map(ToString::to_string).collect();
     let architecture = serde_json::json!(heads.architecture);
     let serving = format.serving(&folder, &model, heads.count);
     format!(
@@ -31,6 +33,7 @@ These heads draft {count} tokens at once for the backbone `{model}`, whose text 
 | heads | `{architecture}` |\n\
 | drafted | {count} tokens a block, from {vocabulary} |\n\
 | parameters | {parameters}, as {dtype} |\n\
+| reads | {features} (`layer-N`: the residual stream after N decoder layers) |\n\
 | backbone | hash {hash:.16} |\n\n\
 The licence is that of the backbone and of the text that the heads were trained on; whoever publishes them fills it in.\n\n\
 ## Serving\n\n    {serving}\n\n\
@@ -39,6 +42,7 @@ Block efficiency is the mean number of tokens that a forward of the backbone yie
         count = heads.count,
         name = format.name(),
         about = format.about(),
+        features = features.join(", "),
         dtype = serde_json::json!(dtype).as_str().unwrap_or_default(),
         hash = backbone.hash,
     )

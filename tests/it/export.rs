@@ -31,7 +31,9 @@ fn exported(folder: &Path, to: &str) {
     let said = succeed(folder, &["export", "--check", &out, "--format", "json"]).json();
     assert_eq!(said["format"], to, "{said}");
     let card = fs::read_to_string(folder.join(&out).join("README.md")).unwrap();
-    assert!(card.contains("## Serving") && card.contains(&out), "{card}");
+    for words in ["## Serving", &out, "| reads | l", "base_model: "] {
+        assert!(card.contains(words), "{words}: {card}");
+    }
     assert_eq!(measured(folder, &out), measured(folder, "runs/tiny/heads"), "{to}");
 }
 
