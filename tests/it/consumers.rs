@@ -36,7 +36,7 @@ fn tales() -> PathBuf {
 fn configuration(folder: &Path, model: &Path, train: usize) {
     let root = root();
     let text = format!(
-        "extends = \"{}\"\nname = \"served\"\n[backbone]\npath = \"{}\"\n[data.tales]\npath = \"{}\"\n\
+        "extends = \"{}\"\nname = \"served\"\n[backbone]\npath = \"{}\"\nweights = \"float32\"\n[data.tales]\npath = \"{}\"\n\
          [traces]\ntrain_documents = {train}\ndev_documents = 10\ntest_documents = 20\nmax_new = 64\n\
          [heads]\nblock_size = 5\npositions_per_document = 16\n[heads.architecture]\nkind = \"ffn\"\n[heads.training]\nsteps = 60\n\
          [drafting]\nvariants = [\"bpd\"]\n[evaluation]\nlive_documents = 0\n",

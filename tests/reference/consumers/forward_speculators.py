@@ -4,7 +4,7 @@
     python forward_speculators.py TARGET DRAFT RUN SET [DOCUMENTS]
 
 DRAFT holds DFlash, DFlash2 or DSpark heads in the package's format, RUN the candidates that these heads gave on SET. Prints one line of
-JSON: at how many places a block was drafted, and the largest difference of a logit of a candidate.
+JSON: at how many places a block was drafted, the largest difference of a logit of a candidate, and the largest of these logits.
 """
 import array, json, os, sys
 
@@ -43,7 +43,7 @@ def main(target, draft, run, name, documents="3"):
     trace = json.load(open(f"{run}/traces/{name}/trace.json"))["documents"]
     tokens = read(f"{run}/traces/{name}/tokens.bin", "I")
 
-    place, places, largest = 0, 0, 0.0
+    place, places, largest, size = 0, 0, 0.0, 0.0
     with torch.no_grad():
         for document in trace[: int(documents)]:
             begin, prompt, count = document["first"], document["prompt"], document["continuation"]
@@ -66,9 +66,10 @@ def main(target, draft, run, name, documents="3"):
                     for candidate in range(k):
                         cell = ((place + at) * heads + head) * k + candidate
                         largest = max(largest, abs(float(logits[head, number[ids[cell]]]) - scores[cell]))
+                        size = max(size, abs(scores[cell]))
                 places += 1
             place += count
-    print(json.dumps({"places": places, "largest": largest}))
+    print(json.dumps({"places": places, "largest": largest, "of": size}))
 
 
 if __name__ == "__main__":
