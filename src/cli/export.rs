@@ -58,8 +58,7 @@ pub fn export(common: &Common, options: &ExportOptions) -> Result<()> {
     } else {
         "None are known: the heads were exported without the report of a run.".to_owned()
     };
-    export::export(&heads, &backbone, (to, dtype), output, &results)?;
-    let (format, holds) = export::check(output)?;
+    let (format, holds) = export::export(&heads, &backbone, (to, dtype), output, &results)?;
     match common.format {
         Format::Json => print_json(&json!({"folder": output, "format": format, "holds": holds})),
         Format::Table => print(&format!("{}: {format}, {holds}\n", output.display())),

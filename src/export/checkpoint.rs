@@ -10,6 +10,7 @@ use super::Target;
 use crate::backbone::{Backbone, Feature};
 use crate::error::{Error, Result, bail};
 use crate::files;
+use crate::heads::HeadArchitecture;
 use crate::nn::{SafetensorsFile, Values, to_host};
 use crate::storage_type::StorageType;
 
@@ -264,6 +265,26 @@ impl Checkpoint {
         let same = numbers.iter().zip(&own).all(near);
         Ok((!same).then_some((shape, numbers)))
     }
+}
+
+/// Returns the embedding of the token that stands for what is not known yet; zeros where there is no backbone to ask.
+///
+/// # Errors
+/// Returns an error if the backbone has no such token.
+pub(super) fn mask_embedding(target: &Target, token: u32) -> Result<Vec<f32>> {
+    if token as usize >= target.shape.vocab_size {
+        bail!("config.json: `mask_token_id` is {token}, but the backbone has {} tokens.", target.shape.vocab_size);
+    }
+    let embedded = target.backbone.map(|backbone| to_host(backbone.model.embed(&[token])));
+    Ok(embedded.unwrap_or_else(|| vec![0.0; target.shape.hidden_size]))
+}
+
+/// Returns the error of a format that holds heads of the kind `wanted` and no others.
+pub(super) fn another_kind(wanted: &str, found: &HeadArchitecture) -> Error {
+    Error::new(format!(
+        "it holds heads of kind \"{wanted}\", and these are of kind \"{}\": their network is another.",
+        found.kind().name()
+    ))
 }
 
 /// Returns the rows `ids` of a backbone's unembedding, or all of them.

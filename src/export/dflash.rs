@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::{Checkpoint, Name, layers, named_layers};
+use super::checkpoint::{Checkpoint, Name, another_kind, layers, mask_embedding, named_layers};
 use super::eagle::{layer_names, named};
 use super::shape::layers_config;
 use super::{Format, Target};
 use crate::backbone::{Backbone, ModelConfig};
 use crate::error::{Error, Result, bail};
 use crate::heads::{DflashConfig, HeadArchitecture, PlainHeads};
-use crate::nn::{Values, to_host};
+use crate::nn::Values;
 
 /// DFlash by its authors' names.
 pub(super) struct Dflash;
@@ -43,10 +43,7 @@ pub(super) fn dflash_names(config: &DflashConfig, below: &str) -> Vec<Name> {
 /// Returns an error if they depart from it.
 pub(super) fn dflash(heads: &PlainHeads) -> Result<(&DflashConfig, u32)> {
     let HeadArchitecture::Dflash(config) = &heads.architecture else {
-        bail!(
-            "it holds heads of kind \"dflash\", and these are of kind \"{}\": their network is another.",
-            heads.architecture.kind().name()
-        );
+        return Err(another_kind("dflash", &heads.architecture));
     };
     if config.scale_features || config.warm_start {
         bail!(
@@ -115,12 +112,8 @@ pub(super) fn take_dflash(
             *shape = vec![shape[0] * shape[1], shape[2]];
         }
     }
-    let (d, token) = (target.shape.hidden_size, config.mask_token.unwrap_or_default());
-    if token as usize >= target.shape.vocab_size {
-        bail!("config.json: `mask_token_id` is {token}, but the backbone has {} tokens.", target.shape.vocab_size);
-    }
-    let embedded = target.backbone.map(|backbone| to_host(backbone.model.embed(&[token])));
-    parameters.insert(format!("{below}entry.mask"), (vec![1, d], embedded.unwrap_or_else(|| vec![0.0; d])));
+    let mask = mask_embedding(target, config.mask_token.unwrap_or_default())?;
+    parameters.insert(format!("{below}entry.mask"), (vec![1, mask.len()], mask));
     Ok(parameters)
 }
 

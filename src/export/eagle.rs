@@ -2,13 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::checkpoint::{Checkpoint, Name, Stored, layers, named_layers, unembedding};
+use super::checkpoint::{Checkpoint, Name, Stored, another_kind, layers, mask_embedding, named_layers, unembedding};
 use super::shape::layers_config;
 use super::{Format, Target};
 use crate::backbone::Backbone;
 use crate::error::{Result, bail};
 use crate::heads::{Eagle1Config, Eagle3Config, HeadArchitecture, HeadUnembedding, PlainHeads};
-use crate::nn::to_host;
 
 /// EAGLE-3 by the names of its authors' code.
 pub(super) struct Eagle3;
@@ -46,10 +45,7 @@ pub(super) fn eagle3(heads: &PlainHeads) -> Result<&Eagle3Config> {
     match &heads.architecture {
         HeadArchitecture::Eagle3(_) if heads.bias.is_some() => bail!("EAGLE-3 has no bias, and these heads have one."),
         HeadArchitecture::Eagle3(config) => Ok(config),
-        other => bail!(
-            "it holds heads of kind \"eagle3\", and these are of kind \"{}\": their network is another.",
-            other.kind().name()
-        ),
+        other => Err(another_kind("eagle3", other)),
     }
 }
 
@@ -113,10 +109,7 @@ pub(super) fn take_eagle3(
     }
     if let Some((shape, numbers)) = parameters.get_mut("entry.mask.states") {
         *shape = vec![1, numbers.len()];
-        let token = config.mask_token.unwrap_or_default();
-        let mask = target
-            .backbone
-            .map_or_else(|| vec![0.0; target.shape.hidden_size], |backbone| to_host(backbone.model.embed(&[token])));
+        let mask = mask_embedding(target, config.mask_token.unwrap_or_default())?;
         parameters.insert("entry.mask.token".into(), (vec![1, mask.len()], mask));
     }
     let architecture = HeadArchitecture::Eagle3(config);
@@ -194,10 +187,7 @@ impl Format for Eagle1 {
 
     fn write(&self, heads: &PlainHeads, backbone: &Backbone) -> Result<Checkpoint> {
         let HeadArchitecture::Eagle1(config) = &heads.architecture else {
-            bail!(
-                "it holds heads of kind \"eagle1\", and these are of kind \"{}\": their network is another.",
-                heads.architecture.kind().name()
-            );
+            return Err(another_kind("eagle1", &heads.architecture));
         };
         if heads.vocabulary.is_some() {
             bail!(

@@ -93,13 +93,14 @@ fn format(name: &str) -> Result<&'static dyn Format> {
 ///
 /// # Errors
 /// Returns an error if the folder exists or cannot be written, or if the format cannot hold the heads. Nothing is left behind then.
+/// Returns what [`check`] says of the checkpoint otherwise.
 pub fn export(
     heads: &PlainHeads,
     backbone: &Backbone,
     (to, dtype): (&str, StorageType),
     output: &Path,
     results: &str,
-) -> Result<()> {
+) -> Result<(&'static str, String)> {
     let format = format(to)?;
     if output.exists() {
         bail!("{}: it exists already, and nothing is written over. Name a new folder.", output.display());
@@ -109,8 +110,9 @@ pub fn export(
     checkpoint.write(folder.path(), dtype)?;
     let card = card::card(format, (heads, backbone), (output, dtype), results);
     files::write_atomic(&folder.path().join("README.md"), card.as_bytes())?;
-    check(folder.path())?;
-    folder.commit()
+    let said = check(folder.path())?;
+    folder.commit()?;
+    Ok(said)
 }
 
 /// Reads a checkpoint as its reader would. Returns the name of its format, and what it holds in a few words.

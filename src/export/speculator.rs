@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::checkpoint::{Checkpoint, Name};
+use super::checkpoint::{Checkpoint, Name, another_kind};
 use super::{Format, Target};
 use crate::backbone::Backbone;
 use crate::error::{Result, bail};
@@ -45,10 +45,7 @@ impl Format for MlpSpeculator {
             HeadArchitecture::Speculator(_) => bail!(
                 "it holds speculators with embeddings and unembeddings of their own, and these use the backbone's. Train them with `heads.architecture.weights` = \"own\"."
             ),
-            other => bail!(
-                "it holds heads of kind \"speculator\", and these are of kind \"{}\": their network is another.",
-                other.kind().name()
-            ),
+            other => return Err(another_kind("speculator", other)),
         };
         let shape = backbone.model.config();
         let written = json!({

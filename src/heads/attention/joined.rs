@@ -225,14 +225,14 @@ impl JoinedEntry {
     }
 }
 
-/// Refuses backbones whose embeddings cannot be read as `layer-0`.
-fn check_embeddings(backbone: &ModelConfig) -> Result<()> {
+/// Returns the states of a row and the embeddings, by depth. Refuses backbones whose embeddings cannot be read as `layer-0`.
+fn embeddings_and(states: Vec<Feature>, backbone: &ModelConfig) -> Result<Vec<Feature>> {
     if matches!(backbone.positions, Positions::Learned) {
         bail!(
             "`heads.architecture.kind`: these heads read the embeddings of the text's tokens as `layer-0`, to which this backbone has added its learned positions. Take \"attention\" or \"dflash\"."
         );
     }
-    Ok(())
+    Ok(union(states, vec![Feature::Layer(0)]))
 }
 
 /// The parts of heads whose rows are joined.
@@ -276,8 +276,7 @@ impl HeadKind for Eagle1Config {
     type Network = AttentionHeads;
 
     fn features(&self, backbone: &ModelConfig) -> Result<Vec<Feature>> {
-        check_embeddings(backbone)?;
-        Ok(vec![Feature::Layer(0), Feature::Last])
+        embeddings_and(vec![Feature::Last], backbone)
     }
 
     fn is_sequential(&self) -> bool {
@@ -332,14 +331,13 @@ impl HeadKind for Eagle3Config {
     }
 
     fn features(&self, backbone: &ModelConfig) -> Result<Vec<Feature>> {
-        check_embeddings(backbone)?;
         if let Some(token) = self.mask_token.filter(|&token| token as usize >= backbone.vocab_size) {
             bail!(
                 "`heads.architecture.mask_token` is {token}, but the backbone has {} tokens, numbered from 0. Take an id that its texts do not use.",
                 backbone.vocab_size
             );
         }
-        Ok(union(self.input(backbone), vec![Feature::Layer(0)]))
+        embeddings_and(self.input(backbone), backbone)
     }
 
     fn reserved_token(&self) -> Option<u32> {
@@ -395,8 +393,7 @@ impl HeadKind for MtpConfig {
     type Network = AttentionHeads;
 
     fn features(&self, backbone: &ModelConfig) -> Result<Vec<Feature>> {
-        check_embeddings(backbone)?;
-        Ok(vec![Feature::Layer(0), Feature::Last])
+        embeddings_and(vec![Feature::Last], backbone)
     }
 
     fn is_sequential(&self) -> bool {
