@@ -138,6 +138,7 @@ impl Claims {
     /// Returns an error if the folder cannot be read or written.
     pub fn attempt(&self, target: &Path) -> Result<Attempt<'_>> {
         loop {
+            progress::stop_if_interrupted("waiting for another process")?;
             let last = latest(target)?;
             if let Some((number, holder)) = &last
                 && self.is_alive(&file(target, *number), holder)
@@ -293,15 +294,17 @@ fn latest(target: &Path) -> Result<Option<(u64, Holder)>> {
             Err(e) => return Err(Error::io("read", folder, e)),
         };
         let numbers = entries.flatten().filter_map(|entry| {
-            entry.file_name().to_string_lossy().strip_prefix(&prefix).and_then(|number| number.parse::<u64>().ok())
+            let number = entry.file_name().to_string_lossy().strip_prefix(&prefix)?.parse::<u64>().ok()?;
+            // No process counts that far, so it is nobody's claim, and one more must still be a number.
+            (number <= u64::from(u32::MAX)).then_some(number)
         });
         let Some(number) = numbers.max() else { return Ok(None) };
         let path = file(target, number);
         match files::read_json(&path) {
             Ok(holder) => return Ok(Some((number, holder))),
             // The work was finished in the meantime.
-            Err(_) if !path.exists() => {}
-            Err(e) => return Err(e),
+            Err(_) if path.symlink_metadata().is_err() => {}
+            Err(e) => return Err(e.within("no claim of a process; remove it")),
         }
     }
 }
@@ -360,6 +363,23 @@ mod tests {
         let dead = Holder { started: "0".into(), ..Holder::me() };
         assert!(files::create_json(&file(&target, 3), &dead).unwrap());
         assert!(matches!(claims.attempt(&target).unwrap(), Attempt::Mine(claim) if claim.number == 4));
+    }
+
+    #[test]
+    fn what_is_no_claim_is_ignored_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("x");
+        fs::write(file(&target, u64::MAX), "{}").unwrap();
+        let claims = Claims::new();
+        assert!(matches!(claims.attempt(&target).unwrap(), Attempt::Mine(claim) if claim.number == 1));
+        // A link that leads to itself.
+        #[cfg(unix)]
+        {
+            let link = file(&dir.path().join("y"), 1);
+            std::os::unix::fs::symlink(&link, &link).unwrap();
+            let error = claims.attempt(&dir.path().join("y")).err().unwrap().to_string();
+            assert!(error.contains("y.claim-1") && error.contains("remove it"), "{error}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 use std::time::SystemTime;
@@ -11,6 +11,7 @@ use flate2::bufread::MultiGzDecoder;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, Result, bail};
+use crate::progress;
 
 /// Writes `path` atomically: after a crash, and for every reader, it has either the old content or the new one.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -31,9 +32,15 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::
         drop(buffer);
         aside.as_file().sync_all()?;
         aside.persist(path).map_err(|e| e.error)?;
-        Ok(())
+        flush_names(folder)
     };
     whole().map_err(|e| Error::io("write", path, e))
+}
+
+/// Waits until the names in a folder are on disk, so that a renamed file has its name after a loss of power, too.
+fn flush_names(folder: &Path) -> io::Result<()> {
+    // Elsewhere a folder cannot be opened as a file.
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 /// The prefix of the names of files and folders that are not complete yet.
@@ -291,18 +298,78 @@ pub fn read_text(path: &Path) -> Result<String> {
         .map_err(|e| Error::new(format!("{}: not UTF-8 text ({e}). Convert it to UTF-8.", path.display())))
 }
 
-/// Opens a file for reading, and decompresses it if its name ends in .gz.
+/// The most bytes that a line of text may have. Whoever reads lines keeps one in memory, and a compressed file of a few megabytes
+/// can hold a line of many gigabytes.
+const LONGEST_LINE: usize = 256 << 20;
+
+/// A reader of text that ends with an error where a line is too long, or after an interrupt.
+struct Lines<R> {
+    inner: R,
+    /// The number of the present line, from 1 on, and its bytes so far.
+    line: usize,
+    bytes: usize,
+}
+
+impl<R> Lines<R> {
+    fn new(inner: R) -> Self {
+        Self { inner, line: 1, bytes: 0 }
+    }
+}
+
+impl<R: BufRead> Read for Lines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let count = available.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&available[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl<R: BufRead> BufRead for Lines<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if progress::interrupted() {
+            let words = "interrupted while reading text. Start the same command again; finished stages are skipped.";
+            return Err(io::Error::other(Error::interrupted(words)));
+        }
+        if self.bytes > LONGEST_LINE {
+            let most = LONGEST_LINE >> 20;
+            return Err(io::Error::other(format!(
+                "line {} has more than {most} MiB, which is more than one document. Check the file, and break the line",
+                self.line
+            )));
+        }
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        if let Ok(available) = self.inner.fill_buf() {
+            let taken = &available[..count.min(available.len())];
+            match taken.iter().rposition(|&byte| byte == b'\n') {
+                Some(end) => {
+                    self.line += taken.iter().filter(|&&byte| byte == b'\n').count();
+                    self.bytes = taken.len() - end - 1;
+                }
+                None => self.bytes += taken.len(),
+            }
+        }
+        self.inner.consume(count);
+    }
+}
+
+/// Opens a file for reading, and decompresses it if its name ends in .gz. Reading fails at a line of more than 256 MiB, and after an
+/// interrupt.
 pub fn open_text(path: &Path) -> Result<Box<dyn BufRead>> {
     has_an_end(path)?;
     let mut file = BufReader::with_capacity(1 << 18, File::open(path).map_err(|e| Error::io("read", path, e))?);
     if !is_gzip_name(path) {
-        return Ok(Box::new(file));
+        return Ok(Box::new(Lines::new(file)));
     }
     let head = file.fill_buf().map_err(|e| Error::io("read", path, e))?;
     if !head.starts_with(b"\x1f\x8b") {
         bail!("{}: the name ends in .gz, but this is not a gzip file. Rename it without .gz.", path.display());
     }
-    Ok(Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file))))
+    Ok(Box::new(Lines::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file)))))
 }
 
 /// Returns whether the name says that the file is compressed with gzip.
@@ -350,7 +417,8 @@ pub fn replace_folder(from: &Path, target: &Path) -> Result<()> {
         if target.exists() {
             fs::rename(target, old.path().join("old"))?;
         }
-        fs::rename(from, target)
+        fs::rename(from, target)?;
+        flush_names(folder)
     };
     replace().map_err(|e| Error::io("write", target, e))
 }
@@ -405,6 +473,27 @@ mod tests {
         assert!(write_atomic(&blocked, b"x").is_err());
         assert_eq!(read_json::<Vec<i32>>(&path).unwrap(), [1, 2]);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    /// A small compressed file, of which one line is longer than memory should be asked for.
+    #[test]
+    fn a_line_without_end_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bomb.jsonl.gz");
+        let mut file = flate2::write::GzEncoder::new(File::create(&path).unwrap(), flate2::Compression::fast());
+        file.write_all(b"first\nsecond\n").unwrap();
+        let block = vec![b'a'; 1 << 20];
+        (0..300).for_each(|_| file.write_all(&block).unwrap());
+        file.finish().unwrap();
+        let mut text = open_text(&path).unwrap();
+        let mut line = Vec::new();
+        for expected in ["first\n", "second\n"] {
+            line.clear();
+            text.read_until(b'\n', &mut line).unwrap();
+            assert_eq!(line, expected.as_bytes());
+        }
+        let error = text.read_until(b'\n', &mut line).unwrap_err().to_string();
+        assert!(error.contains("line 3 has more than 256 MiB"), "{error}");
     }
 
     #[test]

@@ -210,7 +210,8 @@ impl DecoderLayers {
     }
 
     fn in_tensors(&self) -> TensorLayers<'_> {
-        TensorLayers { layers: &self.layers, first: self.first, config: &self.config }
+        let staggered = self.departures.staggered;
+        TensorLayers { layers: &self.layers, first: self.first, config: &self.config, staggered }
     }
 }
 

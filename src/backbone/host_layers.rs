@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::columns::CacheSlot;
 use super::convolution::HostConvolutions;
-use super::departures::Departures;
+use super::departures::{Departures, StaggeredRows};
 use super::model_config::{ModelConfig, NormKind};
 use crate::error::Result;
 use crate::kernels::{LayerCache, NormWeights, PackedMatrix, Rotations, VisibleSpan, activate, attend, gate};
@@ -21,6 +21,8 @@ pub(super) struct HostLayers {
     pub config: ModelConfig,
     /// The number of the first layer in the decoder.
     first: usize,
+    /// How rows enter that do not all enter the first layer.
+    staggered: Option<StaggeredRows>,
     pub layers: Vec<HostLayer>,
 }
 
@@ -126,7 +128,7 @@ impl Reader<'_> {
         let config = self.config;
         let d = config.hidden_size;
         let name = |name: &str| format!("{prefix}.{name}");
-        let Departures { convolution, reads } = self.departures;
+        let Departures { convolution, reads, .. } = self.departures;
         let [query_key_value, attention_output, up, down] = matrices(config, reads.unwrap_or(d));
         let mut matrix = |(parts, inputs, biased): MatrixParts| {
             let parts: Vec<_> = parts.iter().map(|(part, outputs)| (name(part), *outputs)).collect();
@@ -159,7 +161,7 @@ impl Reader<'_> {
     pub fn layers(&mut self, range: Range<usize>, prefix: impl Fn(usize) -> String) -> Result<HostLayers> {
         let (config, first) = (self.config.clone(), range.start);
         let layers = range.map(|index| self.layer(&prefix(index))).collect::<Result<_>>()?;
-        Ok(HostLayers { config, first, layers })
+        Ok(HostLayers { config, first, staggered: self.departures.staggered, layers })
     }
 }
 
@@ -197,6 +199,7 @@ impl HostLayers {
         let (mut normed, mut products, mut mixed, mut inner) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, layer) in self.layers[..count].iter().enumerate() {
             hear(index, Step::Entered, x);
+            let waiting = self.waiting(index, x);
             match &layer.attention_norm {
                 Some(norm) => norm.forward(x, &mut normed),
                 None => read.clone_into(&mut normed),
@@ -242,8 +245,17 @@ impl HostLayers {
                     convolutions.behind_onto(&products, &said, x);
                 }
             }
+            waiting.restore(x);
             hear(index, Step::Left, x);
         }
+    }
+
+    /// Remembers those of `x` `[rows, d]`, rows of whole blocks, which layer `index` leaves as they are.
+    pub fn waiting(&self, index: usize, x: &[f32]) -> WaitingRows {
+        let d = self.config.hidden_size;
+        let waits = |row: &usize| self.staggered.is_some_and(|staggered| staggered.waits(*row, index));
+        let rows = if self.staggered.is_some() { x.len() / d } else { 0 };
+        WaitingRows((0..rows).filter(waits).map(|row| (row * d, x[row * d..][..d].to_vec())).collect())
     }
 
     /// Returns what the attention of layer `index`, which has a norm, reads of its inputs `[n, d]`.
@@ -383,6 +395,21 @@ impl HostLayers {
             }
             attend(&queries, seen, cache, out);
         });
+    }
+}
+
+/// Rows that a layer leaves as they are, each behind the place where it begins.
+pub(super) struct WaitingRows(Vec<(usize, Vec<f32>)>);
+
+impl WaitingRows {
+    /// Makes them zero, so that nothing goes back through the layer.
+    pub fn silence(&self, x: &mut [f32]) {
+        self.0.iter().for_each(|(first, row)| x[*first..][..row.len()].fill(0.0));
+    }
+
+    /// Makes them what they were.
+    pub fn restore(&self, x: &mut [f32]) {
+        self.0.iter().for_each(|(first, row)| x[*first..][..row.len()].copy_from_slice(row));
     }
 }
 

@@ -38,7 +38,7 @@ pub use columns::{BlockRows, Span};
 pub use config::{BackboneConfig, LanguageModelConfig};
 pub use convolution::{Convolution, ConvolutionConfig};
 pub use decoder_layers::{DecoderLayers, LayerGradients, NewRows, TrainedRows};
-pub use departures::Departures;
+pub use departures::{Departures, StaggeredRows};
 pub use feature::Feature;
 pub use feature_rows::{FeatureRow, FeatureRows, FeatureTensors};
 pub use folder::{Backbone, BackboneIdentity, Checkpoint, CheckpointIdentity, save_model};

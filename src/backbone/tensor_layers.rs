@@ -3,12 +3,12 @@
 
 use burn::module::Module;
 use burn::tensor::activation::{gelu, gelu_approximate, silu, softmax};
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
 use super::cache::DeviceCache;
 use super::columns::CacheSlot;
 use super::convolution::TensorConvolutions;
-use super::departures::Departures;
+use super::departures::{Departures, StaggeredRows};
 use super::model_config::{ModelConfig, NormKind};
 use crate::kernels::{Activation, Rotations, VisibleSpan};
 use crate::nn::{Init, Linear, Norm, from_host, indices, on_host};
@@ -47,6 +47,8 @@ pub(super) struct TensorLayers<'a> {
     /// The number of the first layer in the decoder.
     pub first: usize,
     pub config: &'a ModelConfig,
+    /// How rows enter that do not all enter the first layer.
+    pub staggered: Option<StaggeredRows>,
 }
 
 /// What every layer of one forward shares.
@@ -141,7 +143,18 @@ impl TensorLayers<'_> {
         let read = read.map(|read| padding.pad(read));
         let mut x = padding.pad(x);
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward((x, &read), index, &shared, cache.as_deref_mut());
+            let left = layer.forward((x.clone(), &read), index, &shared, cache.as_deref_mut());
+            x = match self.staggered {
+                None => left,
+                Some(staggered) => {
+                    let waits = (0..texts * new).map(|row| staggered.waits(row % new, index));
+                    let waits = Tensor::<2, Bool>::from_data(
+                        TensorData::new(waits.collect::<Vec<bool>>(), [texts * new, 1]),
+                        &device,
+                    );
+                    left.mask_where(waits.expand(x.dims()), x)
+                }
+            };
             after(index, &|| padding.unpad(x.clone()));
         }
         padding.unpad(x)
@@ -240,7 +253,7 @@ impl Layer {
     /// Makes a layer with parameters from `init`. `residual` is the deviation of the matrices that write to the residual
     /// stream.
     pub fn new(config: &ModelConfig, residual: f32, departures: Departures, init: &mut Init) -> Self {
-        let Departures { convolution, reads } = departures;
+        let Departures { convolution, reads, .. } = departures;
         let (d, kv) = (config.hidden_size, config.num_key_value_heads * config.head_dim);
         let q = config.num_attention_heads * config.head_dim;
         let read = reads.unwrap_or(d);

@@ -180,7 +180,10 @@ impl TrainedLayers {
                 });
                 let layer = &mut tape.layers[index];
                 let rows = (&level.rows, tape.rows);
+                let waiting = self.layers.waiting(index, dx);
+                waiting.silence(dx);
                 of_read = self.layer_backward(index, rows, dx, texts.collect(), &rotations, layer);
+                waiting.restore(dx);
             }
         });
         of_read

@@ -123,7 +123,7 @@ impl Transformer {
 
     /// The layers `range`.
     pub(super) fn layers(&self, range: Range<usize>) -> TensorLayers<'_> {
-        TensorLayers { first: range.start, layers: &self.model.layers[range], config: &self.config }
+        TensorLayers { first: range.start, layers: &self.model.layers[range], config: &self.config, staggered: None }
     }
 
     /// The parameters of layer `layer` by their names in the layer.

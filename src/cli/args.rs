@@ -45,6 +45,9 @@ pub struct Common {
     /// Say nothing on standard error but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Read finished work without checking that its files are what they were when it was finished; reports then say so
+    #[arg(long, global = true)]
+    pub no_verify: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -324,9 +327,10 @@ pub struct GenerateOptions {
     /// without-replacement and k-seq (for drafts drawn from the heads). Lossy: top-k=K, typical=EPSILON,DELTA
     #[arg(long, default_value = "greedy", requires = "run")]
     pub rule: Rule,
-    /// With a rule for drawn drafts: how many are drawn
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "run")]
-    pub drafts: usize,
+    /// With a rule for drawn drafts: how many tokens are drawn behind a path, slot by slot, such as 4,2,2; one in further slots. A
+    /// single number is a number of whole drafts
+    #[arg(long, value_name = "N,...", default_value = "4", value_delimiter = ',', requires = "run")]
+    pub drafts: Vec<usize>,
     /// The text to continue
     #[arg(long)]
     pub prompt: Option<String>,

@@ -100,8 +100,8 @@ fn by_blocks(
             "--rule: this rule needs drafts that are drawn from the heads, so leave --variant out (--drafts says how many)."
         );
     }
-    if options.drafts == 0 {
-        bail!("--drafts 0: at least one draft is needed.");
+    if options.drafts.contains(&0) {
+        bail!("--drafts: at least one token is drawn behind every path, and 0 was given.");
     }
     terminal::listen_for_interrupt()?;
     let run = OpenedRun::open(folder, device, if options.accept_backbone { Binding::Accepted } else { Binding::Same })?;
@@ -127,8 +127,16 @@ fn by_blocks(
         None => (name, stop, sized.drafter(&settings)),
         Some(origin) => {
             let replacement = origin == Origin::Independent;
-            let drawn = DrawnDrafter { paths: options.drafts, temperature, replacement, seed: seed ^ DRAFT_DICE };
-            (format!("{} drawn drafts", options.drafts), run.config.drafting.stop, Box::new(drawn))
+            let (branching, stop) = (options.drafts.clone(), run.config.drafting.stop);
+            if matches!(stop, StopRule::Confidence(_) | StopRule::Adaptive) {
+                bail!(
+                    "--rule: the run's `drafting.stop` is \"{stop}\", which looks at more than what is proposed behind one path. Decode with a run that has another."
+                );
+            }
+            let numbers: Vec<String> = branching.iter().map(ToString::to_string).collect();
+            let seed = seed ^ DRAFT_DICE;
+            let drawn = DrawnDrafter { branching, temperature, replacement, stop, seed };
+            (format!("{} drawn drafts", numbers.join(",")), StopRule::Never, Box::new(drawn))
         }
     };
     let decoding = Decoding {

@@ -69,6 +69,9 @@ fn check_threads() -> Result<()> {
 
 fn dispatch(arguments: &Arguments) -> Result<()> {
     check_threads()?;
+    if arguments.common.no_verify {
+        crate::store::skip_verification();
+    }
     terminal::watch(match (arguments.common.quiet, arguments.common.verbose) {
         (true, _) => Verbosity::Quiet,
         (false, false) => Verbosity::Normal,

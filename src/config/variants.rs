@@ -1,8 +1,9 @@
 //! The variants of a run: those that follow from its rescorers, or those that it asks for.
 
 use super::Config;
-use crate::drafting::{Selection, StopRule, Variant};
+use crate::drafting::{Selection, Source, StopRule, Variant};
 use crate::error::{Result, bail};
+use crate::rescorer::RescorerConfig;
 
 impl Config {
     /// The variants to evaluate, plain decoding first: all that the rescorers give rise to, or of these and others those that
@@ -43,7 +44,7 @@ impl Config {
         };
         let stop = self.drafting.stop;
         let stopping = |variant: Variant| match variant.selection {
-            Selection::GrownTree => variant,
+            selection if selection.grows() => variant,
             _ => Variant { stop, ..variant },
         };
         let searched = single.into_iter().chain(several).flat_map(copying).map(stopping);
@@ -100,16 +101,44 @@ impl Config {
                     known()
                 ),
             };
-            if let (Selection::GrownTree, Some(name)) = (variant.selection, &variant.rescorer)
+            if let Source::Rescorer(name) = &variant.source {
+                let kind = self.rescorer.get(name).and_then(RescorerConfig::kind);
+                if !kind.is_some_and(|kind| kind.is_language_model()) {
+                    bail!(
+                        "`drafting.variants` names `{variant}`, but `{name}` is no rescorer that knows the probabilities of all tokens; only an n-gram or a neural rescorer can propose tokens in the place of the heads."
+                    );
+                }
+            }
+            if variant.selection == Selection::FixedTree && variant.source != Source::Heads {
+                bail!(
+                    "`drafting.variants` names `{variant}`, but the shape of such a tree is measured on the heads' own ranks; write fixed-0gram."
+                );
+            }
+            if variant.selection == Selection::FixedTree && variant.rescorer.is_some() {
+                bail!(
+                    "`drafting.variants` names `{variant}`, but the shape of such a tree is measured on the heads' own ranks; write fixed-0gram, or grown-NAME for a tree that rescorers shape."
+                );
+            }
+            if variant.selection == Selection::Graph
+                && variant.source == Source::Heads
+                && self.drafting.graph.merge
+                && !self.heads.is_sequential()
+            {
+                bail!(
+                    "`drafting.variants` names `{variant}`, but these heads propose the same tokens behind every path, so there is nothing to merge; set `drafting.graph.merge = false`, or take heads that read what was drafted before them."
+                );
+            }
+            if let (true, Some(name)) = (variant.selection.grows(), &variant.rescorer)
                 && !self.scores_paths(name)
             {
                 bail!(
-                    "`drafting.variants` names `{variant}`, but `{name}` scores the candidates of a lattice, and a grown tree has none; n-gram, neural and transition rescorers score any path. The variants here are {}.",
+                    "`drafting.variants` names `{variant}`, but `{name}` scores the candidates of a lattice, and drafts that grow have none; n-gram, neural and transition rescorers score any path. The variants here are {}.",
                     known()
                 );
             }
             let possible = match variant.selection {
-                Selection::BestPath | Selection::GrownTree => true,
+                Selection::BestPath => true,
+                selection if selection.grows() => true,
                 Selection::Beam => beam.is_some_and(|beam| beam > 1),
                 _ => beam.is_none(),
             };

@@ -234,7 +234,7 @@ impl<'a> Decoder<'a> {
         let places = rows.iter().map(|&row| (row, self.cache.len(row) - 1)).collect();
         let context = kept.as_deref_mut().map(|cache| Context::new(cache, places));
         let starts = BlockStarts { states: &read, pinned: &pinned, context };
-        let wanted = Wanted { stats: options.stop != StopRule::Never, states: self.drafter.reads_states() };
+        let wanted = Wanted { stats: options.stop.reads_stats(), states: self.drafter.reads_states() };
         match heads.candidates(model, starts, options.top_k, wanted) {
             Ok(mut found) => {
                 options.dtype.round(&mut found.states);

@@ -5,7 +5,7 @@ use super::verification::{Outcome, Prediction, Predictions, Verification, Verifi
 use crate::backbone::{Feature, FeatureRows, Span};
 use crate::drafting::{Decision, Drafter, Drafts, GrowingSession, Session, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
-use crate::heads::Candidates;
+use crate::heads::{Candidates, SlotStats};
 use crate::lattice::{DraftTree, Lattice};
 use crate::rescorer::BlockContext;
 
@@ -62,6 +62,8 @@ pub(super) struct BlockLattice {
     stop_margin: f64,
     /// The heads' states, if the drafter reads them.
     states: Vec<f32>,
+    /// What the heads know of each slot, if the stop rule reads it.
+    stats: Vec<SlotStats>,
 }
 
 impl BlockLattice {
@@ -77,18 +79,26 @@ impl BlockLattice {
             margin,
             stop_margin,
             states: found.states_at(at).to_vec(),
+            stats: found.stats_at(at).to_vec(),
         })
     }
 
     /// The pinned token alone.
     pub fn nowhere(first: u32, slots: usize) -> Result<Self> {
         let lattice = Lattice::pinned(first, 1, &[], &[])?;
-        Ok(Self { lattice, slots, margin: f32::INFINITY, stop_margin: f64::INFINITY, states: Vec::new() })
+        Ok(Self {
+            lattice,
+            slots,
+            margin: f32::INFINITY,
+            stop_margin: f64::INFINITY,
+            states: Vec::new(),
+            stats: Vec::new(),
+        })
     }
 
     fn context<'a>(&'a self, document: &Document, hidden: &'a [f32]) -> BlockContext<'a> {
-        let Self { lattice, slots, states, .. } = self;
-        BlockContext { start: document.text.len(), slots: *slots, lattice, hidden, states }
+        let Self { lattice, slots, states, stats, .. } = self;
+        BlockContext { start: document.text.len(), slots: *slots, lattice, hidden, states, stats }
     }
 }
 
@@ -179,18 +189,13 @@ impl<'a> Row<'a> {
         let Proposal { tree, drafts, tightest, .. } = proposal;
         // The lead after the last accepted node decides where acceptance ended, so it belongs to this block as well.
         let (mut node, mut lead, mut accepted) = (0, self.next.1, vec![0]);
-        // The paths that begin with what was accepted.
-        let mut paths: Vec<&Vec<u32>> = drafts.paths.iter().collect();
+        let mut path = vec![tree.tokens()[0]];
         while !ends.contains(&tree.tokens()[node]) {
-            let depth = accepted.len();
-            let mut tokens: Vec<u32> = Vec::new();
-            for token in paths.iter().filter_map(|path| path.get(depth)) {
-                // What was drawn twice is looked at twice; what was chosen is one choice.
-                if !drafts.q.is_empty() || !tokens.contains(token) {
-                    tokens.push(*token);
-                }
-            }
-            let q = drafts.q.get(depth).map_or(&[][..], |q| q);
+            // What was drawn twice is looked at twice; what was chosen is one choice.
+            let (tokens, q) = match drafts.drawn.get(&path) {
+                Some(drawn) => (drawn.tokens.clone(), &drawn.q[..]),
+                None => (tree.children(node).map(|child| tree.tokens()[child]).collect(), &[][..]),
+            };
             let (outcome, here) = self.verifier.at(predictions.at(root + node), &tokens, q);
             lead = lead.min(here);
             match outcome {
@@ -202,12 +207,11 @@ impl<'a> Row<'a> {
                     let token = tokens[number];
                     node = tree.child(node, token).expect("every drafted token is a node");
                     accepted.push(node);
-                    paths.retain(|path| path.get(depth) == Some(&token));
+                    path.push(token);
                 }
             }
         }
-        let tokens = accepted.iter().map(|&node| tree.tokens()[node]).collect();
         let tightest = TightestMargin::new(Decision::Verifier, f64::from(lead)).or(*tightest);
-        (Block { tokens, nodes: tree.len(), tightest }, accepted)
+        (Block { tokens: path, nodes: tree.len(), tightest }, accepted)
     }
 }

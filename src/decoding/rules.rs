@@ -316,6 +316,44 @@ mod tests {
             }
         }
 
+        /// Trees in which every node draws what follows it from a distribution of its own, a token that was drawn twice twice as often:
+        /// all trees of two levels, and all pairs of tokens that they lead to.
+        #[test]
+        fn so_do_trees_whose_nodes_draw_from_their_own_distributions(
+            p in distribution(), of_first in prop::collection::vec((distribution(), distribution()), V),
+            q in distribution(), (k, then) in (1usize..3, 1usize..3),
+        ) {
+            for (rule, origin) in [
+                (Rule::Rejection, Origin::Independent),
+                (Rule::KSeq, Origin::Independent),
+                (Rule::RejectionWithoutReplacement, Origin::WithoutReplacement),
+            ] {
+                let mut pairs = vec![0.0; V * V];
+                for (tokens, probability) in draws(origin, &q, k) {
+                    let verdict = rule.verdict(&p, DraftedTokens { tokens: &tokens, q: &q });
+                    let mut rejected = probability;
+                    for (&first, accept) in tokens.iter().zip(&verdict.accept) {
+                        let (p, q) = &of_first[first as usize];
+                        let times = tokens.iter().filter(|&&token| token == first).count();
+                        let second = emitted(rule, p, q, &draws(origin, q, times * then));
+                        for (to, share) in pairs[first as usize * V..].iter_mut().zip(second) {
+                            *to += rejected * accept * share;
+                        }
+                        rejected *= 1.0 - accept;
+                    }
+                    // Behind a token that was not drafted, the next block begins.
+                    for (first, residual) in verdict.residual.iter().enumerate() {
+                        for (to, share) in pairs[first * V..].iter_mut().zip(&of_first[first].0) {
+                            *to += rejected * residual * share;
+                        }
+                    }
+                }
+                let expected: Vec<f64> =
+                    p.iter().zip(&of_first).flat_map(|(p, (then, _))| then.iter().map(move |x| p * x)).collect();
+                prop_assert!(total_variation(&pairs, &expected) < 1e-9, "{rule:?}: {pairs:?} is not {expected:?}");
+            }
+        }
+
         #[test]
         fn deterministic_drafts_emit_the_backbones_distribution(p in distribution(), mut tokens in prop::collection::vec(0..V as u32, 0..4)) {
             let mut seen = Vec::new();

@@ -1,7 +1,10 @@
 //! The traits that drafters implement, and the drafter of plain blockwise decoding.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::DrawnTokens;
 use super::settings::null_is_infinite;
 use crate::error::Result;
 use crate::heads::Growth;
@@ -17,15 +20,14 @@ pub struct Drafts {
     pub paths: Vec<Vec<u32>>,
     /// The smallest lead of what was chosen over what was rejected, in score units. It tells how clear the choice was.
     pub margin: f64,
-    /// The distribution that the tokens of each slot were drawn from, as pairs of a token and its probability. Empty if
-    /// the tokens were chosen and not drawn.
-    pub q: Vec<Vec<(u32, f64)>>,
+    /// What was drawn behind each path, if tokens were drawn and not chosen.
+    pub drawn: HashMap<Vec<u32>, DrawnTokens>,
 }
 
 impl Drafts {
     /// Makes drafts from paths that a search chose.
     pub fn chosen(paths: Vec<Vec<u32>>, margin: f64) -> Self {
-        Self { paths, margin, q: Vec::new() }
+        Self { paths, margin, drawn: HashMap::new() }
     }
 }
 
@@ -94,9 +96,9 @@ impl TightestMargin {
 pub enum Origin {
     /// The tokens are chosen by a search and depend on the committed text alone.
     Deterministic,
-    /// The tokens are drawn independently of each other from a known distribution.
+    /// The tokens behind a path are drawn independently of each other from a known distribution.
     Independent,
-    /// The tokens are drawn one after another from a known distribution, and none is drawn twice.
+    /// The tokens behind a path are drawn one after another from a known distribution, and none is drawn twice.
     WithoutReplacement,
 }
 

@@ -4,30 +4,34 @@
 //! [`PreparedVariant`] is a variant together with its rescorers. A [`Drafter`] opens a [`Session`] on a text, and the
 //! session turns the context of a block into [`Drafts`]; a [`GrowingSession`] does it level by level. This module does not deal with verification or metrics.
 
+mod adaptive;
 mod config;
 mod drafter;
 mod drawn;
-mod grown;
+mod growth;
 mod local;
 mod lookup;
 mod pace;
 mod prepared;
 mod rescoring;
 mod settings;
+mod sourced;
 mod stop;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 mod variant;
 
-pub use config::DraftingConfig;
+pub use adaptive::AdaptiveStop;
+pub use config::{DraftingConfig, GraphConfig};
 pub use drafter::{Bpd, Decision, Drafter, Drafts, GrowingSession, Origin, Session, TightestMargin, grow_together};
-pub use drawn::DrawnDrafter;
-pub use grown::{Grown, GrowthLimits};
+pub use drawn::{DrawnDrafter, DrawnTokens};
+pub use growth::{Grown, GrowthLimits, GrowthPolicy};
 pub use lookup::{LONGEST_SUFFIX, LookupConfidence, PromptLookup};
 pub use pace::BlockSeconds;
-pub use prepared::{PreparedVariant, SizedSelection};
+pub use prepared::{PreparedVariant, Proposer, SizedSelection};
 pub use rescoring::Rescoring;
 pub(crate) use settings::null_is_infinite;
 pub use settings::{Settings, TunedSet, TunedVariant};
+pub use sourced::Sourced;
 pub use stop::{StopRule, early_stop_len};
 pub use variant::{Selection, Source, Variant};

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::{
-    BlockSeconds, Bpd, Drafter, DraftingConfig, Grown, GrowthLimits, PromptLookup, Rescoring, Selection, Settings,
-    Source, Variant,
+    AdaptiveStop, BlockSeconds, Bpd, Drafter, DraftingConfig, Grown, GrowthLimits, GrowthPolicy, PromptLookup,
+    Rescoring, Selection, Settings, Source, Sourced, Variant,
 };
 use crate::lattice::Weighting;
 use crate::rescorer::Rescorer;
@@ -20,9 +20,8 @@ pub enum SizedSelection {
     ExpectedPath,
     /// The tree with the longest expected accepted length among those with the given number of nodes.
     ExpectedTree(usize),
-    /// The tree with the longest expected accepted length among those with at most `nodes` nodes, grown from what the heads
-    /// propose behind each path.
-    GrownTree(GrowthLimits),
+    /// What is grown from what the heads propose behind each path.
+    Grown(GrowthPolicy, GrowthLimits),
     /// The tree that makes the best use of its time. The numbers are the seconds that a block takes on this machine, by
     /// the number of nodes of its tree, from 1 node on ([`BlockSeconds::nodes`]).
     TimedTree(Vec<f64>),
@@ -35,9 +34,22 @@ pub struct PreparedVariant<'a> {
     pub variant: Variant,
     /// The terms of its rescorer, each with its name. A sum has several, and head scores alone have none.
     terms: Vec<(String, &'a dyn Rescorer)>,
+    /// What proposes tokens in the place of the heads.
+    source: Option<Proposer<'a>>,
     selection: SizedSelection,
     include_top1: bool,
     switched_off: bool,
+}
+
+/// A rescorer that proposes tokens in the place of the heads.
+#[derive(Clone, Copy)]
+pub struct Proposer<'a> {
+    /// The rescorer, a language model.
+    pub rescorer: &'a dyn Rescorer,
+    /// The number of tokens in its vocabulary.
+    pub vocabulary: usize,
+    /// The number of tokens proposed behind a path.
+    pub k: usize,
 }
 
 impl<'a> PreparedVariant<'a> {
@@ -49,6 +61,7 @@ impl<'a> PreparedVariant<'a> {
         options: &DraftingConfig,
         beam: usize,
     ) -> Self {
+        let limits = GrowthLimits { nodes: options.nodes, frontier: options.frontier, seconds: None };
         let selection = match variant.selection {
             Selection::BestPath => SizedSelection::Paths(1),
             Selection::GreedyPath => SizedSelection::GreedyPath,
@@ -56,29 +69,53 @@ impl<'a> PreparedVariant<'a> {
             Selection::Beam => SizedSelection::Paths(beam),
             Selection::ExpectedPath => SizedSelection::ExpectedPath,
             Selection::ExpectedTree => SizedSelection::ExpectedTree(options.nodes),
-            Selection::GrownTree => SizedSelection::GrownTree(GrowthLimits {
-                nodes: options.nodes,
-                frontier: options.frontier,
-                seconds: None,
-            }),
+            Selection::GrownTree => SizedSelection::Grown(GrowthPolicy::MostProbable, limits),
+            Selection::FixedTree => SizedSelection::Grown(GrowthPolicy::FixedShape, limits),
+            Selection::Chains => {
+                let (branching, paths) = (options.branching.clone(), options.paths);
+                SizedSelection::Grown(GrowthPolicy::WholePaths { branching, paths }, limits)
+            }
+            Selection::Graph => SizedSelection::Grown(GrowthPolicy::Graph(options.graph.clone()), limits),
         };
-        Self { variant, terms, selection, include_top1: options.include_top1, switched_off: false }
+        Self { variant, terms, source: None, selection, include_top1: options.include_top1, switched_off: false }
     }
 
     /// Returns the drafter of this variant with the given settings.
     pub fn drafter<'b>(&'b self, settings: &Settings) -> Box<dyn Drafter + 'b> {
-        match self.variant.source {
-            Source::Text => Box::new(PromptLookup),
+        let inner: Box<dyn Drafter + 'b> = match &self.selection {
+            _ if self.variant.source == Source::Text => Box::new(PromptLookup),
             // The best path by head scores is every head's first choice, which needs no search.
-            Source::Heads if self.is_first_choices() => Box::new(Bpd),
-            Source::Heads => match &self.selection {
-                SizedSelection::GrownTree(limits) => {
-                    let rescorers = self.terms.iter().map(|(_, rescorer)| *rescorer).collect();
-                    Box::new(Grown { rescorers, limits: limits.clone(), settings: settings.clone() })
+            _ if self.is_first_choices() => Box::new(Bpd),
+            SizedSelection::Grown(policy, limits) => {
+                let grown = Grown {
+                    rescorers: self.terms.iter().map(|(_, rescorer)| *rescorer).collect(),
+                    policy: policy.clone(),
+                    limits: limits.clone(),
+                    settings: settings.clone(),
+                };
+                match self.source {
+                    None => Box::new(grown),
+                    Some(Proposer { rescorer, vocabulary, k }) => Box::new(Sourced {
+                        source: rescorer,
+                        vocabulary,
+                        k,
+                        frontier: limits.frontier,
+                        inner: Box::new(grown),
+                    }),
                 }
-                _ => Box::new(self.rescoring(self.selection.clone(), self.include_top1, settings)),
-            },
+            }
+            _ => Box::new(self.rescoring(self.selection.clone(), self.include_top1, settings)),
+        };
+        match settings.stop_bound {
+            Some(bound) => Box::new(AdaptiveStop { inner, bound }),
+            None => inner,
         }
+    }
+
+    /// Returns the same variant with tokens proposed by a rescorer, as [`Source::Rescorer`] asks.
+    #[must_use]
+    pub fn proposed_by(self, source: Proposer<'a>) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     /// Returns a drafter of exactly the `p` best paths, or `None` unless this variant has [`Selection::BestPaths`] and
@@ -108,7 +145,7 @@ impl<'a> PreparedVariant<'a> {
     pub fn with_nodes(self, nodes: usize) -> Self {
         let selection = match self.selection {
             SizedSelection::ExpectedTree(_) => SizedSelection::ExpectedTree(nodes),
-            SizedSelection::GrownTree(limits) => SizedSelection::GrownTree(GrowthLimits { nodes, ..limits }),
+            SizedSelection::Grown(policy, limits) => SizedSelection::Grown(policy, GrowthLimits { nodes, ..limits }),
             other => other,
         };
         Self { selection, ..self }
@@ -120,28 +157,29 @@ impl<'a> PreparedVariant<'a> {
     pub fn with_seconds(self, seconds: BlockSeconds) -> Self {
         let selection = match self.selection {
             SizedSelection::ExpectedTree(_) => SizedSelection::TimedTree(seconds.nodes),
-            SizedSelection::GrownTree(limits) => {
-                SizedSelection::GrownTree(GrowthLimits { seconds: Some(seconds), ..limits })
+            SizedSelection::Grown(GrowthPolicy::MostProbable, limits) => {
+                SizedSelection::Grown(GrowthPolicy::MostProbable, GrowthLimits { seconds: Some(seconds), ..limits })
             }
             other => other,
         };
         Self { selection, ..self }
     }
 
-    /// Returns whether this variant drafts trees. How large they should be depends on the speed of the machine.
+    /// Returns whether this variant drafts trees from the heads. How large they should be depends on the speed of the machine.
     pub fn drafts_trees(&self) -> bool {
-        matches!(self.variant.selection, Selection::ExpectedTree | Selection::GrownTree) && !self.switched_off
+        let trees = matches!(self.variant.selection, Selection::ExpectedTree | Selection::GrownTree);
+        trees && self.variant.source == Source::Heads && !self.switched_off
     }
 
     /// Returns whether drafting compares the scores of candidates. If not, only the order of candidates matters, or
     /// none are read.
     pub fn searches(&self) -> bool {
-        self.variant.source == Source::Heads && !self.is_first_choices()
+        self.variant.source != Source::Text && !self.is_first_choices()
     }
 
-    /// Returns whether drafts are grown from what the heads propose behind each path.
+    /// Returns whether drafts are grown from what is proposed behind each path.
     pub fn grows(&self) -> bool {
-        self.variant.selection == Selection::GrownTree && !self.switched_off
+        self.variant.selection.grows() && !self.switched_off
     }
 
     /// Returns what this variant takes from the lattice.
@@ -152,6 +190,20 @@ impl<'a> PreparedVariant<'a> {
     /// Returns the terms of its rescorer, each with its name.
     pub fn terms(&self) -> &[(String, &'a dyn Rescorer)] {
         &self.terms
+    }
+
+    /// Returns the names of all its rescorers: the terms, and the one that proposes tokens.
+    pub fn rescorers(&self) -> impl Iterator<Item = &str> {
+        let source = match &self.variant.source {
+            Source::Rescorer(name) => Some(&**name),
+            Source::Heads | Source::Text => None,
+        };
+        self.terms.iter().map(|(name, _)| &**name).chain(source)
+    }
+
+    /// Returns the rescorer that proposes tokens in the place of the heads, if one does.
+    pub fn source(&self) -> Option<&'a dyn Rescorer> {
+        self.source.filter(|_| !self.switched_off).map(|source| source.rescorer)
     }
 
     /// Returns whether one of its rescorers reads the whole prefix. If so, paths are searched from left to right.
@@ -165,7 +217,8 @@ impl<'a> PreparedVariant<'a> {
         match &self.selection {
             _ if !self.searches() => 1,
             SizedSelection::Paths(p) => *p,
-            SizedSelection::ExpectedTree(nodes) | SizedSelection::GrownTree(GrowthLimits { nodes, .. }) => *nodes,
+            SizedSelection::Grown(GrowthPolicy::WholePaths { paths, .. }, _) => *paths,
+            SizedSelection::ExpectedTree(nodes) | SizedSelection::Grown(_, GrowthLimits { nodes, .. }) => *nodes,
             SizedSelection::TimedTree(seconds) => seconds.len(),
             SizedSelection::GreedyPath | SizedSelection::ExpectedPath => 1,
         }

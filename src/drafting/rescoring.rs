@@ -94,7 +94,7 @@ impl Rescoring<'_> {
                 let held = if self.include_top1 { lattice.top1() } else { Vec::new() };
                 probable().tree(Beside { held: &held, copied }, nodes).into()
             }
-            SizedSelection::GrownTree(_) => unreachable!("grown trees have a drafter of their own"),
+            SizedSelection::Grown(..) => unreachable!("drafts that grow have a drafter of their own"),
             SizedSelection::TimedTree(seconds) => {
                 let budget = TimeBudget { seconds, rate: pace.rate(seconds) };
                 let tree = probable().timed_tree(copied, budget);

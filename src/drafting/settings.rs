@@ -35,6 +35,11 @@ pub struct Settings {
     pub confidence: LookupConfidence,
     /// The factor that `confidence` is multiplied by. At 0, nothing is copied.
     pub lookup_scale: f64,
+    /// The bound that [`StopRule::Adaptive`](super::StopRule::Adaptive) begins every document with. None ends no block early.
+    pub stop_bound: Option<f64>,
+    /// How often what was proposed behind the text itself was right on dev: by slot from the second one on, and by rank. Empty
+    /// unless a tree of a fixed shape is grown by it.
+    pub rank_rates: Vec<Vec<f64>>,
     /// The share of the scale that each rescorer in the sum has. The shares sum to 1.
     pub shares: Vec<f64>,
 }
@@ -55,6 +60,8 @@ impl Settings {
             tempering: 0.0,
             confidence: LookupConfidence::default(),
             lookup_scale: 0.0,
+            stop_bound: None,
+            rank_rates: Vec::new(),
             shares: Vec::new(),
         }
     }

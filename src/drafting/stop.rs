@@ -8,33 +8,45 @@ use schemars::JsonSchema;
 use crate::error::{Error, Result, bail};
 use crate::files::serde_as_text;
 use crate::heads::SlotStats;
+use crate::kernels::SoftmaxStats;
 use crate::lattice::Lattice;
+use crate::nn::Largest;
 
 /// Says where a block's drafts end before its last slot, because what follows would hardly be accepted.
 ///
-/// Written as `never`, `max-probability=0.1`, `entropy-bound=0.3` or `confidence=0.3`.
+/// Written as `never`, `length=4`, `max-probability=0.1`, `entropy-bound=0.3`, `confidence=0.3` or `adaedl`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, JsonSchema)]
 #[schemars(with = "String")]
 pub enum StopRule {
     /// Nowhere.
     #[default]
     Never,
+    /// Behind so many slots, the pinned one among them.
+    Length(usize),
     /// Before the first slot whose head gives its first choice a smaller probability.
     MaxProbability(f64),
     /// Before the first slot with `1 - sqrt(0.2 H)` below this, H the entropy of the head's distribution in nats: a lower
     /// bound of the share of its drafts that are accepted (AdaEDL; arXiv 2410.18351, section 3, with its bound held fixed).
     EntropyBound(f64),
+    /// The same by a bound that follows what was accepted, beginning in every document with one that is chosen on dev
+    /// ([`AdaptiveStop`](super::AdaptiveStop)).
+    Adaptive,
     /// Before the first slot up to which all first choices are right with a smaller probability than this: the product of the
     /// confidences that the heads have learnt to give ([`SlotStats::confidence`]; DSpark).
     Confidence(f64),
 }
 
 impl StopRule {
-    /// Checks that the bound is a probability.
+    /// Checks that the bound is a probability, or the length of a block.
     ///
     /// # Errors
-    /// Fails if the bound does not lie between 0 and 1.
+    /// Fails if the bound does not lie between 0 and 1, or if a length is 0.
     pub fn validate(self) -> Result<()> {
+        if self == Self::Length(0) {
+            bail!(
+                "the rule ends blocks behind 0 slots; the pinned token is always verified, so the length is at least 1."
+            );
+        }
         if let Self::MaxProbability(bound) | Self::EntropyBound(bound) | Self::Confidence(bound) = self
             && !(0.0..=1.0).contains(&bound)
         {
@@ -42,12 +54,37 @@ impl StopRule {
         }
         Ok(())
     }
+
+    /// Returns whether the rule reads what the heads know of a slot.
+    pub fn reads_stats(self) -> bool {
+        !matches!(self, Self::Never | Self::Length(_))
+    }
+
+    /// Returns the bound of a rule that looks at one slot alone, and what it compares with the bound where the heads' first choice
+    /// has the logit `first`.
+    fn of_slot(self, first: f32, stats: SoftmaxStats) -> Option<(f64, f64)> {
+        match self {
+            Self::MaxProbability(bound) => Some((bound, f64::from(first - stats.log_sum).exp())),
+            Self::EntropyBound(bound) => Some((bound, 1.0 - (GAMMA * f64::from(stats.entropy)).max(0.0).sqrt())),
+            Self::Never | Self::Length(_) | Self::Confidence(_) | Self::Adaptive => None,
+        }
+    }
+
+    /// Returns whether nothing is drafted behind a path of `slots` tokens, behind which the heads propose this. Rules that know
+    /// more than one slot leave nothing out.
+    pub(super) fn leaves_out(self, slots: usize, proposed: &Largest) -> bool {
+        let first = proposed.logits.first().copied().unwrap_or(f32::NEG_INFINITY);
+        let compared = proposed.stats.and_then(|stats| self.of_slot(first, stats));
+        matches!(self, Self::Length(most) if slots >= most) || compared.is_some_and(|(bound, worth)| worth < bound)
+    }
 }
 
 impl fmt::Display for StopRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Never => f.write_str("never"),
+            Self::Adaptive => f.write_str("adaedl"),
+            Self::Length(slots) => write!(f, "length={slots}"),
             Self::MaxProbability(bound) => write!(f, "max-probability={bound}"),
             Self::EntropyBound(bound) => write!(f, "entropy-bound={bound}"),
             Self::Confidence(bound) => write!(f, "confidence={bound}"),
@@ -61,11 +98,13 @@ impl FromStr for StopRule {
     fn from_str(text: &str) -> Result<Self> {
         let rule = match text.split_once('=').map(|(name, bound)| (name, bound.parse())) {
             None if text == "never" => Self::Never,
+            None if text == "adaedl" => Self::Adaptive,
+            Some(("length", Ok(slots))) if f64::fract(slots) == 0.0 && slots >= 0.0 => Self::Length(slots as usize),
             Some(("max-probability", Ok(bound))) => Self::MaxProbability(bound),
             Some(("entropy-bound", Ok(bound))) => Self::EntropyBound(bound),
             Some(("confidence", Ok(bound))) => Self::Confidence(bound),
             _ => bail!(
-                "`{text}` is no stop rule; there are never, max-probability=BOUND, entropy-bound=BOUND and confidence=BOUND, such as max-probability=0.1."
+                "`{text}` is no stop rule; there are never, length=SLOTS, max-probability=BOUND, entropy-bound=BOUND, confidence=BOUND and adaedl, such as max-probability=0.1."
             ),
         };
         rule.validate().map(|()| rule)
@@ -81,26 +120,26 @@ const GAMMA: f64 = 0.2;
 /// among the slots that were compared with it.
 ///
 /// `stats` are what the heads know of each slot, from the second one on. They are not read if the rule is
-/// [`StopRule::Never`]. The distance is infinite if no slot was compared.
+/// [`StopRule::Never`] or [`StopRule::Length`]. The distance is infinite if no slot was compared, which [`StopRule::Adaptive`] leaves
+/// to its drafter.
 ///
 /// # Panics
 /// Panics if the rule compares a slot for which `stats` has no entry, or no confidence.
 pub fn early_stop_len(rule: StopRule, lattice: &Lattice, stats: &[SlotStats]) -> (usize, f64) {
-    let softmax = |slot: usize| stats[slot - 1].softmax;
     let confidence = |slot: usize| f64::from(stats[slot - 1].confidence.expect("heads that know their confidence"));
-    let (bound, worth): (f64, &dyn Fn(usize) -> f64) = match rule {
-        StopRule::Never => return (lattice.slots(), f64::INFINITY),
-        StopRule::MaxProbability(bound) => {
-            (bound, &|slot| f64::from(lattice.scores(slot)[0] - softmax(slot).log_sum).exp())
+    let compared = |slot: usize| match rule {
+        StopRule::Confidence(bound) => Some((bound, (1..=slot).map(confidence).product())),
+        StopRule::MaxProbability(_) | StopRule::EntropyBound(_) => {
+            rule.of_slot(lattice.scores(slot)[0], stats[slot - 1].softmax)
         }
-        StopRule::EntropyBound(bound) => {
-            (bound, &|slot| 1.0 - (GAMMA * f64::from(softmax(slot).entropy)).max(0.0).sqrt())
-        }
-        StopRule::Confidence(bound) => (bound, &|slot| (1..=slot).map(confidence).product()),
+        StopRule::Never | StopRule::Length(_) | StopRule::Adaptive => None,
     };
+    if let StopRule::Length(most) = rule {
+        return (lattice.slots().min(most), f64::INFINITY);
+    }
     let mut tightest = f64::INFINITY;
     for slot in 1..lattice.slots() {
-        let worth = worth(slot);
+        let Some((bound, worth)) = compared(slot) else { continue };
         tightest = tightest.min((worth - bound).abs());
         if worth < bound {
             return (slot, tightest);
@@ -112,7 +151,6 @@ pub fn early_stop_len(rule: StopRule, lattice: &Lattice, stats: &[SlotStats]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::SoftmaxStats;
 
     #[test]
     fn blocks_end_before_the_first_slot_below_the_bound() {
@@ -125,6 +163,7 @@ mod tests {
         let stats = [stats(3.0, 0.5, 0.2, 0.5), stats(1.0, 0.2, 1.8, 1.0), stats(4.0, 0.9, 3.2, 0.5)];
         let at = |rule| early_stop_len(rule, &lattice, &stats);
         assert_eq!(at(StopRule::Never), (4, f64::INFINITY));
+        assert_eq!([1, 3, 9].map(|slots| at(StopRule::Length(slots)).0), [1, 3, 4]);
         let (slots, margin) = at(StopRule::MaxProbability(0.3));
         assert!(slots == 2 && (margin - 0.1).abs() < 1e-6, "{slots} {margin}");
         assert_eq!(at(StopRule::MaxProbability(0.1)).0, 4);

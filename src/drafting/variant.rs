@@ -15,8 +15,9 @@ use crate::files::serde_as_text;
 
 /// Which drafts are proposed for a block.
 ///
-/// Written as `bpd`, `prompt-lookup`, or `[SELECTION-]RESCORER[+lookup][+STOP]`, where SELECTION is `greedy`, `pbest`, `beam`,
-/// `path`, `tree` or `grown` (none: the best path), RESCORER is a `[rescorer.NAME]` or `0gram` for head scores alone, and STOP a [`StopRule`]:
+/// Written as `bpd`, `prompt-lookup`, or `[SELECTION-]RESCORER[@SOURCE][+lookup][+STOP]`, where SELECTION is `greedy`, `pbest`, `beam`,
+/// `path`, `tree`, `grown`, `fixed`, `chains` or `graph` (none: the best path), RESCORER is a `[rescorer.NAME]` or `0gram` for head scores alone, SOURCE the
+/// `[rescorer.NAME]` that proposes tokens in the place of the heads, and STOP a [`StopRule`]:
 /// `tree-ngram+lookup`, `bpd+max-probability=0.1`.
 #[derive(Debug, Clone, PartialEq, JsonSchema)]
 #[schemars(with = "String")]
@@ -34,13 +35,15 @@ pub struct Variant {
 }
 
 /// Where a variant's candidates come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The lattice of the heads.
     Heads,
     /// The text: the tokens that followed the latest earlier occurrence of its last tokens. This is the control that
     /// needs no training.
     Text,
+    /// The named rescorer, a language model, whose most probable tokens are proposed behind each path.
+    Rescorer(String),
 }
 
 /// What a variant takes from a scored lattice. The configuration sets the numbers of paths and nodes.
@@ -61,10 +64,16 @@ pub enum Selection {
     /// The tree with the longest expected accepted length, grown from what the heads propose behind each path instead of
     /// being taken from the lattice.
     GrownTree,
+    /// A grown tree of the same shape for every block, which has the longest accepted length expected of slots and ranks alone.
+    FixedTree,
+    /// The best whole paths, grown in the same way.
+    Chains,
+    /// The paths of a grown graph in which equal tokens are one node.
+    Graph,
 }
 
 impl Selection {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 10] = [
         Self::BestPath,
         Self::GreedyPath,
         Self::BestPaths,
@@ -72,6 +81,9 @@ impl Selection {
         Self::ExpectedPath,
         Self::ExpectedTree,
         Self::GrownTree,
+        Self::FixedTree,
+        Self::Chains,
+        Self::Graph,
     ];
 
     /// Returns the prefix that stands before the rescorer's name.
@@ -84,12 +96,20 @@ impl Selection {
             Self::ExpectedPath => "path-",
             Self::ExpectedTree => "tree-",
             Self::GrownTree => "grown-",
+            Self::FixedTree => "fixed-",
+            Self::Chains => "chains-",
+            Self::Graph => "graph-",
         }
     }
 
     /// Returns whether drafts are selected for the longest expected accepted length.
     pub fn is_expected(self) -> bool {
-        matches!(self, Self::ExpectedPath | Self::ExpectedTree | Self::GrownTree)
+        matches!(self, Self::ExpectedPath | Self::ExpectedTree | Self::GrownTree | Self::FixedTree)
+    }
+
+    /// Returns whether drafts are grown from what the heads propose behind each path.
+    pub fn grows(self) -> bool {
+        matches!(self, Self::GrownTree | Self::FixedTree | Self::Chains | Self::Graph)
     }
 
     /// Returns whether there is only one draft per block.
@@ -156,12 +176,15 @@ impl Variant {
 
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.source, &self.rescorer, self.selection) {
+        match (&self.source, &self.rescorer, self.selection) {
             (Source::Text, ..) => f.write_str(TEXT)?,
             (Source::Heads, None, Selection::BestPath) => f.write_str(PLAIN)?,
-            (Source::Heads, rescorer, selection) => {
+            (_, rescorer, selection) => {
                 write!(f, "{}{}", selection.prefix(), rescorer.as_deref().unwrap_or(NO_RESCORER))?;
             }
+        }
+        if let Source::Rescorer(source) = &self.source {
+            write!(f, "@{source}")?;
         }
         if self.lookup {
             write!(f, "+{LOOKUP}")?;
@@ -179,6 +202,7 @@ impl FromStr for Variant {
     fn from_str(text: &str) -> Result<Self> {
         let mut parts = text.split('+');
         let name = parts.next().unwrap_or_default();
+        let (name, source) = name.split_once('@').map_or((name, None), |(name, source)| (name, Some(source)));
         let mut variant = match name {
             "" => bail!("a variant has a name, such as bpd, tree-0gram or pbest-NAME for a [rescorer.NAME]."),
             PLAIN => Self::plain(),
@@ -194,6 +218,14 @@ impl FromStr for Variant {
                 Self::new(selection, rescorer)
             }
         };
+        if let Some(source) = source {
+            variant.source = Source::Rescorer(source.to_owned());
+            if source.is_empty() || !variant.selection.grows() {
+                bail!(
+                    "`{text}` is no variant: behind `@` comes the rescorer that proposes tokens in the place of the heads, for drafts that grow, such as grown-0gram@NAME."
+                );
+            }
+        }
         for part in parts {
             match part {
                 LOOKUP if !variant.lookup => variant.lookup = true,
@@ -203,17 +235,17 @@ impl FromStr for Variant {
                 _ => bail!("the variant `{text}` says `+{part}` twice or has two stop rules; say one of each."),
             }
         }
-        if variant.lookup && !variant.selection.is_expected() {
+        if variant.lookup && !(variant.selection.is_expected() || variant.selection.grows()) {
             bail!(
-                "the variant `{text}`: copies compete with the lattice where drafts have the longest expected accepted length; write path-NAME+lookup, tree-NAME+lookup or grown-NAME+lookup."
+                "the variant `{text}`: copies compete with the lattice where drafts have the longest expected accepted length; or grow; write path-NAME+lookup, tree-NAME+lookup or grown-NAME+lookup."
             );
         }
         if variant.source == Source::Text && variant.stop != StopRule::Never {
             bail!("the variant `{text}`: {TEXT} reads no heads, by whose confidence a stop rule ends blocks.");
         }
-        if variant.selection == Selection::GrownTree && variant.stop != StopRule::Never {
+        if variant.selection.grows() && variant.stop != StopRule::Never {
             bail!(
-                "the variant `{text}`: a grown tree ends where nodes are not probable enough; leave the stop rule out."
+                "the variant `{text}`: drafts that grow end where tokens are not probable enough; leave the stop rule out."
             );
         }
         Ok(variant)
@@ -233,16 +265,20 @@ mod tests {
             StopRule::MaxProbability(0.1),
             StopRule::EntropyBound(0.25),
             StopRule::MaxProbability(1e-7),
+            StopRule::Length(3),
+            StopRule::Adaptive,
         ]);
+        let source = prop::option::of("[a-z][a-z0-9_.-]{0,6}");
         let rescorer = prop::option::of("[a-z][a-z0-9_.-]{0,6}");
         let selection = prop::sample::select(Selection::ALL.to_vec());
-        (any::<bool>(), rescorer, selection, any::<bool>(), stop)
-            .prop_map(|(text, rescorer, selection, lookup, stop)| match text {
+        (any::<bool>(), rescorer, selection, any::<bool>(), stop, source)
+            .prop_map(|(text, rescorer, selection, lookup, stop, source)| match text {
                 true => Variant::prompt_lookup(),
                 false => {
-                    let lookup = lookup && selection.is_expected();
-                    let stop = if selection == Selection::GrownTree { StopRule::Never } else { stop };
-                    Variant { lookup, stop, ..Variant::new(selection, rescorer.as_deref()) }
+                    let lookup = lookup && (selection.is_expected() || selection.grows());
+                    let stop = if selection.grows() { StopRule::Never } else { stop };
+                    let source = source.filter(|_| selection.grows()).map_or(Source::Heads, Source::Rescorer);
+                    Variant { source, lookup, stop, ..Variant::new(selection, rescorer.as_deref()) }
                 }
             })
             .prop_filter("names of rescorers that are allowed", |variant| match &variant.rescorer {
@@ -277,6 +313,9 @@ mod tests {
             ("prompt-lookup+max-probability=0.1", "reads no heads"),
             ("bpd+fast", "`fast` is no stop rule"),
             ("grown-0gram+max-probability=0.1", "leave the stop rule out"),
+            ("tree-0gram@small", "for drafts that grow"),
+            ("grown-0gram@", "for drafts that grow"),
+            ("bpd+length=0", "at least 1"),
         ] {
             let error = wrong.parse::<Variant>().unwrap_err().to_string();
             assert!(error.contains(expected), "{wrong}: {error}");

@@ -2,7 +2,7 @@
 
 use super::TuningConfig;
 use super::tuning::{Axis, Coordinate};
-use crate::drafting::{PreparedVariant, SizedSelection};
+use crate::drafting::{PreparedVariant, Selection, SizedSelection};
 
 /// Returns the axes along which a variant's settings are searched, on lattices with `top_k` candidates per slot. If a
 /// rescorer reads the whole prefix, every trial runs a model. Then fewer axes are searched.
@@ -22,7 +22,10 @@ pub fn axes(variant: &PreparedVariant, top_k: usize, options: &TuningConfig) -> 
         let powers = [&[0.0], &options.slot_tempering[..]].concat();
         axes.push(axis(Coordinate::Tempering, "slot_tempering", powers));
     }
-    if variant.searches() && variant.variant.selection.is_expected() {
+    // The shares of a fixed shape are measured, and those of a graph are compared as they are.
+    let by_scores = !matches!(variant.variant.selection, Selection::FixedTree | Selection::Graph);
+    let compares_shares = variant.variant.selection.is_expected() || variant.grows();
+    if variant.searches() && compares_shares && by_scores {
         axes.push(axis(Coordinate::Temperature, "temperature", options.temperatures.clone()));
     }
     if !variant.terms().is_empty() {

@@ -7,7 +7,7 @@ use super::set::{EvaluatedSet, EvaluatedVariant};
 use super::variant::VariantKey;
 use super::{
     EvaluationConfig, Findings, LiveCheck, Tally, Texts, TuningConfig, analyses, autoregressive_speed, axes,
-    check_live, coverage, slot_temperatures, stop_if_interrupted,
+    check_live, coverage, rank_rates, slot_temperatures, stop_if_interrupted,
 };
 use crate::backbone::Backbone;
 use crate::decoding::{Decoding, Verification};
@@ -83,7 +83,13 @@ impl<'a> Evaluator<'a> {
         for prepared in &self.variants {
             stop_if_interrupted()?;
             let rescorer = prepared.variant.rescorer.as_ref();
-            let from = prepared.start(&start, rescorer.and_then(|rescorer| singles.get(rescorer)));
+            let mut from = prepared.start(&start, rescorer.and_then(|rescorer| singles.get(rescorer)));
+            if prepared.variant.selection == Selection::FixedTree {
+                let key = self.findings.key("rank-rates", &(dev.key, self.heads_key, self.top_k));
+                let (texts, stop) = (&dev_texts.texts, prepared.variant.stop);
+                let rates = || rank_rates(texts, dev_texts.lattices(stop), self.top_k);
+                from.rank_rates.clone_from(&*self.findings.find(&key, rates)?);
+            }
             let axes = axes(prepared, self.top_k, self.tuning);
             let key = self.findings.key(
                 "variant",
@@ -95,9 +101,11 @@ impl<'a> Evaluator<'a> {
                     variant: &prepared.variant,
                     selection: prepared.selection(),
                     include_top1: self.include_top1,
-                    terms: prepared.terms().iter().map(|(term, _)| (&**term, &*self.rescorer_keys[term])).collect(),
+                    rescorers: prepared.rescorers().map(|name| (name, &*self.rescorer_keys[name])).collect(),
                     start: &from,
                     axes: &axes,
+                    stop: (prepared.variant.stop == StopRule::Adaptive)
+                        .then_some((&self.tuning.stop_bounds[..], self.tuning.stop_loss)),
                 },
             );
             earlier += usize::from(self.findings.has(&key));

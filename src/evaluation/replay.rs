@@ -112,12 +112,14 @@ impl<'t> ReplayText<'t> {
             let width = all.len() / self.lattices.len();
             &all[t * width..(t + 1) * width]
         };
+        let heads = self.stats.len() / self.lattices.len();
         BlockContext {
             start: self.prompt + t,
             slots: self.lattices[t].slots(),
             lattice,
             hidden: of_block(&self.hidden),
             states: of_block(&self.head_states),
+            stats: &self.stats[t * heads..][..heads],
         }
     }
 

@@ -52,12 +52,13 @@ impl EvaluatedVariant<'_> {
         self.prepared.variant.to_string()
     }
 
-    /// Returns the rescorers that count at the variant's settings.
+    /// Returns the rescorers that count at the variant's settings, and the one that proposes tokens.
     pub fn rescorers_with_a_say(&self) -> impl Iterator<Item = &dyn Rescorer> {
         let settings = &self.result.settings;
         let rescores = self.prepared.searches() && settings.weighting.scale != 0.0;
         let terms = self.prepared.terms().iter().zip(&settings.shares);
-        terms.filter(move |(_, share)| rescores && **share != 0.0).map(|((_, rescorer), _)| *rescorer)
+        let terms = terms.filter(move |(_, share)| rescores && **share != 0.0).map(|((_, rescorer), _)| *rescorer);
+        terms.chain(self.prepared.source())
     }
 
     /// Returns whether the variant runs a language model of its own that counts.

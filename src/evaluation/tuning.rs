@@ -195,6 +195,8 @@ mod tests {
             tempering: 0.0,
             confidence: Default::default(),
             lookup_scale: 1.0,
+            stop_bound: None,
+            rank_rates: vec![],
             shares: vec![0.5, 0.25, 0.25],
         }
     }

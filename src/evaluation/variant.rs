@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::tuning::{Axis, Trial, search};
+use super::tuning::{Axis, Trial, Tuned, search};
 use super::{Evaluator, Step, Tally, Texts, stop_if_interrupted};
-use crate::drafting::{PreparedVariant, Settings, SizedSelection, Variant};
+use crate::drafting::{PreparedVariant, Settings, SizedSelection, StopRule, Variant};
 use crate::error::Result;
 
 /// The results of one variant on one data set.
@@ -39,14 +39,39 @@ pub(super) struct VariantKey<'a> {
     pub variant: &'a Variant,
     pub selection: &'a SizedSelection,
     pub include_top1: bool,
-    /// The names and keys of the rescorers that are its terms.
-    pub terms: Vec<(&'a str, &'a str)>,
+    /// The names and keys of its rescorers.
+    pub rescorers: Vec<(&'a str, &'a str)>,
     /// The settings where the search begins, and the axes along which it goes.
     pub start: &'a Settings,
     pub axes: &'a [Axis],
+    /// The bounds that are tried for the variant's stop rule, and what they may cost.
+    pub stop: Option<(&'a [f64], f64)>,
+}
+
+/// Returns the block efficiency on dev.
+fn on_dev(variant: &PreparedVariant, settings: &Settings, dev: &Texts) -> Result<f64> {
+    stop_if_interrupted()?;
+    Ok(Tally::of(&dev.walk(variant.variant.stop, &*variant.drafter(settings))?).block_efficiency())
 }
 
 impl Evaluator<'_> {
+    /// Adds the largest bound to settings that were chosen without one, among those that cost no more than they may.
+    fn with_stop_bound(&self, variant: &PreparedVariant, mut tuned: Tuned, dev: &Texts) -> Result<Tuned> {
+        let least = (1.0 - self.tuning.stop_loss) * tuned.block_efficiency;
+        let mut bounds = self.tuning.stop_bounds.clone();
+        bounds.sort_by(|a, b| b.total_cmp(a));
+        for value in bounds {
+            let settings = Settings { stop_bound: Some(value), ..tuned.settings.clone() };
+            let block_efficiency = on_dev(variant, &settings, dev)?;
+            tuned.curve.push(Trial { parameter: "stop_bound".to_owned(), value, block_efficiency });
+            if block_efficiency >= least {
+                (tuned.settings, tuned.block_efficiency) = (settings, block_efficiency);
+                break;
+            }
+        }
+        Ok(tuned)
+    }
+
     /// Chooses a variant's settings on dev, beginning at `start`, and walks over test with them. `plain` is the block
     /// efficiency of plain decoding on dev, or none if the variant is plain decoding.
     pub(super) fn measure(
@@ -58,10 +83,8 @@ impl Evaluator<'_> {
         [dev, test]: [&Texts; 2],
     ) -> Result<VariantResult> {
         let stop = variant.variant.stop;
-        let tuned = search(start, axes, |settings| {
-            stop_if_interrupted()?;
-            Ok(Tally::of(&dev.walk(stop, &*variant.drafter(settings))?).block_efficiency())
-        })?;
+        let tuned = search(start, axes, |settings| on_dev(variant, settings, dev))?;
+        let tuned = if stop == StopRule::Adaptive { self.with_stop_bound(variant, tuned, dev)? } else { tuned };
         let plain = plain.unwrap_or(tuned.block_efficiency);
         // A variant that is worse than plain decoding on dev is switched off.
         let switched_off = !axes.is_empty() && tuned.block_efficiency < plain;

@@ -15,6 +15,7 @@ use crate::files;
 use crate::nn::{Values, collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
 use crate::progress;
 use crate::storage_type::StorageType;
+use crate::store;
 
 #[derive(Serialize, Deserialize)]
 struct Description {
@@ -142,6 +143,7 @@ fn trained_above(backbone: &Backbone) -> Result<Option<TrainedAbove>> {
 /// Returns an error if the heads were trained above another backbone than `binding` allows, have another width or
 /// tokenizer, or have another layout, or if their files are damaged.
 pub fn load_heads(folder: &Path, backbone: &Backbone, binding: Binding) -> Result<FrozenHeads> {
+    store::verify(folder)?;
     describe(folder, backbone, binding)?;
     load_again(folder, &folder.join(WEIGHTS), backbone)
 }

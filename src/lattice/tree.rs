@@ -67,6 +67,11 @@ impl DraftTree {
         self.find(Some(node), token)
     }
 
+    /// Returns the children of `node`, in insertion order.
+    pub fn children(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
+        (node + 1..self.len()).filter(move |&child| self.parents[child] == Some(node))
+    }
+
     fn find(&self, parent: Option<usize>, token: u32) -> Option<usize> {
         let after = parent.map_or(0, |parent| parent + 1);
         (after..self.len()).find(|&node| self.tokens[node] == token && self.parents[node] == parent)

@@ -1,5 +1,6 @@
 //! The block context, which holds what a rescorer may know about the block that it scores.
 
+use crate::heads::SlotStats;
 use crate::lattice::Lattice;
 
 /// A block that is to be drafted.
@@ -17,11 +18,13 @@ pub struct BlockContext<'a> {
     /// The heads' states `[H - 1, d]`, from which slots 2 to H are predicted, rounded in the same way. Heads that read what was
     /// drafted read first choices. Empty unless a rescorer reads them.
     pub states: &'a [f32],
+    /// What the heads know of slots 2 to H. Empty unless a stop rule reads it while drafting.
+    pub stats: &'a [SlotStats],
 }
 
 impl<'a> BlockContext<'a> {
     /// Makes the context of a block with all slots of its lattice, behind `start` tokens, without any states.
     pub fn new(start: usize, lattice: &'a Lattice) -> Self {
-        Self { start, slots: lattice.slots(), lattice, hidden: &[], states: &[] }
+        Self { start, slots: lattice.slots(), lattice, hidden: &[], states: &[], stats: &[] }
     }
 }

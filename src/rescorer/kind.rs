@@ -39,6 +39,12 @@ pub trait RescorerKind {
         false
     }
 
+    /// Returns whether the rescorer is a language model, whose scores behind any path are log-probabilities over the vocabulary, so
+    /// that it can propose tokens itself.
+    fn is_language_model(&self) -> bool {
+        false
+    }
+
     /// Returns whether the rescorer is fitted on the heads' candidates.
     fn reads_lattices(&self) -> bool {
         false

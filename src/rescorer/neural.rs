@@ -97,6 +97,10 @@ impl RescorerKind for NeuralConfig {
         true
     }
 
+    fn is_language_model(&self) -> bool {
+        true
+    }
+
     fn fit(&self, context: &FitContext) -> Result<()> {
         let FitContext { backbone, seed, place, data, .. } = context;
         let longest = data.longest();

@@ -83,6 +83,10 @@ impl RescorerKind for NgramConfig {
         true
     }
 
+    fn is_language_model(&self) -> bool {
+        true
+    }
+
     fn fit(&self, context: &FitContext) -> Result<()> {
         let (folder, title) = (context.place.folder, context.place.title);
         let bar = Progress::new(title, 1);

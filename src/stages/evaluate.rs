@@ -66,12 +66,14 @@ impl Work<'_> {
             // normalises.
             (name.clone(), files::hash_json(&(graph.rescorer(name).key.hash(), &config.rescorer[name])))
         };
+        let model = workspace.backbone().model.config();
+        let prepared = |variant| prepare(variant, config, rescorers, model);
         let evaluator = Evaluator {
             backbone: workspace.backbone(),
             heads: &heads.heads,
             heads_key: &files::hash_json(&(graph.heads.key.hash(), config.heads.weights)),
             checkpoints,
-            variants: config.variants().into_iter().map(|variant| prepare(variant, config, rescorers)).collect(),
+            variants: config.variants().into_iter().map(prepared).collect(),
             rescorer_keys: rescorers.keys().map(term_key).collect(),
             top_k: config.lattice.top_k,
             include_top1: config.drafting.include_top1,

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Corpus, Inputs};
 use crate::backbone::{BackboneIdentity, Feature};
 use crate::config::Config;
-use crate::drafting::Variant;
+use crate::drafting::{GraphConfig, Variant};
 use crate::error::{Result, bail};
 use crate::evaluation::{EvaluationConfig, TuningConfig};
 use crate::heads::{HeadsConfig, hash_weights};
@@ -408,6 +408,12 @@ struct EvaluationKey<'a> {
     nodes: usize,
     #[serde(rename = "drafting.include_top1")]
     include_top1: bool,
+    #[serde(rename = "drafting.frontier")]
+    frontier: usize,
+    #[serde(rename = "drafting.branching")]
+    branching: &'a [usize],
+    #[serde(rename = "drafting.graph")]
+    graph: &'a GraphConfig,
     tuning: &'a TuningConfig,
     evaluation: &'a EvaluationConfig,
     rescorer: &'a BTreeMap<String, RescorerConfig>,
@@ -472,6 +478,9 @@ fn evaluation(
         paths: config.drafting.paths,
         nodes: config.drafting.nodes,
         include_top1: config.drafting.include_top1,
+        frontier: config.drafting.frontier,
+        branching: &config.drafting.branching,
+        graph: &config.drafting.graph,
         tuning: &config.tuning,
         evaluation: &config.evaluation,
         rescorer: &config.rescorer,

@@ -98,7 +98,7 @@ impl OpenedRun {
             let name = variant.map(Variant::to_string).unwrap_or_default();
             Error::new(format!("the run has no variant `{name}`; it has: {names}."))
         })?;
-        let prepared = prepare(variant.clone(), &self.config, &self.rescorers);
+        let prepared = prepare(variant.clone(), &self.config, &self.rescorers, self.backbone.model.config());
         // A variant that was switched off on dev drafts as plain decoding does.
         let prepared = if *switched_off { prepared.switched_off() } else { prepared };
         Ok((prepared, settings.clone()))

@@ -137,7 +137,7 @@ impl Job<'_> {
                 })
             })
         })?;
-        Trace::open(&folder, &backbone.identity())
+        Trace::open(&folder, &backbone.identity())?.require_vocabulary(&folder, backbone.model.config().vocab_size)
     }
 
     fn with_plan<R>(&self, work: impl FnOnce(&TracePlan) -> R) -> R {

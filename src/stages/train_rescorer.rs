@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::ngram::Ending;
 use crate::rescorer::{FitContext, FitData, FitLattices, LoadContext, Recorded, Rescorer, RescorerKind, TextSource};
+use crate::store;
 use crate::text::Split;
 use crate::traces::TraceText;
 use crate::training::TrainingContext;
@@ -77,7 +78,9 @@ pub(super) fn load_rescorers(
     slots: usize,
 ) -> Result<FittedRescorers> {
     let load = |(name, kind): (&String, &dyn RescorerKind)| {
-        Ok((name.clone(), kind.load(&rescorers.join(name), &LoadContext { backbone, device, slots })?))
+        let folder = rescorers.join(name);
+        store::verify(&folder)?;
+        Ok((name.clone(), kind.load(&folder, &LoadContext { backbone, device, slots })?))
     };
     wanted(config, None).map(load).collect()
 }

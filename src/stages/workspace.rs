@@ -17,7 +17,7 @@ use crate::files;
 use crate::heads::{FrozenHeads, hash_heads, heads_folder, load_heads};
 use crate::progress;
 use crate::rescorer::RescorerConfig;
-use crate::store::{Artefact, Store};
+use crate::store::{self, Artefact, Store};
 
 /// The folder of all runs, and the command that asks for them.
 #[derive(Debug, Clone)]
@@ -229,6 +229,9 @@ impl Workspace {
                 .collect::<Map<_, _>>(),
         });
         let Value::Object(mut fields) = fields else { unreachable!("an object was written") };
+        if !store::verifies() {
+            fields.insert("verified".into(), json!(false));
+        }
         if let Some(path) = &self.given_heads {
             fields.insert("heads".into(), json!({"path": path.display().to_string()}));
         }

@@ -5,11 +5,12 @@
 //! store, on whatever machines, make each artefact only once: see [`claims`](crate::claims). [`unused`] finds the
 //! artefacts that no run refers to any longer.
 
+mod hashes;
 mod key;
 mod unused;
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+pub use hashes::{skip_verification, verifies, verify};
 pub use key::{Difference, Key};
 pub use unused::{Unused, unused};
 
@@ -54,6 +56,8 @@ struct Mark {
     name: String,
     #[serde(flatten)]
     key: Key,
+    /// The BLAKE3 hashes of its files, by their names.
+    files: BTreeMap<String, String>,
 }
 
 /// A folder of artefacts. Clones refer to the same store.
@@ -133,7 +137,8 @@ impl Store {
         files::read_json::<Mark>(&self.place(key).join(MARK)).is_ok_and(|mark| mark.key == *key)
     }
 
-    /// Makes an artefact, unless it is finished. No other process makes it at the same time.
+    /// Makes an artefact, unless it is finished. No other process makes it at the same time. The files of one that is finished are
+    /// checked when this process first comes upon it ([`verify`]).
     ///
     /// `make` gets the artefact's folder and fills it. After that, the folder is marked as finished. If making was
     /// interrupted before, `make` finds what there was in the folder then.
@@ -156,10 +161,10 @@ impl Store {
     /// Returns an error in the same cases as [`Store::make`].
     pub fn make_whole(&self, artefact: &Artefact, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let key = &artefact.key;
-        if self.is_finished(key) {
-            return Ok(());
-        }
         let folder = self.place(key);
+        if self.is_finished(key) {
+            return verify(&folder);
+        }
         let failed = || self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = failed().get(&folder) {
             return Err(Error::new(error.clone()));
@@ -185,8 +190,8 @@ impl Store {
     /// # Errors
     /// Returns an error if the folder cannot be written to.
     pub fn finish(&self, artefact: &Artefact, folder: &Path) -> Result<()> {
-        let Artefact { name, key, .. } = artefact.clone();
-        files::write_json(&folder.join(MARK), &Mark { name, key })
+        let (Artefact { name, key, .. }, files) = (artefact.clone(), hashes::hashes(folder)?);
+        files::write_json(&folder.join(MARK), &Mark { name, key, files })
     }
 
     /// Returns the seconds that making the artefact took, if it is finished and they were recorded.
@@ -211,7 +216,9 @@ impl Store {
 
 /// Returns the seconds that making the artefact in `folder` took, or none if they were not recorded.
 pub fn seconds_of(folder: &Path) -> Option<f64> {
-    files::read_json::<Took>(&folder.join(TOOK)).ok().map(|took| took.seconds)
+    let took = files::read_json::<Took>(&folder.join(TOOK)).ok()?.seconds;
+    // Nothing is made for longer than ten years; the file was damaged.
+    (0.0..3.2e8).contains(&took).then_some(took)
 }
 
 /// Returns the folders of the kinds of artefacts in a store.
@@ -292,6 +299,35 @@ mod tests {
         assert_eq!(nearest.differences[0].to_string(), "rate = 0.5 (there 0.25)");
         assert_eq!(nearest.differences.len(), 1);
         assert!(store.nearest(&Artefact { name: "other".into(), ..heads(1, 0.5) }).is_none());
+    }
+
+    #[test]
+    fn a_file_that_changed_is_not_read_in_silence() {
+        let dir = tempfile::tempdir().unwrap();
+        let fill = |folder: &Path| {
+            files::write_json(&folder.join("x.json"), &1)?;
+            files::write_atomic(&folder.join("below/y.bin"), b"numbers")?;
+            files::write_atomic(&folder.join("log.txt"), b"words")
+        };
+        let make = || Store::open(dir.path()).unwrap().make(&heads(1), fill);
+        make().unwrap();
+        let folder = Store::look(dir.path()).place(&heads(1).key);
+        fs::write(folder.join("log.txt"), "other words").unwrap();
+        fs::write(folder.join("mine.bin"), "the user's own").unwrap();
+        verify(&folder).unwrap();
+        // This process has checked it now; a copy is another folder.
+        let copy = dir.path().join("copy");
+        fs::create_dir_all(copy.join("below")).unwrap();
+        for name in ["x.json", "below/y.bin", MARK] {
+            fs::copy(folder.join(name), copy.join(name)).unwrap();
+        }
+        fs::write(copy.join("below/y.bin"), "Numbers").unwrap();
+        let error = verify(&copy).unwrap_err().to_string();
+        assert!(error.contains("y.bin: this file has changed") && error.contains("--no-verify"), "{error}");
+        fs::remove_file(copy.join("below/y.bin")).unwrap();
+        assert!(verify(&copy).unwrap_err().to_string().contains("has gone"));
+        fs::write(copy.join("below/y.bin"), "numbers").unwrap();
+        verify(&copy).unwrap();
     }
 
     #[test]

@@ -134,6 +134,21 @@ impl Trace {
         Ok(trace)
     }
 
+    /// Checks that every token is below the number of a model's tokens. `folder` is that of the trace, for messages.
+    ///
+    /// # Errors
+    /// Returns an error if a token is not.
+    pub fn require_vocabulary(self, folder: &Path, tokens: usize) -> Result<Self> {
+        let beyond = |document: &&TraceDocument| self.tokens(document).iter().any(|&token| token as usize >= tokens);
+        match self.documents.iter().find(beyond) {
+            None => Ok(self),
+            Some(document) => Err(damaged(
+                folder,
+                &format!("{TOKENS}: a token of the document `{}` is not among the model's {tokens}", document.id),
+            )),
+        }
+    }
+
     fn require(&self, folder: &Path, what: &str, found: &str, wanted: &str) -> Result<()> {
         if found != wanted {
             bail!(

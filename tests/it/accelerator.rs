@@ -13,7 +13,9 @@ use draftsmith::backbone::{
 };
 use draftsmith::decoding::{Decoder, Decoding, Verification};
 use draftsmith::device::{DeviceChoice, open};
-use draftsmith::drafting::{Bpd, Drafter, Grown, GrowthLimits, Rescoring, Settings, SizedSelection, StopRule};
+use draftsmith::drafting::{
+    Bpd, Drafter, Grown, GrowthLimits, GrowthPolicy, Rescoring, Settings, SizedSelection, StopRule,
+};
 use draftsmith::heads::{
     AttentionConfig, AttentionContext, DraftHeads, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder,
     SpeculatorConfig, Starts,
@@ -195,7 +197,8 @@ fn texts_decoded_by_blocks_are_the_greedy_ones_of_both_devices() {
     let tree =
         Rescoring { rescorers: Vec::new(), selection: SizedSelection::ExpectedTree(12), include_top1: true, settings };
     let limits = GrowthLimits { nodes: 12, frontier: 4, seconds: None };
-    let grown = Grown { rescorers: Vec::new(), limits, settings: tree.settings.clone() };
+    let grown =
+        Grown { rescorers: Vec::new(), policy: GrowthPolicy::MostProbable, limits, settings: tree.settings.clone() };
     let (ffn, speculator) = (
         FfnConfig { hidden: 16, ..FfnConfig::default() },
         SpeculatorConfig { inner: 16, ..SpeculatorConfig::default() },

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::{
-    Outcome, copy_traces, everything_below, finished, inputs, place, read_json, run, skipped, succeed,
+    Outcome, copy_traces, everything_below, finished, inputs, mark_anew, place, read_json, report, run, skipped,
+    succeed,
 };
 use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
 use draftsmith::storage_type::StorageType;
@@ -45,12 +46,14 @@ fn edit(path: &Path, change: impl FnOnce(String) -> String) {
     fs::write(path, change(fs::read_to_string(path).unwrap())).unwrap();
 }
 
+/// Changes a value in a file of JSON, and its hash in the mark of the artefact, as if the program had written it so.
 fn set(path: &Path, key: &str, value: Value) {
     edit(path, |text| {
         let mut json: Value = serde_json::from_str(&text).unwrap();
         json[key] = value;
         json.to_string()
     });
+    mark_anew(path.parent().unwrap());
 }
 
 fn cut(path: &Path, length: u64) {
@@ -300,6 +303,27 @@ fn rescorers_without_text() {
 }
 
 #[test]
+fn variants_that_heads_and_rescorers_do_not_allow() {
+    let folder = inputs();
+    for (variant, reasons) in [
+        ("graph-0gram", &["nothing to merge", "drafting.graph.merge"][..]),
+        ("fixed-counts", &["the heads' own ranks", "fixed-0gram"]),
+        ("fixed-0gram@counts", &["the heads' own ranks"]),
+        ("grown-0gram@turns", &["`turns` is no rescorer that knows the probabilities of all tokens"]),
+        ("grown-0gram@none", &["`none` is no rescorer that knows"]),
+        ("tree-0gram@counts", &["for drafts that grow"]),
+        ("bpd+length=0", &["at least 1"]),
+    ] {
+        let set = format!("drafting.variants=[\"{variant}\"]");
+        refused(folder.path(), &["plan", "run.toml", "--set", &set], reasons);
+    }
+    let zero = "evaluation.sampling.draws=[{rule=\"k-seq\",drafts=[0]}]";
+    refused(folder.path(), &["plan", "run.toml", "--set", zero], &["evaluation.sampling.draws", "at least 1"]);
+    let none = ["plan", "run.toml", "--set", "drafting.branching=[0]"];
+    refused(folder.path(), &none, &["drafting.branching", "at least 1"]);
+}
+
+#[test]
 fn token_id_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
@@ -334,6 +358,7 @@ fn results_of_another_backbone() {
     set(&heads.join("backbone.json"), "config", json!({}));
     refused(path, &["run", "run.toml"], &["heads.json", "another backbone", "0123456789ab", "another shape"]);
     fs::remove_file(heads.join("backbone.json")).unwrap();
+    mark_anew(&heads);
     refused(path, &["run", "run.toml"], &["heads.json", "another backbone", "nothing but the hash is known"]);
     fs::write(heads.join("backbone.json"), above).unwrap();
     set(&heads.join("heads.json"), "width", json!(31));
@@ -363,7 +388,7 @@ fn what_cannot_be_decoded() {
     generate(&["--data", "news"], &["not evaluated on `news`", "fables"]);
     generate(&["--temperature", "0.5"], &["--temperature", "--rule sample"]);
     generate(&["--rule", "k-seq", "--variant", "counts"], &["drawn from the heads", "--drafts"]);
-    generate(&["--rule", "k-seq", "--drafts", "0"], &["--drafts 0"]);
+    generate(&["--rule", "k-seq", "--drafts", "3,0"], &["--drafts", "at least one token"]);
     refused(path, &["generate", "--run", "runs/none", "--prompt", "the fox"], &["runs/none: no run", "draftsmith run"]);
     fs::remove_dir_all(path.join("runs/tiny/tuned")).unwrap();
     generate(&[], &["not evaluated", "draftsmith evaluate"]);
@@ -415,6 +440,45 @@ fn damaged_results() {
     }
 }
 
+/// A bit that changed on disk is never read in silence, whatever it means.
+#[test]
+fn a_bit_that_flipped_in_finished_work() {
+    for file in [
+        "columns/fables-test/last/rows.bin",
+        "candidates/fables-test/candidates.bin",
+        "traces/fables-test/tokens.bin",
+        "rescorers/small/config.json",
+        "heads/heads.safetensors",
+    ] {
+        let folder = finished();
+        let path = folder.path();
+        let target = path.join("runs/tiny").join(file);
+        let mut bytes = fs::read(&target).unwrap();
+        let place = bytes.len() - 3;
+        bytes[place] ^= 1;
+        fs::write(&target, bytes).unwrap();
+        let name = file.rsplit('/').next().unwrap();
+        // Other scales, so that there is something to do.
+        let other = ["run", "run.toml", "--set", "tuning.lm_scales=[0.4]"];
+        refused(path, &other, &[name, "has changed since it was made", "Remove the folder", "--no-verify"]);
+    }
+    // Whoever means it is told what it means.
+    let folder = finished();
+    let tokens = folder.path().join("runs/tiny/traces/fables-test/tokens.bin");
+    let mut bytes = fs::read(&tokens).unwrap();
+    bytes[7] ^= 0x40;
+    fs::write(&tokens, bytes).unwrap();
+    let unverified = ["run", "run.toml", "--set", "tuning.lm_scales=[0.4]", "--no-verify"];
+    refused(folder.path(), &unverified, &["tokens.bin", "not among the model's 300"]);
+    let folder = finished();
+    let rows = folder.path().join("runs/tiny/columns/fables-test/last/rows.bin");
+    let mut bytes = fs::read(&rows).unwrap();
+    bytes[10] ^= 1;
+    fs::write(&rows, bytes).unwrap();
+    succeed(folder.path(), &unverified);
+    assert_eq!(report(folder.path())["provenance"]["verified"], false);
+}
+
 #[test]
 fn a_stage_whose_mark_is_damaged_is_done_again() {
     let folder = finished();
@@ -436,8 +500,8 @@ fn what_the_message_on_a_damaged_trace_advises_mends_it() {
         let (part, name) = file.rsplit_once('/').unwrap();
         let place = place(folder.path(), part);
         let short = place.strip_prefix(fs::canonicalize(folder.path()).unwrap()).unwrap().display();
-        let advice = format!("delete the folder {short} and make it again with `draftsmith trace`");
-        refused(folder.path(), &["run", "run.toml"], &[name, "damaged", &advice]);
+        let advice = format!("Remove the folder {short} and start the command again");
+        refused(folder.path(), &["run", "run.toml"], &[name, "has changed", &advice]);
         fs::remove_dir_all(place).unwrap();
         succeed(folder.path(), &["trace", "run.toml"]);
         assert!(fs::read(&path).unwrap() == whole);
@@ -468,6 +532,7 @@ fn heads_that_are_not_numbers() {
     let end = bytes.len();
     bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     fs::write(&path, bytes).unwrap();
+    mark_anew(path.parent().unwrap());
     for command in [
         &["generate", "--run", "runs/tiny", "--prompt", "the fox"][..],
         &["evaluate", "run.toml", "--heads", "runs/tiny"],
@@ -506,6 +571,7 @@ fn what_heads_cannot_be_trained_from() {
     succeed(path, &soft);
     cut(&path.join("runs/tiny/likely/fables-train/likely.bin"), 100);
     fs::remove_file(path.join("runs/tiny/heads/stage.json")).unwrap();
+    mark_anew(&place(path, "likely/fables-train"));
     refused(path, &soft, &["likely.bin", "100 bytes", "damaged"]);
 }
 

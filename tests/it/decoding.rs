@@ -8,8 +8,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use draftsmith::backbone::{Backbone, Feature, Precision, Span, generate};
 use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
 use draftsmith::drafting::{
-    BlockSeconds, Bpd, Drafter, DrawnDrafter, Grown, GrowthLimits, PromptLookup, Rescoring, Settings, SizedSelection,
-    StopRule,
+    BlockSeconds, Bpd, Drafter, DrawnDrafter, Grown, GrowthLimits, GrowthPolicy, PromptLookup, Rescoring, Settings,
+    SizedSelection, StopRule,
 };
 use draftsmith::heads::{
     AttentionConfig, AttentionContext, DflashConfig, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder,
@@ -145,8 +145,8 @@ proptest! {
             Box::new(rescoring(&counts, SizedSelection::ExpectedPath, 0.3)),
             Box::new(rescoring(&counts, SizedSelection::ExpectedTree(12), 0.5)),
             Box::new(rescoring(&counts, SizedSelection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
-            Box::new(Grown { rescorers: vec![&counts], limits: limits(12, 4), settings: settings.clone() }),
-            Box::new(Grown { rescorers: vec![&counts], limits: timed(12, 4), settings }),
+            Box::new(Grown { rescorers: vec![&counts], policy: GrowthPolicy::MostProbable, limits: limits(12, 4), settings: settings.clone() }),
+            Box::new(Grown { rescorers: vec![&counts], policy: GrowthPolicy::MostProbable, limits: timed(12, 4), settings }),
         ];
         let options =
             Decoding { top_k: 4, dtype: StorageType::Float32, stop, verification: Verification::GREEDY };
@@ -199,7 +199,15 @@ fn ways<'a>(counts: &'a dyn Rescorer, seed: u64) -> Vec<(Box<dyn Drafter + 'a>, 
     let rule = |rule| Verification { rule, temperature: 0.7, seed };
     let mut grown = Settings::new(4, vec![], 0.7);
     (grown.weighting.scale, grown.shares) = (0.5, vec![1.0]);
-    let drawn = |replacement| Box::new(DrawnDrafter { paths: 3, temperature: 1.0, replacement, seed: seed ^ 9 });
+    let drawn = |replacement| {
+        Box::new(DrawnDrafter {
+            branching: vec![3, 2],
+            temperature: 1.0,
+            replacement,
+            stop: StopRule::Never,
+            seed: seed ^ 9,
+        })
+    };
     vec![
         (Box::new(Bpd), Verification::GREEDY, true),
         (Box::new(PromptLookup), Verification::GREEDY, true),
@@ -210,7 +218,16 @@ fn ways<'a>(counts: &'a dyn Rescorer, seed: u64) -> Vec<(Box<dyn Drafter + 'a>, 
             true,
         ),
         (Box::new(rescoring(counts, SizedSelection::ExpectedTree(9), 0.5)), rule(Rule::Deterministic), false),
-        (Box::new(Grown { rescorers: vec![counts], limits: timed(9, 3), settings: grown }), Verification::GREEDY, true),
+        (
+            Box::new(Grown {
+                rescorers: vec![counts],
+                policy: GrowthPolicy::MostProbable,
+                limits: timed(9, 3),
+                settings: grown,
+            }),
+            Verification::GREEDY,
+            true,
+        ),
         (drawn(true), rule(Rule::Rejection), false),
         (drawn(true), rule(Rule::KSeq), false),
         (drawn(false), rule(Rule::RejectionWithoutReplacement), false),
@@ -370,7 +387,8 @@ fn chi_square(counts: &HashMap<(u32, u32), u32>, expected: &HashMap<(u32, u32), 
 #[test]
 fn sampled_text_has_the_backbones_distribution_under_every_lossless_rule() {
     let (backbone, temperature) = (backbone(), 0.6);
-    let heads = heads(&backbone, 3, 0.5, "ffn");
+    // Behind another token they propose other tokens.
+    let heads = heads(&backbone, 3, 0.5, "speculator");
     let prompt = [5u32, 80, 41];
     let probabilities = |text: &[u32]| -> Vec<f64> {
         let hidden = backbone.model.hidden(&[Span::chain(text)], None).narrow(0, text.len() - 1, 1);
@@ -398,11 +416,14 @@ fn sampled_text_has_the_backbones_distribution_under_every_lossless_rule() {
         let mut counts = HashMap::new();
         let mut accepted = 0;
         for seed in 0..draws {
-            let drawn = |paths, replacement| DrawnDrafter { paths, temperature: 1.0, replacement, seed: seed ^ 0xabc };
+            let drawn = |branching, replacement| {
+                let (stop, seed) = (StopRule::Never, seed ^ 0xabc);
+                DrawnDrafter { branching, temperature: 1.0, replacement, stop, seed }
+            };
             let drafter: Box<dyn Drafter> = match rule {
                 Rule::Deterministic => Box::new(rescoring(&counts_model, SizedSelection::Paths(5), 1.0)),
-                Rule::RejectionWithoutReplacement => Box::new(drawn(3, false)),
-                _ => Box::new(drawn(3, true)),
+                Rule::RejectionWithoutReplacement => Box::new(drawn(vec![3, 2], false)),
+                _ => Box::new(drawn(vec![3, 2], true)),
             };
             let verification = Verification { rule, temperature, seed };
             let (text, blocks) = decode(&backbone, &heads, &*drafter, verification, &prompt, 2);

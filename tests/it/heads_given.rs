@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::{
-    copy_folder, everything_below, finished, has_table, inputs, only_row, place, read_json, row, rows, run, succeed,
-    traced, untimed_report, without, world,
+    copy_folder, everything_below, finished, has_table, inputs, mark_anew, only_row, place, read_json, row, rows, run,
+    succeed, traced, untimed_report, without, world,
 };
 use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
 use draftsmith::storage_type::StorageType;
@@ -195,6 +195,7 @@ fn heads_that_do_not_fit_are_refused_before_anything_is_made() {
         let mut changed = description.clone();
         changed[key] = value;
         fs::write(given.join("heads.json"), changed.to_string()).unwrap();
+        mark_anew(&given);
         let error = refused("given");
         assert!(error.contains("given/heads.json") && error.contains(words), "{key}: {error}");
     }

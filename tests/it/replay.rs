@@ -183,7 +183,8 @@ fn so_with_every_system() {
         let system = file.file_stem().unwrap().to_str().unwrap();
         let sizes: &[&str] = match system {
             "dflash2" => &["heads.architecture.convolution={kernel=2,group=8}"],
-            "hidden-transfer" => &["heads.architecture.layer=1"],
+            "hidden-transfer" | "firp" => &["heads.architecture.layer=1"],
+            "graph" => &["rescorer.small.training.steps=5"],
             _ => &[],
         };
         let with = file.to_str().unwrap();
@@ -195,6 +196,57 @@ fn so_with_every_system() {
         assert_exact(&read_json(&run.join("report/report.json"))["datasets"][0]);
         succeed(folder.path(), &[&["evaluate", "--all-checkpoints"], &arguments[..]].concat());
     }
+}
+
+/// What is drafted where heads or a language model propose tokens behind each path, and what ends blocks by what was accepted.
+#[test]
+fn so_however_drafts_grow_and_end() {
+    let folder = inputs();
+    let variants = [
+        "bpd+adaedl",
+        "bpd+length=2",
+        "tree-counts+adaedl",
+        "grown-0gram",
+        "fixed-0gram",
+        "fixed-0gram+lookup",
+        "chains-0gram",
+        "chains-counts+lookup",
+        "graph-0gram",
+        "graph-counts+lookup",
+        "grown-0gram@counts",
+        "graph-0gram@counts",
+        "chains-counts@small",
+    ];
+    let named = format!("drafting.variants={variants:?}");
+    let sets = [
+        "heads.architecture={kind=\"attention\"}",
+        "heads.training.steps=60",
+        "drafting.branching=[3,2]",
+        "drafting.graph={theta=0.1,tau=0.05}",
+        "tuning.stop_loss=0.5",
+        "evaluation.sampling.documents=6",
+        &named,
+    ];
+    let set = all_live(folder.path(), &sets);
+    assert_exact(&set);
+    let value = |name: &str, column: &str| row(&set, "block-efficiency", name)[column].as_f64().unwrap();
+    assert!(value("grown-0gram", "block_efficiency") >= value("fixed-0gram", "block_efficiency"));
+    assert!(value("chains-0gram", "drafts") > 1.0 && value("graph-0gram", "verified_tokens_per_call") > 3.0);
+    for shorter in ["bpd+adaedl", "bpd+length=2"] {
+        assert!(value(shorter, "verified_tokens_per_call") < value("bpd", "verified_tokens_per_call"), "{shorter}");
+    }
+    assert_eq!(value("bpd+length=2", "verified_tokens_per_call_max"), 2.0);
+    let sampled = rows(&set, "sampling");
+    let names: Vec<&str> = sampled.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["rejection 1", "rejection 4,2,2", "without-replacement 4,2,2", "k-seq 8"]);
+    for row in &sampled {
+        let [least, most] = [0, 1].map(|end| row["ci95"][end].as_f64().unwrap());
+        let found = row["block_efficiency"].as_f64().unwrap();
+        assert!(least <= found && found <= most && row["documents"] == 6, "{row}");
+    }
+    // A merged node is asked once, so that the graph's own settings count.
+    let tree = all_live(folder.path(), &[&sets[..], &["drafting.graph={merge=false}"]].concat());
+    assert_ne!(row(&tree, "block-efficiency", "graph-0gram"), row(&set, "block-efficiency", "graph-0gram"));
 }
 
 /// Replay grows the drafts of some documents side by side; others take the places of those that end.

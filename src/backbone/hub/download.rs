@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 use ureq::{Agent, Body};
@@ -46,6 +48,8 @@ pub(super) struct Server {
 
 /// What the server says about a file before it sends the file.
 struct Head {
+    /// Where on the server the file is: its address, after redirections within the server.
+    address: String,
     commit: String,
     /// The hash of the content.
     tag: String,
@@ -57,8 +61,8 @@ impl Server {
     pub(super) fn new(endpoint: &str, token: Option<&str>) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            // Large files come from another host, by a signed address, and that host must not see the token.
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // Large files come from another server, by a signed address, and that server must not see the token.
+            .redirect_auth_headers(RedirectAuthHeaders::Never)
             // A compressed answer can neither be resumed nor measured.
             .accept_encoding("identity")
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
@@ -82,14 +86,13 @@ impl Server {
         if link.exists() {
             return Ok(());
         }
-        let address = self.address(model, commit, file);
-        let head = self.head(&address)?;
+        let head = self.head(&self.address(model, commit, file))?;
         for needed in [&blobs, link.parent().unwrap_or(&folder)] {
             fs::create_dir_all(needed).map_err(|e| Error::io("create", needed, e))?;
         }
         let blob = blobs.join(&head.tag);
         if !blob.exists() {
-            self.fill(&address, &head, &blob, file)?;
+            self.fill(&head, &blob, file)?;
         }
         // If someone tidied the cache by hand, a link to nothing may be left.
         let _ = fs::remove_file(&link);
@@ -107,7 +110,7 @@ impl Server {
     }
 
     /// Downloads a content under a temporary name and then renames it; only one process at a time works on it.
-    fn fill(&self, address: &str, head: &Head, blob: &Path, name: &str) -> Result<(), Fault> {
+    fn fill(&self, head: &Head, blob: &Path, name: &str) -> Result<(), Fault> {
         let part = blob.with_file_name(format!("{}.incomplete", head.tag));
         let at = |e| Error::io("write", &part, e);
         let mut file = OpenOptions::new().create(true).append(true).open(&part).map_err(at)?;
@@ -124,7 +127,7 @@ impl Server {
         let mut bar = Progress::of(Work { title: name.to_owned(), first, total, unit: Unit::Bytes });
         let mut outcome = Ok(());
         for _ in 0..TRIES {
-            outcome = self.pour(address, head, &mut file, &mut bar, name);
+            outcome = self.pour(head, &mut file, &mut bar, name).and_then(|()| verify(head, &part, &file, name));
             if !matches!(outcome, Err(Fault::Network(_))) {
                 break;
             }
@@ -136,7 +139,8 @@ impl Server {
     }
 
     /// Downloads once, from where the last attempt ended.
-    fn pour(&self, address: &str, head: &Head, file: &mut File, bar: &mut Progress, name: &str) -> Result<(), Fault> {
+    fn pour(&self, head: &Head, file: &mut File, bar: &mut Progress, name: &str) -> Result<(), Fault> {
+        let address = &head.address;
         let local = |e| Fault::Here(Error::io("write", name, e));
         let mut have = file.metadata().map_err(local)?.len();
         // Without the size, nobody can tell whether the rest still fits what is there.
@@ -153,7 +157,11 @@ impl Server {
         }
         let answer = request.call().map_err(|e| Fault::Network(e.to_string()))?;
         match answer.status().as_u16() {
-            206 if have > 0 => {}
+            206 if have > 0 && continues(&answer, have, head.size) => {}
+            206 => {
+                file.set_len(0).map_err(local)?;
+                return Err(Fault::Network("the server sent another part of the file than it was asked for".into()));
+            }
             // The server sends all of it again, or none of it because it has nothing at that position, so what came
             // before is void.
             status @ (200 | 416) => {
@@ -177,6 +185,10 @@ impl Server {
             if count == 0 {
                 break;
             }
+            if have + count as u64 > head.size.unwrap_or(UNANNOUNCED) {
+                file.set_len(0).map_err(local)?;
+                return Err(Fault::Strange("more bytes than it announced".into()));
+            }
             file.write_all(&buffer[..count]).map_err(local)?;
             have += count as u64;
             bar.update(have as usize, String::new);
@@ -198,7 +210,7 @@ impl Server {
             match target {
                 Some(path) if path.starts_with('/') => address = format!("{}{path}", origin(&address)),
                 Some(other) if origin(other) == origin(&address) => address = other.to_owned(),
-                _ if answer.status().is_success() || target.is_some() => return Head::read(&answer),
+                _ if answer.status().is_success() || target.is_some() => return Head::read(&answer, address),
                 _ => return Err(Fault::Status(answer.status().as_u16())),
             }
         }
@@ -223,7 +235,7 @@ impl Server {
 
 impl Head {
     /// Reads what an answer says about a file.
-    fn read(answer: &Response<Body>) -> Result<Self, Fault> {
+    fn read(answer: &Response<Body>, address: String) -> Result<Self, Fault> {
         let found = |names: &[&str]| names.iter().find_map(|name| header(answer, name)).map(str::to_owned);
         let lacking = |name: &str| Fault::Strange(format!("no {name}"));
         let tag = found(&["x-linked-etag", "etag"]).ok_or_else(|| lacking("etag"))?;
@@ -235,7 +247,52 @@ impl Head {
         // The length of a redirection is not that of the file.
         let length = if answer.status().is_redirection() { "x-linked-size" } else { "content-length" };
         let size = found(&["x-linked-size", length]).and_then(|size| size.parse().ok());
-        Ok(Self { commit: found(&["x-repo-commit"]).ok_or_else(|| lacking("x-repo-commit"))?, tag, size })
+        Ok(Self { address, commit: found(&["x-repo-commit"]).ok_or_else(|| lacking("x-repo-commit"))?, tag, size })
+    }
+}
+
+/// The most bytes that are taken of a file whose size the server does not announce.
+const UNANNOUNCED: u64 = 64 << 20;
+
+/// Returns whether a part that the server sends begins behind `have` bytes of a file of `size` bytes.
+fn continues(answer: &Response<Body>, have: u64, size: Option<u64>) -> bool {
+    let part = || {
+        let (range, total) = header(answer, "content-range")?.strip_prefix("bytes ")?.split_once('/')?;
+        Some((range.split_once('-')?.0.parse::<u64>().ok()?, total.parse::<u64>().ok()))
+    };
+    part().is_some_and(|(first, total)| first == have && total.is_none_or(|total| Some(total) == size))
+}
+
+/// Checks a content that came, in the file `part`, by its tag: the SHA-256 of large files, or what git calls small ones by. Tags of
+/// other servers say nothing. What is not right is dropped.
+fn verify(head: &Head, part: &Path, file: &File, name: &str) -> Result<(), Fault> {
+    let is_hash = |length: usize| head.tag.len() == length && head.tag.chars().all(|c| c.is_ascii_hexdigit());
+    let local = |e| Fault::Here(Error::io("read", part, e));
+    let mut content = File::open(part).map_err(local)?;
+    let found = if is_hash(64) {
+        digest(Sha256::new(), &mut content).map_err(local)?
+    } else if is_hash(40) {
+        let length = content.metadata().map_err(local)?.len();
+        digest(Sha1::new().chain_update(format!("blob {length}\0")), &mut content).map_err(local)?
+    } else {
+        return Ok(());
+    };
+    if found.eq_ignore_ascii_case(&head.tag) {
+        return Ok(());
+    }
+    file.set_len(0).map_err(local)?;
+    // Perhaps what an earlier attempt left was wrong, and the next one begins anew.
+    Err(Fault::Network(format!("{name} came with the hash {found}, and should have {}", head.tag)))
+}
+
+/// Returns the hash of everything that `content` has, in hexadecimal.
+fn digest<D: Digest>(mut hasher: D, content: &mut File) -> std::io::Result<String> {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match content.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            count => hasher.update(&buffer[..count]),
+        }
     }
 }
 

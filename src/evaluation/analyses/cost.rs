@@ -41,7 +41,7 @@ record! {
 
 fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     let model = &set.evaluator.backbone.model;
-    let plain = Parts { heads: None, rescorers: Vec::new(), candidates: 1, prefixes: 1 };
+    let plain = Parts { heads: None, rescorers: Vec::new(), slots: 1, candidates: 1, prefixes: 1 };
     let mut rows = vec![("token by token".to_owned(), cost(model, &plain, 1.0, 1.0))];
     for variant in &set.variants {
         let (nodes, accepted) = (variant.tally.verified().0, variant.tally.block_efficiency());
@@ -64,6 +64,8 @@ struct Parts<'a> {
     heads: Option<&'a FrozenHeads>,
     /// The rescorers that count.
     rescorers: Vec<&'a dyn Rescorer>,
+    /// The number of slots of a block.
+    slots: usize,
     /// The number of candidates per slot that are considered.
     candidates: usize,
     /// The number of prefixes that a search from left to right keeps.
@@ -76,6 +78,7 @@ impl<'a> Parts<'a> {
         Self {
             heads: prepared.variant.reads_heads().then_some(heads),
             rescorers: variant.rescorers_with_a_say().collect(),
+            slots: heads.count() + 1,
             candidates: variant.result.settings.top_k,
             prefixes: if prepared.reads_prefix() { prepared.drafts() } else { 1 },
         }
@@ -92,8 +95,7 @@ fn cost(model: &Model, parts: &Parts, nodes: f64, accepted: f64) -> CostRow {
     let heads = parts.heads.map_or(0, |heads| heads.parameters() * heads.weights().bytes());
     let products = parts.heads.map_or(0, FrozenHeads::products);
     let rescoring = |context: usize| -> RescoringCost {
-        let slots = parts.heads.map_or(1, |heads| heads.count() + 1);
-        let (candidates, prefixes, committed) = (parts.candidates, parts.prefixes, accepted);
+        let (slots, candidates, prefixes, committed) = (parts.slots, parts.candidates, parts.prefixes, accepted);
         let block = BlockShape { slots, candidates, prefixes, committed, context };
         parts.rescorers.iter().map(|rescorer| rescorer.cost(&block)).sum()
     };

@@ -20,6 +20,7 @@ pub(super) mod oracle;
 mod p_best_curve;
 mod reliability;
 mod same_starts;
+mod sampling;
 mod timing;
 mod tuning;
 
@@ -58,6 +59,7 @@ pub const ANALYSES: &[Analysis] = &[
     cost::ANALYSIS,
     examples::ANALYSIS,
     live::ANALYSIS,
+    sampling::ANALYSIS,
     timing::ANALYSIS,
     dev::ANALYSIS,
 ];

@@ -3,8 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use super::DflashConfig;
 use super::joined::JoinedEntry;
+use super::{DflashConfig, union};
 use crate::backbone::{BlockRows, Feature, FeatureTensors, Model};
 use crate::error::Result;
 use crate::heads::FeatureSum;
@@ -63,14 +63,15 @@ pub(super) struct MaskedEntry {
     causal: bool,
 }
 
-/// The pseudo states of Hidden Transfer (see [`HiddenTransferConfig`](super::HiddenTransferConfig)): row j enters as `W_j u`, stands at
-/// position p + j - 1 and predicts slot j + 1. It sees the context before p and the rows before it.
+/// The pseudo states of Hidden Transfer (see [`HiddenTransferConfig`](super::HiddenTransferConfig)): row j enters as `W_j u_j`, where
+/// u_j is the residual stream below its layer, stands at position p + j - 1 and predicts slot j + 1. It sees the context before p and the rows before it.
 #[derive(Module, Debug)]
 pub(super) struct TransferEntry {
     /// W, by slot.
-    state: Vec<Linear>,
+    pub state: Vec<Linear>,
+    /// u, by slot.
     #[module(skip)]
-    feature: Feature,
+    features: Vec<Feature>,
 }
 
 impl Entry {
@@ -81,7 +82,7 @@ impl Entry {
                 inputs.features()
             }
             Self::Masked(_) => Vec::new(),
-            Self::Transfer(entry) => vec![entry.feature],
+            Self::Transfer(entry) => union(entry.features.clone(), Vec::new()),
             Self::Joined(entry) => entry.features(),
         }
     }
@@ -253,18 +254,19 @@ pub(super) fn mask_of(mask: Param<Tensor<2>>, token: Option<u32>, model: &Model)
 }
 
 impl TransferEntry {
-    pub fn new(feature: Feature, count: usize, d: usize, init: &mut Init) -> Self {
+    /// Makes the matrices of rows that are made of these states.
+    pub fn new(features: Vec<Feature>, d: usize, init: &mut Init) -> Self {
         let identity = |_| {
             let mut matrix = init.zero_linear(d, d);
             matrix.weight = init.given((0..d * d).map(|at| f32::from(u8::from(at % (d + 1) == 0))).collect(), [d, d]);
             matrix
         };
-        Self { state: (0..count).map(identity).collect(), feature }
+        Self { state: features.iter().map(identity).collect(), features }
     }
 
     fn rows(&self, states: &FeatureTensors) -> Tensor<2> {
-        let u = states.get(self.feature);
-        blocks(self.state.iter().map(|state| state.forward(u.clone())).collect())
+        let of_slots = self.state.iter().zip(&self.features);
+        blocks(of_slots.map(|(state, &feature)| state.forward(states.get(feature))).collect())
     }
 }
 

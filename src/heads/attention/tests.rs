@@ -3,7 +3,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, TensorData};
 
 use super::*;
-use crate::backbone::{ConvolutionConfig, LanguageModelConfig, Span, Transformer};
+use crate::backbone::{BlockRows, ConvolutionConfig, LanguageModelConfig, Span, Transformer};
 use crate::heads::{BlockStarts, FrozenHeads, Growth, Wanted};
 use crate::nn::{ParameterPath, collect_parameters, indices, to_host};
 use crate::training::gradient;
@@ -78,7 +78,7 @@ fn kinds() -> Vec<Kind> {
     let convolution = Some(ConvolutionConfig { kernel: 2, group: 4 });
     let convolved = DflashConfig { convolution, anchor_predicts: true, ..plain.clone() };
     let kinds = kinds.into_iter().map(Kind::Attention);
-    let transfer = Kind::HiddenTransfer(HiddenTransferConfig { layer: Some(1) });
+    let transfer = |spread| Kind::HiddenTransfer(HiddenTransferConfig { layer: Some(1), spread });
     let of_eagle = |parallel, warm_start, mask_token| {
         let input = vec![Feature::Layer(1), Feature::Layer(2)];
         let norm_before_residual = parallel;
@@ -95,7 +95,7 @@ fn kinds() -> Vec<Kind> {
         Kind::Mtp(MtpConfig::default()),
     ];
     let dflash = [plain, windowed, scaled, convolved].map(Kind::Dflash);
-    kinds.chain(dflash).chain([transfer]).chain(joined).collect()
+    kinds.chain(dflash).chain([false, true].map(transfer)).chain(joined).collect()
 }
 
 /// Adds to every number a little that depends on its place, and casts.
@@ -160,6 +160,46 @@ fn read(model: &Model, heads: &AttentionHeads, texts: &[&[u32]]) -> FeatureTenso
 fn largest_difference(a: &[Tensor<2>], b: &[Tensor<2>]) -> f32 {
     let pairs = a.iter().zip(b).flat_map(|(a, b)| to_host(a.clone()).into_iter().zip(to_host(b.clone())));
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Pseudo states that enter layer after layer are what one layer at a time makes of those that have entered.
+#[test]
+fn staggered_rows_enter_layer_by_layer() {
+    let model = Model::freeze(&transformer(), StorageType::Float32).unwrap();
+    let kind = Kind::HiddenTransfer(HiddenTransferConfig { layer: Some(1), spread: true });
+    let mut heads = heads(&kind, &model, &Device::flex(), DType::F32);
+    heads.decoder = heads.decoder.clone().copied_from(&model).unwrap();
+    let Entry::Transfer(entry) = &heads.entry else { panic!("pseudo states") };
+    let made: Vec<Linear> = entry.state.clone();
+    let (states_read, place) = (read(&model, &heads, &[&TEXT]), 4);
+    let of = |layer: usize| states_read.get(Feature::Layer(layer));
+    // Three rows enter layers 1, 1 and 2 of three.
+    let entering = [1, 1, 2].map(|layer| of(layer).narrow(0, place, 1));
+    let mut rows: Vec<Tensor<2>> = Vec::new();
+    for layer in 1..LAYERS {
+        for (row, state) in entering.iter().enumerate().skip(rows.len()) {
+            if [1, 1, 2][row] == layer {
+                rows.push(made[row].forward(state.clone()));
+            }
+        }
+        let one = DecoderLayers::new(
+            model.config(),
+            layer..layer + 1,
+            Departures::default(),
+            &mut Init::seeded(1, model.device()),
+        );
+        let one = one.copied_from(&model).unwrap();
+        let mut cache = one.cache(1, 20);
+        model.remember(layer, &[of(layer)], &[TEXT.len()], &mut cache);
+        let block = BlockRows { count: rows.len(), causal: true };
+        let left = one.run(Tensor::cat(rows.clone(), 0), NewRows::Blocks(&[vec![place]], block), &mut cache);
+        rows = (0..rows.len()).map(|row| left.clone().narrow(0, row, 1)).collect();
+    }
+    let expected: Vec<Tensor<2>> = rows.into_iter().map(|row| heads.states(row)).collect();
+    let in_tensors = states(&heads, &model, &states_read, &[TEXT.len()], &[(0, place)]);
+    heads.pack(StorageType::Float32);
+    let packed = states(&heads, &model, &states_read, &[TEXT.len()], &[(0, place)]);
+    assert!(largest_difference(&in_tensors, &expected) < 1e-4 && largest_difference(&packed, &expected) < 1e-4);
 }
 
 /// With all layers, and with rows that enter as the embeddings of the tokens, the heads are the backbone itself.
@@ -340,7 +380,10 @@ fn the_backbone_must_suit_the_layers() {
     let error = kind(4).features(&backbone()).unwrap_err().to_string();
     assert!(error.contains("`heads.architecture.layers` is 4") && error.contains("has 3"), "{error}");
     assert_eq!(kind(2).features(&backbone()).unwrap(), [Feature::Layer(1), Feature::Layer(2)]);
-    let error = HiddenTransferConfig { layer: Some(3) }.features(&backbone()).unwrap_err().to_string();
+    let error = HiddenTransferConfig { layer: Some(3), ..HiddenTransferConfig::default() }
+        .features(&backbone())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("`heads.architecture.layer` is 3, but the backbone has 3 layers"), "{error}");
     let convolution = Some(ConvolutionConfig { kernel: 2, group: 3 });
     let error = DflashConfig { convolution, ..DflashConfig::default() }.features(&backbone()).unwrap_err().to_string();

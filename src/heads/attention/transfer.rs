@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, TransferEntry};
 use super::{AttentionHeads, union};
-use crate::backbone::{DecoderLayers, Departures, Feature, ModelConfig, NormKind};
+use crate::backbone::{DecoderLayers, Departures, Feature, ModelConfig, NormKind, StaggeredRows};
 use crate::error::{Result, bail};
 use crate::heads::{HeadKind, HeadShape};
 use crate::nn::Init;
@@ -16,6 +16,9 @@ use crate::nn::Init;
 /// before them, and predict through the backbone's norm and unembedding. A block is drafted without the pinned token, which stands
 /// where the first pseudo state does.
 ///
+/// With `spread`, the matrices of later slots are at higher layers, evenly spread up to the last (FIRP, Wu et al. 2024, arXiv
+/// 2410.20488). A pseudo state begins at its layer, so it sees those of earlier slots from there on.
+///
 /// In the paper the forward that verifies a block makes the next pseudo states on its way. Here they run behind it, which drafts
 /// the same and reads the upper layers once more. The paper says neither how the matrices begin nor at which layers they are: they
 /// begin as the identity.
@@ -24,6 +27,9 @@ use crate::nn::Init;
 pub struct HiddenTransferConfig {
     /// The layer that pseudo states enter: that of the residual stream `layer-N`. Empty: three quarters of the layers are below.
     pub layer: Option<usize>,
+    /// Whether this is the layer of the first pseudo state alone, and those of later slots enter higher layers. The paper does not say
+    /// which.
+    pub spread: bool,
 }
 
 impl HiddenTransferConfig {
@@ -48,11 +54,13 @@ impl HeadKind for HiddenTransferConfig {
 
     fn network(&self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
         let (d, count, backbone) = (shape.width(), shape.count, shape.backbone);
-        let layer = self.layer(backbone);
+        let (layer, most) = (self.layer(backbone), backbone.num_hidden_layers);
+        let staggered = self.spread.then_some(StaggeredRows { count, layers: most - layer });
+        let entered = (0..count).map(|row| layer + staggered.map_or(0, |staggered| staggered.layer(row)));
         AttentionHeads {
-            entry: Entry::Transfer(TransferEntry::new(Feature::Layer(layer), count, d, init)),
+            entry: Entry::Transfer(TransferEntry::new(entered.map(Feature::Layer).collect(), d, init)),
             context: None,
-            decoder: DecoderLayers::new(backbone, layer..backbone.num_hidden_layers, Departures::default(), init),
+            decoder: DecoderLayers::new(backbone, layer..most, Departures { staggered, ..Departures::default() }, init),
             norm: Some(init.norm(d, backbone.norm == NormKind::Layer)),
             unembedding: None,
             count,

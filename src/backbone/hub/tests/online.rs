@@ -46,9 +46,10 @@ fn answer(files: &BTreeMap<&str, &str>, request: &Request) -> String {
     let known = request.path.starts_with("/org/name/resolve/");
     let Some(text) = files.get(name).filter(|_| known) else { return reply(request, 404, "", "Entry not found") };
     let headers = format!("x-repo-commit: {COMMIT}\r\netag: \"{}-tag\"\r\n", name.replace('.', "_"));
+    let part = |from: usize| format!("{headers}content-range: bytes {from}-{}/{}\r\n", text.len() - 1, text.len());
     let from = request.headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
     match from {
-        Some(from) if from < text.len() => reply(request, 206, &headers, &text[from..]),
+        Some(from) if from < text.len() => reply(request, 206, &part(from), &text[from..]),
         Some(_) => reply(request, 416, &headers, ""),
         None => reply(request, 200, &headers, text),
     }
@@ -167,8 +168,7 @@ fn the_token_stays_with_the_hub_when_files_lie_elsewhere() {
     let elsewhere = serve(|request| {
         assert!(!request.headers.contains_key("authorization"));
         reply(request, 200, "etag: \"another\"\r\n", "weights")
-    })
-    .replace("127.0.0.1", "localhost");
+    });
     let endpoint = serve(move |request| {
         assert_eq!(request.headers["authorization"], "Bearer secret");
         assert_eq!(request.headers["accept-encoding"], "identity");
@@ -191,6 +191,69 @@ fn the_token_stays_with_the_hub_when_files_lie_elsewhere() {
     let folder = hub.resolve("org/name").unwrap();
     assert_eq!(fs::read_to_string(folder.join(SINGLE)).unwrap(), "weights");
     assert!(dir.path().join("models--org--name/blobs/abc").exists());
+}
+
+/// The hub calls large files by their SHA-256, and others as git does.
+#[test]
+fn what_comes_is_what_was_announced() {
+    // As `sha256sum` and `git hash-object --stdin` say of the seven bytes.
+    let sha256 = "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c";
+    let git = "3ab313fff6f41bb35969cd359e9ddfb8033b3ac2";
+    let with_tag = |tag: &'static str, sent: &'static str| {
+        serve(move |request| {
+            if !request.path.ends_with(SINGLE) {
+                return answer(&BTreeMap::from(WHOLE), request);
+            }
+            let headers = format!("x-repo-commit: {COMMIT}\r\netag: \"{tag}\"\r\n");
+            reply(request, 200, &headers, sent)
+        })
+    };
+    for tag in [sha256, git] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = online(dir.path(), with_tag(tag, "weights")).resolve("org/name").unwrap();
+        assert_eq!(fs::read_to_string(folder.join(SINGLE)).unwrap(), "weights");
+        let dir = tempfile::tempdir().unwrap();
+        let error = error(&online(dir.path(), with_tag(tag, "weighty")), "org/name");
+        assert!(error.contains("came with the hash") && error.contains(tag), "{error}");
+        let blobs = dir.path().join("models--org--name/blobs");
+        assert!(!blobs.join(tag).exists() && fs::read(blobs.join(format!("{tag}.incomplete"))).unwrap().is_empty());
+    }
+    // What an earlier attempt left is poisoned.
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = dir.path().join("models--org--name/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join(format!("{sha256}.incomplete")), "poison!").unwrap();
+    let folder = online(dir.path(), with_tag(sha256, "weights")).resolve("org/name").unwrap();
+    assert_eq!(fs::read_to_string(folder.join(SINGLE)).unwrap(), "weights");
+}
+
+#[test]
+fn a_server_that_sends_something_else_is_not_believed() {
+    // Other parts than were asked for, and more than was announced.
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = dir.path().join("models--org--name/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join("tag.incomplete"), "weig").unwrap();
+    let endpoint = serve(|request| {
+        let headers = format!("x-repo-commit: {COMMIT}\r\netag: \"tag\"\r\n");
+        match (request.path.ends_with(SINGLE), request.headers.contains_key("range")) {
+            (false, _) => answer(&BTreeMap::from(WHOLE), request),
+            (true, true) => reply(request, 206, &format!("{headers}content-range: bytes 0-2/7\r\n"), "hts"),
+            (true, false) => reply(request, 200, &headers, "weights"),
+        }
+    });
+    let folder = online(dir.path(), endpoint).resolve("org/name").unwrap();
+    assert_eq!(fs::read_to_string(folder.join(SINGLE)).unwrap(), "weights");
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = serve(|request| {
+        if !request.path.ends_with(SINGLE) {
+            return answer(&BTreeMap::from(WHOLE), request);
+        }
+        let headers = format!("x-repo-commit: {COMMIT}\r\netag: \"tag\"\r\nx-linked-size: 3\r\n");
+        reply(request, 200, &headers, "weights")
+    });
+    let error = error(&online(dir.path(), endpoint), "org/name");
+    assert!(error.contains("more bytes than it announced"), "{error}");
 }
 
 #[test]
