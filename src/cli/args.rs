@@ -86,6 +86,9 @@ pub struct Gates {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a commented configuration for a model and a text
+    #[command(after_help = "Example:\n  draftsmith init --model models/my-llama --text notes.jsonl --output mine.toml")]
+    Init(InitOptions),
     /// Look for mistakes before anything long is started: tokenizer, states, heads, disk; exits with 1 if something is wrong
     #[command(after_help = "Example:\n  draftsmith doctor configs/quickstart.toml")]
     Doctor(ConfigFile),
@@ -298,6 +301,19 @@ pub struct ExportOptions {
     /// Check the checkpoint in this folder instead, as its reader would read it
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["heads", "to", "output"])]
     pub check: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct InitOptions {
+    /// The model: a Hugging Face folder, a .gguf file, or org/name of the hub
+    #[arg(long)]
+    pub model: String,
+    /// The text: JSON lines, CSV, Parquet or plain paragraphs
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// The file to write, whose name becomes the run's
+    #[arg(long, value_name = "FILE", default_value = "mine.toml")]
+    pub output: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -110,6 +110,8 @@ fn by_blocks(
     let prompt = encode(&run.backbone, &prompt)?;
     let (opened, settings) = run.variant(options.variant.as_ref(), options.data.as_deref())?;
     let (name, stop) = (opened.variant.to_string(), opened.variant.stop);
+    // How many times as long as a block of one node a whole tree takes here, where trees are sized by that.
+    let mut slower = None;
     let sized = match options.budget {
         // Under any other rule, the text depends on the trees. The same seed must give the same text, however busy the
         // machine is.
@@ -117,6 +119,7 @@ fn by_blocks(
             let drafting = &run.config.drafting;
             let (context, frontier) = (prompt.len().min(MEASURED_BEHIND), opened.grows().then_some(drafting.frontier));
             let seconds = block_seconds(&run.backbone, &run.heads, context, drafting.nodes, frontier)?;
+            slower = Some(seconds.nodes[seconds.nodes.len() - 1] / seconds.nodes[0]);
             opened.with_seconds(seconds)
         }
         Budget::Auto | Budget::Run => opened,
@@ -149,9 +152,12 @@ fn by_blocks(
     let documents = [(&prompt[..], options.max_new)];
     let mut decoder = Decoder::new(&run.backbone, &run.heads, &*drafter, decoding, &documents, 1)?;
     let mut stream = (common.format == Format::Table).then(|| Stream::new(&run.backbone.tokenizer));
-    let mut blocks = Vec::new();
+    let (mut blocks, mut most) = (Vec::new(), 0);
     while !decoder.finished() && !progress::interrupted() {
-        blocks.extend(decoder.step()?.blocks.iter().map(|(_, block)| block.tokens.len()));
+        for (_, block) in decoder.step()?.blocks {
+            most = most.max(block.nodes);
+            blocks.push(block.tokens.len());
+        }
         if let Some(stream) = &mut stream {
             stream.show(decoder.decoded(0))?;
         }
@@ -167,6 +173,12 @@ fn by_blocks(
             tokens.len(),
             blocks.len()
         ));
+        let nodes = run.config.drafting.nodes;
+        if let Some(slower) = slower.filter(|_| most < nodes) {
+            progress::say(format!(
+                "no tree had more than {most} of {nodes} nodes, because a block of {nodes} takes {slower:.1} times as long as one of 1 on this machine; --budget run verifies whole trees."
+            ));
+        }
         return Ok(());
     }
     print_json(&json!({

@@ -8,6 +8,7 @@ mod doctor;
 mod estimate;
 mod export;
 mod generate;
+mod init;
 mod inspect;
 mod ngram;
 mod stages;
@@ -79,6 +80,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
     });
     let common = &arguments.common;
     match &arguments.command {
+        Command::Init(options) => init::init(options),
         Command::Doctor(config) => doctor::doctor(common, config),
         Command::Run(config) => stages::run(common, config),
         Command::Pretrain(config) => stages::pretrain(common, config),

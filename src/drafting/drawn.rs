@@ -12,7 +12,7 @@ use crate::nn::Largest;
 use crate::rescorer::BlockContext;
 
 /// A drafter that draws its tokens at random, each from what the heads propose behind the path before it (multi-candidate
-/// speculative decoding, arXiv 2401.06706, section 3).
+/// speculative decoding, arXiv 2401.06706).
 #[derive(Debug, Clone, PartialEq)]
 pub struct DrawnDrafter {
     /// How many tokens are drawn behind a path, by slot from the second one on; in slots behind the last number, one. Where a

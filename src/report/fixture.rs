@@ -90,6 +90,7 @@ pub fn report() -> Report {
         "argv": ["draftsmith", "evaluate", "runs/tales"],
         "device": "cpu",
         "backbone": {"path": "models/SmolLM2-135M-Instruct", "parameters": 134_515_008},
+        "configuration": {"name": "tales", "heads": {"block_size": 9, "architecture": {"kind": "ffn"}}},
     });
     Report::new(vec![set], vec![across], provenance.as_object().unwrap().clone())
 }

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use super::markdown::{definitions, named};
 use super::model::Report;
 use super::page::{self, Plot, prose};
+use super::settings::{configuration, flatten};
 use crate::error::Result;
 use crate::tables::{self, Cell as Content, Dataset, Drawing, Figure, Passage, Record, format};
 
@@ -24,6 +25,7 @@ struct Page<'a> {
     datasets: Vec<Set<'a>>,
     across: Vec<Section<'a>>,
     definitions: Vec<(&'a str, Vec<(&'a str, &'a str)>)>,
+    settings: Vec<[String; 2]>,
     provenance: Vec<[String; 2]>,
 }
 
@@ -83,6 +85,8 @@ impl<'a> Page<'a> {
         let names: Vec<_> = report.datasets.iter().map(|d| d.name.as_str()).collect();
         let names = if names.is_empty() { "no data set".into() } else { names.join(", ") };
         let facts = tables::Facts::fields().iter().map(|field| (field.id, field.definition)).collect();
+        let mut provenance = report.provenance.clone();
+        provenance.remove("configuration");
         let mut definitions = definitions(report);
         definitions.insert(0, ("Data sets", facts));
         Self {
@@ -92,7 +96,8 @@ impl<'a> Page<'a> {
             datasets: report.datasets.iter().map(Set::new).collect(),
             across: report.across.iter().map(|section| Section::new(section, "all data sets")).collect(),
             definitions,
-            provenance: flatten(&report.provenance),
+            settings: configuration(report).map(flatten).unwrap_or_default(),
+            provenance: flatten(&provenance),
         }
     }
 }
@@ -161,29 +166,24 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Returns the line with version, backbone, device and start, as far as the provenance contains them.
+/// Returns the line with the run's name, backbone, heads, device, start and version, as far as the provenance contains them.
 fn byline(report: &Report) -> String {
     let text = |name: &str| report.provenance.get(name).and_then(Json::as_str).map(str::to_owned);
     let backbone = report.provenance.get("backbone").and_then(|b| b.get("path")).and_then(Json::as_str);
     let backbone = backbone.and_then(|path| path.trim_end_matches('/').rsplit('/').next()).map(str::to_owned);
     let version = text("version").map(|v| format!("draftsmith {v}"));
-    [backbone, text("device"), text("started"), version].into_iter().flatten().collect::<Vec<_>>().join(" · ")
-}
-
-/// Lists nested fields as `outer.inner`, with lists of plain values on one line.
-fn flatten(fields: &serde_json::Map<String, Json>) -> Vec<[String; 2]> {
-    let plain = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let mut rows = Vec::new();
-    for (name, value) in fields {
-        match value {
-            Json::Object(inner) => {
-                rows.extend(flatten(inner).into_iter().map(|[key, value]| [format!("{name}.{key}"), value]))
-            }
-            Json::Array(items) => rows.push([name.clone(), items.iter().map(plain).collect::<Vec<_>>().join(" ")]),
-            _ => rows.push([name.clone(), plain(value)]),
-        }
-    }
-    rows
+    let configured = |path: &[&str]| {
+        let mut keys = path.iter();
+        let first = configuration(report)?.get(*keys.next()?)?;
+        keys.try_fold(first, |value, key| value.get(*key))?.as_str().map(str::to_owned)
+    };
+    let name = configured(&["name"]).map(|name| format!("run {name}"));
+    let kind = configured(&["heads", "architecture", "kind"]).map(|kind| format!("{kind} heads"));
+    [name, backbone, kind, text("device"), text("started"), version]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" · ")
 }
 
 #[cfg(test)]
@@ -274,7 +274,8 @@ mod tests {
         let claims = ["On tales, ngram decodes 14.0\u{a0}% more.", "Over 5 data sets, it rises."];
         assert!(claims.iter().all(|claim| page.find(claim).unwrap() < page.find("<table").unwrap()));
         assert!(page.contains("200 documents · 18,944 decoded tokens · block size 9 · top 16 of each head"));
-        assert!(page.contains("SmolLM2-135M-Instruct · cpu · draftsmith 0.1.0"));
+        assert!(page.contains("run tales · SmolLM2-135M-Instruct · ffn heads · cpu · draftsmith 0.1.0"));
+        assert!(page.contains("<dt>heads.block_size</dt><dd>9</dd>") && !page.contains("configuration.heads"));
         assert!(page.contains("backbone.parameters") && page.contains("draftsmith evaluate runs"));
         for name in ["block_efficiency", "decoded_tokens", "slope"] {
             assert!(page.contains(&format!("<dt>{name}</dt>")), "{name}");

@@ -25,7 +25,9 @@ mod markdown;
 mod model;
 mod page;
 mod schema;
+mod settings;
 mod svg;
+mod tensorboard;
 mod training;
 
 use std::path::Path;
@@ -39,6 +41,7 @@ pub use json::{from_json, read, to_json};
 pub use markdown::{markdown, table};
 pub use model::{Report, SCHEMA_VERSION};
 pub use schema::schema;
+pub use settings::DifferingKey;
 pub use training::write_training;
 
 use crate::error::{Error, Result};

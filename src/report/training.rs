@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::page::{self, Plot, prose};
+use super::tensorboard::write_events;
 use crate::error::{Error, Result, bail};
 use crate::files::write_atomic;
 use crate::tables::{Colour, Figure, Lines, Series, XAxis, YAxis, format};
@@ -17,7 +18,7 @@ const POINTS: usize = 400;
 const TRAIN: Colour = Colour::Cycle(0);
 const DEV: Colour = Colour::Cycle(1);
 
-/// Renders `folder/metrics.jsonl` as `folder/report.html`.
+/// Renders `folder/metrics.jsonl` as `folder/report.html`, and as an event file of TensorBoard.
 ///
 /// Lines that cannot be read are skipped, and the page says how many. A killed process may leave one at the end.
 pub fn write_training(folder: &Path, title: &str) -> Result<()> {
@@ -39,7 +40,8 @@ pub fn write_training(folder: &Path, title: &str) -> Result<()> {
         claims: vec![prose(claim(&log.lines))],
         figures: figures.iter().filter_map(|figure| Plot::new(figure, "by step")).collect(),
     };
-    write_atomic(&folder.join("report.html"), page::render(include_str!("training.html"), page)?.as_bytes())
+    write_atomic(&folder.join("report.html"), page::render(include_str!("training.html"), page)?.as_bytes())?;
+    write_events(folder)
 }
 
 #[derive(Serialize)]

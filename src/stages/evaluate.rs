@@ -97,7 +97,9 @@ impl Work<'_> {
             datasets.push(analyses::analyse(&set)?);
         }
         let across = analyses::across(&datasets)?;
-        report::write(&Report::new(datasets, across, workspace.provenance()), folder)?;
+        let mut provenance = workspace.provenance();
+        provenance.insert("configuration".into(), serde_json::to_value(config).expect("a configuration is JSON"));
+        report::write(&Report::new(datasets, across, provenance), folder)?;
         Documents::new(documents).write(folder)
     }
 

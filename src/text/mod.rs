@@ -8,6 +8,6 @@ mod tokenizer;
 
 pub use chat::{ChatTemplate, TEMPLATE_DATE};
 pub use config::DataConfig;
-pub use corpus::{Document, read_corpus};
+pub use corpus::{Document, field_names, read_corpus};
 pub use split::{Split, SplitFractions};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};

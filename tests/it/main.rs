@@ -34,5 +34,6 @@ mod store;
 #[cfg(unix)]
 mod trace_command;
 mod traces;
+mod tutorial;
 #[cfg(feature = "cpu")]
 mod vectors;

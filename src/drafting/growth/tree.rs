@@ -24,7 +24,7 @@ pub enum GrowthPolicy {
     WholePaths {
         /// The number of tokens kept behind each path, by slot from the second one on; the last number holds for further slots,
         /// and none means all. With a beam wide enough these are the products of the speculator of Wertheimer et al. (2024,
-        /// arXiv 2404.19124, section 3); without numbers the beam search of ReDrafter (arXiv 2403.09919, section 3).
+        /// arXiv 2404.19124); without numbers the beam search of ReDrafter (arXiv 2403.09919).
         branching: Vec<usize>,
         /// The number of paths that are verified.
         paths: usize,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::documents::Documents;
 use super::json;
 use super::model::Report;
+use super::settings::{DifferingKey, differing};
 use crate::error::{Result, bail};
 use crate::evaluation::analyses::VariantRow;
 use crate::evaluation::block_efficiency;
@@ -52,6 +53,8 @@ pub struct Comparison {
     pub definitions: BTreeMap<&'static str, &'static str>,
     /// The folders of the runs, in the order in which they were given.
     pub runs: Vec<String>,
+    /// The keys by which their configurations differ.
+    pub settings: Vec<DifferingKey>,
     /// The data sets that all runs have.
     pub datasets: Vec<ComparedSet>,
 }
@@ -93,7 +96,7 @@ pub struct Difference {
     pub difference_ci95: [f64; 2],
 }
 
-const DEFINITIONS: [(&str, &str); 5] = [
+const DEFINITIONS: [(&str, &str); 6] = [
     (
         "block_efficiency",
         "Decoded tokens divided by verification forwards of the backbone, each summed over the shared documents.",
@@ -109,6 +112,10 @@ const DEFINITIONS: [(&str, &str); 5] = [
     (
         "difference_ci95",
         "The 2.5 % and 97.5 % quantiles of difference over 10,000 bootstrap resamples (seed 1) of whole groups of shared documents, both runs resampled together.",
+    ),
+    (
+        "settings",
+        "The keys of the runs' resolved configurations that have not the same value in all of them, besides `name`.",
     ),
     ("shared_documents", "Documents of the data set, by id, that every run evaluated."),
 ];
@@ -140,6 +147,7 @@ pub fn compare(runs: &[EvaluatedRun]) -> Result<Comparison> {
         schema_version: SCHEMA,
         definitions: DEFINITIONS.into(),
         runs: runs.iter().map(|run| run.name.clone()).collect(),
+        settings: differing(runs.iter().map(|run| &run.report)),
         datasets,
     })
 }
@@ -246,6 +254,29 @@ mod tests {
         // Variants that one run lacks are listed without a difference.
         let other = &same.datasets[0].variants[1];
         assert_eq!((&other.block_efficiency[..], other.differences.len()), (&[None, None][..], 0));
+    }
+
+    #[test]
+    fn settings_that_differ_are_listed() {
+        let all = ["1", "2", "3", "4"];
+        let mut other = run("b", all, [5; 4]);
+        let configuration = serde_json::json!({"name": "b", "heads": {"block_size": 5, "loss": "all"}});
+        other.report.provenance.insert("configuration".into(), configuration);
+        let comparison = compare(&[run("a", all, [5; 4]), other]).unwrap();
+        let found: Vec<(&str, Vec<Option<&str>>)> = comparison
+            .settings
+            .iter()
+            .map(|found| (&*found.key, found.values.iter().map(Option::as_deref).collect()))
+            .collect();
+        let expected = [
+            ("heads.architecture.kind", vec![Some("ffn"), None]),
+            ("heads.block_size", vec![Some("9"), Some("5")]),
+            ("heads.loss", vec![None, Some("all")]),
+        ];
+        assert_eq!(found, expected);
+        for text in [comparison.table(), comparison.markdown(), comparison.html().unwrap()] {
+            assert!(text.contains("heads.block_size"), "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::figures::figures;
-use super::{ComparedVariant, Comparison};
+use super::{ComparedVariant, Comparison, DifferingKey};
 use crate::error::{Error, Result, bail};
 use crate::files::StagedDir;
 use crate::report::markdown::{aligned_rows, escape};
@@ -18,6 +18,9 @@ impl Comparison {
         let mut text = String::new();
         for (number, run) in self.runs.iter().enumerate() {
             text += &format!("run {}: {run}\n", number + 1);
+        }
+        if !self.settings.is_empty() {
+            text += &format!("\n{}", aligned_rows(&self.setting_cells()));
         }
         for set in &self.datasets {
             let documents = format::counted(set.shared_documents, "shared document", "shared documents");
@@ -32,16 +35,13 @@ impl Comparison {
         for (number, run) in self.runs.iter().enumerate() {
             text += &format!("{}. {}\n", number + 1, escape(run));
         }
+        if !self.settings.is_empty() {
+            text += &format!("\n### Settings that differ\n\n{}", markdown_rows(&self.setting_cells()));
+        }
         for set in &self.datasets {
             let documents = format::counted(set.shared_documents, "shared document", "shared documents");
-            text += &format!("\n### {}, {documents}\n\n", escape(&set.name));
-            for (number, row) in self.cells(&set.variants).iter().enumerate() {
-                let cells: Vec<String> = row.iter().map(|cell| escape(cell)).collect();
-                text += &format!("| {} |\n", cells.join(" | "));
-                if number == 0 {
-                    text += &format!("|---|{}\n", "---:|".repeat(row.len() - 1));
-                }
-            }
+            let rows = markdown_rows(&self.cells(&set.variants));
+            text += &format!("\n### {}, {documents}\n\n{rows}", escape(&set.name));
         }
         text += "\n<details><summary>Definitions</summary>\n\n";
         for (name, sentence) in &self.definitions {
@@ -58,6 +58,7 @@ impl Comparison {
             byline: String,
             claims: [String; 0],
             runs: &'a [String],
+            settings: Option<TextTable>,
             sets: Vec<Section<'a>>,
             definitions: Vec<(&'a str, &'a str)>,
         }
@@ -81,6 +82,7 @@ impl Comparison {
                 byline: format!("draftsmith {}", env!("CARGO_PKG_VERSION")),
                 claims: [],
                 runs: &self.runs,
+                settings: (!self.settings.is_empty()).then(|| TextTable::headed(self.setting_cells())),
                 sets: sets.collect(),
                 definitions: self.definitions.iter().map(|(name, text)| (*name, *text)).collect(),
             },
@@ -108,6 +110,16 @@ impl Comparison {
         staged.commit()
     }
 
+    /// Returns the cells of the table of settings that differ, the headings first.
+    fn setting_cells(&self) -> Vec<Vec<String>> {
+        let headings = ["setting".to_owned()].into_iter().chain((1..=self.runs.len()).map(|run| format!("run {run}")));
+        let row = |DifferingKey { key, values }: &DifferingKey| {
+            let values = values.iter().map(|value| value.clone().unwrap_or_else(|| "–".into()));
+            [key.clone()].into_iter().chain(values).collect()
+        };
+        [headings.collect()].into_iter().chain(self.settings.iter().map(row)).collect()
+    }
+
     /// Returns the cells of a table: first the headings, then a row for each variant.
     fn cells(&self, variants: &[ComparedVariant]) -> Vec<Vec<String>> {
         let count = self.runs.len();
@@ -128,4 +140,17 @@ impl Comparison {
         };
         std::iter::once(headings).chain(variants.iter().map(row)).collect()
     }
+}
+
+/// Renders cells as a Markdown table, the headings first.
+fn markdown_rows(rows: &[Vec<String>]) -> String {
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = row.iter().map(|cell| escape(cell)).collect();
+        text += &format!("| {} |\n", cells.join(" | "));
+        if number == 0 {
+            text += &format!("|---|{}\n", "---:|".repeat(row.len() - 1));
+        }
+    }
+    text
 }

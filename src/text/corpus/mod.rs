@@ -57,6 +57,29 @@ pub fn read_corpus(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     Ok(documents)
 }
 
+/// Returns the names of the fields of a corpus, as its first record has them, in alphabetical order. Plain text has none.
+///
+/// # Errors
+/// When the file cannot be read or has no record.
+pub fn field_names(path: &Path) -> Result<Vec<String>> {
+    let mut found = None;
+    let outcome = match Format::of(path) {
+        Format::Paragraphs => return read_whole(path).map(|_| Vec::new()),
+        Format::Parquet => return parquet::column_names(path),
+        // The first record is enough, so reading ends with it.
+        _ => for_each_record(path, &[], |_, record| {
+            let mut names: Vec<String> = record.keys().cloned().collect();
+            names.sort();
+            found = Some(names);
+            bail!("the fields are known.")
+        }),
+    };
+    match found {
+        Some(names) => Ok(names),
+        None => outcome.and_then(|()| bail!("{}: the corpus is empty.", path.display())),
+    }
+}
+
 /// Reads documents from records.
 fn read_records(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     let fields = Fields::new(config).map_err(|e| e.within(path.display()))?;

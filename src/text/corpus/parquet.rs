@@ -45,6 +45,20 @@ pub fn for_each_row(path: &Path, columns: &[Column], each: Each) -> Result<()> {
     rows.unwrap_or_else(|| bail!("the file is damaged. Make or fetch it again."))
 }
 
+/// Returns the names of the columns of a file.
+///
+/// # Errors
+/// When the file is not Parquet.
+pub fn column_names(path: &Path) -> Result<Vec<String>> {
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let names = guarded(|| -> Result<Vec<String>> {
+        let reader = SerializedFileReader::new(file).map_err(|e| explain(&e))?;
+        let schema = reader.metadata().file_metadata().schema();
+        Ok(schema.get_fields().iter().map(|field| field.name().to_owned()).collect())
+    });
+    names.unwrap_or_else(|| bail!("the file is damaged. Make or fetch it again."))
+}
+
 /// Returns the wanted part of a schema. Reading the other columns would take time and may not even work.
 fn projection(schema: &Type, wanted: &[Column]) -> Result<Type> {
     let there: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();

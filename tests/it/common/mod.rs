@@ -303,7 +303,7 @@ pub fn place(folder: &Path, part: &str) -> PathBuf {
 
 /// Name and bytes of every file below `folder`, but for those that say how long something took.
 pub fn untimed_bytes(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let timed = ["timings.jsonl", "took.json"];
+    let timed = ["timings.jsonl", "took.json", "events.out.tfevents.draftsmith"];
     let files = everything_below(folder).into_iter().filter(|path| path.is_file());
     let untimed = files.filter(|path| !timed.iter().any(|name| path.ends_with(name)));
     untimed.map(|path| (path.strip_prefix(folder).unwrap().to_owned(), fs::read(&path).unwrap())).collect()
@@ -391,6 +391,8 @@ pub fn untimed_report(folder: &Path) -> String {
         *set = without(set, &["timing"]);
     }
     assert!(report["provenance"]["argv"].take().is_array());
+    // Whether the steps are kept changes no number.
+    report["provenance"]["configuration"]["evaluation"]["keep_steps"].take();
     serde_json::to_string_pretty(&report).unwrap()
 }
 
