@@ -24,7 +24,8 @@ pub fn init(options: &InitOptions) -> Result<()> {
     let fields = field_names(text)?;
     let known = |names: &[&'static str]| names.iter().find(|name| fields.iter().any(|field| field == *name)).copied();
     let prompt = known(&PROMPTS);
-    if prompt.is_none() && !fields.is_empty() {
+    let chat = known(&["messages", "conversations"]);
+    if prompt.is_none() && chat.is_none() && !fields.is_empty() {
         progress::say(format!(
             "{}: which field holds the prompt is not plain; the file has {}. Say it in {}.",
             text.display(),
@@ -33,7 +34,12 @@ pub fn init(options: &InitOptions) -> Result<()> {
         ));
     }
     let name = output.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let of_records = if fields.is_empty() {
+    let of_records = if let Some(chat) = chat {
+        format!(
+            "# The field with the messages of a conversation, of which every answer is a document.\nchat = {}\n",
+            quoted(chat)
+        )
+    } else if fields.is_empty() {
         "# Plain text: a document is so many paragraphs, and the first of them is its prompt.\nparagraphs = 8\n"
             .to_owned()
     } else {
@@ -47,6 +53,7 @@ pub fn init(options: &InitOptions) -> Result<()> {
         .replace("{name}", &quoted(&name))
         .replace("{model}", &quoted(model))
         .replace("{text}", &quoted(&text.to_string_lossy()))
+        .replace("{template}", if chat.is_some() { "chat_template = \"model\"\n" } else { "" })
         .replace("{records}", &of_records);
     files::write_atomic(output, written.as_bytes())?;
     // What was written is a configuration, or this program has a bug.
@@ -72,7 +79,7 @@ seed = 1
 # The frozen model: a Hugging Face folder, a .gguf file, or org/name of the hub.
 [backbone]
 path = {model}
-
+{template}
 # Documents to learn from, to choose settings on (dev), and to report on (test).
 [data.text]
 path = {text}

@@ -57,7 +57,7 @@ fn join(names: &[&String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::DataConfig;
+    use crate::text::{DataConfig, read_corpus};
 
     fn expanded(text: &str) -> Result<DataConfig, Fault> {
         let mut config: Table = toml::from_str(text).unwrap();
@@ -71,16 +71,64 @@ mod tests {
     #[test]
     fn every_part_of_every_preset_is_a_section() {
         let presets: Table = toml::from_str(PRESETS).unwrap();
-        assert_eq!(presets.len(), 7);
+        assert_eq!(presets.len(), 13);
         for (name, preset) in &presets {
             for part in preset["parts"].as_table().unwrap().keys() {
                 let data = expanded(&format!("[data.x]\npreset = \"{name}/{part}\"\n")).unwrap();
                 assert!(!data.path.is_empty() && !data.origin.is_empty(), "{name}");
-                assert!(data.prompt.contains('{') && data.completion.contains('{'), "{name}");
+                assert!(
+                    data.prompt.contains('{') && (data.completion.is_empty() || data.completion.contains('{')),
+                    "{name}"
+                );
                 assert_eq!(data.test > 0.0, part == "test", "{name}");
             }
-            assert!(expanded(&format!("[data.x]\npreset = \"{name}\"\n")).unwrap().test == 0.75);
+            let plain = expanded(&format!("[data.x]\npreset = \"{name}\"\n"));
+            assert_eq!(plain.ok().map(|data| data.test), preset["parts"].get("test").map(|_| 0.75), "{name}");
         }
+    }
+
+    /// A record with the fields that each set has, and what becomes of it.
+    #[test]
+    fn every_preset_reads_its_fields() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.jsonl");
+        let records = [
+            ("lambada", r#"{"text": "one two three"}"#, "one two", " three"),
+            (
+                "squad",
+                r#"{"id": "q", "context": "C.", "question": "Q?", "answers": {"text": ["A"]}}"#,
+                "C.\n\nQuestion: Q?\nAnswer:",
+                " A",
+            ),
+            ("xsum", r#"{"id": "x", "document": "D", "summary": "S"}"#, "Article:\nD\n\nSummary:", " S"),
+            ("samsum", r#"{"id": "x", "dialogue": "D", "summary": "S"}"#, "Dialogue:\nD\n\nSummary:", " S"),
+            ("cnn_dailymail", r#"{"id": "x", "article": "D", "highlights": "S"}"#, "Article:\nD\n\nSummary:", " S"),
+            ("multi_news", r#"{"document": "D", "summary": "S"}"#, "Articles:\nD\n\nSummary:", " S"),
+            ("newsroom", r#"{"url": "u", "text": "D", "summary": "S"}"#, "Article:\nD\n\nSummary:", " S"),
+            ("gsm8k", r#"{"question": "1 + 1?", "answer": "2"}"#, "Question: 1 + 1?\nAnswer:", " 2"),
+            ("math500", r#"{"unique_id": "u", "problem": "P", "solution": "S"}"#, "Problem: P\nSolution:", " S"),
+            (
+                "humaneval",
+                r#"{"task_id": "t", "prompt": "def f():", "canonical_solution": " pass"}"#,
+                "def f():",
+                " pass",
+            ),
+            (
+                "alpaca/train",
+                r#"{"instruction": "Add.", "input": "", "output": "3"}"#,
+                "### Instruction:\nAdd.\n\n### Input:\n\n\n### Response:\n",
+                "3",
+            ),
+            ("mt_bench", r#"{"prompt_id": 81, "prompt": ["First?", "Second?"]}"#, "First?", ""),
+            ("spec_bench", r#"{"question_id": 1, "turns": ["First?"]}"#, "First?", ""),
+        ];
+        for (preset, record, prompt, completion) in records {
+            std::fs::write(&path, record).unwrap();
+            let config = expanded(&format!("[data.x]\npreset = \"{preset}\"\n")).unwrap();
+            let documents = read_corpus(&path, &config).unwrap_or_else(|e| panic!("{preset}: {e}"));
+            assert_eq!((&*documents[0].prompt, &*documents[0].completion), (prompt, completion), "{preset}");
+        }
+        assert_eq!(records.len(), toml::from_str::<Table>(PRESETS).unwrap().len());
     }
 
     #[test]

@@ -28,9 +28,22 @@ impl Inputs {
     pub fn read(config: &Config, device: &Device) -> Result<Self> {
         let (backbone, template) = load_backbone(config, device)?;
         let mut corpora = read_corpora(config)?;
-        if let Some(template) = template {
-            for (_, document) in corpora.iter_mut().flat_map(|corpus| &mut corpus.documents) {
-                document.prompt = template.render(&document.prompt)?;
+        for corpus in &mut corpora {
+            let Some(template) = &template else {
+                if corpus.config.chat.is_empty() {
+                    continue;
+                }
+                bail!(
+                    "`data.{}.chat` has conversations, which only a chat template turns into text. Set `backbone.chat_template` to \"model\", or to the path of one.",
+                    corpus.name
+                );
+            };
+            for (_, document) in &mut corpus.documents {
+                let rendered = match &document.messages[..] {
+                    [] => template.render(&document.prompt),
+                    messages => template.render_messages(messages),
+                };
+                document.prompt = rendered.map_err(|e| e.within(&document.id))?;
             }
         }
         for corpus in &mut corpora {
@@ -184,6 +197,7 @@ mod tests {
             prompt: "same".into(),
             completion: String::new(),
             cut: false,
+            messages: Vec::new(),
         };
         let corpus = |documents| Corpus {
             name: "x".into(),

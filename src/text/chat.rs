@@ -19,6 +19,15 @@ use crate::files;
 /// The date that templates are given unless another one is asked for; Llama 3's templates fall back on it too.
 pub const TEMPLATE_DATE: Date = jiff::civil::date(2024, 7, 26);
 
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// Who says it: "system", "user" or "assistant".
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
 /// A chat template with the special tokens that it may name.
 ///
 /// It renders what `apply_chat_template` of Hugging Face Transformers renders (Jinja with `trim_blocks` and
@@ -131,9 +140,17 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the prompt or fails.
     pub fn render(&self, prompt: &str) -> Result<String> {
+        self.render_messages(&[Message { role: "user".to_owned(), content: prompt.to_owned() }])
+    }
+
+    /// Returns the text of a conversation, up to where the model's answer to it begins.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation or fails.
+    pub fn render_messages(&self, messages: &[Message]) -> Result<String> {
         // Transformers passes None for what its caller leaves out, and some templates rely on that.
         let given = context! {
-            messages => [context! { role => "user", content => prompt }],
+            messages => messages,
             add_generation_prompt => true,
             tools => (),
             documents => (),
@@ -157,7 +174,7 @@ impl ChatTemplate {
         let refusal = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Refusal>());
         Error::new(match refusal {
             Some(Refusal(message)) => format!(
-                "{origin}{line}: the chat template refuses a prompt of the user alone: {message}. Give another template, or none for raw prompts."
+                "{origin}{line}: the chat template refuses a prompt: {message}. Give another template, or none for raw prompts."
             ),
             None => {
                 let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());

@@ -24,6 +24,10 @@ pub struct DataConfig {
     /// goes into objects and lists; `{text|words 400}`, `{text|trim}`, `{text|before_last_word}` and `{text|last_word}` take
     /// a part; `{{` and `}}` are braces.
     pub prompt: String,
+    /// The field with a conversation: a list of messages with `role` and `content` (or `from` and `value`). Every answer of the
+    /// assistant is then a document: the messages before it, in the template that `backbone.chat_template` names, are its prompt,
+    /// and `prompt`, `completion` and `separator` are not read. Empty: records have prompts.
+    pub chat: String,
     /// The field or template of the text that follows the prompt. Empty: the corpus has prompts only.
     pub completion: String,
     /// The field or template whose equal values form a group: documents that stay in one split and are resampled together.
@@ -66,6 +70,7 @@ impl Default for DataConfig {
             origin: String::new(),
             id: "id".into(),
             prompt: "prompt".into(),
+            chat: String::new(),
             completion: "completion".into(),
             group: String::new(),
             group_until: String::new(),
@@ -89,6 +94,11 @@ impl DataConfig {
     pub(crate) fn validate(&self, key: &str) -> Result<()> {
         if self.path.is_empty() {
             bail!("`{key}.path` is missing; it names the corpus file. (A `preset` has one.)");
+        }
+        if !self.chat.is_empty() && !self.separator.is_empty() {
+            bail!(
+                "`{key}.separator` stands between prompt and completion, and `{key}.chat` leaves that to the chat template. Leave one of them out."
+            );
         }
         if self.dev + self.test > 1.0 {
             bail!("`{key}.dev` and `{key}.test` are shares with a sum of at most 1.");

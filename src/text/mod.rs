@@ -6,7 +6,7 @@ mod corpus;
 mod split;
 mod tokenizer;
 
-pub use chat::{ChatTemplate, TEMPLATE_DATE};
+pub use chat::{ChatTemplate, Message, TEMPLATE_DATE};
 pub use config::DataConfig;
 pub use corpus::{Document, field_names, read_corpus};
 pub use split::{Split, SplitFractions};

@@ -1,11 +1,13 @@
 //! Corpora as Python's `csv`, `json`, `gzip` and pyarrow write them. `pip install pyarrow`; `DRAFTSMITH_PYTHON` names the
 //! Python that has it. Without it these tests say that they did nothing.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use crate::common::{has_packages, inputs, python_succeeds, read_json, run, run_with, succeed};
 use draftsmith::text::{DataConfig, read_corpus};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The same records in every format, and what Python makes of the template.
 const WRITE: &str = r##"
@@ -162,4 +164,42 @@ fn a_preset_says_which_file_to_put_where() {
     let documents = test["documents"].as_array().unwrap();
     assert!(documents.len() > 20 && documents[0]["group"].as_str().unwrap().starts_with("A: the fox"), "{test}");
     assert!(!folder.path().join("runs/tiny/traces/samsum-train").exists());
+}
+
+/// A conversation stays in one split, and each of its answers is a document behind everything that was said before.
+#[test]
+fn conversations_are_traced_answer_by_answer() {
+    let folder = inputs();
+    let path = folder.path();
+    let turn = |role: &str, content: String| json!({"role": role, "content": content});
+    let conversation = |n: usize| {
+        let messages = [
+            turn("user", format!("Tell of fox {n}.")),
+            turn("assistant", "The fox went home.".into()),
+            turn("user", "And then?".into()),
+            turn("assistant", "It slept.".into()),
+        ];
+        json!({"id": format!("c{n}"), "messages": messages}).to_string() + "\n"
+    };
+    fs::write(path.join("chat.jsonl"), (0..40).map(conversation).collect::<String>()).unwrap();
+    fs::write(path.join("t.jinja"), "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}answer:")
+        .unwrap();
+    let sets = ["data.fables.path=chat.jsonl", "data.fables.chat=messages", "data.fables.separator="];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let raw = run(path, &[&["trace", "run.toml"], &sets[..]].concat());
+    assert!(raw.code == Some(2) && raw.stderr.contains("`backbone.chat_template`"), "{}", raw.stderr);
+    succeed(path, &[&["trace", "run.toml", "--set", "backbone.chat_template=t.jinja"], &sets[..]].concat());
+    let mut of_id: BTreeMap<String, (&str, u64)> = BTreeMap::new();
+    for split in ["train", "dev", "test"] {
+        let trace = read_json(&path.join(format!("runs/tiny/traces/fables-{split}/trace.json")));
+        for document in trace["documents"].as_array().unwrap() {
+            let tokens = document["prompt"].as_u64().unwrap();
+            of_id.insert(document["id"].as_str().unwrap().to_owned(), (split, tokens));
+        }
+    }
+    assert_eq!(of_id.len(), 80);
+    for n in 0..40 {
+        let [(split, tokens), (again, more)] = [1, 2].map(|answer| of_id[&format!("c{n}#{answer}")]);
+        assert!(split == again && more > tokens, "{n}: {split} {again} {tokens} {more}");
+    }
 }

@@ -16,6 +16,8 @@ mod cli;
 #[cfg(feature = "cpu")]
 mod consumers;
 mod corpora;
+#[cfg(target_os = "linux")]
+mod crash;
 #[cfg(feature = "cpu")]
 mod decoding;
 mod doctor;

@@ -71,6 +71,9 @@ fn a_first_configuration_fits_its_text() {
     assert!(written.contains("prompt = \"prompt\"") && written.contains("completion = \"completion\""), "{written}");
     assert!(init("chat.csv", "chat.toml").0.contains("prompt = \"question\""));
     assert!(init("plain.txt", "plain.toml").0.contains("paragraphs = 8"));
+    fs::write(path.join("talk.jsonl"), "{\"messages\": []}\n").unwrap();
+    let (talk, _) = init("talk.jsonl", "talk.toml");
+    assert!(talk.contains("chat = \"messages\"") && talk.contains("chat_template = \"model\""), "{talk}");
     let (_, said) = init("odd.jsonl", "odd.toml");
     assert!(said.contains("not plain") && said.contains("left, right"), "{said}");
     let again = run(path, &["init", "--model", "model", "--text", "fables.jsonl", "--output", "fables.toml"]);

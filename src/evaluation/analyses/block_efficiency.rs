@@ -4,6 +4,7 @@
 //! overstate them.
 
 use super::{Analysis, TOKENS_PER_CALL, same_starts};
+use crate::drafting::PreparedVariant;
 use crate::error::Result;
 use crate::evaluation::{Coordinate, EvaluatedSet, EvaluatedVariant, Tally};
 use crate::tables::{
@@ -43,7 +44,8 @@ record! {
         /// rescorer's; chosen on dev only, null without a rescorer.
         lm_scale: Option<f64> = "lm_scale" as TwoDecimals, compact;
         /// (block_efficiency - that of plain bpd) / (oracle - that of plain bpd), with the oracle of this top_k; null where
-        /// the oracle gains nothing.
+        /// the oracle gains nothing, and for variants that draft what no lattice of first choices holds: copies from the text,
+        /// drafts that grow, and tokens that a language model proposes.
         headroom_closed: Option<f64> = "headroom" as Percent;
         /// block_efficiency of the same variant on dev with the settings that test uses; null for the oracle.
         dev_block_efficiency: Option<f64> = "dev" as ThreeDecimals;
@@ -92,6 +94,7 @@ fn of_variant(set: &EvaluatedSet, place: usize, variant: &EvaluatedVariant) -> R
     Ok(VariantRow {
         relative_gain: row.relative_gain.filter(|_| !is_plain),
         relative_gain_ci95: row.relative_gain_ci95.filter(|_| !is_plain),
+        headroom_closed: row.headroom_closed.filter(|_| drafts_from_lattice(prepared)),
         lm_scale: axes.iter().any(|axis| axis.coordinate == Coordinate::Scale).then_some(scale),
         dev_block_efficiency: Some(result.dev_block_efficiency),
         repetition: Some(same_starts::measure(set, place)?.repetition()),
@@ -99,6 +102,11 @@ fn of_variant(set: &EvaluatedSet, place: usize, variant: &EvaluatedVariant) -> R
         lossless: set.is_lossless(place),
         ..row
     })
+}
+
+/// Returns whether everything that the variant drafts is in the lattice that the oracle knows.
+fn drafts_from_lattice(prepared: &PreparedVariant) -> bool {
+    prepared.variant.reads_heads() && !prepared.variant.lookup && !prepared.grows()
 }
 
 /// Computes what follows from the walks alone.

@@ -27,9 +27,18 @@ fn templates_render_as_the_python_library_renders_them() {
         ("zephyr", include_str!("templates/zephyr.jinja")),
     ];
     let prompt = reference["prompt"].as_str().unwrap();
+    let text_of = |value: &Json| value.as_str().unwrap().to_owned();
+    let conversation: Vec<Message> = reference["conversation"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| Message { role: text_of(&message["role"]), content: text_of(&message["content"]) })
+        .collect();
     for (name, text) in templates {
-        let rendered = template(text).unwrap().render(prompt).unwrap();
-        assert_eq!(rendered, reference["expected"][name].as_str().unwrap(), "{name}");
+        let template = template(text).unwrap();
+        assert_eq!(template.render(prompt).unwrap(), reference["expected"][name].as_str().unwrap(), "{name}");
+        let whole = template.render_messages(&conversation).ok();
+        assert_eq!(whole.as_deref(), reference["conversations"][name].as_str(), "{name}");
     }
     assert_eq!(reference["expected"].as_object().unwrap().len(), templates.len());
 }

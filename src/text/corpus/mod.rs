@@ -1,5 +1,6 @@
 //! Corpora: JSON lines, CSV or Parquet with named fields, or plain text in paragraphs.
 
+mod conversations;
 mod csv;
 mod parquet;
 mod records;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::DataConfig;
+use super::chat::Message;
 use crate::error::{Result, bail};
 use records::{Column, Format, RecordLocation, for_each_record, read_whole};
 use template::Template;
@@ -29,6 +31,9 @@ pub struct Document {
     pub completion: String,
     /// Whether a length limit cut the completion, so that no end-of-text follows it.
     pub cut: bool,
+    /// The messages that the prompt is made of by a chat template, where it is not the text itself.
+    #[serde(skip)]
+    pub messages: Vec<Message>,
 }
 
 /// Reads the corpus in the file `path` as `config` says.
@@ -41,6 +46,10 @@ pub struct Document {
 /// the line or row.
 pub fn read_corpus(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     let mut documents = match Format::of(path) {
+        Format::Paragraphs if !config.chat.is_empty() => {
+            bail!("{}: plain text has no field with a conversation; leave `chat` out.", path.display())
+        }
+        _ if !config.chat.is_empty() => conversations::read_conversations(path, config)?,
         Format::Paragraphs => read_paragraphs(path, config).map_err(|e| e.within(path.display()))?,
         _ => read_records(path, config)?,
     };
@@ -123,6 +132,7 @@ fn read_paragraphs(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
         prompt: format!("{}{GAP}", paragraphs[0]),
         completion: paragraphs[1..].join(GAP),
         cut: true,
+        messages: Vec::new(),
     };
     Ok(paragraphs.chunks(config.paragraphs).enumerate().map(document).collect())
 }
@@ -162,11 +172,7 @@ impl<'a> Fields<'a> {
     /// Makes a document of a record.
     fn document(&self, record: &Map<String, Value>, location: RecordLocation) -> Result<Document> {
         let config = self.config;
-        let id = match record.get(&config.id) {
-            None | Some(Value::Null) => location.to_string().replace(' ', "-"),
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-        };
+        let id = record_id(config, record, location);
         let prompt = self.prompt.render(record).map_err(|e| e.within("`prompt`"))?;
         if prompt.is_empty() {
             bail!("`prompt` ({}) is empty here; a prompt needs at least one character.", config.prompt);
@@ -184,8 +190,18 @@ impl<'a> Fields<'a> {
             completion: completion.map_err(|e| e.within("`completion`"))?.unwrap_or_default(),
             cut: record.get(&config.finish).and_then(Value::as_str) == Some("length"),
             group: group[..end.unwrap_or(group.len())].to_owned(),
+            messages: Vec::new(),
             id,
         })
+    }
+}
+
+/// Returns the name of a record: what the field `id` says, or else its place in the file.
+fn record_id(config: &DataConfig, record: &Map<String, Value>, location: RecordLocation) -> String {
+    match record.get(&config.id) {
+        None | Some(Value::Null) => location.to_string().replace(' ', "-"),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
     }
 }
 
@@ -226,6 +242,41 @@ mod tests {
         assert_eq!(groups(&config).unwrap(), ["text", "c"]);
         let config = DataConfig { exclude: vec!["line-9".into()], ..config };
         assert!(groups(&config).unwrap_err().to_string().contains("names `line-9`"));
+    }
+
+    #[test]
+    fn every_answer_of_a_conversation_is_a_document() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.jsonl");
+        let config = DataConfig { chat: "messages".into(), ..DataConfig::default() };
+        let message = |role: &str, content: &str| format!("{{\"role\":\"{role}\",\"content\":\"{content}\"}}");
+        let conversation = |messages: &[String]| format!("\"messages\":[{}]", messages.join(","));
+        let first = conversation(&[
+            message("system", "Be brief."),
+            message("user", "Hi"),
+            message("assistant", "Hello."),
+            message("user", "Bye"),
+            message("assistant", "Bye."),
+        ]);
+        let tool = conversation(&[message("user", "Sum?"), message("tool", "3"), message("assistant", "Three.")]);
+        let shared = "\"messages\":[{\"from\":\"human\",\"value\":\"Q\"},{\"from\":\"gpt\",\"value\":\"A\"}]";
+        std::fs::write(&path, format!("{{\"id\":\"a\",{first}}}\n{{{tool}}}\n{{{shared}}}\n")).unwrap();
+        let documents = read_corpus(&path, &config).unwrap();
+        let names: Vec<&str> = documents.iter().map(|document| &*document.id).collect();
+        assert_eq!(names, ["a#1", "a#2", "line-3#1"], "nothing is learnt from what follows a tool's message");
+        assert_eq!(documents.iter().map(|d| d.messages.len()).collect::<Vec<_>>(), [2, 4, 1]);
+        assert_eq!(documents[1].messages[2], Message { role: "assistant".into(), content: "Hello.".into() });
+        assert_eq!([&*documents[0].completion, &*documents[1].completion], ["Hello.", "Bye."]);
+        assert!(documents[0].group == "Hi" && documents[1].group == "Hi", "a conversation stays in one split");
+        for (text, expected) in [
+            (format!("{{{}}}\n", conversation(&[message("user", "Hi")])), "no conversation has an answer"),
+            ("{\"messages\": \"Hi\"}\n".to_owned(), "line 1: `chat` names the field `messages`, which is no list"),
+            (format!("{{\"id\":1,{first}}}\n{{\"id\":1,{first}}}\n"), "line 2: the id `1` was already used"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = read_corpus(&path, &config).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("c.jsonl"), "{error}");
+        }
     }
 
     #[test]

@@ -40,14 +40,30 @@ env.globals["raise_exception"] = raise_exception
 env.globals["strftime_now"] = datetime.datetime(2024, 7, 26).strftime
 
 
-def render(template):
+CONVERSATION = [
+    {"role": "user", "content": PROMPT},
+    {"role": "assistant", "content": "Two."},
+    {"role": "user", "content": "And <3>?"},
+]
+
+
+def render(template, messages):
     return env.from_string(template).render(
-        messages=[{"role": "user", "content": PROMPT}], tools=None, documents=None, add_generation_prompt=True,
+        messages=messages, tools=None, documents=None, add_generation_prompt=True,
         bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 if __name__ == "__main__":
-    expected = {path.removesuffix(".jinja"): render(open(path).read()) for path in sorted(glob.glob("*.jinja"))}
+    templates = {path.removesuffix(".jinja"): open(path).read() for path in sorted(glob.glob("*.jinja"))}
+    expected = {name: render(text, CONVERSATION[:1]) for name, text in templates.items()}
+    conversations = {}
+    for name, text in templates.items():
+        try:
+            conversations[name] = render(text, CONVERSATION)
+        except TemplateError:
+            # Some know a single message alone.
+            conversations[name] = None
     with open("expected.json", "w") as out:
-        json.dump({"prompt": PROMPT, "expected": expected}, out, ensure_ascii=False, indent=2)
+        found = {"prompt": PROMPT, "expected": expected, "conversation": CONVERSATION, "conversations": conversations}
+        json.dump(found, out, ensure_ascii=False, indent=2)
         out.write("\n")
