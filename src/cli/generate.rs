@@ -11,7 +11,7 @@ use super::{print, print_json, terminal};
 use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
 use crate::decoding::{Decoder, Decoding, Rule, Verification, block_seconds};
 use crate::device;
-use crate::drafting::{Drafter, DrawnDrafter, Origin, StopRule};
+use crate::drafting::{DRAFT_DICE, Drafter, DrawnDrafter, Origin, StopRule};
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::heads::Binding;
@@ -194,9 +194,6 @@ fn by_blocks(
 
 /// The largest number of context tokens with which the time of a block is measured.
 const MEASURED_BEHIND: usize = 256;
-
-/// The constant that keeps the random numbers of drafts apart from those of verification.
-const DRAFT_DICE: u64 = 0x5eed_d1ce;
 
 /// Prints text while it is decoded, block by block. On a terminal, the blocks alternate between two colours.
 struct Stream<'a> {

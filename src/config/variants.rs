@@ -109,12 +109,8 @@ impl Config {
                     );
                 }
             }
-            if variant.selection == Selection::FixedTree && variant.source != Source::Heads {
-                bail!(
-                    "`drafting.variants` names `{variant}`, but the shape of such a tree is measured on the heads' own ranks; write fixed-0gram."
-                );
-            }
-            if variant.selection == Selection::FixedTree && variant.rescorer.is_some() {
+            let by_ranks = variant.source == Source::Heads && variant.rescorer.is_none();
+            if variant.selection == Selection::FixedTree && !by_ranks {
                 bail!(
                     "`drafting.variants` names `{variant}`, but the shape of such a tree is measured on the heads' own ranks; write fixed-0gram, or grown-NAME for a tree that rescorers shape."
                 );

@@ -174,6 +174,16 @@ pub trait GrowingSession: Send {
     fn finish(&mut self) -> Drafts;
 }
 
+impl<S: GrowingSession> Session for S {
+    fn drafts(&mut self, _: &[u32], _: &[BlockContext]) -> Result<Vec<Drafts>> {
+        unreachable!("whoever asks for drafts that grow gives what they grow from")
+    }
+
+    fn growing(&mut self) -> Option<&mut dyn GrowingSession> {
+        Some(self)
+    }
+}
+
 /// Grows the drafts of blocks that have begun, one of each session, side by side. The blocks of `growth` are those of the
 /// sessions, in their order.
 ///

@@ -30,6 +30,9 @@ pub struct DrawnDrafter {
     pub seed: u64,
 }
 
+/// The constant that keeps the random numbers of drafts apart from those of verification, where both come from one seed.
+pub const DRAFT_DICE: u64 = 0x5eed_d1ce;
+
 /// What was drawn behind a path.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DrawnTokens {
@@ -76,16 +79,6 @@ struct DrawnSession<'a> {
     /// The paths behind which nothing was drawn.
     paths: Vec<Vec<u32>>,
     drawn: HashMap<Vec<u32>, DrawnTokens>,
-}
-
-impl Session for DrawnSession<'_> {
-    fn drafts(&mut self, _: &[u32], _: &[BlockContext]) -> Result<Vec<Drafts>> {
-        unreachable!("whoever asks for drafts that grow gives what they grow from")
-    }
-
-    fn growing(&mut self) -> Option<&mut dyn GrowingSession> {
-        Some(self)
-    }
 }
 
 impl GrowingSession for DrawnSession<'_> {

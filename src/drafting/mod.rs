@@ -24,7 +24,7 @@ mod variant;
 pub use adaptive::AdaptiveStop;
 pub use config::{DraftingConfig, GraphConfig};
 pub use drafter::{Bpd, Decision, Drafter, Drafts, GrowingSession, Origin, Session, TightestMargin, grow_together};
-pub use drawn::{DrawnDrafter, DrawnTokens};
+pub use drawn::{DRAFT_DICE, DrawnDrafter, DrawnTokens};
 pub use growth::{Grown, GrowthLimits, GrowthPolicy};
 pub use lookup::{LONGEST_SUFFIX, LookupConfidence, PromptLookup};
 pub use pace::BlockSeconds;

@@ -54,16 +54,6 @@ struct Following<'a> {
     known: usize,
 }
 
-impl Session for Following<'_> {
-    fn drafts(&mut self, _: &[u32], _: &[BlockContext]) -> Result<Vec<Drafts>> {
-        unreachable!("whoever asks for drafts that grow gives what they grow from")
-    }
-
-    fn growing(&mut self) -> Option<&mut dyn GrowingSession> {
-        Some(self)
-    }
-}
-
 impl GrowingSession for Following<'_> {
     fn begin(&mut self, text: &[u32], block: &BlockContext) -> Result<()> {
         self.block = text[block.start..].iter().copied().take(block.slots).collect();

@@ -172,13 +172,9 @@ fn byline(report: &Report) -> String {
     let backbone = report.provenance.get("backbone").and_then(|b| b.get("path")).and_then(Json::as_str);
     let backbone = backbone.and_then(|path| path.trim_end_matches('/').rsplit('/').next()).map(str::to_owned);
     let version = text("version").map(|v| format!("draftsmith {v}"));
-    let configured = |path: &[&str]| {
-        let mut keys = path.iter();
-        let first = configuration(report)?.get(*keys.next()?)?;
-        keys.try_fold(first, |value, key| value.get(*key))?.as_str().map(str::to_owned)
-    };
-    let name = configured(&["name"]).map(|name| format!("run {name}"));
-    let kind = configured(&["heads", "architecture", "kind"]).map(|kind| format!("{kind} heads"));
+    let configured = |place: &str| report.provenance.get("configuration")?.pointer(place)?.as_str();
+    let name = configured("/name").map(|name| format!("run {name}"));
+    let kind = configured("/heads/architecture/kind").map(|kind| format!("{kind} heads"));
     [name, backbone, kind, text("device"), text("started"), version]
         .into_iter()
         .flatten()

@@ -286,14 +286,9 @@ fn verify(head: &Head, part: &Path, file: &File, name: &str) -> Result<(), Fault
 }
 
 /// Returns the hash of everything that `content` has, in hexadecimal.
-fn digest<D: Digest>(mut hasher: D, content: &mut File) -> std::io::Result<String> {
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match content.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
+fn digest(mut hasher: impl Digest + Write, content: &mut File) -> std::io::Result<String> {
+    std::io::copy(content, &mut hasher)?;
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Returns a header, if it is text.

@@ -62,16 +62,6 @@ struct GrownSession<'a> {
     tree: GrowingTree,
 }
 
-impl Session for GrownSession<'_> {
-    fn drafts(&mut self, _: &[u32], _: &[BlockContext]) -> Result<Vec<Drafts>> {
-        unreachable!("whoever asks for drafts that grow gives what they grow from")
-    }
-
-    fn growing(&mut self) -> Option<&mut dyn GrowingSession> {
-        Some(self)
-    }
-}
-
 impl GrowingSession for GrownSession<'_> {
     fn begin(&mut self, text: &[u32], block: &BlockContext) -> Result<()> {
         let Grown { limits, settings, .. } = self.grown;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Analysis;
 use crate::decoding::{Decoder, Decoding, Verification};
-use crate::drafting::{DrawnDrafter, StopRule};
+use crate::drafting::{DRAFT_DICE, DrawnDrafter, StopRule};
 use crate::error::Result;
 use crate::evaluation::bootstrap::{self, Counts};
 use crate::evaluation::{Draws, EvaluatedSet, block_efficiency, stop_if_interrupted};
@@ -79,9 +79,6 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     section.tables.push(Table::of(rows.collect::<Result<Vec<_>>>()?));
     Ok(())
 }
-
-/// The constant that keeps the random numbers of drafts apart from those of verification.
-const DRAFT_DICE: u64 = 0x5eed_d1ce;
 
 /// Decodes the first documents as samples.
 fn sample(set: &EvaluatedSet, draws: &Draws, documents: usize) -> Result<Sampled> {

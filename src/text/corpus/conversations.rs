@@ -1,12 +1,12 @@
 //! Conversations of a chat: every answer of the assistant is a document, behind the messages before it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::records::{Column, RecordLocation, for_each_record};
-use super::{Document, record_id};
+use super::{Document, record_id, take_id, written};
 use crate::error::{Result, bail};
 use crate::progress;
 use crate::text::chat::Message;
@@ -21,14 +21,12 @@ pub fn read_conversations(path: &Path, config: &DataConfig) -> Result<Vec<Docume
     let columns = columns.into_iter().filter(|(name, _)| !name.is_empty());
     let columns: Vec<Column> =
         columns.map(|(name, needed)| Column { field: name.clone(), outer: name.clone(), needed }).collect();
-    let (mut documents, mut ids, mut cut) = (Vec::new(), HashSet::new(), 0);
+    let (mut documents, mut ids, mut cut) = (Vec::new(), HashMap::new(), 0);
     for_each_record(path, &columns, |location, record| {
         let id = record_id(config, record, location);
         let (messages, whole) = messages(config, record)?;
         cut += usize::from(!whole);
-        if !ids.insert(id.clone()) {
-            bail!("the id `{id}` was already used; ids must be unique.");
-        }
+        take_id(&mut ids, &id, location)?;
         documents.extend(answers(config, record, &id, &messages, location));
         Ok(())
     })?;
@@ -82,11 +80,7 @@ fn answers<'a>(
     location: RecordLocation,
 ) -> impl Iterator<Item = Document> + 'a {
     let asked = messages.iter().find(|message| message.role == "user").map(|message| message.content.trim().to_owned());
-    let group = match record.get(&config.group).filter(|_| !config.group.is_empty()) {
-        Some(Value::String(group)) => group.clone(),
-        Some(other) => other.to_string(),
-        None => asked.clone().unwrap_or_else(|| location.to_string()),
-    };
+    let group = written(record, &config.group).or(asked).unwrap_or_else(|| location.to_string());
     let answers = messages.iter().enumerate().filter(move |(at, message)| {
         message.role == "assistant" && messages[..*at].iter().any(|before| before.role == "user")
     });

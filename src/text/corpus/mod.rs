@@ -96,9 +96,7 @@ fn read_records(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
     let mut ids = HashMap::new();
     for_each_record(path, &fields.columns(), |location, record| {
         let document = fields.document(record, location)?;
-        if let Some(first) = ids.insert(document.id.clone(), location) {
-            bail!("the id `{}` was already used on {first}; ids must be unique.", document.id);
-        }
+        take_id(&mut ids, &document.id, location)?;
         documents.push(document);
         Ok(())
     })?;
@@ -198,10 +196,26 @@ impl<'a> Fields<'a> {
 
 /// Returns the name of a record: what the field `id` says, or else its place in the file.
 fn record_id(config: &DataConfig, record: &Map<String, Value>, location: RecordLocation) -> String {
-    match record.get(&config.id) {
-        None | Some(Value::Null) => location.to_string().replace(' ', "-"),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+    written(record, &config.id).unwrap_or_else(|| location.to_string().replace(' ', "-"))
+}
+
+/// Returns a field as text, if the record has it.
+fn written(record: &Map<String, Value>, field: &str) -> Option<String> {
+    match record.get(field)? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// Notes that a record is called `id`.
+///
+/// # Errors
+/// When an earlier one is, too.
+fn take_id(ids: &mut HashMap<String, RecordLocation>, id: &str, location: RecordLocation) -> Result<()> {
+    match ids.insert(id.to_owned(), location) {
+        Some(first) => bail!("the id `{id}` was already used on {first}; ids must be unique."),
+        None => Ok(()),
     }
 }
 
