@@ -238,7 +238,7 @@ fn a_server_that_sends_something_else_is_not_believed() {
         let headers = format!("x-repo-commit: {COMMIT}\r\netag: \"tag\"\r\n");
         match (request.path.ends_with(SINGLE), request.headers.contains_key("range")) {
             (false, _) => answer(&BTreeMap::from(WHOLE), request),
-            (true, true) => reply(request, 206, &format!("{headers}content-range: bytes 0-2/7\r\n"), "hts"),
+            (true, true) => reply(request, 206, &format!("{headers}content-range: bytes 0-2/7\r\n"), "wei"),
             (true, false) => reply(request, 200, &headers, "weights"),
         }
     });
