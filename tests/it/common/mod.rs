@@ -391,8 +391,10 @@ pub fn untimed_report(folder: &Path) -> String {
         *set = without(set, &["timing"]);
     }
     assert!(report["provenance"]["argv"].take().is_array());
-    // Whether the steps are kept changes no number.
-    report["provenance"]["configuration"]["evaluation"]["keep_steps"].take();
+    // Whether steps and states are kept changes no number.
+    let configuration = &mut report["provenance"]["configuration"];
+    configuration["evaluation"]["keep_steps"].take();
+    configuration["traces"]["keep"].take();
     serde_json::to_string_pretty(&report).unwrap()
 }
 
