@@ -49,7 +49,10 @@ fn main() {
     let mut tokens = 0;
     let plain = (0..rounds).map(|_| {
         let began = Instant::now();
-        tokens = prompts.iter().map(|prompt| generate(&run.backbone, &[prompt], max_new)[0].len()).sum();
+        tokens = prompts
+            .iter()
+            .map(|prompt| generate(&run.backbone, &[prompt], max_new).expect("nobody stops it")[0].len())
+            .sum();
         began.elapsed()
     });
     let plain = plain.min().expect("at least one round").as_secs_f64();
@@ -158,7 +161,9 @@ fn side_by_side(run: &OpenedRun, set: &str, prompts: &[&[u32]], max_new: usize, 
         let mut tokens = 0;
         for _ in 0..rounds {
             let began = Instant::now();
-            let texts = prompts.chunks(batch).flat_map(|prompts| generate(&run.backbone, prompts, max_new));
+            let texts = prompts
+                .chunks(batch)
+                .flat_map(|prompts| generate(&run.backbone, prompts, max_new).expect("nobody stops it"));
             tokens = texts.map(|text| text.len()).sum();
             best[0] = best[0].min(began.elapsed().as_secs_f64());
             for (best, (name, opened, settings)) in best[1..].iter_mut().zip(&variants) {

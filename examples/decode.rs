@@ -55,7 +55,7 @@ fn decode(backbone: &Backbone, heads: &FrozenHeads, drafter: &dyn Drafter, optio
         calls += decoder.step()?.blocks.len();
     }
     let tokens = decoder.decoded(0);
-    assert_eq!(tokens, generate(backbone, &[&prompt], MAX_NEW).remove(0), "decoding by blocks is lossless");
+    assert_eq!(tokens, generate(backbone, &[&prompt], MAX_NEW)?.remove(0), "decoding by blocks is lossless");
     println!("{}", backbone.tokenizer.decode(tokens)?);
     println!("{} tokens in {calls} calls of the model", tokens.len());
     Ok(())

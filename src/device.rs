@@ -17,6 +17,19 @@ pub fn free_memory() -> Option<u64> {
     Some(system.available_memory().min(of_group)).filter(|&bytes| bytes > 0)
 }
 
+/// Checks that this machine's memory has room for `needed` bytes. `what` is a plural that names what takes them; `cure` says what
+/// else to do.
+///
+/// # Errors
+/// Returns an error with both numbers if there is too little.
+pub fn require_memory(needed: u64, what: &str, cure: &str) -> Result<()> {
+    if let Some(free) = free_memory().filter(|&free| free < needed) {
+        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+        bail!("{what} take {:.1} GiB, and {:.1} GiB of memory are free. {cure}", gib(needed), gib(free));
+    }
+    Ok(())
+}
+
 /// What a user asks for with `--device` or `device = ...`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -83,11 +96,11 @@ pub struct Opened {
     pub device: Device,
     /// The choice that it resolved to, which is never [`DeviceChoice::Auto`].
     pub choice: DeviceChoice,
-    /// Why `auto` did not take an accelerator, as one line for the user.
+    /// Why `auto` did not take an accelerator that the program could use, as one line for the user.
     pub note: Option<String>,
 }
 
-/// Opens the device that was chosen. `auto` falls back to the CPU and says why.
+/// Opens the device that was chosen. `auto` falls back to the CPU, and says why if the program could use an accelerator.
 ///
 /// # Errors
 /// When the accelerator that was asked for is not there, or the program was built without support for it.
@@ -101,8 +114,9 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
-            let mut opened = cpu()?;
-            opened.note = Some(format!("using the CPU: {reason}"));
+            let mut opened = cpu().map_err(|error| Error::new(format!("{reason} And {error}")))?;
+            // A program without CUDA was asked for nothing else.
+            opened.note = cfg!(feature = "cuda").then(|| format!("using the CPU: {reason}"));
             Ok(opened)
         }
     }

@@ -19,6 +19,8 @@ pub struct Error {
 pub enum ErrorKind {
     /// The work could not be done.
     Fault,
+    /// The system does not permit it: a file or folder may not be touched, or its disk may only be read.
+    NotPermitted,
     /// The work was done, and what it checked does not hold.
     CheckFailed,
     /// The user stopped the work, and what was worth keeping is kept.
@@ -51,7 +53,11 @@ impl Error {
             }
             _ => "",
         };
-        Self::new(format!("cannot {doing} {}: {error}.{advice}", path.as_ref().display()))
+        let kind = match error.kind() {
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::NotPermitted,
+            _ => ErrorKind::Fault,
+        };
+        Self { message: format!("cannot {doing} {}: {error}.{advice}", path.as_ref().display()), kind }
     }
 
     /// Makes the error of a check that was carried out and failed.

@@ -1,7 +1,7 @@
 //! What somebody who watches long work hears, sees and may ask for: an [`Observer`].
 //!
 //! A program installs one with [`observe`], as the command line does. Without one, work is silent and nobody stops it. Work itself calls
-//! [`say`], [`detail`], [`interrupted`] and [`Progress`].
+//! [`say`], [`warn`], [`detail`], [`interrupted`] and [`Progress`].
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -27,7 +27,9 @@ pub trait Observer: Send + Sync {
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Importance {
-    /// For everybody.
+    /// For everybody, even those who want to hear nothing but errors.
+    Warning,
+    /// For everybody else.
     Normal,
     /// For those who asked for details.
     Detail,
@@ -55,10 +57,20 @@ pub enum Unit {
     Bytes,
 }
 
+/// How far a piece of work is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reached {
+    /// How much of the total is done.
+    pub done: usize,
+    /// The share of the work that is behind, from 0 to 1. It differs from the share of the total where some items take longer than
+    /// others; the time that is left follows from it.
+    pub share: f64,
+}
+
 /// What shows how far one piece of work is.
 pub trait Watch: Send {
-    /// So much is done; `words` gives a few words on how it goes.
-    fn update(&mut self, done: usize, words: &mut dyn FnMut() -> String);
+    /// The work has come so far; `words` gives a few words on how it goes.
+    fn update(&mut self, reached: Reached, words: &mut dyn FnMut() -> String);
 }
 
 static OBSERVER: OnceLock<Box<dyn Observer>> = OnceLock::new();
@@ -75,6 +87,11 @@ fn observer() -> Option<&'static dyn Observer> {
 /// Says a line of normal importance.
 pub fn say(line: impl AsRef<str>) {
     hear(Importance::Normal, line.as_ref());
+}
+
+/// Says a line that nobody should miss.
+pub fn warn(line: impl AsRef<str>) {
+    hear(Importance::Warning, line.as_ref());
 }
 
 /// Says a line for those who asked for details.
@@ -125,6 +142,8 @@ pub fn current() -> String {
 pub struct Progress {
     work: Work,
     done: usize,
+    /// The share of the work that is behind after so many items; empty where each takes about as long.
+    shares: Vec<f64>,
     started: Instant,
     watch: Option<Box<dyn Watch>>,
 }
@@ -140,10 +159,27 @@ impl Progress {
         Self::of(Work { title: title.into(), first, total, unit: Unit::Items })
     }
 
+    /// Starts at `first` of as many items as there are `costs`, which say how long they take beside each other, in any unit.
+    pub fn with_costs(title: impl Into<String>, first: usize, costs: impl IntoIterator<Item = f64>) -> Self {
+        let mut behind = vec![0.0];
+        behind.extend(costs.into_iter().scan(0.0, |sum, cost| {
+            *sum += cost;
+            Some(*sum)
+        }));
+        let (total, whole) = (behind.len() - 1, behind[behind.len() - 1]);
+        let work = Work { title: title.into(), first, total, unit: Unit::Items };
+        let shares = if whole > 0.0 { behind.into_iter().map(|cost| cost / whole).collect() } else { Vec::new() };
+        let mut progress = Self { shares, ..Self::of(work) };
+        if first > 0 {
+            progress.update(first, String::new);
+        }
+        progress
+    }
+
     /// Starts a piece of work.
     pub fn of(work: Work) -> Self {
         let watch = observer().and_then(|observer| observer.watch(&work));
-        Self { done: work.first, work, started: Instant::now(), watch }
+        Self { done: work.first, work, shares: Vec::new(), started: Instant::now(), watch }
     }
 
     /// One more of the total is done; `words` says what comes next.
@@ -153,12 +189,19 @@ impl Progress {
 
     /// `done` of the total are done; `words` says how it goes.
     pub fn update(&mut self, done: usize, words: impl FnOnce() -> String) {
+        let even = done as f64 / self.work.total.max(1) as f64;
+        self.reach(Reached { done, share: self.shares.get(done).copied().unwrap_or(even) }, words);
+    }
+
+    /// The work has come so far, where that is not known from the number of items alone; `words` says how it goes.
+    pub fn reach(&mut self, reached: Reached, words: impl FnOnce() -> String) {
+        let done = reached.done;
         self.done = done;
         *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) =
             format!("{} {done}/{}", self.work.title, self.work.total);
         let mut words = Some(words);
         if let Some(watch) = &mut self.watch {
-            watch.update(done, &mut || words.take().map(|words| words()).unwrap_or_default());
+            watch.update(reached, &mut || words.take().map(|words| words()).unwrap_or_default());
         }
     }
 

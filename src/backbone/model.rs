@@ -172,16 +172,13 @@ impl Model {
         let ModelConfig { num_key_value_heads, head_dim, num_hidden_layers, .. } = self.config;
         let numbers = [2, num_hidden_layers, num_key_value_heads, head_dim, texts, tokens];
         let needed = numbers.iter().fold(size_of::<f32>() as u64, |bytes, &n| bytes.saturating_mul(n as u64));
-        let free = device::free_memory().filter(|_| matches!(self.engine, Engine::Host(_)));
-        if let Some(free) = free.filter(|&free| free < needed) {
-            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-            bail!(
-                "the keys and values of {texts} text(s) of up to {tokens} tokens take {:.1} GiB, and {:.1} GiB of memory are free. {cure}",
-                gib(needed),
-                gib(free)
-            );
+        match self.engine {
+            Engine::Host(_) => {
+                let what = format!("the keys and values of {texts} text(s) of up to {tokens} tokens");
+                device::require_memory(needed, &what, cure)
+            }
+            Engine::Tensors(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// Returns the last hidden states, after the final norm, of the tokens of every span: [`Model::features`] for

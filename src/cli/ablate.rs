@@ -47,9 +47,11 @@ pub fn ablate(common: &Common, options: &AblateOptions) -> Result<()> {
     claim.finish();
     drop(lock);
     match common.format {
-        Format::Table => {
-            print(&format!("{}\nreport: {}\n", report::table(&result), folder.join("ablation.html").display()))?
-        }
+        Format::Table => print(&format!(
+            "{}\nreport: {}\n",
+            report::table(&result, terminal::width()),
+            folder.join("ablation.html").display()
+        ))?,
         Format::Json => print_json(&serde_json::to_value(&result).expect("an ablation is JSON"))?,
     }
     match result.count(report::CellState::Failed) {

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::ngram::NgramCommand;
+use super::terminal::LogFormat;
 use crate::ablation::Shard;
 use crate::decoding::Rule;
 use crate::drafting::Variant;
@@ -42,9 +43,12 @@ pub struct Common {
     /// Say more on standard error
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
-    /// Say nothing on standard error but errors
+    /// Say nothing on standard error but errors, and where work of other settings is left aside
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Form of what is written to standard error
+    #[arg(long, global = true, value_enum, value_name = "FORM", default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
     /// Read finished work without checking that its files are what they were when it was finished; reports then say so
     #[arg(long, global = true)]
     pub no_verify: bool,
@@ -233,9 +237,9 @@ pub enum Command {
     /// Count, estimate, prune, convert and query n-gram language models over token ids
     #[command(subcommand)]
     Ngram(NgramCommand),
-    /// Say what a model, n-gram model, trace or run is
+    /// Say what a folder or file is: a model, heads, a rescorer, an n-gram model, a trace, a run or a store of runs
     #[command(
-        after_help = "Examples:\n  draftsmith inspect checkpoints/tales\n  draftsmith inspect checkpoints/tales --check vectors.json"
+        after_help = "Examples:\n  draftsmith inspect checkpoints/tales --tensors\n  draftsmith inspect runs/mine/heads\n  draftsmith inspect runs/store\n  draftsmith inspect checkpoints/tales --check vectors.json"
     )]
     Inspect(InspectOptions),
     /// Print the JSON Schema of configurations, from which editors complete them, or the page of all keys
@@ -249,6 +253,13 @@ pub enum Command {
     Completions {
         #[arg(value_enum)]
         shell: Shell,
+    },
+    /// Write the manual pages, one for every command
+    #[command(after_help = "Example:\n  draftsmith man --output ~/.local/share/man/man1")]
+    Man {
+        /// The folder for the pages, which is made if it is not there
+        #[arg(long, value_name = "FOLDER")]
+        output: PathBuf,
     },
 }
 
@@ -271,6 +282,9 @@ pub struct AblateOptions {
 pub struct InspectOptions {
     /// The folder; a model may also be one of the hub (org/name)
     pub path: PathBuf,
+    /// List the tensors of a model as well
+    #[arg(long, conflicts_with = "check")]
+    pub tensors: bool,
     /// Compare the model's tokens, logits, hidden states and greedy texts with these vectors; exit code 1 if they differ
     #[arg(long, value_name = "VECTORS.json")]
     pub check: Option<PathBuf>,

@@ -53,7 +53,7 @@ pub fn export(common: &Common, options: &ExportOptions) -> Result<()> {
         format!(
             "{}```\n{}```",
             run.as_ref().map_or_else(String::new, trained_on),
-            report::table(&report::read(&report)?)
+            report::table(&report::read(&report)?, None)
         )
     } else {
         "None are known: the heads were exported without the report of a run.".to_owned()

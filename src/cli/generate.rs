@@ -75,7 +75,7 @@ fn by_tokens(
             let sampler = Sampler::new(temperature, options.top_p, options.seed);
             backbone::sample(&backbone, &[&prompt], options.max_new, &mut [sampler])
         }
-    }
+    }?
     .remove(0);
     let text = backbone.tokenizer.decode(&tokens)?;
     match common.format {

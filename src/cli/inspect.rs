@@ -14,28 +14,120 @@ use crate::device;
 use crate::error::{Error, Result, bail};
 use crate::evaluation::analyses::VariantRow;
 use crate::files;
-use crate::ngram;
+use crate::ngram::{self, Counts, arpa};
+use crate::nn::SafetensorsFile;
 use crate::report;
-use crate::store::MARK;
+use crate::store::{MARK, seconds_of};
 
 pub fn inspect(common: &Common, options: &InspectOptions) -> Result<()> {
-    if options.path.extension().is_some_and(|extension| extension == "ngram") {
-        return show(common, &ngram(&options.path)?);
+    if let Some(value) = file(&options.path)? {
+        return show(common, &value);
     }
     let path = &resolve(&options.path.to_string_lossy())?;
     if let Some(vectors) = &options.check {
         return compare(common, path, vectors, options.tolerance);
     }
-    let value = if path.join("trace.json").exists() {
+    let has = |name: &str| path.join(name).exists();
+    let value = if has("trace.json") {
         trace(path)?
-    } else if path.join("run.toml").exists() {
+    } else if has("run.toml") {
         run(path)?
-    } else if path.is_dir() && !path.join("config.json").exists() {
-        bail!("{} is neither a model (config.json), a trace (trace.json) nor a run (run.toml).", path.display());
+    } else if has("heads.json") {
+        heads(path)?
+    } else if has(MARK) {
+        artefact(path)?
+    } else if ["traces", "heads", "reports"].iter().any(|kind| path.join(kind).is_dir()) {
+        store(path)?
+    } else if path.is_dir() && !has("config.json") {
+        bail!(
+            "{} is neither a model (config.json), a trace (trace.json), a run (run.toml), heads (heads.json), a store of runs nor a part of one ({MARK}).",
+            path.display()
+        );
     } else {
-        model(path)?
+        model(path, options.tensors)?
     };
     show(common, &value)
+}
+
+/// Describes a file that is known by its name: an n-gram model, ARPA text or counts.
+fn file(path: &Path) -> Result<Option<Value>> {
+    let name = path.to_string_lossy();
+    Ok(if name.ends_with(".ngram") {
+        Some(ngram(path)?)
+    } else if name.ends_with(".arpa") || name.ends_with(".arpa.gz") {
+        let sizes = arpa::sizes(path)?;
+        Some(json!({
+            "kind": "n-gram model as ARPA text", "order": sizes.len(), "ngrams": sizes, "bytes": files::measure(path)?.0,
+        }))
+    } else if name.ends_with(".counts") {
+        let counts = Counts::open(&[path])?;
+        let vocabulary = counts.vocabulary();
+        Some(json!({
+            "kind": "n-gram counts", "order": counts.order(), "bytes": files::measure(path)?.0,
+            "vocab_size": vocabulary.size, "tokenizer_hash": vocabulary.tokenizer,
+        }))
+    } else {
+        None
+    })
+}
+
+/// Describes trained heads: their kind and size, and of which training they are.
+fn heads(path: &Path) -> Result<Value> {
+    let description: Value = files::read_json(&path.join("heads.json"))?;
+    let weights = SafetensorsFile::open(&path.join("heads.safetensors"))?;
+    let of_tensor = |name: &String| weights.info(name).map_or(0, |info| info.shape.iter().product());
+    let parameters: usize = weights.names().iter().map(of_tensor).sum();
+    let mut value = json!({
+        "kind": "heads", "heads": description["architecture"]["kind"], "block_size": description["block_size"],
+        "parameters": parameters, "bytes": files::measure(path)?.0,
+        "draft_vocabulary": description["vocabulary"].as_array().map(Vec::len),
+        "architecture": settings(&description["architecture"]), "backbone_hash": description["backbone"],
+        "tokenizer_hash": description["tokenizer"],
+    });
+    if let Ok(best) = files::read_json::<Value>(&path.join("checkpoints/best.json")) {
+        value["best_step"] = best["step"].clone();
+    }
+    if path.join(MARK).exists() {
+        value["training"] = artefact(path)?["settings"].take();
+    }
+    Ok(value)
+}
+
+/// Describes a part of a store: what it was made with, of what, and how long that took.
+fn artefact(path: &Path) -> Result<Value> {
+    let mark: Value = files::read_json(&path.join(MARK))?;
+    let files: Vec<&String> = mark["files"].as_object().into_iter().flat_map(Map::keys).collect();
+    let mut value = json!({
+        "kind": mark["kind"], "name": mark["name"], "hash": mark["hash"], "program": mark["program"],
+        "seconds": seconds_of(path), "bytes": files::measure(path)?.0, "files": files,
+        "settings": settings(&mark["settings"]), "inputs": settings(&mark["inputs"]),
+    });
+    if path.join("model.ngram").exists() {
+        value["model"] = ngram(&path.join("model.ngram"))?;
+    }
+    Ok(value)
+}
+
+/// Lists settings as records of a key and its value.
+fn settings(of: &Value) -> Vec<Value> {
+    let rows = of.as_object().map(report::flatten).unwrap_or_default();
+    rows.into_iter().map(|[key, value]| json!({"key": key, "value": value})).collect()
+}
+
+/// Describes a store of runs: how many parts of each kind it has, and how large they are.
+fn store(path: &Path) -> Result<Value> {
+    let (mut kinds, mut bytes) = (Vec::new(), 0);
+    for kind in files::listing(path)?.into_iter().filter(|path| path.is_dir()) {
+        let parts: Vec<PathBuf> = files::listing(&kind)?.into_iter().filter(|path| path.is_dir()).collect();
+        let finished = parts.iter().filter(|part| part.join(MARK).exists()).count();
+        let of_kind = files::measure(&kind)?.0;
+        bytes += of_kind;
+        kinds.push(json!({
+            "parts": kind.file_name().map(|name| name.to_string_lossy()), "finished": finished,
+            "unfinished": parts.len() - finished, "bytes": of_kind,
+        }));
+    }
+    Ok(json!({"kind": "store of runs", "bytes": bytes, "parts": kinds}))
 }
 
 fn show(common: &Common, value: &Value) -> Result<()> {
@@ -57,6 +149,10 @@ fn lines(name: &str, value: &Value) -> String {
             };
             format!("{name}\n{}", records.iter().map(record).collect::<String>())
         }
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(field, value)| format!("  {field:<22} {}\n", plain(value)));
+            format!("{name}\n{}", fields.collect::<String>())
+        }
         _ => format!("{name:<24} {}\n", plain(value)),
     }
 }
@@ -69,8 +165,9 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Describes a checkpoint: shape, types and hashes. The weights are read only to compute their hash.
-fn model(path: &Path) -> Result<Value> {
+/// Describes a checkpoint: shape, types and hashes, and every tensor if they are `listed`. The weights are read only to compute
+/// their hash.
+fn model(path: &Path, listed: bool) -> Result<Value> {
     let checkpoint = Checkpoint::open(path)?;
     let identity = checkpoint.identity(Precision::AS_STORED)?;
     let tokenizer = checkpoint.tokenizer()?;
@@ -82,7 +179,7 @@ fn model(path: &Path) -> Result<Value> {
     let sentence = "Once upon a time, 3 dragons met.";
     let ids = tokenizer.encode(sentence)?;
     let pieces: Vec<String> = ids.iter().map(|id| tokenizer.decode(&[*id])).collect::<Result<_>>()?;
-    Ok(json!({
+    let mut value = json!({
         "kind": "model", "architecture": checkpoint.model_type(), "parameters": parameters,
         "layers": config.num_hidden_layers, "width": config.hidden_size, "query_heads": config.num_attention_heads,
         "key_heads": config.num_key_value_heads, "head_width": config.head_dim, "mlp_width": config.intermediate_size,
@@ -90,8 +187,11 @@ fn model(path: &Path) -> Result<Value> {
         "tied_unembedding": config.tie_word_embeddings, "weights": identity.weights, "bytes": files::measure(path)?.0,
         "end_of_text": identity.end_of_text, "hash": identity.hash, "tokenizer_hash": tokenizer.hash(),
         "sample": sentence, "sample_token_ids": ids, "sample_tokens": pieces,
-        "tensors": tensors.iter().map(tensor).collect::<Vec<_>>(),
-    }))
+    });
+    if listed {
+        value["tensors"] = tensors.iter().map(tensor).collect();
+    }
+    Ok(value)
 }
 
 fn compare(common: &Common, path: &Path, vectors: &Path, tolerance: f32) -> Result<()> {

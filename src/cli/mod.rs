@@ -16,6 +16,7 @@ mod store;
 mod terminal;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -34,19 +35,17 @@ pub fn main() -> ExitCode {
         if error::in_guarded_code() {
             return;
         }
-        terminal::complain(&format!(
-            "error: this is a bug in draftsmith, please report it with the command you ran: {panic}"
-        ));
+        terminal::complain(&format!("this is a bug in draftsmith, please report it with the command you ran: {panic}"));
     }));
     let arguments = Arguments::parse();
     let outcome = std::panic::catch_unwind(|| dispatch(&arguments));
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            terminal::complain(&format!("error: {error}"));
+            terminal::complain(&error.to_string());
             ExitCode::from(match error.kind() {
                 ErrorKind::CheckFailed => 1,
-                ErrorKind::Fault => 2,
+                ErrorKind::Fault | ErrorKind::NotPermitted => 2,
                 ErrorKind::Interrupted => 130,
             })
         }
@@ -69,15 +68,16 @@ fn check_threads() -> Result<()> {
 }
 
 fn dispatch(arguments: &Arguments) -> Result<()> {
-    check_threads()?;
     if arguments.common.no_verify {
         crate::store::skip_verification();
     }
-    terminal::watch(match (arguments.common.quiet, arguments.common.verbose) {
+    let verbosity = match (arguments.common.quiet, arguments.common.verbose) {
         (true, _) => Verbosity::Quiet,
         (false, false) => Verbosity::Normal,
         (false, true) => Verbosity::Verbose,
-    });
+    };
+    terminal::watch(verbosity, arguments.common.log_format);
+    check_threads()?;
     let common = &arguments.common;
     match &arguments.command {
         Command::Init(options) => init::init(options),
@@ -115,7 +115,15 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
             clap_complete::generate(*shell, &mut Arguments::command(), "draftsmith", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
+        Command::Man { output } => man(output),
     }
+}
+
+/// Writes `draftsmith.1`, and `draftsmith-COMMAND.1` for every command, into `folder`.
+fn man(folder: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| Error::io("write the manual pages in", folder, e);
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    clap_mangen::generate_to(Arguments::command(), folder).map_err(failed)
 }
 
 /// Returns the folders in which the command line keeps runs.

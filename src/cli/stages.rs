@@ -6,7 +6,7 @@ use super::args::{Common, ConfigFile, Format, Gates};
 use super::{ACCEPT_BACKBONE, estimate, print, print_json, runs, terminal};
 use crate::config::{self, Config, Overrides};
 use crate::device;
-use crate::error::{Result, bail};
+use crate::error::{ErrorKind, Result, bail};
 use crate::progress;
 use crate::report::{self, EvaluatedRun, Report};
 use crate::stages::{self, Workspace};
@@ -92,6 +92,10 @@ pub fn evaluate(
     let mut file = file.clone();
     file.set.extend(flags.iter().filter(|(_, set)| *set).map(|(key, _)| format!("{key}=true")));
     let Some(config) = load(common, &file)? else { return Ok(()) };
+    let reported = config.data.iter().filter(|(_, data)| data.test > 0.0);
+    let variants: Vec<String> = config.variants().iter().map(ToString::to_string).collect();
+    let sets: Vec<&str> = reported.map(|(name, _)| name.as_str()).collect();
+    report::check_gate_names(&gates.fail_under, &sets, &variants)?;
     let workspace = open(config, heads)?;
     let result = stages::run(&workspace)?;
     show(common, &result, &workspace.folder.join("report"))?;
@@ -119,7 +123,7 @@ fn compare(common: &Common, runs: &[PathBuf], output: Option<&Path>) -> Result<(
         progress::say(format!("comparison: {}", folder.join("comparison.html").display()));
     }
     match common.format {
-        Format::Table => print(&comparison.table()),
+        Format::Table => print(&comparison.table(terminal::width())),
         Format::Json => print_json(&serde_json::to_value(&comparison).expect("a comparison is JSON")),
     }
 }
@@ -140,9 +144,13 @@ fn require_report(run: &Path) -> Result<PathBuf> {
 fn one_report(common: &Common, run: &Path, gates: &Gates) -> Result<()> {
     let folder = run.join("report");
     let report = report::read(&require_report(run)?)?;
-    report::write(&report, &folder)?;
+    match report::write(&report, &folder).and_then(|()| write_trainings(run)) {
+        Err(error) if error.kind() == ErrorKind::NotPermitted => {
+            progress::warn(format!("what lies beside the report stays as it was: {error}"));
+        }
+        outcome => outcome?,
+    }
     show(common, &report, &folder)?;
-    write_trainings(run)?;
     report::check_gates(&report, &gates.fail_under)
 }
 
@@ -163,7 +171,7 @@ fn write_trainings(run: &Path) -> Result<()> {
 fn show(common: &Common, result: &Report, folder: &Path) -> Result<()> {
     match common.format {
         Format::Table => {
-            print(&report::table(result))?;
+            print(&report::table(result, terminal::width()))?;
             print(&format!("\nreport: {}\n", folder.join("report.html").display()))
         }
         Format::Json => {

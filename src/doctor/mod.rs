@@ -72,7 +72,7 @@ pub fn doctor(workspace: &Workspace) -> Result<Findings> {
     let documents: Vec<&Document> = workspace.corpora().iter().flat_map(|corpus| corpus.split(Split::Train)).collect();
     let first = documents.first().copied().ok_or_else(|| Error::new("no corpus has a document to train on."))?;
     let prompts = prompts(backbone, &documents)?;
-    let written = written(backbone, &prompts);
+    let written = written(backbone, &prompts)?;
     let mut checks = vec![
         round_trip(backbone, &documents)?,
         end_of_text(backbone)?,
@@ -107,7 +107,7 @@ fn prompts(backbone: &Backbone, documents: &[&Document]) -> Result<Vec<Vec<u32>>
     Ok(prompts)
 }
 
-fn written(backbone: &Backbone, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
+fn written(backbone: &Backbone, prompts: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
     generate(backbone, &prompts.iter().map(Vec::as_slice).collect::<Vec<_>>(), WRITTEN)
 }
 
@@ -251,7 +251,7 @@ fn shown(workspace: &Workspace, document: &Document) -> Result<Vec<ShownToken>> 
     let backbone = workspace.backbone();
     let mut tokens = backbone.tokenizer.encode(&document.prompt)?;
     let prompt = tokens.len();
-    tokens.extend(generate(backbone, &[&tokens], 12).remove(0));
+    tokens.extend(generate(backbone, &[&tokens], 12)?.remove(0));
     let first = prompt.saturating_sub(6);
     let last = (first + 10).min(tokens.len().saturating_sub(2));
     let one = |place: usize| ShownToken {

@@ -62,6 +62,16 @@ pub struct TracedSplit<'a> {
     pub candidates: StoredCandidates,
 }
 
+/// How much longer a walk takes in which a model runs, or a live check, than one that only searches lattices: about so much on a
+/// CPU. The time that is left follows from it.
+const MODEL: f64 = 20.0;
+
+/// Returns how long a walk of a variant takes beside others.
+fn walk_cost(prepared: &PreparedVariant, settings: &Settings) -> f64 {
+    let drafter = prepared.drafter(settings);
+    if drafter.grows() || drafter.prefers_all_starts() { MODEL } else { 1.0 }
+}
+
 impl<'a> Evaluator<'a> {
     /// Evaluates every variant on the data set `name`. Settings are chosen on `dev`; all other results are about
     /// `test`.
@@ -74,9 +84,11 @@ impl<'a> Evaluator<'a> {
         let heads = (self.heads, self.backbone);
         let dev_texts = Texts::new(dev.trace, &dev.candidates, heads, self.top_k, &stops)?;
         let texts = Texts::new(test.trace, &test.candidates, heads, self.top_k, &stops)?;
-        // One unit each for the searches, the walks over test and the live checks.
-        let mut bar = Progress::new(format!("evaluate {name}"), 3 * self.variants.len());
         let start = self.start(&dev_texts);
+        // The searches, the walks over test, and the live checks.
+        let walks = self.variants.iter().flat_map(|prepared| [walk_cost(prepared, &start); 2]);
+        let live = self.variants.iter().map(|_| if self.options.live_documents > 0 { MODEL } else { 0.0 });
+        let mut bar = Progress::with_costs(format!("evaluate {name}"), 0, walks.chain(live));
         let heads = analyses::heads::measure(self, test.key, &texts)?;
         let (mut variants, mut earlier): (Vec<EvaluatedVariant>, _) = (Vec::new(), 0);
         let mut singles: BTreeMap<String, Settings> = BTreeMap::new();
@@ -110,7 +122,7 @@ impl<'a> Evaluator<'a> {
             );
             earlier += usize::from(self.findings.has(&key));
             let plain = variants.first().map(|plain| plain.result.dev_block_efficiency);
-            bar.advance(|| format!("{} on dev", prepared.variant));
+            bar.update(2 * variants.len(), || format!("{} on dev", prepared.variant));
             let result =
                 self.findings.find(&key, || self.measure(prepared, from, &axes, plain, [&dev_texts, &texts]))?;
             let prepared = prepared.clone();
@@ -163,11 +175,11 @@ impl<'a> Evaluator<'a> {
         }
         let (documents, batch) = (sample.len(), self.options.live_batch);
         let key = self.findings.key("autoregressive", &(&variants[0].key, documents, batch));
-        let speed = self.findings.find(&key, || Ok(autoregressive_speed(self.backbone, &sample, batch)))?;
+        let speed = self.findings.find(&key, || autoregressive_speed(self.backbone, &sample, batch))?;
         let mut outcomes = Vec::new();
         for EvaluatedVariant { prepared, key, result, .. } in variants {
             stop_if_interrupted()?;
-            bar.advance(|| format!("live {}", prepared.variant));
+            bar.update(2 * variants.len() + outcomes.len(), || format!("live {}", prepared.variant));
             let decoding = Decoding {
                 top_k: self.top_k,
                 dtype: self.dtype,

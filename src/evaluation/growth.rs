@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::replay::{Route, Step};
+use super::stop_if_interrupted;
 use crate::backbone::Backbone;
 use crate::drafting::{Drafter, Drafts, GrowingSession, Session};
 use crate::error::Result;
@@ -77,6 +78,7 @@ pub fn walk_grown<T: Send>(
                 *walk = waiting.pop_front().map(|number| Walk::new(number, &routes[number], drafter));
             }
         }
+        stop_if_interrupted()?;
         walks.par_iter_mut().flatten().try_for_each(|walk| walk.go_on(&keep))?;
         let mut ended = false;
         for walk in &mut walks {

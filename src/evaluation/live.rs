@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ReplayText, Step};
+use super::{ReplayText, Step, stop_if_interrupted};
 use crate::backbone::{Backbone, generate};
 use crate::decoding::{Decoder, Decoding};
 use crate::drafting::Drafter;
@@ -84,6 +84,7 @@ pub fn check_live(
     let mut steps: Vec<_> = replayed.iter().map(|steps| steps.iter()).collect();
     let (mut ties, mut mismatches) = (vec![None; texts.len()], vec![false; texts.len()]);
     while !decoder.finished() {
+        stop_if_interrupted()?;
         for (document, block) in decoder.step()?.blocks {
             // After a mismatch, the rest of the document is decoded without comparing blocks. Only its text is compared
             // at the end.
@@ -118,14 +119,17 @@ pub fn check_live(
 }
 
 /// Returns the tokens per second of plain greedy decoding, with `batch` documents together at a time.
-pub fn autoregressive_speed(backbone: &Backbone, texts: &[&ReplayText], batch: usize) -> f64 {
+///
+/// # Errors
+/// Returns an error after an interrupt.
+pub fn autoregressive_speed(backbone: &Backbone, texts: &[&ReplayText], batch: usize) -> Result<f64> {
     let started = Instant::now();
     let mut tokens = 0;
     for texts in texts.chunks(batch) {
         let prompts: Vec<&[u32]> = texts.iter().map(|text| &text.tokens[..text.prompt]).collect();
         // A text whose limit is below the largest one ends at the end of the context in any case.
         let limit = texts.iter().map(|text| text.limit).max().unwrap_or(0);
-        tokens += generate(backbone, &prompts, limit).iter().map(Vec::len).sum::<usize>();
+        tokens += generate(backbone, &prompts, limit)?.iter().map(Vec::len).sum::<usize>();
     }
-    tokens as f64 / started.elapsed().as_secs_f64()
+    Ok(tokens as f64 / started.elapsed().as_secs_f64())
 }

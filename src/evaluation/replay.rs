@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::growth::{TextGrowth, walk_grown};
+use super::stop_if_interrupted;
 use crate::backbone::{Backbone, Feature};
 use crate::drafting::{Decision, Drafter, Drafts, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
@@ -216,7 +217,10 @@ pub fn replay_all<T: Send>(
     if drafter.grows() {
         return walk_grown(routes, drafter, keep);
     }
-    let one = |(number, route): (usize, &Route)| route.search(drafter, |step, drafts| keep(number, step, drafts));
+    let one = |(number, route): (usize, &Route)| {
+        stop_if_interrupted()?;
+        route.search(drafter, |step, drafts| keep(number, step, drafts))
+    };
     // Where models run, the work inside a document is parallel already.
     if drafter.prefers_all_starts() {
         routes.iter().enumerate().map(one).collect()

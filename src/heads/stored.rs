@@ -223,7 +223,7 @@ fn compute(
     let (started, wanted) = (Instant::now(), Wanted { stats: true, states: dtype.is_some() });
     let (mut ids, mut scores, mut margins, mut stats) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut width, mut confident) = (0, false);
-    let mut bar = Progress::new(title, trace.documents().len());
+    let mut bar = Progress::with_costs(title, 0, trace.documents().iter().map(|document| document.len() as f64));
     let mut found_k = k.min(heads.vocabulary());
     let mut read = ReadDocuments::new(heads, model, trace, 1);
     for (number, document) in trace.documents().iter().enumerate() {

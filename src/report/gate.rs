@@ -5,7 +5,7 @@ use std::str::FromStr;
 use super::model::Report;
 use crate::error::{Error, Result, bail};
 use crate::evaluation::analyses::VariantRow;
-use crate::tables::{Cell, Record, Table};
+use crate::tables::{Cell, ORACLE, Record, Table};
 
 /// A lower bound for a number of a variant: `block_efficiency[ngram]=1.8` on every data set, or
 /// `block_efficiency[ngram,tales]=1.8` on one.
@@ -41,6 +41,24 @@ impl FromStr for Gate {
 }
 
 impl Gate {
+    /// Checks that a report of these data sets and variants has what the gate looks at, before anything long is done for it.
+    fn check_names(&self, sets: &[&str], variants: &[String]) -> Result<()> {
+        if let Some(set) = &self.set
+            && !sets.contains(&&**set)
+        {
+            bail!("--fail-under: `{set}` is no data set with a `test` share; there are: {}.", sets.join(", "));
+        }
+        if self.variant != ORACLE && !variants.contains(&self.variant) {
+            let known = variants.join(", ");
+            bail!("--fail-under: there will be no variant `{}`; there are: {known}, {ORACLE}.", self.variant);
+        }
+        let metrics: Vec<&str> = VariantRow::fields().iter().map(|field| field.id).collect();
+        if !metrics.contains(&&*self.metric) {
+            bail!("--fail-under: `{}` is no number of a variant; there are: {}.", self.metric, metrics.join(", "));
+        }
+        Ok(())
+    }
+
     /// Returns a line for each data set on which the number is below the bound.
     ///
     /// # Errors
@@ -85,6 +103,14 @@ fn numbers<'a>(table: &'a Table, row: &[Cell]) -> Vec<&'a str> {
     of_row.map(|(column, _)| column.id.as_str()).collect()
 }
 
+/// Checks that the report of a run with these data sets and variants will have what the gates look at.
+///
+/// # Errors
+/// Returns an error that names what it will not have.
+pub fn check_gate_names(gates: &[Gate], sets: &[&str], variants: &[String]) -> Result<()> {
+    gates.iter().try_for_each(|gate| gate.check_names(sets, variants))
+}
+
 /// Checks all gates.
 ///
 /// # Errors
@@ -119,6 +145,24 @@ mod tests {
         let expected =
             "--fail-under: block_efficiency[ngram,tales] is 1.739, under 1.7391; drafts[bpd,tales] is 1, under 2.";
         assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn a_gate_is_checked_before_there_is_a_report() {
+        let check = |gate: &str| {
+            check_gate_names(&[gate.parse().unwrap()], &["tales"], &["bpd".to_owned(), "ngram".to_owned()])
+        };
+        for gate in ["block_efficiency[ngram]=1", "lm_scale[bpd,tales]=0", "block_efficiency[oracle]=2"] {
+            check(gate).unwrap();
+        }
+        for (gate, expected) in [
+            ("block_efficiency[3-gram]=1", "no variant `3-gram`; there are: bpd, ngram, oracle."),
+            ("block_efficiency[bpd,news]=1", "`news` is no data set with a `test` share; there are: tales."),
+            ("speed[bpd]=1", "`speed` is no number of a variant; there are: block_efficiency, ci95, "),
+        ] {
+            let error = check(gate).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
     }
 
     #[test]

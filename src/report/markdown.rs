@@ -20,9 +20,10 @@ pub fn markdown(report: &Report) -> String {
     text + "\n</details>\n"
 }
 
-/// Renders the narrow tables and the notes of the brief sections of every data set, aligned for a fixed-width font.
-pub fn table(report: &Report) -> String {
-    report.datasets.iter().map(brief).collect::<Vec<_>>().join("\n")
+/// Renders the narrow tables and the notes of the brief sections of every data set, aligned for a fixed-width font, in lines
+/// of at most `width` characters where a width is given.
+pub fn table(report: &Report, width: Option<usize>) -> String {
+    report.datasets.iter().map(|set| brief(set, width)).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the definition of every column, each only once, grouped by the title of the section.
@@ -96,28 +97,40 @@ pub fn named(row: &Row) -> String {
     row.mark.as_ref().map_or(row.name.clone(), |mark| format!("{} ({mark})", row.name))
 }
 
-fn brief(set: &Dataset) -> String {
+fn brief(set: &Dataset, width: Option<usize>) -> String {
     let documents = format::counted(set.facts.documents, "document", "documents");
     let mut text = format!("{} ({}), {documents}\n", set.name, set.split);
     for section in set.sections.iter().filter(|section| section.brief) {
         let tables = section.tables.iter().filter(|table| table.columns.iter().any(|column| column.compact));
-        tables.for_each(|table| text += &aligned_rows(&cells(table)));
+        tables.for_each(|table| text += &aligned_rows(&cells(table), width));
         section.notes.iter().for_each(|note| text += &format!("{note}\n"));
     }
     text
 }
 
-/// Aligns rows of equal length: the first cell to the left, the others to the right.
-pub(super) fn aligned_rows(cells: &[Vec<String>]) -> String {
-    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..cells[0].len()).map(width).collect();
+/// Aligns rows of equal length: the first cell to the left, the others to the right. Columns that do not fit in `width`
+/// characters follow below, beside the first one again.
+pub(super) fn aligned_rows(cells: &[Vec<String>], width: Option<usize>) -> String {
+    let widest = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..cells[0].len()).map(widest).collect();
     let mut text = String::new();
-    for row in cells {
-        text += &format!("{:<1$}", row[0], widths[0]);
-        for (cell, width) in row.iter().zip(&widths).skip(1) {
-            text += &format!("  {cell:>width$}");
+    let mut next = 1;
+    while next < widths.len() || text.is_empty() {
+        let (first, mut taken) = (next, widths[0]);
+        while next < widths.len() && (next == first || width.is_none_or(|width| taken + 2 + widths[next] <= width)) {
+            taken += 2 + widths[next];
+            next += 1;
         }
-        text += "\n";
+        if first > 1 {
+            text += "\n";
+        }
+        for row in cells {
+            text += &format!("{:<1$}", row[0], widths[0]);
+            for (cell, width) in row.iter().zip(&widths).take(next).skip(first) {
+                text += &format!("  {cell:>width$}");
+            }
+            text += "\n";
+        }
     }
     text
 }
@@ -144,9 +157,29 @@ mod tests {
     use crate::tables::Cell;
 
     #[test]
+    fn columns_that_do_not_fit_follow_below() {
+        let text = table(&fixture::report(), Some(50));
+        let expected = "\
+tales (test), 200 documents
+variant        block efficiency   95 % interval
+bpd                       1.525  [1.489, 1.561]
+ngram (lossy)             1.739  [1.703, 1.775]
+
+variant            gain
+bpd                   –
+ngram (lossy)  +14.0 %
+12 of 200 documents loop.
+";
+        assert_eq!(text, expected);
+        assert_eq!(table(&fixture::report(), Some(57)), table(&fixture::report(), None));
+        // A column that is wider than all is still there.
+        assert_eq!(table(&fixture::report(), Some(1)).lines().count(), 2 + 3 * 3 + 2);
+    }
+
+    #[test]
     fn the_terminal_table() {
         assert_eq!(
-            table(&fixture::report()),
+            table(&fixture::report(), None),
             "\
 tales (test), 200 documents
 variant        block efficiency   95 % interval     gain

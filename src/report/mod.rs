@@ -35,13 +35,13 @@ use std::path::Path;
 pub use comparison::{Comparison, EvaluatedRun, compare};
 pub use csv::csv;
 pub use documents::{DocumentSet, Documents};
-pub use gate::{Gate, check_gates};
+pub use gate::{Gate, check_gate_names, check_gates};
 pub use html::html;
 pub use json::{from_json, read, to_json};
 pub use markdown::{markdown, table};
 pub use model::{Report, SCHEMA_VERSION};
 pub use schema::schema;
-pub use settings::DifferingKey;
+pub use settings::{DifferingKey, flatten};
 pub use training::write_training;
 
 use crate::error::{Error, Result};

@@ -22,7 +22,7 @@ pub(super) fn configuration(report: &Report) -> Option<&Map<String, Value>> {
 }
 
 /// Lists nested fields as `outer.inner`, with lists of plain values on one line.
-pub(super) fn flatten(fields: &Map<String, Value>) -> Vec<[String; 2]> {
+pub fn flatten(fields: &Map<String, Value>) -> Vec<[String; 2]> {
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut rows = Vec::new();
     for (name, value) in fields {

@@ -81,7 +81,7 @@ impl Corpus {
         });
         let origin = if config.origin.is_empty() { String::new() } else { format!(" {}", config.origin) };
         let path = found.map_err(|e| match e.kind() {
-            ErrorKind::Fault => Error::new(format!("data.{name}: {e}{origin}")),
+            ErrorKind::Fault | ErrorKind::NotPermitted => Error::new(format!("data.{name}: {e}{origin}")),
             _ => e,
         })?;
         let documents = read_corpus(&path, config)?.into_iter().map(|d| (fractions.split_of(&d.group), d)).collect();

@@ -206,7 +206,10 @@ impl Workspace {
             say(format!("{}: finished earlier, skipped", artefact.title));
         } else if let Some(nearest) = self.store.nearest(artefact) {
             let words = format!("{}: {}", artefact.title, nearest.words());
-            if nearest.seconds > Some(LONG) { say(words) } else { progress::detail(words) }
+            match nearest.seconds > Some(LONG) {
+                true if !self.is_cell => progress::warn(words),
+                _ => progress::detail(words),
+            }
         }
         Ok(())
     }

@@ -190,10 +190,11 @@ fn seconds_of(work: impl FnOnce()) -> f64 {
 /// Measures the seconds per token of the teacher-forced pass over `texts`.
 fn seconds_a_token(backbone: &Backbone, texts: &[&[u32]], features: &[Feature]) -> f64 {
     let Some(first) = texts.first() else { return 0.0 };
+    let forced = |texts: &[&[u32]]| drop(teacher_forced(&backbone.model, texts, features).collect::<Vec<_>>());
     // The first forward pass also starts threads and compiles kernels, so it is not measured.
-    teacher_forced(&backbone.model, &[&first[..1]], features);
+    forced(&[&first[..1]]);
     let tokens: usize = texts.iter().map(|text| text.len()).sum();
-    seconds_of(|| drop(teacher_forced(&backbone.model, texts, features))) / tokens as f64
+    seconds_of(|| forced(texts)) / tokens as f64
 }
 
 /// Measures the seconds per document on a batch of medium length. The beginnings of its prompts are continued by a few
@@ -208,7 +209,7 @@ fn seconds_a_document(backbone: &Backbone, plan: &TracePlan, features: &[Feature
     let before: usize = batch.iter().map(|item| item.prompt.len()).sum();
     let after: usize = batch.iter().map(|item| plan.most(item)).sum();
     // The first forward pass also starts threads and compiles kernels, so it is not measured.
-    generate(backbone, &[&batch[0].prompt[..1]], 1);
+    let _ = generate(backbone, &[&batch[0].prompt[..1]], 1);
     let each = (READ / size).max(1);
     let read: Vec<&[u32]> = batch.iter().map(|item| &item.prompt[..item.prompt.len().min(each)]).collect();
     // Prompts are read by all layers, whichever columns are made.

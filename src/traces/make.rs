@@ -9,7 +9,7 @@ use super::plan::Item;
 use super::{TraceDocument, TracePlan, TraceText};
 use crate::backbone::{Backbone, generate, sample};
 use crate::error::{Error, Result, bail};
-use crate::progress::{self, Progress};
+use crate::progress::{self, Progress, Reached};
 
 /// Makes the trace in `folder`. If an earlier process finished a part of it, making resumes after that. When all is
 /// finished, `mark` is called with the folder, still under its temporary name, to put the mark of completeness into it.
@@ -39,6 +39,9 @@ pub fn make(
         // are left out count as finished in the progress bar.
         let done = partial.documents_in(&window);
         let mut behind = window.end - (items.len() - done);
+        // Long documents come first in a window. A token that is read takes about as long as one that is written.
+        let cost = |items: &[Item]| items.iter().map(|item| plan.most(item)).sum::<usize>() as f64;
+        let (whole, mut spent) = (cost(&items), cost(&items[..done]));
         for batch in items[done..].chunks(plan.batch) {
             stop_if_interrupted(&partial)?;
             let longest = |item: &Item| item.entry(0, plan.most(item) - item.prompt.len());
@@ -49,9 +52,16 @@ pub fn make(
                 backbone.model.require_memory(batch.len(), tokens, cure)?;
             }
             partial.require_room(partial.bytes(longest.iter()), free)?;
-            partial.add(compute(backbone, plan, batch))?;
+            let computed = match compute(backbone, plan, batch) {
+                Ok(computed) => computed,
+                Err(error) => return Err(stop_if_interrupted(&partial).err().unwrap_or(error)),
+            };
+            partial.add(computed)?;
             behind += batch.len();
-            bar.update(behind, || format!("documents, {} {} tokens", partial.new_tokens(), plan.text.name()));
+            spent += cost(batch);
+            let share = (window.start as f64 + window.len() as f64 * spent / whole) / plan.documents as f64;
+            let words = || format!("documents, {} {} tokens", partial.new_tokens(), plan.text.name());
+            bar.reach(Reached { done: behind, share }, words);
         }
     }
     let (kept, new_tokens) = (partial.documents(), partial.new_tokens());
@@ -90,7 +100,15 @@ pub(super) fn stop_if_interrupted(partial: &Partial) -> Result<()> {
 }
 
 /// Returns the continuations of a batch of prompts, each of at most `max_new` tokens.
-pub(super) fn continuations(backbone: &Backbone, plan: &TracePlan, batch: &[Item], max_new: usize) -> Vec<Vec<u32>> {
+///
+/// # Errors
+/// Returns an error after an interrupt.
+pub(super) fn continuations(
+    backbone: &Backbone,
+    plan: &TracePlan,
+    batch: &[Item],
+    max_new: usize,
+) -> Result<Vec<Vec<u32>>> {
     let prompts: Vec<&[u32]> = batch.iter().map(|item| item.prompt.as_slice()).collect();
     match plan.text {
         TraceText::Greedy => generate(backbone, &prompts, max_new),
@@ -98,16 +116,18 @@ pub(super) fn continuations(backbone: &Backbone, plan: &TracePlan, batch: &[Item
             let mut samplers: Vec<_> = batch.iter().map(|item| plan.sampling.of(&item.id)).collect();
             sample(backbone, &prompts, max_new, &mut samplers)
         }
-        TraceText::Corpus => batch.iter().map(|item| item.given[..item.given.len().min(max_new)].to_vec()).collect(),
+        TraceText::Corpus => {
+            Ok(batch.iter().map(|item| item.given[..item.given.len().min(max_new)].to_vec()).collect())
+        }
     }
 }
 
 /// Computes the texts of a batch.
-fn compute(backbone: &Backbone, plan: &TracePlan, batch: &[Item]) -> Vec<Traced> {
+fn compute(backbone: &Backbone, plan: &TracePlan, batch: &[Item]) -> Result<Vec<Traced>> {
     let traced = |(item, continuation): (&Item, Vec<u32>)| Traced {
         index: item.index,
         entry: item.entry(0, continuation.len()),
         rows: item.prompt.iter().chain(&continuation).flat_map(|token| token.to_le_bytes()).collect(),
     };
-    batch.iter().zip(continuations(backbone, plan, batch, plan.max_new)).map(traced).collect()
+    Ok(batch.iter().zip(continuations(backbone, plan, batch, plan.max_new)?).map(traced).collect())
 }

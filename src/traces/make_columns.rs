@@ -56,7 +56,8 @@ pub fn make_columns(
     if least(&partials) > 0 {
         progress::say(format!("{title}: going on after {} documents", least(&partials)));
     }
-    let mut bar = Progress::starting_at(title, least(&partials), order.len());
+    let costs = order.iter().map(|&number| trace.documents()[number].len() as f64);
+    let mut bar = Progress::with_costs(title, least(&partials), costs);
     loop {
         let done = least(&partials);
         if done == order.len() {
@@ -73,7 +74,11 @@ pub fn make_columns(
         behind[0].1.require_room(needed, free)?;
         let features: Vec<Feature> = behind.iter().map(|(column, _)| column.feature).collect();
         let texts: Vec<&[u32]> = documents.iter().map(|document| trace.tokens(document)).collect();
-        let states = teacher_forced(&backbone.model, &texts, &features);
+        let mut states = Vec::with_capacity(texts.len());
+        for of_text in teacher_forced(&backbone.model, &texts, &features) {
+            stop_if_interrupted(behind[0].1)?;
+            states.push(of_text);
+        }
         for (place, (column, partial)) in behind.iter_mut().enumerate() {
             let one = |(at, (document, states)): (usize, (&&TraceDocument, &Vec<Vec<f32>>))| {
                 let rows = encode(&states[place], column.dtype, column.feature, &document.id)?;

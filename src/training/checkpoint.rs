@@ -57,6 +57,11 @@ impl State {
         options.patience > 0 && since >= options.patience * options.dev_every
     }
 
+    /// Returns whether there is no further step.
+    pub fn has_ended(&self, options: &OptimizationConfig) -> bool {
+        self.step >= options.steps || self.gave_up(options)
+    }
+
     /// Makes the state before the first step.
     pub fn new(key: &str) -> Self {
         Self { schema_version: SCHEMA, key: key.to_owned(), step: 0, metrics_bytes: 0, best: None, kept_every: None }
@@ -100,10 +105,21 @@ struct Pointer {
     step: usize,
 }
 
-/// Returns the bytes on disk of a finished training of so many parameters: the weights, and the checkpoints of the
-/// latest and the best step, each with the optimizer's two moments.
+/// Returns the bytes on disk of a finished training of so many parameters: the weights, and those of the latest and the
+/// best step. While it goes on, each of these two has the optimizer's two moments as well.
 pub fn kept_bytes(parameters: usize) -> u64 {
-    7 * 4 * parameters as u64
+    3 * 4 * parameters as u64
+}
+
+/// Leaves the weights of a checkpoint, the averaged ones if there are any, and its state.
+fn keep_weights(step: &Path) -> Result<()> {
+    let averaged = step.join(AVERAGE).exists();
+    for path in [Some(OPTIMIZER), averaged.then_some(MODEL)].into_iter().flatten().map(|name| step.join(name)) {
+        if path.exists() {
+            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+    }
+    Ok(())
 }
 
 impl Checkpoints {
@@ -157,14 +173,14 @@ impl Checkpoints {
                 fs::remove_dir_all(&path).map_err(|e| Error::io("remove", &path, e))?;
                 continue;
             }
-            let averaged = path.join(AVERAGE).exists();
-            for path in [Some(OPTIMIZER), averaged.then_some(MODEL)].into_iter().flatten().map(|name| path.join(name)) {
-                if path.exists() {
-                    fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
-                }
-            }
+            keep_weights(&path)?;
         }
         Ok(())
+    }
+
+    /// Leaves the weights alone of every checkpoint. Nothing else is read of a training that has ended.
+    pub fn end(&self) -> Result<()> {
+        self.steps()?.iter().try_for_each(|(_, path)| keep_weights(path))
     }
 
     /// Returns the steps in ascending order, with their folders.

@@ -109,8 +109,12 @@ where
     let (mut model, mut state) = match checkpoints.latest(context.key)? {
         Some(state) => {
             checkpoints.settle(&state)?;
-            progress::say(format!("{}: going on from step {}", context.title, state.step));
-            (checkpoints.load(&state, model, &mut optimizer, average.as_mut())?, state)
+            if state.has_ended(options) {
+                (model, state)
+            } else {
+                progress::say(format!("{}: going on from step {}", context.title, state.step));
+                (checkpoints.load(&state, model, &mut optimizer, average.as_mut())?, state)
+            }
         }
         None => {
             if checkpoints.clear()? {
@@ -125,7 +129,7 @@ where
     let mut bar = Progress::starting_at(context.title, state.step, options.steps);
     let mut dev_words = String::new();
     let (started, mut tokens) = (Instant::now(), 0);
-    while state.step < options.steps && !state.gave_up(options) {
+    while !state.has_ended(options) {
         let rate = schedule.rate(state.step);
         let batches = state.step * options.accumulate..(state.step + 1) * options.accumulate;
         let (mut gradients, batch) = gather(&model, task, replicas, batches.clone())?;
@@ -198,6 +202,7 @@ where
     }
     let best = state.best.expect("the last step is evaluated");
     let model = checkpoints.load_model(best.step, model, average.is_some())?;
+    checkpoints.end()?;
     bar.finish(&format!("{} steps, best dev at step {},{dev_words}", state.step, best.step));
     Ok(model)
 }

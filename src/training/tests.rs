@@ -125,6 +125,8 @@ fn what_a_killed_training_left_undone_is_done() {
     std::fs::create_dir(checkpoints.join("step-000005")).unwrap();
     run();
     assert_eq!((listing(), std::fs::read(checkpoints.join("best.json")).unwrap()), (before, best));
+    let last = crate::files::listing(&checkpoints.join("step-000020")).unwrap();
+    assert!(last.iter().all(|path| !path.ends_with("optimizer.safetensors")), "nothing goes on from there: {last:?}");
 }
 
 /// A batch whose loss is NaN: the step is not taken, and what it was made of is written down.

@@ -3,7 +3,8 @@
 use std::fs;
 
 use crate::common::{
-    finished, has_packages, inputs, only_row, python_succeeds, read_json, report, row, rows, succeed, world,
+    self, finished, has_packages, inputs, only_row, place, python_succeeds, read_json, report, row, rows, run, succeed,
+    world,
 };
 use draftsmith::text::Tokenizer;
 use serde_json::Value;
@@ -281,9 +282,90 @@ fn inspect_tells_models_and_traces_apart() {
     assert_eq!((&trace["documents"], &trace["continuation_tokens"]), (&set["documents"], &set["decoded_tokens"]));
     assert_eq!(trace["backbone_hash"], model["hash"]);
     assert!(succeed(world(), &["inspect", "model"]).stdout.contains("parameters"));
+    assert!(model["tensors"].is_null());
+    let tensors = succeed(world(), &["inspect", "model", "--tensors", "--format", "json"]).json();
+    assert!(list(&tensors, "tensors").iter().any(|tensor| tensor["name"] == "model.embed_tokens.weight"), "{tensors}");
     let run = succeed(world(), &["inspect", "runs/tiny", "--format", "json"]).json();
     let variants = run["variants"].as_array().unwrap();
     assert!(variants.len() > 10 && variants.iter().all(|variant| variant["block_efficiency"].is_number()), "{run}");
+}
+
+/// Whatever the program has written, it can say what it is.
+#[test]
+fn inspect_knows_everything_that_runs_are_made_of() {
+    let told = |path: &str| succeed(world(), &["inspect", path, "--format", "json"]).json();
+    let heads = told("runs/tiny/heads");
+    assert_eq!((&heads["kind"], &heads["heads"], &heads["block_size"]), (&"heads".into(), &"ffn".into(), &4.into()));
+    assert_eq!(heads["backbone_hash"], told("model")["hash"]);
+    let trained = |key: &str| list(&heads, "training").iter().find(|one| one["key"] == key).unwrap()["value"].clone();
+    assert_eq!(trained("heads.training.steps"), "20");
+    for (part, kind, key) in [
+        ("rescorers/counts", "rescorers", "options.order"),
+        ("rescorers/small", "rescorers", "options.model.layers"),
+        ("columns/fables-test/last", "columns", "feature"),
+        ("candidates/fables-test", "candidates", "k"),
+    ] {
+        let part = told(&format!("runs/tiny/{part}"));
+        assert!(part["kind"] == kind && part["bytes"].as_u64() > Some(0) && part["seconds"].is_number(), "{part}");
+        assert!(list(&part, "settings").iter().any(|one| one["key"] == key), "{part}");
+    }
+    assert_eq!(told("runs/tiny/rescorers/counts")["model"]["order"], 3);
+    let store = told("runs/store");
+    let heads = list(&store, "parts").iter().find(|one| one["parts"] == "heads").unwrap();
+    assert!(heads["finished"].as_u64() > Some(0) && store["bytes"].as_u64() > heads["bytes"].as_u64(), "{store}");
+    assert!(succeed(world(), &["inspect", "runs/tiny/heads"]).stdout.contains("heads.training.steps  20"));
+}
+
+/// What took minutes is not left aside in silence, not even with -q; messages may be JSON.
+#[test]
+fn messages_are_as_loud_and_as_formal_as_they_are_asked_to_be() {
+    let folder = common::traced();
+    let train = |more: &[&str]| {
+        let stderr = succeed(folder.path(), &[&["train-heads", "run.toml"], more].concat()).stderr;
+        stderr.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(train(&["-q"]), [""; 0]);
+    let took = place(folder.path(), "heads").join("took.json");
+    assert!(read_json(&took)["seconds"].is_number());
+    fs::write(&took, "{\"seconds\": 61}").unwrap();
+    let aside = "differs from what is finished in heads.training.steps = 3 (there 20)";
+    let told = train(&["-q", "--set", "heads.training.steps=3"]);
+    assert!(told.len() == 1 && told[0].contains(aside), "{told:?}");
+    let lines: Vec<Value> = train(&["--log-format", "json", "--set", "heads.training.steps=4"])
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let of = |level: &str| lines.iter().filter(|line| line["level"] == level).collect::<Vec<_>>();
+    assert!(of("warning").iter().any(|line| line["message"].as_str().unwrap().contains("heads.training.steps = 4")));
+    assert!(of("info").iter().any(|line| line["message"].as_str().unwrap().contains("4 steps, best dev at step")));
+    assert!(lines.iter().all(|line| line["time"].as_str().unwrap().ends_with('Z')));
+    let failed = run(folder.path(), &["train-heads", "absent.toml", "--log-format", "json"]);
+    let error: Value = serde_json::from_str(failed.stderr.trim()).unwrap();
+    assert!(error["level"] == "error" && error["message"].as_str().unwrap().contains("absent.toml"), "{error}");
+}
+
+/// A gate that would look at nothing is refused before anything is made.
+#[test]
+fn a_gate_with_a_wrong_name_is_refused_before_the_run() {
+    let folder = inputs();
+    for (gate, words) in [
+        ("block_efficiency[tree-none]=1", "no variant `tree-none`"),
+        ("block_efficiency[bpd,news]=1", "`news` is no data set"),
+        ("speed[bpd]=1", "`speed` is no number of a variant"),
+    ] {
+        let refused = run(folder.path(), &["evaluate", "run.toml", "--fail-under", gate]);
+        assert!(refused.code == Some(2) && refused.stderr.contains(words), "{}", refused.stderr);
+        assert!(!folder.path().join("runs").exists());
+    }
+}
+
+#[test]
+fn manual_pages_are_written_for_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(folder.path(), &["man", "--output", "man1"]);
+    let page = |name: &str| fs::read_to_string(folder.path().join("man1").join(name)).unwrap();
+    assert!(page("draftsmith.1").contains("draftsmith\\-train\\-heads(1)"), "{}", page("draftsmith.1"));
+    assert!(page("draftsmith-evaluate.1").contains("fail\\-under"));
 }
 
 /// Prompt and continuation, as token ids, of a document of the test trace.

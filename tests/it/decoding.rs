@@ -136,7 +136,7 @@ proptest! {
         let backbone = backbone();
         let heads = heads(&backbone, seed, size, kind);
         let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
-        let expected = generate(&backbone, &[&prompt], max_new).remove(0);
+        let expected = generate(&backbone, &[&prompt], max_new).unwrap().remove(0);
         let settings = Settings { shares: vec![1.0], ..Settings::new(4, vec![], 0.7) };
         let drafters: [Box<dyn Drafter>; 8] = [
             Box::new(Bpd),
@@ -276,7 +276,7 @@ proptest! {
                 prop_assert_eq!(found, &alone, "{:?}", verification.rule);
                 if greedy {
                     let text: Vec<u32> = found.iter().flat_map(|block| block.tokens.iter().copied()).collect();
-                    prop_assert_eq!(text, generate(&backbone, &[document.0], document.1).remove(0));
+                    prop_assert_eq!(text, generate(&backbone, &[document.0], document.1).unwrap().remove(0));
                 }
             }
         }
@@ -306,11 +306,11 @@ fn gone_on_from(backbone: &Backbone, heads: &FrozenHeads) {
             }
         }
     }
-    assert_eq!(decoder.decoded(0), generate(backbone, &[documents[0].0], 30)[0]);
-    assert_eq!(decoder.decoded(2), generate(backbone, &[documents[2].0], 30)[0]);
+    assert_eq!(decoder.decoded(0), generate(backbone, &[documents[0].0], 30).unwrap()[0]);
+    assert_eq!(decoder.decoded(2), generate(backbone, &[documents[2].0], 30).unwrap()[0]);
     let kept = [&decoder.decoded(1)[..1], &replaced].concat();
-    assert_eq!(kept[0], generate(backbone, &[documents[1].0], 30)[0][0]);
-    let after = generate(backbone, &[&[documents[1].0, &kept].concat()], 30 - kept.len()).remove(0);
+    assert_eq!(kept[0], generate(backbone, &[documents[1].0], 30).unwrap()[0][0]);
+    let after = generate(backbone, &[&[documents[1].0, &kept].concat()], 30 - kept.len()).unwrap().remove(0);
     assert_eq!(decoder.decoded(1), [kept, after].concat());
 }
 

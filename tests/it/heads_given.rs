@@ -66,10 +66,9 @@ fn every_checkpoint_has_the_numbers_of_its_heads() {
     assert!(page.contains("Block efficiency by training step on fables"));
     let text = fs::read_to_string(path.join("runs/tiny/report/report.md")).unwrap();
     assert!(text.contains("### By training step") && text.contains(&format!("| {best} | yes | ")), "{text}");
-    // Candidates of checkpoints are not kept, and the weights alone of all but the latest and the best.
+    // Candidates of checkpoints are not kept, and of the checkpoints themselves the weights alone.
     assert!(everything_below(&path.join("runs/tiny/report")).iter().all(|p| !p.ends_with("candidates.bin")));
-    let optimizers = everything_below(&heads).iter().filter(|p| p.ends_with("optimizer.safetensors")).count();
-    assert!(optimizers <= 2, "{optimizers}");
+    assert!(everything_below(&heads).iter().all(|p| !p.ends_with("optimizer.safetensors")));
 }
 
 #[test]

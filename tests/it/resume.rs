@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{
-    Outcome, PROGRAM, copy_folder, everything_below, finished, inputs, place, read_json, run_with, succeed, traced,
-    untimed_bytes, untimed_report, world,
+    Outcome, PROGRAM, copy_folder, everything_below, finished, inputs, place, read_json, run, run_with, succeed,
+    traced, untimed_bytes, untimed_report, world,
 };
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -80,9 +80,10 @@ fn assert_same_heads(found: &Path, expected: &Path) {
     for name in ["heads.safetensors", "metrics.jsonl", "checkpoints/latest.json", "checkpoints/best.json"] {
         assert!(found.iter().any(|(found, _)| found == Path::new(name)), "{name}");
     }
-    for name in ["model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"] {
-        let last = PathBuf::from(format!("checkpoints/step-{STEPS:06}/{name}"));
-        assert!(found.iter().any(|(found, _)| *found == last), "{name}");
+    // Nothing goes on from the last step, so its averaged weights are what is left of it.
+    for (name, kept) in [("average", true), ("model", false), ("optimizer", false)] {
+        let last = PathBuf::from(format!("checkpoints/step-{STEPS:06}/{name}.safetensors"));
+        assert_eq!(found.iter().any(|(found, _)| *found == last), kept, "{name}");
     }
     for ((name, found), (_, expected)) in found.iter().zip(&expected) {
         assert!(found == expected, "{}", name.display());
@@ -93,6 +94,28 @@ fn uninterrupted() -> TempDir {
     let folder = traced();
     succeed(folder.path(), &TRAIN);
     folder
+}
+
+#[test]
+fn a_damaged_checkpoint_of_a_killed_training_is_named() {
+    let folder = traced();
+    let mut child = start(folder.path(), &[]);
+    wait_for_progress(folder.path(), &mut child, 6);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let step = latest(folder.path()).expect("it came as far as a checkpoint");
+    assert!(step < STEPS as u64, "it came to its end");
+    for name in ["model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"] {
+        let file = format!("checkpoints/step-{step:06}/{name}");
+        let path = heads(folder.path()).join(&file);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let refused = run(folder.path(), &TRAIN);
+        assert!(refused.code == Some(2) && refused.stderr.contains(&file), "{}", refused.stderr);
+        fs::write(&path, whole).unwrap();
+    }
+    succeed(folder.path(), &TRAIN);
+    assert_same_heads(folder.path(), uninterrupted().path());
 }
 
 #[test]

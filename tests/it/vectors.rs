@@ -68,7 +68,7 @@ fn compare(model: &Path, vectors: &Path) -> f32 {
             case["last_hidden_final_norm_l2"].as_f64().unwrap() as f32,
         );
         let greedy = ids(&case["greedy_continuation"]);
-        let generated = generate(&backbone, &[&tokens], greedy.len()).remove(0);
+        let generated = generate(&backbone, &[&tokens], greedy.len()).unwrap().remove(0);
         assert_eq!(generated, greedy, "{}", case["prompt"]);
         assert_eq!(backbone.tokenizer.decode(&greedy).unwrap().trim(), case["greedy_text"].as_str().unwrap().trim());
     }
@@ -77,7 +77,7 @@ fn compare(model: &Path, vectors: &Path) -> f32 {
         let (tokens, mut greedy) = (ids(&case["token_ids"]), ids(&case["greedy_continuation"]));
         if let Some(end) = greedy.iter().position(|id| backbone.end_of_text.contains(id)) {
             greedy.truncate(end + 1);
-            assert_eq!(generate(&backbone, &[&tokens], 200)[0], greedy, "{}", case["prompt"]);
+            assert_eq!(generate(&backbone, &[&tokens], 200).unwrap()[0], greedy, "{}", case["prompt"]);
         }
     }
     println!("{}: largest deviation {largest:e}", vectors.display());
@@ -122,7 +122,7 @@ fn texts_generated_side_by_side_are_those_generated_alone() {
     let cases = vectors["cases"].as_array().unwrap();
     let prompts: Vec<Vec<u32>> = cases.iter().map(|case| ids(&case["token_ids"])).collect();
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let together = generate(&backbone, &prompts, 200);
+    let together = generate(&backbone, &prompts, 200).unwrap();
     for (case, generated) in cases.iter().zip(together) {
         let expected = ids(&case["greedy_continuation"]);
         assert_eq!(generated[..expected.len().min(200)], expected[..expected.len().min(200)]);

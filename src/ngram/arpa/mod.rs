@@ -11,7 +11,7 @@ mod read;
 mod tests;
 mod write;
 
-pub use read::{parse, parse_words, read, read_words};
+pub use read::{parse, parse_words, read, read_words, sizes};
 pub use write::{save, write};
 
 /// How log 0 is written.

@@ -33,6 +33,15 @@ pub fn read_words(path: &Path, memory: &Memory) -> Result<(Listing, Vec<String>)
     parse_words(&mut *files::open_text(path)?, memory).map_err(|error| error.within(path.display()))
 }
 
+/// Returns the number of n-grams of every order that the head of a file states, without reading the rest.
+///
+/// # Errors
+/// When the file cannot be read or does not begin as ARPA text does.
+pub fn sizes(path: &Path) -> Result<Vec<u64>> {
+    let mut lines = Lines::new(files::open_text(path)?);
+    lines.check_kind().and_then(|()| lines.header()).map_err(|error| error.within(path.display()))
+}
+
 /// Does the same as [`read`] with the text of a file.
 pub fn parse(text: impl BufRead, vocabulary: Vocabulary, memory: &Memory) -> Result<Listing> {
     Ok(Parser { lines: Lines::new(text), words: Words::Ids, memory }.listing(vocabulary)?.0)
@@ -108,6 +117,39 @@ impl<R: BufRead> Lines<R> {
             }
         }
         Ok(None)
+    }
+
+    /// Reads `\data\` and the number of n-grams of every order.
+    fn header(&mut self) -> Result<Vec<u64>> {
+        match self.next_filled()? {
+            Some("\\data\\") => {}
+            Some(line) => bail!("an ARPA file begins with \\data\\, but this begins with `{}`.", shorten(line)),
+            None => bail!("the file is empty. Give an ARPA file."),
+        }
+        let mut counts = Vec::new();
+        while let Some(line) = self.next()? {
+            if line.trim().is_empty() {
+                break;
+            }
+            let n = counts.len() + 1;
+            let count = line
+                .strip_prefix("ngram ")
+                .and_then(|rest| rest.split_once('='))
+                .filter(|(order, _)| order.trim().parse() == Ok(n))
+                .and_then(|(_, count)| count.trim().parse::<u32>().ok());
+            match count {
+                Some(count) if n <= MAX_ORDER => counts.push(u64::from(count)),
+                Some(_) => bail!("the model's order is more than {MAX_ORDER}, the highest that is read."),
+                None => bail!("`ngram {n}=COUNT` or a blank line should stand here, not `{}`. {REMAKE}", shorten(line)),
+            }
+        }
+        if counts.is_empty() {
+            bail!("no `ngram 1=COUNT` follows \\data\\. {REMAKE}");
+        }
+        if counts.iter().sum::<u64>() >= u64::from(u32::MAX) {
+            bail!("the model has more than {} n-grams, the most that are read.", u32::MAX);
+        }
+        Ok(counts)
     }
 }
 
@@ -206,7 +248,7 @@ impl<R: BufRead> Parser<'_, R> {
     /// Reads the n-grams of all orders.
     fn orders(&mut self) -> Result<(Packing, Vec<List>)> {
         self.lines.check_kind()?;
-        let counts = self.header()?;
+        let counts = self.lines.header()?;
         let packing = Packing::new(counts.len());
         let mut unigrams = HashSet::new();
         let mut orders: Vec<List> = Vec::with_capacity(counts.len());
@@ -275,39 +317,6 @@ impl<R: BufRead> Parser<'_, R> {
             size += 1;
         }
         Ok(List { entries: sorter.finish()?, size })
-    }
-
-    /// Reads `\data\` and the number of n-grams of every order.
-    fn header(&mut self) -> Result<Vec<u64>> {
-        match self.lines.next_filled()? {
-            Some("\\data\\") => {}
-            Some(line) => bail!("an ARPA file begins with \\data\\, but this begins with `{}`.", shorten(line)),
-            None => bail!("the file is empty. Give an ARPA file."),
-        }
-        let mut counts = Vec::new();
-        while let Some(line) = self.lines.next()? {
-            if line.trim().is_empty() {
-                break;
-            }
-            let n = counts.len() + 1;
-            let count = line
-                .strip_prefix("ngram ")
-                .and_then(|rest| rest.split_once('='))
-                .filter(|(order, _)| order.trim().parse() == Ok(n))
-                .and_then(|(_, count)| count.trim().parse::<u32>().ok());
-            match count {
-                Some(count) if n <= MAX_ORDER => counts.push(u64::from(count)),
-                Some(_) => bail!("the model's order is more than {MAX_ORDER}, the highest that is read."),
-                None => bail!("`ngram {n}=COUNT` or a blank line should stand here, not `{}`. {REMAKE}", shorten(line)),
-            }
-        }
-        if counts.is_empty() {
-            bail!("no `ngram 1=COUNT` follows \\data\\. {REMAKE}");
-        }
-        if counts.iter().sum::<u64>() >= u64::from(u32::MAX) {
-            bail!("the model has more than {} n-grams, the most that are read.", u32::MAX);
-        }
-        Ok(counts)
     }
 
     /// Reads the line `\N-grams:`.

@@ -1,6 +1,7 @@
 //! Renders `ablation.md`, and the table for the terminal.
 
 use super::model::{Ablated, AblatedSet, Best, CellState, Setting, Summary};
+use crate::report::markdown::aligned_rows;
 use crate::tables::format;
 
 /// The headings after those of the axes.
@@ -33,19 +34,11 @@ pub fn markdown(report: &Ablated) -> String {
     text
 }
 
-/// Renders the results as aligned columns for the terminal.
-pub fn table(report: &Ablated) -> String {
+/// Renders the results as aligned columns for the terminal, in lines of at most `width` characters where a width is given.
+pub fn table(report: &Ablated, width: Option<usize>) -> String {
     let mut text = String::new();
     for set in &report.datasets {
-        let rows = rows(report, set);
-        let widths: Vec<usize> = (0..rows[0].len())
-            .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-            .collect();
-        text += &format!("{}\n", set.name);
-        for row in rows {
-            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
-            text += &format!("{}\n", cells.join("  "));
-        }
+        text += &format!("{}\n{}", set.name, aligned_rows(&rows(report, set), width));
         text += &format!("\n{}\n\n", claims(report, set).join("\n"));
     }
     for failure in failures(report) {

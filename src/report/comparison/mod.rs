@@ -274,7 +274,7 @@ mod tests {
             ("heads.loss", vec![None, Some("all")]),
         ];
         assert_eq!(found, expected);
-        for text in [comparison.table(), comparison.markdown(), comparison.html().unwrap()] {
+        for text in [comparison.table(None), comparison.markdown(), comparison.html().unwrap()] {
             assert!(text.contains("heads.block_size"), "{text}");
         }
     }

@@ -13,18 +13,19 @@ use crate::report::page::{self, Plot, TextTable};
 use crate::tables::format;
 
 impl Comparison {
-    /// Renders the comparison as aligned tables for the terminal.
-    pub fn table(&self) -> String {
+    /// Renders the comparison as aligned tables for the terminal, in lines of at most `width` characters where a width is
+    /// given.
+    pub fn table(&self, width: Option<usize>) -> String {
         let mut text = String::new();
         for (number, run) in self.runs.iter().enumerate() {
             text += &format!("run {}: {run}\n", number + 1);
         }
         if !self.settings.is_empty() {
-            text += &format!("\n{}", aligned_rows(&self.setting_cells()));
+            text += &format!("\n{}", aligned_rows(&self.setting_cells(), width));
         }
         for set in &self.datasets {
             let documents = format::counted(set.shared_documents, "shared document", "shared documents");
-            text += &format!("\n{}, {documents}\n{}", set.name, aligned_rows(&self.cells(&set.variants)));
+            text += &format!("\n{}, {documents}\n{}", set.name, aligned_rows(&self.cells(&set.variants), width));
         }
         text
     }
