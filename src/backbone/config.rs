@@ -42,7 +42,7 @@ pub struct LanguageModelConfig {
     #[schemars(range(min = 2))]
     pub hidden: usize,
     /// The number of decoder layers.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1024))]
     pub layers: usize,
     /// The number of attention heads; divides `hidden` into even widths.
     #[schemars(range(min = 1))]

@@ -18,7 +18,7 @@ pub struct PretrainConfig {
     /// The size of the model.
     pub model: LanguageModelConfig,
     /// The number of documents per training step.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub documents_per_step: usize,
     /// Steps, learning rate and the rest.
     pub training: OptimizationConfig,

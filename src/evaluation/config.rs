@@ -85,12 +85,12 @@ pub struct EvaluationConfig {
     #[schemars(inner(range(min = 1)))]
     pub curve_paths: Vec<usize>,
     /// The number of bootstrap resamples behind confidence intervals.
-    #[schemars(range(min = 100))]
+    #[schemars(range(min = 100, max = 1_000_000))]
     pub bootstrap: usize,
     /// The number of test documents per corpus that every variant also decodes live.
     pub live_documents: usize,
     /// How many of these documents are decoded side by side. It changes the measured times, but no other result.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub live_batch: usize,
     /// Drafts that are drawn, for samples of the backbone instead of its greedy text.
     pub sampling: SamplingConfig,

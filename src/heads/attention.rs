@@ -42,7 +42,7 @@ pub struct AttentionConfig {
     /// Whether a head reads the tokens that were drafted before it.
     pub rows: RowOrder,
     /// The number of decoder layers, which have the shape of the backbone's uppermost ones.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1024))]
     pub layers: usize,
     /// Whether the layers and the norm behind them begin as copies of the backbone's uppermost ones. Otherwise they begin at
     /// random.

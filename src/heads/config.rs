@@ -74,7 +74,7 @@ pub struct HeadsConfig {
     /// How many positions of a step are drawn from the same document; it divides `heads.positions_per_step`. Of a document, heads
     /// that attend to the text read everything before its last position, and so do traces whose states are computed anew: then
     /// more positions a document are cheaper.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub positions_per_document: usize,
     /// Whether positions whose target lies in the prompt are trained on as well.
     pub prompt_positions: bool,

@@ -247,9 +247,18 @@ impl<K: HeadKind> AnyHeadKind for K {
             warn_of(token, context);
         }
         let drafted = options.vocabulary.as_ref().map_or(model.config().vocab_size, |part| part.size);
+        let cure = "Make them smaller (`heads.architecture`, `heads.bias`), or train them where there is more.";
+        let room = |init: &Init| init.require_room("the heads, their gradients and the optimizer's moments", cure);
         let vocabulary = match options.bias {
-            None => fit(heads, &saved, context)?,
-            Some(bias) => fit(BiasedHeads::new(heads, bias, (model.config(), drafted), init), &saved, context)?,
+            None => {
+                room(init)?;
+                fit(heads, &saved, context)?
+            }
+            Some(bias) => {
+                let heads = BiasedHeads::new(heads, bias, (model.config(), drafted), init);
+                room(init)?;
+                fit(heads, &saved, context)?
+            }
         };
         describe_heads(place.folder, saved, count, vocabulary, backbone)
     }

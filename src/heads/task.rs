@@ -19,6 +19,7 @@ use super::positions::{Position, Texts, drafted, features_at, of_trace, targets,
 use super::vocabulary::Vocabulary;
 use super::{ChooseBy, DraftHeads, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWeights};
 use crate::backbone::{Feature, FeatureRows, FeatureTensors, KvCache, Model};
+use crate::device::require_memory;
 use crate::error::{Result, bail};
 use crate::nn::{
     Criterion, FrozenLoss, FrozenUnembedding, IGNORE, Targets, Taught, Tokens, Unembedded, from_host, indices, to_host,
@@ -149,6 +150,13 @@ impl<'a> HeadTraining<'a> {
         if dev_set.positions.is_empty() {
             bail!("the traces give no dev positions; heads need some. Give more documents, or larger dev shares.");
         }
+        let states =
+            [options.positions_per_step, heads.features().len() + options.block_size, model.config().hidden_size];
+        require_memory(
+            states.iter().fold(size_of::<f32>() as u64, |bytes, &n| bytes.saturating_mul(n as u64)),
+            &format!("the states of the {} positions of a step", options.positions_per_step),
+            "Lower `heads.positions_per_step`; `heads.training.accumulate` sums over several batches.",
+        )?;
         let whole = model.config().vocab_size;
         let vocabulary = match &options.vocabulary {
             None => None,

@@ -9,29 +9,62 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 
 use super::{from_host, on_host, to_host};
+use crate::device::{free_memory, require_memory};
+use crate::error::Result;
 use crate::kernels::{PackedMatrix, on_pool};
 use crate::storage_type::StorageType;
 
 /// A maker of initial parameters: either seeded normal numbers, the same on every device, or zeros that a file will
 /// replace.
+///
+/// Once the parameters have grown beyond this machine's memory, further ones are of a single number: whoever trains asks
+/// [`Init::require_room`] before they compute.
 pub struct Init {
     rng: Option<ChaCha8Rng>,
     device: Device,
+    /// The bytes of the parameters so far.
+    taken: u64,
+    /// The most bytes that parameters can have, if the system tells.
+    room: Option<u64>,
 }
+
+/// What a training keeps for every parameter: its value, its gradient, and two moments.
+const KEPT: u64 = 4;
 
 impl Init {
     /// Makes normal numbers from `seed`.
     pub fn seeded(seed: u64, device: &Device) -> Self {
-        Self { rng: Some(ChaCha8Rng::seed_from_u64(seed)), device: device.clone() }
+        let room = free_memory().map(|free| free / KEPT);
+        Self { rng: Some(ChaCha8Rng::seed_from_u64(seed)), device: device.clone(), taken: 0, room }
     }
 
     /// Makes zeros, for parameters that a file fills.
     pub fn empty(device: &Device) -> Self {
-        Self { rng: None, device: device.clone() }
+        Self { rng: None, device: device.clone(), taken: 0, room: free_memory() }
+    }
+
+    /// Checks that all parameters that were made have room in this machine's memory, with what their training keeps. `what` is a
+    /// plural that names them; `cure` says what else to do.
+    ///
+    /// # Errors
+    /// Returns an error with both numbers if there is too little.
+    pub fn require_room(&self, what: &str, cure: &str) -> Result<()> {
+        match self.room {
+            Some(room) if room < self.taken => require_memory(self.taken.saturating_mul(KEPT), what, cure),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the shape that a parameter gets, given the one that it should have.
+    fn shape(&mut self, [rows, columns]: [usize; 2]) -> [usize; 2] {
+        let bytes = (rows as u64).saturating_mul(columns as u64).saturating_mul(size_of::<f32>() as u64);
+        self.taken = self.taken.saturating_add(bytes);
+        if self.room.is_some_and(|room| room < self.taken) { [1, 1] } else { [rows, columns] }
     }
 
     /// Returns `[rows, columns]` normal numbers with mean 0 and the given standard deviation.
     pub fn matrix(&mut self, rows: usize, columns: usize, deviation: f32) -> Param<Tensor<2>> {
+        let [rows, columns] = self.shape([rows, columns]);
         let values = match &mut self.rng {
             None => return Param::from_tensor(Tensor::zeros([rows, columns], &self.device)),
             Some(rng) => {
@@ -49,6 +82,7 @@ impl Init {
 
     /// Returns a vector of `length` times the same number.
     pub fn vector(&mut self, length: usize, value: f32) -> Param<Tensor<1>> {
+        let [_, length] = self.shape([1, length]);
         Param::from_tensor(Tensor::full([length], value, &self.device))
     }
 
@@ -64,12 +98,12 @@ impl Init {
 
     /// Returns a table of zeros.
     pub fn zero_embedding(&mut self, types: usize, width: usize) -> Embedding {
-        Embedding { weight: Param::from_tensor(Tensor::zeros([types, width], &self.device)) }
+        Embedding { weight: Param::from_tensor(Tensor::zeros(self.shape([types, width]), &self.device)) }
     }
 
     /// Returns a linear layer whose output is zero until it is trained, without a bias.
     pub fn zero_linear(&mut self, outputs: usize, inputs: usize) -> Linear {
-        let weight = Param::from_tensor(Tensor::zeros([outputs, inputs], &self.device));
+        let weight = Param::from_tensor(Tensor::zeros(self.shape([outputs, inputs]), &self.device));
         Linear { weight, bias: None, packed: None }
     }
 }

@@ -42,7 +42,7 @@ pub struct CorrelationConfig {
     #[schemars(range(min = 1))]
     pub hidden: usize,
     /// The number of layers of attention over the candidates of a block.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1024))]
     pub layers: usize,
     /// The number of attention heads, which divides `hidden`.
     #[schemars(range(min = 1))]
@@ -53,7 +53,7 @@ pub struct CorrelationConfig {
     /// The loss that is minimised.
     pub loss: LatticeLoss,
     /// The number of blocks per training step.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub blocks_per_step: usize,
     /// Steps, learning rate and the rest.
     pub training: OptimizationConfig,

@@ -38,7 +38,7 @@ pub struct LavaConfig {
     #[schemars(range(min = 1))]
     pub rank: usize,
     /// The number of blocks per training step.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub blocks_per_step: usize,
     /// Steps, learning rate and the rest.
     pub training: OptimizationConfig,

@@ -32,7 +32,7 @@ pub struct NeuralConfig {
     /// The size of the model.
     pub model: LanguageModelConfig,
     /// The number of documents per training step.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub documents_per_step: usize,
     /// The number of prefixes that the variant `beam-NAME` keeps, and so of its drafts; 1: there is no such variant.
     #[schemars(range(min = 1))]
@@ -116,7 +116,10 @@ impl RescorerKind for NeuralConfig {
         let task = LanguageModelling::new(train_texts, dev_texts, length, self.documents_per_step, *seed)
             .map_err(|e| e.within(place.title))?;
         let shape = ModelConfig::from_scratch(&self.model, backbone.model.config().vocab_size);
-        let model = Transformer::new(&shape, &mut Init::seeded(*seed, &context.device.clone().autodiff()));
+        let init = &mut Init::seeded(*seed, &context.device.clone().autodiff());
+        let model = Transformer::new(&shape, init);
+        init.require_room("the model, its gradients and the optimizer's moments", "Make its `model` smaller.")
+            .map_err(|e| e.within(place.title))?;
         progress::say(format!("{}: {} parameters", place.title, count_parameters(&model)));
         let model = train(model, &task, &[], &self.training, place)?;
         let end = backbone.end_of_text.first().copied().unwrap_or(0);

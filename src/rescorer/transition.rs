@@ -44,7 +44,7 @@ pub struct TransitionConfig {
     /// The loss that is minimised.
     pub loss: LatticeLoss,
     /// The number of blocks per training step.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub blocks_per_step: usize,
     /// Steps, learning rate and the rest.
     pub training: OptimizationConfig,

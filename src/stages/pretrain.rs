@@ -101,7 +101,9 @@ fn fit(
 ) -> Result<Transformer> {
     let shape = ModelConfig::from_scratch(&options.model, tokenizer.vocab_size());
     let trained = device.device.clone().autodiff();
-    let model = Transformer::new(&shape, &mut Init::seeded(config.seed, &trained));
+    let init = &mut Init::seeded(config.seed, &trained);
+    let model = Transformer::new(&shape, init);
+    init.require_room("the model, its gradients and the optimizer's moments", "Make `pretrain.model` smaller.")?;
     progress::say(format!(
         "{} parameters, {} train documents of {} tokens",
         count_parameters(&model),

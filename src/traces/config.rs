@@ -42,7 +42,7 @@ pub struct TracesConfig {
     #[schemars(range(min = 1))]
     pub test_documents: usize,
     /// The number of documents decoded side by side. Documents of similar length are put together.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub batch: usize,
 }
 

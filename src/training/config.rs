@@ -34,7 +34,7 @@ pub struct OptimizationConfig {
     #[schemars(range(min = 1))]
     pub checkpoint_every: usize,
     /// The number of batches whose gradients make one step: a batch this many times as large in the memory of one.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub accumulate: usize,
     /// The decay of the moving average of the weights, such as 0.99; 0 for none. The average is what is evaluated on dev and
     /// what is kept.

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::{
-    Outcome, copy_traces, everything_below, finished, inputs, mark_anew, place, read_json, report, run, skipped,
-    succeed,
+    Outcome, PROGRAM, copy_traces, everything_below, finished, inputs, mark_anew, place, read_json, report, run,
+    skipped, succeed, traced,
 };
 use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
 use draftsmith::storage_type::StorageType;
@@ -513,7 +513,7 @@ fn damaged_checkpoints() {
     let unfinished = finished();
     fs::remove_file(unfinished.path().join("runs/tiny/heads/stage.json")).unwrap();
     let checkpoint = "checkpoints/step-000020";
-    for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+    for file in ["model.safetensors", "state.json"] {
         let file = format!("{checkpoint}/{file}");
         let path = unfinished.path().join("runs/tiny/heads").join(&file);
         let before = fs::read(&path).unwrap();
@@ -627,4 +627,55 @@ fn a_full_disk() {
     });
     assert_refused(path, &outcome.unwrap(), &["runs/store", "No space left", "Free some space"]);
     assert!(!left.iter().any(|path| path.to_string_lossy().contains(".aside-")), "{left:?}");
+}
+
+/// What has no room in memory is refused with both numbers, before the memory is asked for.
+#[test]
+fn sizes_that_no_memory_holds() {
+    let folder = traced();
+    for (command, set, words) in [
+        (&["train-heads"][..], "heads.architecture={kind=\"ffn\", hidden=2000000000}", "the heads, their gradients"),
+        (&["train-heads"], "heads.architecture={kind=\"redrafter\", hidden=3000000000}", "the heads, their gradients"),
+        (&["train-heads"], "heads.bias={rank=4000000000}", "the heads, their gradients"),
+        (&["train-heads"], "heads.positions_per_step=100000000000", "the states of the 100000000000 positions"),
+        (&["train-rescorer", "--only", "turns"], "rescorer.turns.rank=5000000000", "the scorer, its gradients"),
+        (&["train-rescorer", "--only", "small"], "rescorer.small.model.hidden=1000000000", "the model, its gradients"),
+    ] {
+        let arguments = [&command[..1], &["run.toml"], &command[1..], &["--set", set]].concat();
+        refused(folder.path(), &arguments, &[words, "GiB of memory are free"]);
+    }
+    for (set, words) in [
+        ("evaluation.bootstrap=1000000000000", "1000000"),
+        ("traces.batch=1000000000", "65536"),
+        ("rescorer.small.model.layers=1000000000", "1024"),
+    ] {
+        refused(folder.path(), &["run", "run.toml", "--set", set], &[set.split('=').next().unwrap(), words]);
+    }
+}
+
+/// Whoever may only read a run still reads its report.
+#[cfg(unix)]
+#[test]
+fn a_report_in_a_folder_that_may_not_be_written() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = finished();
+    let permit = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let written = place(folder.path(), "report");
+    permit(folder.path(), 0o755);
+    permit(&written, 0o555);
+    // Root may write anywhere.
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", PROGRAM, "report", "runs/tiny"]);
+    let as_root = fs::write(written.join("probe"), "").is_ok();
+    let outcome = if as_root {
+        fs::remove_file(written.join("probe")).unwrap();
+        let Ok(output) = command.current_dir(folder.path()).output() else { return skipped("there is no setpriv") };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap())
+    } else {
+        let outcome = succeed(folder.path(), &["report", "runs/tiny"]);
+        [outcome.stdout, outcome.stderr]
+    };
+    permit(&written, 0o755);
+    assert!(outcome[0].contains("block efficiency") && outcome[1].contains("stays as it was"), "{outcome:?}");
 }

@@ -33,6 +33,8 @@ mod reports;
 #[cfg(unix)]
 mod resume;
 mod store;
+#[cfg(feature = "cpu")]
+mod strange_bytes;
 #[cfg(unix)]
 mod trace_command;
 mod traces;

@@ -21,7 +21,7 @@ use crate::nn::Init;
 #[serde(default, deny_unknown_fields)]
 pub struct DflashConfig {
     /// The number of decoder layers.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1024))]
     pub layers: usize,
     /// The backbone's states that the layers attend to. Empty: `layer-N` at five depths, spread evenly from the second layer to
     /// the last but one.

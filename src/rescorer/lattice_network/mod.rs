@@ -188,6 +188,8 @@ impl<K: LatticeKind> RescorerKind for K {
         let lattices = data.lattices()?;
         let init = &mut Init::seeded(*seed, &(*device).clone().autodiff());
         let (network, shape) = empty(self, lattices.slots, backbone, init);
+        init.require_room("the scorer, its gradients and the optimizer's moments", "Lower its `rank`.")
+            .map_err(|e| e.within(place.title))?;
         let task = LatticeTraining::new(lattices, &backbone.model, loss, blocks_per_step, *seed)?;
         progress::say(format!("{}: {} parameters", place.title, count_parameters(&network)));
         let network = train(network, &task, &[], training, place)?;
