@@ -28,6 +28,8 @@ pub struct BlockRows {
     pub count: usize,
     /// Whether each sees the rows before it and itself, and not those behind it.
     pub causal: bool,
+    /// Whether the first stands in the place of the column that the block is put behind, which it then does not see.
+    pub in_place: bool,
 }
 
 /// The columns of one text.
@@ -94,13 +96,14 @@ impl Columns {
         after.iter().map(|&after| self.push(Some(after))).collect()
     }
 
-    /// Places blocks of rows, one block behind each of the columns `after`. The rows of a block stand at consecutive positions,
-    /// and see what comes before the block and one another.
-    pub fn place_blocks(&mut self, after: &[usize], BlockRows { count, causal }: BlockRows) -> Vec<CacheSlot> {
+    /// Places blocks of rows, one block behind each of the columns `after`, or in its place. The rows of a block stand at
+    /// consecutive positions, and see what comes before the block and one another.
+    pub fn place_blocks(&mut self, after: &[usize], rows: BlockRows) -> Vec<CacheSlot> {
+        let BlockRows { count, causal, in_place } = rows;
         let mut placed = Vec::with_capacity(after.len() * count);
         for &after in after {
             assert!(after < self.trunk, "a block follows the text");
-            let (begin, prefix) = (self.len(), after + 1);
+            let (begin, prefix) = (self.len(), after + usize::from(!in_place));
             for row in 0..count {
                 let seen = if causal { row + 1 } else { count };
                 let others = (begin..begin + seen).collect();
@@ -206,14 +209,18 @@ mod tests {
         assert_eq!((placed[0].position, placed[1].position, placed[2].position), (3, 1, 2));
         assert_eq!(visible(&placed[0], Some(2)), [2, 3]);
         columns.truncate(1);
-        assert_eq!(visible(&columns.place_blocks(&[0], BlockRows { count: 1, causal: true })[0], None), [1]);
+        assert_eq!(
+            visible(&columns.place_blocks(&[0], BlockRows { count: 1, causal: true, in_place: false })[0], None),
+            [1]
+        );
     }
 
     #[test]
     fn the_rows_of_a_block_see_one_another() {
         let mut columns = Columns::default();
         columns.place(&Span::chain(&[1, 2, 3]));
-        let placed = columns.place_blocks(&[2, 0], BlockRows { count: 2, causal: false });
+        let block = BlockRows { count: 2, causal: false, in_place: false };
+        let placed = columns.place_blocks(&[2, 0], block);
         let seen: [&[usize]; 4] = [&[0, 1, 2, 3, 4], &[0, 1, 2, 3, 4], &[0, 5, 6], &[0, 5, 6]];
         for (i, (placed, seen)) in placed.iter().zip(seen).enumerate() {
             assert_eq!((placed.column, placed.position), (3 + i, [3, 4, 1, 2][i]));
@@ -221,9 +228,14 @@ mod tests {
         }
         assert_eq!(visible(&placed[1], Some(3)), [2, 3, 4]);
         columns.truncate(3);
-        let causal = columns.place_blocks(&[1], BlockRows { count: 3, causal: true });
+        let causal = columns.place_blocks(&[1], BlockRows { count: 3, causal: true, in_place: false });
         for (placed, seen) in causal.iter().zip([&[0, 1, 3][..], &[0, 1, 3, 4], &[0, 1, 3, 4, 5]]) {
             assert_eq!(visible(placed, None), seen);
+        }
+        columns.truncate(3);
+        let in_place = columns.place_blocks(&[2, 0], BlockRows { count: 1, in_place: true, ..block });
+        for (placed, (position, seen)) in in_place.iter().zip([(2, &[0, 1, 3][..]), (0, &[4])]) {
+            assert_eq!((placed.position, &visible(placed, None)[..]), (position, seen));
         }
         columns.truncate(3);
         assert_eq!(visible(&columns.place(&Span::chain(&[0]))[0], None), [0, 1, 2, 3]);

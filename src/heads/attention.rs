@@ -6,6 +6,7 @@ mod dflash;
 mod entry;
 mod joined;
 mod learning;
+mod prefix;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 mod transfer;
@@ -33,6 +34,7 @@ pub use dflash::DflashConfig;
 use entry::{Entry, ParallelEntry, SequentialEntry};
 pub use joined::{Eagle1Config, Eagle3Config, MtpConfig};
 use learning::AttentionLearning;
+pub use prefix::PrefixLayerConfig;
 pub use transfer::HiddenTransferConfig;
 
 /// `kind = "attention"`
@@ -231,7 +233,7 @@ impl AttentionHeads {
 
     /// Returns whether the layers attend to what is made of states of the text, rather than to what the backbone's own do.
     fn makes_context(&self) -> bool {
-        self.context.is_some() || matches!(self.entry, Entry::Joined(_))
+        self.context.is_some() || matches!(self.entry, Entry::Joined(_) | Entry::Prefix(_))
     }
 
     /// Returns what the layers attend to in texts of which these are the states, if they make it of them. `before` turns states of
@@ -239,6 +241,7 @@ impl AttentionHeads {
     fn context(&self, states: &FeatureTensors, before: impl FnOnce(&Tensor<2>) -> Tensor<2>) -> Option<Tensor<2>> {
         match (&self.entry, &self.context) {
             (Entry::Joined(entry), _) => Some(entry.context(states, before, &self.decoder)),
+            (Entry::Prefix(_), _) => Some(self.decoder.normed(states.get(Feature::Last))),
             (_, context) => Some(context.as_ref()?.read(states, self.epsilon)),
         }
     }

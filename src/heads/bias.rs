@@ -6,13 +6,12 @@
 //! x's own. B has a row for each token that is drafted from, and begins at zero.
 
 use burn::module::{Module, ModuleDisplay, Param};
-use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{sigmoid, silu};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::carried::{self, Carries};
+use super::carried::{self, Carries, OfHeadsBelow};
 use super::feature_sum::scaled;
 use super::network::{DraftedTokens, Learning};
 use super::{Begun, DraftHeads, Starts};
@@ -207,6 +206,17 @@ impl<N: DraftHeads + Module + ModuleDisplay> BiasedHeads<N> {
         matches!(self.form, Some(Form::Refiner(_)))
     }
 
+    /// Returns what a slot reads of the heads below: their state there and, where slots are biased by it, the mean of all.
+    fn of_heads_below(&self) -> OfHeadsBelow<'_> {
+        let mut mean_of_all = None;
+        Box::new(move |head, below| {
+            let mean = self
+                .reads_mean()
+                .then(|| mean_of_all.get_or_insert_with(|| mean((0..self.count()).map(&mut *below))).clone());
+            [below(head)].into_iter().chain(mean).collect()
+        })
+    }
+
     /// Runs rows behind tokens.
     fn behind(&self, slot: Slot, tokens: Tokens) -> Row {
         let tokens = Tokens { embeddings: scaled(tokens.embeddings), ..tokens };
@@ -219,9 +229,9 @@ impl<N: DraftHeads + Module + ModuleDisplay> BiasedHeads<N> {
     }
 }
 
-fn mean(states: &[Tensor<2>]) -> Tensor<2> {
-    let sum = states.iter().cloned().reduce(|a, b| a + b).expect("at least one head");
-    sum / states.len() as f32
+fn mean(states: impl ExactSizeIterator<Item = Tensor<2>>) -> Tensor<2> {
+    let count = states.len();
+    states.reduce(|a, b| a + b).expect("at least one head") / count as f32
 }
 
 impl<N: DraftHeads + Module + ModuleDisplay> Carries for BiasedHeads<N> {
@@ -238,58 +248,6 @@ impl<N: DraftHeads + Module + ModuleDisplay> Carries for BiasedHeads<N> {
     }
 }
 
-/// Heads in a training step. What the heads below are is a leaf of the pieces that the bias is made of.
-struct BiasedLearning<'a, N: Module> {
-    of: &'a BiasedHeads<N>,
-    heads: Box<dyn Learning + 'a>,
-    drafted: &'a DraftedTokens<'a>,
-    /// The states of the heads below that were asked for, and their mean where it is read.
-    below: Vec<Tensor<2>>,
-    mean: Option<Tensor<2>>,
-    /// By head.
-    rows: Vec<Row>,
-}
-
-impl<N: DraftHeads + Module + ModuleDisplay> BiasedLearning<'_, N> {
-    /// Asks the heads below until the first `count` are known.
-    fn ask(&mut self, count: usize) {
-        while self.below.len() < count {
-            let state = self.heads.state(self.below.len());
-            self.below.push(state.autodiff().require_grad());
-        }
-    }
-}
-
-impl<N: DraftHeads + Module + ModuleDisplay> Learning for BiasedLearning<'_, N> {
-    fn state(&mut self, head: usize) -> Tensor<2> {
-        if self.of.reads_mean() && self.mean.is_none() {
-            self.ask(self.of.count());
-            self.mean = Some(mean(&self.below));
-        }
-        while self.rows.len() <= head {
-            let number = self.rows.len();
-            self.ask(number + 1);
-            let before = self.rows.last().and_then(|row| row.kept.clone());
-            let slot = Slot { number, state: self.below[number].clone(), mean: self.mean.clone(), before };
-            self.rows.push(self.of.behind(slot, (self.drafted)(number)));
-        }
-        self.rows[head].state.clone().without_autodiff()
-    }
-
-    fn back(self: Box<Self>, gradients: Vec<(usize, Tensor<2>)>) -> (Tensor<1>, GradientsParams) {
-        let products = gradients.into_iter().map(|(head, gradient)| (self.rows[head].state.clone() * gradient).sum());
-        let mut backward = products.reduce(|a, b| a + b).expect("at least one head").backward();
-        // A head that was left out has no gradient, unless the slots behind it read what its row kept.
-        let below = self.below.iter().enumerate();
-        let below = below.filter_map(|(head, leaf)| Some((head, leaf.grad_remove(&mut backward)?))).collect();
-        let mut known = GradientsAccumulator::new();
-        known.accumulate(self.of, GradientsParams::from_module(&mut backward, self.of));
-        let (objective, of_heads) = self.heads.back(below);
-        known.accumulate(self.of, of_heads);
-        (objective, known.grads())
-    }
-}
-
 impl<N: DraftHeads + Module + ModuleDisplay> DraftHeads for BiasedHeads<N> {
     fn count(&self) -> usize {
         self.heads.count()
@@ -301,28 +259,11 @@ impl<N: DraftHeads + Module + ModuleDisplay> DraftHeads for BiasedHeads<N> {
 
     fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
         let pinned = starts.pinned.clone();
-        let Begun::Parallel(mut heads) = self.heads.begin(starts) else {
-            unreachable!("sequential heads read what was drafted already")
-        };
-        let (count, reads_mean) = (self.count(), self.reads_mean());
-        let mut all: Option<(Vec<Tensor<2>>, Tensor<2>)> = None;
-        let of_blocks = move |head| {
-            if !reads_mean {
-                return vec![heads(head)];
-            }
-            let (states, mean) = all.get_or_insert_with(|| {
-                let states: Vec<Tensor<2>> = (0..count).map(&mut heads).collect();
-                let mean = mean(&states);
-                (states, mean)
-            });
-            vec![states[head].clone(), mean.clone()]
-        };
-        carried::begin(self, Box::new(of_blocks), pinned)
+        carried::begin_above(self, self.heads.begin(starts), self.of_heads_below(), pinned)
     }
 
     fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Box<dyn Learning + 'a> {
-        let heads = self.heads.learn(starts, drafted);
-        Box::new(BiasedLearning { of: self, heads, drafted, below: Vec::new(), mean: None, rows: Vec::new() })
+        carried::learn_above(self, self.heads.learn(starts, drafted), self.of_heads_below(), drafted)
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {
@@ -380,6 +321,7 @@ mod tests {
     use std::cell::RefCell;
 
     use burn::module::ModuleMapper;
+    use burn::optim::GradientsParams;
     use burn::tensor::Device;
 
     use super::*;

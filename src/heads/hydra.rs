@@ -6,12 +6,15 @@ use burn::tensor::activation::silu;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::carried::{self, Carries};
+use super::attention::{AttentionHeads, PrefixLayerConfig};
+use super::carried::{self, Carries, OfHeadsBelow};
+use super::network::{Differentiated, DraftedTokens, Learning};
 use super::unembedding::copy_unembedding;
 use super::{Begun, DraftHeads, HeadKind, HeadShape, HeadUnembedding, Starts};
-use crate::backbone::{Feature, Model};
+use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
 use crate::error::Result;
 use crate::nn::{Embedding, Init, Linear, Tokens};
+use crate::storage_type::StorageType;
 
 /// `kind = "hydra"`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,11 +24,14 @@ pub struct HydraConfig {
     pub repeats: usize,
     /// The matrix that turns a head's state into logits.
     pub unembedding: HeadUnembedding,
+    /// A decoder layer over the text, whose output the heads read in place of the backbone's state (Hydra++), such as
+    /// `{ warm_start = true }`, or `{}` for a random one. Without it, the heads read the state.
+    pub prefix_layer: Option<PrefixLayerConfig>,
 }
 
 impl Default for HydraConfig {
     fn default() -> Self {
-        Self { repeats: 3, unembedding: HeadUnembedding::Frozen }
+        Self { repeats: 3, unembedding: HeadUnembedding::Frozen, prefix_layer: None }
     }
 }
 
@@ -56,7 +62,9 @@ impl HeadKind for HydraConfig {
                 unembedding: self.unembedding.table(vocabulary, d, init),
             }
         };
-        HydraHeads { heads: (0..shape.count).map(head).collect(), repeats: self.repeats }
+        let heads = (0..shape.count).map(head).collect();
+        let prefix = self.prefix_layer.map(|layer| layer.network(shape, init));
+        HydraHeads { prefix, heads, repeats: self.repeats }
     }
 }
 
@@ -64,8 +72,12 @@ impl HeadKind for HydraConfig {
 /// its embeddings of the pinned token and all that were drafted before, and computes `y = L z + silu(M z)`, then a few times
 /// `y + silu(B y)`, always with the same B. All maps have biases. L passes h on at first, and M and B are zero; in the original, L is
 /// random.
+///
+/// In Hydra++, h is what a decoder layer makes of the backbone's states of the whole text ([`PrefixLayerConfig`]).
 #[derive(Module, Debug)]
 pub struct HydraHeads {
+    /// The layer, as heads with a single state.
+    prefix: Option<AttentionHeads>,
     heads: Vec<HydraHead>,
     #[module(skip)]
     repeats: usize,
@@ -99,6 +111,11 @@ impl Carries for HydraHeads {
     }
 }
 
+/// Every head reads the one state below.
+fn of_prefix<'a>() -> OfHeadsBelow<'a> {
+    Box::new(|_, below| vec![below(0)])
+}
+
 impl DraftHeads for HydraHeads {
     fn count(&self) -> usize {
         self.heads.len()
@@ -109,12 +126,38 @@ impl DraftHeads for HydraHeads {
             let HydraHead { first, change, block, .. }: &mut HydraHead = head;
             [first, change].into_iter().chain(block)
         };
-        self.heads.iter_mut().flat_map(of_head).collect()
+        let of_prefix = self.prefix.iter_mut().flat_map(AttentionHeads::linears);
+        self.heads.iter_mut().flat_map(of_head).chain(of_prefix).collect()
     }
 
     fn begin<'a>(&'a self, starts: Starts<'a>) -> Begun<'a> {
-        let hidden = starts.states.get(Feature::Last);
-        carried::begin(self, Box::new(move |_| vec![hidden.clone()]), starts.pinned)
+        let (hidden, pinned) = (starts.states.get(Feature::Last), starts.pinned.clone());
+        let below = match &self.prefix {
+            Some(prefix) => prefix.begin(starts),
+            None => Begun::Parallel(Box::new(move |_| hidden.clone())),
+        };
+        carried::begin_above(self, below, of_prefix(), pinned)
+    }
+
+    fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Box<dyn Learning + 'a> {
+        match &self.prefix {
+            Some(prefix) => carried::learn_above(self, prefix.learn(starts, drafted), of_prefix(), drafted),
+            None => Box::new(Differentiated::new(self.begin(starts).chains(drafted))),
+        }
+    }
+
+    fn pack(&mut self, weights: StorageType) {
+        self.linears().into_iter().for_each(|linear| linear.freeze(weights));
+        self.prefix.iter_mut().for_each(|prefix| prefix.pack(weights));
+    }
+
+    fn cache(&self, texts: usize, tokens: usize) -> Option<KvCache> {
+        self.prefix.as_ref()?.cache(texts, tokens)
+    }
+
+    fn read(&self, model: &Model, cache: &mut KvCache, counts: &[usize], states: &FeatureTensors) {
+        let prefix = self.prefix.as_ref().expect("heads that attend");
+        prefix.read(model, cache, counts, states);
     }
 
     fn unembedding(&self, head: usize) -> Option<Tensor<2>> {
@@ -127,7 +170,13 @@ impl DraftHeads for HydraHeads {
     }
 
     fn warm_start(&mut self, model: &Model) -> Result<()> {
+        self.prefix.iter_mut().try_for_each(|prefix| prefix.warm_start(model))?;
         copy_unembedding(self.heads.iter_mut().filter_map(|head| head.unembedding.as_mut()), model);
         Ok(())
+    }
+
+    fn rate_factors(&self) -> Vec<(String, f64)> {
+        let of_prefix = self.prefix.iter().flat_map(DraftHeads::rate_factors);
+        of_prefix.map(|(path, factor)| (format!("prefix.{path}"), factor)).collect()
     }
 }

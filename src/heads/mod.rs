@@ -37,7 +37,7 @@ mod vocabulary;
 
 pub use attention::{
     AttentionConfig, AttentionContext, AttentionHeads, DflashConfig, Eagle1Config, Eagle3Config, HiddenTransferConfig,
-    MtpConfig, RowOrder,
+    MtpConfig, PrefixLayerConfig, RowOrder,
 };
 pub use bias::{BiasConfig, BiasForm, BiasedHeads};
 pub use candidates::{BlockStarts, Candidates, CandidatesAt, FrozenHeads, SlotStats, Wanted};

@@ -20,6 +20,7 @@ pub(super) enum Entry {
     Masked(MaskedEntry),
     Transfer(TransferEntry),
     Joined(JoinedEntry),
+    Prefix(PrefixEntry),
 }
 
 /// In the manner of EAGLE-3 (Li et al. 2025, arXiv 2503.01840), with u the backbone's states before the block and o_j what row j
@@ -74,6 +75,11 @@ pub(super) struct TransferEntry {
     features: Vec<Feature>,
 }
 
+/// The one row of a block that stands for the text (see [`PrefixLayerConfig`](super::PrefixLayerConfig)): the backbone's last state
+/// before the block. It stands where that state's token does, and sees the last states of the text up to it.
+#[derive(Module, Debug)]
+pub(super) struct PrefixEntry {}
+
 impl Entry {
     /// Returns the states that rows are made from.
     pub fn features(&self) -> Vec<Feature> {
@@ -84,6 +90,7 @@ impl Entry {
             Self::Masked(_) => Vec::new(),
             Self::Transfer(entry) => union(entry.features.clone(), Vec::new()),
             Self::Joined(entry) => entry.features(),
+            Self::Prefix(_) => vec![Feature::Last],
         }
     }
 
@@ -92,7 +99,7 @@ impl Entry {
         match self {
             Self::Sequential(_) => true,
             Self::Joined(entry) => !entry.is_parallel(),
-            Self::Parallel(_) | Self::Masked(_) | Self::Transfer(_) => false,
+            Self::Parallel(_) | Self::Masked(_) | Self::Transfer(_) | Self::Prefix(_) => false,
         }
     }
 
@@ -103,14 +110,16 @@ impl Entry {
 
     /// Returns the rows of a block of `count` heads, if all of them are run at once.
     pub fn block(&self, count: usize) -> Option<BlockRows> {
+        let causal = BlockRows { count, causal: true, in_place: false };
         match self {
             Self::Sequential(_) => None,
-            Self::Joined(entry) => entry.is_parallel().then_some(BlockRows { count, causal: true }),
-            Self::Parallel(_) => Some(BlockRows { count, causal: false }),
-            Self::Transfer(_) => Some(BlockRows { count, causal: true }),
-            Self::Masked(MaskedEntry { anchor_predicts, causal, .. }) => {
-                Some(BlockRows { count: count + usize::from(!anchor_predicts), causal: *causal })
+            Self::Joined(entry) => entry.is_parallel().then_some(causal),
+            Self::Parallel(_) => Some(BlockRows { causal: false, ..causal }),
+            Self::Transfer(_) => Some(causal),
+            &Self::Masked(MaskedEntry { anchor_predicts, causal, .. }) => {
+                Some(BlockRows { count: count + usize::from(!anchor_predicts), causal, in_place: false })
             }
+            Self::Prefix(_) => Some(BlockRows { in_place: true, ..causal }),
         }
     }
 
@@ -122,6 +131,7 @@ impl Entry {
             Self::Masked(entry) => entry.rows(pinned, count + usize::from(!entry.anchor_predicts)),
             Self::Transfer(entry) => entry.rows(states),
             Self::Joined(entry) => entry.first(states, pinned, count),
+            Self::Prefix(_) => states.get(Feature::Last),
         }
     }
 
@@ -131,7 +141,7 @@ impl Entry {
         match self {
             Self::Sequential(entry) => entry.next(r, o, tokens),
             Self::Joined(entry) => entry.row(tokens, o),
-            Self::Parallel(_) | Self::Masked(_) | Self::Transfer(_) => {
+            Self::Parallel(_) | Self::Masked(_) | Self::Transfer(_) | Self::Prefix(_) => {
                 unreachable!("all rows of a block are run at once")
             }
         }
@@ -146,7 +156,7 @@ impl Entry {
             Self::Parallel(ParallelEntry { inputs, state, token }) => {
                 state.iter_mut().chain(token).chain(inputs.linears()).collect()
             }
-            Self::Masked(_) => Vec::new(),
+            Self::Masked(_) | Self::Prefix(_) => Vec::new(),
             Self::Transfer(entry) => entry.state.iter_mut().collect(),
             Self::Joined(entry) => entry.linears(),
         }
@@ -161,7 +171,7 @@ impl Entry {
                 count_parameters(inputs) + first + (count - 1) * next
             }
             Self::Parallel(entry) => count_parameters(entry),
-            Self::Masked(_) => 0,
+            Self::Masked(_) | Self::Prefix(_) => 0,
             Self::Transfer(entry) => count_parameters(entry),
             Self::Joined(entry) => entry.products(count),
         }
@@ -176,7 +186,7 @@ impl Entry {
         match self {
             Self::Masked(entry) => entry.mask = mask_of(entry.mask.clone(), entry.mask_token, model),
             Self::Joined(entry) => entry.warm_start(model, layer)?,
-            Self::Sequential(_) | Self::Parallel(_) | Self::Transfer(_) => {}
+            Self::Sequential(_) | Self::Parallel(_) | Self::Transfer(_) | Self::Prefix(_) => {}
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
+use std::fmt::Debug;
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, TensorData};
 
 use super::*;
 use crate::backbone::{BlockRows, ConvolutionConfig, LanguageModelConfig, Span, Transformer};
-use crate::heads::{BlockStarts, FrozenHeads, Growth, Wanted};
+use crate::heads::{BlockStarts, FrozenHeads, Growth, HeadArchitecture, HydraConfig, Wanted};
 use crate::nn::{ParameterPath, collect_parameters, indices, to_host};
 use crate::training::gradient;
 
@@ -26,42 +28,25 @@ fn models() -> [Model; 2] {
     [Model::freeze(&transformer(), StorageType::Float32).unwrap(), Model::in_tensors(transformer())]
 }
 
-/// A kind whose network is that of heads that attend.
-#[derive(Debug)]
-enum Kind {
-    Attention(AttentionConfig),
-    Dflash(DflashConfig),
-    HiddenTransfer(HiddenTransferConfig),
-    Eagle1(Eagle1Config),
-    Eagle3(Eagle3Config),
-    Mtp(MtpConfig),
+/// Runs a check on every kind of heads that attend.
+macro_rules! of_every_kind {
+    ($check:expr) => {
+        for kind in kinds() {
+            match &kind {
+                HeadArchitecture::Attention(kind) => $check(kind),
+                HeadArchitecture::Dflash(kind) => $check(kind),
+                HeadArchitecture::HiddenTransfer(kind) => $check(kind),
+                HeadArchitecture::Eagle1(kind) => $check(kind),
+                HeadArchitecture::Eagle3(kind) => $check(kind),
+                HeadArchitecture::Mtp(kind) => $check(kind),
+                HeadArchitecture::Hydra(kind) => $check(kind),
+                other => panic!("{other:?}: add the kind here"),
+            }
+        }
+    };
 }
 
-impl Kind {
-    fn network(&self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
-        match self {
-            Self::Attention(kind) => kind.network(shape, init),
-            Self::Dflash(kind) => kind.network(shape, init),
-            Self::HiddenTransfer(kind) => kind.network(shape, init),
-            Self::Eagle1(kind) => kind.network(shape, init),
-            Self::Eagle3(kind) => kind.network(shape, init),
-            Self::Mtp(kind) => kind.network(shape, init),
-        }
-    }
-
-    fn is_sequential(&self) -> bool {
-        match self {
-            Self::Attention(kind) => kind.is_sequential(),
-            Self::Dflash(kind) => kind.is_sequential(),
-            Self::HiddenTransfer(kind) => kind.is_sequential(),
-            Self::Eagle1(kind) => kind.is_sequential(),
-            Self::Eagle3(kind) => kind.is_sequential(),
-            Self::Mtp(kind) => kind.is_sequential(),
-        }
-    }
-}
-
-fn kinds() -> Vec<Kind> {
+fn kinds() -> Vec<HeadArchitecture> {
     let features = vec![Feature::Layer(1), Feature::Last];
     let mut kinds = Vec::new();
     for rows in [RowOrder::Sequential, RowOrder::Parallel] {
@@ -77,25 +62,30 @@ fn kinds() -> Vec<Kind> {
     let scaled = DflashConfig { layers: 4, scale_features: true, mask_token: Some(6), ..plain.clone() };
     let convolution = Some(ConvolutionConfig { kernel: 2, group: 4 });
     let convolved = DflashConfig { convolution, anchor_predicts: true, ..plain.clone() };
-    let kinds = kinds.into_iter().map(Kind::Attention);
-    let transfer = |spread| Kind::HiddenTransfer(HiddenTransferConfig { layer: Some(1), spread });
+    let kinds = kinds.into_iter().map(HeadArchitecture::Attention);
+    let transfer = |spread| HeadArchitecture::HiddenTransfer(HiddenTransferConfig { layer: Some(1), spread });
     let of_eagle = |parallel, warm_start, mask_token| {
         let input = vec![Feature::Layer(1), Feature::Layer(2)];
         let norm_before_residual = parallel;
         let kind =
             Eagle3Config { input, norm_before_residual, parallel, warm_start, mask_token, ..Eagle3Config::default() };
-        Kind::Eagle3(kind)
+        HeadArchitecture::Eagle3(kind)
     };
     let joined = [
-        Kind::Eagle1(Eagle1Config { bias: true }),
+        HeadArchitecture::Eagle1(Eagle1Config { bias: true }),
         of_eagle(false, false, None),
         of_eagle(false, true, None),
         of_eagle(true, false, None),
         of_eagle(true, false, Some(6)),
-        Kind::Mtp(MtpConfig::default()),
+        HeadArchitecture::Mtp(MtpConfig::default()),
     ];
-    let dflash = [plain, windowed, scaled, convolved].map(Kind::Dflash);
-    kinds.chain(dflash).chain([false, true].map(transfer)).chain(joined).collect()
+    let hydra = |warm_start| {
+        let prefix_layer = Some(PrefixLayerConfig { warm_start, ..PrefixLayerConfig::default() });
+        HeadArchitecture::Hydra(HydraConfig { repeats: 2, prefix_layer, ..HydraConfig::default() })
+    };
+    let dflash = [plain, windowed, scaled, convolved].map(HeadArchitecture::Dflash);
+    let kinds = kinds.chain(dflash).chain([false, true].map(transfer)).chain(joined);
+    kinds.chain([false, true].map(hydra)).collect()
 }
 
 /// Adds to every number a little that depends on its place, and casts.
@@ -117,7 +107,7 @@ impl ModuleMapper for Shake {
 }
 
 /// Heads 2 to 4 whose numbers are all off their beginnings.
-fn heads(kind: &Kind, model: &Model, device: &Device, dtype: DType) -> AttentionHeads {
+fn heads<K: HeadKind>(kind: &K, model: &Model, device: &Device, dtype: DType) -> K::Network {
     let mut heads = kind.network(HeadShape::new(3, model), &mut Init::seeded(5, device));
     heads.warm_start(model).unwrap();
     heads.map(&mut Shake(0, dtype))
@@ -125,8 +115,8 @@ fn heads(kind: &Kind, model: &Model, device: &Device, dtype: DType) -> Attention
 
 /// The states of all heads where blocks begin behind each of the tokens `ends` of some texts, whose states are given. The
 /// drafted tokens are those of [`TEXT`], from the pinned one on.
-fn states(
-    heads: &AttentionHeads,
+fn states<N: DraftHeads + Module>(
+    heads: &N,
     model: &Model,
     read: &FeatureTensors,
     counts: &[usize],
@@ -134,7 +124,7 @@ fn states(
 ) -> Vec<Tensor<2>> {
     let mut cache = heads.cache(counts.len(), 4).unwrap();
     heads.read(model, &mut cache, counts, read);
-    let learns = heads.decoder.learns();
+    let learns = heads.devices().iter().any(Device::is_autodiff);
     let tensor = |tensor: Tensor<2>| if learns { tensor.autodiff() } else { tensor };
     let firsts: Vec<usize> = (0..counts.len()).map(|text| counts[..text].iter().sum()).collect();
     let rows = indices(places.iter().map(|&(text, row)| firsts[text] + row), model.device());
@@ -151,7 +141,7 @@ fn states(
     (0..heads.count()).map(heads.begin(starts).chains(&drafted)).collect()
 }
 
-fn read(model: &Model, heads: &AttentionHeads, texts: &[&[u32]]) -> FeatureTensors {
+fn read(model: &Model, heads: &dyn DraftHeads, texts: &[&[u32]]) -> FeatureTensors {
     let spans: Vec<Span> = texts.iter().map(|text| Span::chain(text)).collect();
     let features = heads.features();
     FeatureTensors::new(&features, model.features(&spans, None, &features))
@@ -166,7 +156,7 @@ fn largest_difference(a: &[Tensor<2>], b: &[Tensor<2>]) -> f32 {
 #[test]
 fn staggered_rows_enter_layer_by_layer() {
     let model = Model::freeze(&transformer(), StorageType::Float32).unwrap();
-    let kind = Kind::HiddenTransfer(HiddenTransferConfig { layer: Some(1), spread: true });
+    let kind = HiddenTransferConfig { layer: Some(1), spread: true };
     let mut heads = heads(&kind, &model, &Device::flex(), DType::F32);
     heads.decoder = heads.decoder.clone().copied_from(&model).unwrap();
     let Entry::Transfer(entry) = &heads.entry else { panic!("pseudo states") };
@@ -191,7 +181,7 @@ fn staggered_rows_enter_layer_by_layer() {
         let one = one.copied_from(&model).unwrap();
         let mut cache = one.cache(1, 20);
         model.remember(layer, &[of(layer)], &[TEXT.len()], &mut cache);
-        let block = BlockRows { count: rows.len(), causal: true };
+        let block = BlockRows { count: rows.len(), causal: true, in_place: false };
         let left = one.run(Tensor::cat(rows.clone(), 0), NewRows::Blocks(&[vec![place]], block), &mut cache);
         rows = (0..rows.len()).map(|row| left.clone().narrow(0, row, 1)).collect();
     }
@@ -252,58 +242,60 @@ fn rows_that_enter_as_tokens_are_the_backbones_own() {
     }
 }
 
+fn packed_is_alike<K: HeadKind + Debug>(kind: &K) {
+    let [packed_model, model] = models();
+    let plain = heads(kind, &model, &Device::flex(), DType::F32);
+    let mut packed = plain.clone();
+    packed.pack(StorageType::Float32);
+    let texts = [&TEXT[..9], &TEXT[..4]];
+    let places = [(0, 2), (0, 5), (0, 8), (1, 0), (1, 3)];
+    let expected = states(&plain, &model, &read(&model, &plain, &texts), &[9, 4], &places);
+    let read_packed = read(&packed_model, &packed, &texts);
+    let found = states(&packed, &packed_model, &read_packed, &[9, 4], &places);
+    let difference = largest_difference(&found, &expected);
+    assert!(difference < 1e-4, "{kind:?}: {difference}");
+    for (at, &(text, row)) in places.iter().enumerate() {
+        let alone = read_packed.map(|state| state.narrow(0, 9 * text, row + 1));
+        let alone = states(&packed, &packed_model, &alone, &[row + 1], &[(0, row)]);
+        for (alone, found) in alone.into_iter().zip(&found) {
+            assert_eq!(to_host(alone), to_host(found.clone())[8 * at..][..8], "{kind:?}, place {at}");
+        }
+    }
+}
+
 #[test]
 fn packed_layers_give_what_tensors_give_and_a_row_the_same_bits_alone() {
-    let [packed_model, model] = models();
-    for kind in kinds() {
-        let plain = heads(&kind, &model, &Device::flex(), DType::F32);
-        let mut packed = plain.clone();
-        packed.pack(StorageType::Float32);
-        let texts = [&TEXT[..9], &TEXT[..4]];
-        let places = [(0, 2), (0, 5), (0, 8), (1, 0), (1, 3)];
-        let expected = states(&plain, &model, &read(&model, &plain, &texts), &[9, 4], &places);
-        let read_packed = read(&packed_model, &packed, &texts);
-        let found = states(&packed, &packed_model, &read_packed, &[9, 4], &places);
-        let difference = largest_difference(&found, &expected);
-        assert!(difference < 1e-4, "{kind:?}: {difference}");
-        for (at, &(text, row)) in places.iter().enumerate() {
-            let alone = read_packed.map(|state| state.narrow(0, 9 * text, row + 1));
-            let alone = states(&packed, &packed_model, &alone, &[row + 1], &[(0, row)]);
-            for (alone, found) in alone.into_iter().zip(&found) {
-                assert_eq!(to_host(alone), to_host(found.clone())[8 * at..][..8], "{kind:?}, place {at}");
-            }
+    of_every_kind!(packed_is_alike);
+}
+
+fn sees_its_prefix<K: HeadKind + Debug>(kind: &K) {
+    for model in models() {
+        let mut heads = heads(kind, &model, &Device::flex(), DType::F32);
+        heads.pack(StorageType::Float32);
+        let found = |changed: Option<usize>| {
+            let read = read(&model, &heads, &[&TEXT]).map(|state| {
+                let rows = (0..TEXT.len()).map(|row| if Some(row) == changed { 1e3 } else { 1.0 });
+                let scale: Tensor<2> =
+                    Tensor::from_data(TensorData::new(rows.collect::<Vec<f32>>(), [TEXT.len(), 1]), &state.device());
+                state * scale
+            });
+            states(&heads, &model, &read, &[TEXT.len()], &[(0, 6), (0, 8)])
+        };
+        let plain = found(None);
+        for (changed, block) in [(7, 0), (9, 1), (11, 1), (8, 0)] {
+            let rows = |states: &[Tensor<2>]| -> Vec<f32> {
+                states.iter().flat_map(|state| to_host(state.clone())[8 * block..][..8].to_vec()).collect()
+            };
+            assert_eq!(rows(&found(Some(changed))), rows(&plain), "{kind:?}: {changed} in block {block}");
         }
+        assert!(largest_difference(&found(Some(5))[..1], &plain[..1]) > 0.0, "{kind:?}");
     }
 }
 
 /// What lies behind a block's start changes nothing, to the bit, and what lies before it does.
 #[test]
 fn a_block_sees_its_own_prefix_only() {
-    for model in models() {
-        for kind in kinds() {
-            let mut heads = heads(&kind, &model, &Device::flex(), DType::F32);
-            heads.pack(StorageType::Float32);
-            let found = |changed: Option<usize>| {
-                let read = read(&model, &heads, &[&TEXT]).map(|state| {
-                    let rows = (0..TEXT.len()).map(|row| if Some(row) == changed { 1e3 } else { 1.0 });
-                    let scale: Tensor<2> = Tensor::from_data(
-                        TensorData::new(rows.collect::<Vec<f32>>(), [TEXT.len(), 1]),
-                        &state.device(),
-                    );
-                    state * scale
-                });
-                states(&heads, &model, &read, &[TEXT.len()], &[(0, 6), (0, 8)])
-            };
-            let plain = found(None);
-            for (changed, block) in [(7, 0), (9, 1), (11, 1), (8, 0)] {
-                let rows = |states: &[Tensor<2>]| -> Vec<f32> {
-                    states.iter().flat_map(|state| to_host(state.clone())[8 * block..][..8].to_vec()).collect()
-                };
-                assert_eq!(rows(&found(Some(changed))), rows(&plain), "{kind:?}: {changed} in block {block}");
-            }
-            assert!(largest_difference(&found(Some(5))[..1], &plain[..1]) > 0.0, "{kind:?}");
-        }
-    }
+    of_every_kind!(sees_its_prefix);
 }
 
 /// Adds `step` to one number, the one at `index` when all parameters are counted through.
@@ -343,35 +335,36 @@ impl burn::module::ModuleVisitor for Gradients<'_> {
     }
 }
 
+fn gradients_agree<K: HeadKind + Debug>(kind: &K) {
+    let [_, model] = models();
+    let learning = heads(kind, &model, &Device::flex().autodiff(), DType::F64);
+    let texts = [&TEXT[..6], &TEXT[..3]];
+    let read = read(&model, &learning, &texts).map(|state| state.cast(DType::F64));
+    let objective = |heads: &K::Network| -> Tensor<1> {
+        let states = states(heads, &model, &read, &[6, 3], &[(0, 2), (0, 5), (1, 1)]);
+        let weighted = states.into_iter().enumerate().map(|(head, state)| state.mul_scalar(head as f64 + 0.5).sin());
+        weighted.map(Tensor::sum).reduce(|a, b| a + b).unwrap()
+    };
+    let mut backward = objective(&learning).backward();
+    let gradients = GradientsParams::from_module(&mut backward, &learning);
+    let mut found = Gradients(&gradients, Vec::new());
+    learning.visit(&mut found);
+    let (all, plain) = (found.1, learning.valid());
+    assert_eq!(all.len(), plain.num_params());
+    let value = |index, step| {
+        let nudged = plain.clone().map(&mut Nudge { index, step });
+        objective(&nudged).into_scalar::<f64>()
+    };
+    for (index, gradient) in all.iter().enumerate().step_by(7) {
+        let difference = (value(index, 1e-5) - value(index, -1e-5)) / 2e-5;
+        let gradient = gradient.unwrap_or(0.0);
+        assert!((difference - gradient).abs() < 1e-6, "{kind:?} {index}: {gradient} {difference}");
+    }
+}
+
 #[test]
 fn gradients_agree_with_finite_differences_in_float64() {
-    let [_, model] = models();
-    for kind in kinds() {
-        let learning = heads(&kind, &model, &Device::flex().autodiff(), DType::F64);
-        let texts = [&TEXT[..6], &TEXT[..3]];
-        let read = read(&model, &learning, &texts).map(|state| state.cast(DType::F64));
-        let objective = |heads: &AttentionHeads| -> Tensor<1> {
-            let states = states(heads, &model, &read, &[6, 3], &[(0, 2), (0, 5), (1, 1)]);
-            let weighted =
-                states.into_iter().enumerate().map(|(head, state)| state.mul_scalar(head as f64 + 0.5).sin());
-            weighted.map(Tensor::sum).reduce(|a, b| a + b).unwrap()
-        };
-        let mut backward = objective(&learning).backward();
-        let gradients = GradientsParams::from_module(&mut backward, &learning);
-        let mut found = Gradients(&gradients, Vec::new());
-        learning.visit(&mut found);
-        let (all, plain) = (found.1, learning.valid());
-        assert_eq!(all.len(), plain.num_params());
-        let value = |index, step| {
-            let nudged = plain.clone().map(&mut Nudge { index, step });
-            objective(&nudged).into_scalar::<f64>()
-        };
-        for (index, gradient) in all.iter().enumerate().step_by(7) {
-            let difference = (value(index, 1e-5) - value(index, -1e-5)) / 2e-5;
-            let gradient = gradient.unwrap_or(0.0);
-            assert!((difference - gradient).abs() < 1e-6, "{kind:?} {index}: {gradient} {difference}");
-        }
-    }
+    of_every_kind!(gradients_agree);
 }
 
 #[test]
@@ -390,94 +383,98 @@ fn the_backbone_must_suit_the_layers() {
     assert!(error.contains("`heads.architecture.convolution.group` is 3") && error.contains("width of 8"), "{error}");
 }
 
+fn grows_the_lattice<K: HeadKind + Debug>(kind: &K) {
+    let [model, _] = models();
+    let frozen = FrozenHeads::new(heads(kind, &model, &Device::flex(), DType::F32), &model, None);
+    let features = frozen.features();
+    let read = FeatureTensors::new(&features, model.features(&[Span::chain(&TEXT[..7])], None, &features));
+    let mut cache = frozen.cache(1, 4).unwrap();
+    frozen.read(&model, &mut cache, &[7], &read);
+    let last = read.map(|state| state.narrow(0, 6, 1));
+    let context = Some(Context::new(&mut cache, vec![(0, 6)]));
+    let starts = BlockStarts { states: &last, pinned: &TEXT[7..8], context };
+    let wanted = Wanted { stats: true, states: false };
+    let found = frozen.candidates(&model, starts, 4, wanted).unwrap();
+    let path: Vec<u32> = [TEXT[7]].into_iter().chain((0..3).map(|head| found.at(0).ids[4 * head])).collect();
+    for lengths in [&[1usize, 2, 3][..], &[3, 1]] {
+        let context = Some(Context::new(&mut cache, vec![(0, 6)]));
+        let starts = BlockStarts { states: &last, pinned: &TEXT[7..8], context };
+        let mut growing = frozen.grow(&model, starts, 4);
+        for &length in lengths {
+            // Beside another path.
+            let mut other = path[..length].to_vec();
+            other[length - 1] = (other[length - 1] + u32::from(length > 1)) % VOCABULARY as u32;
+            let behind = growing.behind(&[(0, &other), (0, &path[..length])]).unwrap();
+            let (at, head) = (found.at(0), length - 1);
+            assert_eq!(behind[1].ids, at.ids[4 * head..][..4], "{kind:?}");
+            assert_eq!(behind[1].logits, at.scores[4 * head..][..4], "{kind:?}");
+            assert_eq!(behind[1].stats, found.stats_at(0).get(head).map(|stats| stats.softmax), "{kind:?}");
+            let depends = kind.is_sequential() && length > 1;
+            assert_eq!(behind[0] != behind[1], depends, "{kind:?}");
+        }
+        drop(growing);
+        cache.truncate(0, 7);
+    }
+}
+
 /// Behind first choices, whatever grows is what the lattice holds, to the bit; and rows that were skipped are run when they
 /// are needed.
 #[test]
 fn a_grown_path_of_first_choices_is_the_lattice() {
+    of_every_kind!(grows_the_lattice);
+}
+
+fn grows_as_alone<K: HeadKind + Debug>(kind: &K) {
     let [model, _] = models();
-    for kind in kinds() {
-        let frozen = FrozenHeads::new(heads(&kind, &model, &Device::flex(), DType::F32), &model, None);
-        let features = frozen.features();
-        let read = FeatureTensors::new(&features, model.features(&[Span::chain(&TEXT[..7])], None, &features));
-        let mut cache = frozen.cache(1, 4).unwrap();
-        frozen.read(&model, &mut cache, &[7], &read);
-        let last = read.map(|state| state.narrow(0, 6, 1));
-        let context = Some(Context::new(&mut cache, vec![(0, 6)]));
-        let starts = BlockStarts { states: &last, pinned: &TEXT[7..8], context };
-        let wanted = Wanted { stats: true, states: false };
-        let found = frozen.candidates(&model, starts, 4, wanted).unwrap();
-        let path: Vec<u32> = [TEXT[7]].into_iter().chain((0..3).map(|head| found.at(0).ids[4 * head])).collect();
-        for lengths in [&[1usize, 2, 3][..], &[3, 1]] {
-            let context = Some(Context::new(&mut cache, vec![(0, 6)]));
-            let starts = BlockStarts { states: &last, pinned: &TEXT[7..8], context };
-            let mut growing = frozen.grow(&model, starts, 4);
-            for &length in lengths {
-                // Beside another path.
-                let mut other = path[..length].to_vec();
-                other[length - 1] = (other[length - 1] + u32::from(length > 1)) % VOCABULARY as u32;
-                let behind = growing.behind(&[(0, &other), (0, &path[..length])]).unwrap();
-                let (at, head) = (found.at(0), length - 1);
-                assert_eq!(behind[1].ids, at.ids[4 * head..][..4], "{kind:?}");
-                assert_eq!(behind[1].logits, at.scores[4 * head..][..4], "{kind:?}");
-                assert_eq!(behind[1].stats, found.stats_at(0).get(head).map(|stats| stats.softmax), "{kind:?}");
-                let depends = kind.is_sequential() && length > 1;
-                assert_eq!(behind[0] != behind[1], depends, "{kind:?}");
-            }
-            drop(growing);
-            cache.truncate(0, 7);
-        }
+    let frozen = FrozenHeads::new(heads(kind, &model, &Device::flex(), DType::F32), &model, None);
+    let (texts, counts) = ([&TEXT[..7], &TEXT[..4]], [7, 4]);
+    let features = frozen.features();
+    let spans = texts.map(Span::chain);
+    let read = FeatureTensors::new(&features, model.features(&spans, None, &features));
+    let mut cache = frozen.cache(2, 4).unwrap();
+    frozen.read(&model, &mut cache, &counts, &read);
+    // By block: its text and the token before it, that token's place among all, and the token that is pinned.
+    let blocks = [((0, 3), 3, 2), ((0, 6), 6, TEXT[7]), ((1, 3), 10, TEXT[4])];
+    let mut behind = |numbers: &[usize], paths: &[(usize, &[u32])]| {
+        let of_blocks: Vec<_> = numbers.iter().map(|&number| blocks[number]).collect();
+        let rows = indices(of_blocks.iter().map(|block| block.1), model.device());
+        let states = read.map(|state| state.select(0, rows.clone()));
+        let pinned: Vec<u32> = of_blocks.iter().map(|block| block.2).collect();
+        let context = Some(Context::new(&mut cache, of_blocks.iter().map(|block| block.0).collect()));
+        let mut growing = frozen.grow(&model, BlockStarts { states: &states, pinned: &pinned, context }, 4);
+        let found = growing.behind(paths).unwrap();
+        drop(growing);
+        counts.iter().enumerate().for_each(|(text, &tokens)| cache.truncate(text, tokens));
+        found
+    };
+    // Paths that part at the second token, and that begin with others.
+    let [first, second, third] = blocks.map(|block| block.2);
+    let paths = [
+        (0, vec![first, 1]),
+        (1, vec![second, 1, 4]),
+        (1, vec![second, 2, 4]),
+        (1, vec![second]),
+        (1, vec![second, 1, 5]),
+        (2, vec![third, 1, 4]),
+    ];
+    let together = behind(&[0, 1, 2], &paths.iter().map(|(block, path)| (*block, &path[..])).collect::<Vec<_>>());
+    for ((block, path), found) in paths.iter().zip(&together) {
+        assert_eq!(&behind(&[*block], &[(0, path)])[0], found, "{kind:?}");
     }
+    let depends = kind.is_sequential();
+    assert!((together[1] != together[2]) == depends && (together[1] != together[4]) == depends, "{kind:?}");
+    assert!(together[1] != together[5], "{kind:?}");
 }
 
 /// Blocks of several texts, with paths of several lengths: side by side and each alone, to the bit.
 #[test]
 fn blocks_that_grow_together_grow_as_alone() {
-    let [model, _] = models();
-    for kind in kinds() {
-        let frozen = FrozenHeads::new(heads(&kind, &model, &Device::flex(), DType::F32), &model, None);
-        let (texts, counts) = ([&TEXT[..7], &TEXT[..4]], [7, 4]);
-        let features = frozen.features();
-        let spans = texts.map(Span::chain);
-        let read = FeatureTensors::new(&features, model.features(&spans, None, &features));
-        let mut cache = frozen.cache(2, 4).unwrap();
-        frozen.read(&model, &mut cache, &counts, &read);
-        // By block: its text and the token before it, that token's place among all, and the token that is pinned.
-        let blocks = [((0, 3), 3, 2), ((0, 6), 6, TEXT[7]), ((1, 3), 10, TEXT[4])];
-        let mut behind = |numbers: &[usize], paths: &[(usize, &[u32])]| {
-            let of_blocks: Vec<_> = numbers.iter().map(|&number| blocks[number]).collect();
-            let rows = indices(of_blocks.iter().map(|block| block.1), model.device());
-            let states = read.map(|state| state.select(0, rows.clone()));
-            let pinned: Vec<u32> = of_blocks.iter().map(|block| block.2).collect();
-            let context = Some(Context::new(&mut cache, of_blocks.iter().map(|block| block.0).collect()));
-            let mut growing = frozen.grow(&model, BlockStarts { states: &states, pinned: &pinned, context }, 4);
-            let found = growing.behind(paths).unwrap();
-            drop(growing);
-            counts.iter().enumerate().for_each(|(text, &tokens)| cache.truncate(text, tokens));
-            found
-        };
-        // Paths that part at the second token, and that begin with others.
-        let [first, second, third] = blocks.map(|block| block.2);
-        let paths = [
-            (0, vec![first, 1]),
-            (1, vec![second, 1, 4]),
-            (1, vec![second, 2, 4]),
-            (1, vec![second]),
-            (1, vec![second, 1, 5]),
-            (2, vec![third, 1, 4]),
-        ];
-        let together = behind(&[0, 1, 2], &paths.iter().map(|(block, path)| (*block, &path[..])).collect::<Vec<_>>());
-        for ((block, path), found) in paths.iter().zip(&together) {
-            assert_eq!(&behind(&[*block], &[(0, path)])[0], found, "{kind:?}");
-        }
-        let depends = kind.is_sequential();
-        assert!((together[1] != together[2]) == depends && (together[1] != together[4]) == depends, "{kind:?}");
-        assert!(together[1] != together[5], "{kind:?}");
-    }
+    of_every_kind!(grows_as_alone);
 }
 
 /// Returns the gradients of a step, whose heads' states have made-up gradients, by parameter. Heads of float32 learn with the
 /// kernels of the CPU, those of float64 by automatic differentiation.
-fn step(kind: &Kind, dtype: DType, asked: &[usize]) -> Vec<f64> {
+fn step<K: HeadKind>(kind: &K, dtype: DType, asked: &[usize]) -> Vec<f64> {
     let [model, _] = models();
     let learning = heads(kind, &model, &Device::flex().autodiff(), dtype);
     let (texts, counts) = ([&TEXT[..7], &TEXT[..3], &TEXT[..9]], [7, 3, 9]);
@@ -508,17 +505,19 @@ fn step(kind: &Kind, dtype: DType, asked: &[usize]) -> Vec<f64> {
     found.1.into_iter().map(|gradient| gradient.unwrap_or(0.0)).collect()
 }
 
-#[test]
-fn the_kernels_learn_what_automatic_differentiation_does() {
-    for kind in kinds() {
-        for asked in [&[0usize, 1, 2][..], &[1], &[0, 2]] {
-            let [found, expected] = [DType::F32, DType::F64].map(|dtype| step(&kind, dtype, asked));
-            assert_eq!(found.len(), expected.len());
-            let largest = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
-            assert!(expected.iter().filter(|x| x.abs() > 1e-3 * largest).count() > expected.len() / 4, "{kind:?}");
-            for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                assert!((found - expected).abs() < 3e-5 * largest, "{kind:?}, {asked:?}, {at}: {found} {expected}");
-            }
+fn learns_alike<K: HeadKind + Debug>(kind: &K) {
+    for asked in [&[0usize, 1, 2][..], &[1], &[0, 2]] {
+        let [found, expected] = [DType::F32, DType::F64].map(|dtype| step(kind, dtype, asked));
+        assert_eq!(found.len(), expected.len());
+        let largest = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+        assert!(expected.iter().filter(|x| x.abs() > 1e-3 * largest).count() > expected.len() / 4, "{kind:?}");
+        for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert!((found - expected).abs() < 3e-5 * largest, "{kind:?}, {asked:?}, {at}: {found} {expected}");
         }
     }
+}
+
+#[test]
+fn the_kernels_learn_what_automatic_differentiation_does() {
+    of_every_kind!(learns_alike);
 }

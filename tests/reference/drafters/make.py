@@ -72,21 +72,22 @@ def convolved(parameters, name, x, convolution, inner):
     return convolve(parameters, name, 1, made, said, kernel, group)
 
 
-def layer(parameters, name, rows, positions, context, sees, convolution=None):
+def layer(parameters, name, rows, positions, context, sees, convolution=None, norms=True):
     """A decoder layer over the rows of a block. Keys and values also come from `context`, which stands at 0, 1, .., and `sees`
-    says which of both each row attends to."""
+    says which of both each row attends to. With `norms`, queries and keys are normalised by head."""
     normed = rms_norm(parameters, f"{name}.input_layernorm", rows)
-    attend = lambda x: attended(parameters, f"{name}.self_attn", x, positions, context, sees)
+    attend = lambda x: attended(parameters, f"{name}.self_attn", x, positions, context, sees, norms)
     rows = rows + convolved(parameters, f"{name}.attention_conv", normed, convolution, attend)
     normed = rms_norm(parameters, f"{name}.post_attention_layernorm", rows)
     change = lambda x: changed(parameters, f"{name}.mlp", x)
     return rows + convolved(parameters, f"{name}.mlp_conv", normed, convolution, change)
 
 
-def attended(parameters, attention, normed, positions, context, sees):
+def attended(parameters, attention, normed, positions, context, sees, norms=True):
     both, places = torch.cat([context, normed]), torch.cat([torch.arange(len(context)), positions])
-    q = rotate(by_head(parameters, f"{attention}.q", normed, HEADS, f"{attention}.q_norm"), positions)
-    k = rotate(by_head(parameters, f"{attention}.k", both, KV, f"{attention}.k_norm"), places)
+    norm = lambda part: f"{attention}.{part}_norm" if norms else None
+    q = rotate(by_head(parameters, f"{attention}.q", normed, HEADS, norm("q")), positions)
+    k = rotate(by_head(parameters, f"{attention}.k", both, KV, norm("k")), places)
     v = by_head(parameters, f"{attention}.v", both, KV, None)
     mixed = []
     for head in range(HEADS):
@@ -190,9 +191,19 @@ def mlp_speculator(parameters, states, embeddings, tokens, inner, tie, scale):
     return torch.stack(found, 1)
 
 
-def hydra(parameters, states, embeddings, tokens, repeats):
-    """Hydra (arXiv 2402.05109; zankner/Hydra)."""
+def prefix_states(parameters, states):
+    """What a decoder layer over the whole text, causal, and a norm make of the last tokens before the blocks (Hydra++)."""
+    text, positions = states["last"], torch.arange(TEXT)
+    sees = torch.ones(TEXT, TEXT, dtype=torch.bool).tril()
+    made = layer(parameters, "prefix.decoder.layers.0", text, positions, text[:0], sees, norms=False)
+    return rms_norm(parameters, "prefix.norm", made)[BEFORE]
+
+
+def hydra(parameters, states, embeddings, tokens, repeats, prefix=False):
+    """Hydra (arXiv 2402.05109; zankner/Hydra), and Hydra++ with `prefix`."""
     read, _, embedded = starts(states, embeddings, tokens)
+    if prefix:
+        read = prefix_states(parameters, states)
     found = []
     for slot in range(BLOCK - 1):
         name = f"heads.{slot}"
@@ -320,6 +331,7 @@ SYSTEMS = {
         dict(kind="eagle3", input=FEATURES, parallel=True),
     ),
     "mtp": (joined, dict(kind="mtp", features=["last"]), dict(kind="mtp")),
+    "hydra-plus-plus": (hydra, dict(repeats=3, prefix=True), dict(kind="hydra", prefix_layer=dict())),
 }
 
 
