@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::OnceLock;
 
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
@@ -16,7 +17,8 @@ use super::transformer::Transformer;
 use crate::device;
 use crate::error::{Error, Result, bail};
 use crate::nn::{
-    Init, Projection, Values, collect_parameters, count_parameters, from_host, on_host, read_parameters, to_host,
+    FrozenUnembedding, Init, Projection, Values, collect_parameters, count_parameters, from_host, on_host,
+    read_parameters, to_host,
 };
 use crate::storage_type::StorageType;
 
@@ -28,6 +30,8 @@ pub struct Model {
     parameters: usize,
     /// What matrices are kept in, and what keys and values are.
     types: [StorageType; 2],
+    /// The unembedding for what reads the whole vocabulary, once something does.
+    vocabulary: OnceLock<FrozenUnembedding>,
 }
 
 impl fmt::Debug for Model {
@@ -98,7 +102,8 @@ impl Model {
             let empty = Transformer::new(config, &mut Init::empty(device));
             Engine::Tensors(Box::new(read_parameters(empty, precision.compute.into(), &mut checked)?))
         };
-        Ok(Self { engine, config: config.clone(), device: device.clone(), parameters, types })
+        let (config, device) = (config.clone(), device.clone());
+        Ok(Self { engine, config, device, parameters, types, vocabulary: OnceLock::new() })
     }
 
     /// A trained model, frozen: on the CPU its weights are packed as `weights`.
@@ -118,6 +123,7 @@ impl Model {
             device: trained.device(),
             parameters: count_parameters(&trained),
             types: [StorageType::Float32; 2],
+            vocabulary: OnceLock::new(),
             engine: Engine::Tensors(Box::new(trained)),
         }
     }
@@ -271,6 +277,12 @@ impl Model {
             Engine::Host(decoder) => Projection::Packed(decoder.unembedding().clone()),
             Engine::Tensors(transformer) => Projection::Tensor(Box::new(transformer.unembedding())),
         }
+    }
+
+    /// Returns the unembedding for heads that attend to the whole vocabulary. The first call prepares it, which on the CPU takes as
+    /// much memory again as the unembedding.
+    pub fn vocabulary(&self) -> &FrozenUnembedding {
+        self.vocabulary.get_or_init(|| FrozenUnembedding::new(self.projection()))
     }
 
     /// `[n, d]` hidden states to `[n, V]` logits, in this process's memory.

@@ -261,7 +261,7 @@ impl DraftHeads for AttentionHeads {
         union(self.entry.features(), of_context)
     }
 
-    fn begin<'a>(&'a self, Starts { states, pinned, context }: Starts<'a>) -> Begun<'a> {
+    fn begin<'a>(&'a self, Starts { states, pinned, context, .. }: Starts<'a>) -> Begun<'a> {
         let Context { cache, places, .. } = context.expect("heads that attend are given a context");
         let (n, first) = (places.len(), self.entry.first_rows(&states, pinned.embeddings, self.count));
         if self.entry.is_sequential() {

@@ -390,7 +390,7 @@ mod tests {
             let heads = heads(&model, form);
             let drafted = |slot: usize| tokens(BLOCKS, slot as f32).autodiff();
             let read = FeatureTensors::new(&[Feature::Last], vec![numbers(BLOCKS, 9.0).autodiff()]);
-            let starts = || Starts { states: read.clone(), pinned: drafted(0), context: None };
+            let starts = || Starts { model: &model, states: read.clone(), pinned: drafted(0), context: None };
             let factor = |state: &Tensor<2>, head: usize| (state.clone() + head as f32).sin();
 
             let mut learning = heads.learn(starts(), &drafted);
@@ -438,7 +438,8 @@ mod tests {
             let read = FeatureTensors::new(&[Feature::Last], vec![numbers(BLOCKS, 9.0).autodiff()]);
             let embed = |ids: &[u32]| Tokens::new(ids, model.embed(ids)).autodiff();
             let pinned = vec![1u32, 4, 2, 8];
-            let starts = |pinned: &[u32]| Starts { states: read.clone(), pinned: embed(pinned), context: None };
+            let starts =
+                |pinned: &[u32]| Starts { model: &model, states: read.clone(), pinned: embed(pinned), context: None };
             // By slot: the pinned tokens, then what is drafted.
             let chain = RefCell::new(vec![pinned.clone()]);
             let drafted = |slot: usize| embed(&chain.borrow()[slot]);

@@ -231,7 +231,7 @@ impl FrozenHeads {
         let count = self.count();
         let drafted = RefCell::new(vec![pinned.to_vec()]);
         let tokens = |slot: usize| Tokens::new(&drafted.borrow()[slot], model.embed(&drafted.borrow()[slot]));
-        let begun = self.heads.begin(Starts { states, pinned: tokens(0), context });
+        let begun = self.heads.begin(Starts { model, states, pinned: tokens(0), context });
         // Heads can be computed together if none reads what another drafted and all use the same matrix.
         let together = if begun.is_sequential() || self.tables.len() > 1 { 1 } else { count };
         let mut states = begun.chains(&tokens);

@@ -54,6 +54,10 @@ pub struct HeadsConfig {
     /// EAGLE takes 0.2. Embeddings are left as they are.
     #[schemars(range(min = 0.0))]
     pub feature_noise: f64,
+    /// By how much the loss of a `lava` head grows with the mean loss of what it predicts for the slots beside its own. In training
+    /// only.
+    #[schemars(range(min = 0.0))]
+    pub neighbour_loss: f64,
     /// How much each head counts: with mean losses L_2 .. L_H, the loss is `sum_j w_j L_j / sum_j w_j`, in training and on dev.
     pub loss_weights: LossWeights,
     /// The share of the targets that is the backbone's own distribution at the predicted position; the rest is the token of the
@@ -115,6 +119,7 @@ impl Default for HeadsConfig {
             criterion: Criterion::CrossEntropy,
             feature_loss: 0.0,
             feature_noise: 0.0,
+            neighbour_loss: 0.0,
             loss_weights: LossWeights::Constant,
             soft_targets: 0.0,
             text: BTreeMap::new(),
@@ -324,6 +329,15 @@ impl HeadsConfig {
             };
             if let Some(with) = with {
                 bail!("`heads.feature_loss` cannot be had with {with}. Leave one of them out.");
+            }
+        }
+        if self.neighbour_loss > 0.0 {
+            let looks = matches!(&self.architecture, HeadArchitecture::Lava(kind) if kind.look_around);
+            if !looks || self.bias.is_some() {
+                bail!(
+                    "`heads.neighbour_loss` is {}, but only heads of kind \"lava\" with `look_around` and without `heads.bias` predict the slots beside their own. Leave it out, or take such heads.",
+                    self.neighbour_loss
+                );
             }
         }
         if self.bias.is_some() {

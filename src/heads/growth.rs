@@ -40,7 +40,8 @@ impl FrozenHeads {
     /// fewer. The rows that are run stay in the cache of a context.
     pub fn grow<'a>(&'a self, model: &'a Model, starts: BlockStarts<'a>, k: usize) -> GrowingBlocks<'a> {
         let BlockStarts { states, pinned, context } = starts;
-        let starts = Starts { states: states.clone(), pinned: Tokens::new(pinned, model.embed(pinned)), context };
+        let pinned_tokens = Tokens::new(pinned, model.embed(pinned));
+        let starts = Starts { model, states: states.clone(), pinned: pinned_tokens, context };
         let begun = self.network().begin(starts);
         let (mut rows, mut states) = (vec![HashMap::new(); pinned.len()], RowStates::new());
         if let Begun::Sequential(begun) = &begun {

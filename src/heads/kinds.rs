@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AnyHeadKind, AttentionConfig, DflashConfig, Eagle1Config, Eagle3Config, FfnConfig, HiddenTransferConfig,
-    HydraConfig, LinearConfig, MedusaConfig, MtpConfig, RedrafterConfig, SpeculatorConfig,
+    HydraConfig, LavaHeadsConfig, LinearConfig, MedusaConfig, MtpConfig, RedrafterConfig, SpeculatorConfig,
 };
 
 /// `[heads.architecture]`, by its `kind`. All end in the backbone's frozen unembedding or in one of their own. Before they are
@@ -25,6 +25,8 @@ pub enum HeadArchitecture {
     Hydra(HydraConfig),
     /// A recurrent head (ReDrafter; Zhang et al. 2024).
     Redrafter(RedrafterConfig),
+    /// Heads that attend to the vocabulary and predict their neighbours (LAVA; Li et al. 2020).
+    Lava(LavaHeadsConfig),
     /// Decoder layers that attend to the text, warm from the backbone's uppermost ones.
     Attention(AttentionConfig),
     /// Pseudo states that run through the backbone's upper layers (Hidden Transfer; Wu et al. 2024).
@@ -50,6 +52,7 @@ impl HeadArchitecture {
             Self::Speculator(kind) => kind,
             Self::Hydra(kind) => kind,
             Self::Redrafter(kind) => kind,
+            Self::Lava(kind) => kind,
             Self::Attention(kind) => kind,
             Self::HiddenTransfer(kind) => kind,
             Self::Dflash(kind) => kind,

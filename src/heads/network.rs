@@ -13,6 +13,8 @@ use crate::storage_type::StorageType;
 
 /// Where n blocks begin, and what the heads that draft them read there.
 pub struct Starts<'a> {
+    /// The frozen model below the heads.
+    pub model: &'a Model,
     /// The backbone's states at the last token before each block, each `[n, d]`.
     pub states: FeatureTensors,
     /// The blocks' pinned tokens, which are the backbone's own next tokens.
@@ -100,7 +102,7 @@ impl<'a> Begun<'a> {
 /// Heads in a training step: forward, and back.
 pub trait Learning {
     /// Returns the state `[n, d]` of a head (0 is head 2), without autodiff. Heads are asked for in ascending order, but some
-    /// may be left out.
+    /// may be left out. Behind them are the states of [`DraftHeads::neighbours`].
     fn state(&mut self, head: usize) -> Tensor<2>;
 
     /// Returns the gradient of the loss with respect to the heads' parameters, given the loss' gradients with respect to the
@@ -150,6 +152,13 @@ pub trait DraftHeads: Send + Sync {
     /// Starts the heads in a training step. `drafted` are the tokens of the text.
     fn learn<'a>(&'a self, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Box<dyn Learning + 'a> {
         Box::new(Differentiated::new(self.begin(starts).chains(drafted)))
+    }
+
+    /// Returns what a head predicts besides the token of its own slot, if `heads.neighbour_loss` asks for it: the numbers of states
+    /// for [`Learning::state`], from [`DraftHeads::count`] on, each with the head (0 is head 2) whose token it predicts. The number of
+    /// heads stands for the slot behind the block.
+    fn neighbours(&self, _head: usize) -> Vec<(usize, usize)> {
+        Vec::new()
     }
 
     /// Returns every linear layer, except those of decoder layers.

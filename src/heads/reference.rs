@@ -24,15 +24,16 @@ struct Vectors {
     bias: Option<BiasConfig>,
     backbone: LanguageModelConfig,
     vocabulary: usize,
-    /// The number of heads.
+    /// The number of heads, and that of states, if heads predict more than their own slots.
     heads: usize,
+    asked: Option<usize>,
     parameters: BTreeMap<String, Parameter>,
     states: BTreeMap<Feature, Vec<f32>>,
     embeddings: Vec<f32>,
     tokens: Vec<u32>,
     /// The places of the last tokens before the blocks.
     before: Vec<usize>,
-    /// What the states are multiplied by, and the states: `[blocks, heads, their width]`.
+    /// What the states are multiplied by, and the states: `[blocks, states, their width]`.
     coefficients: Vec<f32>,
     expected: Vec<f32>,
 }
@@ -54,7 +55,11 @@ fn assert_near(found: &[f32], expected: &[f32], what: &str) {
 
 fn check<K: HeadKind>(kind: &K, vectors: &Vectors, name: &str) {
     let config = ModelConfig::from_scratch(&vectors.backbone, vectors.vocabulary);
-    let model = Model::in_tensors(Transformer::new(&config, &mut Init::empty(&Device::flex())));
+    // Of the backbone itself, heads read the embedding, which is its unembedding.
+    let backbone = Transformer::new(&config, &mut Init::empty(&Device::flex()));
+    let mut values = collect_parameters(&backbone);
+    values.get_mut("model.embed_tokens.weight").unwrap().1.clone_from(&vectors.embeddings);
+    let model = Model::in_tensors(load_parameters(backbone, values).unwrap());
     let init = &mut Init::empty(&Device::flex().autodiff());
     let heads = kind.network(HeadShape::new(vectors.heads, &model), init);
     match vectors.bias {
@@ -97,15 +102,16 @@ fn check_network<N: DraftHeads + Module>(heads: N, model: &Model, vectors: &Vect
     let context = cache.as_mut().map(|cache| Context { cache, places, texts: Some(&all) });
     let rows = indices(vectors.before.iter().copied(), &device);
     let states = all.map(|state| state.select(0, rows.clone()).autodiff());
-    let mut learning = heads.learn(Starts { states, pinned: drafted(0), context }, &drafted);
+    let mut learning = heads.learn(Starts { model, states, pinned: drafted(0), context }, &drafted);
 
-    let width = vectors.expected.len() / (vectors.before.len() * vectors.heads);
-    let shape = [vectors.before.len(), vectors.heads, width];
+    let asked = vectors.asked.unwrap_or(vectors.heads);
+    let width = vectors.expected.len() / (vectors.before.len() * asked);
+    let shape = [vectors.before.len(), asked, width];
     let coefficients: Tensor<3> = from_host(vectors.coefficients.clone(), shape, &device);
-    let states: Vec<Tensor<2>> = (0..vectors.heads).map(|head| learning.state(head)).collect();
+    let states: Vec<Tensor<2>> = (0..asked).map(|head| learning.state(head)).collect();
     assert_near(&to_host(Tensor::stack::<3>(states, 1)), &vectors.expected, &format!("{name}: states"));
     let of_head = |head| coefficients.clone().narrow(1, head, 1).reshape([shape[0], width]);
-    let (objective, known) = learning.back((0..vectors.heads).map(|head| (head, of_head(head))).collect());
+    let (objective, known) = learning.back((0..asked).map(|head| (head, of_head(head))).collect());
     let gradients = gradient(&heads, objective, known);
     let found = gradients_by_name(&heads, &gradients);
     for (parameter, Parameter { gradient, .. }) in &vectors.parameters {
@@ -129,9 +135,10 @@ fn heads_are_what_the_papers_say() {
             HeadArchitecture::Mtp(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Hydra(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Redrafter(kind) => check(kind, &vectors, &name),
+            HeadArchitecture::Lava(kind) => check(kind, &vectors, &name),
             other => panic!("{other:?}: add the kind here"),
         }
         checked += 1;
     }
-    assert_eq!(checked, 15);
+    assert_eq!(checked, 16);
 }

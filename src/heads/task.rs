@@ -89,13 +89,13 @@ struct ReadTexts {
 
 impl Read {
     /// Returns the starts of blocks at the positions, given the pinned tokens.
-    fn starts(&mut self, pinned: Tokens) -> Starts<'_> {
+    fn starts<'a>(&'a mut self, model: &'a Model, pinned: Tokens) -> Starts<'a> {
         let context = self.context.as_mut().map(|ReadTexts { cache, places, states }| Context {
             cache,
             places: places.clone(),
             texts: Some(states),
         });
-        Starts { states: self.states.clone(), pinned, context }
+        Starts { model, states: self.states.clone(), pinned, context }
     }
 }
 
@@ -277,6 +277,17 @@ impl<'a> HeadTraining<'a> {
         covered as f64 / self.weights[head]
     }
 
+    /// Returns what these heads predict of the slots beside their own, as far as it is to be learnt.
+    fn neighbours(&self, model: &dyn DraftHeads, heads: &[usize]) -> Vec<Neighbour> {
+        let weight = self.options.neighbour_loss;
+        let of_head = |&head: &usize| {
+            let all = if weight > 0.0 { model.neighbours(head) } else { Vec::new() };
+            let share = weight / all.len() as f64 / self.divisor(head, heads.len());
+            all.into_iter().map(move |(state, head)| Neighbour { state, head, share })
+        };
+        heads.iter().flat_map(of_head).collect()
+    }
+
     /// Reads the heads' inputs at the positions: the states there and, for heads that attend, what they keep of the texts
     /// before them. With the number of a batch, `heads.feature_noise` is added.
     fn read<N: DraftHeads>(
@@ -349,10 +360,10 @@ impl<'a> HeadTraining<'a> {
 
     /// Reads the backbone's distributions that heads with these targets learn from. Blocks that begin close to one another
     /// learn from the same ones.
-    fn teacher(
+    fn teacher<'t>(
         &self,
         positions: &[Position],
-        targets: &[(usize, Targets)],
+        targets: impl Iterator<Item = &'t (usize, Targets)>,
         unembedding: Option<&FrozenUnembedding>,
     ) -> Result<Teacher> {
         let mut teacher = Teacher::default();
@@ -437,6 +448,16 @@ impl<'a> HeadTraining<'a> {
             ([None, _], None) => unreachable!("heads without an unembedding of their own share the backbone's"),
         }
     }
+}
+
+/// What a head learns to predict of a slot beside its own.
+struct Neighbour {
+    /// The number of the state that predicts it.
+    state: usize,
+    /// The head whose slot it is.
+    head: usize,
+    /// The factor of its mean loss.
+    share: f64,
 }
 
 /// The loss of one head.
@@ -564,13 +585,15 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         };
         let mut read = self.read(model, &self.train, &positions, Some(number))?;
         read.states = read.states.map(Tensor::autodiff);
-        let mut learning = model.learn(read.starts(before(0)), &before);
+        let mut learning = model.learn(read.starts(self.model, before(0)), &before);
         let (mut found, mut objectives, mut shares) = (Vec::new(), Vec::new(), Vec::new());
         let targets_of = |&head: &usize| (head, targets(&self.train, &positions, head, soft, self.vocabulary.as_ref()));
         let targets: Vec<(usize, Targets)> = heads.iter().map(targets_of).collect();
+        let neighbours = self.neighbours(model, &heads);
+        let of_neighbours: Vec<(usize, Targets)> = neighbours.iter().map(|of| targets_of(&of.head)).collect();
         let biased = self.biased(model);
         let unembedding = biased.as_ref().or(self.unembedding.as_ref());
-        let teacher = self.teacher(&positions, &targets, unembedding)?;
+        let teacher = self.teacher(&positions, targets.iter().chain(&of_neighbours), unembedding)?;
         for (head, targets) in &targets {
             let head = *head;
             let counted = targets.counted().max(1) as f64;
@@ -602,6 +625,13 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
             shares.push(share(&correct, counted));
             found.push((head, counted * divisor, one));
         }
+        let mut besides = Vec::new();
+        for (&Neighbour { state: number, share, .. }, (head, targets)) in neighbours.iter().zip(&of_neighbours) {
+            let (divisor, state) = (targets.counted().max(1) as f64 / share, learning.state(number));
+            let sought = (targets, teacher.of(&positions, *head, &self.device), self.options.criterion);
+            let one = self.one_head(unembedding, [None, None], state, sought, Some(1.0 / divisor));
+            besides.push((number, divisor, one));
+        }
         if let LossWeights::Pace(pace) = self.options.loss_weights {
             let confidence: Vec<&[f64]> = found.iter().map(|(_, _, one)| &one.confidence[..]).collect();
             let weights = paced(pace, &confidence, |head, row| targets[head].1.takes_part(row));
@@ -612,6 +642,7 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
                 one.gradient = one.gradient.take().map(|gradient| gradient * column);
             }
         }
+        found.extend(besides);
         let loss: f64 = found.iter().map(|(_, divisor, one)| one.loss / divisor).sum();
         let gradients = found.into_iter().map(|(head, _, one)| (head, one.gradient.expect("a weight was given")));
         let gradients = gradients.collect();
@@ -642,7 +673,7 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         }
         let model = &packed;
         let mut read = self.read(model, &self.dev, positions, None)?;
-        let mut states = model.begin(read.starts(before(0))).chains(&before);
+        let mut states = model.begin(read.starts(self.model, before(0))).chains(&before);
         let vocabulary = self.vocabulary.as_ref().filter(|_| self.whole_unembedding.is_none());
         let biased = self.biased(model);
         let unembedding = biased.as_ref().or(self.whole_unembedding.as_ref()).or(self.unembedding.as_ref());

@@ -8,8 +8,8 @@ use burn::tensor::activation::silu;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::{
-    DraftHeads, FfnConfig, FirstLayer, HeadKind, HeadShape, HeadUnembedding, HydraConfig, LinearConfig, MedusaConfig,
-    RedrafterConfig, SpeculatorConfig, SpeculatorWeights, Starts,
+    DraftHeads, FfnConfig, FirstLayer, HeadKind, HeadShape, HeadUnembedding, HydraConfig, LavaHeadsConfig,
+    LinearConfig, MedusaConfig, RedrafterConfig, SpeculatorConfig, SpeculatorWeights, Starts,
 };
 use crate::backbone::{Feature, FeatureTensors, LanguageModelConfig, Model, ModelConfig, Transformer};
 use crate::nn::{
@@ -17,6 +17,7 @@ use crate::nn::{
     load_parameters, to_host, unembed,
 };
 use crate::storage_type::StorageType;
+use crate::training::gradient;
 
 const WIDTH: usize = 4;
 const COUNT: usize = 2;
@@ -26,6 +27,8 @@ const MEDUSA: MedusaConfig = MedusaConfig { blocks: 2, unembedding: HeadUnembedd
 const OWN: MedusaConfig = MedusaConfig { blocks: 1, unembedding: HeadUnembedding::Own };
 const SPECULATOR: SpeculatorConfig =
     SpeculatorConfig { inner: 3, weights: SpeculatorWeights::Backbone, tie_weights: false, scale_input: false };
+
+const LAVA: LavaHeadsConfig = LavaHeadsConfig { hidden: 3, vocabulary_attention: true, look_around: true };
 
 fn ffn(first_layer: FirstLayer, features: &[Feature]) -> FfnConfig {
     FfnConfig { hidden: 3, first_layer, features: features.to_vec() }
@@ -49,12 +52,24 @@ macro_rules! of_every_kind {
         $check("hydra", &HydraConfig { repeats: 2, ..HydraConfig::default() });
         $check("hydra, own unembedding", &HydraConfig { unembedding: HeadUnembedding::Own, ..HydraConfig::default() });
         $check("redrafter", &RedrafterConfig { blocks: 1, ..RedrafterConfig::default() });
+        $check("lava", &LAVA);
+        $check("lava, attention alone", &LavaHeadsConfig { look_around: false, ..LAVA });
+        $check("lava, look-around alone", &LavaHeadsConfig { vocabulary_attention: false, ..LAVA });
     };
 }
 
 fn backbone(width: usize) -> ModelConfig {
     let size = LanguageModelConfig { hidden: width, layers: 3, heads: 2, kv_heads: 1, intermediate: 6, context: 32 };
     ModelConfig::from_scratch(&size, VOCABULARY)
+}
+
+/// A model of this width, for heads that read its vocabulary.
+fn model(width: usize, dtype: DType) -> Model {
+    let transformer = Transformer::new(&backbone(width), &mut Init::seeded(4, &Device::flex().autodiff()));
+    Model::in_tensors(match dtype {
+        DType::F64 => nudged(&transformer, None, 0.0).valid(),
+        _ => transformer.valid(),
+    })
 }
 
 fn untrained<K: HeadKind>(kind: &K, device: &Device) -> K::Network {
@@ -130,15 +145,18 @@ fn read(heads: &dyn DraftHeads, hidden: &Tensor<2>) -> FeatureTensors {
     FeatureTensors::new(&features, features.iter().map(state).collect())
 }
 
-/// Returns the states of the named heads, with made-up embeddings for the drafted tokens of each slot.
+/// Returns what is drafted for a slot: made-up embeddings beside the rows of `hidden`.
+fn drafted(hidden: &Tensor<2>, slot: usize) -> Tokens {
+    let embeddings = tensor(hidden.dims()[0], WIDTH, slot as f64 + 5.0).cast(hidden.dtype());
+    let ids: Vec<u32> = (0..hidden.dims()[0]).map(|row| ((row + slot) % VOCABULARY) as u32).collect();
+    let tokens = Tokens::new(&ids, embeddings);
+    if hidden.device().is_autodiff() { tokens.autodiff() } else { tokens }
+}
+
+/// Returns the states of the named heads.
 fn states_of(heads: &dyn DraftHeads, hidden: &Tensor<2>, named: &[usize]) -> Vec<Tensor<2>> {
-    let drafted = |slot: usize| {
-        let embeddings = tensor(hidden.dims()[0], WIDTH, slot as f64 + 5.0).cast(hidden.dtype());
-        let ids: Vec<u32> = (0..hidden.dims()[0]).map(|row| ((row + slot) % VOCABULARY) as u32).collect();
-        let tokens = Tokens::new(&ids, embeddings);
-        if hidden.device().is_autodiff() { tokens.autodiff() } else { tokens }
-    };
-    let starts = Starts { states: read(heads, hidden), pinned: drafted(0), context: None };
+    let (model, drafted) = (model(WIDTH, hidden.dtype()), |slot| drafted(hidden, slot));
+    let starts = Starts { model: &model, states: read(heads, hidden), pinned: drafted(0), context: None };
     named.iter().copied().map(heads.begin(starts).chains(&drafted)).collect()
 }
 
@@ -153,39 +171,54 @@ fn distance(a: Tensor<2>, b: Tensor<2>) -> f64 {
 /// The targets of each head at three positions, some of which are ignored.
 const TARGETS: [[u32; 3]; COUNT] = [[4, IGNORE, 0], [IGNORE, 2, 5]];
 
-/// Returns the sum of both heads' mean losses, and an objective with the same gradient.
-fn loss(heads: &dyn DraftHeads, hidden: &Tensor<2>, table: &Tensor<2>) -> (f64, Tensor<1>) {
+/// Returns the sum of both heads' mean losses, with those of what they predict beside their own slots, and what a training step finds
+/// of its gradient.
+fn loss(
+    heads: &dyn DraftHeads,
+    model: &Model,
+    hidden: &Tensor<2>,
+    table: &Tensor<2>,
+) -> (f64, Tensor<1>, GradientsParams) {
     let frozen = FrozenUnembedding::new(Projection::new(table.clone()));
-    let one = |(head, state): (usize, Tensor<2>)| {
-        let (plain, targets) = (state.clone().without_autodiff(), Targets::of_tokens(&TARGETS[head]));
-        match heads.unembedding(head) {
+    let drafted = |slot| drafted(hidden, slot);
+    let starts = Starts { model, states: read(heads, hidden), pinned: drafted(0), context: None };
+    let mut learning = heads.learn(starts, &drafted);
+    let (mut sum, mut of_own, mut gradients) = (0.0, Vec::new(), Vec::new());
+    let beside = (0..COUNT).flat_map(|head| heads.neighbours(head));
+    for (number, slot) in (0..COUNT).map(|head| (head, head)).chain(beside) {
+        let (state, targets) = (learning.state(number), Targets::of_tokens(&TARGETS[slot % COUNT]));
+        let gradient = match heads.unembedding(slot) {
             None => {
-                let result = frozen.loss(plain, &targets, None, Criterion::CrossEntropy, Some(0.5));
-                (result.sum() * 0.5, (state * result.gradient.unwrap()).sum())
+                let result = frozen.loss(state, &targets, None, Criterion::CrossEntropy, Some(0.5));
+                sum += result.sum() * 0.5;
+                result.gradient.unwrap()
             }
             Some(own) => {
-                let result =
-                    unembed(plain, own.clone().without_autodiff(), &targets, None, Criterion::CrossEntropy, Some(0.5));
-                let [of_state, of_own] = result.gradients.unwrap();
-                (result.loss * 0.5, (state * of_state).sum() + (own * of_own).sum())
+                let plain = own.clone().without_autodiff();
+                let result = unembed(state, plain, &targets, None, Criterion::CrossEntropy, Some(0.5));
+                let [of_state, of_table] = result.gradients.unwrap();
+                sum += result.loss * 0.5;
+                of_own.push((own * of_table).sum());
+                of_state
             }
-        }
-    };
-    let both = states(heads, hidden).into_iter().enumerate().map(one);
-    both.reduce(|(loss, objective), (more, part)| (loss + more, objective + part)).unwrap()
+        };
+        gradients.push((number, gradient));
+    }
+    let (objective, known) = learning.back(gradients);
+    (sum, of_own.into_iter().fold(objective, |a, b| a + b), known)
 }
 
 fn gradients_agree<K: HeadKind>(name: &str, kind: &K) {
-    let heads = shaken(kind, &Device::flex().autodiff());
+    let (heads, model) = (shaken(kind, &Device::flex().autodiff()), model(WIDTH, DType::F64));
     let (hidden, table) = (tensor(3, WIDTH, 0.3).autodiff(), tensor(VOCABULARY, WIDTH, 1.1));
-    let mut backward = loss(&heads, &hidden, &table).1.backward();
-    let gradients = GradientsParams::from_module(&mut backward, &heads);
+    let (_, objective, known) = loss(&heads, &model, &hidden, &table);
+    let gradients = gradient(&heads, objective, known);
     let mut flat = Flat { gradients: &gradients, values: Vec::new() };
     heads.visit(&mut flat);
     assert_eq!(flat.values.len(), heads.num_params());
     let step = 1e-6;
     for (i, gradient) in flat.values.iter().enumerate() {
-        let at = |step| loss(&nudged(&heads, Some(i), step), &hidden, &table).0;
+        let at = |step| loss(&nudged(&heads, Some(i), step), &model, &hidden, &table).0;
         let difference = (at(step) - at(-step)) / (2.0 * step);
         assert!((difference - gradient).abs() < 1e-8, "{name} {i}: {gradient} {difference}");
     }
@@ -348,6 +381,8 @@ fn medusa_blocks_are_distinct() {
 
 fn same_bits<K: HeadKind>(name: &str, kind: &K) {
     let (device, rows, width) = (Device::flex(), 21, 40);
+    let transformer = Transformer::new(&backbone(width), &mut Init::seeded(4, &device));
+    let model = Model::freeze(&transformer, StorageType::Float32).unwrap();
     let part = |shift: f32, from: usize, count: usize| {
         let numbers = (0..rows * width).map(|i| (i as f32 * 0.7 + shift).sin()).collect();
         from_host(numbers, [rows, width], &device).narrow(0, from, count)
@@ -358,7 +393,7 @@ fn same_bits<K: HeadKind>(name: &str, kind: &K) {
             Tokens::new(&ids, part(slot as f32 + 5.0, from, count))
         };
         let read = read(heads, &part(0.0, 0, rows)).map(|state| state.narrow(0, from, count));
-        let starts = Starts { states: read, pinned: drafted(0), context: None };
+        let starts = Starts { model: &model, states: read, pinned: drafted(0), context: None };
         [0, 1].map(heads.begin(starts).chains(&drafted)).map(to_host).into()
     };
     let heads = of_width(kind, width, &device);

@@ -56,6 +56,15 @@ impl Taught {
     }
 }
 
+/// What states find in the vocabulary ([`FrozenUnembedding::attend`]).
+#[derive(Clone)]
+pub struct VocabularyView {
+    /// The means of the unembedding's rows under the softmax of each state's logits, `[n, d]`.
+    pub means: Tensor<2>,
+    /// The logarithms `[n, 1]` of the divisors of the softmax.
+    log_sums: Tensor<2>,
+}
+
 /// The result of [`FrozenUnembedding::loss`].
 pub struct FrozenLoss {
     /// The loss of each row, in nats where it is a logarithm; 0 for rows that take no part. A cross-entropy is the `sum of
@@ -177,6 +186,54 @@ impl FrozenUnembedding {
             log_sums: overlaps.then(|| Tensor::cat(log_sums, 0)),
             means: criterion.reads_divergence().then(|| Tensor::cat(means, 0)),
         }
+    }
+
+    /// Attends with `states` `[n, d]` (without autodiff) to the whole vocabulary: `softmax(states U^T) U`. A row does not depend on
+    /// those beside it.
+    pub fn attend(&self, states: &Tensor<2>) -> VocabularyView {
+        match self.teach(states, Criterion::CrossEntropy, true) {
+            Taught { means: Some(means), log_sums: Some(log_sums), .. } => VocabularyView { means, log_sums },
+            _ => unreachable!("the divergence is taught through means"),
+        }
+    }
+
+    /// Returns the gradient with respect to `states` `[n, d]` of a loss whose gradient with respect to what they found is `gradient`
+    /// `[n, d]`: the covariance of the unembedding's rows under each softmax, times the row's gradient.
+    pub fn attend_backward(&self, states: &Tensor<2>, view: &VocabularyView, gradient: &Tensor<2>) -> Tensor<2> {
+        let VocabularyView { means, log_sums } = view;
+        let mean = (means.clone() * gradient.clone()).sum_dim(1);
+        let of_rows = match &self.table {
+            Projection::Packed(matrix) => {
+                let [states_of, gradients, log_sums] = [states, gradient, log_sums].map(|rows| to_host(rows.clone()));
+                let (mut shares, mut slopes) = (Vec::new(), Vec::new());
+                let mut sums = vec![0.0f32; states_of.len()];
+                let width = matrix.inputs();
+                on_pool(|| {
+                    for first in (0..log_sums.len()).step_by(ROWS) {
+                        let rows = first..log_sums.len().min(first + ROWS);
+                        let numbers = rows.start * width..rows.end * width;
+                        for (block, transposed) in blocks(matrix.outputs()).zip(&self.transposed) {
+                            matrix.multiply_part(block.clone(), &states_of[numbers.clone()], &mut shares);
+                            matrix.multiply_part(block.clone(), &gradients[numbers.clone()], &mut slopes);
+                            let of_rows = shares.par_chunks_mut(block.len()).zip(slopes.par_chunks(block.len()));
+                            of_rows.zip(&log_sums[rows.clone()]).for_each(|((shares, slopes), &log_sum)| {
+                                exponentiate(shares, log_sum);
+                                shares.iter_mut().zip(slopes).for_each(|(share, slope)| *share *= slope);
+                            });
+                            transposed.multiply_onto(&shares, &mut sums[numbers.clone()]);
+                        }
+                    }
+                });
+                from_host(sums, states.dims(), &states.device())
+            }
+            Projection::Tensor(table) => blocks(table.dims()[0]).fold(states.zeros_like(), |sum, tokens| {
+                let block = table.clone().narrow(0, tokens.start, tokens.len());
+                let products = |rows: &Tensor<2>| rows.clone().matmul(block.clone().transpose());
+                let shares = (products(states) - log_sums.clone()).exp();
+                sum + (shares * products(gradient)).matmul(block.clone())
+            }),
+        };
+        of_rows - means.clone() * mean
     }
 
     /// Walks the vocabulary on the CPU. Returns what it keeps of each row of `hidden` `[n, d]` and, if `weighted`, the
@@ -638,6 +695,27 @@ mod tests {
     }
 
     const CRITERIA: [Criterion; 4] = [Criterion::CrossEntropy, Criterion::Tv, Criterion::Lk, Criterion::LkHybrid];
+
+    #[test]
+    fn attention_to_the_vocabulary_is_that_to_all_of_it_at_once() {
+        for (dtype, near) in [(DType::F32, 1e-5), (DType::F64, 1e-12)] {
+            let [table, states, gradient] =
+                [(VOCABULARY, 0.1), (N, 0.4), (N, 1.3)].map(|(rows, shift)| numbers(rows, shift, dtype));
+            let frozen = FrozenUnembedding::new(Projection::new(table.clone()));
+            let view = frozen.attend(&states);
+            let found = frozen.attend_backward(&states, &view, &gradient);
+
+            let whole = table.cast(DType::F64).autodiff();
+            let leaf = states.clone().cast(DType::F64).autodiff().require_grad();
+            let expected = softmax(leaf.clone().matmul(whole.clone().transpose()), 1).matmul(whole);
+            let mut backward = (expected.clone() * gradient.cast(DType::F64).autodiff()).sum().backward();
+            assert!(distance(view.means.clone(), expected.without_autodiff()) < near, "{dtype:?}");
+            assert!(distance(found, leaf.grad_remove(&mut backward).unwrap()) < near, "{dtype:?}");
+
+            let alone = frozen.attend(&states.narrow(0, ROWS + 2, 1)).means;
+            assert_eq!(distance(alone, view.means.narrow(0, ROWS + 2, 1)), 0.0, "{dtype:?}");
+        }
+    }
 
     /// The loss of a row and its gradient by the logits, as in the definition.
     fn defined(criterion: Criterion, p: &[f64], logits: &[f64]) -> (f64, Vec<f64>) {

@@ -13,7 +13,7 @@ mod tokens;
 
 pub use criterion::Criterion;
 pub use cross_entropy::{Unembedded, unembed};
-pub use frozen::{FrozenLoss, FrozenUnembedding, Taught};
+pub use frozen::{FrozenLoss, FrozenUnembedding, Taught, VocabularyView};
 pub use largest::Largest;
 pub use layers::{Embedding, Init, Linear, Norm};
 #[cfg(test)]

@@ -119,7 +119,8 @@ fn gradients(device: &Device) -> Vec<f32> {
     let mut objective = None;
     let read = FeatureTensors::new(&[Feature::Last], vec![hidden.clone().autodiff()]);
     let drafted = |_| unreachable!("these heads read no tokens");
-    let starts = Starts { pinned: Tokens::new(&text, read.get(Feature::Last)), states: read, context: None };
+    let pinned = Tokens::new(&text, read.get(Feature::Last));
+    let starts = Starts { model: &model, pinned, states: read, context: None };
     let states = [0, 1].map(heads.begin(starts).chains(&drafted));
     for (state, criterion) in states.into_iter().zip([Criterion::CrossEntropy, Criterion::LkHybrid]) {
         let plain = state.clone().without_autodiff();

@@ -109,6 +109,7 @@ fn configurations() {
         ("heads.positions_per_document=7", &["`heads.positions_per_step`", "`heads.positions_per_document` = 7"]),
         ("heads.loss_weights={exp=0}", &["heads.loss_weights.exp", "above 0"]),
         ("heads.feed=drafted", &["`heads.feed` is \"drafted\"", "read no drafted tokens"]),
+        ("heads.neighbour_loss=1", &["`heads.neighbour_loss` is 1", "kind \"lava\" with `look_around`"]),
         ("heads.feed=own", &["`heads.feed` is \"own\"", "\"text\" or \"drafted\""]),
         ("heads.soft_targets=2", &["soft_targets", "from 0 to 1"]),
         ("heads.text={sampled=1}", &["`heads.text` names \"sampled\"", "traces.train_text"]),

@@ -79,6 +79,27 @@ fn states_with_noise_and_losses_on_states() {
     }
 }
 
+/// Untrained, `lava` heads predict their neighbours as the heads there do, so what is added is known from the losses of these.
+#[test]
+fn a_loss_on_neighbours_comes_on_top() {
+    let folder = traced();
+    let first = |sets: &[&str]| {
+        let heads = ["heads.architecture={kind=\"lava\",hidden=8}", "heads.training.steps=1"];
+        numbers(&trained(folder.path(), &[&heads, sets].concat()).0, "loss")[0]
+    };
+    let weighted = |weights: &str| first(&["heads.block_size=5", &format!("heads.loss_weights={weights}")]);
+    let equal = weighted("[1, 1, 1, 1]");
+    let of_heads = ["[2, 1, 1, 1]", "[1, 2, 1, 1]", "[1, 1, 2, 1]", "[1, 1, 1, 2]"];
+    let [two, three, four, five] = of_heads.map(|weights| 5.0 * weighted(weights) - 4.0 * equal);
+    let plain = first(&["heads.block_size=4"]);
+    assert!((plain - (two + three + four) / 3.0).abs() < 1e-6);
+    let beside = (three + f64::midpoint(two, four) + f64::midpoint(three, five)) / 3.0;
+    for weight in [0.5, 2.0] {
+        let found = first(&["heads.block_size=4", &format!("heads.neighbour_loss={weight}")]);
+        assert!((found - plain - weight * beside).abs() < 1e-6, "{weight}: {found} {plain} {beside}");
+    }
+}
+
 struct Waves;
 
 impl ModuleMapper for Waves {

@@ -41,7 +41,7 @@ fn leaf(tensor: Tensor<2>) -> Tensor<2> {
 
 impl<'a> AttentionLearning<'a> {
     pub fn new(heads: &'a AttentionHeads, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Self {
-        let Starts { states, pinned, context } = starts;
+        let Starts { states, pinned, context, .. } = starts;
         let Context { cache, places, texts } = context.expect("heads that attend are given a context");
         let first = heads.entry.first_rows(&states, pinned.embeddings, heads.count);
         let (rows, texts) = (heads.decoder.begin_step(cache), texts.filter(|_| heads.makes_context()));

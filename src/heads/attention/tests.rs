@@ -134,6 +134,7 @@ fn states<N: DraftHeads + Module>(
         Tokens::new(&tokens, tensor(model.embed(&tokens).cast(dtype)))
     };
     let starts = Starts {
+        model,
         states: read.map(|state| tensor(state.select(0, rows.clone()))),
         pinned: drafted(0),
         context: Some(Context::new(&mut cache, places.to_vec())),
@@ -488,6 +489,7 @@ fn step<K: HeadKind>(kind: &K, dtype: DType, asked: &[usize]) -> Vec<f64> {
         Tokens::new(&tokens, model.embed(&tokens).cast(dtype).autodiff())
     };
     let starts = Starts {
+        model: &model,
         states: read.map(|state| state.select(0, rows.clone()).autodiff()),
         pinned: drafted(0),
         context: Some(Context { cache: &mut cache, places: places.to_vec(), texts: Some(&read) }),

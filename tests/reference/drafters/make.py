@@ -216,6 +216,22 @@ def hydra(parameters, states, embeddings, tokens, repeats, prefix=False):
     return torch.stack(found, 1)
 
 
+def lava(parameters, states, embeddings, tokens, hidden):
+    """Heads with vocabulary attention and look-around (LAVA, arXiv 2002.03084): the heads' own states, then what each predicts of the
+    slots before and behind it."""
+    last, _, _ = starts(states, embeddings, tokens)
+    own, beside = [], []
+    for slot in range(BLOCK - 1):
+        inner = torch.nn.functional.silu(affine(parameters, f"heads.{slot}.up", last, hidden))
+        state = last + affine(parameters, f"heads.{slot}.down", inner, D)
+        found = (state @ embeddings.T).softmax(-1) @ embeddings
+        state = linear(parameters, "view", torch.cat([state, found], -1), D)
+        left, right = [linear(parameters, f"around.{side}", state, D) for side in ("left", "right")]
+        own.append(linear(parameters, "around.own", torch.cat([state, left, right], -1), D))
+        beside += [left, right]
+    return torch.stack(own + beside, 1)
+
+
 def redrafter(parameters, states, embeddings, tokens, blocks):
     """ReDrafter (arXiv 2403.09919; apple/ml-recurrent-drafter), before an unembedding of its own."""
     hidden, _, embedded = starts(states, embeddings, tokens)
@@ -332,6 +348,7 @@ SYSTEMS = {
     ),
     "mtp": (joined, dict(kind="mtp", features=["last"]), dict(kind="mtp")),
     "hydra-plus-plus": (hydra, dict(repeats=3, prefix=True), dict(kind="hydra", prefix_layer=dict())),
+    "lava": (lava, dict(hidden=7), dict(kind="lava", hidden=7)),
 }
 
 
@@ -370,6 +387,8 @@ def main(folder):
             coefficients=rounded(coefficients),
             expected=rounded(found),
         )
+        if found.shape[1] > BLOCK - 1:
+            vectors["asked"] = found.shape[1]
         with open(os.path.join(folder, f"{name}.json"), "w") as file:
             json.dump(vectors, file)
             file.write("\n")
