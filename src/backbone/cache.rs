@@ -8,14 +8,16 @@ use super::columns::{CacheSlot, Columns, Span};
 use super::model_config::ModelConfig;
 use super::tensor_layers::Padding;
 use crate::kernels::LayerCache;
-use crate::nn::{indices, to_host};
+use crate::nn::{from_host, indices, to_host};
 
 /// Keys and values of some texts side by side, each of its own length. Grows as needed; nothing is copied when tokens are
 /// appended.
 pub struct KvCache {
     pub(super) texts: Vec<Columns>,
-    /// Of every text, the last of the states `[1, n]` that were kept of its tokens, if any were.
+    /// Of every text, the state `[1, n]` of its last token that [`KvCache::states_before`] was given, if it was given any.
     last: Vec<Option<Tensor<2>>>,
+    /// Of every text, the states of all its tokens that [`KvCache::keep_states`] was given, one after the other, and their width.
+    kept: (Vec<Vec<f32>>, usize),
     pub(super) storage: Storage,
 }
 
@@ -64,14 +66,50 @@ impl KvCache {
     }
 
     fn of(texts: usize, storage: Storage) -> Self {
-        Self { texts: vec![Columns::default(); texts], last: vec![None; texts], storage }
+        let (columns, kept) = (vec![Columns::default(); texts], (vec![Vec::new(); texts], 0));
+        Self { texts: columns, last: vec![None; texts], kept, storage }
     }
 
-    /// Hides the first `count` columns of every text: nothing sees them.
+    /// Hides the first `hidden` columns of every text, which nothing sees, and with `paired` gives every token two columns.
     #[must_use]
-    pub fn hiding(mut self, count: usize) -> Self {
-        self.texts.iter_mut().for_each(|columns| *columns = Columns::hiding(count));
+    pub fn with_columns(mut self, hidden: usize, paired: bool) -> Self {
+        self.texts.iter_mut().for_each(|columns| *columns = Columns::new(hidden, paired));
         self
+    }
+
+    /// Keeps states `[tokens, n]` of `counts` more tokens of each text, text after text. To be called before the tokens are appended.
+    pub fn keep_states(&mut self, counts: &[usize], states: &Tensor<2>) {
+        let (of_texts, width) = &mut self.kept;
+        *width = states.dims()[1];
+        let numbers = to_host(states.clone());
+        let mut rest = &numbers[..];
+        for ((kept, columns), &count) in of_texts.iter_mut().zip(&self.texts).zip(counts) {
+            let (mine, others) = rest.split_at(count * *width);
+            kept.truncate(columns.len() * *width);
+            kept.extend(mine);
+            rest = others;
+        }
+    }
+
+    /// Returns the states that were kept of the tokens `distance` before those at `places`, each a text and the number of a token in it,
+    /// in the type of `like`. Before a text's first token they are zero.
+    pub fn kept_before(&self, places: &[(usize, usize)], distance: usize, like: &Tensor<2>) -> Tensor<2> {
+        let (of_texts, width) = &self.kept;
+        let before = |&(text, token): &(usize, usize)| match token.checked_sub(distance) {
+            Some(before) => of_texts[text][before * width..][..*width].to_vec(),
+            None => vec![0.0; *width],
+        };
+        let device = like.device().without_autodiff();
+        from_host::<2>(places.iter().flat_map(before).collect(), [places.len(), *width], &device).cast(like.dtype())
+    }
+
+    /// Returns the places of `counts` more tokens of each text, text after text.
+    pub fn next_places(&self, counts: &[usize]) -> Vec<(usize, usize)> {
+        let of_text = |(text, &count): (usize, &usize)| {
+            let tokens = self.len(text);
+            (tokens..tokens + count).map(move |token| (text, token))
+        };
+        counts.iter().enumerate().flat_map(of_text).collect()
     }
 
     /// Given states `[tokens, n]` of `counts` more tokens of each text, text after text, returns those of the tokens before each of
@@ -100,6 +138,11 @@ impl KvCache {
         self.texts[text].len()
     }
 
+    /// Columns that text `text` uses in the cache, where a token may have two.
+    pub(super) fn columns(&self, text: usize) -> usize {
+        self.texts[text].in_cache(self.len(text))
+    }
+
     /// Whether there is no text.
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()
@@ -121,8 +164,9 @@ impl KvCache {
         match &mut self.storage {
             Storage::Host(layers) => {
                 for (layers, columns) in layers.iter_mut().zip(&self.texts) {
-                    if layers.first().is_some_and(|layer| layer.capacity() < columns.len()) {
-                        layers.iter_mut().for_each(|layer| layer.grow(2 * columns.len()));
+                    let needed = columns.in_cache(columns.len());
+                    if layers.first().is_some_and(|layer| layer.capacity() < needed) {
+                        layers.iter_mut().for_each(|layer| layer.grow(2 * needed));
                     }
                 }
             }
@@ -176,8 +220,9 @@ impl KvCache {
     /// Forgets every column of a text from `len` on.
     pub fn truncate(&mut self, text: usize, len: usize) {
         self.texts[text].truncate(len);
+        let in_cache = self.columns(text);
         if let Storage::Device(device) = &mut self.storage {
-            device.places[text].truncate(len);
+            device.places[text].truncate(in_cache);
             device.forget_tail();
         }
     }
@@ -186,6 +231,7 @@ impl KvCache {
     pub fn swap_remove(&mut self, text: usize) {
         self.texts.swap_remove(text);
         self.last.swap_remove(text);
+        self.kept.0.swap_remove(text);
         match &mut self.storage {
             Storage::Host(layers) => drop(layers.swap_remove(text)),
             Storage::Device(device) => device.swap_remove(text),

@@ -33,12 +33,16 @@ pub struct BlockRows {
 }
 
 /// The columns of one text.
+///
+/// Where every token of the text has two, columns are counted by tokens: a column of the text is then a pair of columns in the cache.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Columns {
     /// The first columns: each follows the one before it.
     trunk: usize,
-    /// How many of the first columns nothing sees.
+    /// How many of the cache's first columns nothing sees.
     hidden: usize,
+    /// Whether every column of the trunk is a pair of columns in the cache.
+    paired: bool,
     /// The others.
     branches: Vec<Branch>,
 }
@@ -53,7 +57,7 @@ struct Branch {
 /// A new token's place.
 #[derive(Debug, Clone)]
 pub(super) struct CacheSlot {
-    /// Its column.
+    /// Its column in the cache.
     pub column: usize,
     /// Its place in the text, or in the text that its path through the tree would be.
     pub position: usize,
@@ -63,17 +67,24 @@ pub(super) struct CacheSlot {
     prefix: usize,
     /// and these.
     others: Vec<usize>,
+    /// The columns of each token of the text.
+    of_token: usize,
 }
 
 impl Columns {
-    /// Begins without columns. Nothing will see the first `hidden`.
-    pub fn hiding(hidden: usize) -> Self {
-        Self { hidden, ..Self::default() }
+    /// Begins without columns. Nothing will see the first `hidden` of the cache. With `paired`, every token of the text takes two.
+    pub fn new(hidden: usize, paired: bool) -> Self {
+        Self { hidden, paired, ..Self::default() }
     }
 
     /// Returns the number of columns.
     pub(super) fn len(&self) -> usize {
         self.trunk + self.branches.len()
+    }
+
+    /// Returns the number of columns in the cache that `len` columns take.
+    pub fn in_cache(&self, len: usize) -> usize {
+        len + if self.paired { len.min(self.trunk) } else { 0 }
     }
 
     /// Places the tokens of a span.
@@ -86,9 +97,16 @@ impl Columns {
         (0..span.tokens.len()).map(|i| self.push(after(i, self.len()))).collect()
     }
 
-    /// Places `count` tokens one after another.
+    /// Places `count` tokens one after another, in two columns each where they are paired.
     pub fn append(&mut self, count: usize) -> Vec<CacheSlot> {
-        (0..count).map(|_| self.push(self.len().checked_sub(1))).collect()
+        let mut placed = Vec::with_capacity(count);
+        for _ in 0..count {
+            let slot = self.push(self.len().checked_sub(1));
+            let second =
+                self.paired.then(|| CacheSlot { column: slot.column + 1, prefix: slot.prefix + 1, ..slot.clone() });
+            placed.extend([slot].into_iter().chain(second));
+        }
+        placed
     }
 
     /// Places one row behind each of the columns `after`.
@@ -106,9 +124,7 @@ impl Columns {
             let (begin, prefix) = (self.len(), after + usize::from(!in_place));
             for row in 0..count {
                 let seen = if causal { row + 1 } else { count };
-                let others = (begin..begin + seen).collect();
-                let (column, position) = (begin + row, prefix + row);
-                placed.push(CacheSlot { column, position, first: self.hidden, prefix, others });
+                placed.push(self.row(begin + row, prefix + row, prefix, begin..begin + seen));
                 self.branches.push(Branch { prefix, ancestors: Vec::new() });
             }
         }
@@ -119,9 +135,16 @@ impl Columns {
         let column = self.len();
         assert!(after.is_none_or(|after| after < column), "a token follows an earlier column");
         if self.branches.is_empty() && after == column.checked_sub(1) {
+            let first_of_token = self.in_cache(column);
             self.trunk += 1;
-            let (first, prefix) = (self.hidden, column + 1);
-            return CacheSlot { column, position: column, first, prefix, others: Vec::new() };
+            return CacheSlot {
+                column: first_of_token,
+                position: column,
+                first: self.hidden,
+                prefix: first_of_token + 1,
+                others: Vec::new(),
+                of_token: self.of_token(),
+            };
         }
         let (prefix, ancestors) = match after {
             None => (0, Vec::new()),
@@ -131,10 +154,28 @@ impl Columns {
                 (*prefix, ancestors.iter().copied().chain([parent]).collect())
             }
         };
-        let others = ancestors.iter().copied().chain([column]).collect();
         let position = prefix + ancestors.len();
+        let slot = self.row(column, position, prefix, ancestors.iter().copied().chain([column]));
         self.branches.push(Branch { prefix, ancestors });
-        CacheSlot { column, position, first: self.hidden, prefix, others }
+        slot
+    }
+
+    fn of_token(&self) -> usize {
+        1 + usize::from(self.paired)
+    }
+
+    /// Returns the place of a row behind the trunk, which sees the trunk's columns up to `prefix`, then `others`.
+    fn row(&self, column: usize, position: usize, prefix: usize, others: impl Iterator<Item = usize>) -> CacheSlot {
+        // Behind the trunk, the cache has one column for each.
+        let in_cache = |column: usize| column + self.trunk * (self.of_token() - 1);
+        CacheSlot {
+            column: in_cache(column),
+            position,
+            first: self.hidden,
+            prefix: prefix * self.of_token(),
+            others: others.map(in_cache).collect(),
+            of_token: self.of_token(),
+        }
     }
 
     /// Forgets every column from `len` on.
@@ -159,9 +200,9 @@ impl CacheSlot {
     /// What the token sees, at most `window` tokens, itself included.
     pub fn visible(&self, window: Option<usize>) -> VisibleSpan {
         let in_window = window.map_or(0, |window| (self.position + 1).saturating_sub(window));
-        let first = in_window.max(self.first);
+        let first = (in_window * self.of_token).max(self.first);
         // Ancestors stand at consecutive positions from the prefix on.
-        let hidden = first.saturating_sub(self.prefix).min(self.others.len());
+        let hidden = (first.saturating_sub(self.prefix) / self.of_token).min(self.others.len());
         VisibleSpan { first, prefix: self.prefix, others: self.others[hidden..].to_vec() }
     }
 }
@@ -200,7 +241,7 @@ mod tests {
 
     #[test]
     fn nothing_sees_hidden_columns() {
-        let mut columns = Columns::hiding(1);
+        let mut columns = Columns::new(1, false);
         columns.append(3);
         let placed = columns.place_after(&[2, 0, 4]);
         for (placed, path) in placed.iter().zip([&[1, 2, 3][..], &[4], &[4, 5]]) {
@@ -213,6 +254,28 @@ mod tests {
             visible(&columns.place_blocks(&[0], BlockRows { count: 1, causal: true, in_place: false })[0], None),
             [1]
         );
+    }
+
+    #[test]
+    fn pairs_are_counted_as_one_and_seen_as_two() {
+        let mut columns = Columns::new(1, true);
+        let text = columns.append(3);
+        let of_token = |slot: &CacheSlot| (slot.column, slot.position);
+        assert!(text.iter().map(of_token).eq([(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]));
+        let placed = columns.place_after(&[2, 0, 3, 5]);
+        for (placed, (column, position, path)) in placed.iter().zip([
+            (6, 3, &[1, 2, 3, 4, 5, 6][..]),
+            (7, 1, &[1, 7]),
+            (8, 4, &[1, 2, 3, 4, 5, 6, 8]),
+            (9, 5, &[1, 2, 3, 4, 5, 6, 8, 9]),
+        ]) {
+            assert_eq!((of_token(placed), &visible(placed, None)[..]), ((column, position), path));
+        }
+        assert_eq!(visible(&placed[3], Some(4)), [4, 5, 6, 8, 9]);
+        assert_eq!(visible(&placed[3], Some(2)), [8, 9]);
+        assert_eq!((columns.len(), columns.in_cache(7), columns.in_cache(3), columns.in_cache(2)), (7, 10, 6, 4));
+        columns.truncate(2);
+        assert_eq!(of_token(&columns.append(1)[1]), (5, 2));
     }
 
     #[test]

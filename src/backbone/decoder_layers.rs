@@ -148,12 +148,13 @@ impl DecoderLayers {
     pub fn begin_step<'a>(&'a self, cache: &'a mut KvCache) -> TrainedRows<'a> {
         let layers = TrainedLayers::new(self.packed_as(StorageType::Float32));
         let texts = (0..cache.texts()).map(|text| cache.len(text)).collect();
+        let context = (0..cache.texts()).map(|text| cache.columns(text)).collect();
         let tape = std::mem::take(&mut *self.tape.lock().unwrap_or_else(PoisonError::into_inner));
-        TrainedRows { of: self, layers, tape, cache, texts, columns: Vec::new() }
+        TrainedRows { of: self, layers, tape, cache, texts, context, columns: Vec::new() }
     }
 
     /// Appends tokens to the texts of `cache`: `counts` of each, with the keys and values that every layer makes of the
-    /// same `states` `[tokens, d]`, text after text. The states count as normalised already.
+    /// same `states` `[columns, d]`, text after text. The states count as normalised already.
     pub fn remember(&self, states: &Tensor<2>, counts: &[usize], cache: &mut KvCache) {
         let placed = cache.append(counts);
         let positions: Vec<usize> = placed.iter().flatten().map(|token| token.position).collect();
@@ -170,10 +171,13 @@ impl DecoderLayers {
         }
     }
 
-    /// Returns the keys and the values `[tokens, heads x width]` that every layer makes of `states` `[tokens, d]`, those of
-    /// texts of these lengths from their beginnings on, text after text. The states count as normalised already.
+    /// Returns the keys and the values `[columns, heads x width]` that every layer makes of `states` `[columns, d]`, those of
+    /// texts of these lengths from their beginnings on, text after text, each token with one or with two columns. The states count as
+    /// normalised already.
     pub fn keys_and_values(&self, states: &Tensor<2>, lengths: &[usize]) -> Vec<[Tensor<2>; 2]> {
-        let positions: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();
+        let columns = states.dims()[0] / lengths.iter().sum::<usize>().max(1);
+        let of_text = |&length: &usize| (0..length).flat_map(|position| std::iter::repeat_n(position, columns));
+        let positions: Vec<usize> = lengths.iter().flat_map(of_text).collect();
         let of_layer = |index| self.in_tensors().keys_and_values(index, states.clone(), &positions);
         (0..self.len()).map(of_layer).collect()
     }
@@ -194,6 +198,11 @@ impl DecoderLayers {
             (None, Storage::Device(cache)) => self.in_tensors().forward((x, read), &placed, Some(cache), |_, _| ()),
             _ => panic!("a cache of other layers"),
         }
+    }
+
+    /// Returns how many numbers of a row enter the layers.
+    pub fn row_width(&self) -> usize {
+        self.departures.reads.unwrap_or(0) + self.config.hidden_size
     }
 
     /// Takes rows apart into the residual stream and what attention reads, if they bring it along.
@@ -229,8 +238,9 @@ pub struct TrainedRows<'a> {
     layers: TrainedLayers,
     tape: Tape,
     cache: &'a mut KvCache,
-    /// The tokens of each text before the rows.
+    /// The tokens of each text before the rows, and their columns in the cache.
     texts: Vec<usize>,
+    context: Vec<usize>,
     /// By text and layer, once the way back has begun: the gradients of keys and values.
     columns: Vec<Vec<ColumnGradients>>,
 }
@@ -239,7 +249,7 @@ pub struct TrainedRows<'a> {
 pub struct LayerGradients {
     /// The gradient of every parameter of the layers by its path, in the order of its numbers.
     pub parameters: BTreeMap<String, Vec<f32>>,
-    /// By layer: the gradients of the keys and values `[tokens, heads x width]` of the texts before the rows, text after text.
+    /// By layer: the gradients of the keys and values `[columns, heads x width]` of the texts before the rows, text after text.
     /// Empty unless they were asked for.
     pub context: Vec<[Vec<f32>; 2]>,
 }
@@ -274,9 +284,9 @@ impl TrainedRows<'_> {
     /// rows `x`. With `trains_context`, the gradients of the texts' keys and values are kept as well.
     pub fn back(&mut self, gradient: Tensor<2>, trains_context: bool) -> Tensor<2> {
         if self.columns.is_empty() {
-            let lengths: Vec<usize> = (0..self.texts.len()).map(|text| self.cache.len(text)).collect();
+            let lengths: Vec<usize> = (0..self.texts.len()).map(|text| self.cache.columns(text)).collect();
             let of_text = |(text, layers): (usize, &mut Vec<LayerCache>)| {
-                let first = if trains_context { 0 } else { self.texts[text] };
+                let first = if trains_context { 0 } else { self.context[text] };
                 layers.iter().map(|layer| ColumnGradients::new(layer, first..lengths[text])).collect()
             };
             self.columns = self.cache.on_host_mut().iter_mut().enumerate().map(of_text).collect();
@@ -297,9 +307,9 @@ impl TrainedRows<'_> {
         let mut context = Vec::new();
         if trains_context {
             context.resize_with(self.of.len(), <[Vec<f32>; 2]>::default);
-            for (layers, &tokens) in self.columns.iter().zip(&self.texts) {
+            for (layers, &columns) in self.columns.iter().zip(&self.context) {
                 for ([keys, values], layer) in context.iter_mut().zip(layers) {
-                    for [of_keys, of_values] in (0..tokens).map(|column| layer.column(column)) {
+                    for [of_keys, of_values] in (0..columns).map(|column| layer.column(column)) {
                         keys.extend(of_keys);
                         values.extend(of_values);
                     }

@@ -2,6 +2,7 @@
 //! from tokens. The layers may begin as copies of the backbone's uppermost ones, and may attend to the backbone's own keys
 //! and values.
 
+mod chimera;
 mod dflash;
 mod entry;
 mod joined;
@@ -30,6 +31,7 @@ use crate::error::{Result, bail};
 use crate::kernels::Activation;
 use crate::nn::{Embedding, Init, Linear, Norm, Tokens, count_parameters, load_parameters};
 use crate::storage_type::StorageType;
+pub use chimera::ChimeraConfig;
 pub use dflash::DflashConfig;
 use entry::{Entry, ParallelEntry, SequentialEntry};
 pub use joined::{Eagle1Config, Eagle3Config, MtpConfig};
@@ -226,22 +228,39 @@ impl AttentionHeads {
         states.clone().reshape([n, rows / n, d]).narrow(1, row, 1).reshape([n, d])
     }
 
-    /// Returns the heads' states of what left the layers, `[rows, d]` both.
-    fn states(&self, left: Tensor<2>) -> Tensor<2> {
-        self.norm.as_ref().map_or(left.clone(), |norm| norm.forward(left, self.epsilon))
+    /// Returns the heads' states `[rows, d]` of rows and of what left the layers, `[rows, d]`.
+    fn states(&self, rows: &Tensor<2>, left: Tensor<2>) -> Tensor<2> {
+        let left = self.norm.as_ref().map_or(left.clone(), |norm| norm.forward(left, self.epsilon));
+        match &self.entry {
+            Entry::Trigram(entry) => entry.state(rows, left),
+            _ => left,
+        }
+    }
+
+    /// Returns what enters the layers of rows, which may carry more on.
+    fn entering(&self, rows: &Tensor<2>) -> Tensor<2> {
+        let ([_, all], width) = (rows.dims(), self.decoder.row_width());
+        if all == width { rows.clone() } else { rows.clone().narrow(1, 0, width) }
+    }
+
+    /// Returns the states that are kept of the tokens before the starts, if rows are made of them.
+    fn before_starts(&self, states: &FeatureTensors, cache: &KvCache, places: &[(usize, usize)]) -> Option<Tensor<2>> {
+        let kept = self.entry.kept()?;
+        Some(cache.kept_before(places, 1, &states.get(kept)))
     }
 
     /// Returns whether the layers attend to what is made of states of the text, rather than to what the backbone's own do.
     fn makes_context(&self) -> bool {
-        self.context.is_some() || matches!(self.entry, Entry::Joined(_) | Entry::Prefix(_))
+        self.context.is_some() || matches!(self.entry, Entry::Joined(_) | Entry::Prefix(_) | Entry::Trigram(_))
     }
 
     /// Returns what the layers attend to in texts of which these are the states, if they make it of them. `before` turns states of
-    /// tokens into those of the tokens before each.
-    fn context(&self, states: &FeatureTensors, before: impl FnOnce(&Tensor<2>) -> Tensor<2>) -> Option<Tensor<2>> {
+    /// tokens into those of the tokens before each. Where tokens have two columns, so has this two rows for each.
+    fn context(&self, states: &FeatureTensors, before: impl FnMut(&Tensor<2>) -> Tensor<2>) -> Option<Tensor<2>> {
         match (&self.entry, &self.context) {
             (Entry::Joined(entry), _) => Some(entry.context(states, before, &self.decoder)),
             (Entry::Prefix(_), _) => Some(self.decoder.normed(states.get(Feature::Last))),
+            (Entry::Trigram(entry), _) => Some(self.decoder.normed(entry.context(states, before))),
             (_, context) => Some(context.as_ref()?.read(states, self.epsilon)),
         }
     }
@@ -263,7 +282,8 @@ impl DraftHeads for AttentionHeads {
 
     fn begin<'a>(&'a self, Starts { states, pinned, context, .. }: Starts<'a>) -> Begun<'a> {
         let Context { cache, places, .. } = context.expect("heads that attend are given a context");
-        let (n, first) = (places.len(), self.entry.first_rows(&states, pinned.embeddings, self.count));
+        let before = self.before_starts(&states, cache, &places);
+        let (n, first) = (places.len(), self.entry.first_rows(&states, before, pinned.embeddings, self.count));
         if self.entry.is_sequential() {
             let [inputs, outputs] = [RowStates::new(), RowStates::new()];
             let root = first.clone();
@@ -272,7 +292,8 @@ impl DraftHeads for AttentionHeads {
             return Begun::Sequential(Box::new(rows));
         }
         let after = by_text(cache.texts(), &places);
-        let states = self.states(self.decoder.run(first, self.new_rows(&after), cache));
+        let left = self.decoder.run(first.clone(), self.new_rows(&after), cache);
+        let states = self.states(&first, left);
         Begun::Parallel(Box::new(move |head| self.slot(&states, n, head)))
     }
 
@@ -304,11 +325,22 @@ impl DraftHeads for AttentionHeads {
     }
 
     fn cache(&self, texts: usize, tokens: usize) -> Option<KvCache> {
-        Some(self.decoder.cache(texts, tokens).hiding(self.entry.hidden_columns()))
+        let paired = matches!(self.entry, Entry::Trigram(_));
+        Some(self.decoder.cache(texts, tokens).with_columns(self.entry.hidden_columns(), paired))
     }
 
     fn read(&self, model: &Model, cache: &mut KvCache, counts: &[usize], states: &FeatureTensors) {
-        if let Some(context) = self.context(states, |of_tokens| cache.states_before(counts, of_tokens)) {
+        let kept = self.entry.kept().map(|kept| states.get(kept));
+        kept.iter().for_each(|kept| cache.keep_states(counts, kept));
+        let mut distance = 0;
+        let before = |of_tokens: &Tensor<2>| {
+            distance += 1;
+            match &kept {
+                Some(kept) => cache.kept_before(&cache.next_places(counts), distance, kept),
+                None => cache.states_before(counts, of_tokens),
+            }
+        };
+        if let Some(context) = self.context(states, before) {
             return self.decoder.remember(&context, counts, cache);
         }
         let layers = self.first..self.first + self.decoder.len();
@@ -406,10 +438,11 @@ impl AttentionRows<'_> {
         let columns = by_text(self.cache.texts(), after);
         let lengths = (0..columns.len()).map(|text| self.cache.len(text)).collect();
         self.places.extend(following(after, lengths));
-        let output = self.heads.decoder.run(r.clone(), self.heads.new_rows(&columns), self.cache);
+        let output = self.heads.decoder.run(self.heads.entering(&r), self.heads.new_rows(&columns), self.cache);
+        let states = self.heads.states(&r, output.clone());
         self.inputs.push(r);
-        self.outputs.push(output.clone());
-        self.heads.states(output)
+        self.outputs.push(output);
+        states
     }
 }
 

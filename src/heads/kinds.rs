@@ -4,8 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AnyHeadKind, AttentionConfig, DflashConfig, Eagle1Config, Eagle3Config, FfnConfig, HiddenTransferConfig,
-    HydraConfig, LavaHeadsConfig, LinearConfig, MedusaConfig, MtpConfig, RedrafterConfig, SpeculatorConfig,
+    AnyHeadKind, AttentionConfig, ChimeraConfig, DflashConfig, Eagle1Config, Eagle3Config, FfnConfig,
+    HiddenTransferConfig, HydraConfig, LavaHeadsConfig, LinearConfig, MedusaConfig, MtpConfig, RedrafterConfig,
+    SpeculatorConfig,
 };
 
 /// `[heads.architecture]`, by its `kind`. All end in the backbone's frozen unembedding or in one of their own. Before they are
@@ -38,6 +39,8 @@ pub enum HeadArchitecture {
     Eagle1(Eagle1Config),
     /// The same over states of several layers (EAGLE-3; Li et al. 2025), and P-EAGLE.
     Eagle3(Eagle3Config),
+    /// A decoder layer over trigrams of tokens and the backbone's states (Chimera; Zeng et al. 2024).
+    Chimera(ChimeraConfig),
     /// The module for multi-token prediction of DeepSeek-V3 (2024).
     Mtp(MtpConfig),
 }
@@ -58,6 +61,7 @@ impl HeadArchitecture {
             Self::Dflash(kind) => kind,
             Self::Eagle1(kind) => kind,
             Self::Eagle3(kind) => kind,
+            Self::Chimera(kind) => kind,
             Self::Mtp(kind) => kind,
         }
     }

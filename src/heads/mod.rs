@@ -37,8 +37,8 @@ mod unembedding;
 mod vocabulary;
 
 pub use attention::{
-    AttentionConfig, AttentionContext, AttentionHeads, DflashConfig, Eagle1Config, Eagle3Config, HiddenTransferConfig,
-    MtpConfig, PrefixLayerConfig, RowOrder,
+    AttentionConfig, AttentionContext, AttentionHeads, ChimeraConfig, DflashConfig, Eagle1Config, Eagle3Config,
+    HiddenTransferConfig, MtpConfig, PrefixLayerConfig, RowOrder,
 };
 pub use bias::{BiasConfig, BiasForm, BiasedHeads};
 pub use candidates::{BlockStarts, Candidates, CandidatesAt, FrozenHeads, SlotStats, Wanted};

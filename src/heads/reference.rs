@@ -135,10 +135,11 @@ fn heads_are_what_the_papers_say() {
             HeadArchitecture::Mtp(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Hydra(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Redrafter(kind) => check(kind, &vectors, &name),
+            HeadArchitecture::Chimera(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Lava(kind) => check(kind, &vectors, &name),
             other => panic!("{other:?}: add the kind here"),
         }
         checked += 1;
     }
-    assert_eq!(checked, 16);
+    assert_eq!(checked, 17);
 }

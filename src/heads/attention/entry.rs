@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
+use super::chimera::TrigramEntry;
 use super::joined::JoinedEntry;
 use super::{DflashConfig, union};
 use crate::backbone::{BlockRows, Feature, FeatureTensors, Model};
@@ -21,6 +22,7 @@ pub(super) enum Entry {
     Transfer(TransferEntry),
     Joined(JoinedEntry),
     Prefix(PrefixEntry),
+    Trigram(TrigramEntry),
 }
 
 /// In the manner of EAGLE-3 (Li et al. 2025, arXiv 2503.01840), with u the backbone's states before the block and o_j what row j
@@ -91,28 +93,34 @@ impl Entry {
             Self::Transfer(entry) => union(entry.features.clone(), Vec::new()),
             Self::Joined(entry) => entry.features(),
             Self::Prefix(_) => vec![Feature::Last],
+            Self::Trigram(_) => vec![Feature::Layer(0), Feature::Last],
         }
+    }
+
+    /// Returns the state that is kept of every token of the text, if rows are made of tokens further back.
+    pub fn kept(&self) -> Option<Feature> {
+        matches!(self, Self::Trigram(_)).then_some(Feature::Layer(0))
     }
 
     /// Returns whether a row reads the token that was drafted before it.
     pub fn is_sequential(&self) -> bool {
         match self {
-            Self::Sequential(_) => true,
+            Self::Sequential(_) | Self::Trigram(_) => true,
             Self::Joined(entry) => !entry.is_parallel(),
             Self::Parallel(_) | Self::Masked(_) | Self::Transfer(_) | Self::Prefix(_) => false,
         }
     }
 
-    /// Returns how many of a text's first tokens the layers do not see.
+    /// Returns how many of a text's first columns in the cache the layers do not see.
     pub fn hidden_columns(&self) -> usize {
-        usize::from(matches!(self, Self::Joined(_)))
+        usize::from(matches!(self, Self::Joined(_) | Self::Trigram(_)))
     }
 
     /// Returns the rows of a block of `count` heads, if all of them are run at once.
     pub fn block(&self, count: usize) -> Option<BlockRows> {
         let causal = BlockRows { count, causal: true, in_place: false };
         match self {
-            Self::Sequential(_) => None,
+            Self::Sequential(_) | Self::Trigram(_) => None,
             Self::Joined(entry) => entry.is_parallel().then_some(causal),
             Self::Parallel(_) => Some(BlockRows { causal: false, ..causal }),
             Self::Transfer(_) => Some(causal),
@@ -123,8 +131,15 @@ impl Entry {
         }
     }
 
-    /// Returns what enters the layers first, start by start: a row for each, or all rows of each, of blocks of `count` heads.
-    pub fn first_rows(&self, states: &FeatureTensors, pinned: Tensor<2>, count: usize) -> Tensor<2> {
+    /// Returns what enters the layers first, start by start: a row for each, or all rows of each, of blocks of `count` heads. `before`
+    /// are the states that were kept of the tokens before the starts. Behind what enters, a row may carry numbers on.
+    pub fn first_rows(
+        &self,
+        states: &FeatureTensors,
+        before: Option<Tensor<2>>,
+        pinned: Tensor<2>,
+        count: usize,
+    ) -> Tensor<2> {
         match self {
             Self::Sequential(entry) => entry.first(states, pinned),
             Self::Parallel(entry) => entry.rows(states, pinned),
@@ -132,6 +147,7 @@ impl Entry {
             Self::Transfer(entry) => entry.rows(states),
             Self::Joined(entry) => entry.first(states, pinned, count),
             Self::Prefix(_) => states.get(Feature::Last),
+            Self::Trigram(entry) => entry.first(states, before.expect("embeddings are kept"), pinned),
         }
     }
 
@@ -141,6 +157,7 @@ impl Entry {
         match self {
             Self::Sequential(entry) => entry.next(r, o, tokens),
             Self::Joined(entry) => entry.row(tokens, o),
+            Self::Trigram(entry) => entry.next(&r, tokens),
             Self::Parallel(_) | Self::Masked(_) | Self::Transfer(_) | Self::Prefix(_) => {
                 unreachable!("all rows of a block are run at once")
             }
@@ -159,6 +176,7 @@ impl Entry {
             Self::Masked(_) | Self::Prefix(_) => Vec::new(),
             Self::Transfer(entry) => entry.state.iter_mut().collect(),
             Self::Joined(entry) => entry.linears(),
+            Self::Trigram(entry) => entry.linears(),
         }
     }
 
@@ -174,6 +192,8 @@ impl Entry {
             Self::Masked(_) | Self::Prefix(_) => 0,
             Self::Transfer(entry) => count_parameters(entry),
             Self::Joined(entry) => entry.products(count),
+            // Those of the rows, and of one more token of the text.
+            Self::Trigram(entry) => (count + 1) * count_parameters(entry),
         }
     }
 
@@ -186,7 +206,7 @@ impl Entry {
         match self {
             Self::Masked(entry) => entry.mask = mask_of(entry.mask.clone(), entry.mask_token, model),
             Self::Joined(entry) => entry.warm_start(model, layer)?,
-            Self::Sequential(_) | Self::Parallel(_) | Self::Transfer(_) | Self::Prefix(_) => {}
+            Self::Sequential(_) | Self::Parallel(_) | Self::Transfer(_) | Self::Prefix(_) | Self::Trigram(_) => {}
         }
         Ok(())
     }

@@ -191,7 +191,7 @@ impl JoinedEntry {
     pub fn context(
         &self,
         states: &FeatureTensors,
-        before: impl FnOnce(&Tensor<2>) -> Tensor<2>,
+        mut before: impl FnMut(&Tensor<2>) -> Tensor<2>,
         decoder: &DecoderLayers,
     ) -> Tensor<2> {
         let both = self.both(states.get(Feature::Layer(0)), before(&self.state(states)));
@@ -226,7 +226,7 @@ impl JoinedEntry {
 }
 
 /// Returns the states of a row and the embeddings, by depth. Refuses backbones whose embeddings cannot be read as `layer-0`.
-fn embeddings_and(states: Vec<Feature>, backbone: &ModelConfig) -> Result<Vec<Feature>> {
+pub(super) fn embeddings_and(states: Vec<Feature>, backbone: &ModelConfig) -> Result<Vec<Feature>> {
     if matches!(backbone.positions, Positions::Learned) {
         bail!(
             "`heads.architecture.kind`: these heads read the embeddings of the text's tokens as `layer-0`, to which this backbone has added its learned positions. Take \"attention\" or \"dflash\"."

@@ -24,9 +24,9 @@ pub(super) struct AttentionLearning<'a> {
     levels: Vec<Level>,
 }
 
-/// The rows of a level, `[rows, d]` each.
+/// The rows of a level, `[rows, d]` each, or wider where they carry more on.
 struct Level {
-    /// What enters the layers, as the end of the piece that makes it.
+    /// What enters the layers, and what rows carry on behind it, as the end of the piece that makes it.
     made: Tensor<2>,
     /// The same, and what left the layers: leaves of the pieces that read them, where gradients stop.
     entered: Tensor<2>,
@@ -39,11 +39,18 @@ fn leaf(tensor: Tensor<2>) -> Tensor<2> {
     tensor.without_autodiff().autodiff().require_grad()
 }
 
+/// Puts zeros behind rows, so that they have `width` numbers.
+fn padded(rows: Tensor<2>, width: usize) -> Tensor<2> {
+    let ([n, own], options) = (rows.dims(), (&rows.device(), rows.dtype()));
+    if own == width { rows } else { Tensor::cat(vec![rows, Tensor::zeros([n, width - own], options)], 1) }
+}
+
 impl<'a> AttentionLearning<'a> {
     pub fn new(heads: &'a AttentionHeads, starts: Starts<'a>, drafted: &'a DraftedTokens<'a>) -> Self {
         let Starts { states, pinned, context, .. } = starts;
         let Context { cache, places, texts } = context.expect("heads that attend are given a context");
-        let first = heads.entry.first_rows(&states, pinned.embeddings, heads.count);
+        let before = heads.before_starts(&states, cache, &places);
+        let first = heads.entry.first_rows(&states, before, pinned.embeddings, heads.count);
         let (rows, texts) = (heads.decoder.begin_step(cache), texts.filter(|_| heads.makes_context()));
         let mut learning = Self { heads, rows, drafted, texts, places, levels: Vec::new() };
         learning.run(first);
@@ -54,9 +61,11 @@ impl<'a> AttentionLearning<'a> {
     fn run(&mut self, made: Tensor<2>) {
         let columns = by_text(self.rows.texts(), &self.places);
         let lengths = (0..columns.len()).map(|text| self.rows.len(text)).collect();
-        let left = leaf(self.rows.run(made.clone().without_autodiff(), self.heads.new_rows(&columns)));
+        let entering = self.heads.entering(&made).without_autodiff();
+        let left = leaf(self.rows.run(entering, self.heads.new_rows(&columns)));
         self.places = following(&self.places, lengths);
-        let (entered, states) = (leaf(made.clone()), self.heads.states(left.clone()));
+        let entered = leaf(made.clone());
+        let states = self.heads.states(&entered, left.clone());
         self.levels.push(Level { made, entered, left, states });
     }
 
@@ -97,6 +106,7 @@ impl Learning for AttentionLearning<'_> {
             let (past, left) = (entered.grad_remove(&mut backward), left.grad_remove(&mut backward));
             of_parameters.accumulate(heads, GradientsParams::from_module(&mut backward, heads));
             let through = self.rows.back(left.expect("states are made of what leaves the layers"), trains_context);
+            let through = padded(through, entered.dims()[1]);
             of_made = Some(past.map_or(through.clone(), |past| past + through));
         }
         let of_first = (self.levels[0].made.clone() * of_made.expect("at least one level")).sum();

@@ -40,6 +40,7 @@ macro_rules! of_every_kind {
                 HeadArchitecture::Eagle3(kind) => $check(kind),
                 HeadArchitecture::Mtp(kind) => $check(kind),
                 HeadArchitecture::Hydra(kind) => $check(kind),
+                HeadArchitecture::Chimera(kind) => $check(kind),
                 other => panic!("{other:?}: add the kind here"),
             }
         }
@@ -85,7 +86,8 @@ fn kinds() -> Vec<HeadArchitecture> {
     };
     let dflash = [plain, windowed, scaled, convolved].map(HeadArchitecture::Dflash);
     let kinds = kinds.chain(dflash).chain([false, true].map(transfer)).chain(joined);
-    kinds.chain([false, true].map(hydra)).collect()
+    let chimera = HeadArchitecture::Chimera(ChimeraConfig::default());
+    kinds.chain([false, true].map(hydra)).chain([chimera]).collect()
 }
 
 /// Adds to every number a little that depends on its place, and casts.
@@ -186,7 +188,7 @@ fn staggered_rows_enter_layer_by_layer() {
         let left = one.run(Tensor::cat(rows.clone(), 0), NewRows::Blocks(&[vec![place]], block), &mut cache);
         rows = (0..rows.len()).map(|row| left.clone().narrow(0, row, 1)).collect();
     }
-    let expected: Vec<Tensor<2>> = rows.into_iter().map(|row| heads.states(row)).collect();
+    let expected: Vec<Tensor<2>> = rows.into_iter().map(|row| heads.states(&row, row.clone())).collect();
     let in_tensors = states(&heads, &model, &states_read, &[TEXT.len()], &[(0, place)]);
     heads.pack(StorageType::Float32);
     let packed = states(&heads, &model, &states_read, &[TEXT.len()], &[(0, place)]);

@@ -305,6 +305,34 @@ def joined(parameters, states, embeddings, tokens, kind, features, parallel=Fals
     return torch.stack(blocks)
 
 
+def chimera(parameters, states, embeddings, tokens):
+    """Chimera (arXiv 2402.15758; kafkayu/Chimera): h + out, which [U U] makes logits of."""
+    text, hidden = states["layer-0"], states["last"]
+
+    def trigram(before, last, token):
+        read = torch.cat([before, last, token])
+        read = read + torch.nn.functional.silu(affine(parameters, "entry.change", read, 3 * D))
+        return linear(parameters, "entry.down", read, D)
+
+    blocks = []
+    for before in BEFORE:
+        # The text, then the block, behind nothing.
+        drafted = [embeddings[tokens[before + 1 + slot]] for slot in range(BLOCK - 1)]
+        all_tokens = [torch.zeros(D)] * 2 + list(text[: before + 1]) + drafted
+        grams = [trigram(*all_tokens[place : place + 3]) for place in range(1, len(all_tokens) - 2)]
+        rows = torch.cat([hidden[: before + 1], torch.stack(grams)])
+        states_end = before + 1
+        positions = torch.cat([torch.arange(states_end), torch.arange(1, 1 + len(grams))])
+        is_state = torch.arange(len(rows)) < states_end
+        # A trigram at t sees states and trigrams up to t; nothing is read of what the layer makes of states.
+        sees = positions[None] <= positions[:, None]
+        name = "decoder.layers.0"
+        made = layer(parameters, name, rows, positions, rows[:0], sees, norms=False)
+        made = made[~is_state][-(BLOCK - 1) :]
+        blocks.append(made + hidden[before])
+    return torch.stack(blocks)
+
+
 def bias_section(form, codebook=False, **_):
     return dict(form=form, rank=RANK, tokens="codebooks" if codebook else "embeddings")
 
@@ -349,6 +377,7 @@ SYSTEMS = {
     "mtp": (joined, dict(kind="mtp", features=["last"]), dict(kind="mtp")),
     "hydra-plus-plus": (hydra, dict(repeats=3, prefix=True), dict(kind="hydra", prefix_layer=dict())),
     "lava": (lava, dict(hidden=7), dict(kind="lava", hidden=7)),
+    "chimera": (chimera, dict(), dict(kind="chimera")),
 }
 
 
@@ -360,7 +389,7 @@ def main(folder):
     for number, (name, (network, options, architecture)) in enumerate(SYSTEMS.items()):
         torch.manual_seed(number)
         parameters = Parameters()
-        read = FEATURES + ["layer-0"] if network is joined else FEATURES
+        read = FEATURES + ["layer-0"] if network in (joined, chimera) else FEATURES
         states = {feature: torch.randn(TEXT, D) for feature in read}
         embeddings = torch.randn(VOCABULARY, D)
         tokens = torch.randint(VOCABULARY, (TEXT + BLOCK,)).tolist()
