@@ -334,6 +334,7 @@ impl DraftHeads for AttentionHeads {
         kept.iter().for_each(|kept| cache.keep_states(counts, kept));
         let mut distance = 0;
         let before = |of_tokens: &Tensor<2>| {
+            // What was kept is asked for one token further back each time.
             distance += 1;
             match &kept {
                 Some(kept) => cache.kept_before(&cache.next_places(counts), distance, kept),
