@@ -100,7 +100,7 @@ fn ffn(backbone: &Backbone, windows: &[Vec<u32>], (folder, data): (&Path, &Path)
         let heads = kind.network(HeadShape::new(options.block_size - 1, model), &mut init);
         let inner = HeadTraining::new(&text(&train_trace), &text(&dev_trace), model, &heads, &options, 1)?;
         let task = Timed { inner, started: Instant::now(), apart: Mutex::default(), curve: Mutex::default() };
-        let first = task.inner.evaluate(&burn::module::Module::valid(&heads))?.metrics["dev_loss"].as_f64();
+        let first = task.inner.evaluate(&burn::module::Module::valid(&heads))?.metrics["loss"].as_f64();
         let run = scratch.join(name);
         let task = Timed { started: Instant::now(), ..task };
         train(
@@ -202,10 +202,7 @@ impl Task<FfnHeads> for Timed<'_> {
         let before = Instant::now();
         let seconds = (before - self.started - *self.apart.lock().expect("one thread")).as_secs_f64();
         let evaluated = self.inner.evaluate(model)?;
-        self.curve
-            .lock()
-            .expect("one thread")
-            .push((seconds, evaluated.metrics["dev_loss"].as_f64().unwrap_or(f64::NAN)));
+        self.curve.lock().expect("one thread").push((seconds, evaluated.metrics["loss"].as_f64().unwrap_or(f64::NAN)));
         *self.apart.lock().expect("one thread") += before.elapsed();
         Ok(evaluated)
     }

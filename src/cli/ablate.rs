@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanDuration};
 
 use super::args::{AblateOptions, Common, ConfigFile, Format};
-use super::stages::load;
+use super::stages::{load, update_index};
 use super::{print, print_json, runs, store, terminal};
 use crate::ablation::{self, Ablation, AblationPlan, Jobs, Status, Worker, collect, run_jobs};
 use crate::claims::Claims;
@@ -46,6 +46,7 @@ pub fn ablate(common: &Common, options: &AblateOptions) -> Result<()> {
     report::write(&result, &folder)?;
     claim.finish();
     drop(lock);
+    update_index();
     match common.format {
         Format::Table => print(&format!(
             "{}\nreport: {}\n",

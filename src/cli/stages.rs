@@ -98,8 +98,16 @@ pub fn evaluate(
     report::check_gate_names(&gates.fail_under, &sets, &variants)?;
     let workspace = open(config, heads)?;
     let result = stages::run(&workspace)?;
+    update_index();
     show(common, &result, &workspace.folder.join("report"))?;
     report::check_gates(&result, &gates.fail_under)
+}
+
+/// Writes the page that leads to all runs anew. A finished run does not fail for it.
+pub(super) fn update_index() {
+    if let Err(error) = report::write_index(&runs().folder) {
+        progress::say(format!("the page of all runs is as it was: {error}"));
+    }
 }
 
 /// Renders the report of one run again, or compares several runs.
@@ -117,9 +125,10 @@ fn compare(common: &Common, runs: &[PathBuf], output: Option<&Path>) -> Result<(
         require_report(run)?;
         EvaluatedRun::read(run)
     });
-    let comparison = report::compare(&runs.collect::<Result<Vec<_>>>()?)?;
+    let runs = runs.collect::<Result<Vec<_>>>()?;
+    let comparison = report::compare(&runs)?;
     if let Some(folder) = output {
-        comparison.write(folder)?;
+        comparison.write(&runs, folder)?;
         progress::say(format!("comparison: {}", folder.join("comparison.html").display()));
     }
     match common.format {

@@ -8,7 +8,7 @@ use super::{Axis, Evaluator, LiveCheck, Tally, Texts, TracedSplit, VariantResult
 use crate::drafting::{PreparedVariant, Settings, TunedSet, TunedVariant};
 use crate::error::Result;
 use crate::rescorer::Rescorer;
-use crate::tables::Colour;
+use crate::tables::{Colour, Lines};
 
 /// A data set on which every variant was evaluated.
 pub struct EvaluatedSet<'a> {
@@ -79,13 +79,30 @@ impl EvaluatedSet<'_> {
         self.live.as_ref().is_none_or(|live| live.outcomes[place].text_mismatches == 0)
     }
 
-    /// Returns the index of the lossless variant with the highest block efficiency, or of a lossy one if no variant is
-    /// lossless. If several are equal, the first is taken. Plain decoding comes first, so a tie with it is no gain.
+    /// Returns the index of the lossless variant with the highest block efficiency on dev, or of a lossy one if no variant
+    /// is lossless. If several are equal, the first is taken. Plain decoding comes first, so a tie with it is no gain.
+    ///
+    /// Test has no part in the choice, so what the variant reaches there is not flattered by it.
     pub fn best(&self) -> usize {
         let any_lossless = (0..self.variants.len()).any(|place| self.is_lossless(place));
-        let efficiency = |place: usize| self.variants[place].tally.block_efficiency();
         let eligible = (0..self.variants.len()).filter(|place| self.is_lossless(*place) == any_lossless);
-        eligible.reduce(|best, next| if efficiency(next) > efficiency(best) { next } else { best }).unwrap_or(0)
+        eligible.reduce(|best, next| if self.on_dev(next) > self.on_dev(best) { next } else { best }).unwrap_or(0)
+    }
+
+    /// Returns the block efficiency of the variant with this index on dev.
+    fn on_dev(&self, place: usize) -> f64 {
+        self.variants[place].result.dev_block_efficiency
+    }
+
+    /// Returns, by index, whether figures of lines show a variant from the start: plain decoding, the six others that are
+    /// best on dev, and the oracle, which comes after the last variant. The reader can choose others.
+    pub fn leading(&self) -> Vec<bool> {
+        let mut others: Vec<usize> = (1..self.variants.len()).collect();
+        others.sort_by(|&a, &b| self.on_dev(b).total_cmp(&self.on_dev(a)));
+        let shown = others.into_iter().take(Lines::MOST - 2).chain([0, self.variants.len()]);
+        let mut leading = vec![false; self.variants.len() + 1];
+        shown.for_each(|place| leading[place] = true);
+        leading
     }
 
     /// Returns the colour that the variant with this index has in every figure. The index after the last variant is the

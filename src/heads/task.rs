@@ -646,10 +646,12 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         let loss: f64 = found.iter().map(|(_, divisor, one)| one.loss / divisor).sum();
         let gradients = found.into_iter().map(|(head, _, one)| (head, one.gradient.expect("a weight was given")));
         let gradients = gradients.collect();
-        let by_head = heads.iter().zip(&shares).map(|(head, share)| (format!("head {}", head + 2), json!(share)));
+        // Null for a head that took no part in the step.
+        let mut by_head = vec![Value::Null; model.count()];
+        heads.iter().zip(&shares).for_each(|(head, share)| by_head[*head] = json!(share));
         let metrics = Map::from_iter([
             ("accuracy".to_owned(), json!(shares.iter().sum::<f64>() / heads.len() as f64)),
-            ("accuracy_by_head".to_owned(), by_head.collect::<Map<_, _>>().into()),
+            ("accuracy_by_head".to_owned(), by_head.into()),
         ]);
         let (objective, gradients) = learning.back(gradients);
         let objective = objectives.into_iter().fold(objective, |sum, own| sum + own);
@@ -690,10 +692,10 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         }
         let block_efficiency = self.dev_set.block_efficiency(&hits);
         let metrics = Map::from_iter([
-            ("dev_loss".to_owned(), json!(loss)),
-            ("dev_accuracy_head_2".to_owned(), json!(accuracy.first())),
-            ("dev_accuracy_by_head".to_owned(), json!(accuracy)),
-            ("dev_block_efficiency".to_owned(), json!(block_efficiency)),
+            ("loss".to_owned(), json!(loss)),
+            ("accuracy".to_owned(), json!(accuracy.iter().sum::<f64>() / accuracy.len().max(1) as f64)),
+            ("accuracy_by_head".to_owned(), json!(accuracy)),
+            ("block_efficiency".to_owned(), json!(block_efficiency)),
         ]);
         let score = match self.options.choose_by {
             ChooseBy::DevLoss => loss,

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use super::markdown::{definitions, named};
 use super::model::Report;
-use super::page::{self, Plot, prose};
+use super::page::{self, Entry, Plot, prose};
 use super::settings::{configuration, flatten};
 use crate::error::Result;
 use crate::tables::{self, Cell as Content, Dataset, Drawing, Figure, Passage, Record, format};
@@ -22,6 +22,8 @@ struct Page<'a> {
     /// What was measured, where and when, in one line.
     byline: String,
     claims: Vec<String>,
+    contents: Vec<Entry>,
+    opening: Vec<Plot>,
     datasets: Vec<Set<'a>>,
     across: Vec<Section<'a>>,
     definitions: Vec<(&'a str, Vec<(&'a str, &'a str)>)>,
@@ -31,6 +33,8 @@ struct Page<'a> {
 
 #[derive(Serialize)]
 struct Set<'a> {
+    /// The id of its place on the page.
+    id: String,
     name: &'a str,
     split: &'a str,
     facts: String,
@@ -39,6 +43,8 @@ struct Set<'a> {
 
 #[derive(Serialize)]
 struct Section<'a> {
+    /// The id of its place on the page.
+    id: String,
     title: &'a str,
     definition: String,
     warnings: Vec<String>,
@@ -64,11 +70,14 @@ struct Heading<'a> {
     text: String,
     /// The definition that is shown under the pointer.
     definition: &'a str,
+    /// Whether the column is not shown until the reader chooses it, because the table is too wide otherwise.
+    extra: bool,
 }
 
 #[derive(Serialize)]
 struct Row {
     name: String,
+    /// Whether dev chose it.
     best: bool,
     cells: Vec<Cell>,
 }
@@ -83,18 +92,32 @@ struct Cell {
 impl<'a> Page<'a> {
     fn new(report: &'a Report) -> Self {
         let names: Vec<_> = report.datasets.iter().map(|d| d.name.as_str()).collect();
-        let names = if names.is_empty() { "no data set".into() } else { names.join(", ") };
+        let title = if names.is_empty() { "no data set".into() } else { names.join(", ") };
         let facts = tables::Facts::fields().iter().map(|field| (field.id, field.definition)).collect();
         let mut provenance = report.provenance.clone();
         provenance.remove("configuration");
         let mut definitions = definitions(report);
         definitions.insert(0, ("Data sets", facts));
+        let mut contents = Entry::of_sets(names);
+        let sets = contents.iter().zip(&report.datasets).map(|(entry, set)| Set::new(entry.id.clone(), set));
+        let datasets: Vec<Set> = sets.collect();
+        let of_across = report.across.iter().map(|section| Section::new(section, "across", "all data sets"));
+        let across: Vec<Section> = of_across.collect();
+        let entry = |id: &str, title: &str, inner| Entry { id: id.to_owned(), title: title.to_owned(), inner };
+        let inner = |sections: &[Section]| sections.iter().map(|s| entry(&s.id, s.title, Vec::new())).collect();
+        contents.iter_mut().zip(&datasets).for_each(|(entry, set)| entry.inner = inner(&set.sections));
+        if !across.is_empty() {
+            contents.push(entry("across", "All data sets", inner(&across)));
+        }
+        contents.push(entry("definitions", "Definitions", Vec::new()));
         Self {
-            title: format!("Block efficiency: {names}"),
+            title: format!("Block efficiency: {title}"),
             byline: byline(report),
             claims: report.sections().flat_map(|(_, section)| &section.claims).cloned().map(prose).collect(),
-            datasets: report.datasets.iter().map(Set::new).collect(),
-            across: report.across.iter().map(|section| Section::new(section, "all data sets")).collect(),
+            contents,
+            opening: report.across.iter().flat_map(|section| plots(section, "all data sets", true)).collect(),
+            datasets,
+            across,
             definitions,
             settings: configuration(report).map(flatten).unwrap_or_default(),
             provenance: flatten(&provenance),
@@ -102,8 +125,14 @@ impl<'a> Page<'a> {
     }
 }
 
+/// Returns the plots of a section, either those that the page opens with or the others.
+fn plots(section: &tables::Section, place: &str, opening: bool) -> Vec<Plot> {
+    let figures = section.figures.iter().filter(|figure| figure.opens == opening);
+    figures.filter_map(|figure| Plot::new(figure, &format!("on {place}"))).collect()
+}
+
 impl<'a> Set<'a> {
-    fn new(set: &'a Dataset) -> Self {
+    fn new(id: String, set: &'a Dataset) -> Self {
         let tables::Facts { documents, decoded_tokens, block_size, top_k } = set.facts;
         let facts = [
             format::counted(documents, "document", "documents"),
@@ -115,13 +144,14 @@ impl<'a> Set<'a> {
             name: &set.name,
             split: &set.split,
             facts: facts.join(" · "),
-            sections: set.sections.iter().map(|section| Section::new(section, &set.name)).collect(),
+            sections: set.sections.iter().map(|section| Section::new(section, &id, &set.name)).collect(),
+            id,
         }
     }
 }
 
 impl<'a> Section<'a> {
-    fn new(section: &'a tables::Section, place: &str) -> Self {
+    fn new(section: &'a tables::Section, above: &str, place: &str) -> Self {
         let words = |sentences: &[String]| sentences.iter().cloned().map(prose).collect();
         let passage = |figure: &'a Figure| match &figure.drawing {
             Drawing::Passage(passage) => Some((&*figure.title, passage)),
@@ -129,11 +159,12 @@ impl<'a> Section<'a> {
         };
         let shown = section.tables.iter().filter(|table| !table.detail);
         Self {
+            id: format!("{above}-{}", section.id),
             title: &section.title,
             definition: prose(section.definition.clone()),
             warnings: words(&section.warnings),
             notes: words(&section.notes),
-            figures: section.figures.iter().filter_map(|figure| Plot::new(figure, &format!("on {place}"))).collect(),
+            figures: plots(section, place, false),
             tables: shown.map(|table| Table::new(table, section, place)).collect(),
             passages: section.figures.iter().filter_map(passage).collect(),
         }
@@ -142,9 +173,11 @@ impl<'a> Section<'a> {
 
 impl<'a> Table<'a> {
     fn new(table: &'a tables::Table, section: &tables::Section, place: &str) -> Self {
+        let narrow = table.columns.iter().any(|column| column.compact);
         let heading = |column: &'a tables::Column| Heading {
             text: prose(column.heading.clone()),
             definition: &column.definition,
+            extra: narrow && !column.compact,
         };
         let row = |row: &tables::Row| {
             let cells = table.columns.iter().zip(&row.cells);
@@ -166,16 +199,12 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Returns the line with the run's name, backbone, heads, device, start and version, as far as the provenance contains them.
+/// Returns the line with the run's name, backbone, heads, device and version, as far as the provenance contains them.
 fn byline(report: &Report) -> String {
     let text = |name: &str| report.provenance.get(name).and_then(Json::as_str).map(str::to_owned);
-    let backbone = report.provenance.get("backbone").and_then(|b| b.get("path")).and_then(Json::as_str);
-    let backbone = backbone.and_then(|path| path.trim_end_matches('/').rsplit('/').next()).map(str::to_owned);
     let version = text("version").map(|v| format!("draftsmith {v}"));
-    let configured = |place: &str| report.provenance.get("configuration")?.pointer(place)?.as_str();
-    let name = configured("/name").map(|name| format!("run {name}"));
-    let kind = configured("/heads/architecture/kind").map(|kind| format!("{kind} heads"));
-    [name, backbone, kind, text("device"), text("started"), version]
+    let name = report.run().map(|name| format!("run {name}"));
+    [name, report.backbone(), report.heads(), text("device"), version]
         .into_iter()
         .flatten()
         .collect::<Vec<_>>()
@@ -219,7 +248,8 @@ mod tests {
         let page = page(|_| ());
         assert!(page.contains("title=\"Over plain decoding; null for it.\">gain</th>"));
         assert!(page.contains("<td data-order=\"0.1403\">+14.0 %</td>") && page.contains("<td>–</td>"), "{page}");
-        assert!(page.contains("<tr class=\"best\"><th scope=\"row\">ngram (lossy)</th>"));
+        assert!(page.contains("<tr class=\"best\"><th scope=\"row\">ngram (lossy, best on dev)</th>"));
+        assert!(page.contains("data-extra title=\"The drafts.\">drafts</th>"), "{page}");
         let title = "<td data-order=\"1.25\">1.250 [1.000, 1.500]</td>";
         assert!(page.contains(title) && page.contains("<p class=\"bad\">This is doubtful.</p>"));
     }
@@ -259,9 +289,31 @@ mod tests {
     #[test]
     fn asks_nothing_of_the_network() {
         let page = page(|_| ()).replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
-        for link in ["http:", "https:", "src=", "href=", "url(", "@import"] {
+        for link in ["http:", "https:", "src=", "url(", "@import", "fetch("] {
             assert!(!page.contains(link), "{link}");
         }
+        assert!(page.split("href=").skip(1).all(|link| link.starts_with("\"#")), "links stay on the page");
+    }
+
+    #[test]
+    fn contents_lead_to_every_section() {
+        let page = page(|_| ());
+        let links: Vec<&str> = page.split("href=\"#").skip(1).map(|link| link.split('"').next().unwrap()).collect();
+        let sections = ["block-efficiency", "loops", "by-step", "examples"].map(|id| format!("set-1-{id}"));
+        let expected = ["set-1"].into_iter().chain(sections.iter().map(String::as_str));
+        assert_eq!(links, expected.chain(["across", "across-line", "definitions"]).collect::<Vec<_>>());
+        assert!(links.iter().all(|id| page.matches(&format!("id=\"{id}\"")).count() == 1), "{links:?}");
+    }
+
+    #[test]
+    fn a_figure_that_opens_the_page_stands_before_the_data_sets_alone() {
+        let page = page(|report| {
+            let figure = report.datasets[0].sections[0].figures.remove(0);
+            report.across[0].figures.push(figure.opening());
+        });
+        let title = "<title>Block efficiency by variant on all data sets</title>";
+        assert_eq!(page.matches(title).count(), 1);
+        assert!(page.find(title).unwrap() < page.find("id=\"set-1\"").unwrap());
     }
 
     #[test]

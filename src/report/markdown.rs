@@ -92,9 +92,10 @@ fn cells(table: &Table) -> Vec<Vec<String>> {
     std::iter::once(headings).chain(table.rows.iter().map(row)).collect()
 }
 
-/// Returns the name of a row, with its mark if it has one.
+/// Returns the name of a row, with its mark if it has one, and with what dev says of it.
 pub fn named(row: &Row) -> String {
-    row.mark.as_ref().map_or(row.name.clone(), |mark| format!("{} ({mark})", row.name))
+    let marks: Vec<&str> = row.mark.as_deref().into_iter().chain(row.best.then_some("best on dev")).collect();
+    if marks.is_empty() { row.name.clone() } else { format!("{} ({})", row.name, marks.join(", ")) }
 }
 
 fn brief(set: &Dataset, width: Option<usize>) -> String {
@@ -182,9 +183,9 @@ ngram (lossy)  +14.0 %
             table(&fixture::report(), None),
             "\
 tales (test), 200 documents
-variant        block efficiency   95 % interval     gain
-bpd                       1.525  [1.489, 1.561]        –
-ngram (lossy)             1.739  [1.703, 1.775]  +14.0 %
+variant                     block efficiency   95 % interval     gain
+bpd                                    1.525  [1.489, 1.561]        –
+ngram (lossy, best on dev)             1.739  [1.703, 1.775]  +14.0 %
 12 of 200 documents loop.
 "
         );
@@ -204,7 +205,7 @@ On tales, ngram decodes 14.0 % more.
 | variant | block efficiency | 95 % interval | gain |
 |---|---:|---:|---:|
 | bpd | 1.525 | [1.489, 1.561] | – |
-| ngram (lossy) | 1.739 | [1.703, 1.775] | +14.0 % |
+| ngram (lossy, best on dev) | 1.739 | [1.703, 1.775] | +14.0 % |
 
 ### Loops
 

@@ -4,13 +4,14 @@
 //! consist of tables and figures. The renderers need nothing else:
 //!
 //! - [`to_json`] writes the record that other programs read, and from which the other renderings can be made again.
-//! - [`csv()`] writes a line for every cell.
+//! - [`csv()`] writes a line for every cell, and [`csv_tables`] a file for every table.
 //! - [`markdown()`] makes the tables for a pull request, and [`table`] the aligned ones for the terminal.
 //! - [`html()`] makes the self-contained page that one opens first, with figures drawn as inline SVG.
 //!
 //! [`compare`] puts runs side by side, using the results of every document in [`Documents`]. [`check_gates`] decides
 //! whether a report reaches the numbers that it must. [`schema()`] returns the JSON schema of the record.
-//! [`write_training`] makes a page in the same frame from the log of a training.
+//! [`write_training`] makes a page in the same frame from the log of a training, and [`write_index`] one that leads to all
+//! runs.
 
 pub mod ablation;
 mod comparison;
@@ -20,6 +21,7 @@ mod documents;
 mod fixture;
 mod gate;
 mod html;
+mod index;
 mod json;
 mod markdown;
 mod model;
@@ -33,10 +35,11 @@ mod training;
 use std::path::Path;
 
 pub use comparison::{Comparison, EvaluatedRun, compare};
-pub use csv::csv;
+pub use csv::{csv, csv_tables};
 pub use documents::{DocumentSet, Documents};
 pub use gate::{Gate, check_gate_names, check_gates};
 pub use html::html;
+pub use index::write_index;
 pub use json::{from_json, read, to_json};
 pub use markdown::{markdown, table};
 pub use model::{Report, SCHEMA_VERSION};
@@ -44,10 +47,11 @@ pub use schema::schema;
 pub use settings::{DifferingKey, flatten};
 pub use training::write_training;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::write_atomic;
 
-/// Writes `report.json`, `report.csv`, `report.md` and `report.html` into `dir`, which is created if it does not exist.
+/// Writes `report.json`, `report.csv`, `report.md`, `report.html` and `tables/` into `dir`, which is created if it does not
+/// exist.
 ///
 /// All of them are rendered before the first one is written. If a report cannot be rendered, the old files stay as they
 /// are.
@@ -55,17 +59,16 @@ use crate::files::write_atomic;
 /// # Errors
 /// Returns an error if a number is not finite, or if the folder cannot be written to.
 pub fn write(report: &Report, dir: &Path) -> Result<()> {
-    let files = [
+    let whole = [
         ("report.json", to_json(report)?),
         ("report.csv", csv(report)?),
         ("report.md", markdown(report)),
         ("report.html", html(report)?),
     ];
-    std::fs::create_dir_all(dir).map_err(|e| Error::io("make the folder", dir, e))?;
-    for (name, text) in files {
-        write_atomic(&dir.join(name), text.as_bytes())?;
-    }
-    Ok(())
+    let whole = whole.map(|(name, text)| (name.to_owned(), text));
+    let tables = csv_tables(report)?.into_iter().map(|(name, text)| (format!("tables/{name}"), text));
+    let files: Vec<(String, String)> = whole.into_iter().chain(tables).collect();
+    files.iter().try_for_each(|(name, text)| write_atomic(&dir.join(name), text.as_bytes()))
 }
 
 #[cfg(test)]
@@ -74,7 +77,7 @@ mod tests {
     use crate::tables::Cell;
 
     #[test]
-    fn writes_four_files_and_nothing_else() {
+    fn writes_four_files_and_the_tables_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("report");
         write(&fixture::report(), &dir).unwrap();
@@ -82,7 +85,8 @@ mod tests {
         let mut names: Vec<_> =
             std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
-        assert_eq!(names, ["report.csv", "report.html", "report.json", "report.md"]);
+        assert_eq!(names, ["report.csv", "report.html", "report.json", "report.md", "tables"]);
+        assert!(dir.join("tables/tales/block-efficiency.csv").exists());
         assert!(read(&dir.join("report.json")).unwrap() == fixture::report());
     }
 

@@ -34,4 +34,27 @@ impl Report {
         let of_sets = self.datasets.iter().flat_map(|set| set.sections.iter().map(|section| (&*set.name, section)));
         of_sets.chain(self.across.iter().map(|section| ("", section)))
     }
+
+    /// Returns the name of the run, if the provenance has it.
+    pub fn run(&self) -> Option<&str> {
+        self.configured("/name")
+    }
+
+    /// Returns the last part of the path of the backbone, if the provenance has it.
+    pub fn backbone(&self) -> Option<String> {
+        let path = self.provenance.get("backbone")?.get("path")?.as_str()?;
+        path.trim_end_matches('/').rsplit('/').next().map(str::to_owned)
+    }
+
+    /// Returns the kind of the heads, if the provenance has it, or where they come from if they were made elsewhere.
+    pub fn heads(&self) -> Option<String> {
+        let given = self.provenance.get("heads").and_then(|heads| heads.get("path")?.as_str());
+        let kind = || Some(format!("{} heads", self.configured("/heads/architecture/kind")?));
+        given.map(|path| format!("heads of {path}")).or_else(kind)
+    }
+
+    /// Returns the text at a place of the resolved configuration.
+    fn configured(&self, place: &str) -> Option<&str> {
+        self.provenance.get("configuration")?.pointer(place)?.as_str()
+    }
 }

@@ -1,4 +1,6 @@
-//! The frame that all pages share: `page.html` with the style, `figures.html` for plots and `tables.html` for tables.
+//! The frame that all pages share: `page.html` with style (`page.css`) and script (`page.js`), `figures.html` for plots and
+//! `tables.html` for tables. The script sorts and copies tables, and lets the reader choose columns and lines. Without it,
+//! everything that is not chosen away is shown.
 //!
 //! Everything that a page says is prepared in Rust as text; the templates only place and escape it. The drawings are
 //! the exception: templates insert them unchanged, because [`svg`] has already escaped them.
@@ -10,19 +12,42 @@ use super::svg;
 use crate::error::{Error, Result};
 use crate::tables::Figure;
 
-/// Fills `template`, which extends `page.html`, with the fields of `page`. The frame itself needs `title`, `byline` and
-/// `claims`.
+/// Fills `template`, which extends `page.html`, with the fields of `page`. The frame itself needs `title`, `byline`,
+/// `claims`, `contents`, which is a list of [`Entry`], and `opening`, which is a list of [`Plot`].
 pub fn render(template: &str, page: impl Serialize) -> Result<String> {
     let fill = || {
         let mut environment = Environment::new();
         environment.set_auto_escape_callback(|_| AutoEscape::Html);
-        environment.add_global("svg_style", Value::from_safe_string(svg::STYLE.to_owned()));
+        let style = svg::palette() + include_str!("page.css");
+        environment.add_global("style", Value::from_safe_string(style));
+        environment.add_global("script", Value::from_safe_string(include_str!("page.js").to_owned()));
         environment.add_template("page.html", include_str!("page.html"))?;
         environment.add_template("figures.html", include_str!("figures.html"))?;
+        environment.add_template("curves.html", include_str!("curves.html"))?;
         environment.add_template("tables.html", include_str!("tables.html"))?;
         environment.render_str(template, page)
     };
     fill().map_err(|e| Error::new(format!("the report's page cannot be made from its template: {e:#}")))
+}
+
+/// An entry of the list of contents: what it leads to, by its id on the page.
+#[derive(Serialize)]
+pub struct Entry {
+    pub id: String,
+    pub title: String,
+    pub inner: Vec<Entry>,
+}
+
+impl Entry {
+    /// Makes the entries of the data sets of a page, which have the ids `set-1`, `set-2` and so on.
+    pub fn of_sets<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Self> {
+        let entry = |(place, name): (usize, &str)| Self {
+            id: format!("set-{}", place + 1),
+            title: name.to_owned(),
+            inner: Vec::new(),
+        };
+        names.into_iter().enumerate().map(entry).collect()
+    }
 }
 
 /// A plot in the form that `figures.html` expects.

@@ -6,60 +6,36 @@
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
 
+use super::training::{METRICS, json_lines, read_timings, seconds};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
 /// The name of the file. TensorBoard takes whatever has `tfevents` in its name.
 const FILE: &str = "events.out.tfevents.draftsmith";
 
-/// Writes the numbers of `folder/metrics.jsonl` as an event file beside it: `train/loss`, `dev/dev_loss` and so on. The wall time of
+/// Writes the numbers of `folder/metrics.jsonl` as an event file beside it: `train/loss`, `dev/loss` and so on. The wall time of
 /// a step is the number of seconds from the beginning of the training, as far as `timings.jsonl` tells.
 ///
 /// # Errors
 /// Fails if a file cannot be read or written.
 pub fn write_events(folder: &Path) -> Result<()> {
-    let path = folder.join("metrics.jsonl");
+    let path = folder.join(METRICS);
     let text = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-    let timings = fs::read(folder.join("timings.jsonl")).unwrap_or_default();
-    let timings: Vec<Timing> = objects(&timings).filter_map(|line| serde_json::from_value(line).ok()).collect();
+    let timings = read_timings(folder);
     let mut file = Vec::new();
     // Field 3 of the first event is the version of the format.
     record(&mut file, &event(0.0, 0, 3, b"brain.Event:2"));
-    for line in objects(&text) {
+    for line in json_lines::<Value>(&text).0 {
         let (Some(step), Some(split)) = (line["step"].as_u64(), line["split"].as_str()) else { continue };
         let mut numbers = Vec::new();
         collect(&line, split, &mut numbers);
         numbers.retain(|(tag, _)| !tag.ends_with("/step"));
         let summary: Vec<u8> = numbers.iter().flat_map(|(tag, value)| scalar(tag, *value)).collect();
-        record(&mut file, &event(seconds(&timings, step), step, 5, &summary));
+        record(&mut file, &event(seconds(&timings, step).unwrap_or_default(), step, 5, &summary));
     }
     write_atomic(&folder.join(FILE), &file)
-}
-
-/// When a step was done.
-#[derive(Deserialize)]
-struct Timing {
-    step: u64,
-    seconds: f64,
-}
-
-/// Returns the objects of JSON lines, without what cannot be read: a killed process may leave half a line.
-fn objects(text: &[u8]) -> impl Iterator<Item = Value> + '_ {
-    text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok())
-}
-
-/// Returns the seconds to a step, between those that are known.
-fn seconds(timings: &[Timing], step: u64) -> f64 {
-    let before = timings.iter().rev().find(|timing| timing.step <= step).map_or((0, 0.0), |t| (t.step, t.seconds));
-    match timings.iter().find(|timing| timing.step >= step) {
-        Some(after) if after.step > before.0 => {
-            before.1 + (after.seconds - before.1) * (step - before.0) as f64 / (after.step - before.0) as f64
-        }
-        _ => before.1,
-    }
 }
 
 /// Collects every number of a value under a name of its own.

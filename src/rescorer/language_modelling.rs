@@ -107,8 +107,7 @@ impl Task<Transformer> for LanguageModelling {
 
     fn evaluate(&self, model: &Transformer) -> Result<Evaluated> {
         let loss = Self::mean_loss(model, &self.dev);
-        let metrics =
-            Map::from_iter([("dev_loss".to_owned(), json!(loss)), ("dev_perplexity".to_owned(), json!(loss.exp()))]);
+        let metrics = Map::from_iter([("loss".to_owned(), json!(loss)), ("perplexity".to_owned(), json!(loss.exp()))]);
         Ok(Evaluated { score: loss, metrics })
     }
 }

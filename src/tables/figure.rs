@@ -13,6 +13,8 @@ pub struct Figure {
     pub title: String,
     /// A sentence or two on how to read it.
     pub caption: String,
+    /// Whether a page opens with it, beside the claims, and leaves it out further below.
+    pub opens: bool,
     /// What is drawn.
     pub drawing: Drawing,
 }
@@ -20,7 +22,13 @@ pub struct Figure {
 impl Figure {
     /// A figure.
     pub fn new(id: &str, title: &str, caption: impl Into<String>, drawing: impl Into<Drawing>) -> Self {
-        Self { id: id.into(), title: title.into(), caption: caption.into(), drawing: drawing.into() }
+        Self { id: id.into(), title: title.into(), caption: caption.into(), opens: false, drawing: drawing.into() }
+    }
+
+    /// As a figure that a page opens with.
+    #[must_use]
+    pub fn opening(self) -> Self {
+        Self { opens: true, ..self }
     }
 }
 
@@ -102,8 +110,12 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// The lines, without references.
-    pub fn new(x: XAxis, y: YAxis, series: Vec<Series>) -> Self {
+    /// The most lines that are shown at once: as many as there are colours, and as an eye can follow.
+    pub const MOST: usize = 8;
+
+    /// The lines, without references. Those behind the eighth are hidden, besides those that are hidden already.
+    pub fn new(x: XAxis, y: YAxis, mut series: Vec<Series>) -> Self {
+        series.iter_mut().filter(|line| !line.hidden).skip(Self::MOST).for_each(|line| line.hidden = true);
         Self { x, y, series, references: Vec::new() }
     }
 
@@ -128,13 +140,21 @@ pub struct Series {
     pub chosen: Option<f64>,
     /// By point, low end first: drawn as a band behind the line; empty for none.
     pub intervals: Vec<[f64; 2]>,
+    /// Whether it is not shown until the reader chooses it.
+    pub hidden: bool,
 }
 
 impl Series {
     /// The line alone.
     pub fn new(label: impl Into<String>, colour: Colour, points: impl IntoIterator<Item = [f64; 2]>) -> Self {
         let points = points.into_iter().collect();
-        Self { label: label.into(), colour, points, chosen: None, intervals: Vec::new() }
+        Self { label: label.into(), colour, points, chosen: None, intervals: Vec::new(), hidden: false }
+    }
+
+    /// Not shown, where so, until the reader chooses it.
+    #[must_use]
+    pub fn hidden(self, hidden: bool) -> Self {
+        Self { hidden, ..self }
     }
 
     /// With a ring around the point at `x`.
@@ -257,4 +277,17 @@ pub struct Piece {
     pub kept: String,
     /// What is struck through behind it.
     pub struck: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_than_eight_lines_are_shown() {
+        let series = (0..20).map(|i| Series::new(i.to_string(), Colour::Cycle(i), []).hidden(i % 2 == 1)).collect();
+        let lines = Lines::new(XAxis::Linear("x".into()), YAxis::Linear("y".into()), series);
+        let shown: Vec<&str> = lines.series.iter().filter(|line| !line.hidden).map(|line| &*line.label).collect();
+        assert_eq!(shown, ["0", "2", "4", "6", "8", "10", "12", "14"]);
+    }
 }

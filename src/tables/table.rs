@@ -51,7 +51,7 @@ pub struct Row {
     pub name: String,
     /// A word on it, shown behind its name.
     pub mark: Option<String>,
-    /// Whether it is the one that the claims are about.
+    /// Whether dev chose it; the claims are about it.
     pub best: bool,
     /// One for each column.
     pub cells: Vec<Cell>,
@@ -131,7 +131,7 @@ impl Table {
         self
     }
 
-    /// With the row at `place` as the one that the claims are about.
+    /// With the row at `place` as the one that dev chose.
     #[must_use]
     pub fn best(mut self, place: Option<usize>) -> Self {
         for (row, of_table) in self.rows.iter_mut().enumerate() {

@@ -125,11 +125,12 @@ where
     };
     let schedule = task.schedule(options);
     let mut metrics = Log::open(context.folder.join("metrics.jsonl"), state.metrics_bytes)?;
-    let mut timings = Log::open(context.folder.join("timings.jsonl"), u64::MAX)?;
+    let mut timings = Timings::open(context.folder.join("timings.jsonl"), state.step)?;
     let mut bar = Progress::starting_at(context.title, state.step, options.steps);
     let mut dev_words = String::new();
     let (started, mut tokens) = (Instant::now(), 0);
     while !state.has_ended(options) {
+        let begun = Instant::now();
         let rate = schedule.rate(state.step);
         let batches = state.step * options.accumulate..(state.step + 1) * options.accumulate;
         let (mut gradients, batch) = gather(&model, task, replicas, batches.clone())?;
@@ -157,6 +158,7 @@ where
         let mut line = json!({"step": state.step, "split": "train", "loss": batch.loss, "learning_rate": rate, "gradient_norm": norm});
         extend(&mut line, batch.metrics);
         metrics.write(&line)?;
+        timings.write(state.step, batch.tokens as f64 / begun.elapsed().as_secs_f64())?;
         let speed = tokens as f64 / started.elapsed().as_secs_f64();
         bar.update(state.step, || format!("loss {:.3}{}{dev_words} {speed:.0} tokens/s", batch.loss, batch.words));
         let mut last = state.step == options.steps;
@@ -185,9 +187,6 @@ where
         if is_best || last || stop || state.step.is_multiple_of(options.checkpoint_every) {
             state.metrics_bytes = metrics.sync()?;
             state.kept_every = context.keep_checkpoints.then_some(options.checkpoint_every);
-            timings.write(
-                &json!({"step": state.step, "seconds": started.elapsed().as_secs_f64(), "tokens_per_s": speed}),
-            )?;
             checkpoints.save(&model, &optimizer, average.as_ref(), &state)?;
         }
         if stop && !last {
@@ -310,7 +309,39 @@ fn extend(line: &mut Value, more: Map<String, Value>) {
 
 /// Returns the evaluation's numbers for the progress line; lists are for the file only.
 fn words(evaluated: &Evaluated) -> String {
-    evaluated.metrics.iter().filter_map(|(name, value)| Some(format!(" {name} {:.3}", value.as_f64()?))).collect()
+    let numbers = evaluated.metrics.iter().filter_map(|(name, value)| Some((name.replace('_', " "), value.as_f64()?)));
+    numbers.map(|(name, value)| format!(" dev {name} {value:.3}")).collect()
+}
+
+/// When each step was done, in seconds of training, and how fast it was. What is lost in a crash is not counted, nor is the
+/// time until the training goes on. No two trainings share these numbers, so they have a file of their own.
+struct Timings {
+    log: Log,
+    /// The seconds of the processes before this one.
+    before: f64,
+    started: Instant,
+}
+
+impl Timings {
+    /// Opens the file and cuts it to what it says of the first `steps` steps.
+    fn open(path: PathBuf, steps: usize) -> Result<Self> {
+        let text = fs::read(&path).unwrap_or_default();
+        let (mut keep, mut before) = (0, 0.0);
+        for line in text.split_inclusive(|&byte| byte == b'\n') {
+            let Ok(line_of) = serde_json::from_slice::<Value>(line) else { break };
+            let (Some(step), Some(seconds)) = (line_of["step"].as_u64(), line_of["seconds"].as_f64()) else { break };
+            if step > steps as u64 || !line.ends_with(b"\n") {
+                break;
+            }
+            (keep, before) = (keep + line.len() as u64, seconds);
+        }
+        Ok(Self { log: Log::open(path, keep)?, before, started: Instant::now() })
+    }
+
+    fn write(&mut self, step: usize, tokens_per_s: f64) -> Result<()> {
+        let seconds = self.before + self.started.elapsed().as_secs_f64();
+        self.log.write(&json!({"step": step, "seconds": seconds, "tokens_per_s": tokens_per_s}))
+    }
 }
 
 /// A file of JSON lines, which is cut to a checkpoint's length when training resumes.

@@ -25,6 +25,11 @@ fn trained(folder: &Path, sets: &[&str]) -> (Vec<Value>, String) {
     (metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), outcome.stderr)
 }
 
+/// The lines about dev.
+fn on_dev(metrics: Vec<Value>) -> Vec<Value> {
+    metrics.into_iter().filter(|line| line["split"] == "dev").collect()
+}
+
 fn numbers(metrics: &[Value], name: &str) -> Vec<f64> {
     metrics.iter().filter_map(|line| line[name].as_f64()).collect()
 }
@@ -163,8 +168,8 @@ fn dev_block_efficiency_is_that_of_the_evaluation() {
     let dev = lines.into_iter().find(|line| line["step"] == best && line["split"] == "dev").unwrap();
     let report = report(world());
     let plain = row(&report["datasets"][0], "block-efficiency", "bpd");
-    assert_eq!(dev["dev_block_efficiency"], plain["dev_block_efficiency"]);
-    assert!(dev["dev_block_efficiency"].as_f64().unwrap() > 1.0, "{dev}");
+    assert_eq!(dev["block_efficiency"], plain["dev_block_efficiency"]);
+    assert!(dev["block_efficiency"].as_f64().unwrap() > 1.0, "{dev}");
 }
 
 /// The loss is linear in the targets.
@@ -250,11 +255,10 @@ fn a_part_of_the_vocabulary_is_counted_and_says_what_it_covers() {
 fn the_best_checkpoint_is_chosen_by_what_the_configuration_says() {
     let folder = traced();
     let sets = ["heads.training.dev_every=1", "heads.training.learning_rate=0.05"];
-    for (choice, name, sign) in [("dev-loss", "dev_loss", 1.0), ("dev-block-efficiency", "dev_block_efficiency", -1.0)]
-    {
+    for (choice, name, sign) in [("dev-loss", "loss", 1.0), ("dev-block-efficiency", "block_efficiency", -1.0)] {
         let choose = format!("heads.choose_by={choice}");
         let (metrics, _) = trained(folder.path(), &[sets[0], sets[1], &choose]);
-        let scores: Vec<f64> = numbers(&metrics, name).iter().map(|score| sign * score).collect();
+        let scores: Vec<f64> = numbers(&on_dev(metrics), name).iter().map(|score| sign * score).collect();
         let least = scores.iter().copied().fold(f64::INFINITY, f64::min);
         let first = 1 + scores.iter().position(|&score| score == least).unwrap();
         assert_eq!(read_json(&folder.path().join("runs/tiny/heads/checkpoints/best.json"))["step"], first, "{choice}");
@@ -267,7 +271,7 @@ fn heads_start_where_others_ended() {
     let last = |folder: &Path| {
         let metrics = fs::read_to_string(folder.join("heads/metrics.jsonl")).unwrap();
         let lines: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        numbers(&lines, "dev_loss").into_iter().fold(f64::INFINITY, f64::min)
+        numbers(&on_dev(lines), "loss").into_iter().fold(f64::INFINITY, f64::min)
     };
     let tiny = last(&folder.path().join("runs/tiny"));
     let arguments = ["train-heads", "run.toml", "--init-from", "runs/tiny/heads", "--set", "name=second"];

@@ -166,8 +166,9 @@ fn so_with_every_architecture_of_heads() {
         let set = all_live(folder.path(), &sets);
         assert_exact(&set);
         let metrics = fs::read_to_string(folder.path().join("runs/tiny/heads/metrics.jsonl")).unwrap();
-        let dev_loss = |line: &str| serde_json::from_str::<Value>(line).unwrap()["dev_loss"].as_f64();
-        let dev: Vec<f64> = metrics.lines().filter_map(dev_loss).collect();
+        let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let dev: Vec<f64> =
+            lines.filter(|line| line["split"] == "dev").filter_map(|line| line["loss"].as_f64()).collect();
         assert!(dev.last() < dev.first(), "{architecture}: {dev:?}");
     }
 }

@@ -31,10 +31,11 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     let variants = set.variants.iter().map(|variant| (variant.name(), row(&variant.tally)));
     let rows: Vec<(String, AcceptanceRow)> = variants.chain([(ORACLE.to_owned(), row(&set.oracle))]).collect();
     if block_size > 1 {
+        let leading = set.leading();
         let lines = |words: &str, rates: fn(&AcceptanceRow) -> &Family<f64>| {
             let series = |(place, (name, row)): (usize, &(String, AcceptanceRow))| {
                 let points = rates(row).0.iter().enumerate().skip(1).map(|(j, (_, rate))| [j as f64 + 1.0, *rate]);
-                Series::new(name, set.colour(place), points)
+                Series::new(name, set.colour(place), points).hidden(!leading[place])
             };
             let x = XAxis::Positions("position in the block".into());
             Lines::new(x, YAxis::Shares(words.into()), rows.iter().enumerate().map(series).collect())

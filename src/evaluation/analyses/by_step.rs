@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::oracle::oracle_walks;
-use super::{Analysis, LINES, TOKENS_PER_CALL};
+use super::{Analysis, TOKENS_PER_CALL};
 use crate::error::Result;
 use crate::evaluation::bootstrap::Counts;
 use crate::evaluation::{EvaluatedSet, EvaluatedVariant, Tally, Texts, block_efficiency, stop_if_interrupted};
@@ -90,30 +90,25 @@ fn replayed(
     Ok(tallies.into_iter().map(|tally| tally.documents).collect())
 }
 
-/// Draws the lines. Too many bands would hide each other, so only plain decoding, the oracle and the best variant of
-/// the table have one.
+/// Draws the lines. Too many bands would hide each other, so only plain decoding, the oracle and the variant that is best
+/// on dev have one.
 fn figure(set: &EvaluatedSet, followed: &[usize], chosen: usize, rows: &[(usize, StepRow)]) -> Figure {
-    let on_dev = |place: &usize| set.variants[*place].result.dev_block_efficiency;
-    // Plain decoding reads the heads, so it is the first.
-    let mut others: Vec<(usize, usize)> = followed.iter().copied().enumerate().skip(1).collect();
-    others.sort_by(|(_, a), (_, b)| on_dev(b).total_cmp(&on_dev(a)));
-    others.truncate(LINES);
-    let (best, oracle) = (set.best(), (followed.len(), set.variants.len()));
+    let (best, oracle, leading) = (set.best(), set.variants.len(), set.leading());
     let series = |(column, place): (usize, usize)| {
         let estimates = || rows.iter().map(move |(step, row)| (*step as f64, &row.block_efficiency.0[column]));
-        let (name, is_oracle) = (&rows[0].1.block_efficiency.0[column].0, place == oracle.1);
-        let colour = if is_oracle { Colour::Ink } else { set.colour(place) };
+        let name = &rows[0].1.block_efficiency.0[column].0;
+        let colour = if place == oracle { Colour::Ink } else { set.colour(place) };
         let line = Series::new(name, colour, estimates().map(|(step, (_, estimate))| [step, estimate.value]));
-        let line = line.ringed(Some(chosen as f64));
-        let banded = is_oracle || place == 0 || place == best;
+        let line = line.ringed(Some(chosen as f64)).hidden(!leading[place]);
+        let banded = [0, best, oracle].contains(&place);
         if banded { line.within(estimates().map(|(_, (_, estimate))| estimate.interval).collect()) } else { line }
     };
-    let shown = [(0, 0)].into_iter().chain(others).chain([oracle]).filter(|_| !rows.is_empty());
+    let places = followed.iter().copied().chain([oracle]).enumerate().filter(|_| !rows.is_empty());
     let x = XAxis::Linear("training step".into());
-    let lines = Lines::new(x, YAxis::Linear(TOKENS_PER_CALL.into()), shown.map(series).collect());
+    let lines = Lines::new(x, YAxis::Linear(TOKENS_PER_CALL.into()), places.map(series).collect());
     let caption = format!(
-        "Plain decoding, the oracle and the {LINES} variants that are best on dev, with the heads of every checkpoint at the \
-         settings that were chosen for step {}, which is ringed. Bands are 95 % bootstrap intervals.",
+        "With the heads of every checkpoint at the settings that were chosen for step {}, which is ringed. Bands are 95 % \
+         bootstrap intervals.",
         format::count(chosen as u64)
     );
     Figure::new("by-step", "Block efficiency by training step", caption, lines)

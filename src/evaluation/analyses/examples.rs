@@ -1,4 +1,5 @@
-//! A few documents written out block by block: some for which the best variant does well, and some for which it does not.
+//! A few documents written out block by block: some for which the variant that is best on dev does well, and some for
+//! which it does not.
 
 use super::Analysis;
 use crate::drafting::Drafts;
@@ -12,8 +13,8 @@ pub const ANALYSIS: Analysis =
     Analysis { id: "examples", title: "Best and worst documents", definition: ExampleRow::DEFINITION, fill };
 
 record! {
-    /// The documents that the best variant of the table decodes at the most and at the fewest tokens per call, the best first,
-    /// then the worst, written out block by block.
+    /// The documents that the variant which is best on dev decodes at the most and at the fewest tokens per call, the best
+    /// first, then the worst, written out block by block.
     struct ExampleRow in "examples", each "document" {
         /// Whether the document is among the best or the worst.
         among: String = "among the" as Words;

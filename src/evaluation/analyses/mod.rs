@@ -17,6 +17,7 @@ pub(super) mod heads;
 mod live;
 mod loops;
 pub(super) mod oracle;
+mod overview;
 mod p_best_curve;
 mod reliability;
 mod same_starts;
@@ -26,6 +27,7 @@ mod tuning;
 
 pub use block_efficiency::VariantRow;
 pub use loops::loops;
+pub use overview::OverviewRow;
 
 use super::EvaluatedSet;
 use crate::error::Result;
@@ -91,14 +93,11 @@ pub fn analyse(set: &EvaluatedSet) -> Result<Dataset> {
 /// # Errors
 /// Returns an error if the tables do not have the shape that this program writes.
 pub fn across(datasets: &[Dataset]) -> Result<Vec<Section>> {
-    Ok(efficiency_by_h_max::across(datasets)?.into_iter().collect())
+    Ok(overview::across(datasets)?.into_iter().chain(efficiency_by_h_max::across(datasets)?).collect())
 }
 
 /// The label of the axis that most figures share.
 const TOKENS_PER_CALL: &str = "tokens per backbone call";
-
-/// The number of lines in figures that cannot show all variants, besides those of plain decoding and the oracle.
-const LINES: usize = 6;
 
 /// Makes a table of every variant that can decode. `row` makes the row of the variant with a given index.
 fn by_variant<R: Record>(set: &EvaluatedSet, mut row: impl FnMut(usize) -> Result<R>) -> Result<Table> {

@@ -41,11 +41,12 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     if curves.is_empty() {
         return Ok(());
     }
+    let leading = set.leading();
     let lines = |words: &str, x: fn(&Point) -> f64| {
         let series = |(place, name, points): &(usize, String, Vec<Point>)| {
             let mut points: Vec<[f64; 2]> = points.iter().map(|point| [x(point), point.1]).collect();
             points.sort_by(|a, b| a[0].total_cmp(&b[0]));
-            Series::new(name, set.colour(*place), points)
+            Series::new(name, set.colour(*place), points).hidden(!leading[*place])
         };
         let x = XAxis::Log2(words.into());
         Lines::new(x, YAxis::Linear(TOKENS_PER_CALL.into()), curves.iter().map(series).collect())

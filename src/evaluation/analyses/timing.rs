@@ -4,7 +4,7 @@
 use super::{Analysis, by_variant};
 use crate::error::Result;
 use crate::evaluation::EvaluatedSet;
-use crate::tables::{Record, Section, Table, format, record};
+use crate::tables::{Cell, Format, Record, Section, Table, format, record};
 
 pub const ANALYSIS: Analysis = Analysis { id: "timing", title: "Timing", definition: TimingRow::DEFINITION, fill };
 
@@ -62,10 +62,15 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
         autoregressive_tokens_per_s: alone,
     };
     section.notes.push(sentence(&totals));
+    let speed = |place: usize| live.map(|live| live.outcomes[place].tokens as f64 / live.outcomes[place].seconds);
+    if let (Some(live), Some(alone)) = (live, alone) {
+        let speeds = (0..set.variants.len()).filter_map(|place| Some((set.variants[place].name(), speed(place)?)));
+        section.claims.extend(slower(&set.name, live.documents, &speeds.collect::<Vec<_>>(), set.best(), alone));
+    }
     section.tables.push(by_variant(set, |place| {
         let variant = &set.variants[place];
         let replay_tokens_per_s = tokens / variant.result.seconds;
-        let tokens_per_s = live.map(|live| live.outcomes[place].tokens as f64 / live.outcomes[place].seconds);
+        let tokens_per_s = speed(place);
         Ok(TimingRow {
             neural: variant.runs_language_model(),
             replay_seconds: variant.result.seconds,
@@ -77,6 +82,25 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     })?);
     section.tables.push(Table::of([(set.name.clone(), totals)]).detail());
     Ok(())
+}
+
+/// Says how many variants decode slower live than the backbone alone, and how fast the one at `best` is, by names and
+/// tokens/s. Returns none if all are as fast as `alone`, which is autoregressive decoding.
+fn slower(set: &str, documents: usize, speeds: &[(String, f64)], best: usize, alone: f64) -> Option<String> {
+    let count = speeds.iter().filter(|(_, speed)| *speed < alone).count();
+    let (name, speed) = &speeds[best];
+    (count > 0).then(|| {
+        format!(
+            "Live on this machine, {count} of {} {} slower than the backbone alone, token by token: on {set}, {name} makes {} \
+             tokens/s, the backbone {} ({}, {}).",
+            format::counted(speeds.len() as u64, "variant", "variants"),
+            if count == 1 { "is" } else { "are" },
+            format::three_digits(*speed),
+            format::three_digits(alone),
+            Format::Times.text(&Cell::Number(speed / alone)),
+            format::counted(documents as u64, "document", "documents"),
+        )
+    })
 }
 
 fn sentence(totals: &TimingTotalsRow) -> String {
@@ -101,6 +125,18 @@ fn sentence(totals: &TimingTotalsRow) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_slower_than_the_backbone_alone_is_said() {
+        let speeds = [("bpd".to_owned(), 41.0), ("neural".to_owned(), 22.0)];
+        assert_eq!(
+            slower("tales", 4, &speeds, 1, 30.5).unwrap(),
+            "Live on this machine, 1 of 2 variants is slower than the backbone alone, token by token: on tales, neural makes 22.0 \
+             tokens/s, the backbone 30.5 (0.721×, 4 documents)."
+        );
+        assert!(slower("tales", 4, &speeds, 0, 30.5).unwrap().contains("bpd makes 41.0 tokens/s"));
+        assert_eq!(slower("tales", 4, &speeds, 0, 22.0), None);
+    }
 
     #[test]
     fn what_is_about_no_variant_is_said_in_words() {

@@ -88,7 +88,7 @@ fn chosen(variant: &EvaluatedVariant) -> SettingsRow {
 
 /// Draws the block efficiency on dev by the weight of the rescorer. Other settings are in the table of trials.
 fn weights(set: &EvaluatedSet) -> Option<Figure> {
-    let mut series = Vec::new();
+    let (mut series, leading) = (Vec::new(), set.leading());
     for (place, variant) in set.variants.iter().enumerate() {
         let Some(axis) = variant.axes.iter().find(|axis| axis.coordinate == Coordinate::Scale) else { continue };
         let of_weight = variant.result.trials.iter().filter(|trial| trial.parameter == axis.name);
@@ -96,7 +96,8 @@ fn weights(set: &EvaluatedSet) -> Option<Figure> {
         points.sort_by(|a, b| a[0].total_cmp(&b[0]));
         let off = variant.result.switched_off;
         let chosen = if off { 0.0 } else { variant.result.settings.weighting.scale };
-        series.push(Series::new(variant.name(), set.colour(place), points).ringed(Some(chosen)));
+        let line = Series::new(variant.name(), set.colour(place), points).ringed(Some(chosen));
+        series.push(line.hidden(!leading[place]));
     }
     let y = YAxis::Linear("tokens per backbone call, on dev".into());
     let caption = "The ringed weight is the one the test uses; test documents had no part in choosing it.";

@@ -6,7 +6,7 @@ use super::figures::figures;
 use super::markdown::{claims, counts, failures, rows};
 use super::model::{Ablated, AblatedSet};
 use crate::error::Result;
-use crate::report::page::{self, Plot, TextTable, prose};
+use crate::report::page::{self, Entry, Plot, TextTable, prose};
 use crate::tables::format;
 
 #[derive(Serialize)]
@@ -14,6 +14,8 @@ struct Page {
     title: String,
     byline: String,
     claims: Vec<String>,
+    contents: Vec<Entry>,
+    opening: [Plot; 0],
     datasets: Vec<Section>,
     failures: Vec<String>,
     definitions: Vec<[String; 2]>,
@@ -45,6 +47,8 @@ pub fn html(report: &Ablated) -> Result<String> {
             .iter()
             .flat_map(|set| claims(report, set).into_iter().map(|claim| prose(format!("{}: {claim}", set.name))))
             .collect(),
+        contents: Entry::of_sets(report.datasets.iter().map(|set| &*set.name)),
+        opening: [],
         datasets: report.datasets.iter().map(|set| Section::new(report, set)).collect(),
         failures: failures(report),
         definitions: report.definitions.iter().map(|(name, text)| [name.clone(), text.clone()]).collect(),

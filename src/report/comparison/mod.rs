@@ -12,6 +12,7 @@ use super::documents::Documents;
 use super::json;
 use super::model::Report;
 use super::settings::{DifferingKey, differing};
+use super::training::TrainingLog;
 use crate::error::{Result, bail};
 use crate::evaluation::analyses::VariantRow;
 use crate::evaluation::block_efficiency;
@@ -33,14 +34,20 @@ pub struct EvaluatedRun {
     pub report: Report,
     /// The tokens and calls of every document.
     pub documents: Documents,
+    /// The log of the heads' training, if they were trained in this run.
+    training: Option<TrainingLog>,
 }
 
 impl EvaluatedRun {
-    /// Reads the report and the documents in `run/report`.
+    /// Reads the report and the documents in `run/report`, and the log of the training in `run/heads`.
+    ///
+    /// # Errors
+    /// Returns an error if report or documents are missing or damaged.
     pub fn read(run: &Path) -> Result<Self> {
         let folder = run.join("report");
         let report = json::read(&folder.join("report.json"))?;
-        Ok(Self { name: run.display().to_string(), report, documents: Documents::read(&folder)? })
+        let training = TrainingLog::read(&run.join("heads")).ok();
+        Ok(Self { name: run.display().to_string(), report, documents: Documents::read(&folder)?, training })
     }
 }
 
@@ -228,7 +235,7 @@ mod tests {
             calls: BTreeMap::from([("bpd".to_owned(), calls.to_vec())]),
         };
         let documents = Documents::new(BTreeMap::from([("tales".to_owned(), set)]));
-        EvaluatedRun { name: name.into(), report: fixture::report(), documents }
+        EvaluatedRun { name: name.into(), report: fixture::report(), documents, training: None }
     }
 
     #[test]
@@ -274,7 +281,7 @@ mod tests {
             ("heads.loss", vec![None, Some("all")]),
         ];
         assert_eq!(found, expected);
-        for text in [comparison.table(None), comparison.markdown(), comparison.html().unwrap()] {
+        for text in [comparison.table(None), comparison.markdown(), comparison.html(&[]).unwrap()] {
             assert!(text.contains("heads.block_size"), "{text}");
         }
     }

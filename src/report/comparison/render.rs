@@ -5,12 +5,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::figures::figures;
-use super::{ComparedVariant, Comparison, DifferingKey};
+use super::{ComparedVariant, Comparison, DifferingKey, EvaluatedRun};
 use crate::error::{Error, Result, bail};
 use crate::files::StagedDir;
 use crate::report::markdown::{aligned_rows, escape};
-use crate::report::page::{self, Plot, TextTable};
-use crate::tables::format;
+use crate::report::page::{self, Entry, Plot, TextTable};
+use crate::report::training::overlaid;
+use crate::tables::{Colour, format};
 
 impl Comparison {
     /// Renders the comparison as aligned tables for the terminal, in lines of at most `width` characters where a width is
@@ -51,16 +52,20 @@ impl Comparison {
         text + "\n</details>\n"
     }
 
-    /// Renders the comparison as a self-contained page.
-    pub fn html(&self) -> Result<String> {
+    /// Renders the comparison as a self-contained page, with the trainings of `runs`, the runs that were compared, laid over
+    /// each other.
+    pub fn html(&self, runs: &[EvaluatedRun]) -> Result<String> {
         #[derive(Serialize)]
         struct Page<'a> {
             title: String,
             byline: String,
             claims: [String; 0],
+            contents: Vec<Entry>,
+            opening: [Plot; 0],
             runs: &'a [String],
             settings: Option<TextTable>,
             sets: Vec<Section<'a>>,
+            curves: Vec<(&'static str, Vec<Plot>)>,
             definitions: Vec<(&'a str, &'a str)>,
         }
         #[derive(Serialize)]
@@ -76,25 +81,37 @@ impl Comparison {
             figures: figures(self, set).iter().filter_map(|f| Plot::new(f, &format!("on {}", set.name))).collect(),
             table: TextTable::headed(self.cells(&set.variants)),
         });
+        let name = |run: usize| format!("run {}", run + 1);
+        let logs = runs.iter().enumerate().filter_map(|(place, run)| Some((place, run.training.as_ref()?)));
+        let logs: Vec<_> = logs.map(|(place, log)| (name(place), Colour::Cycle(place), log)).collect();
+        let curves = overlaid(&logs);
+        let entry = |(id, title): (&str, &str)| Entry { id: id.into(), title: title.into(), inner: Vec::new() };
+        let mut contents = Entry::of_sets(self.datasets.iter().map(|set| &*set.name));
+        contents.extend((!curves.is_empty()).then(|| entry(("training", "Training of the heads"))));
+        contents.push(entry(("definitions", "Definitions")));
         page::render(
             include_str!("../comparison.html"),
             Page {
                 title: "Runs compared".into(),
                 byline: format!("draftsmith {}", env!("CARGO_PKG_VERSION")),
                 claims: [],
+                contents,
+                opening: [],
                 runs: &self.runs,
                 settings: (!self.settings.is_empty()).then(|| TextTable::headed(self.setting_cells())),
                 sets: sets.collect(),
+                curves,
                 definitions: self.definitions.iter().map(|(name, text)| (*name, *text)).collect(),
             },
         )
     }
 
-    /// Writes `comparison.json`, `comparison.md` and `comparison.html` into the new folder `folder`.
+    /// Writes `comparison.json`, `comparison.md` and `comparison.html` into the new folder `folder`. `runs` are the runs that
+    /// were compared.
     ///
     /// # Errors
     /// Returns an error if the folder exists already, because nothing is overwritten.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    pub fn write(&self, runs: &[EvaluatedRun], folder: &Path) -> Result<()> {
         if folder.exists() {
             bail!(
                 "{} is there already, and nothing is written over. Name a new folder, or remove it.",
@@ -103,7 +120,8 @@ impl Comparison {
         }
         let staged = StagedDir::new(folder)?;
         let json = serde_json::to_string_pretty(self).expect("a comparison is JSON") + "\n";
-        let files = [("comparison.json", json), ("comparison.md", self.markdown()), ("comparison.html", self.html()?)];
+        let files =
+            [("comparison.json", json), ("comparison.md", self.markdown()), ("comparison.html", self.html(runs)?)];
         for (name, text) in files {
             let path = staged.path().join(name);
             std::fs::write(&path, text).map_err(|e| Error::io("write", folder.join(name), e))?;

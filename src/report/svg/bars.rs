@@ -2,13 +2,13 @@
 //! be compared.
 
 use super::scale::{Scale, decimals, ticks};
-use super::{Anchor, Canvas, Key, WIDTH, fit, text_width};
+use super::{Anchor, Canvas, Key, LINE, WIDTH, text_width, wrap};
 use crate::tables::{Bar, BarRow, Bars, LengthAxis, format};
 
 const TOP: f64 = 4.0;
 const GAP: f64 = 12.0;
-/// The room for the longest value after a bar.
-const RIGHT: f64 = 54.0;
+/// The room for names beside their bars. Where one is longer, all stand above their bars.
+const BESIDE: f64 = 165.0;
 
 impl Bars {
     fn bars(&self) -> impl Iterator<Item = &Bar> {
@@ -34,6 +34,8 @@ impl Bars {
     fn draw(&self, canvas: &mut Canvas, label: &str, bar: &Bar, scale: &Scale, middle: f64, thickness: f64) {
         let [zero, end] = [0.0, bar.value].map(|v| scale.place(v));
         let [value, interval] = self.value(bar);
+        let key = self.keys.iter().find(|(_, colour)| *colour == bar.colour);
+        let label = key.map_or(label.to_owned(), |(key, _)| format!("{label}, {key}"));
         canvas.coloured(bar.colour, |c| {
             let corner = [zero.min(end), middle - thickness / 2.0];
             c.rect("bar", corner, [(end - zero).abs(), thickness], &format!("{label}: {value} {interval}"));
@@ -54,17 +56,22 @@ impl Bars {
     pub(super) fn svg(&self, title: &str) -> String {
         let mut canvas = Canvas::new(title);
         let thickness = if self.rows.iter().all(|row| row.bars.len() == 1) { 15.0 } else { 12.0 };
-        let height = |row: &BarRow| GAP + thickness * row.bars.len() as f64;
-        let names = self.rows.iter().map(|row| text_width(&row.label)).fold(0.0, f64::max).min(165.0);
+        let names = self.rows.iter().map(|row| text_width(&row.label)).fold(0.0, f64::max);
+        let above = |row: &BarRow| if names > BESIDE { wrap(&row.label, WIDTH) } else { Vec::new() };
+        let head = |row: &BarRow| LINE * above(row).len() as f64;
+        let height = |row: &BarRow| GAP + head(row) + thickness * row.bars.len() as f64;
         let ends = self.bars().flat_map(|b| [b.value, b.interval[0], b.interval[1]]);
         let ends = ends.chain(self.references.iter().map(|r| r.value)).filter(|x| x.is_finite());
         let range = ends.fold([0.0, 0.0], |[low, high]: [f64; 2], x| [low.min(x), high.max(x)]);
         let ticks = ticks(range, 5);
+        let decimals = decimals(&ticks);
         let ends = [ticks[0], ticks[ticks.len() - 1]];
-        let scale = Scale::linear(ends, [names + 10.0, WIDTH - RIGHT]);
+        let left = if names > BESIDE { text_width(&self.tick(ends[0], decimals)) / 2.0 } else { names + 10.0 };
+        let values = self.bars().map(|bar| text_width(&self.value(bar)[0]) + 8.0);
+        let right = WIDTH - values.fold(text_width(&self.tick(ends[1], decimals)) / 2.0, f64::max);
+        let scale = Scale::linear(ends, [left, right]);
         let bottom = TOP + self.rows.iter().map(height).sum::<f64>();
 
-        let decimals = decimals(&ticks);
         for &tick in &ticks {
             let x = scale.place(tick);
             canvas.line("grid", [x, TOP], [x, bottom + 4.0]);
@@ -72,10 +79,13 @@ impl Bars {
         }
         let mut top = TOP;
         for row in &self.rows {
-            let middle = top + height(row) / 2.0;
-            canvas.text("name", Anchor::End, [names, middle + 4.0], &fit(&row.label, names));
+            if names > BESIDE {
+                canvas.texts("name", [0.0, top + GAP / 2.0 + 10.0], &above(row));
+            } else {
+                canvas.text("name", Anchor::End, [names, top + height(row) / 2.0 + 4.0], &row.label);
+            }
             for (i, bar) in row.bars.iter().enumerate().filter(|(_, bar)| bar.value.is_finite()) {
-                let middle = top + GAP / 2.0 + thickness * (i as f64 + 0.5);
+                let middle = top + head(row) + GAP / 2.0 + thickness * (i as f64 + 0.5);
                 self.draw(&mut canvas, &row.label, bar, &scale, middle, thickness);
             }
             top += height(row);
@@ -86,10 +96,9 @@ impl Bars {
             canvas.coloured(reference.colour, |c| c.line("reference", [x, TOP], [x, bottom]));
         }
         let (LengthAxis::Efficiency(words) | LengthAxis::Change(words)) = &self.lengths;
-        canvas.text("tick", Anchor::End, [WIDTH - RIGHT + 12.0, bottom + 36.0], words);
-        let keys = self.keys.iter().map(|(label, colour)| Key { label: label.clone(), colour: *colour, dashed: false });
-        let references = self.references.iter().map(Key::of);
-        let keys: Vec<Key> = keys.chain(references).collect();
+        canvas.text("tick", Anchor::End, [right, bottom + 36.0], words);
+        let keys = self.keys.iter().map(|(label, colour)| Key::new(label, *colour));
+        let keys: Vec<Key> = keys.chain(self.references.iter().map(Key::of)).collect();
         let end = if keys.is_empty() { bottom + 44.0 } else { canvas.legend(bottom + 58.0, &keys) };
         canvas.finish(end)
     }
@@ -136,9 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn names_are_escaped_and_shortened() {
+    fn names_are_escaped_and_whole() {
         let svg = chart(vec![row(&"<b>".repeat(30), &[1.0])]);
-        assert!(!svg.contains("<b>") && svg.contains("…</text>"));
+        assert!(!svg.contains("<b>") && !svg.contains('…'));
+        assert_eq!(svg.matches("&lt;b&gt;").count(), 30 + 1, "in two lines, and under the pointer");
     }
 
     #[test]

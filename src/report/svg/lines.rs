@@ -1,12 +1,11 @@
 //! Line charts. The horizontal axis shows positions, values or powers of two.
 
 use super::scale::{Scale, decimals, ticks};
-use super::{Anchor, Canvas, Key, WIDTH, text_width};
+use super::{Anchor, Canvas, HIDDEN, Key, WIDTH, text_width};
 use crate::tables::{Lines, Series, XAxis, YAxis, format};
 
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 226.0;
-const RIGHT: f64 = WIDTH - 18.0;
 /// The largest number of markers on a line, apart from a ringed one. More would hide the line.
 const MARKERS: usize = 40;
 
@@ -14,22 +13,34 @@ impl Lines {
     /// Draws the lines as SVG with the title `title`.
     pub(super) fn svg(&self, title: &str) -> String {
         let mut canvas = Canvas::new(title);
-        let y_ticks = self.y_ticks();
-        let labels = self.y_labels(&y_ticks);
-        let left = labels.iter().map(|l| text_width(l)).fold(0.0, f64::max) + 8.0;
+        let (x_ticks, y_ticks) = (self.x_ticks(), self.y_ticks());
+        let (x_labels, y_labels) = (x_labels(&x_ticks), self.y_labels(&y_ticks));
+        let left = y_labels.iter().map(|l| text_width(l)).fold(0.0, f64::max) + 8.0;
+        let right = WIDTH - x_labels.iter().map(|l| text_width(l) / 2.0 - 4.0).fold(18.0, f64::max);
         let y = Scale::linear(ends(&y_ticks), [BOTTOM, TOP]);
+        let x = if matches!(self.x, XAxis::Log2(_)) { Scale::log2 } else { Scale::linear };
+        let x = x(ends(&x_ticks), [left + 10.0, right - 4.0]);
         canvas.text("tick", Anchor::Start, [0.0, 12.0], self.y_label());
-        for (&tick, label) in y_ticks.iter().zip(&labels) {
+        for (&tick, label) in y_ticks.iter().zip(&y_labels) {
             let place = y.place(tick);
-            canvas.line("grid", [left, place], [RIGHT, place]);
+            canvas.line("grid", [left, place], [right, place]);
             canvas.text("tick", Anchor::End, [left - 6.0, place + 4.0], label);
         }
-        let x = self.x_axis(&mut canvas, left);
-        for r in &self.references {
-            canvas.coloured(r.colour, |c| c.line("reference", [left, y.place(r.value)], [RIGHT, y.place(r.value)]));
+        canvas.line("axis", [left, BOTTOM], [right, BOTTOM]);
+        for (&tick, label) in x_ticks.iter().zip(&x_labels).step_by(x_ticks.len().div_ceil(16)) {
+            let place = x.place(tick);
+            canvas.line("axis", [place, BOTTOM], [place, BOTTOM + 4.0]);
+            canvas.text("tick", Anchor::Middle, [place, BOTTOM + 18.0], label);
         }
-        for series in &self.series {
-            canvas.coloured(series.colour, |c| self.draw(c, series, &x, &y, decimals(&y_ticks)));
+        canvas.text("tick", Anchor::End, [right, BOTTOM + 36.0], self.x_label());
+        for r in &self.references {
+            canvas.coloured(r.colour, |c| c.line("reference", [left, y.place(r.value)], [right, y.place(r.value)]));
+        }
+        for (number, series) in self.series.iter().enumerate() {
+            let attributes = format!("data-series=\"{number}\"{}", if series.hidden { HIDDEN } else { "" });
+            canvas.group(&attributes, |canvas| {
+                canvas.coloured(series.colour, |c| self.draw(c, series, &x, &y, decimals(&y_ticks)));
+            });
         }
         let end = canvas.legend(BOTTOM + 60.0, &self.keys());
         canvas.finish(end)
@@ -73,30 +84,21 @@ impl Lines {
     }
 
     fn keys(&self) -> Vec<Key> {
-        let series = self.series.iter().map(|s| Key { label: s.label.clone(), colour: s.colour, dashed: false });
-        let references = self.references.iter().map(Key::of);
-        series.chain(references).collect()
+        let key = |(number, line): (usize, &Series)| Key {
+            series: Some(number),
+            hidden: line.hidden,
+            ..Key::new(&line.label, line.colour)
+        };
+        self.series.iter().enumerate().map(key).chain(self.references.iter().map(Key::of)).collect()
     }
 
-    fn x_axis(&self, canvas: &mut Canvas, left: f64) -> Scale {
+    fn x_ticks(&self) -> Vec<f64> {
         let range = range(self.points().map(|p| p[0]));
-        let ticks = match self.x {
+        match self.x {
             XAxis::Positions(_) => (range[0] as u64..=range[1] as u64).map(|j| j as f64).collect(),
             XAxis::Log2(_) => powers_of_two(range),
             XAxis::Linear(_) => ticks(range, 6),
-        };
-        let scale = if matches!(self.x, XAxis::Log2(_)) { Scale::log2 } else { Scale::linear };
-        let scale = scale(ends(&ticks), [left + 10.0, RIGHT - 4.0]);
-        let decimals = decimals(&ticks);
-        let every = ticks.len().div_ceil(16);
-        canvas.line("axis", [left, BOTTOM], [RIGHT, BOTTOM]);
-        for &tick in ticks.iter().step_by(every) {
-            let place = scale.place(tick);
-            canvas.line("axis", [place, BOTTOM], [place, BOTTOM + 4.0]);
-            canvas.text("tick", Anchor::Middle, [place, BOTTOM + 18.0], &format::fixed(tick, decimals));
         }
-        canvas.text("tick", Anchor::End, [RIGHT, BOTTOM + 36.0], self.x_label());
-        scale
     }
 
     fn y_ticks(&self) -> Vec<f64> {
@@ -118,6 +120,11 @@ impl Lines {
     fn points(&self) -> impl Iterator<Item = &[f64; 2]> {
         self.series.iter().flat_map(|s| &s.points).filter(|p| finite(p))
     }
+}
+
+fn x_labels(ticks: &[f64]) -> Vec<String> {
+    let decimals = decimals(ticks);
+    ticks.iter().map(|&tick| format::fixed(tick, decimals)).collect()
 }
 
 fn finite(point: &[f64; 2]) -> bool {

@@ -257,8 +257,7 @@ impl<N: LatticeNetwork> Task<N> for LatticeTraining<'_> {
             counted += tokens;
         }
         let (loss, accuracy) = (loss / counted.max(1) as f64, right as f64 / counted.max(1) as f64);
-        let metrics =
-            Map::from_iter([("dev_loss".to_owned(), json!(loss)), ("dev_accuracy".to_owned(), json!(accuracy))]);
+        let metrics = Map::from_iter([("loss".to_owned(), json!(loss)), ("accuracy".to_owned(), json!(accuracy))]);
         Ok(Evaluated { score: loss, metrics })
     }
 

@@ -303,7 +303,7 @@ pub fn place(folder: &Path, part: &str) -> PathBuf {
 
 /// Name and bytes of every file below `folder`, but for those that say how long something took.
 pub fn untimed_bytes(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let timed = ["timings.jsonl", "took.json", "events.out.tfevents.draftsmith"];
+    let timed = ["timings.jsonl", "took.json", "events.out.tfevents.draftsmith", "report.html"];
     let files = everything_below(folder).into_iter().filter(|path| path.is_file());
     let untimed = files.filter(|path| !timed.iter().any(|name| path.ends_with(name)));
     untimed.map(|path| (path.strip_prefix(folder).unwrap().to_owned(), fs::read(&path).unwrap())).collect()
