@@ -327,10 +327,10 @@ impl Timings {
     fn open(path: PathBuf, steps: usize) -> Result<Self> {
         let text = fs::read(&path).unwrap_or_default();
         let (mut keep, mut before) = (0, 0.0);
-        for line in text.split_inclusive(|&byte| byte == b'\n') {
-            let Ok(line_of) = serde_json::from_slice::<Value>(line) else { break };
-            let (Some(step), Some(seconds)) = (line_of["step"].as_u64(), line_of["seconds"].as_f64()) else { break };
-            if step > steps as u64 || !line.ends_with(b"\n") {
+        for line in text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            let Ok(read) = serde_json::from_slice::<Value>(line) else { break };
+            let (Some(step), Some(seconds)) = (read["step"].as_u64(), read["seconds"].as_f64()) else { break };
+            if step > steps as u64 {
                 break;
             }
             (keep, before) = (keep + line.len() as u64, seconds);
@@ -377,5 +377,28 @@ impl Log {
             Ok(self.file.metadata()?.len())
         };
         sync().map_err(|e| Error::io("write", &self.path, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_goes_on_where_the_checkpoint_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("timings.jsonl");
+        let lines = [1, 2, 3].map(|step| format!("{{\"step\": {step}, \"seconds\": {step}00}}\n")).concat();
+        fs::write(&path, lines + "{\"step\": 4, \"sec").unwrap();
+        let mut timings = Timings::open(path.clone(), 2).unwrap();
+        timings.write(3, 7.0).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let steps: Vec<&Value> = lines.iter().map(|line| &line["step"]).collect();
+        assert_eq!(steps, [1, 2, 3]);
+        let seconds = lines[2]["seconds"].as_f64().unwrap();
+        assert!((200.0..300.0).contains(&seconds) && lines[2]["tokens_per_s"] == 7.0, "{text}");
+        Timings::open(path.clone(), 0).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "", "another training begins anew");
     }
 }

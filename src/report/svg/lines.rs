@@ -160,7 +160,7 @@ mod tests {
     fn a_band_goes_around_the_intervals_and_fits() {
         let series = Series::new("a", Colour::Accent, [[1.0, 1.5], [2.0, 1.6]]).within(vec![[0.5, 1.9], [1.5, 3.0]]);
         let svg = Lines::new(XAxis::Linear("x".into()), YAxis::Linear("y".into()), vec![series]).svg("t");
-        let band = svg.split("class=\"band\" points=\"").nth(1).unwrap().split('"').next().unwrap();
+        let band = svg.split("<polygon ").nth(1).unwrap().split("points=\"").nth(1).unwrap().split('"').next().unwrap();
         let heights: Vec<f64> = band.split(' ').map(|p| p.split(',').nth(1).unwrap().parse().unwrap()).collect();
         // The outline follows the low ends and returns along the high ones. Higher values are further up.
         assert!(heights.len() == 4 && heights[0] > heights[1] && heights[1] > heights[3] && heights[3] > heights[2]);
