@@ -12,7 +12,7 @@ use crate::claims::Claims;
 use crate::error::Result;
 use crate::evaluation::analyses::OverviewRow;
 use crate::files::{self, write_atomic};
-use crate::tables::{Record, Table, format};
+use crate::tables::{self, Column, Record, Table, format};
 
 /// Writes `index.html` into `runs`, the folder of all runs, from their reports. Runs without a report are named, and so are
 /// those whose report cannot be read. If several processes finish runs at once, the last one writes a page with all of them.
@@ -43,8 +43,7 @@ pub fn write_index(runs: &Path) -> Result<()> {
 #[derive(Default)]
 struct Index {
     rows: Vec<Row>,
-    /// The headings of the columns that all rows have, with their definitions.
-    headings: Vec<[String; 2]>,
+    headings: Vec<Heading>,
     /// The names of the ablations, with their links.
     ablations: Vec<[String; 2]>,
     unfinished: Vec<String>,
@@ -68,6 +67,15 @@ struct Row {
     trained: bool,
 }
 
+/// The heading of a column that all rows have.
+#[derive(Serialize)]
+struct Heading {
+    text: String,
+    definition: String,
+    /// Whether the column is not shown until the reader chooses it.
+    extra: bool,
+}
+
 #[derive(Serialize)]
 struct Cell {
     text: String,
@@ -81,7 +89,7 @@ struct Page {
     claims: [String; 0],
     contents: [Entry; 0],
     opening: [Plot; 0],
-    headings: Vec<[String; 2]>,
+    headings: Vec<Heading>,
     rows: Vec<Row>,
     ablations: Vec<[String; 2]>,
     unfinished: String,
@@ -111,7 +119,12 @@ impl Index {
         let started = provenance["started"].as_str().unwrap_or_default().chars().take(16).collect::<String>();
         let tables = report.across.iter().flat_map(|section| &section.tables);
         for table in tables.filter(|table| table.id == OverviewRow::TABLE) {
-            self.headings = table.columns.iter().map(|c| [prose(c.heading.clone()), c.definition.clone()]).collect();
+            let heading = |column: &Column| Heading {
+                text: prose(column.heading.clone()),
+                definition: column.definition.clone(),
+                extra: !column.compact,
+            };
+            self.headings = table.columns.iter().map(heading).collect();
             for row in &table.rows {
                 let set = report.datasets.iter().find(|set| set.name == row.name);
                 let size = set.map(|set| format!("block size {}", set.facts.block_size));
@@ -157,8 +170,8 @@ fn link(path: &str) -> String {
     path.replace('%', "%25").replace('#', "%23").replace('?', "%3F")
 }
 
-fn cells(table: &Table, cells: &[crate::tables::Cell]) -> Vec<Cell> {
-    let cell = |(column, cell): (&crate::tables::Column, &crate::tables::Cell)| {
+fn cells(table: &Table, cells: &[tables::Cell]) -> Vec<Cell> {
+    let cell = |(column, cell): (&Column, &tables::Cell)| {
         let text = column.format.text(cell);
         let order =
             cell.number().map_or_else(|| (text != "–").then(|| text.clone()), |number| Some(number.to_string()));

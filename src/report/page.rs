@@ -30,11 +30,14 @@ pub fn render(template: &str, page: impl Serialize) -> Result<String> {
     fill().map_err(|e| Error::new(format!("the report's page cannot be made from its template: {e:#}")))
 }
 
-/// An entry of the list of contents: what it leads to, by its id on the page.
+/// An entry of the list of contents.
 #[derive(Serialize)]
 pub struct Entry {
+    /// The id of the heading that it leads to.
     pub id: String,
+    /// The words of the heading.
     pub title: String,
+    /// The entries of what stands under that heading.
     pub inner: Vec<Entry>,
 }
 

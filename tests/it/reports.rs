@@ -159,6 +159,13 @@ fn two_runs_are_compared_on_the_documents_they_share() {
     for name in ["comparison.md", "comparison.html"] {
         assert!(fs::read_to_string(path.join("out").join(name)).unwrap().contains("12 shared documents"), "{name}");
     }
+    // Both runs wrote the page that leads to all runs, and a file for every table.
+    let index = fs::read_to_string(path.join("runs/index.html")).unwrap();
+    for run in ["tiny", "short"] {
+        assert!(index.contains(&format!("<a href=\"{run}/report/report.html\">{run}</a>")), "{index}");
+        let table = path.join("runs").join(run).join("report/tables/fables/block-efficiency.csv");
+        assert!(fs::read_to_string(table).unwrap().starts_with("variant,block_efficiency,ci95.low,ci95.high,"));
+    }
     let set = &comparison["datasets"][0];
     assert_eq!(set["shared_documents"], 12);
     // Again from what is kept of every document.

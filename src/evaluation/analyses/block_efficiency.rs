@@ -48,7 +48,7 @@ record! {
         /// drafts that grow, and tokens that a language model proposes.
         headroom_closed: Option<f64> = "headroom" as Percent;
         /// block_efficiency of the same variant on dev with the settings that test uses; null for the oracle.
-        dev_block_efficiency: Option<f64> = "dev" as ThreeDecimals, compact;
+        dev_block_efficiency: Option<f64> = "dev" as ThreeDecimals;
         /// Of all pairs of neighbouring tokens in the variant's first drafts at the starts that plain bpd visits, the share
         /// whose two tokens are equal; null for the oracle.
         repetition: Option<f64> = "repeats" as Percent, compact;

@@ -15,15 +15,15 @@ record! {
         /// The documents (prompts) evaluated.
         documents: u64 = "documents" as Count;
         /// Block efficiency of plain bpd on test, with its 95 % bootstrap interval.
-        plain: Estimate = "bpd" as ThreeDecimals;
+        plain: Estimate = "bpd" as ThreeDecimals, compact;
         /// The lossless variant with the highest block efficiency on dev, the first of equal ones.
-        best: String = "best on dev" as Words;
+        best: String = "best on dev" as Words, compact;
         /// Its block efficiency on dev.
         dev_block_efficiency: Option<f64> = "dev" as ThreeDecimals;
         /// Its block efficiency on test, with its 95 % bootstrap interval.
-        block_efficiency: Estimate = "test" as ThreeDecimals;
+        block_efficiency: Estimate = "test" as ThreeDecimals, compact;
         /// Its relative_gain over plain bpd on test; null where plain bpd is the best.
-        relative_gain: Option<f64> = "gain" as SignedPercent;
+        relative_gain: Option<f64> = "gain" as SignedPercent, compact;
         /// Block efficiency of the oracle on test, with its 95 % bootstrap interval.
         oracle: Estimate = "oracle" as ThreeDecimals;
     }
