@@ -89,6 +89,7 @@ fn pages_fit_wide_and_narrow_windows_and_can_be_worked_with() {
             }
             if least > 0 {
                 assert_eq!(found["readout"], json!([false, found["readout"][2], found["readout"][2]]), "{place}");
+                assert_eq!(found["png"], 880, "{place}");
             }
             if table {
                 assert_sorts(&found);

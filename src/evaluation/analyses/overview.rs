@@ -15,7 +15,7 @@ record! {
         /// The documents (prompts) evaluated.
         documents: u64 = "documents" as Count;
         /// Block efficiency of plain bpd on test, with its 95 % bootstrap interval.
-        plain: Estimate = "bpd" as ThreeDecimals, compact;
+        plain: Estimate = "bpd" as ThreeDecimals;
         /// The lossless variant with the highest block efficiency on dev, the first of equal ones.
         best: String = "best on dev" as Words, compact;
         /// Its block efficiency on dev.
