@@ -1,10 +1,14 @@
 //! `[backbone]`, and the size of a model that is trained from scratch.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 use crate::error::{Result, bail};
 use crate::storage_type::StorageType;
+use crate::text::ChatTemplate;
 
 /// `[backbone]`; `backbone = "..."` is short for its `path`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +25,10 @@ pub struct BackboneConfig {
     /// How prompts are put to the model. Empty: as they are. "model": in the model's own chat template. Anything else: in the
     /// template at this path. The prompt is the user's message, and the tokenizer then adds no tokens of its own.
     pub chat_template: String,
+    /// Values that the chat template is given by name besides the messages, such as `enable_thinking = false`. They must be the
+    /// same where the model is served.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub chat_arguments: Table,
 }
 
 impl Default for BackboneConfig {
@@ -30,7 +38,29 @@ impl Default for BackboneConfig {
             weights: None,
             compute: StorageType::Float32,
             chat_template: String::new(),
+            chat_arguments: Table::new(),
         }
+    }
+}
+
+impl BackboneConfig {
+    /// Checks what the types cannot express.
+    ///
+    /// # Errors
+    /// Returns an error if the chat template is given a value that is not its user's to give, or that nothing reads. The
+    /// message names the key.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.chat_template.is_empty() && !self.chat_arguments.is_empty() {
+            bail!(
+                "`backbone.chat_arguments` are for a chat template, and there is none. Set `backbone.chat_template` to \"model\", or leave them out."
+            );
+        }
+        if let Some(name) = self.chat_arguments.keys().find(|name| ChatTemplate::OWN.contains(&name.as_str())) {
+            bail!(
+                "`backbone.chat_arguments` has `{name}`, which this program gives to the template itself. Leave it out."
+            );
+        }
+        Ok(())
     }
 }
 

@@ -60,6 +60,19 @@ pub fn resolve_file(reference: &str) -> Result<PathBuf> {
     Hub::from_variables(|name| std::env::var(name).ok(), std::env::home_dir()).resolve_file(reference)
 }
 
+/// Returns the files of a corpus: the one that `reference` names, as [`resolve_file`] does, or if `split` is given all Parquet
+/// files of that split of a data set, `hf://datasets/ORG/NAME` or `hf://datasets/ORG/NAME/CONFIGURATION`, in their order.
+///
+/// The hub keeps every data set as Parquet on the branch `refs/convert/parquet`, and is asked which files there are. Without a
+/// network those in the cache are taken.
+///
+/// # Errors
+/// As for [`resolve`], and if the data set has no such split.
+pub fn resolve_files(reference: &str, split: &str) -> Result<Vec<PathBuf>> {
+    let hub = Hub::from_variables(|name| std::env::var(name).ok(), std::env::home_dir());
+    if split.is_empty() { Ok(vec![hub.resolve_file(reference)?]) } else { hub.resolve_split(reference, split) }
+}
+
 /// Where models come from.
 struct Hub {
     home: PathBuf,

@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn every_part_of_every_preset_is_a_section() {
         let presets: Table = toml::from_str(PRESETS).unwrap();
-        assert_eq!(presets.len(), 13);
+        assert_eq!(presets.len(), 14);
         for (name, preset) in &presets {
             for part in preset["parts"].as_table().unwrap().keys() {
                 let data = expanded(&format!("[data.x]\npreset = \"{name}/{part}\"\n")).unwrap();
@@ -121,6 +121,12 @@ mod tests {
             ),
             ("mt_bench", r#"{"prompt_id": 81, "prompt": ["First?", "Second?"]}"#, "First?", ""),
             ("spec_bench", r#"{"question_id": 1, "turns": ["First?"]}"#, "First?", ""),
+            (
+                "speed_bench",
+                r#"{"question_id": "q1", "category": "coding", "sub_category": "", "turns": ["First?", "Then?"], "source": "s", "src_id": "1", "difficulty": "", "multiturn": true}"#,
+                "First?",
+                "",
+            ),
         ];
         for (preset, record, prompt, completion) in records {
             std::fs::write(&path, record).unwrap();

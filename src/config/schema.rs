@@ -126,6 +126,7 @@ impl Config {
         if !self.data.values().any(|data| data.dev > 0.0) {
             bail!("no corpus has a `dev` share; checkpoints are chosen on dev.");
         }
+        self.backbone.validate()?;
         self.heads.validate()?;
         self.validate_phases()?;
         for (name, rescorer) in &self.rescorer {

@@ -5,17 +5,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Device;
 
-use crate::backbone::{Backbone, Checkpoint, Precision, resolve, resolve_file};
+use crate::backbone::{Backbone, Checkpoint, Precision, resolve, resolve_files};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::files;
-use crate::text::{ChatTemplate, DataConfig, Document, Split, SplitFractions, Tokenizer, read_corpus};
+use crate::text::{ChatTemplate, DataConfig, Document, Message, Split, SplitFractions, Tokenizer, read_corpus_files};
+use crate::traces::TraceText;
 
 /// The backbone and the corpora. Runs with the same sections of the configuration can share them.
 #[derive(Clone)]
 pub struct Inputs {
     /// The frozen model.
     pub backbone: Arc<Backbone>,
+    /// The template that prompts are put in, if there is one.
+    pub template: Option<Arc<ChatTemplate>>,
     /// The corpora, in the order of the configuration.
     pub corpora: Arc<Vec<Corpus>>,
 }
@@ -43,7 +46,14 @@ impl Inputs {
                     [] => template.render(&document.prompt),
                     messages => template.render_messages(messages),
                 };
-                document.prompt = rendered.map_err(|e| e.within(&document.id))?;
+                let rendered = rendered.map_err(|e| e.within(&document.id))?;
+                if config.traces.train_text.contains(&TraceText::Corpus) && !document.completion.is_empty() {
+                    let asked = [Message { role: "user".to_owned(), content: document.prompt.clone() }];
+                    let messages = if document.messages.is_empty() { &asked } else { &document.messages[..] };
+                    let checked = template.check_answer(messages, &rendered, &document.completion);
+                    checked.map_err(|e| e.within(&document.id))?;
+                }
+                document.prompt = rendered;
             }
         }
         for corpus in &mut corpora {
@@ -51,7 +61,7 @@ impl Inputs {
                 corpus.keep_tokens(most, &backbone.tokenizer)?;
             }
         }
-        Ok(Self { backbone: Arc::new(backbone), corpora: Arc::new(corpora) })
+        Ok(Self { backbone: Arc::new(backbone), template: template.map(Arc::new), corpora: Arc::new(corpora) })
     }
 }
 
@@ -63,7 +73,7 @@ pub struct Corpus {
     pub config: DataConfig,
     /// All documents in the order of the file, each with its split.
     pub documents: Vec<(Split, Document)>,
-    /// The BLAKE3 hash of the file.
+    /// The BLAKE3 hash of the file, or that of the hashes of several.
     pub hash: String,
     /// The results of [`Corpus::documents_hash`] so far, by its arguments.
     hashes: Mutex<HashMap<(Split, usize), String>>,
@@ -73,19 +83,23 @@ impl Corpus {
     /// Reads one corpus and splits it.
     fn read(name: &str, config: &DataConfig) -> Result<Self> {
         let fractions = SplitFractions::from(config);
-        let found = resolve_file(&config.path).and_then(|path| {
-            if !path.exists() {
-                bail!("there is no file {}. Check `path`, or put the file there.", path.display());
-            }
-            Ok(path)
-        });
+        let found =
+            resolve_files(&config.path, &config.split).and_then(|paths| match paths.iter().find(|p| !p.exists()) {
+                Some(path) => bail!("there is no file {}. Check `path`, or put the file there.", path.display()),
+                None => Ok(paths),
+            });
         let origin = if config.origin.is_empty() { String::new() } else { format!(" {}", config.origin) };
-        let path = found.map_err(|e| match e.kind() {
+        let paths = found.map_err(|e| match e.kind() {
             ErrorKind::Fault | ErrorKind::NotPermitted => Error::new(format!("data.{name}: {e}{origin}")),
             _ => e,
         })?;
-        let documents = read_corpus(&path, config)?.into_iter().map(|d| (fractions.split_of(&d.group), d)).collect();
-        let hash = files::hash_file(&path)?;
+        let documents =
+            read_corpus_files(&paths, config)?.into_iter().map(|d| (fractions.split_of(&d.group), d)).collect();
+        let hashes: Vec<String> = paths.iter().map(|path| files::hash_file(path)).collect::<Result<_>>()?;
+        let hash = match &hashes[..] {
+            [hash] => hash.clone(),
+            several => files::hash_json(several),
+        };
         Ok(Self { name: name.to_owned(), config: config.clone(), documents, hash, hashes: Mutex::default() })
     }
 
@@ -138,7 +152,8 @@ pub fn load_backbone(config: &Config, device: &Device) -> Result<(Backbone, Opti
         let path = resolve(&config.backbone.path)?;
         let backbone = Backbone::load(&path, precision, device)?;
         let template = Checkpoint::open(&path)?.chat_template(&config.backbone.chat_template)?;
-        Ok((backbone, template))
+        let arguments = &config.backbone.chat_arguments;
+        Ok((backbone, template.map(|template| template.with_arguments(arguments)).transpose()?))
     };
     let (mut backbone, template) = load().map_err(|e: Error| e.within("backbone"))?;
     if let Some(template) = &template {

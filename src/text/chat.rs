@@ -12,6 +12,7 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, context};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use toml::Table;
 
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -39,6 +40,8 @@ pub struct ChatTemplate {
     tokens: Tokens,
     source: String,
     date: Date,
+    /// Values that its user gives it by name.
+    arguments: Table,
     /// Where the template comes from, for error messages.
     origin: String,
 }
@@ -131,7 +134,25 @@ impl ChatTemplate {
             let what = format!("not a chat template that can be read ({})", reason(&e));
             Error::new(format!("{origin}{}: {what}. Mend it, or give another template.", line(&e)))
         })?;
-        Ok(Self { environment, tokens, source, date, origin: origin.to_owned() })
+        Ok(Self { environment, tokens, source, date, arguments: Table::new(), origin: origin.to_owned() })
+    }
+
+    /// The names that this program itself gives to templates.
+    pub const OWN: [&str; 8] =
+        ["messages", "add_generation_prompt", "tools", "documents", "bos_token", "eos_token", "unk_token", "pad_token"];
+
+    /// Gives the template values by name, such as `enable_thinking`, besides what every template is given.
+    ///
+    /// # Errors
+    /// When the template nowhere names one of them: it would change nothing.
+    pub fn with_arguments(self, arguments: &Table) -> Result<Self> {
+        if let Some(name) = arguments.keys().find(|name| !self.source.contains(name.as_str())) {
+            bail!(
+                "{}: the chat template does not know `{name}`, which `backbone.chat_arguments` gives it. Check the spelling, or leave it out.",
+                self.origin
+            );
+        }
+        Ok(Self { arguments: arguments.clone(), ..self })
     }
 
     /// Returns the text in which a user asks `prompt`, up to where the model's answer begins. It contains the special
@@ -148,24 +169,63 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation or fails.
     pub fn render_messages(&self, messages: &[Message]) -> Result<String> {
+        self.render_as(messages, true)
+    }
+
+    /// Checks that an answer stands behind its prompt in the text of the whole conversation, so that what follows the prompt, and
+    /// nothing else, can be learnt from. `prompt` is the text of `messages`, up to the answer.
+    ///
+    /// # Errors
+    /// When the whole text does not begin with the prompt, when nothing follows it there, or when the template fails.
+    pub fn check_answer(&self, messages: &[Message], prompt: &str, answer: &str) -> Result<()> {
+        let answer = Message { role: "assistant".to_owned(), content: answer.to_owned() };
+        let whole = self.render_as(&[messages, &[answer]].concat(), false)?;
+        let what = match whole.strip_prefix(prompt) {
+            Some(rest) if !rest.trim().is_empty() => return Ok(()),
+            Some(_) => "writes nothing for the answer, so there is nothing to learn",
+            None => {
+                "writes the conversation with the answer otherwise than its prompt, so where the answer begins is not known"
+            }
+        };
+        bail!(
+            "{}: the chat template {what}. Give another template, or let heads learn from the model's own text (`traces.train_text` = [\"greedy\"]).",
+            self.origin
+        )
+    }
+
+    /// Returns what the template writes behind an answer, which is how the model was taught to end one.
+    ///
+    /// # Errors
+    /// When the template fails.
+    pub fn ending(&self) -> Result<String> {
+        const ANSWER: &str = "Yes, certainly.";
+        let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
+        let whole = self.render_as(&[message("user", "Is it?"), message("assistant", ANSWER)], false)?;
+        Ok(whole.rsplit_once(ANSWER).map_or_else(String::new, |(_, ending)| ending.to_owned()))
+    }
+
+    /// Returns the text of a conversation, and where the next answer begins if `asks` is set.
+    fn render_as(&self, messages: &[Message], asks: bool) -> Result<String> {
         // Transformers passes None for what its caller leaves out, and some templates rely on that.
         let given = context! {
             messages => messages,
-            add_generation_prompt => true,
+            add_generation_prompt => asks,
             tools => (),
             documents => (),
         };
         let tokens: Value = self.tokens.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let template = self.environment.get_template(NAME).map_err(|e| self.explain(&e))?;
         let mut text = Bounded(Vec::new());
-        let rendered = template.render_captured_to(context! { ..given, ..tokens }, &mut text);
+        let arguments = Value::from_serialize(&self.arguments);
+        let rendered = template.render_captured_to(context! { ..given, ..tokens, ..arguments }, &mut text);
         rendered.map_err(|e| self.explain(&e))?;
         String::from_utf8(text.0).map_err(|e| Error::new(format!("{}: no UTF-8 text ({e}).", self.origin)))
     }
 
     /// Returns a hash of everything that decides how prompts are rendered.
     pub fn key(&self) -> String {
-        files::hash_json(&(&self.source, &self.tokens, self.date.to_string()))
+        let plain = files::hash_json(&(&self.source, &self.tokens, self.date.to_string()));
+        if self.arguments.is_empty() { plain } else { files::hash_json(&(plain, &self.arguments)) }
     }
 
     /// Turns an error of the template engine into one for the user.

@@ -14,8 +14,12 @@ pub struct DataConfig {
     /// taken.
     pub preset: Option<String>,
     /// The file, relative to the working directory, or a file of a data set of the Hugging Face hub,
-    /// `hf://datasets/ORG/NAME[@REVISION]/FILE`, which is looked up in the local cache and downloaded if it is not there.
+    /// `hf://datasets/ORG/NAME[@REVISION]/FILE`, which is looked up in the local cache and downloaded if it is not there; or, with
+    /// `split`, a data set without a file.
     pub path: String,
+    /// The split of the data set `path`, `hf://datasets/ORG/NAME` or `hf://datasets/ORG/NAME/CONFIGURATION`: all Parquet files that
+    /// the hub keeps of it, such as those of "train", in their order. Empty: `path` is a file.
+    pub split: String,
     /// Where the file comes from, for the message that it is missing.
     pub origin: String,
     /// The field with the document's name. Records without it are named by their line or row.
@@ -67,6 +71,7 @@ impl Default for DataConfig {
         Self {
             preset: None,
             path: String::new(),
+            split: String::new(),
             origin: String::new(),
             id: "id".into(),
             prompt: "prompt".into(),
@@ -94,6 +99,12 @@ impl DataConfig {
     pub(crate) fn validate(&self, key: &str) -> Result<()> {
         if self.path.is_empty() {
             bail!("`{key}.path` is missing; it names the corpus file. (A `preset` has one.)");
+        }
+        if !self.split.is_empty() && !self.path.starts_with("hf://datasets/") {
+            bail!(
+                "`{key}.split` is of a data set of the hub, `hf://datasets/ORG/NAME`, and `{key}.path` is \"{}\". Leave `split` out for a file.",
+                self.path
+            );
         }
         if !self.chat.is_empty() && !self.separator.is_empty() {
             bail!(

@@ -8,6 +8,7 @@ mod tokenizer;
 
 pub use chat::{ChatTemplate, Message, TEMPLATE_DATE};
 pub use config::DataConfig;
-pub use corpus::{Document, field_names, read_corpus};
+pub use corpus::{Document, field_names, read_corpus, read_corpus_files};
+pub(crate) use corpus::{RecordLocation, for_each_record};
 pub use split::{Split, SplitFractions};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};

@@ -188,7 +188,10 @@ fn conversations_are_traced_answer_by_answer() {
     let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
     let raw = run(path, &[&["trace", "run.toml"], &sets[..]].concat());
     assert!(raw.code == Some(2) && raw.stderr.contains("`backbone.chat_template`"), "{}", raw.stderr);
-    succeed(path, &[&["trace", "run.toml", "--set", "backbone.chat_template=t.jinja"], &sets[..]].concat());
+    let sets = [&["--set", "backbone.chat_template=t.jinja"], &sets[..]].concat();
+    let text = run(path, &[&["trace", "run.toml", "--set", "traces.train_text=[\"corpus\"]"], &sets[..]].concat());
+    assert!(text.code == Some(2) && text.stderr.contains("otherwise than its prompt"), "{}", text.stderr);
+    succeed(path, &[&["trace", "run.toml"], &sets[..]].concat());
     let mut of_id: BTreeMap<String, (&str, u64)> = BTreeMap::new();
     for split in ["train", "dev", "test"] {
         let trace = read_json(&path.join(format!("runs/tiny/traces/fables-{split}/trace.json")));
@@ -202,4 +205,37 @@ fn conversations_are_traced_answer_by_answer() {
         let [(split, tokens), (again, more)] = [1, 2].map(|answer| of_id[&format!("c{n}#{answer}")]);
         assert!(split == again && more > tokens, "{n}: {split} {again} {tokens} {more}");
     }
+}
+
+/// What the template is given decides the prompts, and so which trace it is.
+#[test]
+fn arguments_of_the_chat_template_make_another_trace() {
+    let folder = inputs();
+    let path = folder.path();
+    let template = "{{ messages[0]['content'] }}{% if enable_thinking is defined and not enable_thinking %} no thoughts{% endif %}";
+    fs::write(path.join("t.jinja"), template).unwrap();
+    let trace = |set: &str| {
+        let outcome = run(path, &["trace", "run.toml", "--set", "backbone.chat_template=t.jinja", "--set", set]);
+        let place = fs::read_link(path.join("runs/tiny/traces/fables-dev")).unwrap_or_default();
+        let first =
+            || read_json(&path.join("runs/tiny/traces/fables-dev/trace.json"))["documents"][0]["prompt"].clone();
+        (outcome.code == Some(0)).then(|| (place, first())).ok_or(outcome.stderr)
+    };
+    let (plain, short) = trace("backbone.chat_arguments={}").unwrap();
+    let (quiet, long) = trace("backbone.chat_arguments.enable_thinking=false").unwrap();
+    assert!(plain != quiet && short.as_u64() < long.as_u64(), "{plain:?} {quiet:?} {short} {long}");
+    // The prompts are the same, but they are rendered by another rule.
+    let (loud, same) = trace("backbone.chat_arguments.enable_thinking=true").unwrap();
+    assert!(loud != plain && same == short);
+    // Another rule for the same prompts is the same trace only if the rule is.
+    assert_eq!(trace("backbone.chat_arguments={enable_thinking=false}").unwrap(), (quiet, long));
+    for (set, words) in [
+        ("backbone.chat_arguments.enable_thinkig=false", "does not know `enable_thinkig`"),
+        ("backbone.chat_arguments.messages=[]", "which this program gives to the template itself"),
+    ] {
+        let error = trace(set).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    let none = run(path, &["trace", "run.toml", "--set", "backbone.chat_arguments.enable_thinking=false"]);
+    assert!(none.code == Some(2) && none.stderr.contains("are for a chat template, and there is none"), "{none:?}");
 }

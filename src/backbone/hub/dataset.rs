@@ -1,5 +1,5 @@
-//! Finds one file of a data set, `hf://datasets/ORG/NAME[@REVISION]/FILE` as the Python libraries write it, in the same
-//! cache.
+//! Finds files of a data set in the cache that the Python libraries use: one file, `hf://datasets/ORG/NAME[@REVISION]/FILE` as
+//! they write it, or all of a split.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -13,6 +13,16 @@ const SCHEME: &str = "hf://";
 const DATASETS: &str = "hf://datasets/";
 /// Revisions that contain slashes and may be written with them: the hub's own Parquet copies, and pull requests.
 const SPECIAL: [&str; 2] = ["refs/convert/", "refs/pr/"];
+
+/// The branch on which the hub keeps Parquet copies, in folders CONFIGURATION/SPLIT.
+const PARQUET: &str = "refs/convert/parquet";
+
+/// What lies in a folder of a data set.
+struct Entry {
+    /// The path from the root of the data set.
+    path: String,
+    folder: bool,
+}
 
 /// A file of a data set.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,6 +79,97 @@ impl Hub {
             Some(path) => Ok(path),
             None if self.offline => Err(self.absent(&wanted, "HF_HUB_OFFLINE is set")),
             None => self.download_file(&wanted),
+        }
+    }
+
+    /// Does the work of [`resolve_files`](super::resolve_files) for a split.
+    pub(super) fn resolve_split(&self, reference: &str, split: &str) -> Result<Vec<PathBuf>> {
+        let named = reference.strip_prefix(DATASETS).unwrap_or_default().trim_end_matches('/');
+        let parts: Vec<&str> = named.split('/').collect();
+        let (name, configuration) = match parts[..] {
+            [owner, name] => (format!("{owner}/{name}"), None),
+            [owner, name, configuration] => (format!("{owner}/{name}"), Some(configuration)),
+            _ => (String::new(), None),
+        };
+        let word =
+            |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['/', '\\', '@', '?', '#']);
+        if Id::parse(&name).is_none() || !configuration.is_none_or(word) || !word(split) {
+            bail!(
+                "`{reference}` with the split `{split}` is no part of a data set of the hub; those are written {DATASETS}ORG/NAME or {DATASETS}ORG/NAME/CONFIGURATION. For one file leave `split` out."
+            );
+        }
+        let folders = |list: Vec<Entry>| {
+            let folders = list.into_iter().filter(|entry| entry.folder);
+            folders.map(|entry| entry.path).collect::<Vec<String>>()
+        };
+        let configuration = match configuration {
+            Some(configuration) => configuration.to_owned(),
+            None => {
+                let known = folders(self.list(&name, "")?);
+                match &known[..] {
+                    [only] => only.clone(),
+                    several if several.iter().any(|name| name == "default") => "default".to_owned(),
+                    _ => bail!(
+                        "the data set `{name}` has several configurations, {}. Name one: `path` = \"{DATASETS}{name}/{}\".",
+                        known.join(", "),
+                        known.first().map_or("CONFIGURATION", String::as_str)
+                    ),
+                }
+            }
+        };
+        let folder = format!("{configuration}/{split}");
+        let files = self.list(&name, &folder)?.into_iter().filter(|entry| !entry.folder).map(|entry| entry.path);
+        // They are numbered, 0000.parquet and so on.
+        let mut files: Vec<String> = files.filter(|path| path.ends_with(".parquet")).collect();
+        files.sort();
+        if files.is_empty() {
+            let splits = folders(self.list(&name, &configuration)?);
+            let splits: Vec<&str> = splits.iter().filter_map(|path| path.rsplit('/').next()).collect();
+            bail!("`{configuration}` of the data set `{name}` has no split `{split}`; it has {}.", splits.join(", "));
+        }
+        files.iter().map(|file| self.resolve_file(&format!("{DATASETS}{name}@{PARQUET}/{file}"))).collect()
+    }
+
+    /// Lists a folder of a data set's Parquet copies, as the hub says or, without a network, as the cache has it.
+    fn list(&self, name: &str, folder: &str) -> Result<Vec<Entry>> {
+        let wanted = DatasetFile { name, revision: PARQUET.to_owned(), file: folder };
+        let cached = || {
+            let repository = wanted.repository(self);
+            let commit = fs::read_to_string(repository.join("refs").join(PARQUET)).ok()?;
+            let snapshot = repository.join("snapshots").join(commit.trim());
+            let entry = |path: PathBuf| {
+                let inside = path.strip_prefix(&snapshot).ok()?.to_string_lossy().replace('\\', "/");
+                Some(Entry { folder: path.is_dir(), path: inside })
+            };
+            let found: Vec<Entry> =
+                files::listing(&snapshot.join(folder)).ok()?.into_iter().filter_map(entry).collect();
+            (!found.is_empty()).then_some(found)
+        };
+        let absent = |reason: &str| match cached() {
+            Some(found) => {
+                progress::detail(format!("{name}: {reason}; taking the files of `{folder}` that are in the cache"));
+                Ok(found)
+            }
+            None => Err(Error::new(format!(
+                "which files the data set `{name}` has in `{folder}` of `{PARQUET}` is not known here: {reason}. Get {}/datasets/{name}/tree/{}/{folder} where there is a network, and name each file in the `path` of a corpus.",
+                self.endpoint,
+                PARQUET.replace('/', "%2F")
+            ))),
+        };
+        if self.offline {
+            return absent("HF_HUB_OFFLINE is set");
+        }
+        let server = Server::new(&self.endpoint, self.token.as_deref());
+        let listed = server.list(name, PARQUET, folder);
+        match listed {
+            Ok(list) => Ok(list.into_iter().map(|(path, folder)| Entry { path, folder }).collect()),
+            Err(Fault::Here(error)) => Err(error),
+            // A folder that is not there is an empty one.
+            Err(Fault::Status(404)) if !folder.is_empty() => Ok(Vec::new()),
+            Err(Fault::Status(code)) => absent(&format!(
+                "the hub does not list it (status {code}); check the name, and for a gated data set accept its terms and set HF_TOKEN"
+            )),
+            Err(Fault::Network(reason) | Fault::Strange(reason)) => absent(&reason),
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
+use serde_json::Value;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use ureq::config::RedirectAuthHeaders;
@@ -76,6 +77,26 @@ impl Server {
     /// has.
     pub(super) fn commit(&self, model: &str, revision: &str, file: &str) -> Result<String, Fault> {
         Ok(self.head(&self.address(model, revision, file))?.commit)
+    }
+
+    /// Lists a folder of a data set at a revision: paths from the root, each with whether it is a folder.
+    pub(super) fn list(&self, name: &str, revision: &str, folder: &str) -> Result<Vec<(String, bool)>, Fault> {
+        let address = format!("{}/api/datasets/{name}/tree/{}/{folder}", self.endpoint, revision.replace('/', "%2F"));
+        let address = address.trim_end_matches('/');
+        let mut answer =
+            self.authorised(self.agent.get(address), address).call().map_err(|e| Fault::Network(e.to_string()))?;
+        if !answer.status().is_success() {
+            return Err(Fault::Status(answer.status().as_u16()));
+        }
+        // Longer lists come in pages, and no split has so many files.
+        if header(&answer, "link").is_some() {
+            return Err(Fault::Strange(format!("more files in `{folder}` than one answer holds")));
+        }
+        let text = answer.body_mut().read_to_string().map_err(|e| Fault::Network(e.to_string()))?;
+        let strange = || Fault::Strange(format!("no list of the files in `{folder}`"));
+        let list: Vec<Value> = serde_json::from_str(&text).map_err(|_| strange())?;
+        let entry = |entry: &Value| Some((entry["path"].as_str()?.to_owned(), entry["type"] == "directory"));
+        list.iter().map(entry).collect::<Option<_>>().ok_or_else(strange)
     }
 
     /// Ensures that `file` of a commit is in the snapshot below `repository`, and asks the server only if it is not.

@@ -133,3 +133,49 @@ fn the_file_wins_over_the_configuration_and_default_among_several() {
     let file = dir.path().join("chat_template.jinja").to_string_lossy().into_owned();
     assert_eq!(load(&file).unwrap().unwrap().key(), own.key());
 }
+
+#[test]
+fn arguments_reach_the_template_and_its_key() {
+    let source = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{{ style }}";
+    let arguments = |text: &str| toml::from_str::<Table>(text).unwrap();
+    let with = |text: &str| template(source).unwrap().with_arguments(&arguments(text));
+    let (none, off) = (with("").unwrap(), with("enable_thinking = false\nstyle = 'curt'").unwrap());
+    assert_eq!([none.render("Hi").unwrap(), off.render("Hi").unwrap()], ["", "<think></think>curt"]);
+    assert_eq!(none.key(), template(source).unwrap().key());
+    assert_ne!(none.key(), off.key());
+    assert_ne!(off.key(), with("enable_thinking = true\nstyle = 'curt'").unwrap().key());
+    let error = with("thinking_budget = 3").err().unwrap().to_string();
+    assert!(error.starts_with("t.jinja: the chat template does not know `thinking_budget`"), "{error}");
+}
+
+/// What follows a prompt is all that is learnt from, so it must be where the whole conversation has the answer.
+#[test]
+fn an_answer_stands_behind_its_prompt_or_is_refused() {
+    let messages = [Message { role: "user".into(), content: "Hi".into() }];
+    let check = |text: &str| {
+        let template = template(text).unwrap();
+        template.check_answer(&messages, &template.render_messages(&messages).unwrap(), "Hello.")
+    };
+    let marked = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>\n{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    check(marked).unwrap();
+    assert_eq!(template(marked).unwrap().ending().unwrap(), "</s>\n");
+    for known in [
+        include_str!("templates/chatml.jinja"),
+        include_str!("templates/gemma.jinja"),
+        include_str!("templates/llama3.jinja"),
+        include_str!("templates/mistral.jinja"),
+        include_str!("templates/qwen3.jinja"),
+        include_str!("templates/zephyr.jinja"),
+    ] {
+        check(known).unwrap();
+    }
+    for (text, words) in [
+        ("{{ messages[0].content }}", "writes nothing for the answer"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}\n", "writes nothing for the answer"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}answer:", "otherwise than its prompt"),
+        ("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}", "otherwise than its prompt"),
+    ] {
+        let error = check(text).unwrap_err().to_string();
+        assert!(error.starts_with("t.jinja: ") && error.contains(words), "{text}: {error}");
+    }
+}

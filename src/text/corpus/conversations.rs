@@ -12,24 +12,32 @@ use crate::progress;
 use crate::text::chat::Message;
 use crate::text::config::DataConfig;
 
-/// Reads the conversations of a file whose records hold them in the field `config.chat`.
+/// Reads the conversations of a file whose records hold them in the field `config.chat`. The names of those that are named by
+/// their line or row begin with `file`.
 ///
 /// # Errors
 /// When the file cannot be read, a record has no conversation, two have the same id, or none has an answer.
-pub fn read_conversations(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
-    let columns = [(&config.chat, true), (&config.id, false), (&config.group, false)];
+pub fn read_conversations(path: &Path, config: &DataConfig, file: &str) -> Result<Vec<Document>> {
+    let columns = [(config.chat.as_str(), true), (&config.id, false), (&config.group, false), (TOOLS, false)];
     let columns = columns.into_iter().filter(|(name, _)| !name.is_empty());
     let columns: Vec<Column> =
-        columns.map(|(name, needed)| Column { field: name.clone(), outer: name.clone(), needed }).collect();
-    let (mut documents, mut ids, mut cut) = (Vec::new(), HashMap::new(), 0);
+        columns.map(|(name, needed)| Column { field: name.to_owned(), outer: name.to_owned(), needed }).collect();
+    let (mut documents, mut ids, mut cut, mut with_tools) = (Vec::new(), HashMap::new(), 0, 0);
     for_each_record(path, &columns, |location, record| {
-        let id = record_id(config, record, location);
+        let id = record_id(config, record, location, file);
         let (messages, whole) = messages(config, record)?;
         cut += usize::from(!whole);
+        with_tools += usize::from(says_something(record.get(TOOLS)));
         take_id(&mut ids, &id, location)?;
         documents.extend(answers(config, record, &id, &messages, location));
         Ok(())
     })?;
+    if with_tools > 0 {
+        progress::say(format!(
+            "{}: {with_tools} conversations offer tools in `{TOOLS}`, which their prompts leave out: no tools are handed to the chat template.",
+            path.display()
+        ));
+    }
     if cut > 0 {
         progress::say(format!(
             "{}: {cut} conversations end before a message of a tool, or of another role than system, user and assistant.",
@@ -58,8 +66,21 @@ fn messages(config: &DataConfig, record: &Map<String, Value>) -> Result<(Vec<Mes
     Ok((known, whole))
 }
 
-/// Reads a message as OpenAI's or ShareGPT's.
+/// The field in which conversations offer tools.
+const TOOLS: &str = "tools";
+
+/// Returns whether a field is there and neither null nor empty.
+fn says_something(field: Option<&Value>) -> bool {
+    !matches!(field, None | Some(Value::Null))
+        && field != Some(&Value::from(""))
+        && field != Some(&Value::Array(vec![]))
+}
+
+/// Reads a message as OpenAI's or ShareGPT's. A message that calls tools is none.
 fn message(value: &Value) -> Option<Message> {
+    if says_something(value.get("tool_calls")) {
+        return None;
+    }
     let text = |names: [&str; 2]| names.iter().find_map(|name| value.get(*name)?.as_str());
     let role = match text(["role", "from"])? {
         "human" => "user",

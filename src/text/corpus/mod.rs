@@ -6,7 +6,7 @@ mod parquet;
 mod records;
 mod template;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -15,7 +15,8 @@ use serde_json::{Map, Value};
 use super::DataConfig;
 use super::chat::Message;
 use crate::error::{Result, bail};
-use records::{Column, Format, RecordLocation, for_each_record, read_whole};
+use records::{Column, Format, read_whole};
+pub(crate) use records::{RecordLocation, for_each_record};
 use template::Template;
 
 /// One document: a prompt and the text that follows it.
@@ -45,25 +46,50 @@ pub struct Document {
 /// When the file cannot be read or breaks the rules of its format. The error names the file and, where there is one,
 /// the line or row.
 pub fn read_corpus(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
-    let mut documents = match Format::of(path) {
-        Format::Paragraphs if !config.chat.is_empty() => {
-            bail!("{}: plain text has no field with a conversation; leave `chat` out.", path.display())
-        }
-        _ if !config.chat.is_empty() => conversations::read_conversations(path, config)?,
-        Format::Paragraphs => read_paragraphs(path, config).map_err(|e| e.within(path.display()))?,
-        _ => read_records(path, config)?,
-    };
+    read_corpus_files(&[path], config)
+}
+
+/// Reads a corpus like [`read_corpus`] from several files, one after the other. A document that is named by its line or row is
+/// then named by its file as well, as in `0001-row-3`.
+///
+/// # Errors
+/// In the same cases as [`read_corpus`], and when two files have documents of the same id.
+pub fn read_corpus_files(paths: &[impl AsRef<Path>], config: &DataConfig) -> Result<Vec<Document>> {
+    let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
+    let mut documents = Vec::new();
+    for path in &paths {
+        let stem = || path.file_stem().unwrap_or_default().to_string_lossy();
+        let file = if paths.len() > 1 { format!("{}-", stem()) } else { String::new() };
+        documents.extend(read_file(path, config, &file)?);
+    }
+    let shown = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    let mut ids = HashSet::new();
+    if let Some(document) = documents.iter().find(|document| !ids.insert(document.id.as_str())) {
+        bail!("{shown}: two of these files have a document `{}`; name another field in `id`, or none.", document.id);
+    }
     for id in &config.exclude {
         let Some(at) = documents.iter().position(|document| document.id == *id) else {
-            bail!("{}: `exclude` names `{id}`, but no document has that id.", path.display());
+            bail!("{shown}: `exclude` names `{id}`, but no document has that id.");
         };
         documents.remove(at);
     }
     if documents.is_empty() {
-        bail!("{}: every document is excluded.", path.display());
+        bail!("{shown}: every document is excluded.");
     }
     documents.truncate(config.max_documents.unwrap_or(usize::MAX));
     Ok(documents)
+}
+
+/// Reads all documents of one file. The names of those that are named by their line or row begin with `file`.
+fn read_file(path: &Path, config: &DataConfig, file: &str) -> Result<Vec<Document>> {
+    match Format::of(path) {
+        Format::Paragraphs if !config.chat.is_empty() => {
+            bail!("{}: plain text has no field with a conversation; leave `chat` out.", path.display())
+        }
+        _ if !config.chat.is_empty() => conversations::read_conversations(path, config, file),
+        Format::Paragraphs => read_paragraphs(path, config).map_err(|e| e.within(path.display())),
+        _ => read_records(path, config, file),
+    }
 }
 
 /// Returns the names of the fields of a corpus, as its first record has them, in alphabetical order. Plain text has none.
@@ -90,8 +116,8 @@ pub fn field_names(path: &Path) -> Result<Vec<String>> {
 }
 
 /// Reads documents from records.
-fn read_records(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
-    let fields = Fields::new(config).map_err(|e| e.within(path.display()))?;
+fn read_records(path: &Path, config: &DataConfig, file: &str) -> Result<Vec<Document>> {
+    let fields = Fields::new(config, file).map_err(|e| e.within(path.display()))?;
     let mut documents = Vec::new();
     let mut ids = HashMap::new();
     for_each_record(path, &fields.columns(), |location, record| {
@@ -138,17 +164,20 @@ fn read_paragraphs(path: &Path, config: &DataConfig) -> Result<Vec<Document>> {
 /// The parts of a document, as templates over the fields of a record.
 struct Fields<'a> {
     config: &'a DataConfig,
+    /// How the names of documents that are named by their line or row begin.
+    file: &'a str,
     prompt: Template,
     completion: Option<Template>,
     group: Option<Template>,
 }
 
 impl<'a> Fields<'a> {
-    fn new(config: &'a DataConfig) -> Result<Self> {
+    fn new(config: &'a DataConfig, file: &'a str) -> Result<Self> {
         let parse = |key: &str, source: &str| Template::parse(source).map_err(|e| e.within(format!("`{key}`")));
         let given = |key: &str, source: &str| (!source.is_empty()).then(|| parse(key, source)).transpose();
         Ok(Self {
             config,
+            file,
             prompt: parse("prompt", &config.prompt)?,
             completion: given("completion", &config.completion)?,
             // Left out if it is the id, which may also be a number or a line.
@@ -170,7 +199,7 @@ impl<'a> Fields<'a> {
     /// Makes a document of a record.
     fn document(&self, record: &Map<String, Value>, location: RecordLocation) -> Result<Document> {
         let config = self.config;
-        let id = record_id(config, record, location);
+        let id = record_id(config, record, location, self.file);
         let prompt = self.prompt.render(record).map_err(|e| e.within("`prompt`"))?;
         if prompt.is_empty() {
             bail!("`prompt` ({}) is empty here; a prompt needs at least one character.", config.prompt);
@@ -194,9 +223,9 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Returns the name of a record: what the field `id` says, or else its place in the file.
-fn record_id(config: &DataConfig, record: &Map<String, Value>, location: RecordLocation) -> String {
-    written(record, &config.id).unwrap_or_else(|| location.to_string().replace(' ', "-"))
+/// Returns the name of a record: what the field `id` says, or else its place in the file, behind `file`.
+fn record_id(config: &DataConfig, record: &Map<String, Value>, location: RecordLocation, file: &str) -> String {
+    written(record, &config.id).unwrap_or_else(|| format!("{file}{}", location.to_string().replace(' ', "-")))
 }
 
 /// Returns a field as text, if the record has it.
@@ -259,6 +288,25 @@ mod tests {
     }
 
     #[test]
+    fn several_files_are_one_corpus() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["0000.jsonl", "0001.jsonl"].map(|name| dir.path().join(name));
+        std::fs::write(&paths[0], "{\"prompt\":\"a\"}\n{\"id\":\"x\",\"prompt\":\"b\"}\n").unwrap();
+        std::fs::write(&paths[1], "{\"prompt\":\"c\"}\n{\"id\":\"y\",\"prompt\":\"d\"}\n").unwrap();
+        let config = DataConfig { completion: String::new(), ..DataConfig::default() };
+        let named = |config: &DataConfig| {
+            let documents = read_corpus_files(&paths, config)?;
+            Ok::<_, crate::Error>(documents.into_iter().map(|d| format!("{} {}", d.id, d.prompt)).collect::<Vec<_>>())
+        };
+        assert_eq!(named(&config).unwrap(), ["0000-line-1 a", "x b", "0001-line-1 c", "y d"]);
+        let config = DataConfig { exclude: vec!["0000-line-1".into()], max_documents: Some(2), ..config };
+        assert_eq!(named(&config).unwrap(), ["x b", "0001-line-1 c"]);
+        std::fs::write(&paths[1], "{\"id\":\"x\",\"prompt\":\"d\"}\n").unwrap();
+        let error = named(&config).unwrap_err().to_string();
+        assert!(error.contains("0001.jsonl: two of these files have a document `x`"), "{error}");
+    }
+
+    #[test]
     fn every_answer_of_a_conversation_is_a_document() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.jsonl");
@@ -277,7 +325,11 @@ mod tests {
         std::fs::write(&path, format!("{{\"id\":\"a\",{first}}}\n{{{tool}}}\n{{{shared}}}\n")).unwrap();
         let documents = read_corpus(&path, &config).unwrap();
         let names: Vec<&str> = documents.iter().map(|document| &*document.id).collect();
+        let calls = "\"tools\":[{\"type\":\"function\"}],\"messages\":[{\"role\":\"user\",\"content\":\"Sum?\"},{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"id\":1}]}]";
         assert_eq!(names, ["a#1", "a#2", "line-3#1"], "nothing is learnt from what follows a tool's message");
+        std::fs::write(dir.path().join("tools.jsonl"), format!("{{{calls}}}\n{{{shared}}}\n")).unwrap();
+        let answered = read_corpus(&dir.path().join("tools.jsonl"), &config).unwrap();
+        assert_eq!(answered.len(), 1, "a call of a tool is no answer");
         assert_eq!(documents.iter().map(|d| d.messages.len()).collect::<Vec<_>>(), [2, 4, 1]);
         assert_eq!(documents[1].messages[2], Message { role: "assistant".into(), content: "Hello.".into() });
         assert_eq!([&*documents[0].completion, &*documents[1].completion], ["Hello.", "Bye."]);

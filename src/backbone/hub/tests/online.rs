@@ -310,3 +310,57 @@ fn a_file_of_a_data_set_is_downloaded_once() {
     assert!(online.resolve_file("hf://models/x").unwrap_err().to_string().contains("hf://datasets/ORG/NAME/FILE"));
     assert_eq!(online.resolve_file("~/x.csv").unwrap(), dir.path().join("home/x.csv"));
 }
+
+#[test]
+fn all_files_of_a_split_are_found_and_downloaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = online(
+        dir.path(),
+        serve(move |request| {
+            let headers =
+                format!("x-repo-commit: {COMMIT}\r\netag: \"{}\"\r\n", request.path.replace(['/', '.', '%'], "-"));
+            let entry = |kind: &str, path: &str| format!("{{\"type\":\"{kind}\",\"path\":\"{path}\",\"size\":1}}");
+            let list = |entries: &[String]| reply(request, 200, "", &format!("[{}]", entries.join(",")));
+            let tree = "/api/datasets/org/name/tree/refs%2Fconvert%2Fparquet";
+            match request.path.strip_prefix(tree) {
+                Some("") => {
+                    list(&[entry("file", ".gitattributes"), entry("directory", "main"), entry("directory", "socratic")])
+                }
+                Some("/main") => list(&[entry("directory", "main/test"), entry("directory", "main/train")]),
+                Some("/main/train") => {
+                    list(&[entry("file", "main/train/0001.parquet"), entry("file", "main/train/0000.parquet")])
+                }
+                None if request.path.starts_with("/datasets/org/name/resolve/") => {
+                    reply(request, 200, &headers, request.path.rsplit('/').next().unwrap())
+                }
+                _ => reply(request, 404, "", ""),
+            }
+        }),
+    );
+    let found = hub.resolve_split("hf://datasets/org/name/main", "train").unwrap();
+    let texts: Vec<String> = found.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    assert_eq!(texts, ["0000.parquet", "0001.parquet"]);
+    let snapshot = dir.path().join("datasets--org--name/snapshots").join(COMMIT);
+    assert_eq!(found[1], snapshot.join("main/train/0001.parquet"));
+    let error = |reference: &str, split: &str| hub.resolve_split(reference, split).unwrap_err().to_string();
+    let several = error("hf://datasets/org/name", "train");
+    assert!(several.contains("several configurations, main, socratic") && several.contains("name/main\""), "{several}");
+    let none = error("hf://datasets/org/name/main", "dev");
+    assert!(none.contains("`main` of the data set `org/name` has no split `dev`; it has test, train."), "{none}");
+    for (wrong, split) in [
+        ("hf://datasets/org", "train"),
+        ("hf://datasets/org/name/a/b", "train"),
+        ("x", "train"),
+        ("hf://datasets/org/name", "../x"),
+    ] {
+        assert!(error(wrong, split).contains("is no part of a data set of the hub"), "{wrong} {split}");
+    }
+    // Without a network the cache is asked.
+    let offline = Hub { offline: true, ..hub };
+    assert_eq!(offline.resolve_split("hf://datasets/org/name", "train").unwrap(), found);
+    let error = offline.resolve_split("hf://datasets/org/other", "train").unwrap_err().to_string();
+    assert!(
+        error.contains("HF_HUB_OFFLINE is set") && error.contains("/datasets/org/other/tree/refs%2Fconvert%2Fparquet/"),
+        "{error}"
+    );
+}
