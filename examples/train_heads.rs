@@ -14,7 +14,7 @@ use draftsmith::evaluation::{ReplayText, Tally, replay};
 use draftsmith::heads::{Binding, FitHeads, HeadsConfig, StoredCandidates, TrainingText, load_heads};
 use draftsmith::storage_type::StorageType;
 use draftsmith::text::{DataConfig, Document, read_corpus};
-use draftsmith::traces::{self, Sampling, Trace, TracePlan, TraceText};
+use draftsmith::traces::{self, Sampling, Supply, Trace, TracePlan, TraceText};
 use draftsmith::training::{OptimizationConfig, TrainingContext};
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
@@ -31,7 +31,9 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
             key: name,
             documents: documents.len(),
             read: &|number| Ok(documents[number].clone()),
+            shard: None,
             text: TraceText::Greedy,
+            supply: Supply::Backbone,
             sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: 1 },
             max_new: 64,
             batch: 32,

@@ -33,7 +33,7 @@
 //! # Ok::<(), draftsmith::Error>(())
 //! ```
 //!
-//! [`device`], [`error`], [`files`], [`claims`], [`progress`] and [`storage_type`] serve all of them.
+//! [`device`], [`error`], [`files`], [`claims`], [`progress`], [`shard`] and [`storage_type`] serve all of them.
 
 pub mod ablation;
 pub mod backbone;
@@ -58,6 +58,7 @@ pub mod nn;
 pub mod progress;
 pub mod report;
 pub mod rescorer;
+pub mod shard;
 pub mod stages;
 pub mod storage_type;
 pub mod store;

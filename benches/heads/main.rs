@@ -181,7 +181,7 @@ fn trace(backbone: &Backbone, folder: &Path, windows: &[Vec<u32>], features: &[F
     for (&feature, folder) in features.iter().zip(&columns) {
         plans.push(ColumnPlan { feature, dtype: StorageType::Float32, folder, key: String::new() });
     }
-    make_columns(backbone, &trace, &plans, ("states", BATCH), &free_space, &|_, _| Ok(()))?;
+    make_columns(backbone, &trace, &plans, ("states", BATCH), None, &free_space, &|_, _| Ok(()))?;
     columns.iter().try_fold(trace, |trace, column| trace.with_column(column))
 }
 

@@ -22,7 +22,7 @@ pub use collect::collect;
 pub use jobs::{Jobs, run_jobs};
 pub use plan::{AblationPlan, CellPlan, SharedStages, plan};
 pub use status::{Status, status};
-pub use work::{Shard, Worker};
+pub use work::Worker;
 
 use crate::claims::{Claims, Holder};
 use crate::config::{Config, Grid};

@@ -5,53 +5,22 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::{Ablation, CellRun, Failure};
 use crate::claims::Attempt;
 use crate::device::Opened;
-use crate::error::{Error, ErrorKind, Result, bail};
+use crate::error::{Error, ErrorKind, Result};
 use crate::evaluation::Known;
 use crate::evaluation::analyses::VariantRow;
 use crate::files;
 use crate::progress;
 use crate::report::Report;
+use crate::shard::Shard;
 use crate::stages::{self, Inputs, Reach, Workspace};
 use crate::store::Store;
 use crate::tables::{Dataset, Record};
-
-/// The value of `--shard i/n`: every n-th run, starting with the i-th.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shard {
-    index: usize,
-    count: usize,
-}
-
-impl Shard {
-    /// Returns whether the run with this number, counted from 0, belongs to the shard.
-    fn has(self, number: usize) -> bool {
-        number % self.count == self.index
-    }
-}
-
-impl FromStr for Shard {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse::<usize>().ok()?, n.parse::<usize>().ok()?)));
-        match parts {
-            Some((index @ 1.., count)) if index <= count => Ok(Self { index: index - 1, count }),
-            _ => bail!("`{text}` is no shard: write i/n with i from 1 to n, such as 2/8."),
-        }
-    }
-}
-
-impl std::fmt::Display for Shard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.index + 1, self.count)
-    }
-}
+use crate::traces::TraceText;
 
 /// A process that works on an ablation.
 pub struct Worker<'a> {
@@ -185,7 +154,9 @@ impl<'a> Worker<'a> {
     /// Opens the workspace of a run.
     pub fn workspace(&self, run: &CellRun) -> Result<Workspace> {
         let config = self.ablation.config_of(run).clone();
-        let key = files::hash_json(&(&config.backbone, &config.data));
+        // Text of the corpus that is learnt from is looked at when it is read.
+        let learns = config.traces.train_text.contains(&TraceText::Corpus);
+        let key = files::hash_json(&(&config.backbone, &config.data, learns));
         let known = self.inputs.borrow().get(&key).cloned();
         let inputs = match known {
             Some(inputs) => inputs,

@@ -8,10 +8,10 @@ use clap_complete::Shell;
 
 use super::ngram::NgramCommand;
 use super::terminal::LogFormat;
-use crate::ablation::Shard;
 use crate::decoding::Rule;
 use crate::drafting::Variant;
 use crate::report::Gate;
+use crate::shard::Shard;
 
 /// Trains prediction heads and draft rescorers for blockwise parallel decoding, and measures what they buy.
 #[derive(Debug, Parser)]
@@ -104,19 +104,9 @@ pub enum Command {
     Pretrain(ConfigFile),
     /// Record text with the backbone's hidden states: its own greedy text, samples, or the corpus's text
     #[command(
-        after_help = "Stopped at any moment, it goes on from the last finished batch when it is started again.\n\nExamples:\n  draftsmith trace mine.toml --set traces.dtype=float16\n  draftsmith trace mine.toml --dry-run"
+        after_help = "Stopped at any moment, it goes on from the last finished batch when it is started again.\n\nExamples:\n  draftsmith trace mine.toml --set traces.dtype=float16\n  draftsmith trace mine.toml --dry-run\n  draftsmith trace mine.toml --shard $SLURM_ARRAY_TASK_ID/8\n  draftsmith trace mine.toml --merge 8"
     )]
-    Trace {
-        #[command(flatten)]
-        config: ConfigFile,
-        /// Say how much disk and time the missing traces will take, and make none
-        ///
-        /// Tokens and bytes are upper bounds: every continuation is taken to reach traces.max_new (or the context's end).
-        /// Of more than a thousand documents an even sample is read, and the numbers carry a `~`. The time is that of the
-        /// documents still to do, from the first tokens of one batch of middling length.
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Trace(TraceOptions),
     /// Train the prediction heads on the traces (made first, if they are missing)
     #[command(
         after_help = "Stopped at any moment, it goes on from the last checkpoint when it is started again.\n\nExamples:\n  draftsmith train-heads mine.toml --set heads.block_size=5\n  draftsmith train-heads mine.toml --set name=second --init-from runs/mine/heads"
@@ -261,6 +251,36 @@ pub enum Command {
         #[arg(long, value_name = "FOLDER")]
         output: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct TraceOptions {
+    #[command(flatten)]
+    pub config: ConfigFile,
+    #[command(flatten)]
+    pub instead: TraceInstead,
+}
+
+/// What `trace` does instead of making all traces.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct TraceInstead {
+    /// Say how much disk and time the missing traces will take, and make none
+    ///
+    /// Tokens and bytes are upper bounds: every continuation is taken to reach traces.max_new (or the context's end).
+    /// Of more than a thousand documents an even sample is read, and the numbers carry a `~`. The time is that of the
+    /// documents still to do, from the first tokens of one batch of middling length.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Make only every n-th batch from the i-th on: one of n processes, on whatever machines
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
+    /// Put n finished shards together: the same bytes as if one process had made everything
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub merge: Option<u32>,
+    /// Write the prompts of the greedy traces as lines of JSON, for a serving engine whose answers `traces.from` reads
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -84,7 +84,7 @@ fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Doctor(config) => doctor::doctor(common, config),
         Command::Run(config) => stages::run(common, config),
         Command::Pretrain(config) => stages::pretrain(common, config),
-        Command::Trace { config, dry_run } => stages::trace(common, config, *dry_run),
+        Command::Trace(options) => stages::trace(common, options),
         Command::TrainHeads { config, init_from, accept_backbone } => {
             stages::train_heads(common, config, init_from.as_deref(), *accept_backbone)
         }

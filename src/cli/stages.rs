@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::{Common, ConfigFile, Format, Gates};
+use super::args::{Common, ConfigFile, Format, Gates, TraceInstead, TraceOptions};
 use super::{ACCEPT_BACKBONE, estimate, print, print_json, runs, terminal};
 use crate::config::{self, Config, Overrides};
 use crate::device;
@@ -40,14 +40,32 @@ pub fn pretrain(common: &Common, file: &ConfigFile) -> Result<()> {
     print(&format!("{}\n", folder.display()))
 }
 
-pub fn trace(common: &Common, file: &ConfigFile, dry_run: bool) -> Result<()> {
-    let Some(config) = load(common, file)? else { return Ok(()) };
-    if dry_run {
+pub fn trace(common: &Common, options: &TraceOptions) -> Result<()> {
+    let Some(mut config) = load(common, &options.config)? else { return Ok(()) };
+    let TraceInstead { dry_run, shard, merge, prompts } = &options.instead;
+    if prompts.is_some() {
+        // Responses come after the prompts.
+        config.traces.from.clear();
+    }
+    if *dry_run || prompts.is_some() {
         let device = device::open(config.device_choices()?[0])?;
-        return estimate::show(common, &stages::estimate_traces(&Workspace::look(config, device, runs())?)?);
+        let workspace = Workspace::look(config, device, runs())?;
+        return match prompts {
+            Some(path) => stages::write_prompts(&workspace, path),
+            None => estimate::show(common, &stages::estimate_traces(&workspace)?),
+        };
+    }
+    if let Some(shard) = *shard {
+        let device = device::open(config.device_choices()?[0])?;
+        let workspace = Workspace::open_shared(config, device, runs())?;
+        stages::trace_shard(&workspace, shard)?;
+        return print(&format!("{}\n", workspace.folder.join("shards").display()));
     }
     let workspace = open(config, None)?;
-    stages::trace(&workspace)?;
+    match *merge {
+        Some(count) => stages::merge_traces(&workspace, count as usize)?,
+        None => drop(stages::trace(&workspace)?),
+    }
     print(&format!("{}\n", workspace.folder.join("traces").display()))
 }
 

@@ -15,10 +15,12 @@ use crate::config::Config;
 use crate::drafting::{GraphConfig, Variant};
 use crate::error::{Result, bail};
 use crate::evaluation::{EvaluationConfig, TuningConfig};
+use crate::files;
 use crate::heads::{HeadsConfig, hash_weights};
 use crate::lattice::LatticeConfig;
 use crate::report::SCHEMA_VERSION;
 use crate::rescorer::{RescorerConfig, RescorerKind};
+use crate::shard::Shard;
 use crate::storage_type::StorageType;
 use crate::store::{Artefact, Key, Store};
 use crate::text::{Document, Split};
@@ -40,6 +42,7 @@ pub struct Graph {
 }
 
 /// The artefacts of a trace and of what is computed on it.
+#[derive(Clone)]
 pub struct TraceArtefacts {
     /// The index of its corpus among the corpora of the run.
     pub corpus: usize,
@@ -62,6 +65,7 @@ pub struct TraceArtefacts {
 }
 
 /// A kept state of the backbone on a trace.
+#[derive(Clone)]
 pub struct Column {
     /// The state that is kept.
     pub feature: Feature,
@@ -112,6 +116,8 @@ impl Graph {
         features: &[Feature],
         given: Option<&str>,
     ) -> Result<Self> {
+        let from = Some(Path::new(&config.traces.from)).filter(|from| !from.as_os_str().is_empty());
+        let responses = from.map(files::hash_file).transpose().map_err(|e| e.within("`traces.from`"))?;
         let mut traces = Vec::new();
         for (split, most, texts) in [
             (Split::Train, config.traces.train_documents, config.traces.train_text.as_slice()),
@@ -120,7 +126,8 @@ impl Graph {
         ] {
             for (number, corpus) in inputs.corpora.iter().enumerate().filter(|(_, corpus)| corpus.has(split)) {
                 for &text in texts {
-                    let trace = trace(config, &inputs.backbone.identity(), (number, corpus), (split, most, text))?;
+                    let of = (split, most, text);
+                    let trace = trace(config, &inputs.backbone.identity(), (number, corpus), of, responses.as_deref())?;
                     traces.push(trace.with_states(config, features));
                 }
             }
@@ -255,6 +262,18 @@ impl TraceArtefacts {
         (&self.tokens.name, &self.tokens.key)
     }
 
+    /// Returns the artefacts of a shard of the trace: its share of the documents, with what is computed on these.
+    pub fn shard(&self, shard: Shard) -> Self {
+        let column = |column: &Column| Column { feature: column.feature, artefact: column.artefact.shard(shard) };
+        Self {
+            tokens: self.tokens.shard(shard),
+            columns: self.columns.iter().map(column).collect(),
+            likely: self.likely.as_ref().map(|likely| likely.shard(shard)),
+            candidates: None,
+            ..self.clone()
+        }
+    }
+
     /// Adds columns of `features` if states are kept, and likeliest tokens if they are asked for and this is a trace of
     /// train.
     fn with_states(mut self, config: &Config, features: &[Feature]) -> Self {
@@ -302,6 +321,9 @@ struct TraceKey<'a> {
     #[serde(rename = "traces.batch")]
     batch: usize,
     sampling: Option<SamplingKey>,
+    /// The hash of the file with a serving engine's responses, if greedy text is taken from there.
+    #[serde(rename = "traces.from", skip_serializing_if = "Option::is_none")]
+    responses: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -429,6 +451,7 @@ fn trace(
     backbone: &BackboneIdentity,
     (number, corpus): (usize, &Corpus),
     (split, most, text): (Split, usize, TraceText),
+    responses: Option<&str>,
 ) -> Result<TraceArtefacts> {
     let options = &config.traces;
     let kind = (text != TraceText::Greedy).then(|| text.name());
@@ -451,6 +474,7 @@ fn trace(
         max_new: options.max_new,
         batch: options.batch,
         sampling: (text == TraceText::Sampled).then_some(sampled),
+        responses: responses.filter(|_| text == TraceText::Greedy).map(str::to_owned),
     };
     Ok(TraceArtefacts {
         corpus: number,

@@ -26,7 +26,10 @@ pub use inputs::{Corpus, Inputs, load_backbone};
 pub use opened::OpenedRun;
 pub use pretrain::pretrain;
 pub use status::{ArtefactState, ArtefactStatus, status};
-pub use trace::{CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_traces, trace};
+pub use trace::{
+    CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_traces, merge_traces, trace, trace_shard,
+    write_prompts,
+};
 pub use train_heads::{TrainedHeads, train_heads};
 pub use train_rescorer::{FittedRescorers, rescorers_need_heads, train_rescorers};
 pub use workspace::{Runs, Workspace};

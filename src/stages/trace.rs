@@ -1,18 +1,25 @@
 //! The stage `trace`, which makes texts with the backbone's states for every corpus and split.
 
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Column, TraceArtefacts, Workspace};
+use super::{Column, Part, TraceArtefacts, Workspace};
 use crate::backbone::Feature;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, bail};
+use crate::files;
 use crate::heads::TrainingText;
 use crate::progress;
+use crate::shard::Shard;
 use crate::storage_type::StorageType;
-use crate::store::Artefact;
+use crate::store::{self, Artefact};
 use crate::text::{Document, Split};
-use crate::traces::{self, ColumnPlan, Estimate, Keep, Sampling, Trace, TracePlan};
+use crate::traces::{
+    self, ColumnPlan, Estimate, FinishedTraces, Keep, Prompt, Responses, Sampling, Supply, Trace, TracePlan, TraceText,
+};
 
 /// The traces of a run.
 pub struct Traces {
@@ -74,9 +81,9 @@ pub struct NamedEstimate {
 /// Fails if the backbone cannot process a text, if the disk cannot be written to, or on an interrupt.
 pub fn trace(workspace: &Workspace) -> Result<Traces> {
     let mut all = Traces { train: vec![], dev: vec![], test: vec![] };
+    let given = Given::default();
     for (number, of) in workspace.graph.traces.iter().enumerate() {
-        let job = Job { workspace, of };
-        let trace = job.with_likely(job.with_states(job.tokens()?)?)?;
+        let trace = Job { workspace, of, shard: None, finished: None, given: &given }.whole()?;
         let list = match of.split {
             Split::Train => &mut all.train,
             Split::Dev => &mut all.dev,
@@ -87,14 +94,124 @@ pub fn trace(workspace: &Workspace) -> Result<Traces> {
     Ok(all)
 }
 
+/// Makes a shard of every trace that is not finished. The shards of several processes are made into whole traces by
+/// [`merge_traces`].
+///
+/// # Errors
+/// Fails in the same cases as [`trace`].
+pub fn trace_shard(workspace: &Workspace, shard: Shard) -> Result<()> {
+    let (store, given) = (&workspace.store, Given::default());
+    for of in &workspace.graph.traces {
+        if Part::Trace(of).is_finished(store) {
+            progress::say(format!("{}: finished earlier, skipped", of.tokens.title));
+            continue;
+        }
+        // Where only columns are missing, the texts need not be made again.
+        let whole = store.is_finished(&of.tokens.key).then(|| open_tokens(workspace, of)).transpose()?;
+        let whole = whole.map(|whole| FinishedTraces::new(vec![whole])).transpose()?;
+        let of = of.shard(shard);
+        Job { workspace, of: &of, shard: Some(shard), finished: whole.as_ref(), given: &given }.whole()?;
+    }
+    Ok(())
+}
+
+/// Puts the traces together of which `count` shards are finished: to the byte what one process would have made.
+///
+/// # Errors
+/// Fails if a shard is missing or was made with other settings, if two have the same document, or if the disk cannot be
+/// written to.
+pub fn merge_traces(workspace: &Workspace, count: usize) -> Result<()> {
+    let (store, given) = (&workspace.store, Given::default());
+    // What is missing is said before anything is copied.
+    for of in workspace.graph.traces.iter().filter(|of| !Part::Trace(of).is_finished(store)) {
+        for shard in Shard::all(count) {
+            let part = of.shard(shard);
+            let mut artefacts = Part::Trace(&part).artefacts().into_iter();
+            if let Some(artefact) = artefacts.find(|artefact| !store.is_finished(&artefact.key)) {
+                let nearest = store.nearest(artefact);
+                let other = nearest.map_or(String::new(), |nearest| format!(", and {}", nearest.words()));
+                bail!(
+                    "{} is not finished in {}{other}. Make it with `draftsmith trace` and `--shard {shard}` of this very configuration, or copy it there from the machine that did.",
+                    artefact.title,
+                    store.folder().join("shards").display()
+                );
+            }
+        }
+    }
+    for of in &workspace.graph.traces {
+        if Part::Trace(of).is_finished(store) {
+            progress::say(format!("{}: finished earlier, skipped", of.tokens.title));
+            continue;
+        }
+        let open = |shard| {
+            let part = of.shard(shard);
+            let (title, mut trace) = open_tokens(workspace, &part)?;
+            for Column { artefact, .. } in &part.columns {
+                trace = trace.with_column(&finished(workspace, artefact)?)?;
+            }
+            if let Some(likely) = &part.likely {
+                let count = workspace.config.traces.probabilities;
+                trace = trace.with_likely(&finished(workspace, likely)?, count)?;
+            }
+            Ok((title, trace))
+        };
+        let shards = FinishedTraces::new(Shard::all(count).map(open).collect::<Result<_>>()?)?;
+        Job { workspace, of, shard: None, finished: Some(&shards), given: &given }.whole()?;
+    }
+    // Nothing refers to the shards any longer, so that `clean` removes them.
+    files::remove_folder(&workspace.folder.join("shards"))
+}
+
+/// Returns the folder of a finished artefact, once its files are checked.
+fn finished(workspace: &Workspace, artefact: &Artefact) -> Result<PathBuf> {
+    let folder = workspace.store.place(&artefact.key);
+    store::verify(&folder)?;
+    Ok(folder)
+}
+
+/// Returns the title and the texts of a trace whose tokens are finished.
+fn open_tokens(workspace: &Workspace, of: &TraceArtefacts) -> Result<(String, Trace)> {
+    let trace = Trace::open(&finished(workspace, &of.tokens)?, &workspace.backbone().identity())?;
+    Ok((of.tokens.title.clone(), trace))
+}
+
+/// Writes the prompts of all greedy traces into a file, for a serving engine to answer: lines of JSON with the `corpus` and the
+/// `id` of a document, the ids `prompt_tokens`, and `max_tokens`, the most tokens that may follow.
+///
+/// # Errors
+/// Fails if the tokenizer cannot encode a text, or if the file cannot be written.
+pub fn write_prompts(workspace: &Workspace, path: &Path) -> Result<()> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        corpus: &'a str,
+        #[serde(flatten)]
+        prompt: Prompt,
+    }
+    let (given, mut lines) = (Given::default(), 0);
+    files::write_with(path, |out| {
+        for of in workspace.graph.traces.iter().filter(|of| of.text == TraceText::Greedy) {
+            let job = Job { workspace, of, shard: None, finished: None, given: &given };
+            for prompt in job.with_plan(|plan| plan.prompts(workspace.backbone()))? {
+                let corpus = &workspace.corpora()[of.corpus].name;
+                serde_json::to_writer(&mut *out, &Line { corpus, prompt })?;
+                out.write_all(b"\n")?;
+                lines += 1;
+            }
+        }
+        Ok(())
+    })?;
+    progress::say(format!("{lines} prompts in {}", path.display()));
+    Ok(())
+}
+
 /// Estimates what [`trace`] will take, without making anything.
 ///
 /// # Errors
 /// Fails if the tokenizer cannot encode a text, or if a trace cannot be read.
 pub fn estimate_traces(workspace: &Workspace) -> Result<TracesEstimate> {
-    let (mut traces, mut finished) = (Vec::new(), Vec::new());
+    let (mut traces, mut finished, given) = (Vec::new(), Vec::new(), Given::default());
     for of in &workspace.graph.traces {
-        match (Job { workspace, of }).estimate()? {
+        match (Job { workspace, of, shard: None, finished: None, given: &given }).estimate()? {
             Some(estimate) => traces.push(NamedEstimate { estimate, name: of.name.clone() }),
             None => finished.push(of.name.clone()),
         }
@@ -115,23 +232,38 @@ fn free(workspace: &Workspace) -> Result<u64> {
     traces::free_space(folder).map_err(|e| Error::io("ask for the free space of", folder, e))
 }
 
-/// The work on one trace of a run.
+/// The responses that `traces.from` names, by corpus, which are read when a trace first needs them.
+type Given = OnceCell<BTreeMap<String, Responses>>;
+
+/// The work on one trace of a run, or on a shard of one.
 struct Job<'a> {
     workspace: &'a Workspace,
     of: &'a TraceArtefacts,
+    /// The shard that `of` is, if it is one.
+    shard: Option<Shard>,
+    /// The finished traces that texts, columns and likeliest tokens are taken from, as far as they are there.
+    finished: Option<&'a FinishedTraces>,
+    given: &'a Given,
 }
 
 impl Job<'_> {
+    /// Makes whatever is missing, and opens all of it.
+    fn whole(&self) -> Result<Trace> {
+        self.with_likely(self.with_states(self.tokens()?)?)
+    }
+
     /// Makes the tokens, unless that is done, and opens them.
     fn tokens(&self) -> Result<Trace> {
-        let Self { workspace, of } = self;
+        let Self { workspace, of, .. } = self;
         let (backbone, tokens) = (workspace.backbone(), &of.tokens);
         // The folder is marked as finished before it is put in its place.
         let folder = workspace.make_whole(tokens, |target| {
             self.with_plan(|plan| {
-                let (features, dtype) = self.columns();
-                let estimate = Estimate::new(backbone, plan, (&features, dtype), target, false)?;
-                progress::say(format!("{}: {}", tokens.title, estimate.words(free(workspace)?)));
+                if plan.shard.is_none() {
+                    let (features, dtype) = self.columns();
+                    let estimate = Estimate::new(backbone, plan, (&features, dtype), target, false)?;
+                    progress::say(format!("{}: {}", tokens.title, estimate.words(free(workspace)?)));
+                }
                 traces::make(backbone, plan, target, &traces::free_space, |folder| {
                     workspace.store.finish(tokens, folder)
                 })
@@ -140,8 +272,33 @@ impl Job<'_> {
         Trace::open(&folder, &backbone.identity())?.require_vocabulary(&folder, backbone.model.config().vocab_size)
     }
 
-    fn with_plan<R>(&self, work: impl FnOnce(&TracePlan) -> R) -> R {
-        let Self { workspace, of } = self;
+    /// Returns what supplies the texts behind the prompts.
+    fn supply(&self) -> Result<Supply<'_>> {
+        let Self { workspace, of, finished, given, .. } = self;
+        let from = &workspace.config.traces.from;
+        if let Some(finished) = finished {
+            return Ok(Supply::Finished(finished));
+        }
+        if from.is_empty() || of.text != TraceText::Greedy {
+            return Ok(Supply::Backbone);
+        }
+        if given.get().is_none() {
+            let mut corpora: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
+            for corpus in workspace.corpora() {
+                let ids = corpus.documents.iter().map(|(_, document)| document.id.as_str());
+                corpora.insert(&corpus.name, ids.collect());
+            }
+            let read = Responses::read(Path::new(from), workspace.backbone(), &corpora)?;
+            let _ = given.set(read);
+        }
+        let responses = given.get().and_then(|all| all.get(&workspace.corpora()[of.corpus].name));
+        // Replay is exact only if dev and test are what the backbone itself decodes.
+        Ok(responses
+            .map_or(Supply::Backbone, |responses| Supply::Responses { responses, exact: of.split != Split::Train }))
+    }
+
+    fn with_plan<R>(&self, work: impl FnOnce(&TracePlan) -> Result<R>) -> Result<R> {
+        let Self { workspace, of, .. } = self;
         let options = &workspace.config.traces;
         let documents: Vec<&Document> = workspace.corpora()[of.corpus].split(of.split).take(of.documents).collect();
         work(&TracePlan {
@@ -149,7 +306,9 @@ impl Job<'_> {
             key: of.tokens.key.hash(),
             documents: documents.len(),
             read: &|index| Ok(documents[index].clone()),
+            shard: self.shard,
             text: of.text,
+            supply: self.supply()?,
             sampling: Sampling { temperature: options.temperature, top_p: options.top_p, seed: workspace.config.seed },
             max_new: options.max_new,
             batch: options.batch,
@@ -163,7 +322,7 @@ impl Job<'_> {
 
     /// Estimates what it takes to make the missing tokens and columns. Returns `None` if none are missing.
     fn estimate(&self) -> Result<Option<Estimate>> {
-        let Self { workspace, of } = self;
+        let Self { workspace, of, .. } = self;
         let (backbone, store, dtype) = (workspace.backbone(), &workspace.store, workspace.config.traces.dtype);
         let folder = store.place(&of.tokens.key);
         if !store.is_finished(&of.tokens.key) {
@@ -185,7 +344,7 @@ impl Job<'_> {
     /// Adds the states to a trace. Missing columns are made in one pass. If only tokens are kept, the states are
     /// recomputed when they are read.
     fn with_states(&self, trace: Trace) -> Result<Trace> {
-        let Self { workspace, of } = self;
+        let Self { workspace, of, .. } = self;
         let options = &workspace.config.traces;
         if options.keep == Keep::Tokens {
             let backbone = workspace.inputs.backbone.clone();
@@ -204,7 +363,7 @@ impl Job<'_> {
             let title = format!("columns of {}", of.words());
             let mark = |number: usize, folder: &Path| workspace.store.finish(&missing[number].artefact, folder);
             let named = (title.as_str(), options.batch);
-            traces::make_columns(workspace.backbone(), &trace, &plans, named, &traces::free_space, &mark)
+            traces::make_columns(workspace.backbone(), &trace, &plans, named, self.finished, &traces::free_space, &mark)
         };
         make_together(workspace, &of.columns, &mut Vec::new(), &make)?;
         let columns = of.columns.iter().map(|column| workspace.store.place(&column.artefact.key));
@@ -215,8 +374,11 @@ impl Job<'_> {
     fn with_likely(&self, trace: Trace) -> Result<Trace> {
         let Some(likely) = &self.of.likely else { return Ok(trace) };
         let count = self.workspace.config.traces.probabilities;
-        let folder = self.workspace.make(likely, |folder| {
-            traces::make_likely(&trace, &self.workspace.backbone().model, folder, count, &likely.title)
+        // Finished texts of which only columns were missing have none yet.
+        let merged = self.finished.filter(|_| self.shard.is_none());
+        let folder = self.workspace.make(likely, |folder| match merged {
+            Some(finished) => traces::merge_likely(&trace, finished, folder),
+            None => traces::make_likely(&trace, &self.workspace.backbone().model, folder, count, &likely.title),
         })?;
         trace.with_likely(&folder, count)
     }

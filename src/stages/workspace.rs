@@ -41,7 +41,7 @@ impl Runs {
 }
 
 /// A run, with its configuration, device, folder, inputs and artefacts. Only one process at a time works on the folder
-/// of a run.
+/// of a run, or several that make shards of its traces.
 pub struct Workspace {
     /// The resolved configuration.
     pub config: Config,
@@ -82,6 +82,19 @@ impl Workspace {
         let lock = files::lock(&runs.run(&config.name))?;
         let store = Store::open(runs.store())?;
         let workspace = Self::new(config, device, runs, heads, (store, Some(lock)))?;
+        workspace.describe()?;
+        Ok(workspace)
+    }
+
+    /// Opens the run like [`Workspace::open`], but together with other processes that make shards of its traces.
+    ///
+    /// # Errors
+    /// Fails if another process has the folder alone, if the inputs cannot be read, or if the configuration does not fit them.
+    pub fn open_shared(config: Config, device: Opened, runs: Runs) -> Result<Self> {
+        // What others left unfinished is not removed: they may be at work on another machine.
+        let lock = files::share(&runs.run(&config.name), || true)?;
+        let store = Store::open(runs.store())?;
+        let workspace = Self::new(config, device, runs, None, (store, Some(lock)))?;
         workspace.describe()?;
         Ok(workspace)
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::files;
+use crate::shard::Shard;
 
 /// The version of the format of artefacts, to be raised when the same key begins to give other bytes.
 const FORMAT: u32 = 1;
@@ -46,6 +47,15 @@ impl Key {
             settings: serde_json::to_value(settings).expect("settings of artefacts are JSON"),
             inputs: inputs.into_iter().map(|(name, key)| (name.to_owned(), key.hash.clone())).collect(),
         };
+        Self { hash: files::hash_json(&parts), parts }
+    }
+
+    /// Returns the key of a shard of the artefact: everything that the whole depends on, and which shard it is.
+    pub fn shard(&self, shard: Shard) -> Self {
+        let mut parts = Parts { kind: "shards".to_owned(), ..self.parts.clone() };
+        if let Value::Object(settings) = &mut parts.settings {
+            settings.extend([("shard".into(), shard.to_string().into()), ("of".into(), self.kind().into())]);
+        }
         Self { hash: files::hash_json(&parts), parts }
     }
 

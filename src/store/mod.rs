@@ -25,6 +25,7 @@ pub use unused::{Unused, unused};
 use crate::claims::Claims;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
+use crate::shard::Shard;
 
 /// The file that marks an artefact as finished.
 pub const MARK: &str = "stage.json";
@@ -47,6 +48,14 @@ pub struct Artefact {
     pub title: String,
     /// Everything that the artefact depends on.
     pub key: Key,
+}
+
+impl Artefact {
+    /// Returns the artefact of a shard of this one, which lies in `STORE/shards/HASH/` until all of them are merged.
+    pub fn shard(&self, shard: Shard) -> Self {
+        let name = format!("shards/{}/{}", shard.to_string().replace('/', "-of-"), self.name);
+        Self { name, title: format!("{}, shard {shard}", self.title), key: self.key.shard(shard) }
+    }
 }
 
 /// The contents of the file that marks an artefact as finished.

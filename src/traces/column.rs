@@ -81,7 +81,12 @@ impl Column {
 
     /// Appends the given rows to `out`, `[rows, d]`.
     pub fn decode(&self, rows: Range<usize>, out: &mut Vec<f32>) {
+        self.header.dtype.decode(self.encoded(rows), out);
+    }
+
+    /// Returns the given rows as they lie in the file.
+    pub fn encoded(&self, rows: Range<usize>) -> &[u8] {
         let (size, map) = (self.header.row_bytes(), self.rows.as_ref().map_or(&[][..], |map| map));
-        self.header.dtype.decode(&map[rows.start * size..rows.end * size], out);
+        &map[rows.start * size..rows.end * size]
     }
 }

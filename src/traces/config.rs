@@ -14,6 +14,10 @@ pub struct TracesConfig {
     /// on all of them. Traces of dev and test are always greedy, because replay is exact for that text only.
     #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub train_text: Vec<TraceText>,
+    /// A file with greedy text that a serving engine wrote, `docs/traces.md` says how, which is used instead of decoding: lines of
+    /// JSON with the `id` of a document and `tokens` or `text`. On dev and test every token is checked, and text for training on
+    /// a sample. Empty: the backbone decodes.
+    pub from: String,
     /// The temperature of sampled text, by which logits are divided.
     #[schemars(transform = above_zero)]
     pub temperature: f64,
@@ -50,6 +54,7 @@ impl Default for TracesConfig {
     fn default() -> Self {
         Self {
             train_text: vec![TraceText::Greedy],
+            from: String::new(),
             temperature: 1.0,
             top_p: 1.0,
             max_new: 96,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::forced::teacher_forced;
 use super::make::continuations;
 use super::plan::{Item, TracePlan};
-use super::{Trace, TraceDocument, TraceText, documents_done};
+use super::{Supply, Trace, TraceDocument, TraceText, documents_done};
 use crate::backbone::{Backbone, Feature, generate};
 use crate::error::Result;
 use crate::storage_type::StorageType;
@@ -212,6 +212,11 @@ fn seconds_a_document(backbone: &Backbone, plan: &TracePlan, features: &[Feature
     let _ = generate(backbone, &[&batch[0].prompt[..1]], 1);
     let each = (READ / size).max(1);
     let read: Vec<&[u32]> = batch.iter().map(|item| &item.prompt[..item.prompt.len().min(each)]).collect();
+    if matches!(plan.supply, Supply::Responses { .. }) {
+        // Whoever checks responses reads them once; what is decoded after all is not known.
+        let reading = seconds_a_token(backbone, &read, &[&[Feature::Last][..], features].concat());
+        return reading * after as f64 / size as f64;
+    }
     // Prompts are read by all layers, whichever columns are made.
     let reading = seconds_a_token(backbone, &read, &[Feature::Last]);
     let forcing = if features.is_empty() { 0.0 } else { seconds_a_token(backbone, &read, features) };

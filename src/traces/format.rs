@@ -222,6 +222,13 @@ impl Trace {
         &tokens[document.first..document.first + document.len()]
     }
 
+    /// Returns the rows of a document in the column of a feature, as they lie in the file, or none if that is not open.
+    pub(super) fn encoded_rows(&self, feature: Feature, document: &TraceDocument) -> Option<&[u8]> {
+        let States::Columns(columns) = &self.states else { return None };
+        let column = columns.iter().find(|column| column.header.feature == feature)?;
+        Some(column.encoded(document.first..document.first + document.len()))
+    }
+
     /// Returns the tokens that follow the prompt of a document.
     pub fn continuation(&self, document: &TraceDocument) -> &[u32] {
         &self.tokens(document)[document.prompt..]
@@ -248,10 +255,15 @@ impl Trace {
         Ok(Self { likely: Some(likely), ..self })
     }
 
+    /// Returns the backbone's likeliest tokens at every row of the document, or none if the trace was opened without them.
+    pub(super) fn likely_of(&self, document: &TraceDocument) -> Option<&[Likely]> {
+        self.likely.as_ref().map(|likely| likely.of_rows(document.first..document.first + document.len()))
+    }
+
     /// Returns the backbone's likeliest tokens after token `row` of the document, or none if the trace was opened without
     /// them.
     pub fn likely(&self, document: &TraceDocument, row: usize) -> Option<&[Likely]> {
-        self.likely.as_ref().map(|likely| likely.of_row(document.first + row))
+        self.likely.as_ref().map(|likely| likely.of_rows(document.first + row..document.first + row + 1))
     }
 }
 

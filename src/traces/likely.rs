@@ -4,6 +4,7 @@
 //! The file `likely.bin`, in a folder of its own, has M pairs of a token and its probability for every position,
 //! likeliest first.
 
+use std::ops::Range;
 use std::path::Path;
 
 use bytemuck::{Pod, Zeroable};
@@ -11,7 +12,7 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::format::map;
-use super::{Place, Trace, states_at};
+use super::{FinishedTraces, Place, Trace, states_at};
 use crate::backbone::{Feature, Model};
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -47,10 +48,10 @@ impl LikelyTokens {
         Ok(Self { map: map(folder, FILE, bytes)?, count })
     }
 
-    /// Returns the likeliest tokens of row `row` of the file.
-    pub fn of_row(&self, row: usize) -> &[Likely] {
+    /// Returns the likeliest tokens of the given rows of the file, one row after the other.
+    pub fn of_rows(&self, rows: Range<usize>) -> &[Likely] {
         let all: &[Likely] = self.map.as_ref().map_or(&[], |map| bytemuck::cast_slice(map));
-        &all[row * self.count..][..self.count]
+        &all[rows.start * self.count..rows.end * self.count]
     }
 }
 
@@ -98,6 +99,20 @@ pub fn make_likely(trace: &Trace, model: &Model, folder: &Path, count: usize, ti
     })?;
     bar.finish(&format!("the {count} likeliest of {} tokens", trace.rows()));
     Ok(())
+}
+
+/// Puts the likeliest tokens of a trace into `folder`, as [`make_likely`] does, from finished traces that have them.
+///
+/// # Errors
+/// Returns an error if one of its documents is not in the finished traces, or if the file cannot be written.
+pub fn merge_likely(trace: &Trace, finished: &FinishedTraces, folder: &Path) -> Result<()> {
+    files::write_with(&folder.join(FILE), |out| {
+        for number in trace.in_file_order() {
+            let rows = finished.likely(&trace.documents()[number].id)?;
+            std::io::Write::write_all(out, bytemuck::cast_slice(rows))?;
+        }
+        Ok(())
+    })
 }
 
 /// Returns the tokens of the `count` largest logits of a row with their probabilities. The row is overwritten.

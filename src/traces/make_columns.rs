@@ -8,7 +8,7 @@ use super::estimate::FreeSpace;
 use super::forced::{encode, teacher_forced};
 use super::make::stop_if_interrupted;
 use super::partial::{Partial, RowFile, Traced};
-use super::{Trace, TraceDocument};
+use super::{FinishedTraces, Trace, TraceDocument};
 use crate::backbone::{Backbone, Feature};
 use crate::error::Result;
 use crate::progress::{self, Progress};
@@ -28,7 +28,8 @@ pub struct ColumnPlan<'a> {
 }
 
 /// Computes columns of `trace`, which must have been made by the same backbone. If an earlier process finished a part
-/// of a column, making resumes after that. All columns share one forward pass for every batch of `batch` documents.
+/// of a column, making resumes after that. All columns share one forward pass for every batch of `batch` documents. Columns
+/// that `finished` has are copied from there.
 ///
 /// When all is finished, `mark` is called with the number of each column in `columns` and with its folder, still under
 /// its temporary name, to put the mark of completeness into it.
@@ -41,6 +42,7 @@ pub fn make_columns(
     trace: &Trace,
     columns: &[ColumnPlan],
     (title, batch): (&str, usize),
+    finished: Option<&FinishedTraces>,
     free: FreeSpace,
     mark: &dyn Fn(usize, &Path) -> Result<()>,
 ) -> Result<()> {
@@ -72,19 +74,39 @@ pub fn make_columns(
         stop_if_interrupted(behind[0].1)?;
         let needed = behind.iter().map(|(_, partial)| partial.bytes(documents.iter().copied())).sum();
         behind[0].1.require_room(needed, free)?;
-        let features: Vec<Feature> = behind.iter().map(|(column, _)| column.feature).collect();
+        let (mut copied, mut features) = (Vec::new(), Vec::new());
+        for (column, _) in &behind {
+            let rows = |document: &&TraceDocument| match finished {
+                Some(finished) => finished.rows(column.feature, &document.id),
+                None => Ok(None),
+            };
+            let rows: Option<Vec<&[u8]>> = documents.iter().map(rows).collect::<Result<_>>()?;
+            if rows.is_none() {
+                features.push(column.feature);
+            }
+            copied.push(rows);
+        }
         let texts: Vec<&[u32]> = documents.iter().map(|document| trace.tokens(document)).collect();
         let mut states = Vec::with_capacity(texts.len());
-        for of_text in teacher_forced(&backbone.model, &texts, &features) {
-            stop_if_interrupted(behind[0].1)?;
-            states.push(of_text);
+        if !features.is_empty() {
+            for of_text in teacher_forced(&backbone.model, &texts, &features) {
+                stop_if_interrupted(behind[0].1)?;
+                states.push(of_text);
+            }
         }
-        for (place, (column, partial)) in behind.iter_mut().enumerate() {
-            let one = |(at, (document, states)): (usize, (&&TraceDocument, &Vec<Vec<f32>>))| {
-                let rows = encode(&states[place], column.dtype, column.feature, &document.id)?;
+        for ((column, partial), copied) in behind.iter_mut().zip(copied) {
+            let computed = features.iter().position(|feature| *feature == column.feature);
+            let one = |(at, document): (usize, &&TraceDocument)| {
+                let rows = match (&copied, computed) {
+                    (Some(copied), _) => copied[at].to_vec(),
+                    (None, place) => {
+                        let place = place.expect("what is not copied is computed");
+                        encode(&states[at][place], column.dtype, column.feature, &document.id)?
+                    }
+                };
                 Ok(Traced { index: done + at, entry: (*document).clone(), rows })
             };
-            partial.add(documents.iter().zip(&states).enumerate().map(one).collect::<Result<_>>()?)?;
+            partial.add(documents.iter().enumerate().map(one).collect::<Result<_>>()?)?;
         }
         bar.update(done + documents.len(), || "documents".into());
     }

@@ -12,11 +12,14 @@
 //! Making a trace takes the memory of a few batches, however large the corpus is. `plan.rs` cuts the documents into
 //! batches, which depend only on the corpus and the configuration. `make.rs` computes the batches one by one, and
 //! `partial.rs` keeps every finished one. A process that was killed can therefore be resumed at any point, and the
-//! result is the same to the byte. [`Estimate`] tells in advance how much disk and time a trace will take.
+//! result is the same to the byte. Several processes can each make a shard of the batches, and the shards, as
+//! [`FinishedTraces`], are then merged into the trace that one process makes. [`Responses`] are greedy texts that a serving
+//! engine wrote, which take the place of decoding. [`Estimate`] tells in advance how much disk and time a trace will take.
 
 mod column;
 mod config;
 mod estimate;
+mod finished;
 mod forced;
 mod format;
 mod likely;
@@ -25,14 +28,17 @@ mod make_columns;
 mod partial;
 mod plan;
 mod recomputed;
+mod responses;
 mod states;
 
 pub use config::{Keep, TraceText, TracesConfig};
 pub use estimate::{ColumnEstimate, Columns, Estimate, FreeSpace, free_space};
+pub use finished::FinishedTraces;
 pub use format::{Trace, TraceDocument};
-pub use likely::{Likely, make_likely};
+pub use likely::{Likely, make_likely, merge_likely};
 pub use make::make;
 pub use make_columns::{ColumnPlan, make_columns};
 pub use partial::{discard, documents_done};
-pub use plan::{Sampling, TracePlan};
+pub use plan::{Prompt, Sampling, Supply, TracePlan};
+pub use responses::Responses;
 pub use states::{Place, states_at};

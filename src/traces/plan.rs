@@ -3,11 +3,13 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use super::format::Header;
-use super::{TraceDocument, TraceText};
+use super::{FinishedTraces, Responses, TraceDocument, TraceText};
 use crate::backbone::{Backbone, Sampler};
 use crate::error::Result;
+use crate::shard::Shard;
 use crate::text::Document;
 
 /// The number of batches in a window. The documents of a window are tokenised together, and then sorted by length.
@@ -23,14 +25,34 @@ pub struct TracePlan<'a> {
     pub documents: usize,
     /// A function that returns the document with a given number, which is below `documents`.
     pub read: &'a (dyn Fn(usize) -> Result<Document> + Sync),
+    /// The share of the batches to make, or none for all of them.
+    pub shard: Option<Shard>,
     /// The kind of text that follows the prompts.
     pub text: TraceText,
+    /// Where that text is taken from.
+    pub supply: Supply<'a>,
     /// The options of drawing, which [`TraceText::Sampled`] needs.
     pub sampling: Sampling,
     /// The largest number of tokens after each prompt.
     pub max_new: usize,
     /// The number of documents that are computed together.
     pub batch: usize,
+}
+
+/// Where the texts behind the prompts are taken from.
+#[derive(Clone, Copy)]
+pub enum Supply<'a> {
+    /// The backbone writes them, or the corpus has them.
+    Backbone,
+    /// Finished traces of the same documents have them.
+    Finished(&'a FinishedTraces),
+    /// A serving engine wrote them, greedily.
+    Responses {
+        /// What it wrote.
+        responses: &'a Responses,
+        /// Whether every token must be the backbone's own choice. Otherwise a sample is checked.
+        exact: bool,
+    },
 }
 
 /// The options of drawing continuations at random.
@@ -53,6 +75,17 @@ impl Sampling {
         let seed = u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"));
         Sampler::new(self.temperature, self.top_p, seed)
     }
+}
+
+/// A prompt that is to be continued.
+#[derive(Debug, Serialize)]
+pub struct Prompt {
+    /// The id of its document.
+    pub id: String,
+    /// The tokens of the prompt.
+    pub prompt_tokens: Vec<u32>,
+    /// The largest number of tokens that may follow.
+    pub max_tokens: usize,
 }
 
 /// A tokenised document.
@@ -87,6 +120,16 @@ impl TracePlan<'_> {
         Header::new(backbone.identity(), self.text)
     }
 
+    /// Returns the prompts of all documents that can be traced, in the order of the plan.
+    ///
+    /// # Errors
+    /// Returns an error if a document cannot be read or tokenised.
+    pub fn prompts(&self, backbone: &Backbone) -> Result<Vec<Prompt>> {
+        let items = (0..self.documents).into_par_iter().filter_map(|index| self.item(backbone, index).transpose());
+        let prompt = |item: Item| Prompt { id: item.id, prompt_tokens: item.prompt, max_tokens: item.limit };
+        items.map(|item| item.map(prompt)).collect()
+    }
+
     /// Returns the windows from the one that document `first` lies in, each as a range of documents.
     pub(super) fn windows(&self, first: usize) -> impl Iterator<Item = Range<usize>> {
         let (size, documents) = (WINDOW.saturating_mul(self.batch), self.documents);
@@ -96,12 +139,16 @@ impl TracePlan<'_> {
     }
 
     /// Returns the documents of a window that can be traced, those with the most tokens first. So if memory does not
-    /// suffice, that shows at the beginning. Each run of `batch` documents is a batch.
+    /// suffice, that shows at the beginning. Each run of `batch` documents is a batch. A shard gets whole batches, the same as
+    /// one process makes.
     pub(super) fn window(&self, backbone: &Backbone, window: Range<usize>) -> Result<Vec<Item>> {
+        let first = window.start / self.batch;
         let items = window.into_par_iter().filter_map(|index| self.item(backbone, index).transpose());
         let mut items: Vec<Item> = items.collect::<Result<_>>()?;
         items.sort_by_key(|item| std::cmp::Reverse(item.prompt.len() + item.given.len()));
-        Ok(items)
+        let Some(shard) = self.shard else { return Ok(items) };
+        let own = items.into_iter().enumerate().filter(|(place, _)| shard.has(first + place / self.batch));
+        Ok(own.map(|(_, item)| item).collect())
     }
 
     /// Returns a document as tokens. Returns none if its prompt is empty or leaves no room in the context, or if the
@@ -146,7 +193,9 @@ mod tests {
             key: "",
             documents: 1000,
             read: &read,
+            shard: None,
             text: TraceText::Greedy,
+            supply: Supply::Backbone,
             sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: 0 },
             max_new: 1,
             batch: 5,

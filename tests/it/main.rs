@@ -30,6 +30,7 @@ mod ngram_peers;
 mod reference;
 mod replay;
 mod reports;
+mod responses;
 #[cfg(unix)]
 mod resume;
 mod store;
@@ -37,6 +38,8 @@ mod store;
 mod strange_bytes;
 #[cfg(unix)]
 mod trace_command;
+#[cfg(unix)]
+mod trace_shards;
 mod traces;
 mod tutorial;
 #[cfg(feature = "cpu")]

@@ -13,7 +13,8 @@ use draftsmith::nn::{Init, load_parameters, parameters_from_safetensors, to_host
 use draftsmith::storage_type::StorageType;
 use draftsmith::text::{DataConfig, Document, read_corpus};
 use draftsmith::traces::{
-    ColumnPlan, Place, Sampling, Trace, TraceDocument, TracePlan, TraceText, make, make_columns, states_at,
+    ColumnPlan, FinishedTraces, Place, Sampling, Supply, Trace, TraceDocument, TracePlan, TraceText, make,
+    make_columns, states_at,
 };
 use tempfile::TempDir;
 
@@ -40,13 +41,25 @@ impl Setting {
         change: impl FnOnce(&mut TracePlan),
         free: impl Fn(usize) -> u64,
     ) -> (usize, Option<String>) {
+        self.make_from(Supply::Backbone, folder, change, free)
+    }
+
+    fn make_from(
+        &self,
+        supply: Supply,
+        folder: &Path,
+        change: impl FnOnce(&mut TracePlan),
+        free: impl Fn(usize) -> u64,
+    ) -> (usize, Option<String>) {
         let read = |index: usize| Ok(self.documents[index].clone());
         let mut plan = TracePlan {
             title: "trace",
             key: "key",
             documents: self.documents.len(),
             read: &read,
+            shard: None,
             text: TraceText::Greedy,
+            supply,
             sampling: Sampling { temperature: 0.8, top_p: 0.95, seed: 4 },
             max_new: 12,
             batch: 3,
@@ -91,7 +104,7 @@ impl Setting {
             fs::write(folder.join("mark"), features[number].to_string()).unwrap();
             Ok(())
         };
-        let outcome = make_columns(&self.backbone, &self.open(trace), &plans, ("columns", batch), &room, &mark);
+        let outcome = make_columns(&self.backbone, &self.open(trace), &plans, ("columns", batch), None, &room, &mark);
         (batches.get(), outcome.err().map(|e| e.to_string()))
     }
 
@@ -412,4 +425,27 @@ fn a_number_that_float16_cannot_hold_is_refused_with_its_place() {
     for dtype in [StorageType::Bfloat16, StorageType::Float32] {
         assert_eq!(setting.columns(&folder, &[Feature::Layer(1)], (dtype, 4), |_| PLENTY).1, None);
     }
+}
+
+#[test]
+fn traces_with_the_same_document_overlap() {
+    let setting = Setting::new();
+    let half = |shard: &str| setting.whole(|plan| plan.shard = Some(shard.parse().unwrap()));
+    let [(_one, first), (_two, second)] = ["1/2", "2/2"].map(half);
+    let open = |title: &str, folder: &Path| (title.to_owned(), setting.open(folder));
+    let finished = FinishedTraces::new(vec![open("a", &first), open("b", &second)]).unwrap();
+    let (_kept, whole) = setting.whole(|_| {});
+    let dir = tempfile::tempdir().unwrap();
+    let merged = dir.path().join("merged");
+    let outcome = setting.make_from(Supply::Finished(&finished), &merged, |_| {}, |_| PLENTY);
+    assert_eq!(outcome.1, None);
+    assert!(bytes(&merged) == bytes(&whole));
+    let error = FinishedTraces::new(vec![open("a", &first), open("b", &first)]).err().unwrap().to_string();
+    assert!(error.contains("b and a overlap: both have the document `"), "{error}");
+    let half = FinishedTraces::new(vec![open("a", &first)]).unwrap();
+    let (_, error) = setting.make_from(Supply::Finished(&half), &dir.path().join("t"), |_| {}, |_| PLENTY);
+    assert!(error.unwrap().ends_with("is missing in a."));
+    let shorter = |plan: &mut TracePlan| plan.max_new = 3;
+    let (_, error) = setting.make_from(Supply::Finished(&finished), &dir.path().join("t"), shorter, |_| PLENTY);
+    assert!(error.unwrap().contains("has another prompt or another limit there"));
 }
