@@ -1,6 +1,6 @@
 //! The command `generate`, which prints the backbone's text token by token or block by block.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -205,9 +205,7 @@ struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     fn new(tokenizer: &'a Tokenizer) -> Self {
-        let coloured =
-            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { tokenizer, shown: String::new(), coloured, blocks: 0 }
+        Self { tokenizer, shown: String::new(), coloured: terminal::coloured(), blocks: 0 }
     }
 
     /// Prints the text that `tokens` add to what was printed before.

@@ -6,6 +6,7 @@ use super::args::{Common, ConfigFile, Format, Gates, TraceInstead, TraceOptions}
 use super::{ACCEPT_BACKBONE, estimate, print, print_json, runs, terminal};
 use crate::config::{self, Config, Overrides};
 use crate::device;
+use crate::doctor;
 use crate::error::{ErrorKind, Result, bail};
 use crate::progress;
 use crate::report::{self, EvaluatedRun, Report};
@@ -30,7 +31,14 @@ fn open(config: Config, heads: Option<&Path>) -> Result<Workspace> {
 }
 
 pub fn run(common: &Common, file: &ConfigFile) -> Result<()> {
-    evaluate(common, file, &[], None, &Gates { fail_under: Vec::new() })
+    let Some(config) = load(common, file)? else { return Ok(()) };
+    let workspace = open(config, None)?;
+    if !workspace.is_evaluated() {
+        for finding in doctor::quick(&workspace)?.iter().filter(|finding| !finding.passed) {
+            progress::say(format!("warning: {}: {}", finding.check, finding.words));
+        }
+    }
+    finish(common, &workspace, &Gates { fail_under: Vec::new() })
 }
 
 pub fn pretrain(common: &Common, file: &ConfigFile) -> Result<()> {
@@ -114,8 +122,12 @@ pub fn evaluate(
     let variants: Vec<String> = config.variants().iter().map(ToString::to_string).collect();
     let sets: Vec<&str> = reported.map(|(name, _)| name.as_str()).collect();
     report::check_gate_names(&gates.fail_under, &sets, &variants)?;
-    let workspace = open(config, heads)?;
-    let result = stages::run(&workspace)?;
+    finish(common, &open(config, heads)?, gates)
+}
+
+/// Does every stage of a run that is not finished, and shows the report.
+fn finish(common: &Common, workspace: &Workspace, gates: &Gates) -> Result<()> {
+    let result = stages::run(workspace)?;
     update_index();
     show(common, &result, &workspace.folder.join("report"))?;
     report::check_gates(&result, &gates.fail_under)

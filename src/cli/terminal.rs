@@ -52,6 +52,11 @@ fn writes_json() -> bool {
     FORM.get() == Some(&LogFormat::Json)
 }
 
+/// Returns whether standard output is a terminal whose user did not ask for plain text.
+pub fn coloured() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Writes an error to standard error, whatever the verbosity.
 pub fn complain(error: &str) {
     match writes_json() {

@@ -16,7 +16,7 @@ use crate::evaluation::analyses::loops;
 use crate::files;
 use crate::nn::to_host;
 use crate::stages::{TracesEstimate, Workspace, estimate_traces};
-use crate::text::{Document, Split};
+use crate::text::{ChatTemplate, Document, Split};
 
 /// What a check found.
 #[derive(Debug, Serialize)]
@@ -55,6 +55,8 @@ pub struct ShownToken {
     pub counts: bool,
 }
 
+/// How many documents of each corpus are tokenised.
+const READABLE: usize = 50;
 /// How many texts are read for a check.
 const TEXTS: usize = 4;
 /// How many tokens of a text are read, and how many are written.
@@ -62,6 +64,21 @@ const READ: usize = 48;
 const WRITTEN: usize = 32;
 /// By how much states may differ where they need not have the same bits: on accelerators.
 const TOLERANCE: f32 = 2e-2;
+
+/// Looks at what can be told in seconds, before anything is computed: whether texts survive the tokenizer, what ends them, and
+/// whether prompts fit.
+///
+/// # Errors
+/// Returns an error if a text cannot be read.
+pub fn quick(workspace: &Workspace) -> Result<Vec<Finding>> {
+    let backbone = workspace.backbone();
+    let of_corpus = workspace.corpora().iter().flat_map(|corpus| corpus.documents.iter().take(READABLE));
+    let documents: Vec<&Document> = of_corpus.map(|(_, document)| document).collect();
+    let template = workspace.inputs.template.as_deref();
+    let ends = template.map(|template| ending(backbone, template)).transpose()?;
+    let own = [round_trip(backbone, &documents)?, end_of_text(backbone)?, room(backbone, &documents)?];
+    Ok(own.into_iter().chain(ends).collect())
+}
 
 /// Looks at everything that a run needs.
 ///
@@ -73,14 +90,8 @@ pub fn doctor(workspace: &Workspace) -> Result<Findings> {
     let first = documents.first().copied().ok_or_else(|| Error::new("no corpus has a document to train on."))?;
     let prompts = prompts(backbone, &documents)?;
     let written = written(backbone, &prompts)?;
-    let mut checks = vec![
-        round_trip(backbone, &documents)?,
-        end_of_text(backbone)?,
-        room(backbone, &documents)?,
-        first_choices(backbone, &prompts, &written),
-        batches(backbone, &prompts),
-        repeats(&written),
-    ];
+    let mut checks = quick(workspace)?;
+    checks.extend([first_choices(backbone, &prompts, &written), batches(backbone, &prompts), repeats(&written)]);
     checks.extend(heads::checks(workspace, &prompts, &written)?);
     let traces = estimate_traces(workspace)?;
     checks.push(disk(&traces));
@@ -114,8 +125,7 @@ fn written(backbone: &Backbone, prompts: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
 /// What is encoded and decoded again must be the same text.
 fn round_trip(backbone: &Backbone, documents: &[&Document]) -> Result<Finding> {
     let tokenizer = &backbone.tokenizer;
-    let read = documents.len().min(50);
-    for document in &documents[..read] {
+    for document in documents {
         let text = format!("{}{}", document.prompt, document.completion);
         let again = tokenizer.decode(&tokenizer.encode_continuation(&text)?)?;
         // Special tokens of a template are not decoded, and some tokenizers begin with a space.
@@ -132,7 +142,7 @@ fn round_trip(backbone: &Backbone, documents: &[&Document]) -> Result<Finding> {
             ));
         }
     }
-    Ok(finding("tokenizer", true, format!("{read} texts are the same after encoding and decoding")))
+    Ok(finding("tokenizer", true, format!("{} texts are the same after encoding and decoding", documents.len())))
 }
 
 /// The files of a model must agree on what ends a text.
@@ -166,16 +176,42 @@ fn end_of_text(backbone: &Backbone) -> Result<Finding> {
     Ok(finding("end of text", true, format!("texts end with {}", names.join(", "))))
 }
 
+/// What a chat template writes behind an answer must end a text.
+fn ending(backbone: &Backbone, template: &ChatTemplate) -> Result<Finding> {
+    let ending = match template.ending() {
+        Ok(ending) => ending,
+        Err(e) => return Ok(finding("template", true, format!("what ends an answer is not known: {e}"))),
+    };
+    let first = backbone.tokenizer.encode_continuation(ending.trim_start())?.first().copied();
+    // Words that follow an answer do not end it; special tokens are those that are not decoded.
+    let special = |id: &u32| backbone.tokenizer.decode(&[*id]).is_ok_and(|text| text.is_empty());
+    Ok(match first.filter(special) {
+        Some(id) if backbone.end_of_text.contains(&id) => {
+            finding("template", true, format!("the chat template ends an answer with {id} {:?}", token(backbone, id)))
+        }
+        Some(id) => finding(
+            "template",
+            false,
+            format!(
+                "the chat template ends an answer with {id} {:?}, which does not end a text, so the model writes on behind its answers. Add it to `eos_token_id` in generation_config.json.",
+                token(backbone, id)
+            ),
+        ),
+        None => finding("template", true, "the chat template ends an answer with no special token"),
+    })
+}
+
 /// Prompts that fill the context are left out of traces.
 fn room(backbone: &Backbone, documents: &[&Document]) -> Result<Finding> {
     let context = backbone.model.config().max_position_embeddings;
-    let read = documents.len().min(200);
+    let read = documents.len();
     let mut lengths = Vec::new();
-    for document in &documents[..read] {
+    for document in documents {
         lengths.push(backbone.tokenizer.encode(&document.prompt)?.len());
     }
     lengths.sort_unstable();
-    let (median, out) = (lengths[read / 2], lengths.iter().filter(|&&length| length >= context).count());
+    let (median, out) =
+        (lengths.get(read / 2).copied().unwrap_or(0), lengths.iter().filter(|&&length| length >= context).count());
     let words = format!("{out} of {read} prompts fill the context of {context} tokens; the median has {median}");
     let passed = out * 10 <= read;
     let advice = ". They are left out: shorten the template, or take documents that fit.";

@@ -49,3 +49,35 @@ fn a_model_whose_files_disagree_fails() {
     assert!(outcome.stdout.contains("FAILED end of text") && outcome.stdout.contains("Make them agree"), "{outcome:?}");
     assert!(outcome.stderr.contains("failed: end of text."), "{outcome:?}");
 }
+
+#[test]
+fn a_run_warns_before_it_begins() {
+    let folder = inputs();
+    let file = folder.path().join("model/config.json");
+    let mut config = read_json(&file);
+    config["eos_token_id"] = json!(5);
+    fs::write(&file, config.to_string()).unwrap();
+    fs::write(folder.path().join("t.jinja"), "{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}")
+        .unwrap();
+    let small = ["traces.max_new=4", "traces.train_documents=8", "traces.dev_documents=4", "traces.test_documents=4"];
+    let fast =
+        ["rescorer={}", "heads.training.steps=2", "evaluation.live_documents=0", "backbone.chat_template=t.jinja"];
+    let sets: Vec<&str> = small.iter().chain(&fast).flat_map(|set| ["--set", set]).collect();
+    let said = succeed(folder.path(), &[&["run", "run.toml"], &sets[..]].concat()).stderr;
+    let warning = said
+        .find("warning: end of text: generation_config.json ends texts with {0}")
+        .unwrap_or_else(|| panic!("{said}"));
+    assert!(warning < said.find("trace fables train: ").unwrap(), "{said}");
+    assert_eq!(said.matches("warning: ").count(), 1, "the template agrees: {said}");
+    let again = succeed(folder.path(), &[&["run", "run.toml"], &sets[..]].concat()).stderr;
+    assert!(!again.contains("warning: "), "a finished run is not looked at again: {again}");
+    // A template that ends answers otherwise than the model.
+    let generation = folder.path().join("model/generation_config.json");
+    fs::write(&generation, json!({"eos_token_id": 5}).to_string()).unwrap();
+    let said = run(folder.path(), &[&["doctor", "run.toml", "--format", "json"], &sets[..]].concat());
+    let template = check(&said.json(), "template").clone();
+    assert!(
+        template["passed"] == false && template["words"].as_str().unwrap().contains("0 \"<|endoftext|>\""),
+        "{template}"
+    );
+}
