@@ -35,7 +35,7 @@ pub fn run(common: &Common, file: &ConfigFile) -> Result<()> {
     let workspace = open(config, None)?;
     if !workspace.is_evaluated() {
         for finding in doctor::quick(&workspace)?.iter().filter(|finding| !finding.passed) {
-            progress::say(format!("warning: {}: {}", finding.check, finding.words));
+            progress::warn(format!("warning: {}: {}", finding.check, finding.words));
         }
     }
     finish(common, &workspace, &Gates { fail_under: Vec::new() })

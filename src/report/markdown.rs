@@ -159,20 +159,20 @@ mod tests {
 
     #[test]
     fn columns_that_do_not_fit_follow_below() {
-        let text = table(&fixture::report(), Some(50));
+        let text = table(&fixture::report(), Some(60));
         let expected = "\
 tales (test), 200 documents
-variant        block efficiency   95 % interval
-bpd                       1.525  [1.489, 1.561]
-ngram (lossy)             1.739  [1.703, 1.775]
+variant                     block efficiency   95 % interval
+bpd                                    1.525  [1.489, 1.561]
+ngram (lossy, best on dev)             1.739  [1.703, 1.775]
 
-variant            gain
-bpd                   –
-ngram (lossy)  +14.0 %
+variant                        gain
+bpd                               –
+ngram (lossy, best on dev)  +14.0 %
 12 of 200 documents loop.
 ";
         assert_eq!(text, expected);
-        assert_eq!(table(&fixture::report(), Some(57)), table(&fixture::report(), None));
+        assert_eq!(table(&fixture::report(), Some(69)), table(&fixture::report(), None));
         // A column that is wider than all is still there.
         assert_eq!(table(&fixture::report(), Some(1)).lines().count(), 2 + 3 * 3 + 2);
     }

@@ -96,7 +96,7 @@ fn configurations() {
         ("heads.loss_weights=[1, 2]", &["--set", "heads.loss_weights", "2 numbers", "3 heads", "heads 2 to 4"]),
         ("heads.loss_weights=[1, 0, 1]", &["`heads.loss_weights[1]` is 0", "above 0"]),
         ("heads.architecture={kind=\"speculator\",inner=0}", &["heads.architecture.inner", "at least 1"]),
-        ("heads.architecture={kind=\"attention\",layers=0}", &["heads.architecture.layers", "at least 1"]),
+        ("heads.architecture={kind=\"attention\",layers=0}", &["heads.architecture.layers", "from 1 to 1024"]),
         ("heads.architecture={kind=\"attention\",rows=\"tree\"}", &["is \"tree\"", "\"sequential\" or \"parallel\""]),
         (
             "heads.architecture={kind=\"attention\",layers=3}",
@@ -636,7 +636,7 @@ fn sizes_that_no_memory_holds() {
     let folder = traced();
     for (command, set, words) in [
         (&["train-heads"][..], "heads.architecture={kind=\"ffn\", hidden=2000000000}", "the heads, their gradients"),
-        (&["train-heads"], "heads.architecture={kind=\"redrafter\", hidden=3000000000}", "the heads, their gradients"),
+        (&["train-heads"], "heads.architecture={kind=\"speculator\", inner=3000000000}", "the heads, their gradients"),
         (&["train-heads"], "heads.bias={rank=4000000000}", "the heads, their gradients"),
         (&["train-heads"], "heads.positions_per_step=100000000000", "the states of the 100000000000 positions"),
         (&["train-rescorer", "--only", "turns"], "rescorer.turns.rank=5000000000", "the scorer, its gradients"),

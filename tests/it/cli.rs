@@ -331,6 +331,7 @@ fn messages_are_as_loud_and_as_formal_as_they_are_asked_to_be() {
     let aside = "differs from what is finished in heads.training.steps = 3 (there 20)";
     let told = train(&["-q", "--set", "heads.training.steps=3"]);
     assert!(told.len() == 1 && told[0].contains(aside), "{told:?}");
+    fs::write(place(folder.path(), "heads").join("took.json"), "{\"seconds\": 61}").unwrap();
     let lines: Vec<Value> = train(&["--log-format", "json", "--set", "heads.training.steps=4"])
         .iter()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))

@@ -93,7 +93,7 @@ fn behind_a_near_tie(folder: &Path, split: &str, number: usize, other: impl Fn(u
     let document = &opened.documents()[number];
     let mut tokens = opened.tokens(document)[..document.prompt + 3].to_vec();
     tokens[document.prompt + 2] = other(tokens[document.prompt + 2]);
-    let rest = generate(&backbone, &[&tokens], document.limit - 3).remove(0);
+    let rest = generate(&backbone, &[&tokens], document.limit - 3).unwrap().remove(0);
     [&tokens[document.prompt..], &rest].concat()
 }
 

@@ -170,11 +170,8 @@ fn configurations_and_corpora() {
             config::load(&path, &Overrides::default()).is_ok() || name.starts_with("abl")
         });
     }
-    fs::write(
-        folder.path().join("c.jsonl"),
-        "{\"id\": \"a\", \"prompt\": \"x\\u00e9\", \"completion\": \"y\"}\n".repeat(5),
-    )
-    .unwrap();
+    let record = |id: usize| format!("{{\"id\": \"{id}\", \"prompt\": \"x\\u00e9\", \"completion\": \"y\"}}\n");
+    fs::write(folder.path().join("c.jsonl"), (0..5).map(record).collect::<String>()).unwrap();
     fs::write(folder.path().join("c.csv"), "id,prompt,completion\na,\"x, \"\"y\"\"\",z\nb,x,\"y\nz\"\n").unwrap();
     fs::write(folder.path().join("c.txt"), "One.\n\nTwo.\n\nThree.\n\nFour.\n\nFive.\n\nSix.\n\nSeven.\n\nEight.\n")
         .unwrap();

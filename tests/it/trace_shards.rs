@@ -32,8 +32,8 @@ fn fails(folder: &Path, more: &[&str]) -> String {
 
 /// Names and bytes of a run's traces, keys included.
 fn traces(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let run = folder.join("runs/tiny");
-    ["traces", "columns", "likely"].iter().flat_map(|name| untimed_bytes(&run.join(name))).collect()
+    let kinds = ["traces", "columns", "likely"].map(|kind| folder.join("runs/tiny").join(kind));
+    kinds.iter().filter(|kind| kind.exists()).flat_map(|kind| untimed_bytes(kind)).collect()
 }
 
 fn assert_same(found: &Path, expected: &Path) {
