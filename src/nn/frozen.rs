@@ -201,10 +201,12 @@ impl FrozenUnembedding {
     /// `[n, d]`: the covariance of the unembedding's rows under each softmax, times the row's gradient.
     pub fn attend_backward(&self, states: &Tensor<2>, view: &VocabularyView, gradient: &Tensor<2>) -> Tensor<2> {
         let VocabularyView { means, log_sums } = view;
+        // Products less their mean: what is left is not the difference of large sums.
         let mean = (means.clone() * gradient.clone()).sum_dim(1);
-        let of_rows = match &self.table {
+        match &self.table {
             Projection::Packed(matrix) => {
-                let [states_of, gradients, log_sums] = [states, gradient, log_sums].map(|rows| to_host(rows.clone()));
+                let host = [states, gradient, log_sums, &mean].map(|rows| to_host(rows.clone()));
+                let [states_of, gradients, log_sums, mean] = host;
                 let (mut shares, mut slopes) = (Vec::new(), Vec::new());
                 let mut sums = vec![0.0f32; states_of.len()];
                 let width = matrix.inputs();
@@ -216,9 +218,10 @@ impl FrozenUnembedding {
                             matrix.multiply_part(block.clone(), &states_of[numbers.clone()], &mut shares);
                             matrix.multiply_part(block.clone(), &gradients[numbers.clone()], &mut slopes);
                             let of_rows = shares.par_chunks_mut(block.len()).zip(slopes.par_chunks(block.len()));
-                            of_rows.zip(&log_sums[rows.clone()]).for_each(|((shares, slopes), &log_sum)| {
+                            let known = log_sums[rows.clone()].par_iter().zip(&mean[rows.clone()]);
+                            of_rows.zip(known).for_each(|((shares, slopes), (&log_sum, mean))| {
                                 exponentiate(shares, log_sum);
-                                shares.iter_mut().zip(slopes).for_each(|(share, slope)| *share *= slope);
+                                shares.iter_mut().zip(slopes).for_each(|(share, slope)| *share *= slope - mean);
                             });
                             transposed.multiply_onto(&shares, &mut sums[numbers.clone()]);
                         }
@@ -230,10 +233,9 @@ impl FrozenUnembedding {
                 let block = table.clone().narrow(0, tokens.start, tokens.len());
                 let products = |rows: &Tensor<2>| rows.clone().matmul(block.clone().transpose());
                 let shares = (products(states) - log_sums.clone()).exp();
-                sum + (shares * products(gradient)).matmul(block.clone())
+                sum + (shares * (products(gradient) - mean.clone())).matmul(block.clone())
             }),
-        };
-        of_rows - means.clone() * mean
+        }
     }
 
     /// Walks the vocabulary on the CPU. Returns what it keeps of each row of `hidden` `[n, d]` and, if `weighted`, the
@@ -698,7 +700,8 @@ mod tests {
 
     #[test]
     fn attention_to_the_vocabulary_is_that_to_all_of_it_at_once() {
-        for (dtype, near) in [(DType::F32, 1e-5), (DType::F64, 1e-12)] {
+        // A float32 logit of 24, as there are here, is off by 1e-6, and so is a share of it.
+        for (dtype, near) in [(DType::F32, [1e-5, 1e-4]), (DType::F64, [1e-12; 2])] {
             let [table, states, gradient] =
                 [(VOCABULARY, 0.1), (N, 0.4), (N, 1.3)].map(|(rows, shift)| numbers(rows, shift, dtype));
             let frozen = FrozenUnembedding::new(Projection::new(table.clone()));
@@ -709,8 +712,8 @@ mod tests {
             let leaf = states.clone().cast(DType::F64).autodiff().require_grad();
             let expected = softmax(leaf.clone().matmul(whole.clone().transpose()), 1).matmul(whole);
             let mut backward = (expected.clone() * gradient.cast(DType::F64).autodiff()).sum().backward();
-            assert!(distance(view.means.clone(), expected.without_autodiff()) < near, "{dtype:?}");
-            assert!(distance(found, leaf.grad_remove(&mut backward).unwrap()) < near, "{dtype:?}");
+            assert!(distance(view.means.clone(), expected.without_autodiff()) < near[0], "{dtype:?}");
+            assert!(distance(found, leaf.grad_remove(&mut backward).unwrap()) < near[1], "{dtype:?}");
 
             let alone = frozen.attend(&states.narrow(0, ROWS + 2, 1)).means;
             assert_eq!(distance(alone, view.means.narrow(0, ROWS + 2, 1)), 0.0, "{dtype:?}");
