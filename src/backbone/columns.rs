@@ -109,9 +109,10 @@ impl Columns {
         placed
     }
 
-    /// Places one row behind each of the columns `after`.
+    /// Places one row behind each of the columns `after`. Where tokens of the text have two columns, rows have one.
     pub fn place_after(&mut self, after: &[usize]) -> Vec<CacheSlot> {
-        after.iter().map(|&after| self.push(Some(after))).collect()
+        let place = |&after: &usize| if self.paired { self.branch(Some(after)) } else { self.push(Some(after)) };
+        after.iter().map(place).collect()
     }
 
     /// Places blocks of rows, one block behind each of the columns `after`, or in its place. The rows of a block stand at
@@ -146,6 +147,12 @@ impl Columns {
                 of_token: self.of_token(),
             };
         }
+        self.branch(after)
+    }
+
+    /// Places a row beside the trunk.
+    fn branch(&mut self, after: Option<usize>) -> CacheSlot {
+        let column = self.len();
         let (prefix, ancestors) = match after {
             None => (0, Vec::new()),
             Some(parent) if parent < self.trunk => (parent + 1, Vec::new()),

@@ -113,8 +113,12 @@ impl Lines {
     /// The most lines that are shown at once: as many as there are colours, and as an eye can follow.
     pub const MOST: usize = 8;
 
-    /// The lines, without references. Those behind the eighth are hidden, besides those that are hidden already.
+    /// The lines, without references. Those behind the eighth are hidden, besides those that are hidden already, unless these are
+    /// all.
     pub fn new(x: XAxis, y: YAxis, mut series: Vec<Series>) -> Self {
+        if series.iter().all(|line| line.hidden) {
+            series.iter_mut().for_each(|line| line.hidden = false);
+        }
         series.iter_mut().filter(|line| !line.hidden).skip(Self::MOST).for_each(|line| line.hidden = true);
         Self { x, y, series, references: Vec::new() }
     }
@@ -285,9 +289,12 @@ mod tests {
 
     #[test]
     fn no_more_than_eight_lines_are_shown() {
-        let series = (0..20).map(|i| Series::new(i.to_string(), Colour::Cycle(i), []).hidden(i % 2 == 1)).collect();
-        let lines = Lines::new(XAxis::Linear("x".into()), YAxis::Linear("y".into()), series);
-        let shown: Vec<&str> = lines.series.iter().filter(|line| !line.hidden).map(|line| &*line.label).collect();
-        assert_eq!(shown, ["0", "2", "4", "6", "8", "10", "12", "14"]);
+        let shown = |hidden: fn(usize) -> bool| -> Vec<String> {
+            let series = (0..20).map(|i| Series::new(i.to_string(), Colour::Cycle(i), []).hidden(hidden(i))).collect();
+            let lines = Lines::new(XAxis::Linear("x".into()), YAxis::Linear("y".into()), series);
+            lines.series.into_iter().filter(|line| !line.hidden).map(|line| line.label).collect()
+        };
+        assert_eq!(shown(|i| i % 2 == 1), ["0", "2", "4", "6", "8", "10", "12", "14"]);
+        assert_eq!(shown(|_| true), ["0", "1", "2", "3", "4", "5", "6", "7"]);
     }
 }
