@@ -41,7 +41,7 @@ function sortable(table) {
 
 // What is shown of a table, in its present order.
 const shownCells = table => [...table.rows].map(row =>
-  [...row.cells].filter(cell => !cell.hidden).map(cell => cell.textContent.trim().replaceAll("\u2212", "-")));
+  [...row.cells].filter(cell => !cell.hidden).map(cell => cell.textContent.trim().replaceAll("\u2212", "-").replaceAll("\u00a0", " ")));
 function csv(table) {
   const quoted = cell => /[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell;
   return shownCells(table).map(row => row.map(quoted).join(",") + "\n").join("");

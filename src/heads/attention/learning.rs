@@ -103,9 +103,12 @@ impl Learning for AttentionLearning<'_> {
             let piece = of_states.chain(of_next).reduce(|a, b| a + b).expect("the last level that was run is read");
             let mut backward = piece.backward();
             let Level { entered, left, .. } = &self.levels[number];
-            let (past, left) = (entered.grad_remove(&mut backward), left.grad_remove(&mut backward));
+            let (past, of_left) = (entered.grad_remove(&mut backward), left.grad_remove(&mut backward));
             of_parameters.accumulate(heads, GradientsParams::from_module(&mut backward, heads));
-            let through = self.rows.back(left.expect("states are made of what leaves the layers"), trains_context);
+            // What leaves the layers for a row that nobody predicts with may be read by nothing. The rows behind still see its keys
+            // and values.
+            let of_left = of_left.unwrap_or_else(|| left.clone().without_autodiff().zeros_like());
+            let through = self.rows.back(of_left, trains_context);
             let through = padded(through, entered.dims()[1]);
             of_made = Some(past.map_or(through.clone(), |past| past + through));
         }
