@@ -23,11 +23,16 @@ pub fn free_memory() -> Option<u64> {
 /// # Errors
 /// Returns an error with both numbers if there is too little.
 pub fn require_memory(needed: u64, what: &str, cure: &str) -> Result<()> {
-    if let Some(free) = free_memory().filter(|&free| free < needed) {
-        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-        bail!("{what} take {:.1} GiB, and {:.1} GiB of memory are free. {cure}", gib(needed), gib(free));
+    match free_memory() {
+        Some(free) if free < needed => Err(too_little_memory([needed, free], what, cure)),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Makes the error that something takes more memory than is free, given both numbers of bytes.
+pub(crate) fn too_little_memory([needed, free]: [u64; 2], what: &str, cure: &str) -> Error {
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    Error::new(format!("{what} take {:.1} GiB, and {:.1} GiB of memory are free. {cure}", gib(needed), gib(free)))
 }
 
 /// What a user asks for with `--device` or `device = ...`.

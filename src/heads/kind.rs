@@ -273,6 +273,7 @@ impl<K: HeadKind> AnyHeadKind for K {
         let init = &mut Init::empty(model.device());
         let shape = HeadShape::above(model.config(), count, vocabulary.as_deref());
         let heads = self.network(shape, init);
+        init.require_room("the heads", "Use them where there is more.").map_err(|e| e.within(weights.display()))?;
         Ok(match bias {
             None => FrozenHeads::new(load_network(heads, weights)?, model, vocabulary),
             Some(bias) => {

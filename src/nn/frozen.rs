@@ -188,8 +188,8 @@ impl FrozenUnembedding {
         }
     }
 
-    /// Attends with `states` `[n, d]` (without autodiff) to the whole vocabulary: `softmax(states U^T) U`. A row does not depend on
-    /// those beside it.
+    /// Attends with `states` `[n, d]` (without autodiff) to the whole vocabulary: `softmax(states U^T) U`. On the CPU a row does not
+    /// depend on those beside it.
     pub fn attend(&self, states: &Tensor<2>) -> VocabularyView {
         match self.teach(states, Criterion::CrossEntropy, true) {
             Taught { means: Some(means), log_sums: Some(log_sums), .. } => VocabularyView { means, log_sums },

@@ -9,7 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 
 use super::{from_host, on_host, to_host};
-use crate::device::{free_memory, require_memory};
+use crate::device::{free_memory, too_little_memory};
 use crate::error::Result;
 use crate::kernels::{PackedMatrix, on_pool};
 use crate::storage_type::StorageType;
@@ -17,48 +17,47 @@ use crate::storage_type::StorageType;
 /// A maker of initial parameters: either seeded normal numbers, the same on every device, or zeros that a file will
 /// replace.
 ///
-/// Once the parameters have grown beyond this machine's memory, further ones are of a single number: whoever trains asks
-/// [`Init::require_room`] before they compute.
+/// On the CPU, once the parameters have grown beyond the memory, further ones are of a single number: whoever makes parameters of
+/// sizes that somebody else has chosen asks [`Init::require_room`] before using them.
 pub struct Init {
     rng: Option<ChaCha8Rng>,
     device: Device,
-    /// The bytes of the parameters so far.
+    /// The bytes of the parameters so far, with what is kept besides.
     taken: u64,
-    /// The most bytes that parameters can have, if the system tells.
+    /// The bytes of memory that are free, where that matters and the system tells.
     room: Option<u64>,
+    /// How many numbers are kept for each of a parameter.
+    kept: u64,
 }
 
-/// What a training keeps for every parameter: its value, its gradient, and two moments.
-const KEPT: u64 = 4;
-
 impl Init {
-    /// Makes normal numbers from `seed`.
+    /// Makes normal numbers from `seed`, for parameters that are trained: their gradients and two moments are kept as well.
     pub fn seeded(seed: u64, device: &Device) -> Self {
-        let room = free_memory().map(|free| free / KEPT);
-        Self { rng: Some(ChaCha8Rng::seed_from_u64(seed)), device: device.clone(), taken: 0, room }
+        Self { rng: Some(ChaCha8Rng::seed_from_u64(seed)), kept: 4, ..Self::empty(device) }
     }
 
     /// Makes zeros, for parameters that a file fills.
     pub fn empty(device: &Device) -> Self {
-        Self { rng: None, device: device.clone(), taken: 0, room: free_memory() }
+        let room = if on_host(device) { free_memory() } else { None };
+        Self { rng: None, device: device.clone(), taken: 0, room, kept: 1 }
     }
 
-    /// Checks that all parameters that were made have room in this machine's memory, with what their training keeps. `what` is a
-    /// plural that names them; `cure` says what else to do.
+    /// Checks that all parameters that were made have room in memory, with what is kept besides. `what` is a plural that names
+    /// them; `cure` says what else to do.
     ///
     /// # Errors
     /// Returns an error with both numbers if there is too little.
     pub fn require_room(&self, what: &str, cure: &str) -> Result<()> {
         match self.room {
-            Some(room) if room < self.taken => require_memory(self.taken.saturating_mul(KEPT), what, cure),
+            Some(room) if room < self.taken => Err(too_little_memory([self.taken, room], what, cure)),
             _ => Ok(()),
         }
     }
 
     /// Returns the shape that a parameter gets, given the one that it should have.
     fn shape(&mut self, [rows, columns]: [usize; 2]) -> [usize; 2] {
-        let bytes = (rows as u64).saturating_mul(columns as u64).saturating_mul(size_of::<f32>() as u64);
-        self.taken = self.taken.saturating_add(bytes);
+        let numbers = (rows as u64).saturating_mul(columns as u64).saturating_mul(self.kept);
+        self.taken = self.taken.saturating_add(numbers.saturating_mul(size_of::<f32>() as u64));
         if self.room.is_some_and(|room| room < self.taken) { [1, 1] } else { [rows, columns] }
     }
 
