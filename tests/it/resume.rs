@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{
-    Outcome, PROGRAM, copy_folder, everything_below, finished, inputs, place, read_json, run, run_with, succeed,
-    traced, untimed_bytes, untimed_report, world,
+    Outcome, PROGRAM, everything_below, finished, inputs, place, read_json, run, run_with, succeed, traced,
+    untimed_bytes, untimed_report, world,
 };
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
