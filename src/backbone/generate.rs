@@ -7,6 +7,10 @@ use crate::error::Result;
 use crate::nn::indices;
 use crate::progress;
 
+/// The tokens of a forward pass over long texts, at most, unless one row of each takes more: on a CPU nothing is gained by more, and
+/// an interrupt is soon answered.
+pub const TOKENS_A_FORWARD: usize = 2048;
+
 /// Returns the greedy continuations of `prompts` (each of at least one token). A continuation ends with an end-of-text
 /// id, after `max_new` tokens, or at the end of the context. All prompts are decoded in one batch; choose its size with
 /// memory in mind.
@@ -59,24 +63,36 @@ fn continuations(
     let longest = prompts.iter().map(|p| p.len() + limit(p)).max().unwrap_or(0);
     let mut cache = model.cache(prompts.len(), longest);
     let mut results = vec![Vec::new(); prompts.len()];
-    // The tokens that each text is fed next; none once it has ended.
+    // The tokens that each text is still to be fed; none once it has ended.
     let mut next: Vec<Vec<u32>> = prompts.iter().map(|p| if limit(p) > 0 { p.to_vec() } else { Vec::new() }).collect();
     while next.iter().any(|tokens| !tokens.is_empty()) {
         progress::stop_if_interrupted("decoding")?;
-        let spans: Vec<Span> = next.iter().map(|tokens| Span::chain(tokens)).collect();
+        let mut room = TOKENS_A_FORWARD.max(next.len());
+        let take = |tokens: &Vec<u32>| {
+            let taken = tokens.len().min(room);
+            room -= taken;
+            taken
+        };
+        let fed: Vec<usize> = next.iter().map(take).collect();
+        let spans: Vec<Span> = next.iter().zip(&fed).map(|(tokens, &fed)| Span::chain(&tokens[..fed])).collect();
         let hidden = model.hidden(&spans, Some(&mut cache));
-        let mut rows = 0;
-        let mut last = Vec::new();
-        for span in spans.iter().filter(|span| !span.tokens.is_empty()) {
-            rows += span.tokens.len();
-            last.push(rows - 1);
+        // Of the texts that were fed to their ends, the last row says what follows.
+        let (mut rows, mut last, mut running) = (0, Vec::new(), Vec::new());
+        for (text, (tokens, &fed)) in next.iter_mut().zip(&fed).enumerate().filter(|(_, (_, fed))| **fed > 0) {
+            rows += fed;
+            tokens.drain(..fed);
+            if tokens.is_empty() {
+                last.push(rows - 1);
+                running.push(text);
+            }
+        }
+        if running.is_empty() {
+            continue;
         }
         let hidden = if last.len() == rows { hidden } else { hidden.select(0, indices(last, model.device())) };
-        let running: Vec<usize> = (0..next.len()).filter(|&text| !next[text].is_empty()).collect();
         for (text, token) in running.iter().copied().zip(choose(&running, hidden)) {
             let result: &mut Vec<u32> = &mut results[text];
             result.push(token);
-            next[text].clear();
             if !end_of_text.contains(&token) && result.len() < limit(prompts[text]) {
                 next[text].push(token);
             }

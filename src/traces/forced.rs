@@ -2,17 +2,13 @@
 
 use half::f16;
 
-use crate::backbone::{Feature, Model, Span};
+use crate::backbone::{Feature, Model, Span, TOKENS_A_FORWARD};
 use crate::error::{Result, bail};
 use crate::nn::to_host;
 use crate::storage_type::StorageType;
 
 /// The number of attention weights that are held at once: 256 MiB of float32.
 const WEIGHTS: usize = 1 << 26;
-
-/// The tokens of a forward pass, at most, unless one text has more: on a CPU nothing is gained by more, and an
-/// interrupt is soon answered.
-const TOKENS: usize = 2048;
 
 /// Returns the states of the given features at every token: for each text, and for each feature, `[tokens, d]`. Texts
 /// are computed in batches that fit in memory, each when the first of its texts is asked for.
@@ -23,7 +19,7 @@ pub(super) fn teacher_forced<'a>(
 ) -> impl Iterator<Item = Vec<Vec<f32>>> + 'a {
     let longest = texts.iter().map(|text| text.len()).max().unwrap_or(1);
     let of_memory = WEIGHTS / (longest * longest * model.config().num_attention_heads);
-    let rows = of_memory.min(TOKENS / longest).max(1);
+    let rows = of_memory.min(TOKENS_A_FORWARD / longest).max(1);
     texts.chunks(rows).flat_map(move |batch| one_forward(model, batch, features))
 }
 

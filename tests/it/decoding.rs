@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::common::{CONTEXT, alone, world};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use draftsmith::backbone::{Backbone, Feature, Precision, Span, generate};
+use draftsmith::backbone::{Backbone, Feature, Precision, Span, TOKENS_A_FORWARD, generate};
 use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
 use draftsmith::drafting::{
     BlockSeconds, Bpd, Drafter, DrawnDrafter, Grown, GrowthLimits, GrowthPolicy, PromptLookup, Rescoring, Settings,
@@ -469,4 +469,18 @@ fn lossy_rules_keep_longer_drafts() {
     assert_eq!(everything.1, everything.0.len().div_ceil(6), "every draft is kept whole");
     let typical = blocks(Rule::Typical { epsilon: 1.0, delta: 1e-6 });
     assert!(typical.1 <= everything.1 + greedy.1);
+}
+
+/// More tokens than a forward pass takes are read in several, which changes nothing.
+#[test]
+fn many_long_prompts_together_are_continued_as_alone() {
+    let backbone = backbone();
+    let prompts: Vec<Vec<u32>> =
+        (0..40u32).map(|text| (0..50 + text % 37).map(|place| (7 * text + 13 * place) % 290 + 1).collect()).collect();
+    assert!(prompts.iter().map(Vec::len).sum::<usize>() > TOKENS_A_FORWARD);
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let together = generate(&backbone, &prompts, 8).unwrap();
+    for (prompt, together) in prompts.iter().zip(&together) {
+        assert_eq!(generate(&backbone, &[prompt], 8).unwrap()[0], *together);
+    }
 }
