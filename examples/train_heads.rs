@@ -14,7 +14,7 @@ use draftsmith::evaluation::{ReplayText, Tally, replay};
 use draftsmith::heads::{Binding, FitHeads, HeadsConfig, StoredCandidates, TrainingText, load_heads};
 use draftsmith::storage_type::StorageType;
 use draftsmith::text::{DataConfig, Document, read_corpus};
-use draftsmith::traces::{self, Sampling, Supply, Trace, TracePlan, TraceText};
+use draftsmith::traces::{self, ColumnPlans, Sampling, Supply, Trace, TracePlan, TraceText};
 use draftsmith::training::{OptimizationConfig, TrainingContext};
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
@@ -39,7 +39,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
             batch: 32,
         };
         let place = folder.path().join(name);
-        traces::make(&backbone, &plan, &place, &traces::free_space, |_| Ok(()))?;
+        traces::make(&backbone, &plan, &place, ColumnPlans::NONE, &traces::free_space, |_| Ok(()))?;
         let trace = Trace::open(&place, &backbone.identity())?;
         Ok(trace.recomputing(backbone.clone(), &[Feature::Last], StorageType::Float32))
     };

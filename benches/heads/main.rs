@@ -26,7 +26,7 @@ use draftsmith::heads::{
 };
 use draftsmith::nn::Init;
 use draftsmith::storage_type::StorageType;
-use draftsmith::traces::{ColumnPlan, Trace, free_space, make_columns};
+use draftsmith::traces::{ColumnPlan, ColumnPlans, Trace, free_space, make_columns};
 use draftsmith::training::{Batch, Evaluated, OptimizationConfig, Schedule, Task, TrainingContext, train};
 use serde_json::{Map, Value, json};
 
@@ -181,7 +181,8 @@ fn trace(backbone: &Backbone, folder: &Path, windows: &[Vec<u32>], features: &[F
     for (&feature, folder) in features.iter().zip(&columns) {
         plans.push(ColumnPlan { feature, dtype: StorageType::Float32, folder, key: String::new() });
     }
-    make_columns(backbone, &trace, &plans, ("states", BATCH), None, &free_space, &|_, _| Ok(()))?;
+    let plans = ColumnPlans { plans: &plans, ..ColumnPlans::NONE };
+    make_columns(backbone, &trace, plans, ("states", BATCH), None, &free_space)?;
     columns.iter().try_fold(trace, |trace, column| trace.with_column(column))
 }
 

@@ -1,15 +1,35 @@
-//! Plain decoding, many texts in one batch.
+//! Plain decoding, many texts side by side.
 
 use burn::tensor::Tensor;
 
-use super::{Backbone, Model, Sampler, Span};
+use super::{Backbone, Feature, Model, Sampler, Span};
 use crate::error::Result;
-use crate::nn::indices;
+use crate::nn::{indices, to_host};
 use crate::progress;
 
 /// The tokens of a forward pass over long texts, at most, unless one row of each takes more: on a CPU nothing is gained by more, and
 /// an interrupt is soon answered.
-pub const TOKENS_A_FORWARD: usize = 2048;
+pub const TOKENS_A_FORWARD: usize = 1024;
+
+/// What follows a prompt.
+#[derive(Debug, Clone, Default)]
+pub struct Continuation {
+    /// The tokens that follow.
+    pub tokens: Vec<u32>,
+    /// For each feature that was asked for, its states `[prompt and continuation, d]`, that of the last token included.
+    pub states: Vec<Vec<f32>>,
+}
+
+/// How prompts are continued.
+#[derive(Debug, Clone, Copy)]
+pub struct Continuing<'a> {
+    /// The largest number of tokens after each prompt.
+    pub max_new: usize,
+    /// How many texts are in memory at once.
+    pub side_by_side: usize,
+    /// The states that are returned with the tokens.
+    pub features: &'a [Feature],
+}
 
 /// Returns the greedy continuations of `prompts` (each of at least one token). A continuation ends with an end-of-text
 /// id, after `max_new` tokens, or at the end of the context. All prompts are decoded in one batch; choose its size with
@@ -23,10 +43,7 @@ pub fn generate(backbone: &Backbone, prompts: &[&[u32]], max_new: usize) -> Resu
 
 /// Does the same as [`generate`] with the given end-of-text ids.
 pub(super) fn greedy(model: &Model, end_of_text: &[u32], prompts: &[&[u32]], max_new: usize) -> Result<Vec<Vec<u32>>> {
-    let projection = model.projection();
-    continuations(model, end_of_text, prompts, max_new, |_, hidden| {
-        projection.largest(hidden, 1, false).iter().map(|best| best.first().0).collect()
-    })
+    together(prompts, max_new, |how, ended| continuations(model, end_of_text, prompts, how, greedily(model), ended))
 }
 
 /// Returns continuations as [`generate`] does, but draws their tokens, with one sampler for each prompt.
@@ -39,64 +56,156 @@ pub fn sample(
     max_new: usize,
     samplers: &mut [Sampler],
 ) -> Result<Vec<Vec<u32>>> {
-    let Backbone { model, end_of_text, .. } = backbone;
-    continuations(model, end_of_text, prompts, max_new, |texts, hidden| {
-        let logits = model.logits(hidden);
-        texts
-            .iter()
-            .zip(logits.chunks(model.config().vocab_size))
-            .map(|(&text, row)| samplers[text].draw(row))
-            .collect()
-    })
+    together(prompts, max_new, |how, ended| continue_each(backbone, prompts, how, Some(samplers), ended))
 }
 
-/// Continues the prompts; `choose` returns the next token of some texts, given their last hidden states `[texts, d]`.
+/// Continues prompts as [`generate`] does, or as [`sample`] does where there are samplers, and calls `ended` with the number of each
+/// prompt and what follows it, as soon as that is known. A text that has ended makes room for the next prompt.
+///
+/// # Errors
+/// As [`generate`], and those of `ended`.
+pub fn continue_each(
+    backbone: &Backbone,
+    prompts: &[&[u32]],
+    how: Continuing,
+    samplers: Option<&mut [Sampler]>,
+    ended: &mut dyn FnMut(usize, Continuation) -> Result<()>,
+) -> Result<()> {
+    let Backbone { model, end_of_text, .. } = backbone;
+    let Some(samplers) = samplers else {
+        return continuations(model, end_of_text, prompts, how, greedily(model), ended);
+    };
+    let draw = |texts: &[usize], hidden: Tensor<2>| {
+        let logits = model.logits(hidden);
+        let rows = texts.iter().zip(logits.chunks(model.config().vocab_size));
+        rows.map(|(&text, row)| samplers[text].draw(row)).collect()
+    };
+    continuations(model, end_of_text, prompts, how, draw, ended)
+}
+
+/// Returns what chooses the backbone's likeliest tokens.
+fn greedily(model: &Model) -> impl FnMut(&[usize], Tensor<2>) -> Vec<u32> {
+    let projection = model.projection();
+    move |_, hidden| projection.largest(hidden, 1, false).iter().map(|best| best.first().0).collect()
+}
+
+/// Collects the tokens of texts that are all continued side by side.
+fn together(
+    prompts: &[&[u32]],
+    max_new: usize,
+    decode: impl FnOnce(Continuing, &mut dyn FnMut(usize, Continuation) -> Result<()>) -> Result<()>,
+) -> Result<Vec<Vec<u32>>> {
+    let mut results = vec![Vec::new(); prompts.len()];
+    let how = Continuing { max_new, side_by_side: prompts.len(), features: &[] };
+    decode(how, &mut |text, Continuation { tokens, .. }| {
+        results[text] = tokens;
+        Ok(())
+    })?;
+    Ok(results)
+}
+
+/// A text that is being continued.
+struct Row {
+    /// The number of its prompt.
+    text: usize,
+    /// The tokens that are still to be fed.
+    next: Vec<u32>,
+    /// Whether nothing is chosen behind these.
+    last: bool,
+    result: Continuation,
+}
+
+/// Continues the prompts; `choose` returns the next token of some texts, given their numbers and their last hidden states
+/// `[texts, d]`.
 fn continuations(
     model: &Model,
     end_of_text: &[u32],
     prompts: &[&[u32]],
-    max_new: usize,
+    how: Continuing,
     mut choose: impl FnMut(&[usize], Tensor<2>) -> Vec<u32>,
-) -> Result<Vec<Vec<u32>>> {
-    let config = model.config();
+    ended: &mut dyn FnMut(usize, Continuation) -> Result<()>,
+) -> Result<()> {
+    let Continuing { max_new, side_by_side, features } = how;
+    let (config, width) = (model.config(), model.config().hidden_size);
     let limit = |prompt: &[u32]| max_new.min(config.max_position_embeddings.saturating_sub(prompt.len()));
     let longest = prompts.iter().map(|p| p.len() + limit(p)).max().unwrap_or(0);
-    let mut cache = model.cache(prompts.len(), longest);
-    let mut results = vec![Vec::new(); prompts.len()];
-    // The tokens that each text is still to be fed; none once it has ended.
-    let mut next: Vec<Vec<u32>> = prompts.iter().map(|p| if limit(p) > 0 { p.to_vec() } else { Vec::new() }).collect();
-    while next.iter().any(|tokens| !tokens.is_empty()) {
+    let mut rows: Vec<Option<Row>> = (0..side_by_side.min(prompts.len())).map(|_| None).collect();
+    let mut cache = model.cache(rows.len(), longest);
+    let mut waiting = prompts.iter().enumerate();
+    // The last state, from which tokens are chosen, comes behind those that were asked for.
+    let asked = [features, &[Feature::Last]].concat();
+    loop {
+        for (number, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.is_none()) {
+            for (text, prompt) in waiting.by_ref() {
+                let (last, states) = (limit(prompt) == 0, vec![Vec::new(); features.len()]);
+                if last && features.is_empty() {
+                    ended(text, Continuation::default())?;
+                    continue;
+                }
+                cache.truncate(number, 0);
+                let result = Continuation { tokens: Vec::new(), states };
+                *row = Some(Row { text, next: prompt.to_vec(), last, result });
+                break;
+            }
+        }
+        let active = rows.iter().flatten().count();
+        if active == 0 {
+            return Ok(());
+        }
         progress::stop_if_interrupted("decoding")?;
-        let mut room = TOKENS_A_FORWARD.max(next.len());
-        let take = |tokens: &Vec<u32>| {
-            let taken = tokens.len().min(room);
-            room -= taken;
-            taken
+        // Every text is fed a token, and prompts what else there is room for.
+        let mut room = TOKENS_A_FORWARD.saturating_sub(active);
+        let mut take = |row: &Option<Row>| {
+            row.as_ref().map_or(0, |row| {
+                let more = (row.next.len() - 1).min(room);
+                room -= more;
+                1 + more
+            })
         };
-        let fed: Vec<usize> = next.iter().map(take).collect();
-        let spans: Vec<Span> = next.iter().zip(&fed).map(|(tokens, &fed)| Span::chain(&tokens[..fed])).collect();
-        let hidden = model.hidden(&spans, Some(&mut cache));
-        // Of the texts that were fed to their ends, the last row says what follows.
-        let (mut rows, mut last, mut running) = (0, Vec::new(), Vec::new());
-        for (text, (tokens, &fed)) in next.iter_mut().zip(&fed).enumerate().filter(|(_, (_, fed))| **fed > 0) {
-            rows += fed;
-            tokens.drain(..fed);
-            if tokens.is_empty() {
-                last.push(rows - 1);
-                running.push(text);
+        let fed: Vec<usize> = rows.iter().map(&mut take).collect();
+        let tokens = rows.iter().map(|row| row.as_ref().map_or(&[][..], |row| &row.next));
+        let spans: Vec<Span> = tokens.zip(&fed).map(|(tokens, &fed)| Span::chain(&tokens[..fed])).collect();
+        let mut states = model.features(&spans, Some(&mut cache), &asked);
+        let hidden = states.pop().expect("the last state was asked for");
+        let states: Vec<Vec<f32>> = states.into_iter().map(to_host).collect();
+        // Of the texts that were fed to their ends, the last state says what follows.
+        let (mut begin, mut last, mut running) = (0, Vec::new(), Vec::new());
+        for (number, &fed) in fed.iter().enumerate().filter(|(_, fed)| **fed > 0) {
+            let row = rows[number].as_mut().expect("what is fed has a text");
+            let range = begin * width..(begin + fed) * width;
+            let mine = row.result.states.iter_mut().zip(&states);
+            mine.for_each(|(mine, states)| mine.extend_from_slice(&states[range.clone()]));
+            begin += fed;
+            row.next.drain(..fed);
+            match row.next.is_empty() {
+                true if row.last => {
+                    let Row { text, result, .. } = rows[number].take().expect("it was there");
+                    ended(text, result)?;
+                }
+                true => {
+                    last.push(begin - 1);
+                    running.push(number);
+                }
+                false => {}
             }
         }
         if running.is_empty() {
             continue;
         }
-        let hidden = if last.len() == rows { hidden } else { hidden.select(0, indices(last, model.device())) };
-        for (text, token) in running.iter().copied().zip(choose(&running, hidden)) {
-            let result: &mut Vec<u32> = &mut results[text];
-            result.push(token);
-            if !end_of_text.contains(&token) && result.len() < limit(prompts[text]) {
-                next[text].push(token);
+        let hidden = if last.len() == begin { hidden } else { hidden.select(0, indices(last, model.device())) };
+        let text = |number: &usize| rows[*number].as_ref().expect("it runs").text;
+        let texts: Vec<usize> = running.iter().map(text).collect();
+        for (number, token) in running.into_iter().zip(choose(&texts, hidden)) {
+            let row = rows[number].as_mut().expect("it runs");
+            row.result.tokens.push(token);
+            row.last = end_of_text.contains(&token) || row.result.tokens.len() == limit(prompts[row.text]);
+            if row.last && features.is_empty() {
+                let Row { text, result, .. } = rows[number].take().expect("it was there");
+                ended(text, result)?;
+            } else {
+                // The state of the last token is wanted as well.
+                row.next.push(token);
             }
         }
     }
-    Ok(results)
 }

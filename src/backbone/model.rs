@@ -83,7 +83,7 @@ impl Model {
             if shape.len() == 2 {
                 weights.round(&mut numbers);
             }
-            if numbers.iter().any(|x| !x.is_finite()) {
+            if numbers.par_iter().any(|x| !x.is_finite()) {
                 let rounded = if weights == StorageType::Float16 { ", at least in float16" } else { "" };
                 bail!("the tensor `{name}` holds numbers that are not finite{rounded}.");
             }
@@ -151,6 +151,11 @@ impl Model {
     /// Bytes of one number of the keys and values.
     pub fn state_bytes(&self) -> usize {
         self.types[1].bytes()
+    }
+
+    /// Whether its weights lie packed in this process's memory. A token then has the same bits alone, in a block and in a text.
+    pub fn is_packed(&self) -> bool {
+        matches!(self.engine, Engine::Host(_))
     }
 
     /// Bytes that its matrices take, where they are in this process's memory.

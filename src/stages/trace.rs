@@ -18,7 +18,8 @@ use crate::storage_type::StorageType;
 use crate::store::{self, Artefact};
 use crate::text::{Document, Split};
 use crate::traces::{
-    self, ColumnPlan, Estimate, FinishedTraces, Keep, Prompt, Responses, Sampling, Supply, Trace, TracePlan, TraceText,
+    self, ColumnPlan, ColumnPlans, Estimate, FinishedTraces, Keep, Prompt, Responses, Sampling, Supply, Trace,
+    TracePlan, TraceText,
 };
 
 /// The traces of a run.
@@ -249,11 +250,12 @@ struct Job<'a> {
 impl Job<'_> {
     /// Makes whatever is missing, and opens all of it.
     fn whole(&self) -> Result<Trace> {
-        self.with_likely(self.with_states(self.tokens()?)?)
+        self.with_likely(self.with_states()?)
     }
 
-    /// Makes the tokens, unless that is done, and opens them.
-    fn tokens(&self) -> Result<Trace> {
+    /// Makes the tokens, unless that is done, and opens them. Where the backbone's states are known then, `columns` are made
+    /// along.
+    fn tokens(&self, columns: ColumnPlans) -> Result<Trace> {
         let Self { workspace, of, .. } = self;
         let (backbone, tokens) = (workspace.backbone(), &of.tokens);
         // The folder is marked as finished before it is put in its place.
@@ -264,7 +266,7 @@ impl Job<'_> {
                     let estimate = Estimate::new(backbone, plan, (&features, dtype), target, false)?;
                     progress::say(format!("{}: {}", tokens.title, estimate.words(free(workspace)?)));
                 }
-                traces::make(backbone, plan, target, &traces::free_space, |folder| {
+                traces::make(backbone, plan, target, columns, &traces::free_space, |folder| {
                     workspace.store.finish(tokens, folder)
                 })
             })
@@ -341,18 +343,18 @@ impl Job<'_> {
         Ok(Some(Estimate::of_columns(backbone, &trace, (&features, dtype), done, true)))
     }
 
-    /// Adds the states to a trace. Missing columns are made in one pass. If only tokens are kept, the states are
-    /// recomputed when they are read.
-    fn with_states(&self, trace: Trace) -> Result<Trace> {
+    /// Makes the tokens and the states. Missing columns are made along with the tokens, or in one pass over them. If only tokens
+    /// are kept, the states are recomputed when they are read.
+    fn with_states(&self) -> Result<Trace> {
         let Self { workspace, of, .. } = self;
-        let options = &workspace.config.traces;
+        let (store, options) = (&workspace.store, &workspace.config.traces);
         if options.keep == Keep::Tokens {
             let backbone = workspace.inputs.backbone.clone();
-            return Ok(trace.recomputing(backbone, &workspace.features, options.dtype));
+            return Ok(self.tokens(ColumnPlans::NONE)?.recomputing(backbone, &workspace.features, options.dtype));
         }
-        let make = |missing: &[&Column]| {
-            let folders: Vec<PathBuf> =
-                missing.iter().map(|column| workspace.store.place(&column.artefact.key)).collect();
+        let mut trace = None;
+        let mut make = |missing: &[&Column]| {
+            let folders: Vec<PathBuf> = missing.iter().map(|column| store.place(&column.artefact.key)).collect();
             let plans = missing.iter().zip(&folders).map(|(column, folder)| ColumnPlan {
                 feature: column.feature,
                 dtype: options.dtype,
@@ -360,13 +362,28 @@ impl Job<'_> {
                 key: column.artefact.key.hash().to_owned(),
             });
             let plans: Vec<ColumnPlan> = plans.collect();
-            let title = format!("columns of {}", of.words());
-            let mark = |number: usize, folder: &Path| workspace.store.finish(&missing[number].artefact, folder);
-            let named = (title.as_str(), options.batch);
-            traces::make_columns(workspace.backbone(), &trace, &plans, named, self.finished, &traces::free_space, &mark)
+            let mark = |number: usize, folder: &Path| store.finish(&missing[number].artefact, folder);
+            let tokens = self.tokens(ColumnPlans { plans: &plans, mark: &mark })?;
+            let left: Vec<(usize, ColumnPlan)> = plans
+                .into_iter()
+                .enumerate()
+                .filter(|(number, _)| !store.is_finished(&missing[*number].artefact.key))
+                .collect();
+            if !left.is_empty() {
+                let (numbers, plans): (Vec<usize>, Vec<ColumnPlan>) = left.into_iter().unzip();
+                let mark = |number: usize, folder: &Path| mark(numbers[number], folder);
+                let columns = ColumnPlans { plans: &plans, mark: &mark };
+                let title = format!("columns of {}", of.words());
+                let named = (title.as_str(), options.batch);
+                let free = &traces::free_space;
+                traces::make_columns(workspace.backbone(), &tokens, columns, named, self.finished, free)?;
+            }
+            trace = Some(tokens);
+            Ok(())
         };
-        make_together(workspace, &of.columns, &mut Vec::new(), &make)?;
-        let columns = of.columns.iter().map(|column| workspace.store.place(&column.artefact.key));
+        make_together(workspace, &of.columns, &mut Vec::new(), &mut make)?;
+        let trace = trace.map_or_else(|| self.tokens(ColumnPlans::NONE), Ok)?;
+        let columns = of.columns.iter().map(|column| store.place(&column.artefact.key));
         columns.into_iter().try_fold(trace, |trace, folder| trace.with_column(&folder))
     }
 
@@ -390,7 +407,7 @@ fn make_together<'a>(
     workspace: &Workspace,
     columns: &'a [Column],
     missing: &mut Vec<&'a Column>,
-    make: &dyn Fn(&[&Column]) -> Result<()>,
+    make: &mut dyn FnMut(&[&Column]) -> Result<()>,
 ) -> Result<()> {
     let Some((first, rest)) = columns.split_first() else {
         return if missing.is_empty() { Ok(()) } else { make(missing) };

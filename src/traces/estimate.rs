@@ -7,10 +7,10 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::forced::teacher_forced;
-use super::make::continuations;
+use super::make::decode;
 use super::plan::{Item, TracePlan};
 use super::{Supply, Trace, TraceDocument, TraceText, documents_done};
-use crate::backbone::{Backbone, Feature, generate};
+use crate::backbone::{Backbone, Continuing, Feature, generate};
 use crate::error::Result;
 use crate::storage_type::StorageType;
 
@@ -219,12 +219,17 @@ fn seconds_a_document(backbone: &Backbone, plan: &TracePlan, features: &[Feature
     }
     // Prompts are read by all layers, whichever columns are made.
     let reading = seconds_a_token(backbone, &read, &[Feature::Last]);
-    let forcing = if features.is_empty() { 0.0 } else { seconds_a_token(backbone, &read, features) };
+    let along = features.is_empty() || plan.gives_states(backbone);
+    let forcing = if along { 0.0 } else { seconds_a_token(backbone, &read, features) };
     batch.iter_mut().for_each(|item| item.prompt.truncate(SHORT));
-    let one = seconds_of(|| drop(continuations(backbone, plan, batch, 1)));
-    let some = seconds_of(|| drop(continuations(backbone, plan, batch, 1 + TIMED)));
-    let a_step = (some - one).max(0.0) / TIMED as f64;
+    let decoding = |max_new| {
+        let how = Continuing { max_new, side_by_side: size, features: &[] };
+        seconds_of(|| drop(decode(backbone, plan, batch, how, &mut |_, _| Ok(()))))
+    };
     // The corpus's own text is not decoded, so its prompts are not read in advance.
-    let prefilled = if plan.text == TraceText::Corpus { 0 } else { before };
+    let (a_step, prefilled) = match plan.text {
+        TraceText::Corpus => (0.0, 0),
+        _ => ((decoding(1 + TIMED) - decoding(1)).max(0.0) / TIMED as f64, before),
+    };
     (a_step * steps as f64 + reading * prefilled as f64 + forcing * after as f64) / size as f64
 }

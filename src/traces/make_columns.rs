@@ -27,12 +27,31 @@ pub struct ColumnPlan<'a> {
     pub key: String,
 }
 
+impl ColumnPlan<'_> {
+    /// Returns the description of the column, whose states have `width` numbers, of the tokens with the given hash.
+    pub(super) fn header(&self, width: usize, tokens_hash: &str) -> ColumnHeader {
+        ColumnHeader::new(self.feature, self.dtype, width, tokens_hash)
+    }
+}
+
+/// Columns that are to be made.
+#[derive(Clone, Copy)]
+pub struct ColumnPlans<'a> {
+    /// The columns.
+    pub plans: &'a [ColumnPlan<'a>],
+    /// What is called when a column is finished, with its number and with its folder, still under its temporary name, to put
+    /// the mark of completeness into it.
+    pub mark: &'a dyn Fn(usize, &Path) -> Result<()>,
+}
+
+impl ColumnPlans<'static> {
+    /// No columns.
+    pub const NONE: Self = Self { plans: &[], mark: &|_, _| Ok(()) };
+}
+
 /// Computes columns of `trace`, which must have been made by the same backbone. If an earlier process finished a part
 /// of a column, making resumes after that. All columns share one forward pass for every batch of `batch` documents. Columns
 /// that `finished` has are copied from there.
-///
-/// When all is finished, `mark` is called with the number of each column in `columns` and with its folder, still under
-/// its temporary name, to put the mark of completeness into it.
 ///
 /// # Errors
 /// Returns an error if the type of a column cannot hold a number, if the disk has no room for the next batch, or after
@@ -40,14 +59,13 @@ pub struct ColumnPlan<'a> {
 pub fn make_columns(
     backbone: &Backbone,
     trace: &Trace,
-    columns: &[ColumnPlan],
+    ColumnPlans { plans: columns, mark }: ColumnPlans,
     (title, batch): (&str, usize),
     finished: Option<&FinishedTraces>,
     free: FreeSpace,
-    mark: &dyn Fn(usize, &Path) -> Result<()>,
 ) -> Result<()> {
     let (width, order) = (backbone.model.config().hidden_size, trace.in_file_order());
-    let header = |column: &ColumnPlan| ColumnHeader::new(column.feature, column.dtype, width, trace.tokens_hash());
+    let header = |column: &ColumnPlan| column.header(width, trace.tokens_hash());
     let open = |column: &ColumnPlan| {
         let header = header(column);
         let rows = RowFile { name: ROWS, row_bytes: header.row_bytes() };

@@ -37,7 +37,7 @@ pub use finished::FinishedTraces;
 pub use format::{Trace, TraceDocument};
 pub use likely::{Likely, make_likely, merge_likely};
 pub use make::make;
-pub use make_columns::{ColumnPlan, make_columns};
+pub use make_columns::{ColumnPlan, ColumnPlans, make_columns};
 pub use partial::{discard, documents_done};
 pub use plan::{Prompt, Sampling, Supply, TracePlan};
 pub use responses::Responses;

@@ -42,7 +42,7 @@ struct PlanFile {
     header: Value,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 struct Entry {
     /// The number of the document in the plan.
     index: usize,
@@ -113,16 +113,29 @@ impl Partial {
             rows: 0,
             new_tokens: 0,
         };
-        partial.recover(documents).map_err(|e| partial.failed(e))?;
+        partial.recover(documents, usize::MAX).map_err(|e| partial.failed(e))?;
         Ok(partial)
     }
 
-    /// Reads the batches whose lines and rows are complete, and cuts off the rest of both files.
-    fn recover(&mut self, documents: usize) -> std::io::Result<()> {
+    /// Drops the batches behind the last one of `leader`. Returns whether what is left has the same documents.
+    pub fn follow(&mut self, leader: &Self) -> Result<bool> {
+        let documents = self.entries.iter().map(|entry| entry.index + 1).max().unwrap_or(0);
+        self.recover(documents, leader.entries.len()).map_err(|e| self.failed(e))?;
+        Ok(self.entries == leader.entries)
+    }
+
+    /// Reads the batches whose lines and rows are complete, and cuts off the rest of both files: at most `limit` of the plan's
+    /// `documents`.
+    fn recover(&mut self, documents: usize, limit: usize) -> std::io::Result<()> {
         let journal = fs::read(self.folder.join("batches.jsonl"))?;
         let most = self.file.metadata()?.len() / self.row_bytes as u64;
+        (self.rows, self.new_tokens) = (0, 0);
+        self.entries.clear();
         let mut kept = 0;
         for (length, batch) in lines(&journal) {
+            if self.entries.len() + batch.len() > limit {
+                break;
+            }
             let fits = batch.iter().try_fold(self.rows, |rows, entry| {
                 let follows = entry.document.first == rows && entry.index < documents;
                 rows.checked_add(entry.document.prompt)?.checked_add(entry.document.continuation).filter(|_| follows)
@@ -144,6 +157,11 @@ impl Partial {
     /// Returns the folder of the unfinished work.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Returns the path of a file that the finished folder will have.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join("data").join(name)
     }
 
     /// Returns the number of finished documents.

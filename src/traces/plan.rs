@@ -175,6 +175,16 @@ impl TracePlan<'_> {
         Ok(Some(Item { index, id: document.id, group: document.group, prompt, given, limit }))
     }
 
+    /// Whether the backbone decodes the texts.
+    pub(super) fn is_decoded(&self) -> bool {
+        self.text != TraceText::Corpus && matches!(self.supply, Supply::Backbone)
+    }
+
+    /// Whether the backbone's states come out of decoding with the bits that reading the text would give them.
+    pub(super) fn gives_states(&self, backbone: &Backbone) -> bool {
+        self.is_decoded() && backbone.model.is_packed()
+    }
+
     /// Returns the largest number of tokens that a document can take, its prompt included.
     pub(super) fn most(&self, item: &Item) -> usize {
         item.prompt.len() + if self.text == TraceText::Corpus { item.given.len() } else { item.limit }

@@ -13,7 +13,7 @@ use draftsmith::nn::{Init, load_parameters, parameters_from_safetensors, to_host
 use draftsmith::storage_type::StorageType;
 use draftsmith::text::{DataConfig, Document, read_corpus};
 use draftsmith::traces::{
-    ColumnPlan, FinishedTraces, Place, Sampling, Supply, Trace, TraceDocument, TracePlan, TraceText, make,
+    ColumnPlan, ColumnPlans, FinishedTraces, Place, Sampling, Supply, Trace, TraceDocument, TracePlan, TraceText, make,
     make_columns, states_at,
 };
 use tempfile::TempDir;
@@ -41,12 +41,13 @@ impl Setting {
         change: impl FnOnce(&mut TracePlan),
         free: impl Fn(usize) -> u64,
     ) -> (usize, Option<String>) {
-        self.make_from(Supply::Backbone, folder, change, free)
+        self.make_from(Supply::Backbone, ColumnPlans::NONE, folder, change, free)
     }
 
     fn make_from(
         &self,
         supply: Supply,
+        columns: ColumnPlans,
         folder: &Path,
         change: impl FnOnce(&mut TracePlan),
         free: impl Fn(usize) -> u64,
@@ -70,7 +71,7 @@ impl Setting {
             batches.set(batches.get() + 1);
             Ok(free(batches.get()))
         };
-        let outcome = make(&self.backbone, &plan, folder, &room, |folder| {
+        let outcome = make(&self.backbone, &plan, folder, columns, &room, |folder| {
             assert!(folder.join("trace.json").exists(), "the mark comes last");
             fs::write(folder.join("mark"), "").unwrap();
             Ok(())
@@ -91,20 +92,14 @@ impl Setting {
         (dtype, batch): (StorageType, usize),
         free: impl Fn(usize) -> u64,
     ) -> (usize, Option<String>) {
-        let folders: Vec<PathBuf> = features.iter().map(|&feature| column(trace, feature)).collect();
-        let plan = |(folder, &feature)| ColumnPlan { feature, dtype, folder, key: format!("{feature} {dtype:?}") };
-        let plans: Vec<ColumnPlan> = folders.iter().map(PathBuf::as_path).zip(features).map(plan).collect();
         let batches = Cell::new(0);
         let room = |_: &Path| {
             batches.set(batches.get() + 1);
             Ok(free(batches.get()))
         };
-        let mark = |number: usize, folder: &Path| {
-            assert!(folder.join("column.json").exists(), "the mark comes last");
-            fs::write(folder.join("mark"), features[number].to_string()).unwrap();
-            Ok(())
-        };
-        let outcome = make_columns(&self.backbone, &self.open(trace), &plans, ("columns", batch), None, &room, &mark);
+        let outcome = with_columns(trace, features, dtype, |columns| {
+            make_columns(&self.backbone, &self.open(trace), columns, ("columns", batch), None, &room)
+        });
         (batches.get(), outcome.err().map(|e| e.to_string()))
     }
 
@@ -130,6 +125,19 @@ impl Setting {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
         (dir, folder)
     }
+}
+
+/// Calls `work` with the plans of columns beside a trace.
+fn with_columns<R>(trace: &Path, features: &[Feature], dtype: StorageType, work: impl FnOnce(ColumnPlans) -> R) -> R {
+    let folders: Vec<PathBuf> = features.iter().map(|&feature| column(trace, feature)).collect();
+    let plan = |(folder, &feature)| ColumnPlan { feature, dtype, folder, key: format!("{feature} {dtype:?}") };
+    let plans: Vec<ColumnPlan> = folders.iter().map(PathBuf::as_path).zip(features).map(plan).collect();
+    let mark = |number: usize, folder: &Path| {
+        assert!(folder.join("column.json").exists(), "the mark comes last");
+        fs::write(folder.join("mark"), features[number].to_string()).unwrap();
+        Ok(())
+    };
+    work(ColumnPlans { plans: &plans, mark: &mark })
 }
 
 /// Where a test puts a column of a trace.
@@ -294,6 +302,43 @@ fn documents_without_a_text_of_their_own_are_left_out() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+/// Wherever making stops, columns that are made along with a trace have the bytes of those that a second pass makes.
+#[test]
+fn columns_made_along_are_those_of_a_second_pass() {
+    let (setting, dtype) = (Setting::new(), StorageType::Bfloat16);
+    for text in [TraceText::Greedy, TraceText::Sampled] {
+        let change = |plan: &mut TracePlan| plan.text = text;
+        let (_kept, expected) = setting.whole(change);
+        assert_eq!(setting.columns(&expected, &FEATURES, (dtype, 4), |_| PLENTY).1, None);
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("trace");
+        let make = |features: &[Feature], enough: usize| {
+            let free = |batch| if batch > enough { 0 } else { PLENTY };
+            with_columns(&folder, features, dtype, |columns| {
+                setting.make_from(Supply::Backbone, columns, &folder, change, free)
+            })
+        };
+        let finished = |feature: &&Feature| column(&folder, **feature).exists();
+        // The last column is asked for when three batches are finished, so that it is not made along.
+        assert!(make(&FEATURES[..2], 3).1.is_some());
+        assert!(make(&FEATURES, 2).1.is_some());
+        assert!(!folder.exists() && !FEATURES.iter().any(|feature| finished(&feature)));
+        // Of the last batch, the process wrote the states and not yet the tokens.
+        let journal = dir.path().join("trace.partial/batches.jsonl");
+        let lines = fs::read_to_string(&journal).unwrap();
+        let last = lines.trim_end().rfind('\n').unwrap() + 1;
+        fs::write(&journal, &lines[..last]).unwrap();
+        assert_eq!(make(&FEATURES, usize::MAX).1, None);
+        assert_eq!(FEATURES.iter().filter(finished).count(), 2);
+        assert_eq!(setting.columns(&folder, &FEATURES[2..], (dtype, 5), |_| PLENTY).1, None);
+        for feature in FEATURES {
+            assert!(bytes(&column(&folder, feature)) == bytes(&column(&expected, feature)), "{feature}");
+        }
+        assert!(bytes(&folder) == bytes(&expected));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1 + FEATURES.len(), "nothing is left beside them");
+    }
+}
+
 /// Of every kind of text, in every type, whatever the batches: columns hold what a forward over the document alone gives, and
 /// so does the backbone that reads the texts again, in whatever order they are asked for.
 #[test]
@@ -437,15 +482,17 @@ fn traces_with_the_same_document_overlap() {
     let (_kept, whole) = setting.whole(|_| {});
     let dir = tempfile::tempdir().unwrap();
     let merged = dir.path().join("merged");
-    let outcome = setting.make_from(Supply::Finished(&finished), &merged, |_| {}, |_| PLENTY);
+    let outcome = setting.make_from(Supply::Finished(&finished), ColumnPlans::NONE, &merged, |_| {}, |_| PLENTY);
     assert_eq!(outcome.1, None);
     assert!(bytes(&merged) == bytes(&whole));
     let error = FinishedTraces::new(vec![open("a", &first), open("b", &first)]).err().unwrap().to_string();
     assert!(error.contains("b and a overlap: both have the document `"), "{error}");
     let half = FinishedTraces::new(vec![open("a", &first)]).unwrap();
-    let (_, error) = setting.make_from(Supply::Finished(&half), &dir.path().join("t"), |_| {}, |_| PLENTY);
+    let (_, error) =
+        setting.make_from(Supply::Finished(&half), ColumnPlans::NONE, &dir.path().join("t"), |_| {}, |_| PLENTY);
     assert!(error.unwrap().ends_with("is missing in a."));
     let shorter = |plan: &mut TracePlan| plan.max_new = 3;
-    let (_, error) = setting.make_from(Supply::Finished(&finished), &dir.path().join("t"), shorter, |_| PLENTY);
+    let (_, error) =
+        setting.make_from(Supply::Finished(&finished), ColumnPlans::NONE, &dir.path().join("t"), shorter, |_| PLENTY);
     assert!(error.unwrap().contains("has another prompt or another limit there"));
 }
