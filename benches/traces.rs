@@ -5,7 +5,7 @@
 //! ```
 //!
 //! It continues the first `DRAFTSMITH_DOCUMENTS` (64) prompts by up to 96 tokens, `DRAFTSMITH_BATCH` (64) texts side by side, and
-//! keeps the columns `DRAFTSMITH_FEATURES` (`last`). With `DRAFTSMITH_PEERS`, the folder of `vllm_generate.py` and
+//! keeps the columns `DRAFTSMITH_FEATURES` (`last`); all of it `DRAFTSMITH_ROUNDS` (3) times. With `DRAFTSMITH_PEERS`, the folder of `vllm_generate.py` and
 //! `hf_generate_batch.py`, and `DRAFTSMITH_PYTHON`, whose packages these import, the peers take turns with it.
 
 use std::path::{Path, PathBuf};
@@ -23,9 +23,6 @@ use serde_json::Value;
 /// The largest number of tokens after each prompt.
 const MAX_NEW: usize = 96;
 
-/// Rounds in which this program and the peers take turns.
-const ROUNDS: usize = 3;
-
 fn main() -> Result<()> {
     let (Some(folder), Some(data)) = (variable("DRAFTSMITH_SMOLLM2"), variable("DRAFTSMITH_DATA")) else {
         println!("skipped: DRAFTSMITH_SMOLLM2, the folder of SmolLM2-135M-Instruct, or DRAFTSMITH_DATA is absent");
@@ -41,16 +38,16 @@ fn main() -> Result<()> {
     let features = variable("DRAFTSMITH_FEATURES").map_or("last".into(), |names| names.display().to_string());
     let features: Vec<Feature> = features.split(',').map(str::parse).collect::<Result<_>>()?;
     let batch = number("DRAFTSMITH_BATCH", 64);
-    for round in 1..=ROUNDS {
+    for round in 1..=number("DRAFTSMITH_ROUNDS", 3) {
         let made = trace(&backbone, &documents, &features, batch)?;
         let ours = made.new as f64 / made.seconds;
+        let [reading, decoding] = made.forwards;
         println!(
-            "round {round}: {} prompt tokens and {} new ones in {:.1} s, {ours:.1} new tokens/s; forwards alone would take {:.1} s, {:.2} of it",
+            "round {round}: {} prompt tokens and {} new ones in {:.1} s, {ours:.1} new tokens/s; forwards alone would take {reading:.1} s and {decoding:.1} s, {:.2} of it",
             made.prompts,
             made.new,
             made.seconds,
-            made.forwards,
-            made.forwards / made.seconds
+            (reading + decoding) / made.seconds
         );
         for script in ["vllm_generate.py", "hf_generate_batch.py"] {
             let Some(theirs) = peer(script, &folder, &data, documents.len(), batch) else { continue };
@@ -73,7 +70,8 @@ struct Made {
     prompts: usize,
     new: usize,
     seconds: f64,
-    forwards: f64,
+    /// Of reading the prompts, and of decoding.
+    forwards: [f64; 2],
 }
 
 fn trace(backbone: &Backbone, documents: &[Document], features: &[Feature], batch: usize) -> Result<Made> {
@@ -104,7 +102,7 @@ fn trace(backbone: &Backbone, documents: &[Document], features: &[Feature], batc
     let (prompts, new) = (sum(|document| document.prompt), sum(|document| document.continuation));
     let texts: Vec<&[u32]> = trace.documents().iter().map(|document| trace.tokens(document)).collect();
     let rows = batch.min(texts.len());
-    let forwards = prompts as f64 * of_reading(backbone, &texts) + new as f64 * of_decoding(backbone, &texts, rows);
+    let forwards = [prompts as f64 * of_reading(backbone, &texts), new as f64 * of_decoding(backbone, &texts, rows)];
     Ok(Made { prompts, new, seconds, forwards })
 }
 

@@ -427,8 +427,7 @@ pub fn replace_folder(from: &Path, target: &Path) -> Result<()> {
 pub fn hash_file(path: &Path) -> Result<String> {
     has_an_end(path)?;
     let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    hasher.update_reader(file).map_err(|e| Error::io("read", path, e))?;
+    hasher.update_mmap_rayon(path).map_err(|e| Error::io("read", path, e))?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 

@@ -39,11 +39,14 @@ impl Backbone {
     /// When a file is missing or truncated, the architecture is unknown, a tensor is missing, left over or of another
     /// shape, or the tokenizer has ids beyond the embedding. The error names the file.
     pub fn load(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder)?;
-        let CheckpointIdentity { end_of_text, weights, hash } = checkpoint.identity(precision)?;
-        let precision = Precision { weights: Some(weights), ..precision };
-        let tokenizer = checkpoint.tokenizer()?;
+        let (checkpoint, of_weights) = (Checkpoint::open(folder)?, Checkpoint::open(folder)?);
         let vocabulary = checkpoint.config.vocab_size;
+        let precision = Precision { weights: Some(precision.weights.unwrap_or(checkpoint.storage())), ..precision };
+        let (model, (identity, tokenizer)) = rayon::join(
+            || of_weights.load(precision, device),
+            || (checkpoint.identity(precision), checkpoint.tokenizer()),
+        );
+        let (CheckpointIdentity { end_of_text, hash, .. }, tokenizer) = (identity?, tokenizer?);
         if tokenizer.vocab_size() > vocabulary {
             bail!(
                 "{}: the tokenizer has ids up to {}, but the model's vocabulary has {vocabulary} entries. Use the tokenizer.json that belongs to these weights.",
@@ -51,7 +54,7 @@ impl Backbone {
                 tokenizer.vocab_size() - 1,
             );
         }
-        Ok(Self { model: checkpoint.load(precision, device)?, tokenizer, end_of_text, hash, path: folder.to_owned() })
+        Ok(Self { model: model?, tokenizer, end_of_text, hash, path: folder.to_owned() })
     }
 
     /// Returns the identity that everything made with this backbone is bound to.

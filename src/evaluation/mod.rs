@@ -34,7 +34,9 @@ pub use findings::{Findings, Known};
 pub use live::{LiveCheck, LiveOutcome, NEAR_TIE, autoregressive_speed, check_live};
 pub use ranks::rank_rates;
 pub use records::write_steps;
-pub use replay::{ReplayText, Route, Step, coverage, oracle_lengths, replay, replay_all, replay_oracle};
+pub use replay::{
+    ReplayText, Route, Step, coverage, oracle_lengths, oracle_lengths_with, replay, replay_all, replay_oracle,
+};
 pub use set::{EvaluatedSet, EvaluatedVariant};
 pub use tally::{Tally, block_efficiency};
 pub use temperatures::slot_temperatures;

@@ -265,8 +265,13 @@ pub fn coverage(texts: &[ReplayText], k: usize) -> Vec<f64> {
 
 /// Returns, for every start, the accepted length of the best draft from the lattice with the top `k` of every head.
 pub fn oracle_lengths(text: &ReplayText, k: usize) -> Vec<usize> {
+    oracle_lengths_with(text, k, |_| Vec::new())
+}
+
+/// Does the same as [`oracle_lengths`], where drafts may also follow what `copy` returns for the start.
+pub fn oracle_lengths_with(text: &ReplayText, k: usize, copy: impl Fn(usize) -> Vec<u32>) -> Vec<usize> {
     let target = text.continuation();
-    (0..target.len()).map(|t| oracle_length(&text.lattices[t], &target[t..], k).max(1)).collect()
+    (0..target.len()).map(|t| oracle_length(&text.lattices[t], &copy(t), &target[t..], k).max(1)).collect()
 }
 
 /// Returns the walk of the oracle, which always takes the longest possible step.

@@ -6,10 +6,13 @@
 
 use super::{Lattice, walk};
 
-/// Returns the accepted length of the best path from the top `k` of every slot: the longest prefix of `target`, the
-/// text that the backbone continues with, whose tokens are all among the candidates of their slots. Slot 0 counts too.
-pub fn oracle_length(lattice: &Lattice, target: &[u32], k: usize) -> usize {
-    let covered = |&(slot, token): &(usize, &u32)| lattice.ids(slot).iter().take(k).any(|id| id == token);
+/// Returns the accepted length of the best path from the top `k` of every slot and from a `copy` of earlier text, which may be
+/// empty: the longest prefix of `target`, the text that the backbone continues with, of whose tokens each is among the
+/// candidates of its slot, or copied behind others that are all right. Slot 0 counts too.
+pub fn oracle_length(lattice: &Lattice, copy: &[u32], target: &[u32], k: usize) -> usize {
+    let copied = copy.iter().zip(target).take_while(|(copied, token)| copied == token).count();
+    let covered =
+        |&(slot, token): &(usize, &u32)| slot < copied || lattice.ids(slot).iter().take(k).any(|id| id == token);
     (0..lattice.slots()).zip(target).take_while(covered).count()
 }
 
@@ -71,12 +74,24 @@ mod tests {
         #[test]
         fn length_is_that_of_the_best_path(lattice in small_lattice(), target in target(), k in 1usize..5) {
             let paths = all_paths(&lattice.prefix(lattice.slots(), k).unwrap());
-            prop_assert_eq!(oracle_length(&lattice, &target, k), accepted_length(&paths, &target));
+            prop_assert_eq!(oracle_length(&lattice, &[], &target, k), accepted_length(&paths, &target));
+        }
+
+        #[test]
+        fn a_copy_adds_a_candidate_behind_itself(lattice in small_lattice(), copy in target(), target in target(), k in 1usize..5) {
+            let slots = lattice.slots();
+            let mut paths = all_paths(&lattice.prefix(slots, k).unwrap());
+            // What begins with the copy goes on with it, or with candidates.
+            for copied in 1..=copy.len().min(slots) {
+                let begun = paths.clone();
+                paths.extend(begun.iter().map(|path| [&copy[..copied], &path[copied.min(path.len())..]].concat()));
+            }
+            prop_assert_eq!(oracle_length(&lattice, &copy, &target, k), accepted_length(&paths, &target));
         }
 
         #[test]
         fn length_does_not_decrease_in_k(lattice in small_lattice(), target in target()) {
-            let lengths: Vec<usize> = (0..6).map(|k| oracle_length(&lattice, &target, k)).collect();
+            let lengths: Vec<usize> = (0..6).map(|k| oracle_length(&lattice, &[], &target, k)).collect();
             prop_assert!(lengths.is_sorted(), "{:?}", lengths);
             prop_assert_eq!(lengths[0], 0);
             prop_assert_eq!(lengths[1], accepted_length(&[lattice.top1()], &target));

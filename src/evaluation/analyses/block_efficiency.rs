@@ -4,9 +4,9 @@
 //! overstate them. What is best is chosen on dev, and its numbers are from test.
 
 use super::{Analysis, TOKENS_PER_CALL, same_starts};
-use crate::drafting::PreparedVariant;
+use crate::drafting::Source;
 use crate::error::Result;
-use crate::evaluation::{Coordinate, EvaluatedSet, EvaluatedVariant, Tally};
+use crate::evaluation::{Coordinate, EvaluatedSet, EvaluatedVariant, Tally, oracle_lengths_with, replay_oracle};
 use crate::tables::{
     BASELINE, Bar, BarRow, Bars, Figure, LengthAxis, ORACLE, Record, Reference, Section, Table, format, record,
 };
@@ -43,9 +43,10 @@ record! {
         /// a: the weight of the rescorer, whose score a path receives as (1-a) times the head score plus a times the
         /// rescorer's; chosen on dev only, null without a rescorer.
         lm_scale: Option<f64> = "lm_scale" as TwoDecimals, compact;
-        /// (block_efficiency - that of plain bpd) / (oracle - that of plain bpd), with the oracle of this top_k; null where
-        /// the oracle gains nothing, and for variants that draft what no lattice of first choices holds: copies from the text,
-        /// drafts that grow, and tokens that a language model proposes.
+        /// (block_efficiency - that of plain bpd) / (oracle - that of plain bpd), with the oracle of this top_k; for variants that
+        /// copy from the text, with an oracle that may take their copy as well, or its beginning. Null where the oracle gains
+        /// nothing, and for variants that draft what no lattice of first choices holds: drafts that grow, and tokens that a
+        /// language model proposes.
         headroom_closed: Option<f64> = "headroom" as Percent;
         /// block_efficiency of the same variant on dev with the settings that test uses; null for the oracle.
         dev_block_efficiency: Option<f64> = "dev" as ThreeDecimals;
@@ -71,7 +72,7 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     for (place, variant) in set.variants.iter().enumerate() {
         rows.push((variant.name(), of_variant(set, place, variant)?));
     }
-    rows.push((ORACLE.to_owned(), row(set, &set.oracle, 1)?));
+    rows.push((ORACLE.to_owned(), row(set, &set.oracle, 1, Some(set.oracle.block_efficiency()))?));
     let best = set.best();
     let place =
         format!("On {} (test, {})", set.name, format::counted(set.texts.texts.len() as u64, "document", "documents"));
@@ -90,11 +91,10 @@ fn of_variant(set: &EvaluatedSet, place: usize, variant: &EvaluatedVariant) -> R
     let EvaluatedVariant { prepared, result, tally, axes, .. } = variant;
     let scale = if result.switched_off { 0.0 } else { result.settings.weighting.scale };
     let is_plain = place == 0;
-    let row = row(set, tally, prepared.drafts() as u64)?;
+    let row = row(set, tally, prepared.drafts() as u64, ceiling(set, variant)?)?;
     Ok(VariantRow {
         relative_gain: row.relative_gain.filter(|_| !is_plain),
         relative_gain_ci95: row.relative_gain_ci95.filter(|_| !is_plain),
-        headroom_closed: row.headroom_closed.filter(|_| drafts_from_lattice(prepared)),
         lm_scale: axes.iter().any(|axis| axis.coordinate == Coordinate::Scale).then_some(scale),
         dev_block_efficiency: Some(result.dev_block_efficiency),
         repetition: Some(same_starts::measure(set, place)?.repetition()),
@@ -104,16 +104,43 @@ fn of_variant(set: &EvaluatedSet, place: usize, variant: &EvaluatedVariant) -> R
     })
 }
 
-/// Returns whether everything that the variant drafts is in the lattice that the oracle knows.
-fn drafts_from_lattice(prepared: &PreparedVariant) -> bool {
-    prepared.variant.reads_heads() && !prepared.variant.lookup && !prepared.grows()
+/// Returns the block efficiency of the oracle that may take whatever the variant may draft: candidates of the lattice, and the
+/// variant's copies. None where the variant drafts what neither holds.
+fn ceiling(set: &EvaluatedSet, variant: &EvaluatedVariant) -> Result<Option<f64>> {
+    let EvaluatedVariant { prepared, result, .. } = variant;
+    let from_text = prepared.variant.source == Source::Text;
+    if prepared.grows() || !(from_text || prepared.variant.reads_heads()) {
+        return Ok(None);
+    }
+    if !(from_text || prepared.variant.lookup) {
+        return Ok(Some(set.oracle.block_efficiency()));
+    }
+    let drafter = prepared.drafter(&result.settings);
+    let mut walks = Vec::new();
+    for text in &set.texts.texts {
+        let copies: Vec<Vec<u32>> = if from_text {
+            let starts = 0..text.lattices.len();
+            let blocks: Vec<_> = starts.map(|start| text.block_context(start, &text.lattices[start])).collect();
+            let drafts = drafter.session().drafts(&text.tokens, &blocks)?;
+            drafts.into_iter().flat_map(|drafts| drafts.paths).collect()
+        } else {
+            let copy = |start: usize| {
+                let (before, slots) = (&text.tokens[..text.prompt + start], text.lattices[start].slots());
+                let copied = result.settings.confidence.copied(before, text.continuation()[start], slots);
+                copied.into_iter().map(|copied| copied.token).collect()
+            };
+            (0..text.lattices.len()).map(copy).collect()
+        };
+        walks.push(replay_oracle(text, &oracle_lengths_with(text, set.evaluator.top_k, |start| copies[start].clone())));
+    }
+    Ok(Some(Tally::of(&walks).block_efficiency()))
 }
 
-/// Computes what follows from the walks alone.
-fn row(set: &EvaluatedSet, tally: &Tally, drafts: u64) -> Result<VariantRow> {
+/// Computes what follows from the walks alone, and from what an oracle reaches.
+fn row(set: &EvaluatedSet, tally: &Tally, drafts: u64, most: Option<f64>) -> Result<VariantRow> {
     let base = &set.plain().tally;
     let bands = set.intervals(&base.documents, &tally.documents)?;
-    let (efficiency, plain, most) = (tally.block_efficiency(), base.block_efficiency(), set.oracle.block_efficiency());
+    let (efficiency, plain) = (tally.block_efficiency(), base.block_efficiency());
     let (mean_nodes, most_nodes) = tally.verified();
     Ok(VariantRow {
         block_efficiency: efficiency,
@@ -126,7 +153,7 @@ fn row(set: &EvaluatedSet, tally: &Tally, drafts: u64) -> Result<VariantRow> {
         verified_tokens_per_call_max: most_nodes as u64,
         drafts,
         lm_scale: None,
-        headroom_closed: (most > plain).then(|| (efficiency - plain) / (most - plain)),
+        headroom_closed: most.filter(|most| *most > plain).map(|most| (efficiency - plain) / (most - plain)),
         dev_block_efficiency: None,
         repetition: None,
         choice_share: None,
