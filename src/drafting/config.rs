@@ -25,6 +25,11 @@ pub struct DraftingConfig {
     /// The last number holds for all further slots. Empty: all candidates.
     #[schemars(inner(range(min = 1)))]
     pub branching: Vec<usize>,
+    /// The number of tokens that the `cape-` variants keep behind each node of the path of first choices, by the probability of the
+    /// first choice: the range from 0 to 1 is cut into as many equal parts as there are numbers. The default is the authors' (CAPE, arXiv
+    /// 2402.02082), who keep 7, 5, 3 and 1 beside the first choice up to 0.3, 0.6, 0.8 and 1.
+    #[schemars(length(min = 1), inner(range(min = 1)))]
+    pub confidence_widths: Vec<usize>,
     /// What the graphs of the `graph-` variants hold.
     pub graph: GraphConfig,
     /// Whether variants with several drafts always include the draft of plain decoding, so that none of their blocks is
@@ -47,6 +52,7 @@ impl Default for DraftingConfig {
             nodes: 32,
             frontier: 8,
             branching: Vec::new(),
+            confidence_widths: vec![8, 8, 8, 6, 6, 6, 4, 4, 2, 2],
             graph: GraphConfig::default(),
             include_top1: true,
             stop: StopRule::Never,

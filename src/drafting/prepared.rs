@@ -75,6 +75,10 @@ impl<'a> PreparedVariant<'a> {
                 let (branching, paths) = (options.branching.clone(), options.paths);
                 SizedSelection::Grown(GrowthPolicy::WholePaths { branching, paths }, limits)
             }
+            Selection::WidenedPath => {
+                let widths = options.confidence_widths.clone();
+                SizedSelection::Grown(GrowthPolicy::WidenedPath { widths }, limits)
+            }
             Selection::Graph => SizedSelection::Grown(GrowthPolicy::Graph(options.graph.clone()), limits),
         };
         Self { variant, terms, source: None, selection, include_top1: options.include_top1, switched_off: false }

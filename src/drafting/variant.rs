@@ -16,7 +16,7 @@ use crate::files::serde_as_text;
 /// Which drafts are proposed for a block.
 ///
 /// Written as `bpd`, `prompt-lookup`, or `[SELECTION-]RESCORER[@SOURCE][+lookup][+STOP]`, where SELECTION is `greedy`, `pbest`, `beam`,
-/// `path`, `tree`, `grown`, `fixed`, `chains` or `graph` (none: the best path), RESCORER is a `[rescorer.NAME]` or `0gram` for head scores alone, SOURCE the
+/// `path`, `tree`, `grown`, `fixed`, `chains`, `cape` or `graph` (none: the best path), RESCORER is a `[rescorer.NAME]` or `0gram` for head scores alone, SOURCE the
 /// `[rescorer.NAME]` that proposes tokens in the place of the heads, and STOP a [`StopRule`]:
 /// `tree-ngram+lookup`, `bpd+max-probability=0.1`.
 #[derive(Debug, Clone, PartialEq, JsonSchema)]
@@ -68,12 +68,14 @@ pub enum Selection {
     FixedTree,
     /// The best whole paths, grown in the same way.
     Chains,
+    /// The path of first choices, with more tokens beside each where the drafter is less confident.
+    WidenedPath,
     /// The paths of a grown graph in which equal tokens are one node.
     Graph,
 }
 
 impl Selection {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::BestPath,
         Self::GreedyPath,
         Self::BestPaths,
@@ -83,6 +85,7 @@ impl Selection {
         Self::GrownTree,
         Self::FixedTree,
         Self::Chains,
+        Self::WidenedPath,
         Self::Graph,
     ];
 
@@ -98,6 +101,7 @@ impl Selection {
             Self::GrownTree => "grown-",
             Self::FixedTree => "fixed-",
             Self::Chains => "chains-",
+            Self::WidenedPath => "cape-",
             Self::Graph => "graph-",
         }
     }
@@ -109,7 +113,7 @@ impl Selection {
 
     /// Returns whether drafts are grown from what the heads propose behind each path.
     pub fn grows(self) -> bool {
-        matches!(self, Self::GrownTree | Self::FixedTree | Self::Chains | Self::Graph)
+        matches!(self, Self::GrownTree | Self::FixedTree | Self::Chains | Self::WidenedPath | Self::Graph)
     }
 
     /// Returns whether there is only one draft per block.

@@ -22,9 +22,10 @@ pub fn axes(variant: &PreparedVariant, top_k: usize, options: &TuningConfig) -> 
         let powers = [&[0.0], &options.slot_tempering[..]].concat();
         axes.push(axis(Coordinate::Tempering, "slot_tempering", powers));
     }
-    // The shares of a fixed shape are measured, and those of a graph are compared as they are.
-    let by_scores = !matches!(variant.variant.selection, Selection::FixedTree | Selection::Graph);
-    let compares_shares = variant.variant.selection.is_expected() || variant.grows();
+    // The shares of a fixed shape are measured, and those of a graph or of a path that is widened are compared as they are.
+    let selection = variant.variant.selection;
+    let by_scores = !matches!(selection, Selection::FixedTree | Selection::WidenedPath | Selection::Graph);
+    let compares_shares = selection.is_expected() || variant.grows();
     if variant.searches() && compares_shares && by_scores {
         axes.push(axis(Coordinate::Temperature, "temperature", options.temperatures.clone()));
     }

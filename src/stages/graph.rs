@@ -434,6 +434,8 @@ struct EvaluationKey<'a> {
     frontier: usize,
     #[serde(rename = "drafting.branching")]
     branching: &'a [usize],
+    #[serde(rename = "drafting.confidence_widths")]
+    confidence_widths: &'a [usize],
     #[serde(rename = "drafting.graph")]
     graph: &'a GraphConfig,
     tuning: &'a TuningConfig,
@@ -504,6 +506,7 @@ fn evaluation(
         include_top1: config.drafting.include_top1,
         frontier: config.drafting.frontier,
         branching: &config.drafting.branching,
+        confidence_widths: &config.drafting.confidence_widths,
         graph: &config.drafting.graph,
         tuning: &config.tuning,
         evaluation: &config.evaluation,

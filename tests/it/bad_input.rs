@@ -322,6 +322,10 @@ fn variants_that_heads_and_rescorers_do_not_allow() {
     refused(folder.path(), &["plan", "run.toml", "--set", zero], &["evaluation.sampling.draws", "at least 1"]);
     let none = ["plan", "run.toml", "--set", "drafting.branching=[0]"];
     refused(folder.path(), &none, &["drafting.branching", "at least 1"]);
+    for (widths, reason) in [("[]", "at least 1"), ("[4, 0]", "at least 1"), ("4", "list")] {
+        let widths = format!("drafting.confidence_widths={widths}");
+        refused(folder.path(), &["plan", "run.toml", "--set", &widths], &["drafting.confidence_widths", reason]);
+    }
 }
 
 #[test]

@@ -214,6 +214,9 @@ fn so_however_drafts_grow_and_end() {
         "chains-counts+lookup",
         "graph-0gram",
         "graph-counts+lookup",
+        "cape-0gram",
+        "cape-counts+lookup",
+        "cape-0gram@counts",
         "grown-0gram@counts",
         "graph-0gram@counts",
         "chains-counts@small",
@@ -233,6 +236,8 @@ fn so_however_drafts_grow_and_end() {
     let value = |name: &str, column: &str| row(&set, "block-efficiency", name)[column].as_f64().unwrap();
     assert!(value("grown-0gram", "block_efficiency") >= value("fixed-0gram", "block_efficiency"));
     assert!(value("chains-0gram", "drafts") > 1.0 && value("graph-0gram", "verified_tokens_per_call") > 3.0);
+    // Beside every first choice there is another token at least.
+    assert!(value("cape-0gram", "drafts") > 1.0 && value("cape-0gram", "verified_tokens_per_call") > 3.0);
     for shorter in ["bpd+adaedl", "bpd+length=2"] {
         assert!(value(shorter, "verified_tokens_per_call") < value("bpd", "verified_tokens_per_call"), "{shorter}");
     }

@@ -251,6 +251,32 @@ proptest! {
         prop_assert_eq!(grow(&grown, &mut MadeUp::new(seed, k), slots).paths, [first_choices(seed, slots)]);
     }
 
+    /// Beside the first choices, the widened path has as many tokens as the share of the first of them asks for, and nothing follows
+    /// these. A smaller tree has the most probable ones.
+    #[test]
+    fn a_path_of_first_choices_is_widened_by_confidence(
+        seed: u32, k in 1usize..6, slots in 1usize..6, nodes in prop::sample::select(vec![1, 3, 7, 10_000]),
+        widths in prop::collection::vec(1usize..6, 1..8),
+    ) {
+        let settings = Settings::new(k, Vec::new(), 1.0);
+        let (all, chain) = (all_nodes(seed, k, slots, &settings), first_choices(seed, slots));
+        let kept = |path: &[u32]| {
+            let Some((token, before)) = path.split_last().filter(|(_, before)| !before.is_empty()) else { return true };
+            let siblings = siblings(&all, before);
+            let begun = |part: &usize| siblings[0].1 >= *part as f64 / widths.len() as f64;
+            let width = widths[(1..widths.len()).take_while(begun).count()];
+            chain.starts_with(before) && siblings.iter().take(width).any(|(sibling, _)| sibling == token)
+        };
+        let expected: Vec<_> = all.iter().filter(|(path, _)| kept(path)).cloned().collect();
+        let limits = GrowthLimits { nodes, frontier: 1, seconds: None };
+        let policy = GrowthPolicy::WidenedPath { widths: widths.clone() };
+        let grown = Grown { rescorers: Vec::new(), policy, limits, settings };
+        let mut growth = MadeUp::new(seed, k);
+        let drafts = grow(&grown, &mut growth, slots);
+        prop_assert!(prefixes(&drafts.paths) == best(&expected, nodes) || drafts.margin < 1e-6);
+        prop_assert!(growth.asked.iter().all(|asked| chain.starts_with(asked)) || drafts.margin < 1e-6);
+    }
+
     /// Without merging, the graph is the tree of what its bounds leave.
     #[test]
     fn a_graph_without_merging_is_a_tree(

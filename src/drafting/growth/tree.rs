@@ -29,6 +29,13 @@ pub enum GrowthPolicy {
         /// The number of paths that are verified.
         paths: usize,
     },
+    /// The path of first choices, with more tokens beside each of them where the drafter is less confident (CAPE; Du et al. 2024,
+    /// arXiv 2402.02082). Of more tokens than a tree may have, it has the most probable ones.
+    WidenedPath {
+        /// The number of tokens kept behind a node of the path, by the largest share there: that of the first choice. The range from 0
+        /// to 1 is cut into as many equal parts as there are numbers.
+        widths: Vec<usize>,
+    },
     /// A graph in which equal tokens behind equal ones are one node, whose paths are then followed from the root on (graph-structured
     /// drafts, arXiv 2407.16207).
     Graph(GraphConfig),
@@ -70,7 +77,7 @@ pub(super) struct GrowingTree {
     /// The tokens per second that the blocks before were expected to bring, if time counts, and the seconds that levels took.
     rate: f64,
     spent: f64,
-    /// How close a share came to a bound of the graph, in logarithms.
+    /// How close a share came to a bound of the graph, or to another number of tokens on the widened path, in logarithms.
     margin: f64,
 }
 
@@ -147,6 +154,16 @@ impl GrowingTree {
                     self.nodes = self.level.clone();
                 }
             }
+            GrowthPolicy::WidenedPath { widths } => {
+                // The level is one node at most.
+                for children in behind {
+                    let children = self.widened(children, widths);
+                    self.found.extend(children);
+                }
+                self.nodes = self.most_probable(0);
+                // The first choice is the first that was found. What would follow one that is not in the tree is not in it either.
+                self.level = self.nodes.iter().copied().take(limits.nodes).filter(|&node| node == first).collect();
+            }
             GrowthPolicy::Graph(graph) => {
                 for (parent, children) in self.level.clone().into_iter().zip(behind) {
                     self.link(parent, children, graph);
@@ -158,6 +175,25 @@ impl GrowingTree {
         self.slot += 1;
         self.going_on = if expanded > 0.0 { self.probability() / expanded } else { 0.0 };
         self.narrow(limits);
+    }
+
+    /// Returns those of the tokens found behind a node that the widened path keeps, the first choice first.
+    fn widened(&mut self, mut children: Vec<Node>, widths: &[usize]) -> Vec<Node> {
+        children.sort_by(|a, b| b.share.total_cmp(&a.share));
+        let Some(confidence) = children.first().map(|first| first.share) else { return children };
+        let parts = widths.len() as f64;
+        let part = ((confidence * parts) as usize).min(widths.len() - 1);
+        let width = widths[part];
+        // Behind a bound of this part of the range, there may be more tokens or fewer.
+        let to_bound = |bound: usize| (confidence.ln() - (bound as f64 / parts).ln()).abs();
+        let below = part.checked_sub(1).filter(|&below| widths[below] != width).map(|_| to_bound(part));
+        let above = widths.get(part + 1).filter(|above| **above != width).map(|_| to_bound(part + 1));
+        // The second choice might be the first, and the next one beside those that are kept.
+        let leads = [1, width].into_iter().filter_map(|next| children.get(next - 1).zip(children.get(next)));
+        let leads = leads.map(|(kept, next)| kept.share.ln() - next.share.ln());
+        self.margin = leads.chain(below).chain(above).fold(self.margin, f64::min);
+        children.truncate(width);
+        children
     }
 
     /// Puts what was found behind a node of the graph into it.
@@ -211,7 +247,7 @@ impl GrowingTree {
     /// Returns the drafts of the tree, which is complete.
     pub fn drafts(mut self, policy: &GrowthPolicy, limits: &GrowthLimits, pace: &mut Pace) -> Drafts {
         let mut size = match policy {
-            GrowthPolicy::MostProbable | GrowthPolicy::FixedShape => limits.nodes,
+            GrowthPolicy::MostProbable | GrowthPolicy::FixedShape | GrowthPolicy::WidenedPath { .. } => limits.nodes,
             GrowthPolicy::WholePaths { paths, .. } => *paths,
             GrowthPolicy::Graph(_) => return Drafts::chosen(without_prefixes(self.walks(limits.nodes)), self.margin),
         };
@@ -228,7 +264,7 @@ impl GrowingTree {
         let margin = left_out.map_or(f64::INFINITY, |left_out| least.ln() - left_out.ln());
         self.nodes.sort_unstable();
         let paths = self.nodes.iter().map(|&node| self.found[node].path.clone()).collect();
-        Drafts::chosen(without_prefixes(paths), margin)
+        Drafts::chosen(without_prefixes(paths), margin.min(self.margin))
     }
 
     /// Returns the first `nodes` walks through the graph from the root on, the shorter ones first.
