@@ -1,7 +1,5 @@
 //! Keys and values of the tokens already seen.
 
-use std::ops::Range;
-
 use burn::tensor::Tensor;
 
 use super::columns::{CacheSlot, Columns, Span};
@@ -306,13 +304,19 @@ impl DeviceCache {
             let shape = [texts, heads, self.capacity, width];
             (Tensor::zeros(shape, options), Tensor::zeros(shape, options))
         });
-        let at = |columns: Range<usize>| [0..texts, 0..heads, columns, 0..width];
-        let place = at(self.used - new..self.used);
+        let place = [0..texts, 0..heads, self.used - new..self.used, 0..width];
         let all_keys = all_keys.slice_assign(place.clone(), keys);
         let all_values = all_values.slice_assign(place, values);
-        let views = (all_keys.clone().slice(at(0..self.used)), all_values.clone().slice(at(0..self.used)));
         self.layers[layer] = Some((all_keys, all_values));
-        views
+        self.view(layer)
+    }
+
+    /// Returns the columns of one layer that are in use, of which some may hold nothing.
+    pub fn view(&self, layer: usize) -> (Tensor<4>, Tensor<4>) {
+        let (keys, values) = self.layers[layer].as_ref().expect("a layer that was written");
+        let [texts, heads, _, width] = keys.dims();
+        let used = [0..texts, 0..heads, 0..self.used, 0..width];
+        (keys.clone().slice(used.clone()), values.clone().slice(used))
     }
 
     /// Writes the newest columns of one layer, given as `[rows, heads x width]`, text after text.

@@ -109,10 +109,9 @@ impl Columns {
         placed
     }
 
-    /// Places one row behind each of the columns `after`. Where tokens of the text have two columns, rows have one.
+    /// Places one row behind each of the columns `after`, beside the text. Where tokens of the text have two columns, rows have one.
     pub fn place_after(&mut self, after: &[usize]) -> Vec<CacheSlot> {
-        let place = |&after: &usize| if self.paired { self.branch(Some(after)) } else { self.push(Some(after)) };
-        after.iter().map(place).collect()
+        after.iter().map(|&after| self.branch(Some(after))).collect()
     }
 
     /// Places blocks of rows, one block behind each of the columns `after`, or in its place. The rows of a block stand at
@@ -212,6 +211,11 @@ impl CacheSlot {
         let hidden = (first.saturating_sub(self.prefix) / self.of_token).min(self.others.len());
         VisibleSpan { first, prefix: self.prefix, others: self.others[hidden..].to_vec() }
     }
+
+    /// Returns what a row beside the text sees of the text, without the rows before it and itself.
+    pub fn visible_text(&self) -> VisibleSpan {
+        VisibleSpan { first: self.first, prefix: self.prefix, others: Vec::new() }
+    }
 }
 
 #[cfg(test)]
@@ -255,6 +259,11 @@ mod tests {
             assert_eq!(visible(placed, None), path);
         }
         assert_eq!((placed[0].position, placed[1].position, placed[2].position), (3, 1, 2));
+        // Of the text, a row sees what lies before its block, and never a row.
+        for (placed, text) in placed.iter().zip([1..3, 1..1, 1..1]) {
+            let seen = placed.visible_text();
+            assert_eq!((seen.first..seen.prefix, seen.others), (text, Vec::new()));
+        }
         assert_eq!(visible(&placed[0], Some(2)), [2, 3]);
         columns.truncate(1);
         assert_eq!(

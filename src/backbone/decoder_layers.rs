@@ -63,6 +63,7 @@ impl DecoderLayers {
     /// Makes layers as the layers `range` of a backbone with this shape, with parameters from `init`.
     pub fn new(config: &ModelConfig, range: Range<usize>, departures: Departures, init: &mut Init) -> Self {
         assert!(departures.reads.is_none() || range.len() == 1, "rows bring along what a single layer reads");
+        assert!(departures.crosses.is_none() || range.len() == 1, "a single layer attends to a layer of the backbone");
         let residual = (2.0 * (config.num_hidden_layers * config.hidden_size) as f32).powf(-0.5);
         let first = range.start;
         let layers = range.map(|_| Layer::new(config, residual, departures, init)).collect();
@@ -126,11 +127,18 @@ impl DecoderLayers {
     /// Returns an empty cache for the keys and values of these layers, for `texts` texts and with room for `tokens` tokens
     /// each before it first grows.
     pub fn cache(&self, texts: usize, tokens: usize) -> KvCache {
+        // Behind those of the layers are the keys and values of the backbone.
+        let layers = self.len() + usize::from(self.departures.crosses.is_some());
         if self.packed.is_some() || self.trains_on_host() {
-            KvCache::on_host(&self.config, self.len(), texts, tokens)
+            KvCache::on_host(&self.config, layers, texts, tokens)
         } else {
-            KvCache::on_device(&self.config, self.len(), texts, tokens)
+            KvCache::on_device(&self.config, layers, texts, tokens)
         }
+    }
+
+    /// Returns the number of the backbone's layer whose keys and values rows attend to as well, if they do.
+    pub fn crosses(&self) -> Option<usize> {
+        self.departures.crosses
     }
 
     /// Returns whether the layers take part in automatic differentiation.
@@ -154,8 +162,15 @@ impl DecoderLayers {
     }
 
     /// Appends tokens to the texts of `cache`: `counts` of each, with the keys and values that every layer makes of the
-    /// same `states` `[columns, d]`, text after text. The states count as normalised already.
-    pub fn remember(&self, states: &Tensor<2>, counts: &[usize], cache: &mut KvCache) {
+    /// same `states` `[columns, d]`, text after text. The states count as normalised already. Of layers that attend to the
+    /// backbone's keys and values as well, `crossed` is the model that makes these, with its layer's inputs `[columns, d]`.
+    pub fn remember(
+        &self,
+        states: &Tensor<2>,
+        crossed: Option<(&Model, Tensor<2>)>,
+        counts: &[usize],
+        cache: &mut KvCache,
+    ) {
         let placed = cache.append(counts);
         let positions: Vec<usize> = placed.iter().flatten().map(|token| token.position).collect();
         let on_host = self.packed.as_ref().map(|packed| (packed, to_host(states.clone())));
@@ -168,6 +183,11 @@ impl DecoderLayers {
                 None => self.in_tensors().keys_and_values(index, states.clone(), &positions),
             };
             cache.write(index, &placed, keys, values);
+        }
+        if let Some((layer, (model, inputs))) = self.crosses().zip(crossed) {
+            let made = model.keys_and_values(layer, &inputs, &positions);
+            let [keys, values] = made.map(|rows| if self.learns() { rows.autodiff() } else { rows });
+            cache.write(self.len(), &placed, keys, values);
         }
     }
 
@@ -286,8 +306,14 @@ impl TrainedRows<'_> {
         if self.columns.is_empty() {
             let lengths: Vec<usize> = (0..self.texts.len()).map(|text| self.cache.columns(text)).collect();
             let of_text = |(text, layers): (usize, &mut Vec<LayerCache>)| {
-                let first = if trains_context { 0 } else { self.context[text] };
-                layers.iter().map(|layer| ColumnGradients::new(layer, first..lengths[text])).collect()
+                let first = |layer: usize| match trains_context {
+                    // The backbone's keys and values are frozen.
+                    _ if layer >= self.of.len() => lengths[text],
+                    true => 0,
+                    false => self.context[text],
+                };
+                let layers = layers.iter().enumerate();
+                layers.map(|(index, layer)| ColumnGradients::new(layer, first(index)..lengths[text])).collect()
             };
             self.columns = self.cache.on_host_mut().iter_mut().enumerate().map(of_text).collect();
         }

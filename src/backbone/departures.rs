@@ -10,6 +10,9 @@ pub struct Departures {
     /// How many numbers of a row its queries, keys and values are made of, where rows bring these numbers along: a row then has them
     /// first and the residual stream behind them. Otherwise they are the stream, normalised. For a single layer.
     pub reads: Option<usize>,
+    /// The number of the backbone's layer whose keys and values of the text before a block its rows attend to as well, behind their
+    /// own attention. For a single layer.
+    pub crosses: Option<usize>,
     /// The rows of a block, if they do not all enter the first layer.
     pub staggered: Option<StaggeredRows>,
 }

@@ -41,6 +41,8 @@ pub(super) struct HostLayer {
     pub query_norm: Option<NormWeights>,
     pub key_norm: Option<NormWeights>,
     pub attention_output: PackedMatrix,
+    /// Of layers that attend to the backbone's keys and values as well.
+    pub cross: Option<HostCross>,
     pub mlp_norm: NormWeights,
     /// Gate and up in one product, where there is a gate.
     pub up: PackedMatrix,
@@ -48,6 +50,12 @@ pub(super) struct HostLayer {
     /// Of layers that draft, around attention and MLP.
     attention_convolutions: Option<HostConvolutions>,
     mlp_convolutions: Option<HostConvolutions>,
+}
+
+/// Attention to keys and values that the backbone made: the queries, and the output.
+pub(super) struct HostCross {
+    pub query: PackedMatrix,
+    pub output: PackedMatrix,
 }
 
 /// What a layer's forward computes on its way, in this order.
@@ -59,6 +67,12 @@ pub(super) enum Step {
     Projected,
     /// The values that attention has mixed, `[tokens, query heads, width]`.
     Mixed,
+    /// The stream before attention to the backbone's keys and values, `[tokens, d]`, in layers that have it.
+    Crossing,
+    /// Its queries as they leave their product.
+    Asked,
+    /// The values that it has mixed, `[tokens, query heads, width]`.
+    Crossed,
     /// The stream after attention, `[tokens, d]`.
     Attended,
     /// Gate and up, or up alone, as they leave their product.
@@ -85,6 +99,12 @@ pub(super) fn matrices(config: &ModelConfig, read: usize) -> [MatrixParts; 4] {
         (up, d, biases.mlp),
         (vec![("mlp.down_proj", d)], inner, biases.mlp),
     ]
+}
+
+/// Returns the matrices of a layer's attention to the backbone's keys and values: the queries, and the output.
+pub(super) fn cross_matrices(config: &ModelConfig) -> [MatrixParts; 2] {
+    let (d, q) = (config.hidden_size, config.num_attention_heads * config.head_dim);
+    [(vec![("cross_attn.q_proj", q)], d, false), (vec![("cross_attn.o_proj", d)], q, false)]
 }
 
 /// Reads parameters and packs them.
@@ -128,7 +148,7 @@ impl Reader<'_> {
         let config = self.config;
         let d = config.hidden_size;
         let name = |name: &str| format!("{prefix}.{name}");
-        let Departures { convolution, reads, .. } = self.departures;
+        let Departures { convolution, reads, crosses, .. } = self.departures;
         let [query_key_value, attention_output, up, down] = matrices(config, reads.unwrap_or(d));
         let mut matrix = |(parts, inputs, biased): MatrixParts| {
             let parts: Vec<_> = parts.iter().map(|(part, outputs)| (name(part), *outputs)).collect();
@@ -136,6 +156,11 @@ impl Reader<'_> {
         };
         let matrices = [matrix(query_key_value)?, matrix(attention_output)?, matrix(up)?, matrix(down)?];
         let [query_key_value, attention_output, up, down] = matrices;
+        let mut cross = || -> Result<HostCross> {
+            let [query, output] = cross_matrices(config);
+            Ok(HostCross { query: matrix(query)?, output: matrix(output)? })
+        };
+        let cross = crosses.map(|_| cross()).transpose()?;
         let mut convolutions = |part| {
             let read = |shape| HostConvolutions::read(self, &name(part), shape);
             convolution.map(read).transpose()
@@ -145,6 +170,7 @@ impl Reader<'_> {
             mlp_convolutions: convolutions("mlp_conv")?,
             query_key_value,
             attention_output,
+            cross,
             up,
             down,
             attention_norm: match reads {
@@ -183,7 +209,8 @@ impl HostLayers {
     /// each layer computes on its way.
     ///
     /// `caches` are those of the texts, by layer, with room for the new columns. Keys and values of the new tokens are
-    /// written to them. A text with a single cache lends it to one layer after the other.
+    /// written to them. A text with a single cache lends it to one layer after the other. Behind the caches of all layers is that
+    /// of the backbone's keys and values, if they are attended to.
     pub fn forward(
         &self,
         (x, read): (&mut [f32], &[f32]),
@@ -208,12 +235,14 @@ impl HostLayers {
             let convolutions = convolutions.map(|convolutions| (convolutions, convolutions.before(&mut normed)));
             layer.query_key_value.multiply(&normed, &mut products);
             hear(index, Step::Projected, &products);
-            let caches = caches.iter_mut().map(|cache| {
+            let own = caches.iter_mut().map(|cache| {
                 let at = index.min(cache.len() - 1);
                 &mut cache[at]
             });
             let seen = &seen[self.windowed(index)];
-            self.attention(layer, &products, texts.iter().zip(seen).zip(caches), &rotations, &mut mixed);
+            let rows = (&products[..], layer.query_key_value.outputs());
+            let norms = [&layer.query_norm, &layer.key_norm];
+            self.attention(norms, rows, texts.iter().zip(seen).zip(own), &rotations, &mut mixed);
             hear(index, Step::Mixed, &mixed);
             if config.parallel_residual {
                 layer.mlp_norm.forward(x, &mut normed);
@@ -224,6 +253,18 @@ impl HostLayers {
                     layer.attention_output.multiply(&mixed, &mut products);
                     convolutions.behind_onto(&products, &said, x);
                 }
+            }
+            if let Some(cross) = &layer.cross {
+                hear(index, Step::Crossing, x);
+                cross.query.multiply(x, &mut products);
+                hear(index, Step::Asked, &products);
+                let seen = visible_text(texts);
+                let of_backbone = caches.iter_mut().map(|cache| &mut cache[self.layers.len()]);
+                let rows = (&products[..], cross.query.outputs());
+                let texts = texts.iter().zip(&seen).zip(of_backbone);
+                self.attention([&None, &None], rows, texts, &rotations, &mut mixed);
+                hear(index, Step::Crossed, &mixed);
+                cross.output.multiply_onto(&mixed, x);
             }
             hear(index, Step::Attended, x);
             if !config.parallel_residual {
@@ -360,24 +401,25 @@ impl HostLayers {
         (num_attention_heads * head_dim, num_key_value_heads * head_dim)
     }
 
-    /// From `[tokens, query heads + 2 x key heads, width]` to `[tokens, query heads, width]`; text by text.
+    /// From `[tokens, query heads + 2 x key heads, width]` to `[tokens, query heads, width]`; text by text. Where a row's numbers,
+    /// which are given with the rows, are those of queries alone, no keys and values are written.
     fn attention<'a>(
         &self,
-        layer: &HostLayer,
-        products: &[f32],
+        [query_norm, key_norm]: [&Option<NormWeights>; 2],
+        (products, numbers): (&[f32], usize),
         texts: impl Iterator<Item = ((&'a Vec<CacheSlot>, &'a Vec<VisibleSpan>), &'a mut LayerCache)>,
         rotations: &Rotations,
         mixed: &mut Vec<f32>,
     ) {
         let (q, kv) = self.widths();
         let scale = self.query_scale();
-        mixed.resize(products.len() / (q + 2 * kv) * q, 0.0);
+        mixed.resize(products.len() / numbers * q, 0.0);
         let mut parts = Vec::new();
         let (mut rest, mut rows, mut first) = (&mut mixed[..], products, 0);
         for ((placed, seen), cache) in texts {
             let count = placed.len();
             let (out, after) = rest.split_at_mut(count * q);
-            let (mine, others) = rows.split_at(count * (q + 2 * kv));
+            let (mine, others) = rows.split_at(count * numbers);
             parts.push((placed, seen, cache, out, mine, first));
             (rest, rows, first) = (after, others, first + count);
         }
@@ -386,16 +428,23 @@ impl HostLayers {
                 return;
             }
             let (mut queries, mut turned) = (Vec::with_capacity(out.len()), Vec::new());
-            for (i, (token, row)) in placed.iter().zip(products.chunks(q + 2 * kv)).enumerate() {
+            for (i, (token, row)) in placed.iter().zip(products.chunks(numbers)).enumerate() {
                 let place = (rotations, first + i);
-                self.turn(&row[..q], &layer.query_norm, place, &mut turned);
+                self.turn(&row[..q], query_norm, place, &mut turned);
                 queries.extend(turned.iter().map(|x| x * scale));
-                self.turn(&row[q..q + kv], &layer.key_norm, place, &mut turned);
-                cache.write(token.column, &turned, &row[q + kv..]);
+                if let Some((keys, values)) = row[q..].split_at_checked(kv) {
+                    self.turn(keys, key_norm, place, &mut turned);
+                    cache.write(token.column, &turned, values);
+                }
             }
             attend(&queries, seen, cache, out);
         });
     }
+}
+
+/// Returns what rows beside the texts see of the texts.
+pub(super) fn visible_text(texts: &[Vec<CacheSlot>]) -> Vec<Vec<VisibleSpan>> {
+    texts.iter().map(|text| text.iter().map(CacheSlot::visible_text).collect()).collect()
 }
 
 /// Rows that a layer leaves as they are, each behind the place where it begins.

@@ -244,20 +244,27 @@ impl Model {
         let placed = cache.append(counts);
         let positions: Vec<usize> = placed.iter().flatten().map(|token| token.position).collect();
         for (index, states) in states.iter().enumerate() {
-            let dtype = states.dtype();
-            let [keys, values] = match &self.engine {
-                Engine::Host(decoder) => {
-                    let rows = decoder.keys_and_values(first + index, &to_host(states.clone()), &positions);
-                    as_rows(rows, positions.len(), &self.device)
-                }
-                Engine::Tensors(transformer) => {
-                    let layers = transformer.layers(first + index..first + index + 1);
-                    let states = states.clone().cast(burn::tensor::DType::from(self.types[1]));
-                    layers.keys_and_values(0, layers.normed(0, states), &positions)
-                }
-            };
-            cache.write(index, &placed, keys.cast(dtype), values.cast(dtype));
+            let [keys, values] = self.keys_and_values(first + index, states, &positions);
+            cache.write(index, &placed, keys, values);
         }
+    }
+
+    /// Returns the keys and the values, each `[tokens, heads x width]`, that layer `layer` makes of its inputs `states` `[tokens, d]`
+    /// at `positions`, in their type.
+    pub(super) fn keys_and_values(&self, layer: usize, states: &Tensor<2>, positions: &[usize]) -> [Tensor<2>; 2] {
+        let dtype = states.dtype();
+        let made = match &self.engine {
+            Engine::Host(decoder) => {
+                let rows = decoder.keys_and_values(layer, &to_host(states.clone()), positions);
+                as_rows(rows, positions.len(), &self.device)
+            }
+            Engine::Tensors(transformer) => {
+                let layers = transformer.layers(layer..layer + 1);
+                let states = states.clone().cast(burn::tensor::DType::from(self.types[1]));
+                layers.keys_and_values(0, layers.normed(0, states), positions)
+            }
+        };
+        made.map(|rows| rows.cast(dtype))
     }
 
     /// Returns the parameters of layer `layer` by their names in the layer, such as `mlp.down_proj.weight`.

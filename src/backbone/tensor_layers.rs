@@ -22,6 +22,14 @@ pub(super) struct Layer {
     mlp: Mlp,
     attention_conv: Option<TensorConvolutions>,
     mlp_conv: Option<TensorConvolutions>,
+    cross_attn: Option<CrossAttention>,
+}
+
+/// Attention to the backbone's keys and values of the text.
+#[derive(Module, Debug)]
+struct CrossAttention {
+    q_proj: Linear,
+    o_proj: Linear,
 }
 
 #[derive(Module, Debug)]
@@ -61,6 +69,8 @@ struct Shared<'a> {
     /// For layers without and with a window: `[texts or 1, 1, new, columns]`, 0 or a very negative number; none where
     /// everything is visible.
     masks: [Option<Tensor<4>>; 2],
+    /// The same for the text alone, if a layer attends to the backbone's keys and values of it.
+    text_mask: Option<Tensor<4>>,
 }
 
 /// Cosine and sine, `[texts or 1, 1, new, angles]`.
@@ -133,12 +143,15 @@ impl TensorLayers<'_> {
         let Padding { texts, new, .. } = padding;
         let columns = cache.as_ref().map_or(new, |cache| cache.columns());
         let masks = self.masks(placed, new, cache.as_deref());
+        let crosses = self.layers.iter().any(|layer| layer.cross_attn.is_some());
+        let text_mask = if crosses { Mask::new(placed, new, cache.as_deref(), CacheSlot::visible_text) } else { None };
         let shared = Shared {
             of: self,
             texts,
             new,
             rotation: self.rotation(placed, new, dtype, &device),
             masks: masks.map(|mask| mask.map(|mask| mask.into_tensor(columns, dtype, &device))),
+            text_mask: text_mask.map(|mask| mask.into_tensor(columns, dtype, &device)),
         };
         let read = read.map(|read| padding.pad(read));
         let mut x = padding.pad(x);
@@ -188,7 +201,7 @@ impl TensorLayers<'_> {
         let windows: Vec<Option<usize>> =
             (0..self.layers.len()).map(|index| self.config.window(self.first + index)).collect();
         let window = windows.iter().copied().flatten().next();
-        let mask = |window| Mask::new(placed, new, cache, window);
+        let mask = |window| Mask::new(placed, new, cache, |token| token.visible(window));
         [if windows.contains(&None) { mask(None) } else { None }, window.and_then(|_| mask(window))]
     }
 }
@@ -220,8 +233,13 @@ struct Mask {
 }
 
 impl Mask {
-    /// None where everything is visible.
-    fn new(placed: &[Vec<CacheSlot>], new: usize, cache: Option<&DeviceCache>, window: Option<usize>) -> Option<Self> {
+    /// None where everything is visible. `sees` gives what a token may attend to.
+    fn new(
+        placed: &[Vec<CacheSlot>],
+        new: usize,
+        cache: Option<&DeviceCache>,
+        sees: impl Fn(&CacheSlot) -> VisibleSpan,
+    ) -> Option<Self> {
         // Without a cache, chains of any lengths see alike: padding lies behind every token.
         let alike = cache.is_none() && placed.iter().flatten().all(CacheSlot::is_on_trunk);
         let longest = (0..placed.len()).max_by_key(|&t| placed[t].len())?;
@@ -231,7 +249,7 @@ impl Mask {
         for (row, &text) in texts.iter().enumerate() {
             for (i, token) in placed[text].iter().enumerate() {
                 let flags = &mut visible[(row * new + i) * columns..][..columns];
-                let VisibleSpan { first, prefix, others } = token.visible(window);
+                let VisibleSpan { first, prefix, others } = sees(token);
                 let seen = (first..prefix).chain(others);
                 match cache {
                     Some(cache) => seen.for_each(|column| flags[cache.places(text)[column]] = true),
@@ -253,7 +271,7 @@ impl Layer {
     /// Makes a layer with parameters from `init`. `residual` is the deviation of the matrices that write to the residual
     /// stream.
     pub fn new(config: &ModelConfig, residual: f32, departures: Departures, init: &mut Init) -> Self {
-        let Departures { convolution, reads, .. } = departures;
+        let Departures { convolution, reads, crosses, .. } = departures;
         let (d, kv) = (config.hidden_size, config.num_key_value_heads * config.head_dim);
         let q = config.num_attention_heads * config.head_dim;
         let read = reads.unwrap_or(d);
@@ -283,6 +301,10 @@ impl Layer {
             },
             attention_conv: convolution.map(|shape| TensorConvolutions::new(shape, d, init)),
             mlp_conv: convolution.map(|shape| TensorConvolutions::new(shape, d, init)),
+            cross_attn: crosses.map(|_| CrossAttention {
+                q_proj: linear(init, q, d, deviation, false),
+                o_proj: linear(init, d, q, residual, false),
+            }),
         }
     }
 
@@ -307,7 +329,7 @@ impl Layer {
         (x, read): (Tensor<2>, &Option<Tensor<2>>),
         index: usize,
         shared: &Shared,
-        cache: Option<&mut DeviceCache>,
+        mut cache: Option<&mut DeviceCache>,
     ) -> Tensor<2> {
         let config = shared.of.config;
         let epsilon = config.norm_epsilon;
@@ -315,7 +337,13 @@ impl Layer {
             Some(norm) => norm.forward(x.clone(), epsilon),
             None => read.clone().expect("rows that bring along what attention reads"),
         };
-        let attended = convolved(&self.attention_conv, normed, |x| self.self_attn.forward(x, index, shared, cache));
+        let attend = |x| self.self_attn.forward(x, index, shared, cache.as_deref_mut());
+        let attended = convolved(&self.attention_conv, normed, attend);
+        let attended = match (&self.cross_attn, cache) {
+            (None, _) => attended,
+            (Some(cross), Some(cache)) => attended.clone() + cross.forward(x.clone() + attended, shared, cache),
+            (Some(_), None) => panic!("rows without the text that they attend to"),
+        };
         let before = if config.parallel_residual { x.clone() } else { x.clone() + attended.clone() };
         let normed = self.post_attention_layernorm.forward(before, epsilon);
         let changed = convolved(&self.mlp_conv, normed, |x| self.mlp.forward(x, config.activation));
@@ -356,9 +384,7 @@ impl Mlp {
 impl Attention {
     fn forward(&self, x: Tensor<2>, index: usize, shared: &Shared, cache: Option<&mut DeviceCache>) -> Tensor<2> {
         let config = shared.of.config;
-        let (texts, new, width) = (shared.texts, shared.new, config.head_dim);
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let shape = [texts, new];
+        let shape = [shared.texts, shared.new];
         let queries = rotate(split(self.q_proj.forward(x.clone()), shape, &self.q_norm, config), &shared.rotation);
         let keys = rotate(split(self.k_proj.forward(x.clone()), shape, &self.k_norm, config), &shared.rotation);
         let values = split(self.v_proj.forward(x), shape, &None, config);
@@ -366,18 +392,35 @@ impl Attention {
             Some(cache) => cache.append(index, keys, values),
             None => (keys, values),
         };
-        let columns = keys.dims()[2];
-        // The query heads of a group share their keys: fold them into rows instead of copying the keys.
-        let grouped = queries.reshape([texts, kv_heads, heads / kv_heads * new, width]);
-        let scores = grouped.matmul(keys.swap_dims(2, 3)).mul_scalar((width as f64).powf(-0.5));
-        let mut scores = scores.reshape([texts, heads, new, columns]);
-        if let Some(mask) = &shared.masks[usize::from(config.window(shared.of.first + index).is_some())] {
-            scores = scores + mask.clone();
-        }
-        let weights = softmax(scores, 3).reshape([texts, kv_heads, heads / kv_heads * new, columns]);
-        let mixed = weights.matmul(values).reshape([texts, heads, new, width]);
-        self.o_proj.forward(mixed.swap_dims(1, 2).reshape([texts * new, heads * width]))
+        let mask = &shared.masks[usize::from(config.window(shared.of.first + index).is_some())];
+        self.o_proj.forward(mixed(queries, keys, values, mask))
     }
+}
+
+impl CrossAttention {
+    /// Returns what rows `x` `[texts x new, d]` make of the backbone's keys and values.
+    fn forward(&self, x: Tensor<2>, shared: &Shared, cache: &DeviceCache) -> Tensor<2> {
+        let shape = [shared.texts, shared.new];
+        let queries = rotate(split(self.q_proj.forward(x), shape, &None, shared.of.config), &shared.rotation);
+        let (keys, values) = cache.view(shared.of.layers.len());
+        self.o_proj.forward(mixed(queries, keys, values, &shared.text_mask))
+    }
+}
+
+/// Returns the values `[texts x new, heads x width]` that queries `[texts, heads, new, width]` mix, of keys and values `[texts,
+/// key heads, columns, width]`.
+fn mixed(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &Option<Tensor<4>>) -> Tensor<2> {
+    let ([texts, heads, new, width], [_, kv_heads, columns, _]) = (queries.dims(), keys.dims());
+    // The query heads of a group share their keys: fold them into rows instead of copying the keys.
+    let grouped = queries.reshape([texts, kv_heads, heads / kv_heads * new, width]);
+    let scores = grouped.matmul(keys.swap_dims(2, 3)).mul_scalar((width as f64).powf(-0.5));
+    let mut scores = scores.reshape([texts, heads, new, columns]);
+    if let Some(mask) = mask {
+        scores = scores + mask.clone();
+    }
+    let weights = softmax(scores, 3).reshape([texts, kv_heads, heads / kv_heads * new, columns]);
+    let mixed = weights.matmul(values).reshape([texts, heads, new, width]);
+    mixed.swap_dims(1, 2).reshape([texts * new, heads * width])
 }
 
 /// Takes `y` `[texts x new, heads x width]` apart into `[texts, heads, new, width]`; each head is normalised where there

@@ -12,7 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::columns::CacheSlot;
-use super::host_layers::{HostLayer, HostLayers, Step, matrices};
+use super::host_layers::{HostLayer, HostLayers, Step, cross_matrices, matrices, visible_text};
 use crate::kernels::{
     ColumnGradients, LayerCache, NormGradient, NormWeights, PackedMatrix, Rotations, VisibleSpan, activate,
     activate_backward, attend_backward, gate, gate_backward, on_pool, weight_gradient,
@@ -28,8 +28,15 @@ pub(super) struct TrainedLayers {
 struct Transposed {
     query_key_value: PackedMatrix,
     attention_output: PackedMatrix,
+    cross: Option<TransposedCross>,
     up: PackedMatrix,
     down: PackedMatrix,
+}
+
+/// The same of attention to the backbone's keys and values.
+struct TransposedCross {
+    query: PackedMatrix,
+    output: PackedMatrix,
 }
 
 /// What the forward of some levels leaves for its gradient. It serves step after step, as its memory is used again.
@@ -55,11 +62,17 @@ struct LayerTape {
     entered: Vec<f32>,
     projected: Vec<f32>,
     mixed: Vec<f32>,
+    /// Of attention to the backbone's keys and values.
+    crossing: Vec<f32>,
+    asked: Vec<f32>,
+    crossed: Vec<f32>,
     attended: Vec<f32>,
     expanded: Vec<f32>,
-    /// The gradients of what the four products give.
+    /// The gradients of what the products give.
     of_projected: Vec<f32>,
     of_attended: Vec<f32>,
+    of_asked: Vec<f32>,
+    of_crossed: Vec<f32>,
     of_expanded: Vec<f32>,
     of_left: Vec<f32>,
     attention_norm: NormGradient,
@@ -85,6 +98,9 @@ impl Tape {
                 &mut layer.entered,
                 &mut layer.projected,
                 &mut layer.mixed,
+                &mut layer.crossing,
+                &mut layer.asked,
+                &mut layer.crossed,
                 &mut layer.attended,
                 &mut layer.expanded,
             ] {
@@ -109,6 +125,10 @@ impl TrainedLayers {
         let transposed = |layer: &HostLayer| Transposed {
             query_key_value: layer.query_key_value.transposed(),
             attention_output: layer.attention_output.transposed(),
+            cross: layer
+                .cross
+                .as_ref()
+                .map(|cross| TransposedCross { query: cross.query.transposed(), output: cross.output.transposed() }),
             up: layer.up.transposed(),
             down: layer.down.transposed(),
         };
@@ -139,6 +159,9 @@ impl TrainedLayers {
                 Step::Entered => layer.entered.extend_from_slice(values),
                 Step::Projected => layer.projected.extend_from_slice(values),
                 Step::Mixed => layer.mixed.extend_from_slice(values),
+                Step::Crossing => layer.crossing.extend_from_slice(values),
+                Step::Asked => layer.asked.extend_from_slice(values),
+                Step::Crossed => layer.crossed.extend_from_slice(values),
                 // In parallel, the MLP reads what has entered.
                 Step::Attended if !parallel => layer.attended.extend_from_slice(values),
                 Step::Attended | Step::Left => {}
@@ -164,25 +187,33 @@ impl TrainedLayers {
         tape: &mut Tape,
     ) -> Vec<f32> {
         let level = tape.levels.pop().expect("a level for each way back");
-        let seen = self.layers.visible(&level.texts);
+        let (seen, seen_text) = (self.layers.visible(&level.texts), visible_text(&level.texts));
         let rotations = self.layers.rotations(&level.texts);
         assert!(caches.len() == level.texts.len() && gradients.len() == level.texts.len());
         let mut of_read = Vec::new();
         on_pool(|| {
             for index in (0..self.layers.len()).rev() {
-                let texts = level.texts.iter().zip(&seen[self.layers.windowed(index)]);
-                let columns = caches.iter().zip(&mut *gradients);
-                let texts = texts.zip(columns).map(|((placed, seen), (caches, gradients))| TextRows {
-                    placed,
-                    seen,
-                    cache: &caches[index],
-                    gradients: &mut gradients[index],
-                });
+                let seen = &seen[self.layers.windowed(index)];
+                let (mut own, mut crossed) = (Vec::new(), Vec::new());
+                for (text, (caches, gradients)) in caches.iter().zip(&mut *gradients).enumerate() {
+                    let placed = &level.texts[text];
+                    // Behind those of the layers are the backbone's keys and values, if they are attended to.
+                    let (of_layers, of_backbone) = gradients.split_at_mut(self.layers.len());
+                    let (cache, gradients) = (&caches[index], &mut of_layers[index]);
+                    own.push(TextRows { placed, seen: &seen[text], cache, gradients });
+                    let of_backbone = caches.get(self.layers.len()).zip(of_backbone.first_mut());
+                    crossed.extend(of_backbone.map(|(cache, gradients)| TextRows {
+                        placed,
+                        seen: &seen_text[text],
+                        cache,
+                        gradients,
+                    }));
+                }
                 let layer = &mut tape.layers[index];
                 let rows = (&level.rows, tape.rows);
                 let waiting = self.layers.waiting(index, dx);
                 waiting.silence(dx);
-                of_read = self.layer_backward(index, rows, dx, texts.collect(), &rotations, layer);
+                of_read = self.layer_backward(index, rows, dx, [own, crossed], &rotations, layer);
                 waiting.restore(dx);
             }
         });
@@ -196,7 +227,7 @@ impl TrainedLayers {
         index: usize,
         (range, total): (&Range<usize>, usize),
         dx: &mut [f32],
-        texts: Vec<TextRows>,
+        [texts, crossed]: [Vec<TextRows>; 2],
         rotations: &Rotations,
         tape: &mut LayerTape,
     ) -> Vec<f32> {
@@ -205,6 +236,8 @@ impl TrainedLayers {
         let of = |all: &[f32]| rows(all, range, total);
         tape.of_projected.resize(tape.projected.len(), 0.0);
         tape.of_attended.resize(tape.entered.len(), 0.0);
+        tape.of_asked.resize(tape.asked.len(), 0.0);
+        tape.of_crossed.resize(tape.crossing.len(), 0.0);
         tape.of_expanded.resize(tape.expanded.len(), 0.0);
         tape.of_left.resize(tape.entered.len(), 0.0);
         let (stream, expanded) = (of(&tape.entered), of(&tape.expanded));
@@ -228,13 +261,24 @@ impl TrainedLayers {
             layer.mlp_norm.backward(attended, &narrow, dx, &mut tape.mlp_norm);
         } else {
             layer.mlp_norm.backward(attended, &narrow, dx, &mut tape.mlp_norm);
+            if let Some(cross) = &transposed.cross {
+                tape.of_crossed[stream.clone()].copy_from_slice(dx);
+                cross.output.multiply(dx, &mut wide);
+                let asked = of(&tape.asked);
+                let of_asked = &mut tape.of_asked[asked.clone()];
+                let rows = (&tape.asked[asked], cross.query.inputs());
+                self.attention_backward([&None, &None], rows, &wide, crossed, rotations, of_asked);
+                cross.query.multiply_onto(of_asked, dx);
+            }
             tape.of_attended[stream].copy_from_slice(dx);
             transposed.attention_output.multiply(dx, &mut wide);
         }
 
         let projected = of(&tape.projected);
         let of_projected = &mut tape.of_projected[projected.clone()];
-        let norms = self.attention_backward(layer, &tape.projected[projected], &wide, texts, rotations, of_projected);
+        let norms = [&layer.query_norm, &layer.key_norm];
+        let rows = (&tape.projected[projected], layer.query_key_value.outputs());
+        let norms = self.attention_backward(norms, rows, &wide, texts, rotations, of_projected);
         for [query_norm, key_norm] in &norms {
             tape.query_norm.add(query_norm);
             tape.key_norm.add(key_norm);
@@ -249,29 +293,29 @@ impl TrainedLayers {
         }
     }
 
-    /// From the gradient `of_mixed` `[rows, query heads, width]` to that of the projections, text by text. Returns the
-    /// gradients of each text's norms of queries and keys.
+    /// From the gradient `of_mixed` `[rows, query heads, width]` to that of the projections, which are given with the numbers of a
+    /// row, text by text. Returns the gradients of each text's norms of queries and keys.
     fn attention_backward(
         &self,
-        layer: &HostLayer,
-        projected: &[f32],
+        norms: [&Option<NormWeights>; 2],
+        (projected, numbers): (&[f32], usize),
         of_mixed: &[f32],
         texts: Vec<TextRows>,
         rotations: &Rotations,
         of_projected: &mut [f32],
     ) -> Vec<[NormGradient; 2]> {
-        let (q, kv) = self.layers.widths();
+        let (q, _) = self.layers.widths();
         let mut parts = Vec::new();
         let (mut rest, mut first) = (of_projected, 0);
         for text in texts {
             let count = text.placed.len();
-            let (mine, others) = rest.split_at_mut(count * (q + 2 * kv));
-            let projected = &projected[first * (q + 2 * kv)..][..mine.len()];
+            let (mine, others) = rest.split_at_mut(count * numbers);
+            let projected = &projected[first * numbers..][..mine.len()];
             parts.push((text, projected, &of_mixed[first * q..][..count * q], mine, first));
             (rest, first) = (others, first + count);
         }
         let text = |(text, projected, of_mixed, of_projected, first): (TextRows, _, _, &mut [f32], _)| {
-            self.text_backward(layer, text, (projected, of_mixed, of_projected), (rotations, first))
+            self.text_backward(norms, text, (projected, of_mixed, of_projected), (rotations, first))
         };
         parts.into_par_iter().map(text).collect()
     }
@@ -279,7 +323,7 @@ impl TrainedLayers {
     /// Does the work of [`TrainedLayers::attention_backward`] for one text, whose first row is the level's row `first`.
     fn text_backward(
         &self,
-        layer: &HostLayer,
+        [query_norm, key_norm]: [&Option<NormWeights>; 2],
         TextRows { placed, seen, cache, gradients }: TextRows,
         (projected, of_mixed, of_projected): (&[f32], &[f32], &mut [f32]),
         (rotations, first): (&Rotations, usize),
@@ -288,11 +332,11 @@ impl TrainedLayers {
         if placed.is_empty() {
             return norms;
         }
-        let (q, kv) = self.layers.widths();
+        let ((q, kv), numbers) = (self.layers.widths(), projected.len() / placed.len());
         let (scale, width) = (self.layers.query_scale(), self.layers.config.head_dim);
         let (mut queries, mut turned) = (Vec::with_capacity(of_mixed.len()), Vec::new());
-        for (i, row) in projected.chunks(q + 2 * kv).enumerate() {
-            self.layers.turn(&row[..q], &layer.query_norm, (rotations, first + i), &mut turned);
+        for (i, row) in projected.chunks(numbers).enumerate() {
+            self.layers.turn(&row[..q], query_norm, (rotations, first + i), &mut turned);
             queries.extend(turned.iter().map(|x| x * scale));
         }
         let mut of_queries = vec![0.0; queries.len()];
@@ -306,16 +350,18 @@ impl TrainedLayers {
                 slope.copy_from_slice(&of_x);
             }
         };
-        let rows = projected.chunks(q + 2 * kv).zip(of_projected.chunks_mut(q + 2 * kv));
+        let rows = projected.chunks(numbers).zip(of_projected.chunks_mut(numbers));
         for (i, ((row, slopes), of_queries)) in rows.zip(of_queries.chunks(q)).enumerate() {
-            let [of_keys, of_values] = gradients.column(placed[i].column);
             let (of_query, rest) = slopes.split_at_mut(q);
-            let (of_key, of_value) = rest.split_at_mut(kv);
             of_query.iter_mut().zip(of_queries).for_each(|(to, from)| *to = from * scale);
-            of_key.copy_from_slice(&of_keys);
-            of_value.copy_from_slice(&of_values);
-            back(i, of_query, &row[..q], &layer.query_norm, &mut norms[0]);
-            back(i, of_key, &row[q..q + kv], &layer.key_norm, &mut norms[1]);
+            back(i, of_query, &row[..q], query_norm, &mut norms[0]);
+            // Rows may have queries alone.
+            if let Some((of_key, of_value)) = rest.split_at_mut_checked(kv) {
+                let [of_keys, of_values] = gradients.column(placed[i].column);
+                of_key.copy_from_slice(&of_keys);
+                of_value.copy_from_slice(&of_values);
+                back(i, of_key, &row[q..q + kv], key_norm, &mut norms[1]);
+            }
         }
         norms
     }
@@ -368,6 +414,11 @@ impl TrainedLayers {
             None => matrix(query_key_value, &tape.of_projected, &tape.read),
         }
         matrix(attention_output, &tape.of_attended, &tape.mixed);
+        if layer.cross.is_some() {
+            let [query, output] = cross_matrices(config);
+            matrix(query, &tape.of_asked, &tape.crossing);
+            matrix(output, &tape.of_crossed, &tape.crossed);
+        }
         layer.mlp_norm.forward(attended, &mut normed);
         matrix(up, &tape.of_expanded, &normed);
         if config.gated {

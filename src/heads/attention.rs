@@ -5,6 +5,7 @@
 mod chimera;
 mod dflash;
 mod entry;
+mod glide;
 mod joined;
 mod learning;
 mod prefix;
@@ -34,6 +35,7 @@ use crate::storage_type::StorageType;
 pub use chimera::ChimeraConfig;
 pub use dflash::DflashConfig;
 use entry::{Entry, ParallelEntry, SequentialEntry};
+pub use glide::GlideConfig;
 pub use joined::{Eagle1Config, Eagle3Config, MtpConfig};
 use learning::AttentionLearning;
 pub use prefix::PrefixLayerConfig;
@@ -251,7 +253,9 @@ impl AttentionHeads {
 
     /// Returns whether the layers attend to what is made of states of the text, rather than to what the backbone's own do.
     fn makes_context(&self) -> bool {
-        self.context.is_some() || matches!(self.entry, Entry::Joined(_) | Entry::Prefix(_) | Entry::Trigram(_))
+        let entry = &self.entry;
+        self.context.is_some()
+            || matches!(entry, Entry::Joined(_) | Entry::Prefix(_) | Entry::Trigram(_) | Entry::Token(_))
     }
 
     /// Returns what the layers attend to in texts of which these are the states, if they make it of them. `before` turns states of
@@ -261,6 +265,7 @@ impl AttentionHeads {
             (Entry::Joined(entry), _) => Some(entry.context(states, before, &self.decoder)),
             (Entry::Prefix(_), _) => Some(self.decoder.normed(states.get(Feature::Last))),
             (Entry::Trigram(entry), _) => Some(self.decoder.normed(entry.context(states, before))),
+            (Entry::Token(_), _) => Some(self.decoder.normed(states.get(Feature::Layer(0)))),
             (_, context) => Some(context.as_ref()?.read(states, self.epsilon)),
         }
     }
@@ -342,7 +347,8 @@ impl DraftHeads for AttentionHeads {
             }
         };
         if let Some(context) = self.context(states, before) {
-            return self.decoder.remember(&context, counts, cache);
+            let crossed = self.decoder.crosses().map(|layer| (model, states.get(Feature::Layer(layer))));
+            return self.decoder.remember(&context, crossed, counts, cache);
         }
         let layers = self.first..self.first + self.decoder.len();
         let states: Vec<Tensor<2>> = layers.map(|layer| states.get(Feature::Layer(layer))).collect();

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AnyHeadKind, AttentionConfig, ChimeraConfig, DflashConfig, Eagle1Config, Eagle3Config, FfnConfig,
+    AnyHeadKind, AttentionConfig, ChimeraConfig, DflashConfig, Eagle1Config, Eagle3Config, FfnConfig, GlideConfig,
     HiddenTransferConfig, HydraConfig, LavaHeadsConfig, LinearConfig, MedusaConfig, MtpConfig, RedrafterConfig,
     SpeculatorConfig,
 };
@@ -41,6 +41,8 @@ pub enum HeadArchitecture {
     Eagle3(Eagle3Config),
     /// A decoder layer over trigrams of tokens and the backbone's states (Chimera; Zeng et al. 2024).
     Chimera(ChimeraConfig),
+    /// A decoder layer that also attends to the backbone's keys and values (GLIDE; Du et al. 2024).
+    Glide(GlideConfig),
     /// The module for multi-token prediction of DeepSeek-V3 (2024).
     Mtp(MtpConfig),
 }
@@ -62,6 +64,7 @@ impl HeadArchitecture {
             Self::Eagle1(kind) => kind,
             Self::Eagle3(kind) => kind,
             Self::Chimera(kind) => kind,
+            Self::Glide(kind) => kind,
             Self::Mtp(kind) => kind,
         }
     }

@@ -38,7 +38,7 @@ mod vocabulary;
 
 pub use attention::{
     AttentionConfig, AttentionContext, AttentionHeads, ChimeraConfig, DflashConfig, Eagle1Config, Eagle3Config,
-    HiddenTransferConfig, MtpConfig, PrefixLayerConfig, RowOrder,
+    GlideConfig, HiddenTransferConfig, MtpConfig, PrefixLayerConfig, RowOrder,
 };
 pub use bias::{BiasConfig, BiasForm, BiasedHeads};
 pub use candidates::{BlockStarts, Candidates, CandidatesAt, FrozenHeads, SlotStats, Wanted};

@@ -23,6 +23,9 @@ struct Vectors {
     architecture: HeadArchitecture,
     bias: Option<BiasConfig>,
     backbone: LanguageModelConfig,
+    /// The backbone's parameters that heads read, by name.
+    #[serde(default)]
+    frozen: BTreeMap<String, Values>,
     vocabulary: usize,
     /// The number of heads, and that of states, if heads predict more than their own slots.
     heads: usize,
@@ -55,10 +58,11 @@ fn assert_near(found: &[f32], expected: &[f32], what: &str) {
 
 fn check<K: HeadKind>(kind: &K, vectors: &Vectors, name: &str) {
     let config = ModelConfig::from_scratch(&vectors.backbone, vectors.vocabulary);
-    // Of the backbone itself, heads read the embedding, which is its unembedding.
+    // Of the backbone itself, heads read the embedding, which is its unembedding, and what makes keys and values.
     let backbone = Transformer::new(&config, &mut Init::empty(&Device::flex()));
     let mut values = collect_parameters(&backbone);
     values.get_mut("model.embed_tokens.weight").unwrap().1.clone_from(&vectors.embeddings);
+    values.extend(vectors.frozen.clone());
     let model = Model::in_tensors(load_parameters(backbone, values).unwrap());
     let init = &mut Init::empty(&Device::flex().autodiff());
     let heads = kind.network(HeadShape::new(vectors.heads, &model), init);
@@ -136,10 +140,11 @@ fn heads_are_what_the_papers_say() {
             HeadArchitecture::Hydra(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Redrafter(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Chimera(kind) => check(kind, &vectors, &name),
+            HeadArchitecture::Glide(kind) => check(kind, &vectors, &name),
             HeadArchitecture::Lava(kind) => check(kind, &vectors, &name),
             other => panic!("{other:?}: add the kind here"),
         }
         checked += 1;
     }
-    assert_eq!(checked, 17);
+    assert_eq!(checked, 18);
 }

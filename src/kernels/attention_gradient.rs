@@ -25,8 +25,8 @@ pub struct ColumnGradients {
 }
 
 impl ColumnGradients {
-    /// Makes zeros for the given columns of `cache`, the last of which is the last one written. Columns before them, say
-    /// those of a context that is not trained, have no gradient, which saves time.
+    /// Makes zeros for the given columns of `cache`, which end behind the last one written. Columns before them, say
+    /// those of a context that is not trained, have no gradient, which saves time. There may be none.
     pub fn new(cache: &LayerCache, columns: Range<usize>) -> Self {
         let (heads, width) = (cache.heads, cache.width);
         let mut exchanged = LayerCache::new(heads, width, columns.end);
@@ -37,7 +37,7 @@ impl ColumnGradients {
             cache.read(column, &mut keys, &mut values);
             exchanged.write(column, &values, &keys);
         }
-        let zeros = vec![0.0; heads * columns.len() * width];
+        let zeros = vec![0.0; heads * numbers_of_head(&columns, width)];
         Self { columns, exchanged, keys: zeros.clone(), values: zeros }
     }
 
@@ -51,6 +51,11 @@ impl ColumnGradients {
         };
         [of(&self.keys), of(&self.values)]
     }
+}
+
+/// Returns how many numbers a head has. Without columns it has one that nothing is added to, since heads are walked by their numbers.
+fn numbers_of_head(columns: &Range<usize>, width: usize) -> usize {
+    (columns.len() * width).max(1)
 }
 
 /// Given the arguments of an [`attend`](super::attend) and d loss/d of what it gave, `dout`, fills `dqueries` with d
@@ -70,7 +75,7 @@ pub fn attend_backward(
     let group = queries.len() / spans.len() / width / heads;
     assert!(queries.len() == spans.len() * heads * group * width);
     assert!(dout.len() == queries.len() && dqueries.len() == queries.len());
-    let size = (gradients.columns.len() * width).max(1);
+    let size = numbers_of_head(&gradients.columns, width);
     let (columns, exchanged) = (&gradients.columns, &gradients.exchanged);
     let parts = gradients.keys.par_chunks_mut(size).zip(gradients.values.par_chunks_mut(size)).enumerate();
     let of_heads: Vec<Vec<f32>> = parts

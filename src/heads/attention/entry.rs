@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use super::chimera::TrigramEntry;
+use super::glide::TokenEntry;
 use super::joined::JoinedEntry;
 use super::{DflashConfig, union};
 use crate::backbone::{BlockRows, Feature, FeatureTensors, Model};
@@ -23,6 +24,7 @@ pub(super) enum Entry {
     Joined(JoinedEntry),
     Prefix(PrefixEntry),
     Trigram(TrigramEntry),
+    Token(TokenEntry),
 }
 
 /// In the manner of EAGLE-3 (Li et al. 2025, arXiv 2503.01840), with u the backbone's states before the block and o_j what row j
@@ -94,6 +96,7 @@ impl Entry {
             Self::Joined(entry) => entry.features(),
             Self::Prefix(_) => vec![Feature::Last],
             Self::Trigram(_) => vec![Feature::Layer(0), Feature::Last],
+            Self::Token(entry) => entry.features(),
         }
     }
 
@@ -105,10 +108,15 @@ impl Entry {
     /// Returns whether a row reads the token that was drafted before it.
     pub fn is_sequential(&self) -> bool {
         match self {
-            Self::Sequential(_) | Self::Trigram(_) => true,
+            Self::Sequential(_) | Self::Trigram(_) | Self::Token(_) => true,
             Self::Joined(entry) => !entry.is_parallel(),
             Self::Parallel(_) | Self::Masked(_) | Self::Transfer(_) | Self::Prefix(_) => false,
         }
+    }
+
+    /// Returns whether a row is made of the row before it, and not of its token alone.
+    pub fn reads_rows(&self) -> bool {
+        self.is_sequential() && !matches!(self, Self::Token(_))
     }
 
     /// Returns how many of a text's first columns in the cache the layers do not see.
@@ -120,7 +128,7 @@ impl Entry {
     pub fn block(&self, count: usize) -> Option<BlockRows> {
         let causal = BlockRows { count, causal: true, in_place: false };
         match self {
-            Self::Sequential(_) | Self::Trigram(_) => None,
+            Self::Sequential(_) | Self::Trigram(_) | Self::Token(_) => None,
             Self::Joined(entry) => entry.is_parallel().then_some(causal),
             Self::Parallel(_) => Some(BlockRows { causal: false, ..causal }),
             Self::Transfer(_) => Some(causal),
@@ -148,6 +156,7 @@ impl Entry {
             Self::Joined(entry) => entry.first(states, pinned, count),
             Self::Prefix(_) => states.get(Feature::Last),
             Self::Trigram(entry) => entry.first(states, before.expect("embeddings are kept"), pinned),
+            Self::Token(_) => pinned,
         }
     }
 
@@ -158,6 +167,7 @@ impl Entry {
             Self::Sequential(entry) => entry.next(r, o, tokens),
             Self::Joined(entry) => entry.row(tokens, o),
             Self::Trigram(entry) => entry.next(&r, tokens),
+            Self::Token(_) => tokens,
             Self::Parallel(_) | Self::Masked(_) | Self::Transfer(_) | Self::Prefix(_) => {
                 unreachable!("all rows of a block are run at once")
             }
@@ -173,7 +183,7 @@ impl Entry {
             Self::Parallel(ParallelEntry { inputs, state, token }) => {
                 state.iter_mut().chain(token).chain(inputs.linears()).collect()
             }
-            Self::Masked(_) | Self::Prefix(_) => Vec::new(),
+            Self::Masked(_) | Self::Prefix(_) | Self::Token(_) => Vec::new(),
             Self::Transfer(entry) => entry.state.iter_mut().collect(),
             Self::Joined(entry) => entry.linears(),
             Self::Trigram(entry) => entry.linears(),
@@ -189,7 +199,7 @@ impl Entry {
                 count_parameters(inputs) + first + (count - 1) * next
             }
             Self::Parallel(entry) => count_parameters(entry),
-            Self::Masked(_) | Self::Prefix(_) => 0,
+            Self::Masked(_) | Self::Prefix(_) | Self::Token(_) => 0,
             Self::Transfer(entry) => count_parameters(entry),
             Self::Joined(entry) => entry.products(count),
             // Those of the rows, and of one more token of the text.
@@ -206,7 +216,8 @@ impl Entry {
         match self {
             Self::Masked(entry) => entry.mask = mask_of(entry.mask.clone(), entry.mask_token, model),
             Self::Joined(entry) => entry.warm_start(model, layer)?,
-            Self::Sequential(_) | Self::Parallel(_) | Self::Transfer(_) | Self::Prefix(_) | Self::Trigram(_) => {}
+            Self::Sequential(_) | Self::Parallel(_) | Self::Transfer(_) => {}
+            Self::Prefix(_) | Self::Trigram(_) | Self::Token(_) => {}
         }
         Ok(())
     }

@@ -99,12 +99,16 @@ impl Learning for AttentionLearning<'_> {
             let is_of_level = |head: usize| head == number || !heads.entry.is_sequential();
             let read = |&&(head, _): &&(usize, Tensor<2>)| is_of_level(head);
             let of_states = gradients.iter().filter(read).map(|(head, g)| (self.state_of(*head) * g.clone()).sum());
-            let of_next = of_made.map(|of_made| (self.levels[number + 1].made.clone() * of_made).sum());
-            let piece = of_states.chain(of_next).reduce(|a, b| a + b).expect("the last level that was run is read");
-            let mut backward = piece.backward();
+            // Rows that are made of their tokens alone read nothing of the level before.
+            let of_next = of_made.filter(|_| heads.entry.reads_rows());
+            let of_next = of_next.map(|of_made| (self.levels[number + 1].made.clone() * of_made).sum());
             let Level { entered, left, .. } = &self.levels[number];
-            let (past, of_left) = (entered.grad_remove(&mut backward), left.grad_remove(&mut backward));
-            of_parameters.accumulate(heads, GradientsParams::from_module(&mut backward, heads));
+            let (mut past, mut of_left) = (None, None);
+            if let Some(piece) = of_states.chain(of_next).reduce(|a, b| a + b) {
+                let mut backward = piece.backward();
+                (past, of_left) = (entered.grad_remove(&mut backward), left.grad_remove(&mut backward));
+                of_parameters.accumulate(heads, GradientsParams::from_module(&mut backward, heads));
+            }
             // What leaves the layers for a row that nobody predicts with may be read by nothing. The rows behind still see its keys
             // and values.
             let of_left = of_left.unwrap_or_else(|| left.clone().without_autodiff().zeros_like());

@@ -41,6 +41,7 @@ macro_rules! of_every_kind {
                 HeadArchitecture::Mtp(kind) => $check(kind),
                 HeadArchitecture::Hydra(kind) => $check(kind),
                 HeadArchitecture::Chimera(kind) => $check(kind),
+                HeadArchitecture::Glide(kind) => $check(kind),
                 other => panic!("{other:?}: add the kind here"),
             }
         }
@@ -87,7 +88,8 @@ fn kinds() -> Vec<HeadArchitecture> {
     let dflash = [plain, windowed, scaled, convolved].map(HeadArchitecture::Dflash);
     let kinds = kinds.chain(dflash).chain([false, true].map(transfer)).chain(joined);
     let chimera = HeadArchitecture::Chimera(ChimeraConfig::default());
-    kinds.chain([false, true].map(hydra)).chain([chimera]).collect()
+    let glide = [None, Some(1)].map(|layer| HeadArchitecture::Glide(GlideConfig { layer }));
+    kinds.chain([false, true].map(hydra)).chain([chimera]).chain(glide).collect()
 }
 
 /// Adds to every number a little that depends on its place, and casts.
@@ -380,6 +382,8 @@ fn the_backbone_must_suit_the_layers() {
         .features(&backbone())
         .unwrap_err()
         .to_string();
+    assert!(error.contains("`heads.architecture.layer` is 3, but the backbone has 3 layers"), "{error}");
+    let error = GlideConfig { layer: Some(3) }.features(&backbone()).unwrap_err().to_string();
     assert!(error.contains("`heads.architecture.layer` is 3, but the backbone has 3 layers"), "{error}");
     let convolution = Some(ConvolutionConfig { kernel: 2, group: 3 });
     let error = DflashConfig { convolution, ..DflashConfig::default() }.features(&backbone()).unwrap_err().to_string();

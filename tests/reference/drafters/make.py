@@ -20,6 +20,9 @@ BEFORE = [1, 4, 6]
 class Parameters(dict):
     """Random parameters, made as they are asked for."""
 
+    # Those of the backbone, for networks that read what it makes with them.
+    frozen = None
+
     def matrix(self, name, rows, columns):
         return self.setdefault(name, (torch.randn(rows, columns) / math.sqrt(columns)).requires_grad_())
 
@@ -333,6 +336,39 @@ def chimera(parameters, states, embeddings, tokens):
     return torch.stack(blocks)
 
 
+def glide(parameters, states, embeddings, tokens, crosses):
+    """GLIDE (arXiv 2402.02082; NonvolatileMemory/GliDe_with_a_CaPE_ICML_24): rows of tokens that attend to the rows before them and
+    to the keys and values that the backbone made of the text before the pinned token."""
+    text, positions, name = states["layer-0"], torch.arange(TEXT), "decoder.layers.0"
+    # The backbone is frozen.
+    frozen = parameters.frozen = Parameters()
+    of_backbone = f"model.layers.{crosses}"
+    normed = rms_norm(frozen, f"{of_backbone}.input_layernorm", states[f"layer-{crosses}"])
+    keys = rotate(by_head(frozen, f"{of_backbone}.self_attn.k", normed, KV, None), positions).detach()
+    values = by_head(frozen, f"{of_backbone}.self_attn.v", normed, KV, None).detach()
+
+    blocks = []
+    for before in BEFORE:
+        drafted = [embeddings[tokens[before + 1 + slot]] for slot in range(BLOCK - 1)]
+        rows = torch.cat([text[: before + 1], torch.stack(drafted)])
+        places = torch.arange(len(rows))
+        sees = places[None] <= places[:, None]
+        normed = rms_norm(parameters, f"{name}.input_layernorm", rows)
+        rows = rows + attended(parameters, f"{name}.self_attn", normed, places, rows[:0], sees, norms=False)
+        # Only the block's rows are read from here on: there is one layer.
+        rows, places = rows[before + 1 :], places[before + 1 :]
+        queries = rotate(by_head(parameters, f"{name}.cross_attn.q", rows, HEADS, None), places)
+        mixed = []
+        for head in range(HEADS):
+            group = head * KV // HEADS
+            scores = queries[:, head] @ keys[: before + 1, group].T / math.sqrt(WIDTH)
+            mixed.append(scores.softmax(-1) @ values[: before + 1, group])
+        rows = rows + linear(parameters, f"{name}.cross_attn.o_proj", torch.cat(mixed, -1), D)
+        normed = rms_norm(parameters, f"{name}.post_attention_layernorm", rows)
+        blocks.append(rms_norm(parameters, "norm", rows + changed(parameters, f"{name}.mlp", normed)))
+    return torch.stack(blocks)
+
+
 def bias_section(form, codebook=False, **_):
     return dict(form=form, rank=RANK, tokens="codebooks" if codebook else "embeddings")
 
@@ -378,6 +414,7 @@ SYSTEMS = {
     "hydra-plus-plus": (hydra, dict(repeats=3, prefix=True), dict(kind="hydra", prefix_layer=dict())),
     "lava": (lava, dict(hidden=7), dict(kind="lava", hidden=7)),
     "chimera": (chimera, dict(), dict(kind="chimera")),
+    "glide": (glide, dict(crosses=1), dict(kind="glide", layer=1)),
 }
 
 
@@ -389,7 +426,7 @@ def main(folder):
     for number, (name, (network, options, architecture)) in enumerate(SYSTEMS.items()):
         torch.manual_seed(number)
         parameters = Parameters()
-        read = FEATURES + ["layer-0"] if network in (joined, chimera) else FEATURES
+        read = FEATURES + ["layer-0"] if network in (joined, chimera, glide) else FEATURES
         states = {feature: torch.randn(TEXT, D) for feature in read}
         embeddings = torch.randn(VOCABULARY, D)
         tokens = torch.randint(VOCABULARY, (TEXT + BLOCK,)).tolist()
@@ -416,6 +453,8 @@ def main(folder):
             coefficients=rounded(coefficients),
             expected=rounded(found),
         )
+        if parameters.frozen:
+            vectors["frozen"] = {key: [list(value.shape), rounded(value)] for key, value in parameters.frozen.items()}
         if found.shape[1] > BLOCK - 1:
             vectors["asked"] = found.shape[1]
         with open(os.path.join(folder, f"{name}.json"), "w") as file:
