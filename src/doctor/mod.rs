@@ -4,6 +4,7 @@
 //! Every check says what it found, and if it failed, what to do. Nothing is written.
 
 mod heads;
+mod training;
 
 use std::collections::BTreeSet;
 
@@ -95,6 +96,7 @@ pub fn doctor(workspace: &Workspace) -> Result<Findings> {
     checks.extend(heads::checks(workspace, &prompts, &written)?);
     let traces = estimate_traces(workspace)?;
     checks.push(disk(&traces));
+    checks.extend(training::check(workspace, &documents)?);
     Ok(Findings { checks, shown: shown(workspace, first)?, traces })
 }
 

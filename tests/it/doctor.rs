@@ -23,9 +23,11 @@ fn a_sound_configuration_passes_whatever_its_heads() {
     ] {
         let set = format!("heads.architecture={heads}");
         let said = succeed(path, &["doctor", "run.toml", "--format", "json", "--set", &set]).json();
-        for name in ["tokenizer", "end of text", "prompts", "states", "batches", "heads", "leak", "disk"] {
+        for name in ["tokenizer", "end of text", "prompts", "states", "batches", "heads", "leak", "disk", "training"] {
             assert_eq!(check(&said, name)["passed"], true, "{heads} {name}: {said}");
         }
+        let training = check(&said, "training")["words"].as_str().unwrap();
+        assert!(training.contains("a step of training the heads takes") && training.contains(" steps "), "{training}");
         let shown = said["shown"].as_array().unwrap();
         // What head 2 predicts is the token behind the pinned one.
         for (here, next) in shown.iter().zip(&shown[1..]) {
