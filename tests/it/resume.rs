@@ -61,6 +61,14 @@ fn wait_for_progress(folder: &Path, child: &mut Child, lines: usize) {
     }
 }
 
+/// Starts the training, kills it once `metrics.jsonl` has grown by `lines` lines, and waits for its end.
+fn kill_training_at(folder: &Path, sets: &[&str], lines: usize) {
+    let mut child = start(folder, sets);
+    wait_for_progress(folder, &mut child, lines);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// The step in `latest.json`; none before the first checkpoint.
 fn latest(folder: &Path) -> Option<u64> {
     let path = heads(folder).join("checkpoints/latest.json");
@@ -99,10 +107,7 @@ fn uninterrupted() -> TempDir {
 #[test]
 fn a_damaged_checkpoint_of_a_killed_training_is_named() {
     let folder = traced();
-    let mut child = start(folder.path(), &[]);
-    wait_for_progress(folder.path(), &mut child, 6);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_training_at(folder.path(), &[], 6);
     let step = latest(folder.path()).expect("it came as far as a checkpoint");
     assert!(step < STEPS as u64, "it came to its end");
     for name in ["model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"] {
@@ -148,10 +153,7 @@ fn so_do_heads_of_other_architectures() {
         let set = format!("heads.architecture={architecture}");
         let sets = ["--set", &set, "--set", "heads.loss_weights={decay=0.8}"];
         let (killed, whole) = (traced(), traced());
-        let mut child = start(killed.path(), &sets);
-        wait_for_progress(killed.path(), &mut child, 30);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill_training_at(killed.path(), &sets, 30);
         assert!(latest(killed.path()).is_some_and(|step| step < STEPS as u64), "the kill hit the training's middle");
         for folder in [&killed, &whole] {
             succeed(folder.path(), &[&TRAIN[..], &sets].concat());
@@ -214,10 +216,7 @@ fn a_killed_evaluation_keeps_its_finished_variants() {
 #[test]
 fn going_back_to_an_earlier_configuration_gives_its_bytes_again() {
     let folder = finished();
-    let mut child = start(folder.path(), &[]);
-    wait_for_progress(folder.path(), &mut child, 30);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_training_at(folder.path(), &[], 30);
     succeed(folder.path(), &["run", "run.toml"]).assert_all_skipped();
     assert!(bytes(folder.path()) == bytes(world()));
 }
@@ -242,10 +241,7 @@ fn what_a_killed_process_left_aside_goes() {
 #[test]
 fn a_crash_between_the_two_pointers_loses_no_checkpoint() {
     let crashed = traced();
-    let mut child = start(crashed.path(), &[]);
-    wait_for_progress(crashed.path(), &mut child, 40);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_training_at(crashed.path(), &[], 40);
     assert!(latest(crashed.path()).is_some_and(|step| step < STEPS as u64), "it was killed in its midst");
     let checkpoints = heads(crashed.path()).join("checkpoints");
     // `latest.json` was written, and `best.json` is still that of the evaluation before.
