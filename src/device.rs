@@ -114,17 +114,17 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
         DeviceChoice::Cpu => cpu(),
         DeviceChoice::Cuda(index) => cuda(index),
         DeviceChoice::Wgpu(index) => wgpu(index),
-        DeviceChoice::Auto => {
-            let reason = match cuda(0) {
-                Ok(opened) => return Ok(opened),
-                Err(error) => error,
-            };
-            let mut opened = cpu().map_err(|error| Error::new(format!("{reason} And {error}")))?;
-            // A program without CUDA was asked for nothing else.
-            opened.note = cfg!(feature = "cuda").then(|| format!("using the CPU: {reason}"));
-            Ok(opened)
-        }
+        DeviceChoice::Auto => cuda(0).or_else(|no_cuda| or_else_the_cpu(no_cuda, cpu())),
     }
+}
+
+/// Takes the CPU where there is no CUDA device, and says why if the program could use one.
+fn or_else_the_cpu(no_cuda: Error, cpu: Result<Opened>) -> Result<Opened> {
+    let mut opened =
+        cpu.map_err(|no_cpu| Error::new(format!("there is nothing to compute on: {no_cuda} And {no_cpu}")))?;
+    // A program without CUDA was asked for nothing else.
+    opened.note = cfg!(feature = "cuda").then(|| format!("using the CPU: {no_cuda}"));
+    Ok(opened)
 }
 
 #[cfg(feature = "cpu")]
@@ -137,13 +137,19 @@ fn cpu() -> Result<Opened> {
     bail!("this program was built without the CPU backend; build it with `--features cpu`.")
 }
 
+/// What else a user can do where an accelerator is missing, as the end of a sentence.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn instead() -> &'static str {
+    if cfg!(feature = "cpu") { ", or use --device cpu" } else { "" }
+}
+
 #[cfg(feature = "cuda")]
 fn cuda(index: usize) -> Result<Opened> {
     use burn::tensor::DeviceType;
     let found = Device::enumerate(DeviceType::Cuda).into_vec();
     match found.into_iter().nth(index) {
         Some(device) => Ok(Opened { device, choice: DeviceChoice::Cuda(index), note: None }),
-        None => bail!("no CUDA device {index} was found; check the driver with `nvidia-smi`, or use --device cpu."),
+        None => bail!("no CUDA device {index} was found; check the driver with `nvidia-smi`{}.", instead()),
     }
 }
 
@@ -158,7 +164,7 @@ fn wgpu(index: usize) -> Result<Opened> {
     let found = Device::enumerate(DeviceType::Wgpu).into_vec();
     match found.into_iter().nth(index) {
         Some(device) => Ok(Opened { device, choice: DeviceChoice::Wgpu(index), note: None }),
-        None => bail!("no wgpu device {index} was found; check the graphics driver, or use --device cpu."),
+        None => bail!("no wgpu device {index} was found; check the graphics driver{}.", instead()),
     }
 }
 
@@ -183,5 +189,12 @@ mod tests {
         for bad in ["gpu", "cpu:1", "cuda:x", "", "auto:0"] {
             assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn auto_names_both_devices_that_it_lacks() {
+        let missing = |what: &str| Error::new(format!("no {what} is here."));
+        let error = or_else_the_cpu(missing("GPU"), Err(missing("CPU"))).unwrap_err().to_string();
+        assert_eq!(error, "there is nothing to compute on: no GPU is here. And no CPU is here.");
     }
 }
