@@ -27,18 +27,22 @@ use draftsmith::storage_type::StorageType;
 
 const TOLERANCE: f32 = 1e-3;
 
+/// The first accelerator that this build can use and this machine has.
 fn accelerator() -> Option<Device> {
-    match open(DeviceChoice::Wgpu(0)) {
-        Ok(opened) => Some(opened.device),
-        Err(error) => {
-            skipped(&format!("no accelerator: {error}"));
-            None
+    let mut missing = Vec::new();
+    for choice in [DeviceChoice::Cuda(0), DeviceChoice::Wgpu(0)] {
+        match open(choice) {
+            Ok(opened) => return Some(opened.device),
+            Err(error) => missing.push(error.to_string()),
         }
     }
+    skipped(&format!("no accelerator: {}", missing.join(" ")));
+    None
 }
 
+/// The crate's folder. Cargo names it to the tests that it runs, and `.ci/gpu` to those that were built elsewhere.
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
 fn load(folder: &Path, device: &Device) -> Model {
