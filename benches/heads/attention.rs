@@ -19,7 +19,8 @@ use draftsmith::storage_type::StorageType;
 use draftsmith::training::{Batch, Evaluated, OptimizationConfig, Task, TrainingContext, train};
 use serde_json::Value;
 
-use crate::{median, peak_since, reset_peak, trace, variable};
+use crate::trace::trace;
+use crate::{median, peak_since, reset_peak, variable};
 
 /// Steps that are taken before those that count, and those.
 const STEPS: [usize; 2] = [3, 12];

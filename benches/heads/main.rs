@@ -10,6 +10,7 @@
 //! `peers/torch_attention.py`, and what they take to draft is measured. `DRAFTSMITH_ONLY=attention` leaves the FFN heads out.
 
 mod attention;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,9 +27,9 @@ use draftsmith::heads::{
 };
 use draftsmith::nn::Init;
 use draftsmith::storage_type::StorageType;
-use draftsmith::traces::{ColumnPlan, ColumnPlans, Trace, free_space, make_columns};
 use draftsmith::training::{Batch, Evaluated, OptimizationConfig, Schedule, Task, TrainingContext, train};
 use serde_json::{Map, Value, json};
+use trace::trace;
 
 const DOCUMENTS: usize = 64;
 const LENGTH: usize = 256;
@@ -158,32 +159,6 @@ fn windows(backbone: &Backbone, data: &Path) -> Result<Vec<Vec<u32>>> {
         }
     }
     Ok(ids.chunks_exact(LENGTH).map(<[u32]>::to_vec).collect())
-}
-
-/// A trace of windows, each a document whose prompt is its first token, with columns of these features.
-fn trace(backbone: &Backbone, folder: &Path, windows: &[Vec<u32>], features: &[Feature]) -> Result<Trace> {
-    let identity = backbone.identity();
-    let (mut tokens, mut documents) = (Vec::new(), Vec::new());
-    for (number, window) in windows.iter().enumerate() {
-        let name = format!("{number}");
-        documents.push(json!({"id": name, "group": name, "first": tokens.len() / 4, "prompt": 1, "continuation": LENGTH - 1, "limit": LENGTH - 1}));
-        tokens.extend(window.iter().flat_map(|token| token.to_le_bytes()));
-    }
-    let tokens_hash = blake3::hash(&tokens).to_hex().to_string();
-    let index = json!({"schema_version": 1, "identity": identity, "text": "corpus", "tokens_hash": tokens_hash, "documents": documents});
-    fs::create_dir_all(folder).expect("a folder");
-    for (name, bytes) in [("tokens.bin", tokens), ("trace.json", index.to_string().into_bytes())] {
-        fs::write(folder.join(name), bytes).expect("a file of the trace");
-    }
-    let trace = Trace::open(folder, &identity)?;
-    let columns: Vec<PathBuf> = features.iter().map(|feature| folder.join(feature.to_string())).collect();
-    let mut plans = Vec::new();
-    for (&feature, folder) in features.iter().zip(&columns) {
-        plans.push(ColumnPlan { feature, dtype: StorageType::Float32, folder, key: String::new() });
-    }
-    let plans = ColumnPlans { plans: &plans, ..ColumnPlans::NONE };
-    make_columns(backbone, &trace, plans, ("states", BATCH), None, &free_space)?;
-    columns.iter().try_fold(trace, |trace, column| trace.with_column(column))
 }
 
 /// A training whose evaluations do not count: seconds of training alone and dev loss at each of them.
