@@ -6,8 +6,9 @@
 mod heads;
 mod training;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
+use indicatif::HumanBytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -58,6 +59,9 @@ pub struct ShownToken {
 
 /// How many documents of each corpus are tokenised.
 const READABLE: usize = 50;
+/// How many documents a draft vocabulary is judged by, and the share of their tokens that it should hold.
+const COUNTED: usize = 400;
+const COVERED: f64 = 0.8;
 /// How many texts are read for a check.
 const TEXTS: usize = 4;
 /// How many tokens of a text are read, and how many are written.
@@ -91,13 +95,53 @@ pub fn doctor(workspace: &Workspace) -> Result<Findings> {
     let first = documents.first().copied().ok_or_else(|| Error::new("no corpus has a document to train on."))?;
     let prompts = prompts(backbone, &documents)?;
     let written = written(backbone, &prompts)?;
-    let mut checks = quick(workspace)?;
+    let mut checks = vec![device(workspace)];
+    checks.extend(quick(workspace)?);
     checks.extend([first_choices(backbone, &prompts, &written), batches(backbone, &prompts), repeats(&written)]);
     checks.extend(heads::checks(workspace, &prompts, &written)?);
+    checks.extend(vocabulary(workspace, &documents)?);
     let traces = estimate_traces(workspace)?;
     checks.push(disk(&traces));
     checks.extend(training::check(workspace, &documents)?);
     Ok(Findings { checks, shown: shown(workspace, first)?, traces })
+}
+
+/// Where the backbone runs, and in which types.
+fn device(workspace: &Workspace) -> Finding {
+    let model = &workspace.backbone().model;
+    let [weights, computed] = [model.weight_bytes(), model.state_bytes()].map(|bytes| 8 * bytes);
+    let words = format!(
+        "{}; weights of {weights} bits ({}), computed in {computed}",
+        workspace.device.choice,
+        HumanBytes((model.parameters() * model.weight_bytes()) as u64)
+    );
+    finding("device", true, words)
+}
+
+/// What heads draft from must hold most of what the backbone writes. It is not known yet, so the corpora's own text stands for it:
+/// the most frequent tokens of every second document, and how many of the other documents' tokens are among them.
+fn vocabulary(workspace: &Workspace, documents: &[&Document]) -> Result<Option<Finding>> {
+    let Some(vocabulary) = &workspace.config.heads.vocabulary else { return Ok(None) };
+    let mut counts: HashMap<u32, [u64; 2]> = HashMap::new();
+    for (number, document) in documents.iter().take(COUNTED).enumerate() {
+        let text = format!("{}{}", document.prompt, document.completion);
+        for token in workspace.backbone().tokenizer.encode_continuation(&text)? {
+            counts.entry(token).or_default()[number % 2] += 1;
+        }
+    }
+    let mut counts: Vec<[u64; 2]> = counts.into_values().collect();
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    let sum = |counts: &[[u64; 2]]| counts.iter().map(|count| count[1]).sum::<u64>();
+    let known = sum(&counts[..counts.len().min(vocabulary.size)]);
+    let share = known as f64 / sum(&counts).max(1) as f64;
+    let words = format!(
+        "the {} most frequent tokens of every second document are {:.1} % of the others' tokens",
+        vocabulary.size,
+        100.0 * share
+    );
+    let passed = share >= COVERED;
+    let advice = ". What is not drafted is never accepted: raise `heads.vocabulary.size`.";
+    Ok(Some(finding("vocabulary", passed, if passed { words } else { words + advice })))
 }
 
 fn finding(check: &'static str, passed: bool, words: impl Into<String>) -> Finding {

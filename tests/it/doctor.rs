@@ -23,7 +23,9 @@ fn a_sound_configuration_passes_whatever_its_heads() {
     ] {
         let set = format!("heads.architecture={heads}");
         let said = succeed(path, &["doctor", "run.toml", "--format", "json", "--set", &set]).json();
-        for name in ["tokenizer", "end of text", "prompts", "states", "batches", "heads", "leak", "disk", "training"] {
+        for name in
+            ["device", "tokenizer", "end of text", "prompts", "states", "batches", "heads", "leak", "disk", "training"]
+        {
             assert_eq!(check(&said, name)["passed"], true, "{heads} {name}: {said}");
         }
         let training = check(&said, "training")["words"].as_str().unwrap();
@@ -33,6 +35,14 @@ fn a_sound_configuration_passes_whatever_its_heads() {
         for (here, next) in shown.iter().zip(&shown[1..]) {
             assert_eq!((&here["pinned"], &here["target"]), (&next["token"], &next["pinned"]));
         }
+    }
+    for (size, enough) in [(20, false), (250, true)] {
+        let set = format!("heads.vocabulary={{size={size}}}");
+        let said = run(path, &["doctor", "run.toml", "--format", "json", "--set", &set]).json();
+        let vocabulary = check(&said, "vocabulary");
+        assert_eq!(vocabulary["passed"], enough, "{vocabulary}");
+        let words = format!("the {size} most frequent tokens of every second document are ");
+        assert!(vocabulary["words"].as_str().unwrap().starts_with(&words), "{vocabulary}");
     }
     let table = succeed(path, &["doctor", "run.toml"]).stdout;
     assert!(table.contains("ok     leak") && table.contains("head 2 predicts"), "{table}");
