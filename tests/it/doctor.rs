@@ -37,7 +37,7 @@ fn a_sound_configuration_passes_whatever_its_heads() {
         }
     }
     for (size, enough) in [(20, false), (250, true)] {
-        let set = format!("heads.vocabulary={{size={size}}}");
+        let set = format!("heads.vocabulary={{size={size},drafting=true}}");
         let said = run(path, &["doctor", "run.toml", "--format", "json", "--set", &set]).json();
         let vocabulary = check(&said, "vocabulary");
         assert_eq!(vocabulary["passed"], enough, "{vocabulary}");
