@@ -223,8 +223,8 @@ fn two_processes_at_once_make_nothing_twice() {
     all.sort();
     let cells = all.iter().filter(|line| line.starts_with('(')).count();
     assert_eq!(cells, 8, "{all:?}");
-    // A line each for three traces and their columns; of two sets of heads, their candidates, two models, eight evaluations.
-    assert_eq!(all.len() - cells, 2 * 3 + 2 + 4 + 2 + 8, "{all:?}");
+    // A line each for three traces, with their columns; of two sets of heads, their candidates, two models, eight evaluations.
+    assert_eq!(all.len() - cells, 3 + 2 + 4 + 2 + 8, "{all:?}");
     assert_eq!(report(folder.path()), report(undisturbed()));
     let left = stored(folder.path());
     assert!(!left.iter().any(|path| path.to_string_lossy().contains(".claim-")), "{left:?}");
