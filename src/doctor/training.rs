@@ -28,7 +28,7 @@ pub(super) fn check(workspace: &Workspace, documents: &[&Document]) -> Result<Op
         return Ok(None);
     }
     let (config, backbone) = (&workspace.config, workspace.backbone());
-    let folder = tempfile::tempdir().map_err(|e| Error::io("create a folder in", &std::env::temp_dir(), e))?;
+    let folder = tempfile::tempdir().map_err(|e| Error::io("create a folder in", std::env::temp_dir(), e))?;
     let trace = trace(workspace, documents, folder.path())?;
     let text = [TrainingText { corpus: &workspace.corpora()[0].name, trace: &trace }];
     let tried = OptimizationConfig { steps: TRIED, warmup_steps: 0, dev_every: TRIED, ..config.heads.training.clone() };
