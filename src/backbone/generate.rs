@@ -9,7 +9,7 @@ use crate::progress;
 
 /// The tokens of a forward pass over long texts, at most, unless one row of each takes more: on a CPU nothing is gained by more, and
 /// an interrupt is soon answered.
-pub const TOKENS_A_FORWARD: usize = 1024;
+pub const TOKENS_A_FORWARD: usize = 512;
 
 /// What follows a prompt.
 #[derive(Debug, Clone, Default)]

@@ -12,6 +12,7 @@ use super::plan::{Item, TracePlan};
 use super::{Supply, Trace, TraceDocument, TraceText, documents_done};
 use crate::backbone::{Backbone, Continuing, Feature, generate};
 use crate::error::Result;
+use crate::progress;
 use crate::storage_type::StorageType;
 
 /// A function that returns the number of free bytes where a path lies.
@@ -190,7 +191,10 @@ fn seconds_of(work: impl FnOnce()) -> f64 {
 /// Measures the seconds per token of the teacher-forced pass over `texts`.
 fn seconds_a_token(backbone: &Backbone, texts: &[&[u32]], features: &[Feature]) -> f64 {
     let Some(first) = texts.first() else { return 0.0 };
-    let forced = |texts: &[&[u32]]| drop(teacher_forced(&backbone.model, texts, features).collect::<Vec<_>>());
+    // After an interrupt nobody reads the estimate.
+    let forced = |texts: &[&[u32]]| {
+        teacher_forced(&backbone.model, texts, features).take_while(|_| !progress::interrupted()).for_each(drop);
+    };
     // The first forward pass also starts threads and compiles kernels, so it is not measured.
     forced(&[&first[..1]]);
     let tokens: usize = texts.iter().map(|text| text.len()).sum();
