@@ -1,7 +1,7 @@
 //! What `draftsmith doctor` looks at before anything long is started: the mistakes that otherwise show after hours, as heads that
 //! accept little.
 //!
-//! Every check says what it found, and if it failed, what to do. Nothing is written.
+//! Every check says what it found, and if it failed, what to do. Nothing is kept: what is tried lies in a temporary folder.
 
 mod heads;
 mod training;
