@@ -12,7 +12,6 @@
 mod trace;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
@@ -27,7 +26,7 @@ use draftsmith::nn::{Init, Values, collect_parameters, to_host};
 use draftsmith::storage_type::StorageType;
 use draftsmith::text::Tokenizer;
 use draftsmith::traces::Trace;
-use draftsmith::training::{OptimizationConfig, TrainingContext};
+use draftsmith::training::{OptimizationConfig, TrainingContext, seconds_per_step};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -242,11 +241,8 @@ fn step(kind: &HeadArchitecture, backbone: &Backbone, [train, dev]: [&Trace; 2],
         seed: 1,
         place: TrainingContext { folder, key: "step", title: "train-heads", keep_checkpoints: false },
     })?;
-    let timings = folder.join("timings.jsonl");
-    let lines = fs::read_to_string(&timings).map_err(|e| Error::io("read", &timings, e))?;
-    let seconds = |line: &str| serde_json::from_str::<Value>(line).ok()?["seconds"].as_f64();
-    let ends: Vec<f64> = lines.lines().filter_map(seconds).skip(warm - 1).collect();
-    Ok(1e3 * median(ends.windows(2).map(|ends| ends[1] - ends[0]).collect()))
+    let seconds = seconds_per_step(folder, warm as u64).ok_or_else(|| Error::new("the steps' times are missing."))?;
+    Ok(1e3 * seconds)
 }
 
 /// What fails, be it by a panic in a device's kernels, costs its own row alone.

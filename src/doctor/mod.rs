@@ -4,7 +4,7 @@
 //! Every check says what it found, and if it failed, what to do. Nothing is kept: what is tried lies in a temporary folder.
 
 mod heads;
-mod training;
+mod rehearsal;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -102,7 +102,7 @@ pub fn doctor(workspace: &Workspace) -> Result<Findings> {
     checks.extend(vocabulary(workspace, &documents)?);
     let traces = estimate_traces(workspace)?;
     checks.push(disk(&traces));
-    checks.extend(training::check(workspace, &documents)?);
+    checks.extend(rehearsal::checks(workspace)?);
     Ok(Findings { checks, shown: shown(workspace, first)?, traces })
 }
 

@@ -8,9 +8,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::training::{METRICS, json_lines, read_timings, seconds};
+use super::training::{METRICS, json_lines, seconds};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
+use crate::training::read_timings;
 
 /// The name of the file. TensorBoard takes whatever has `tfevents` in its name.
 const FILE: &str = "events.out.tfevents.draftsmith";

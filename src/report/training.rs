@@ -12,6 +12,7 @@ use super::tensorboard::write_events;
 use crate::error::{Error, Result, bail};
 use crate::files::write_atomic;
 use crate::tables::{Colour, Figure, Lines, Series, XAxis, YAxis, format};
+use crate::training::{Timing, read_timings};
 
 /// The largest number of points on a curve: almost one per unit of a drawing's width.
 const POINTS: usize = 400;
@@ -48,8 +49,6 @@ pub fn write_training(folder: &Path, title: &str) -> Result<()> {
 
 /// The file that holds the numbers of every step and of every evaluation on dev.
 pub(super) const METRICS: &str = "metrics.jsonl";
-/// The file that says when each step was done.
-const TIMINGS: &str = "timings.jsonl";
 
 /// What is said of a step on train, or of an evaluation on dev after it: a line of the file [`METRICS`].
 #[derive(Deserialize)]
@@ -76,14 +75,6 @@ enum Split {
     Dev,
 }
 
-/// When a step was done, and how fast: a line of the file [`TIMINGS`].
-#[derive(Deserialize)]
-pub(super) struct Timing {
-    step: u64,
-    seconds: f64,
-    tokens_per_s: Option<f64>,
-}
-
 /// The log of a training.
 pub(super) struct TrainingLog {
     lines: Vec<Line>,
@@ -99,13 +90,6 @@ pub(super) fn json_lines<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> (Vec<T>,
     let read: Vec<Option<T>> = lines.map(|line| serde_json::from_slice(line).ok()).collect();
     let damaged = read.iter().filter(|line| line.is_none()).count();
     (read.into_iter().flatten().collect(), damaged)
-}
-
-/// Reads when the steps of the training in `folder` were done. Returns nothing if that is not known.
-pub(super) fn read_timings(folder: &Path) -> Vec<Timing> {
-    let mut timings: Vec<Timing> = json_lines(&fs::read(folder.join(TIMINGS)).unwrap_or_default()).0;
-    timings.sort_by_key(|timing| timing.step);
-    timings
 }
 
 /// Returns the seconds from the beginning of a training to a step, between the steps that are known.
@@ -441,7 +425,7 @@ mod tests {
     fn where_times_are_known_there_are_charts_by_the_clock_and_of_the_speed() {
         let folder = folder(log());
         let timings = [r#"{"step": 2, "seconds": 60, "tokens_per_s": 7}"#, r#"{"step": 4, "seconds": 180}"#];
-        fs::write(folder.path().join(TIMINGS), timings.join("\n")).unwrap();
+        fs::write(folder.path().join("timings.jsonl"), timings.join("\n")).unwrap();
         let page = page(folder.path()).unwrap();
         assert_eq!(page.matches("<figure>").count(), 2 * 7);
         assert!(page.contains("4 evaluations on dev · 180 s</p>"));

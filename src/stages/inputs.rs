@@ -123,6 +123,14 @@ impl Corpus {
         Ok(())
     }
 
+    /// Returns the corpus with the first `most` documents of each split alone.
+    pub fn first(&self, most: usize) -> Self {
+        let of = |split| self.split(split).take(most).map(move |document| (split, document.clone()));
+        let documents = [Split::Train, Split::Dev, Split::Test].into_iter().flat_map(of).collect();
+        let (name, config, hash) = (self.name.clone(), self.config.clone(), self.hash.clone());
+        Self { name, config, documents, hash, hashes: Mutex::default() }
+    }
+
     /// Returns whether the configuration gives the split a share of the documents.
     pub fn has(&self, split: Split) -> bool {
         SplitFractions::from(&self.config).share(split) > 0.0

@@ -5,10 +5,12 @@ mod adamw;
 mod average;
 mod checkpoint;
 mod config;
+mod log;
 mod run;
 mod schedule;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
+mod timings;
 
 pub use adamw::AdamW;
 pub use average::Average;
@@ -18,3 +20,4 @@ pub use config::OptimizationConfig;
 pub(crate) use run::gradient;
 pub use run::{Batch, Evaluated, Replica, Task, TrainingContext, train};
 pub use schedule::{Schedule, SchedulePhase};
+pub use timings::{Timing, read_timings, seconds_per_step};

@@ -1,9 +1,7 @@
 //! The training loop.
 
-use std::fs::{self, File};
-use std::io::{Seek, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use burn::module::Module;
@@ -13,6 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::adamw::{norm, remove_fixed};
 use super::checkpoint::{Best, Checkpoints, State};
+use super::log::Log;
+use super::timings::Timings;
 use super::{AdamW, Average, OptimizationConfig, Schedule};
 use crate::error::{Error, Result};
 use crate::files;
@@ -125,7 +125,7 @@ where
     };
     let schedule = task.schedule(options);
     let mut metrics = Log::open(context.folder.join("metrics.jsonl"), state.metrics_bytes)?;
-    let mut timings = Timings::open(context.folder.join("timings.jsonl"), state.step)?;
+    let mut timings = Timings::open(context.folder, state.step)?;
     let mut bar = Progress::starting_at(context.title, state.step, options.steps);
     let mut dev_words = String::new();
     let (started, mut tokens) = (Instant::now(), 0);
@@ -311,94 +311,4 @@ fn extend(line: &mut Value, more: Map<String, Value>) {
 fn words(evaluated: &Evaluated) -> String {
     let numbers = evaluated.metrics.iter().filter_map(|(name, value)| Some((name.replace('_', " "), value.as_f64()?)));
     numbers.map(|(name, value)| format!(" dev {name} {value:.3}")).collect()
-}
-
-/// When each step was done, in seconds of training, and how fast it was. What is lost in a crash is not counted, nor is the
-/// time until the training goes on. No two trainings share these numbers, so they have a file of their own.
-struct Timings {
-    log: Log,
-    /// The seconds of the processes before this one.
-    before: f64,
-    started: Instant,
-}
-
-impl Timings {
-    /// Opens the file and cuts it to what it says of the first `steps` steps.
-    fn open(path: PathBuf, steps: usize) -> Result<Self> {
-        let text = fs::read(&path).unwrap_or_default();
-        let (mut keep, mut before) = (0, 0.0);
-        for line in text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
-            let Ok(read) = serde_json::from_slice::<Value>(line) else { break };
-            let (Some(step), Some(seconds)) = (read["step"].as_u64(), read["seconds"].as_f64()) else { break };
-            if step > steps as u64 {
-                break;
-            }
-            (keep, before) = (keep + line.len() as u64, seconds);
-        }
-        Ok(Self { log: Log::open(path, keep)?, before, started: Instant::now() })
-    }
-
-    fn write(&mut self, step: usize, tokens_per_s: f64) -> Result<()> {
-        let seconds = self.before + self.started.elapsed().as_secs_f64();
-        self.log.write(&json!({"step": step, "seconds": seconds, "tokens_per_s": tokens_per_s}))
-    }
-}
-
-/// A file of JSON lines, which is cut to a checkpoint's length when training resumes.
-struct Log {
-    path: PathBuf,
-    file: File,
-}
-
-impl Log {
-    /// Opens the file and cuts it to at most `keep` bytes.
-    fn open(path: PathBuf, keep: u64) -> Result<Self> {
-        let folder = path.parent().expect("a file in a folder");
-        fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-        let mut file = files::open_own(&path)?;
-        let mut cut = || -> std::io::Result<()> {
-            let length = file.metadata()?.len();
-            file.set_len(length.min(keep))?;
-            file.seek(std::io::SeekFrom::End(0))?;
-            Ok(())
-        };
-        cut().map_err(|e| Error::io("write", &path, e))?;
-        Ok(Self { file, path })
-    }
-
-    fn write(&mut self, line: &Value) -> Result<()> {
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| Error::io("write", &self.path, e))
-    }
-
-    /// Flushes the file to disk and returns its length in bytes.
-    fn sync(&mut self) -> Result<u64> {
-        let sync = || -> std::io::Result<u64> {
-            self.file.sync_data()?;
-            Ok(self.file.metadata()?.len())
-        };
-        sync().map_err(|e| Error::io("write", &self.path, e))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_clock_goes_on_where_the_checkpoint_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("timings.jsonl");
-        let lines = [1, 2, 3].map(|step| format!("{{\"step\": {step}, \"seconds\": {step}00}}\n")).concat();
-        fs::write(&path, lines + "{\"step\": 4, \"sec").unwrap();
-        let mut timings = Timings::open(path.clone(), 2).unwrap();
-        timings.write(3, 7.0).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let steps: Vec<&Value> = lines.iter().map(|line| &line["step"]).collect();
-        assert_eq!(steps, [1, 2, 3]);
-        let seconds = lines[2]["seconds"].as_f64().unwrap();
-        assert!((200.0..300.0).contains(&seconds) && lines[2]["tokens_per_s"] == 7.0, "{text}");
-        Timings::open(path.clone(), 0).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "", "another training begins anew");
-    }
 }

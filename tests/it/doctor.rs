@@ -23,13 +23,29 @@ fn a_sound_configuration_passes_whatever_its_heads() {
     ] {
         let set = format!("heads.architecture={heads}");
         let said = succeed(path, &["doctor", "run.toml", "--format", "json", "--set", &set]).json();
-        for name in
-            ["device", "tokenizer", "end of text", "prompts", "states", "batches", "heads", "leak", "disk", "training"]
-        {
+        for name in [
+            "device",
+            "tokenizer",
+            "end of text",
+            "prompts",
+            "states",
+            "batches",
+            "heads",
+            "leak",
+            "disk",
+            "training",
+            "rescorers",
+            "evaluation",
+            "memory",
+        ] {
             assert_eq!(check(&said, name)["passed"], true, "{heads} {name}: {said}");
         }
         let training = check(&said, "training")["words"].as_str().unwrap();
         assert!(training.contains("a step of training the heads takes") && training.contains(" steps "), "{training}");
+        let rescorers = check(&said, "rescorers")["words"].as_str().unwrap();
+        assert!(rescorers.contains("the heads' candidates ") && rescorers.contains(", counts "), "{rescorers}");
+        let evaluation = check(&said, "evaluation")["words"].as_str().unwrap();
+        assert!(evaluation.contains(" to decode ") && evaluation.contains(" of every set live"), "{evaluation}");
         let shown = said["shown"].as_array().unwrap();
         // What head 2 predicts is the token behind the pinned one.
         for (here, next) in shown.iter().zip(&shown[1..]) {
