@@ -14,6 +14,7 @@ mod tests;
 mod transfer;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -145,17 +146,12 @@ impl HeadKind for AttentionConfig {
             AttentionContext::Backbone => None,
             AttentionContext::Features(features) => Some(FeatureContext::new(features, false, d, init)),
         };
+        let layers = first..backbone.num_hidden_layers;
         AttentionHeads {
-            entry,
             context,
-            decoder: DecoderLayers::new(backbone, first..backbone.num_hidden_layers, Departures::default(), init),
-            norm: Some(init.norm(d, backbone.norm == NormKind::Layer)),
-            unembedding: None,
-            count,
-            first,
-            epsilon: backbone.norm_epsilon,
             warm_start: self.warm_start,
             layers_learning_rate: self.layers_learning_rate,
+            ..AttentionHeads::new(entry, count, backbone, layers, Departures::default(), init)
         }
     }
 }
@@ -215,6 +211,31 @@ impl FeatureContext {
 }
 
 impl AttentionHeads {
+    /// Makes `count` heads: layers in the style of `config` that stand for these `layers` of the backbone, between the rows that
+    /// `entry` makes and a norm in the same style. They begin with random numbers, learn as fast as everything else, attend to what
+    /// the backbone's own layers do, and predict through the backbone's unembedding.
+    fn new(
+        entry: Entry,
+        count: usize,
+        config: &ModelConfig,
+        layers: Range<usize>,
+        departures: Departures,
+        init: &mut Init,
+    ) -> Self {
+        Self {
+            entry,
+            context: None,
+            decoder: DecoderLayers::new(config, layers.clone(), departures, init),
+            norm: Some(init.norm(config.hidden_size, config.norm == NormKind::Layer)),
+            unembedding: None,
+            count,
+            first: layers.start,
+            epsilon: config.norm_epsilon,
+            warm_start: false,
+            layers_learning_rate: 1.0,
+        }
+    }
+
     /// Returns where rows stand that are made behind some columns of each text.
     fn new_rows<'c>(&self, columns: &'c [Vec<usize>]) -> NewRows<'c> {
         match self.entry.block(self.count) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::{Entry, blocks};
 use super::joined::embeddings_and;
 use super::{AttentionHeads, own_style};
-use crate::backbone::{DecoderLayers, Departures, Feature, FeatureTensors, ModelConfig};
+use crate::backbone::{Departures, Feature, FeatureTensors, ModelConfig};
 use crate::error::Result;
 use crate::heads::{HeadKind, HeadShape};
 use crate::nn::{Init, Linear};
@@ -102,17 +102,10 @@ impl HeadKind for ChimeraConfig {
     fn network(&self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
         let config = own_style(shape.backbone, false);
         let first = shape.backbone.num_hidden_layers - 1;
+        let entry = Entry::Trigram(TrigramEntry::new(shape.width(), init));
         AttentionHeads {
-            entry: Entry::Trigram(TrigramEntry::new(shape.width(), init)),
-            context: None,
-            decoder: DecoderLayers::new(&config, first..first + 1, Departures::default(), init),
             norm: None,
-            unembedding: None,
-            count: shape.count,
-            first,
-            epsilon: config.norm_epsilon,
-            warm_start: false,
-            layers_learning_rate: 1.0,
+            ..AttentionHeads::new(entry, shape.count, &config, first..first + 1, Departures::default(), init)
         }
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, MaskedEntry};
 use super::{AttentionHeads, FeatureContext, own_style, union};
-use crate::backbone::{Convolution, ConvolutionConfig, DecoderLayers, Departures, Feature, ModelConfig, NormKind};
+use crate::backbone::{Convolution, ConvolutionConfig, Departures, Feature, ModelConfig};
 use crate::error::{Result, bail};
 use crate::heads::{HeadKind, HeadShape};
 use crate::nn::Init;
@@ -126,17 +126,13 @@ impl HeadKind for DflashConfig {
         let rows = shape.count + usize::from(!self.anchor_predicts);
         let convolution = self.convolution.map(|config| Convolution { config, rows });
         let departures = Departures { convolution, ..Departures::default() };
+        let entry = Entry::Masked(MaskedEntry::new(self, d, init));
+        let context = FeatureContext::new(&self.context(shape.backbone), self.scale_features, d, init);
         AttentionHeads {
-            entry: Entry::Masked(MaskedEntry::new(self, d, init)),
-            context: Some(FeatureContext::new(&self.context(shape.backbone), self.scale_features, d, init)),
-            decoder: DecoderLayers::new(&config, first..first + self.layers, departures, init),
-            norm: Some(init.norm(d, config.norm == NormKind::Layer)),
-            unembedding: None,
-            count: shape.count,
-            first,
-            epsilon: config.norm_epsilon,
+            context: Some(context),
             warm_start: self.warm_start,
             layers_learning_rate: self.layers_learning_rate,
+            ..AttentionHeads::new(entry, shape.count, &config, first..first + self.layers, departures, init)
         }
     }
 }

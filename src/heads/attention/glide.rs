@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::Entry;
 use super::joined::embeddings_and;
 use super::{AttentionHeads, own_style};
-use crate::backbone::{DecoderLayers, Departures, Feature, ModelConfig};
+use crate::backbone::{Departures, Feature, ModelConfig};
 use crate::error::{Result, bail};
 use crate::heads::{HeadKind, HeadShape};
 use crate::nn::Init;
@@ -73,17 +73,7 @@ impl HeadKind for GlideConfig {
         let (config, crosses) = (own_style(shape.backbone, false), self.layer(shape.backbone));
         let first = shape.backbone.num_hidden_layers - 1;
         let departures = Departures { crosses: Some(crosses), ..Departures::default() };
-        AttentionHeads {
-            entry: Entry::Token(TokenEntry { crosses }),
-            context: None,
-            decoder: DecoderLayers::new(&config, first..first + 1, departures, init),
-            norm: Some(init.norm(shape.width(), false)),
-            unembedding: None,
-            count: shape.count,
-            first,
-            epsilon: config.norm_epsilon,
-            warm_start: false,
-            layers_learning_rate: 1.0,
-        }
+        let entry = Entry::Token(TokenEntry { crosses });
+        AttentionHeads::new(entry, shape.count, &config, first..first + 1, departures, init)
     }
 }

@@ -251,18 +251,9 @@ impl Joined {
         let Self { entry, reads, config, normed, unembedding, warm_start, layers_learning_rate } = self;
         let first = shape.backbone.num_hidden_layers - 1;
         let departures = Departures { reads, ..Departures::default() };
-        AttentionHeads {
-            entry: Entry::Joined(entry),
-            context: None,
-            decoder: DecoderLayers::new(&config, first..first + 1, departures, init),
-            norm: normed.then(|| init.norm(shape.width(), config.norm == NormKind::Layer)),
-            unembedding,
-            count: shape.count,
-            first,
-            epsilon: config.norm_epsilon,
-            warm_start,
-            layers_learning_rate,
-        }
+        let heads = AttentionHeads::new(Entry::Joined(entry), shape.count, &config, first..first + 1, departures, init);
+        let norm = heads.norm.filter(|_| normed);
+        AttentionHeads { norm, unembedding, warm_start, layers_learning_rate, ..heads }
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, PrefixEntry};
 use super::{AttentionHeads, own_style};
-use crate::backbone::{DecoderLayers, Departures, NormKind};
+use crate::backbone::Departures;
 use crate::heads::HeadShape;
 use crate::nn::Init;
 
@@ -34,17 +34,11 @@ impl PrefixLayerConfig {
     pub(in crate::heads) fn network(self, shape: HeadShape, init: &mut Init) -> AttentionHeads {
         let config = if self.warm_start { shape.backbone.clone() } else { own_style(shape.backbone, false) };
         let first = shape.backbone.num_hidden_layers - 1;
+        let entry = Entry::Prefix(PrefixEntry {});
         AttentionHeads {
-            entry: Entry::Prefix(PrefixEntry {}),
-            context: None,
-            decoder: DecoderLayers::new(&config, first..first + 1, Departures::default(), init),
-            norm: Some(init.norm(shape.width(), config.norm == NormKind::Layer)),
-            unembedding: None,
-            count: 1,
-            first,
-            epsilon: config.norm_epsilon,
             warm_start: self.warm_start,
             layers_learning_rate: self.learning_rate,
+            ..AttentionHeads::new(entry, 1, &config, first..first + 1, Departures::default(), init)
         }
     }
 }

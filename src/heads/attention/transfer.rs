@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, TransferEntry};
 use super::{AttentionHeads, union};
-use crate::backbone::{DecoderLayers, Departures, Feature, ModelConfig, NormKind, StaggeredRows};
+use crate::backbone::{Departures, Feature, ModelConfig, StaggeredRows};
 use crate::error::{Result, bail};
 use crate::heads::{HeadKind, HeadShape};
 use crate::nn::Init;
@@ -57,17 +57,12 @@ impl HeadKind for HiddenTransferConfig {
         let (layer, most) = (self.layer(backbone), backbone.num_hidden_layers);
         let staggered = self.spread.then_some(StaggeredRows { count, layers: most - layer });
         let entered = (0..count).map(|row| layer + staggered.map_or(0, |staggered| staggered.layer(row)));
+        let entry = Entry::Transfer(TransferEntry::new(entered.map(Feature::Layer).collect(), d, init));
+        let departures = Departures { staggered, ..Departures::default() };
         AttentionHeads {
-            entry: Entry::Transfer(TransferEntry::new(entered.map(Feature::Layer).collect(), d, init)),
-            context: None,
-            decoder: DecoderLayers::new(backbone, layer..most, Departures { staggered, ..Departures::default() }, init),
-            norm: Some(init.norm(d, backbone.norm == NormKind::Layer)),
-            unembedding: None,
-            count,
-            first: layer,
-            epsilon: backbone.norm_epsilon,
             warm_start: true,
             layers_learning_rate: 0.0,
+            ..AttentionHeads::new(entry, count, backbone, layer..most, departures, init)
         }
     }
 }
