@@ -36,6 +36,7 @@ pub use topk::top_k;
 
 use std::sync::LazyLock;
 
+use aligned_vec::{AVec, ConstAlign};
 use pulp::{Arch, Simd, WithSimd};
 
 /// The vector instructions that this machine has.
@@ -52,6 +53,9 @@ static PANEL: LazyLock<usize> = LazyLock::new(|| {
     }
     2 * ARCH.dispatch(Lanes)
 });
+
+/// Numbers that begin with a line of the processor's cache, so that no vector of a panel lies across two.
+type Aligned<T> = AVec<T, ConstAlign<64>>;
 
 /// The numbers that are worth a thread of their own, where each takes a few operations.
 pub const PART: usize = 1 << 14;

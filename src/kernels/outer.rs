@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::tile::{Float32, Target, next_rows, tile};
-use super::{ARCH, PANEL, Shared};
+use super::{ARCH, Aligned, PANEL, Shared};
 
 /// Some columns of a row-major matrix with `stride` columns.
 #[derive(Clone)]
@@ -24,48 +24,62 @@ const OUTPUTS: usize = 48;
 const PANELS: usize = 4;
 
 impl Part<'_> {
-    /// Returns the selected numbers of every row.
-    #[inline(always)]
-    fn rows(&self) -> impl Iterator<Item = &[f32]> {
-        self.numbers.chunks_exact(self.stride).map(|row| &row[self.columns.clone()])
-    }
-
     /// Fills `blocks`: blocks of columns, as many as a tile takes, each row after row.
     #[inline(always)]
     fn interleave(&self, blocks: &mut Vec<f32>) {
-        let (rows, columns) = (self.numbers.len() / self.stride, self.columns.len());
-        blocks.resize(rows * columns, 0.0);
-        for (r, row) in self.rows().enumerate() {
-            let mut first = 0;
-            while first < columns {
-                let count = next_rows(columns - first);
-                copy_few(&row[first..first + count], &mut blocks[rows * first + r * count..][..count]);
-                first += count;
+        let Self { numbers, stride, ref columns } = *self;
+        let rows = numbers.len() / stride;
+        blocks.resize(rows * columns.len(), 0.0);
+        let mut first = 0;
+        while first < columns.len() {
+            let count = next_rows(columns.len() - first);
+            let begin = columns.start + first;
+            copy_columns(numbers, stride, begin..begin + count, &mut blocks[rows * first..][..rows * count]);
+            first += count;
+        }
+    }
+}
+
+/// Copies some columns of `x` `[rows, width]` to `to`, row after row. For as many as a tile or a panel has, the compiler knows the
+/// number: a call for every few numbers would cost more than the copy.
+#[inline(always)]
+fn copy_columns(x: &[f32], width: usize, columns: Range<usize>, to: &mut [f32]) {
+    match columns.len() {
+        6 => copy_fixed::<6>(x, width, columns.start, to),
+        12 => copy_fixed::<12>(x, width, columns.start, to),
+        16 => copy_fixed::<16>(x, width, columns.start, to),
+        32 => copy_fixed::<32>(x, width, columns.start, to),
+        count => {
+            for (to, row) in to.chunks_exact_mut(count).zip(x.chunks_exact(width)) {
+                to.copy_from_slice(&row[columns.clone()]);
             }
         }
     }
 }
 
-/// Copies numbers; where there are as many as a panel or a full tile has, without the call that costs more than the copy.
+/// Does the work of [`copy_columns`] for `N` columns from `first` on.
 #[inline(always)]
-fn copy_few(from: &[f32], to: &mut [f32]) {
-    match from.len() {
-        6 => to.copy_from_slice(&from[..6]),
-        12 => to.copy_from_slice(&from[..12]),
-        16 => to.copy_from_slice(&from[..16]),
-        32 => to.copy_from_slice(&from[..32]),
-        _ => to.copy_from_slice(from),
+fn copy_fixed<const N: usize>(x: &[f32], width: usize, first: usize, to: &mut [f32]) {
+    for (to, row) in to.as_chunks_mut::<N>().0.iter_mut().zip(x.chunks_exact(width)) {
+        to.copy_from_slice(&row[first..first + N]);
     }
 }
 
 /// Fills `panels`, panel after panel, with the columns `first..` of every row of `x` `[rows, width]`; 0 where `x` ends.
+#[inline(always)]
 fn fill_panels(x: &[f32], width: usize, first: usize, panels: &mut [f32]) {
     let size = x.len() / width * *PANEL;
-    for (r, row) in x.chunks_exact(width).enumerate() {
-        for (to, from) in panels.chunks_exact_mut(size).zip(row[first..].chunks(*PANEL)) {
-            let to = &mut to[r * *PANEL..][..*PANEL];
-            copy_few(from, &mut to[..from.len()]);
-            to[from.len()..].fill(0.0);
+    for (number, panel) in panels.chunks_exact_mut(size).enumerate() {
+        let begin = first + number * *PANEL;
+        let columns = begin..width.min(begin + *PANEL);
+        if columns.len() == *PANEL {
+            copy_columns(x, width, columns, panel);
+        } else {
+            for (to, row) in panel.chunks_exact_mut(*PANEL).zip(x.chunks_exact(width)) {
+                let (to, padding) = to.split_at_mut(columns.len());
+                to.copy_from_slice(&row[columns.clone()]);
+                padding.fill(0.0);
+            }
         }
     }
 }
@@ -79,7 +93,7 @@ pub fn weight_gradient(dy: &[f32], outputs: usize, x: &[f32], inputs: usize) -> 
     let rows = x.len() / inputs;
     assert!(x.len() == rows * inputs && dy.len() == rows * outputs);
     let mut gradient = vec![0.0; outputs * inputs];
-    let mut panels = SPARE.take();
+    let mut panels = SPARE.replace(Aligned::new(0));
     panels.resize(inputs.div_ceil(*PANEL) * *PANEL * rows, 0.0);
     if rows > 0 {
         let all = panels.par_chunks_mut(PANELS * rows * *PANEL).enumerate();
@@ -96,14 +110,14 @@ pub fn weight_gradient(dy: &[f32], outputs: usize, x: &[f32], inputs: usize) -> 
 
 thread_local! {
     /// The panels of this thread's last sum, for the next one: allocating afresh costs more than filling them.
-    static SPARE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SPARE: Cell<Aligned<f32>> = Cell::new(Aligned::new(0));
     static BLOCKS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Adds the sum over rows of the outer products of `a` and `b` `[rows, width]` to `out` `[a's columns, width]`.
 #[inline(always)]
 pub(super) fn add_outer<S: Simd>(simd: S, a: Part, b: &[f32], width: usize, out: &mut [f32]) {
-    let mut panels = SPARE.take();
+    let mut panels = SPARE.replace(Aligned::new(0));
     let rows = b.len() / width;
     panels.resize(width.div_ceil(*PANEL) * *PANEL * rows, 0.0);
     fill_panels(b, width, 0, &mut panels);

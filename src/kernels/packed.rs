@@ -3,14 +3,13 @@
 use std::fmt;
 use std::ops::Range;
 
-use aligned_vec::{AVec, ConstAlign};
 use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::interleaved::Interleaved;
 use super::tile::{Bfloat16, Float16, Float32, Format, Target, tile};
-use super::{ARCH, PANEL, Shared};
+use super::{ARCH, Aligned, PANEL, Shared};
 use crate::storage_type::StorageType;
 
 /// `W` `[outputs, inputs]` with an optional bias, for `y = x W^T + b`.
@@ -30,9 +29,6 @@ enum Panels {
     Float16(Aligned<u32>, Float16),
     Bfloat16(Aligned<u32>),
 }
-
-/// Numbers that begin with a line of the processor's cache, so that no vector of a panel lies across two.
-type Aligned<T> = AVec<T, ConstAlign<64>>;
 
 impl fmt::Debug for PackedMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
