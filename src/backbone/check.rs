@@ -144,7 +144,7 @@ fn one_case(model: &Model, tokenizer: Option<&Tokenizer>, case: &Case, index: us
         check.number(|| format!("case {index}: the norm of the last hidden state"), norm, expected);
     }
     if let Some(expected) = &case.greedy_continuation {
-        let found = greedy(model, &[], &[tokens], expected.len())?.remove(0);
+        let found = greedy(model, &[], &[tokens], expected.len())?.0.remove(0);
         check.ids(&format!("case {index}, greedy continuation"), &found, expected);
     }
     Ok(())

@@ -1,6 +1,9 @@
 //! Plain decoding, many texts side by side.
 
+use std::time::{Duration, Instant};
+
 use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
 use super::{Backbone, Feature, Model, Sampler, Span};
 use crate::error::Result;
@@ -31,6 +34,27 @@ pub struct Continuing<'a> {
     pub features: &'a [Feature],
 }
 
+/// Where the wall-clock time of decoding went, in seconds.
+///
+/// Prefill is reading prompts: the forward passes over them, until the state of a prompt's last token. Decode is everything after.
+/// Where a pass reads prompts and goes on with other texts as well, its time is divided by its tokens of either kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct DecodingSeconds {
+    /// Seconds in which prompts were read.
+    pub prefill: f64,
+    /// All other seconds.
+    pub decode: f64,
+}
+
+impl DecodingSeconds {
+    /// Adds the time of a pass over `tokens` tokens, of which `prompt` belong to prompts.
+    fn add(&mut self, elapsed: Duration, prompt: usize, tokens: usize) {
+        let prefill = elapsed.as_secs_f64() * prompt as f64 / tokens.max(1) as f64;
+        self.prefill += prefill;
+        self.decode += elapsed.as_secs_f64() - prefill;
+    }
+}
+
 /// Returns the greedy continuations of `prompts` (each of at least one token). A continuation ends with an end-of-text
 /// id, after `max_new` tokens, or at the end of the context. All prompts are decoded in one batch; choose its size with
 /// memory in mind.
@@ -38,11 +62,28 @@ pub struct Continuing<'a> {
 /// # Errors
 /// Returns an error once work is to stop ([`progress::interrupted`]), which is asked for before every forward pass.
 pub fn generate(backbone: &Backbone, prompts: &[&[u32]], max_new: usize) -> Result<Vec<Vec<u32>>> {
+    Ok(generate_timed(backbone, prompts, max_new)?.0)
+}
+
+/// Does the same as [`generate`], and returns where the time went as well.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_timed(
+    backbone: &Backbone,
+    prompts: &[&[u32]],
+    max_new: usize,
+) -> Result<(Vec<Vec<u32>>, DecodingSeconds)> {
     greedy(&backbone.model, &backbone.end_of_text, prompts, max_new)
 }
 
-/// Does the same as [`generate`] with the given end-of-text ids.
-pub(super) fn greedy(model: &Model, end_of_text: &[u32], prompts: &[&[u32]], max_new: usize) -> Result<Vec<Vec<u32>>> {
+/// Does the same as [`generate_timed`] with the given end-of-text ids.
+pub(super) fn greedy(
+    model: &Model,
+    end_of_text: &[u32],
+    prompts: &[&[u32]],
+    max_new: usize,
+) -> Result<(Vec<Vec<u32>>, DecodingSeconds)> {
     together(prompts, max_new, |how, ended| continuations(model, end_of_text, prompts, how, greedily(model), ended))
 }
 
@@ -56,11 +97,12 @@ pub fn sample(
     max_new: usize,
     samplers: &mut [Sampler],
 ) -> Result<Vec<Vec<u32>>> {
-    together(prompts, max_new, |how, ended| continue_each(backbone, prompts, how, Some(samplers), ended))
+    Ok(together(prompts, max_new, |how, ended| continue_each(backbone, prompts, how, Some(samplers), ended))?.0)
 }
 
 /// Continues prompts as [`generate`] does, or as [`sample`] does where there are samplers, and calls `ended` with the number of each
-/// prompt and what follows it, as soon as that is known. A text that has ended makes room for the next prompt.
+/// prompt and what follows it, as soon as that is known. A text that has ended makes room for the next prompt. Returns where the time
+/// went.
 ///
 /// # Errors
 /// As [`generate`], and those of `ended`.
@@ -70,7 +112,7 @@ pub fn continue_each(
     how: Continuing,
     samplers: Option<&mut [Sampler]>,
     ended: &mut dyn FnMut(usize, Continuation) -> Result<()>,
-) -> Result<()> {
+) -> Result<DecodingSeconds> {
     let Backbone { model, end_of_text, .. } = backbone;
     let Some(samplers) = samplers else {
         return continuations(model, end_of_text, prompts, how, greedily(model), ended);
@@ -89,19 +131,19 @@ fn greedily(model: &Model) -> impl FnMut(&[usize], Tensor<2>) -> Vec<u32> {
     move |_, hidden| projection.largest(hidden, 1, false).iter().map(|best| best.first().0).collect()
 }
 
-/// Collects the tokens of texts that are all continued side by side.
+/// Collects the tokens of texts that are all continued side by side, and returns where the time went.
 fn together(
     prompts: &[&[u32]],
     max_new: usize,
-    decode: impl FnOnce(Continuing, &mut dyn FnMut(usize, Continuation) -> Result<()>) -> Result<()>,
-) -> Result<Vec<Vec<u32>>> {
+    decode: impl FnOnce(Continuing, &mut dyn FnMut(usize, Continuation) -> Result<()>) -> Result<DecodingSeconds>,
+) -> Result<(Vec<Vec<u32>>, DecodingSeconds)> {
     let mut results = vec![Vec::new(); prompts.len()];
     let how = Continuing { max_new, side_by_side: prompts.len(), features: &[] };
-    decode(how, &mut |text, Continuation { tokens, .. }| {
+    let seconds = decode(how, &mut |text, Continuation { tokens, .. }| {
         results[text] = tokens;
         Ok(())
     })?;
-    Ok(results)
+    Ok((results, seconds))
 }
 
 /// A text that is being continued.
@@ -116,7 +158,7 @@ struct Row {
 }
 
 /// Continues the prompts; `choose` returns the next token of some texts, given their numbers and their last hidden states
-/// `[texts, d]`.
+/// `[texts, d]`. Returns where the time went.
 fn continuations(
     model: &Model,
     end_of_text: &[u32],
@@ -124,7 +166,7 @@ fn continuations(
     how: Continuing,
     mut choose: impl FnMut(&[usize], Tensor<2>) -> Vec<u32>,
     ended: &mut dyn FnMut(usize, Continuation) -> Result<()>,
-) -> Result<()> {
+) -> Result<DecodingSeconds> {
     let Continuing { max_new, side_by_side, features } = how;
     let (config, width) = (model.config(), model.config().hidden_size);
     let limit = |prompt: &[u32]| max_new.min(config.max_position_embeddings.saturating_sub(prompt.len()));
@@ -134,7 +176,11 @@ fn continuations(
     let mut waiting = prompts.iter().enumerate();
     // The last state, from which tokens are chosen, comes behind those that were asked for.
     let asked = [features, &[Feature::Last]].concat();
+    // The tokens of prompts and all tokens of the pass that is under way, which began then.
+    let (mut seconds, mut began, mut passed) = (DecodingSeconds::default(), Instant::now(), (0, 0));
     loop {
+        seconds.add(began.elapsed(), passed.0, passed.1);
+        began = Instant::now();
         for (number, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.is_none()) {
             for (text, prompt) in waiting.by_ref() {
                 let (last, states) = (limit(prompt) == 0, vec![Vec::new(); features.len()]);
@@ -150,7 +196,7 @@ fn continuations(
         }
         let active = rows.iter().flatten().count();
         if active == 0 {
-            return Ok(());
+            return Ok(seconds);
         }
         progress::stop_if_interrupted("decoding")?;
         // Every text is fed a token, and prompts what else there is room for.
@@ -163,6 +209,9 @@ fn continuations(
             })
         };
         let fed: Vec<usize> = rows.iter().map(&mut take).collect();
+        let reads = |row: &Option<Row>| row.as_ref().is_some_and(|row| row.result.tokens.is_empty());
+        let of_prompts = rows.iter().zip(&fed).filter(|(row, _)| reads(row)).map(|(_, fed)| fed);
+        passed = (of_prompts.sum(), fed.iter().sum());
         let tokens = rows.iter().map(|row| row.as_ref().map_or(&[][..], |row| &row.next));
         let spans: Vec<Span> = tokens.zip(&fed).map(|(tokens, &fed)| Span::chain(&tokens[..fed])).collect();
         let mut states = model.features(&spans, Some(&mut cache), &asked);

@@ -42,7 +42,9 @@ pub use departures::{Departures, StaggeredRows};
 pub use feature::Feature;
 pub use feature_rows::{FeatureRow, FeatureRows, FeatureTensors};
 pub use folder::{Backbone, BackboneIdentity, Checkpoint, CheckpointIdentity, save_model};
-pub use generate::{Continuation, Continuing, TOKENS_A_FORWARD, continue_each, generate, sample};
+pub use generate::{
+    Continuation, Continuing, DecodingSeconds, TOKENS_A_FORWARD, continue_each, generate, generate_timed, sample,
+};
 pub use hub::{resolve, resolve_draft, resolve_file, resolve_files};
 pub use model::{Model, Precision};
 pub use model_config::{Biases, ModelConfig, NormKind, Positions, RopeScaling, Rotary};

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -152,9 +152,11 @@ fn by_blocks(
     let documents = [(&prompt[..], options.max_new)];
     let mut decoder = Decoder::new(&run.backbone, &run.heads, &*drafter, decoding, &documents, 1)?;
     let mut stream = (common.format == Format::Table).then(|| Stream::new(&run.backbone.tokenizer));
-    let (mut blocks, mut most) = (Vec::new(), 0);
+    let (mut blocks, mut most, mut prefill) = (Vec::new(), 0, Duration::ZERO);
     while !decoder.finished() && !progress::interrupted() {
-        for (_, block) in decoder.step()?.blocks {
+        let round = decoder.step()?;
+        prefill += round.spent.prefill;
+        for (_, block) in round.blocks {
             most = most.max(block.nodes);
             blocks.push(block.tokens.len());
         }
@@ -162,16 +164,20 @@ fn by_blocks(
             stream.show(decoder.decoded(0))?;
         }
     }
-    let (tokens, seconds) = (decoder.decoded(0), started.elapsed().as_secs_f64());
+    let (tokens, elapsed) = (decoder.decoded(0), started.elapsed());
+    let [seconds, prefill, decode] = [elapsed, prefill, elapsed.saturating_sub(prefill)].map(|time| time.as_secs_f64());
     let efficiency = tokens.len() as f64 / blocks.len().max(1) as f64;
     let speed = tokens.len() as f64 / seconds;
+    // Of the prompt, and of what follows it.
+    let (of_prefill, of_decode) = (prompt.len() as f64 / prefill, tokens.len() as f64 / decode);
     let lossless = if rule.is_lossless() { "lossless" } else { "lossy" };
     if let Some(stream) = stream {
         stream.end()?;
         progress::say(format!(
-            "{name}: {} tokens in {} calls, {efficiency:.2} tokens a call, {speed:.1} tokens/s, {lossless}",
+            "{name}: {} tokens in {} calls, {efficiency:.2} tokens a call, {speed:.1} tokens/s, {lossless}; prefill {} tokens in {prefill:.2} s, {of_prefill:.1} tokens/s; decode {decode:.2} s, {of_decode:.1} tokens/s",
             tokens.len(),
-            blocks.len()
+            blocks.len(),
+            prompt.len()
         ));
         let nodes = run.config.drafting.nodes;
         if let Some(slower) = slower.filter(|_| most < nodes) {
@@ -189,6 +195,11 @@ fn by_blocks(
         "blocks": blocks,
         "block_efficiency": efficiency,
         "tokens_per_s": speed,
+        "prompt_tokens": prompt.len(),
+        "prefill_seconds": prefill,
+        "prefill_tokens_per_s": of_prefill,
+        "decode_seconds": decode,
+        "decode_tokens_per_s": of_decode,
     }))
 }
 

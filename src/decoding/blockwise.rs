@@ -39,9 +39,15 @@ pub struct Round {
 }
 
 /// The time of a step by what it was spent on.
+///
+/// Prefill is reading prompts, and everything else together is decoding, as [`DecodingSeconds`](crate::backbone::DecodingSeconds)
+/// says.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Spent {
-    /// The forward that verifies and reads, and its logits.
+    /// The forward that reads prompts, and what heads keep of them. Where it verifies drafts of other documents as well, its time is
+    /// divided by its tokens of either kind.
+    pub prefill: Duration,
+    /// The forward that verifies, and its logits.
     pub backbone: Duration,
     /// Heads, their top k and the lattice.
     pub heads: Duration,
@@ -54,6 +60,7 @@ pub struct Spent {
 impl std::iter::Sum for Spent {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), |sum, one| Self {
+            prefill: sum.prefill + one.prefill,
             backbone: sum.backbone + one.backbone,
             heads: sum.heads + one.heads,
             drafting: sum.drafting + one.drafting,
@@ -158,12 +165,21 @@ impl<'a> Decoder<'a> {
         let heads = began.elapsed();
         let proposals = self.draft(looked)?;
         let drafting = began.elapsed() - heads;
-        let forward = Instant::now();
+        let (prompts, forward) = (self.unread_prompts(), Instant::now());
         let read = self.forward(&proposals);
-        let backbone = forward.elapsed();
+        let (backbone, tokens) = (forward.elapsed(), read.1.iter().sum::<usize>());
         let blocks = self.commit(&proposals, read);
         let bookkeeping = began.elapsed() - heads - drafting - backbone;
-        Ok(Round { blocks, spent: Spent { backbone, heads, drafting, bookkeeping } })
+        let of_prompts = prompts as f64 / tokens as f64;
+        let [of_backbone, of_rest] = [backbone, bookkeeping].map(|time| time.mul_f64(of_prompts));
+        let spent = Spent {
+            prefill: of_backbone + of_rest,
+            backbone: backbone.saturating_sub(of_backbone),
+            heads,
+            drafting,
+            bookkeeping: bookkeeping.saturating_sub(of_rest),
+        };
+        Ok(Round { blocks, spent })
     }
 
     /// Takes back everything after `decoded` tokens of a document's continuation and commits `tokens`, at least one, instead;
@@ -201,6 +217,13 @@ impl<'a> Decoder<'a> {
     /// What is committed in a row and not read yet.
     fn unread(&self, row: usize) -> &[u32] {
         &self.documents[self.rows[row].document].text[self.cache.len(row)..]
+    }
+
+    /// The number of tokens of prompts that are not read yet.
+    fn unread_prompts(&self) -> usize {
+        let unread =
+            |(row, of_row): (usize, &Row)| self.documents[of_row.document].prompt().saturating_sub(self.cache.len(row));
+        self.rows.iter().enumerate().map(unread).sum()
     }
 
     /// By row, the lattice of its next block; none where there is still something to read.

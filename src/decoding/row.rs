@@ -22,6 +22,11 @@ impl Document {
         Self { text: prompt.to_vec(), prompt: prompt.len(), limit }
     }
 
+    /// The number of tokens of the prompt.
+    pub fn prompt(&self) -> usize {
+        self.prompt
+    }
+
     pub fn decoded(&self) -> &[u32] {
         &self.text[self.prompt..]
     }

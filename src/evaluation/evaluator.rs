@@ -175,7 +175,7 @@ impl<'a> Evaluator<'a> {
         }
         let (documents, batch) = (sample.len(), self.options.live_batch);
         let key = self.findings.key("autoregressive", &(&variants[0].key, documents, batch));
-        let speed = self.findings.find(&key, || autoregressive_speed(self.backbone, &sample, batch))?;
+        let autoregressive = self.findings.find(&key, || autoregressive_speed(self.backbone, &sample, batch))?;
         let mut outcomes = Vec::new();
         for EvaluatedVariant { prepared, key, result, .. } in variants {
             stop_if_interrupted()?;
@@ -190,6 +190,6 @@ impl<'a> Evaluator<'a> {
             let check = || check_live(self.backbone, self.heads, &*drafter, decoding, batch, &sample, steps);
             outcomes.push(self.findings.find(&self.findings.key("live", &(key, documents, batch)), check)?);
         }
-        Ok(Some(LiveCheck { documents, batch: batch.min(documents), outcomes, autoregressive_speed: *speed }))
+        Ok(Some(LiveCheck { documents, batch: batch.min(documents), outcomes, autoregressive }))
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::{ReplayText, Step, stop_if_interrupted};
-use crate::backbone::{Backbone, generate};
+use crate::backbone::{Backbone, DecodingSeconds, generate_timed};
 use crate::decoding::{Decoder, Decoding};
 use crate::drafting::Drafter;
 use crate::error::Result;
@@ -15,6 +15,55 @@ use crate::heads::FrozenHeads;
 
 /// The margin in float32 below which a decision counts as a floating-point near-tie.
 pub const NEAR_TIE: f64 = 1e-3;
+
+/// How fast some documents were decoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct LiveSpeed {
+    /// The number of tokens of their prompts.
+    pub prompt_tokens: usize,
+    /// The number of decoded tokens.
+    pub tokens: usize,
+    /// Where the time from the first prompt to the last token went, for all documents together.
+    pub seconds: DecodingSeconds,
+}
+
+impl LiveSpeed {
+    /// Takes in documents that were decoded from `started` to now, of which `prefill` went into their prompts.
+    pub(super) fn ended(&mut self, started: Instant, prefill: Duration) {
+        let decode = started.elapsed().saturating_sub(prefill);
+        self.seconds.prefill += prefill.as_secs_f64();
+        self.seconds.decode += decode.as_secs_f64();
+    }
+
+    /// Returns the decoded tokens per second of prefill and decode together.
+    pub fn tokens_per_s(&self) -> f64 {
+        self.tokens as f64 / (self.seconds.prefill + self.seconds.decode)
+    }
+
+    /// Returns the tokens of prompts per second of prefill.
+    pub fn prefill_tokens_per_s(&self) -> f64 {
+        self.prompt_tokens as f64 / self.seconds.prefill
+    }
+
+    /// Returns the decoded tokens per second of decode.
+    pub fn decode_tokens_per_s(&self) -> f64 {
+        self.tokens as f64 / self.seconds.decode
+    }
+}
+
+impl<'a> std::iter::Sum<&'a Self> for LiveSpeed {
+    /// The documents of all, one after the other.
+    fn sum<I: Iterator<Item = &'a Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            prompt_tokens: sum.prompt_tokens + one.prompt_tokens,
+            tokens: sum.tokens + one.tokens,
+            seconds: DecodingSeconds {
+                prefill: sum.seconds.prefill + one.seconds.prefill,
+                decode: sum.seconds.decode + one.seconds.decode,
+            },
+        })
+    }
+}
 
 /// The results of decoding some documents live.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -27,10 +76,8 @@ pub struct LiveOutcome {
     pub near_ties: usize,
     /// The near-ties by the kind of decision.
     pub by_kind: BTreeMap<String, u64>,
-    /// The number of decoded tokens.
-    pub tokens: usize,
-    /// The seconds from the first prompt to the last token, for all documents together.
-    pub seconds: f64,
+    /// How fast they were decoded.
+    pub speed: LiveSpeed,
 }
 
 /// The live check of a data set.
@@ -41,8 +88,8 @@ pub struct LiveCheck {
     pub batch: usize,
     /// The results of each variant, in the order of the variants.
     pub outcomes: Vec<Arc<LiveOutcome>>,
-    /// The decoded tokens per second for the same documents when each call decodes one token.
-    pub autoregressive_speed: f64,
+    /// How fast the same documents are decoded when each call decodes one token.
+    pub autoregressive: Arc<LiveSpeed>,
 }
 
 impl LiveCheck {
@@ -83,9 +130,12 @@ pub fn check_live(
     let mut decoder = Decoder::new(backbone, heads, drafter, options, &documents, batch)?;
     let mut steps: Vec<_> = replayed.iter().map(|steps| steps.iter()).collect();
     let (mut ties, mut mismatches) = (vec![None; texts.len()], vec![false; texts.len()]);
+    let mut prefill = Duration::ZERO;
     while !decoder.finished() {
         stop_if_interrupted()?;
-        for (document, block) in decoder.step()?.blocks {
+        let round = decoder.step()?;
+        prefill += round.spent.prefill;
+        for (document, block) in round.blocks {
             // After a mismatch, the rest of the document is decoded without comparing blocks. Only its text is compared
             // at the end.
             let Some(step) = steps[document].next().filter(|_| !mismatches[document]) else { continue };
@@ -102,10 +152,12 @@ pub fn check_live(
             decoder.replace(document, step.start, expected);
         }
     }
-    let mut outcome = LiveOutcome { seconds: started.elapsed().as_secs_f64(), ..LiveOutcome::default() };
+    let mut outcome = LiveOutcome::default();
+    outcome.speed.ended(started, prefill);
     for (document, (text, (tie, mismatch))) in texts.iter().zip(ties.into_iter().zip(mismatches)).enumerate() {
         let decoded = decoder.decoded(document);
-        outcome.tokens += decoded.len();
+        outcome.speed.prompt_tokens += text.prompt;
+        outcome.speed.tokens += decoded.len();
         let same_text = decoded == text.continuation();
         if mismatch || !same_text {
             outcome.mismatches += 1;
@@ -118,18 +170,21 @@ pub fn check_live(
     Ok(outcome)
 }
 
-/// Returns the tokens per second of plain greedy decoding, with `batch` documents together at a time.
+/// Decodes `texts` with one token a call, `batch` of them together at a time, and returns how fast that was.
 ///
 /// # Errors
 /// Returns an error after an interrupt.
-pub fn autoregressive_speed(backbone: &Backbone, texts: &[&ReplayText], batch: usize) -> Result<f64> {
-    let started = Instant::now();
-    let mut tokens = 0;
+pub fn autoregressive_speed(backbone: &Backbone, texts: &[&ReplayText], batch: usize) -> Result<LiveSpeed> {
+    let mut speed = LiveSpeed::default();
     for texts in texts.chunks(batch) {
         let prompts: Vec<&[u32]> = texts.iter().map(|text| &text.tokens[..text.prompt]).collect();
         // A text whose limit is below the largest one ends at the end of the context in any case.
         let limit = texts.iter().map(|text| text.limit).max().unwrap_or(0);
-        tokens += generate(backbone, &prompts, limit)?.iter().map(Vec::len).sum::<usize>();
+        let (continuations, seconds) = generate_timed(backbone, &prompts, limit)?;
+        speed.prompt_tokens += prompts.iter().map(|prompt| prompt.len()).sum::<usize>();
+        speed.tokens += continuations.iter().map(Vec::len).sum::<usize>();
+        speed.seconds.prefill += seconds.prefill;
+        speed.seconds.decode += seconds.decode;
     }
-    Ok(tokens as f64 / started.elapsed().as_secs_f64())
+    Ok(speed)
 }

@@ -31,7 +31,7 @@ pub use axes::axes;
 pub use config::{DrawnRule, Draws, EvaluationConfig, SamplingConfig, TuningConfig};
 pub use evaluator::{Evaluator, TracedSplit};
 pub use findings::{Findings, Known};
-pub use live::{LiveCheck, LiveOutcome, NEAR_TIE, autoregressive_speed, check_live};
+pub use live::{LiveCheck, LiveOutcome, LiveSpeed, NEAR_TIE, autoregressive_speed, check_live};
 pub use ranks::rank_rates;
 pub use records::write_steps;
 pub use replay::{

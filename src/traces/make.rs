@@ -261,5 +261,5 @@ pub(super) fn decode(
     let prompts: Vec<&[u32]> = items.iter().map(|item| item.prompt.as_slice()).collect();
     let mut samplers: Vec<_> = items.iter().map(|item| plan.sampling.of(&item.id)).collect();
     let samplers = (plan.text == TraceText::Sampled).then_some(&mut samplers[..]);
-    continue_each(backbone, &prompts, how, samplers, ended)
+    continue_each(backbone, &prompts, how, samplers, ended).map(drop)
 }

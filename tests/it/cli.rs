@@ -117,13 +117,18 @@ fn the_report_holds_every_table_with_its_numbers() {
     let live = rows(set, "live");
     assert_eq!(live.len(), VARIANTS.len() - 1);
     live.iter().for_each(|v| assert_numbers(v, &["mismatches", "near_ties"]));
-    let totals = ["candidates_seconds", "lattices_seconds", "tokens_per_s", "autoregressive_tokens_per_s"];
+    let speeds = ["tokens_per_s", "prefill_tokens_per_s", "decode_tokens_per_s"];
+    let alone = speeds.map(|speed| format!("autoregressive_{speed}"));
+    let totals = ["candidates_seconds", "lattices_seconds"].into_iter().chain(speeds);
+    let totals: Vec<&str> = totals.chain(alone.iter().map(String::as_str)).collect();
     assert_numbers(&only_row(set, "timing-totals"), &totals);
     let timing = rows(set, "timing");
     assert_eq!(timing.len(), VARIANTS.len() - 1);
     for (variant, of_table) in timing.iter().zip(&variants) {
         let ratio = number(variant, "replay_tokens_per_s") / number(variant, "tokens_per_s");
         assert!((number(variant, "replay_over_live") / ratio - 1.0).abs() < 1e-9, "{variant}");
+        assert_numbers(variant, &["prefill_tokens_per_s", "decode_over_autoregressive"]);
+        assert!(number(variant, "decode_tokens_per_s") > number(variant, "tokens_per_s"), "{variant}");
         let tokens = number(variant, "replay_tokens_per_s") * number(variant, "replay_seconds");
         assert!((tokens / number(&set["facts"], "decoded_tokens") - 1.0).abs() < 1e-9, "{variant}");
         let name = variant["name"].as_str().unwrap();
@@ -463,6 +468,13 @@ fn text_by_blocks_is_the_text_by_tokens() {
         let found = generate(&[&arguments[..], &prompt].concat()).json();
         assert_eq!(found["token_ids"], plain["token_ids"], "{variant}");
         assert_eq!((&found["variant"], &found["lossless"]), (&variant.into(), &true.into()));
+        // Prefill and decode are all of the time, and of the prompt and what follows it.
+        let [whole, decode] = ["tokens_per_s", "decode_tokens_per_s"].map(|speed| number(&found, speed));
+        let [of_prompt, of_rest] = ["prefill_seconds", "decode_seconds"].map(|seconds| number(&found, seconds));
+        assert!((decode * of_rest / (whole * (of_prompt + of_rest)) - 1.0).abs() < 1e-6, "{found}");
+        assert!(
+            (number(&found, "prefill_tokens_per_s") * of_prompt / number(&found, "prompt_tokens") - 1.0).abs() < 1e-6
+        );
         let blocks: u64 = found["blocks"].as_array().unwrap().iter().map(|block| block.as_u64().unwrap()).sum();
         assert_eq!(blocks as usize, plain["token_ids"].as_array().unwrap().len(), "{variant}");
     }

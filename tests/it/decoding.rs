@@ -6,7 +6,7 @@ use crate::common::{CONTEXT, alone, world};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use draftsmith::backbone::{Backbone, Feature, Precision, Span, TOKENS_A_FORWARD, generate};
-use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Verification};
+use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Spent, Verification};
 use draftsmith::drafting::{
     BlockSeconds, Bpd, Drafter, DrawnDrafter, Grown, GrowthLimits, GrowthPolicy, PromptLookup, Rescoring, Settings,
     SizedSelection, StopRule,
@@ -101,6 +101,10 @@ fn blocks_of(
     while !decoder.finished() {
         let round = decoder.step().unwrap();
         assert!(round.blocks.len() <= batch);
+        // What only reads prompts is prefill, and what only verifies is none.
+        let Spent { prefill, backbone, .. } = round.spent;
+        assert!(!round.blocks.is_empty() || (!prefill.is_zero() && backbone.is_zero()), "{prefill:?} {backbone:?}");
+        assert!(round.blocks.len() < batch || (prefill.is_zero() && !backbone.is_zero()), "{prefill:?} {backbone:?}");
         round.blocks.into_iter().for_each(|(document, block)| blocks[document].push(block));
     }
     assert_eq!(decoder.step().unwrap(), Round::default(), "nothing is left to do");

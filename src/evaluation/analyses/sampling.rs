@@ -1,6 +1,6 @@
 //! The analysis of sampling: what drafts that are drawn from the heads are worth where the text is a sample of the backbone.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::decoding::{Decoder, Decoding, Verification};
 use crate::drafting::{DRAFT_DICE, DrawnDrafter, StopRule};
 use crate::error::Result;
 use crate::evaluation::bootstrap::{self, Counts};
-use crate::evaluation::{Draws, EvaluatedSet, block_efficiency, stop_if_interrupted};
+use crate::evaluation::{Draws, EvaluatedSet, LiveSpeed, block_efficiency, stop_if_interrupted};
 use crate::tables::{Record, Section, Table, record};
 
 pub const ANALYSIS: Analysis =
@@ -32,6 +32,10 @@ record! {
         verified_tokens_per_call: f64 = "verified / call" as OneDecimal, compact;
         /// Decoded tokens per second from the first prompt to the last token, one document after the other.
         tokens_per_s: f64 = "tokens/s" as OneDecimal;
+        /// Tokens of prompts per second of prefill: the forwards over prompts, until the state of the last token of each.
+        prefill_tokens_per_s: f64 = "prefill, tokens/s" as OneDecimal;
+        /// Decoded tokens per second of decode: everything after prefill, drafting included.
+        decode_tokens_per_s: f64 = "decode, tokens/s" as OneDecimal;
         /// The documents decoded.
         documents: u64 = "documents" as Count;
     }
@@ -42,7 +46,7 @@ record! {
 struct Sampled {
     documents: Vec<Counts>,
     nodes: u64,
-    seconds: f64,
+    speed: LiveSpeed,
 }
 
 fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
@@ -64,14 +68,16 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
         let (resamples, seed) = (set.evaluator.options.bootstrap, set.evaluator.seed);
         let bands = bootstrap::intervals(groups, single, &sampled.documents, resamples, seed)?;
         let efficiency = block_efficiency(&sampled.documents);
-        let sum = |of: fn(&Counts) -> u64| sampled.documents.iter().map(of).sum::<u64>() as f64;
+        let calls = sampled.documents.iter().map(|counts| counts.calls).sum::<u64>();
         let row = SamplingRow {
             block_efficiency: efficiency,
             ci95: bands.ratio,
             relative_gain: (place > 0).then(|| efficiency / block_efficiency(single) - 1.0),
             relative_gain_ci95: (place > 0).then_some(bands.gain),
-            verified_tokens_per_call: sampled.nodes as f64 / sum(|counts| counts.calls),
-            tokens_per_s: sum(|counts| counts.tokens) / sampled.seconds,
+            verified_tokens_per_call: sampled.nodes as f64 / calls as f64,
+            tokens_per_s: sampled.speed.tokens_per_s(),
+            prefill_tokens_per_s: sampled.speed.prefill_tokens_per_s(),
+            decode_tokens_per_s: sampled.speed.decode_tokens_per_s(),
             documents: documents as u64,
         };
         Ok((name.clone(), row))
@@ -100,14 +106,19 @@ fn sample(set: &EvaluatedSet, draws: &Draws, documents: usize) -> Result<Sampled
     let prompts = set.texts.texts[..documents].iter().map(|text| (&text.tokens[..text.prompt], text.limit));
     let (prompts, started): (Vec<(&[u32], usize)>, _) = (prompts.collect(), Instant::now());
     let mut decoder = Decoder::new(evaluator.backbone, evaluator.heads, &drafter, decoding, &prompts, 1)?;
-    let mut sampled = Sampled { documents: vec![Counts::default(); documents], nodes: 0, seconds: 0.0 };
+    let mut sampled = Sampled { documents: vec![Counts::default(); documents], nodes: 0, speed: LiveSpeed::default() };
+    sampled.speed.prompt_tokens = prompts.iter().map(|(prompt, _)| prompt.len()).sum();
+    let mut prefill = Duration::ZERO;
     while !decoder.finished() {
-        for (document, block) in decoder.step()?.blocks {
+        let round = decoder.step()?;
+        prefill += round.spent.prefill;
+        for (document, block) in round.blocks {
+            sampled.speed.tokens += block.tokens.len();
             sampled.documents[document].tokens += block.tokens.len() as u64;
             sampled.documents[document].calls += 1;
             sampled.nodes += block.nodes as u64;
         }
     }
-    sampled.seconds = started.elapsed().as_secs_f64();
+    sampled.speed.ended(started, prefill);
     Ok(sampled)
 }

@@ -3,7 +3,7 @@
 
 use super::{Analysis, by_variant};
 use crate::error::Result;
-use crate::evaluation::EvaluatedSet;
+use crate::evaluation::{EvaluatedSet, LiveSpeed};
 use crate::tables::{Cell, Format, Record, Section, Table, format, record};
 
 pub const ANALYSIS: Analysis = Analysis { id: "timing", title: "Timing", definition: TimingRow::DEFINITION, fill };
@@ -23,8 +23,17 @@ record! {
         /// Decoded tokens of the documents decoded live, all together, divided by the wall-clock seconds from the first prompt to
         /// the last token, prefill and drafting included; null where nothing was decoded live.
         tokens_per_s: Option<f64> = "live, tokens/s" as Scaled;
+        /// Tokens of the prompts of the documents decoded live, divided by the wall-clock seconds of prefill: the forwards over
+        /// prompts, until the state of the last token of each; where a forward also verifies drafts of other documents, its time
+        /// is divided by its tokens of either kind.
+        prefill_tokens_per_s: Option<f64> = "live prefill, tokens/s" as Scaled;
+        /// Decoded tokens of the documents decoded live divided by the wall-clock seconds of decode: everything after prefill,
+        /// drafting included.
+        decode_tokens_per_s: Option<f64> = "live decode, tokens/s" as Scaled;
         /// tokens_per_s divided by autoregressive_tokens_per_s.
         live_over_autoregressive: Option<f64> = "live / autoregressive" as Times;
+        /// decode_tokens_per_s divided by autoregressive_decode_tokens_per_s.
+        decode_over_autoregressive: Option<f64> = "live / autoregressive, decode" as Times;
         /// replay_tokens_per_s divided by tokens_per_s of the same variant on the same machine: how many times faster replay is
         /// than decoding.
         replay_over_live: Option<f64> = "replay / live" as Times;
@@ -42,42 +51,58 @@ record! {
         lattices_seconds: f64 = "lattices (s)" as ThreeDigits;
         /// Decoded tokens of the live check over all its variants together, divided by its wall-clock seconds; null without one.
         tokens_per_s: Option<f64> = "live, tokens/s" as OneDecimal;
+        /// Tokens of the prompts of the live check over all its variants together, divided by its seconds of prefill.
+        prefill_tokens_per_s: Option<f64> = "live prefill, tokens/s" as OneDecimal;
+        /// Decoded tokens of the live check over all its variants together, divided by its seconds of decode.
+        decode_tokens_per_s: Option<f64> = "live decode, tokens/s" as OneDecimal;
         /// Decoded tokens divided by wall-clock seconds, prefill included, when the same documents are decoded one token a call
         /// on the same device, batch of them at a time.
         autoregressive_tokens_per_s: Option<f64> = "autoregressive, tokens/s" as OneDecimal;
+        /// Tokens of the prompts divided by the seconds of prefill when the documents are decoded one token a call; the pass over a
+        /// prompt chooses the first token as well.
+        autoregressive_prefill_tokens_per_s: Option<f64> = "autoregressive prefill, tokens/s" as OneDecimal;
+        /// Decoded tokens divided by the seconds of decode, which is everything after prefill, when the documents are decoded one
+        /// token a call.
+        autoregressive_decode_tokens_per_s: Option<f64> = "autoregressive decode, tokens/s" as OneDecimal;
     }
 }
 
 fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     let (live, tokens) = (set.live.as_ref(), set.texts.tokens() as f64);
-    let together = live.map(|live| {
-        let sum = |part: fn(&crate::evaluation::LiveOutcome) -> f64| live.outcomes.iter().map(|o| part(o)).sum::<f64>();
-        sum(|outcome| outcome.tokens as f64) / sum(|outcome| outcome.seconds)
-    });
-    let alone = live.map(|live| live.autoregressive_speed);
+    let together = live.map(|live| live.outcomes.iter().map(|outcome| &outcome.speed).sum::<LiveSpeed>());
+    let alone = live.map(|live| *live.autoregressive);
     let totals = TimingTotalsRow {
         candidates_seconds: set.test.candidates.seconds(),
         lattices_seconds: set.texts.seconds,
-        tokens_per_s: together,
-        autoregressive_tokens_per_s: alone,
+        tokens_per_s: together.map(|speed| speed.tokens_per_s()),
+        prefill_tokens_per_s: together.map(|speed| speed.prefill_tokens_per_s()),
+        decode_tokens_per_s: together.map(|speed| speed.decode_tokens_per_s()),
+        autoregressive_tokens_per_s: alone.map(|speed| speed.tokens_per_s()),
+        autoregressive_prefill_tokens_per_s: alone.map(|speed| speed.prefill_tokens_per_s()),
+        autoregressive_decode_tokens_per_s: alone.map(|speed| speed.decode_tokens_per_s()),
     };
     section.notes.push(sentence(&totals));
-    let speed = |place: usize| live.map(|live| live.outcomes[place].tokens as f64 / live.outcomes[place].seconds);
-    if let (Some(live), Some(alone)) = (live, alone) {
-        let speeds = (0..set.variants.len()).filter_map(|place| Some((set.variants[place].name(), speed(place)?)));
+    if let Some(live) = live {
+        let names = set.variants.iter().map(|variant| variant.name());
+        let speeds = names.zip(live.outcomes.iter().map(|outcome| outcome.speed.tokens_per_s()));
+        let alone = live.autoregressive.tokens_per_s();
         section.claims.extend(slower(&set.name, live.documents, &speeds.collect::<Vec<_>>(), set.best(), alone));
     }
     section.tables.push(by_variant(set, |place| {
         let variant = &set.variants[place];
         let replay_tokens_per_s = tokens / variant.result.seconds;
-        let tokens_per_s = speed(place);
+        let speed = live.map(|live| live.outcomes[place].speed);
+        let over = |of: fn(&LiveSpeed) -> f64| speed.zip(alone).map(|(live, alone)| of(&live) / of(&alone));
         Ok(TimingRow {
             neural: variant.runs_language_model(),
             replay_seconds: variant.result.seconds,
             replay_tokens_per_s,
-            tokens_per_s,
-            live_over_autoregressive: tokens_per_s.zip(alone).map(|(live, alone)| live / alone),
-            replay_over_live: tokens_per_s.map(|live| replay_tokens_per_s / live),
+            tokens_per_s: speed.map(|speed| speed.tokens_per_s()),
+            prefill_tokens_per_s: speed.map(|speed| speed.prefill_tokens_per_s()),
+            decode_tokens_per_s: speed.map(|speed| speed.decode_tokens_per_s()),
+            live_over_autoregressive: over(LiveSpeed::tokens_per_s),
+            decode_over_autoregressive: over(LiveSpeed::decode_tokens_per_s),
+            replay_over_live: speed.map(|speed| replay_tokens_per_s / speed.tokens_per_s()),
         })
     })?);
     section.tables.push(Table::of([(set.name.clone(), totals)]).detail());
@@ -119,6 +144,13 @@ fn sentence(totals: &TimingTotalsRow) -> String {
             format::fixed(alone, 1)
         );
     }
+    if let (Some(together), Some(alone)) = (totals.decode_tokens_per_s, totals.autoregressive_decode_tokens_per_s) {
+        text += &format!(
+            " Without the seconds of prompts that is {} and {} tokens/s.",
+            format::fixed(together, 1),
+            format::fixed(alone, 1)
+        );
+    }
     text
 }
 
@@ -144,15 +176,20 @@ mod tests {
             candidates_seconds: Some(61.25),
             lattices_seconds: 0.75,
             tokens_per_s: Some(41.25),
+            prefill_tokens_per_s: Some(420.0),
+            decode_tokens_per_s: Some(50.25),
             autoregressive_tokens_per_s: Some(30.5),
+            autoregressive_prefill_tokens_per_s: Some(430.0),
+            autoregressive_decode_tokens_per_s: Some(35.5),
         };
         let text = sentence(&totals);
         assert!(
             text.starts_with("The heads' candidates took 61.2 s to compute and the lattices 0.750 s to build"),
             "{text}"
         );
-        assert!(text.ends_with("all variants together decode 41.2 tokens/s, autoregressive decoding 30.5."), "{text}");
-        (totals.candidates_seconds, totals.tokens_per_s) = (None, None);
+        let live = "all variants together decode 41.2 tokens/s, autoregressive decoding 30.5. Without the seconds of prompts that is 50.2 and 35.5 tokens/s.";
+        assert!(text.ends_with(live), "{text}");
+        (totals.candidates_seconds, totals.tokens_per_s, totals.decode_tokens_per_s) = (None, None, None);
         let text = sentence(&totals);
         assert!(text.starts_with("The lattices 0.750 s") && text.ends_with("on all threads."), "{text}");
     }
