@@ -5,15 +5,17 @@
 //! Prompts are those of the test split of the run's data set DRAFTSMITH_SET, or its first (DRAFTSMITH_PROMPTS of them, 8), decoded
 //! with the settings tuned on it. Every variant decodes all of them in each of DRAFTSMITH_ROUNDS rounds (3); the best round counts,
 //! as a machine is only ever disturbed towards slower. The time of a forward of n tokens is measured apart, behind the first prompt.
-//! Then 1, 4 and 8 prompts are decoded side by side: token by token, by plain blocks, and by trees of DRAFTSMITH_NODES nodes (8).
+//! Then 1, 4 and 8 prompts are decoded side by side: token by token, by plain blocks, by trees of DRAFTSMITH_NODES nodes (8), and by
+//! trees that are as large as pays in such a batch, those of the variant DRAFTSMITH_VARIANT or of the run's first two. Speeds are those of prefill and decode together, and of decode alone.
 //! With DRAFTSMITH_PYTHON and DRAFTSMITH_PEERS (a folder with `hf_decode.py`), the same prompts go through that script as well.
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use draftsmith::backbone::{Span, generate};
-use draftsmith::decoding::{Decoder, Decoding, Spent, Verification, block_seconds};
+use draftsmith::backbone::{Span, generate_timed};
+use draftsmith::decoding::{BlockSeconds, Decoder, Decoding, Spent, TimedBatch, Verification, block_seconds};
 use draftsmith::device;
 use draftsmith::drafting::{PreparedVariant, Selection, Settings, Variant};
 use draftsmith::heads::Binding;
@@ -46,47 +48,44 @@ fn main() {
         println!("{n:>4} {:8.2}", 1e3 * forward(&run, &prompts[0], n).as_secs_f64());
     }
 
-    let mut tokens = 0;
-    let plain = (0..rounds).map(|_| {
-        let began = Instant::now();
-        tokens = prompts
-            .iter()
-            .map(|prompt| generate(&run.backbone, &[prompt], max_new).expect("nobody stops it")[0].len())
-            .sum();
-        began.elapsed()
-    });
-    let plain = plain.min().expect("at least one round").as_secs_f64();
-    let plain_speed = tokens as f64 / plain;
-    println!("\n{} prompts, {tokens} tokens; token by token {plain_speed:.1} tokens/s", prompts.len());
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let plain = (0..rounds).map(|_| token_by_token(&run, &prompts, max_new, 1)).min_by(Decoded::faster);
+    let plain = plain.expect("at least one round");
+    let prompt_tokens: usize = prompts.iter().map(|prompt| prompt.len()).sum();
     println!(
-        "variant                tokens/s  speed-up  tokens/call  nodes/call | share of a block: backbone heads drafting rest"
+        "\n{} prompts, {prompt_tokens} tokens; {} tokens follow; token by token {:.1} tokens/s, prefill {:.1}, decode {:.1}",
+        prompts.len(),
+        plain.tokens,
+        plain.speed(),
+        prompt_tokens as f64 / plain.prefill,
+        plain.decode_speed()
     );
-    let drafting = &run.config.drafting;
-    let [of_lattices, of_growth] = [None, Some(drafting.frontier)].map(|frontier| {
-        block_seconds(&run.backbone, &run.heads, prompts[0].len(), drafting.nodes, frontier).expect("heads that draft")
-    });
+    println!(
+        "variant                tokens/s  speed-up  decode, tokens/s  speed-up  tokens/call  nodes/call | share of a block: backbone heads drafting rest"
+    );
     let mut variants = Vec::new();
     for variant in run.variants() {
         let (opened, settings) = run.variant(Some(&variant), Some(&set)).expect("a variant of the run");
         if opened.drafts_trees() {
-            let seconds = if opened.grows() { &of_growth } else { &of_lattices };
-            let timed = opened.clone().with_seconds(seconds.clone());
-            variants.push((format!("{variant} (auto)"), timed, settings.clone()));
+            let seconds = seconds_of(&run, (&opened, &settings), prompts[0], 1);
+            variants.push((format!("{variant} (auto)"), opened.clone(), settings.clone(), Some(seconds)));
         }
-        variants.push((variant.to_string(), opened, settings));
+        variants.push((variant.to_string(), opened, settings, None));
     }
-    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    for (name, opened, settings) in &variants {
-        let best =
-            (0..rounds).map(|_| by_blocks(&run, (opened, settings), &prompts, max_new, 1)).min_by_key(|d| d.elapsed);
-        let Decoded { elapsed, tokens: decoded, blocks, nodes, spent } = best.expect("at least one round");
-        assert_eq!(decoded, tokens, "{name} is lossless");
-        let speed = tokens as f64 / elapsed.as_secs_f64();
+    for (name, opened, settings, seconds) in &variants {
+        let decoded =
+            (0..rounds).map(|_| by_blocks(&run, (opened, settings), &prompts, max_new, (1, seconds.as_ref())));
+        let best = decoded.min_by(Decoded::faster).expect("at least one round");
+        assert_eq!(best.tokens, plain.tokens, "{name} is lossless");
+        let Decoded { tokens, blocks, nodes, spent, .. } = best;
         let whole = (spent.backbone + spent.heads + spent.drafting + spent.bookkeeping).as_secs_f64();
         let share = |part: Duration| 100.0 * part.as_secs_f64() / whole;
         println!(
-            "{name:<22} {speed:8.1} {:9.2} {:12.3} {:11.1} | {:30.1} {:5.1} {:8.1} {:4.1}",
-            speed / plain_speed,
+            "{name:<22} {:8.1} {:9.2} {:17.1} {:9.2} {:12.3} {:11.1} | {:30.1} {:5.1} {:8.1} {:4.1}",
+            best.speed(),
+            best.speed() / plain.speed(),
+            best.decode_speed(),
+            best.decode_speed() / plain.decode_speed(),
             tokens as f64 / blocks as f64,
             nodes as f64 / blocks as f64,
             share(spent.backbone),
@@ -100,81 +99,157 @@ fn main() {
 }
 
 /// What decoding some prompts took.
+#[derive(Default)]
 struct Decoded {
-    elapsed: Duration,
+    /// Seconds of prefill, and of everything after.
+    prefill: f64,
+    decode: f64,
     tokens: usize,
     blocks: usize,
     nodes: usize,
-    /// In steps that gave blocks.
     spent: Spent,
 }
 
-/// Decodes `batch` prompts side by side, then the next ones, as `generate` does.
+impl Decoded {
+    fn speed(&self) -> f64 {
+        self.tokens as f64 / (self.prefill + self.decode)
+    }
+
+    fn decode_speed(&self) -> f64 {
+        self.tokens as f64 / self.decode
+    }
+
+    fn faster(&self, other: &Self) -> Ordering {
+        (self.prefill + self.decode).total_cmp(&(other.prefill + other.decode))
+    }
+}
+
+/// Decodes `batch` prompts side by side, then the next ones, with one token a call.
+fn token_by_token(run: &OpenedRun, prompts: &[&[u32]], max_new: usize, batch: usize) -> Decoded {
+    let mut decoded = Decoded::default();
+    for prompts in prompts.chunks(batch) {
+        let (texts, seconds) = generate_timed(&run.backbone, prompts, max_new).expect("nobody stops it");
+        decoded.prefill += seconds.prefill;
+        decoded.decode += seconds.decode;
+        decoded.tokens += texts.iter().map(Vec::len).sum::<usize>();
+    }
+    decoded
+}
+
+/// How a variant is decoded.
+fn decoding(run: &OpenedRun, variant: &PreparedVariant) -> Decoding {
+    Decoding {
+        top_k: run.config.lattice.top_k,
+        dtype: run.config.traces.dtype,
+        stop: variant.variant.stop,
+        verification: Verification::GREEDY,
+    }
+}
+
+/// The seconds of a variant's steps with so many documents.
+fn seconds_of(
+    run: &OpenedRun,
+    (variant, settings): (&PreparedVariant, &Settings),
+    text: &[u32],
+    documents: usize,
+) -> BlockSeconds {
+    let (drafter, nodes) = (variant.drafter(settings), run.config.drafting.nodes);
+    let frontier = variant.grows().then_some(run.config.drafting.frontier);
+    let batch = TimedBatch { text, documents, nodes, frontier };
+    block_seconds(&run.backbone, &run.heads, &*drafter, decoding(run, variant), batch).expect("heads that draft")
+}
+
+/// Decodes `batch` prompts side by side, then the next ones, as `generate` does, with trees as large as pays if seconds are given.
 fn by_blocks(
     run: &OpenedRun,
     (variant, settings): (&PreparedVariant, &Settings),
     prompts: &[&[u32]],
     max_new: usize,
-    batch: usize,
+    (batch, seconds): (usize, Option<&BlockSeconds>),
 ) -> Decoded {
     let drafter = variant.drafter(settings);
-    let decoding = Decoding {
-        top_k: run.config.lattice.top_k,
-        dtype: run.config.traces.dtype,
-        stop: variant.variant.stop,
-        verification: Verification::GREEDY,
-    };
     let (began, mut spent) = (Instant::now(), Vec::new());
-    let (mut tokens, mut blocks, mut nodes) = (0, 0, 0);
+    let mut decoded = Decoded::default();
     for prompts in prompts.chunks(batch) {
         let documents: Vec<(&[u32], usize)> = prompts.iter().map(|prompt| (*prompt, max_new)).collect();
+        let options = decoding(run, variant);
         let mut decoder =
-            Decoder::new(&run.backbone, &run.heads, &*drafter, decoding, &documents, batch).expect("fitting prompts");
+            Decoder::new(&run.backbone, &run.heads, &*drafter, options, &documents, batch).expect("fitting prompts");
+        if let Some(seconds) = seconds {
+            decoder = decoder.sized_by(seconds.clone());
+        }
         while !decoder.finished() {
             let round = decoder.step().expect("a step");
-            if !round.blocks.is_empty() {
-                spent.push(round.spent);
-            }
-            blocks += round.blocks.len();
-            nodes += round.blocks.iter().map(|(_, block)| block.nodes).sum::<usize>();
+            spent.push(round.spent);
+            decoded.blocks += round.blocks.len();
+            decoded.nodes += round.blocks.iter().map(|(_, block)| block.nodes).sum::<usize>();
         }
-        tokens += (0..documents.len()).map(|document| decoder.decoded(document).len()).sum::<usize>();
+        decoded.tokens += (0..documents.len()).map(|document| decoder.decoded(document).len()).sum::<usize>();
     }
-    Decoded { elapsed: began.elapsed(), tokens, blocks, nodes, spent: spent.into_iter().sum() }
+    let elapsed = began.elapsed().as_secs_f64();
+    decoded.spent = spent.into_iter().sum();
+    decoded.prefill = decoded.spent.prefill.as_secs_f64();
+    decoded.decode = elapsed - decoded.prefill;
+    decoded
 }
 
-/// Several prompts side by side: token by token, plain blocks, and the run's first tree with few nodes, as many rows are
-/// computed anyway.
+/// Several prompts side by side: token by token, plain blocks, and trees with few nodes, as many rows are computed anyway, and with
+/// as many as pay.
 fn side_by_side(run: &OpenedRun, set: &str, prompts: &[&[u32]], max_new: usize, rounds: usize) {
     let nodes = number("DRAFTSMITH_NODES", 8);
-    let tree = run.variants().into_iter().find(|variant| variant.selection == Selection::ExpectedTree);
-    let variants = [Variant::plain()].into_iter().chain(tree).map(|variant| {
-        let (opened, settings) = run.variant(Some(&variant), Some(set)).expect("a variant of the run");
-        let name = if opened.drafts_trees() { format!("{variant} ({nodes} nodes)") } else { variant.to_string() };
-        (name, opened.with_nodes(nodes), settings)
-    });
-    let variants: Vec<_> = variants.collect();
-    println!("\nbatch  variant                      tokens/s  speed-up over token by token in the same batch");
+    let trees: Vec<Variant> = match std::env::var("DRAFTSMITH_VARIANT") {
+        Ok(name) => vec![name.parse().expect("a variant that drafts trees")],
+        Err(_) => {
+            let first = |selection| run.variants().into_iter().find(|variant| variant.selection == selection);
+            [Selection::ExpectedTree, Selection::GrownTree].into_iter().filter_map(first).collect()
+        }
+    };
+    let opened = |variant: &Variant| run.variant(Some(variant), Some(set)).expect("a variant of the run");
+    println!(
+        "\nbatch  variant                      tokens/s  speed-up  decode, tokens/s  speed-up over token by token in the same batch  nodes/call"
+    );
     for batch in [1, 4, 8] {
+        let (plain, settings) = opened(&Variant::plain());
+        let mut variants = vec![(Variant::plain().to_string(), plain, settings, None)];
+        for variant in &trees {
+            let (opened, settings) = opened(variant);
+            let seconds = seconds_of(run, (&opened, &settings), prompts[0], batch);
+            variants.push((
+                format!("{variant} ({nodes} nodes)"),
+                opened.clone().with_nodes(nodes),
+                settings.clone(),
+                None,
+            ));
+            variants.push((format!("{variant} (auto)"), opened, settings, Some(seconds)));
+        }
         // In turn, so that what disturbs the machine disturbs all of them.
-        let mut best = vec![f64::MAX; 1 + variants.len()];
-        let mut tokens = 0;
+        let mut best: Vec<Option<Decoded>> = (0..=variants.len()).map(|_| None).collect();
+        let mut keep = |place: usize, decoded: Decoded| {
+            if best[place].as_ref().is_none_or(|best| decoded.faster(best).is_lt()) {
+                best[place] = Some(decoded);
+            }
+        };
         for _ in 0..rounds {
-            let began = Instant::now();
-            let texts = prompts
-                .chunks(batch)
-                .flat_map(|prompts| generate(&run.backbone, prompts, max_new).expect("nobody stops it"));
-            tokens = texts.map(|text| text.len()).sum();
-            best[0] = best[0].min(began.elapsed().as_secs_f64());
-            for (best, (name, opened, settings)) in best[1..].iter_mut().zip(&variants) {
-                let decoded = by_blocks(run, (opened, settings), prompts, max_new, batch);
+            let plain = token_by_token(run, prompts, max_new, batch);
+            let tokens = plain.tokens;
+            keep(0, plain);
+            for (place, (name, opened, settings, seconds)) in variants.iter().enumerate() {
+                let decoded = by_blocks(run, (opened, settings), prompts, max_new, (batch, seconds.as_ref()));
                 assert_eq!(decoded.tokens, tokens, "{name} is lossless");
-                *best = best.min(decoded.elapsed.as_secs_f64());
+                keep(place + 1, decoded);
             }
         }
+        let best: Vec<Decoded> = best.into_iter().flatten().collect();
         let names = ["token by token"].into_iter().chain(variants.iter().map(|(name, ..)| name.as_str()));
-        for (name, seconds) in names.zip(&best) {
-            println!("{batch:>5}  {name:<28} {:8.1} {:9.2}", tokens as f64 / seconds, best[0] / seconds);
+        for (name, decoded) in names.zip(&best) {
+            println!(
+                "{batch:>5}  {name:<28} {:8.1} {:9.2} {:17.1} {:9.2} {:11.1}",
+                decoded.speed(),
+                decoded.speed() / best[0].speed(),
+                decoded.decode_speed(),
+                decoded.decode_speed() / best[0].decode_speed(),
+                decoded.nodes as f64 / decoded.blocks.max(1) as f64
+            );
         }
     }
 }

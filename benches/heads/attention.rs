@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use draftsmith::backbone::{Backbone, Span};
-use draftsmith::decoding::block_seconds;
+use draftsmith::decoding::{Decoding, TimedBatch, Verification, block_seconds};
+use draftsmith::drafting::{Bpd, StopRule};
 use draftsmith::error::Result;
 use draftsmith::heads::{
     AttentionConfig, AttentionHeads, DraftHeads, FrozenHeads, HeadKind, HeadShape, HeadTraining, HeadsConfig,
@@ -105,14 +106,18 @@ pub fn drafting(backbone: &Backbone) -> Result<()> {
             let mut heads = kind.network(HeadShape::new(8, model), &mut Init::seeded(1, &Device::flex()));
             heads.warm_start(model)?;
             let heads = FrozenHeads::new(heads, model, Some((0..8192).collect())).with_weights(weights);
+            let options = Decoding {
+                top_k: 1,
+                dtype: StorageType::Float32,
+                stop: StopRule::Never,
+                verification: Verification::GREEDY,
+            };
+            let frontier = (rows == RowOrder::Sequential).then_some(8);
+            let batch = TimedBatch { text: &[0; CONTEXT], documents: 1, nodes: 1, frontier };
+            let found = block_seconds(backbone, &heads, &Bpd, options, batch)?;
             let (what, seconds) = match rows {
-                RowOrder::Sequential => {
-                    ("a level of eight rows", block_seconds(backbone, &heads, CONTEXT, 1, Some(8))?.level[7])
-                }
-                RowOrder::Parallel => (
-                    "a block of eight parallel rows",
-                    block_seconds(backbone, &heads, CONTEXT, 1, None)?.nodes[0] - one,
-                ),
+                RowOrder::Sequential => ("a level of eight rows", found.level[7]),
+                RowOrder::Parallel => ("a block of eight parallel rows", found.drafting[0]),
             };
             println!("{what}, {layers} layers, {weights:?}: {:.2} ms, {:.3} of it", 1e3 * seconds, seconds / one);
         }

@@ -370,7 +370,8 @@ pub struct GenerateOptions {
     #[arg(long, requires = "run")]
     pub accept_backbone: bool,
     /// With --run: nodes of the trees of a `tree-` or `grown-` variant, at most: a number, "auto" (as many as pay on this machine, block
-    /// by block, by a measurement of about a second; with another rule than greedy, as "run"), or "run" (as evaluated)
+    /// by block, by a measurement of about a second, and no drafts while none do; with another rule than greedy, as "run"), or "run" (as
+    /// evaluated)
     #[arg(long, value_name = "NODES", default_value = "auto", requires = "run")]
     pub budget: Budget,
     /// With --run: what verification keeps. Lossless: greedy, sample (for drafts of any variant), rejection,

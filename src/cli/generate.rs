@@ -9,7 +9,7 @@ use serde_json::json;
 use super::args::{Budget, Common, Format, GenerateOptions};
 use super::{print, print_json, terminal};
 use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
-use crate::decoding::{Decoder, Decoding, Rule, Verification, block_seconds};
+use crate::decoding::{Decoder, Decoding, Rule, TimedBatch, Verification, block_seconds};
 use crate::device;
 use crate::drafting::{DRAFT_DICE, Drafter, DrawnDrafter, Origin, StopRule};
 use crate::error::{Error, Result, bail};
@@ -110,18 +110,9 @@ fn by_blocks(
     let prompt = encode(&run.backbone, &prompt)?;
     let (opened, settings) = run.variant(options.variant.as_ref(), options.data.as_deref())?;
     let (name, stop) = (opened.variant.to_string(), opened.variant.stop);
-    // How many times as long as a block of one node a whole tree takes here, where trees are sized by that.
-    let mut slower = None;
+    // Under any other rule, the text depends on the trees. The same seed must give the same text, however busy the machine is.
+    let timed = options.budget == Budget::Auto && opened.drafts_trees() && rule == Rule::Greedy;
     let sized = match options.budget {
-        // Under any other rule, the text depends on the trees. The same seed must give the same text, however busy the
-        // machine is.
-        Budget::Auto if opened.drafts_trees() && rule == Rule::Greedy => {
-            let drafting = &run.config.drafting;
-            let (context, frontier) = (prompt.len().min(MEASURED_BEHIND), opened.grows().then_some(drafting.frontier));
-            let seconds = block_seconds(&run.backbone, &run.heads, context, drafting.nodes, frontier)?;
-            slower = Some(seconds.nodes[seconds.nodes.len() - 1] / seconds.nodes[0]);
-            opened.with_seconds(seconds)
-        }
         Budget::Auto | Budget::Run => opened,
         Budget::Nodes(nodes) => opened.with_nodes(nodes),
     };
@@ -148,9 +139,22 @@ fn by_blocks(
         stop,
         verification: Verification { rule, temperature, seed },
     };
+    // How many times as long as a forward of one token that of a whole tree takes here, where trees are sized by that.
+    let (nodes, mut slower, mut seconds) = (run.config.drafting.nodes, None, None);
+    if timed {
+        let text = &prompt[..prompt.len().min(MEASURED_BEHIND)];
+        let frontier = drafter.grows().then_some(run.config.drafting.frontier);
+        let batch = TimedBatch { text, documents: 1, nodes, frontier };
+        let found = block_seconds(&run.backbone, &run.heads, &*drafter, decoding, batch)?;
+        slower = Some(found.forward[nodes - 1] / found.forward[0]);
+        seconds = Some(found);
+    }
     let started = Instant::now();
     let documents = [(&prompt[..], options.max_new)];
     let mut decoder = Decoder::new(&run.backbone, &run.heads, &*drafter, decoding, &documents, 1)?;
+    if let Some(seconds) = seconds {
+        decoder = decoder.sized_by(seconds);
+    }
     let mut stream = (common.format == Format::Table).then(|| Stream::new(&run.backbone.tokenizer));
     let (mut blocks, mut most, mut prefill) = (Vec::new(), 0, Duration::ZERO);
     while !decoder.finished() && !progress::interrupted() {
@@ -179,10 +183,9 @@ fn by_blocks(
             blocks.len(),
             prompt.len()
         ));
-        let nodes = run.config.drafting.nodes;
         if let Some(slower) = slower.filter(|_| most < nodes) {
             progress::say(format!(
-                "no tree had more than {most} of {nodes} nodes, because a block of {nodes} takes {slower:.1} times as long as one of 1 on this machine; --budget run verifies whole trees."
+                "no tree had more than {most} of {nodes} nodes, because a forward of {nodes} takes {slower:.1} times as long as one of 1 on this machine; --budget run verifies whole trees."
             ));
         }
         return Ok(());
@@ -203,7 +206,7 @@ fn by_blocks(
     }))
 }
 
-/// The largest number of context tokens with which the time of a block is measured.
+/// The largest number of context tokens with which the time of a step is measured.
 const MEASURED_BEHIND: usize = 256;
 
 /// Prints text while it is decoded, block by block. On a terminal, the blocks alternate between two colours.

@@ -9,12 +9,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::pace::{BlockSeconds, Drafted, Pace};
 use super::row::{BlockLattice, Document, Proposal, Row};
 use super::verification::{Predictions, Verification};
 use crate::backbone::{Backbone, Feature, FeatureRows, FeatureTensors, KvCache, Span};
 use crate::drafting::{Drafter, StopRule, TightestMargin, grow_together};
 use crate::error::{Result, bail};
 use crate::heads::{BlockStarts, Context, FrozenHeads, Wanted};
+use crate::lattice::BlockBudget;
 use crate::nn::indices;
 use crate::storage_type::StorageType;
 
@@ -82,7 +84,18 @@ pub struct Decoding {
     pub verification: Verification,
 }
 
-/// Decodes documents block by block, several side by side. Each gets the text and the blocks that it gets alone.
+/// What is proposed in a step.
+struct Proposed {
+    /// By row, its drafts; none where there is still something to read.
+    proposals: Vec<Option<Proposal>>,
+    /// The rows of each level of what was grown, or none if nothing is drafted.
+    levels: Option<Vec<usize>>,
+    /// The time that the heads took.
+    heads: Duration,
+}
+
+/// Decodes documents block by block, several side by side. Each gets the text that it gets alone, and the blocks as well unless
+/// they are sized by time ([`Decoder::sized_by`]).
 pub struct Decoder<'a> {
     backbone: &'a Backbone,
     heads: &'a FrozenHeads,
@@ -98,6 +111,8 @@ pub struct Decoder<'a> {
     cache: KvCache,
     /// What heads that attend keep of the same texts.
     kept: Option<KvCache>,
+    /// How much drafting pays, if trees are to be as large as pays.
+    pace: Option<Pace>,
 }
 
 impl<'a> Decoder<'a> {
@@ -137,7 +152,15 @@ impl<'a> Decoder<'a> {
         if !features.contains(&Feature::Last) {
             features.push(Feature::Last);
         }
-        Ok(Self { backbone, heads, drafter, options, features, documents, waiting, rows, cache, kept })
+        Ok(Self { backbone, heads, drafter, options, features, documents, waiting, rows, cache, kept, pace: None })
+    }
+
+    /// Makes trees as large as pays where a step takes these seconds, and decodes step by step without drafts while they do not pay.
+    /// The heads are not run then, either. This is about trees of the longest expected accepted length; other drafts stay as they are.
+    /// Under the greedy rule the text is the same. Under the others it depends on what is drafted.
+    #[must_use]
+    pub fn sized_by(self, seconds: BlockSeconds) -> Self {
+        Self { pace: Some(Pace::new(seconds)), ..self }
     }
 
     /// The tokens of a document decoded so far.
@@ -151,7 +174,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// One step of every document in the batch: heads, lattices, drafts, one forward. A document's first step reads its prompt,
-    /// each one after that gives a block.
+    /// each one after that gives a block. Where all that is left of every document is one token that is known, there is no forward.
     ///
     /// # Errors
     /// Those of the drafter.
@@ -161,14 +184,16 @@ impl<'a> Decoder<'a> {
         }
         let began = Instant::now();
         self.seat();
-        let looked = self.look_where_read()?;
-        let heads = began.elapsed();
-        let proposals = self.draft(looked)?;
+        if let Some(blocks) = self.last_blocks() {
+            return Ok(Round { blocks, spent: Spent { bookkeeping: began.elapsed(), ..Spent::default() } });
+        }
+        let Proposed { proposals, levels, heads } = self.propose()?;
         let drafting = began.elapsed() - heads;
         let (prompts, forward) = (self.unread_prompts(), Instant::now());
         let read = self.forward(&proposals);
         let (backbone, tokens) = (forward.elapsed(), read.1.iter().sum::<usize>());
         let blocks = self.commit(&proposals, read);
+        self.count(&proposals, &blocks, levels);
         let bookkeeping = began.elapsed() - heads - drafting - backbone;
         let of_prompts = prompts as f64 / tokens as f64;
         let [of_backbone, of_rest] = [backbone, bookkeeping].map(|time| time.mul_f64(of_prompts));
@@ -226,12 +251,55 @@ impl<'a> Decoder<'a> {
         self.rows.iter().enumerate().map(unread).sum()
     }
 
-    /// By row, the lattice of its next block; none where there is still something to read.
-    fn look_where_read(&mut self) -> Result<Vec<Option<BlockLattice>>> {
-        let read: Vec<usize> = (0..self.rows.len()).filter(|&row| self.unread(row).is_empty()).collect();
+    /// The block of a row if its only token is known, as the text ends with it.
+    fn last_block(&self, number: usize) -> Option<Block> {
+        let row = &self.rows[number];
+        let document = &self.documents[row.document];
+        row.last_block(document, &self.backbone.end_of_text).filter(|_| self.unread(number).is_empty())
+    }
+
+    /// The blocks of all documents of the batch if these are known and the last ones.
+    fn last_blocks(&mut self) -> Option<Vec<(usize, Block)>> {
+        let last = |number: usize| Some((self.rows[number].document, self.last_block(number)?));
+        let blocks: Vec<(usize, Block)> = (0..self.rows.len()).map(last).collect::<Option<_>>()?;
+        blocks.iter().for_each(|(document, block)| self.documents[*document].text.extend(&block.tokens));
+        Some(blocks)
+    }
+
+    /// The drafts of the documents whose texts were read. Where drafts do not pay, or the text ends with the pinned token, that is
+    /// the pinned token alone.
+    fn propose(&mut self) -> Result<Proposed> {
+        let began = Instant::now();
+        let read = (0..self.rows.len()).filter(|&row| self.unread(row).is_empty());
+        let (mut open, mut plain): (Vec<usize>, Vec<usize>) = read.partition(|&row| self.last_block(row).is_none());
+        let budget = self.pace.as_ref().map(|pace| pace.budget(open.len().max(1)));
+        if budget == Some(None) {
+            plain.append(&mut open);
+        }
         let mut looked: Vec<Option<BlockLattice>> = self.rows.iter().map(|_| None).collect();
-        read.iter().zip(self.look(&read)?).for_each(|(&row, found)| looked[row] = Some(found));
-        Ok(looked)
+        open.iter().zip(self.look(&open)?).for_each(|(&row, found)| looked[row] = Some(found));
+        let heads = began.elapsed();
+        let (mut proposals, levels) = self.draft(&looked, budget.flatten().as_ref())?;
+        for number in plain {
+            let row = &mut self.rows[number];
+            proposals[number] = Some(row.plain(&self.documents[row.document]));
+        }
+        Ok(Proposed { proposals, levels: (!open.is_empty()).then_some(levels), heads })
+    }
+
+    /// Counts the blocks of a step in, for the size of the next ones.
+    fn count(&mut self, proposals: &[Option<Proposal>], blocks: &[(usize, Block)], levels: Option<Vec<usize>>) {
+        let Some(pace) = self.pace.as_mut().filter(|_| !blocks.is_empty()) else { return };
+        let of_blocks = proposals.iter().flatten().zip(blocks);
+        // What says nothing else is expected to be as long as it was.
+        let expected = of_blocks.map(|(proposal, (_, block))| proposal.length().unwrap_or(block.tokens.len() as f64));
+        let drafted = levels.map(|levels| Drafted {
+            nodes: blocks.iter().map(|(_, block)| block.nodes).sum(),
+            levels,
+            expected: expected.sum(),
+            accepted: blocks.iter().map(|(_, block)| block.tokens.len()).sum(),
+        });
+        pace.add(blocks.len(), drafted);
     }
 
     /// The lattices of some rows.
@@ -276,32 +344,36 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Drafts of the rows that were looked at.
-    fn draft(&mut self, looked: Vec<Option<BlockLattice>>) -> Result<Vec<Option<Proposal>>> {
-        if self.drafter.grows() {
-            self.grow(&looked)?;
-        }
+    /// Drafts of the rows that were looked at, and the rows of each level of what was grown.
+    fn draft(
+        &mut self,
+        looked: &[Option<BlockLattice>],
+        budget: Option<&BlockBudget>,
+    ) -> Result<(Vec<Option<Proposal>>, Vec<usize>)> {
+        let levels = if self.drafter.grows() { self.grow(looked, budget)? } else { Vec::new() };
         let Self { drafter, documents, .. } = self;
-        let one = |(row, looked): (&mut Row, Option<BlockLattice>)| {
-            looked.map(|looked| row.draft(&documents[row.document], looked, *drafter)).transpose()
+        let one = |(row, looked): (&mut Row, &Option<BlockLattice>)| {
+            let drafts = |looked| row.draft(&documents[row.document], looked, *drafter, budget);
+            looked.as_ref().map(drafts).transpose()
         };
-        self.rows.iter_mut().zip(looked).map(one).collect()
+        let proposals = self.rows.iter_mut().zip(looked).map(one).collect::<Result<_>>()?;
+        Ok((proposals, levels))
     }
 
     /// Grows the drafts of the rows that were looked at, side by side, as far as the heads' numbers are finite. The text is the
-    /// backbone's in any case.
-    fn grow(&mut self, looked: &[Option<BlockLattice>]) -> Result<()> {
+    /// backbone's in any case. Returns the rows of each level.
+    fn grow(&mut self, looked: &[Option<BlockLattice>], budget: Option<&BlockBudget>) -> Result<Vec<usize>> {
         let Self { heads, backbone, documents, rows, options, kept, .. } = self;
         let (mut states, mut pinned, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (number, (row, looked)) in rows.iter_mut().zip(looked).enumerate() {
             let (document, Some(looked)) = (&documents[row.document], looked) else { continue };
-            row.begin(document, looked)?;
+            row.begin(document, looked, budget)?;
             states.push(&row.states);
             pinned.push(row.next.0);
             places.push((number, document.text.len() - 1));
         }
         if places.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let states = FeatureRows::concat(&states).to_device(backbone.model.device());
         let context = kept.as_mut().map(|cache| Context::new(cache, places));
@@ -309,11 +381,11 @@ impl<'a> Decoder<'a> {
         let mut growth = heads.grow(&backbone.model, starts, options.top_k).where_finite();
         let looked_at = rows.iter_mut().zip(looked).filter(|(_, looked)| looked.is_some());
         let mut sessions: Vec<_> = looked_at.filter_map(|(row, _)| row.growing()).collect();
-        grow_together(&mut sessions, &mut growth)?;
+        let levels = grow_together(&mut sessions, &mut growth)?;
         drop(growth);
         let read = (0..self.rows.len()).map(|row| (row, self.cache.len(row)));
         read.for_each(|(row, tokens)| kept.iter_mut().for_each(|cache| cache.truncate(row, tokens)));
-        Ok(())
+        Ok(levels)
     }
 
     /// One forward of everything drafted, and of everything that is still to be read. Gives the backbone's states, row after
@@ -355,8 +427,10 @@ impl<'a> Decoder<'a> {
         for (number, (proposal, tokens)) in proposals.iter().zip(counts).enumerate() {
             let row = &mut self.rows[number];
             if let Some(proposal) = proposal {
-                let (block, accepted) = row.accept(proposal, &predictions, node, &self.backbone.end_of_text);
-                let text = &mut self.documents[row.document].text;
+                let document = &mut self.documents[row.document];
+                let (block, accepted) =
+                    row.accept(proposal, &predictions, node, (document.left(), &self.backbone.end_of_text[..]));
+                let text = &mut document.text;
                 self.cache.keep(number, text.len(), &accepted);
                 text.extend(&block.tokens);
                 blocks.push((row.document, block));

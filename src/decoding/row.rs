@@ -6,7 +6,7 @@ use crate::backbone::{Feature, FeatureRows, Span};
 use crate::drafting::{Decision, Drafter, Drafts, GrowingSession, Session, StopRule, TightestMargin, early_stop_len};
 use crate::error::Result;
 use crate::heads::{Candidates, SlotStats};
-use crate::lattice::{DraftTree, Lattice};
+use crate::lattice::{BlockBudget, DraftTree, Lattice};
 use crate::rescorer::BlockContext;
 
 /// A text and how far it may go.
@@ -101,9 +101,14 @@ impl BlockLattice {
         })
     }
 
-    fn context<'a>(&'a self, document: &Document, hidden: &'a [f32]) -> BlockContext<'a> {
+    fn context<'a>(
+        &'a self,
+        document: &Document,
+        hidden: &'a [f32],
+        budget: Option<&'a BlockBudget>,
+    ) -> BlockContext<'a> {
         let Self { lattice, slots, states, stats, .. } = self;
-        BlockContext { start: document.text.len(), slots: *slots, lattice, hidden, states, stats }
+        BlockContext { start: document.text.len(), slots: *slots, lattice, hidden, states, stats, budget }
     }
 }
 
@@ -118,6 +123,20 @@ pub(super) struct Proposal {
 }
 
 impl Proposal {
+    /// The drafts of a block behind `start` tokens.
+    fn new(drafts: Drafts, start: usize, tightest: TightestMargin) -> Self {
+        let tree = DraftTree::from_paths(&drafts.paths);
+        // A root follows the last committed token.
+        let column = |parent: &Option<usize>| Some(parent.map_or(start - 1, |parent| start + parent));
+        let after = tree.parents().iter().map(column).collect();
+        Self { drafts, tree, after, tightest }
+    }
+
+    /// How many of its tokens are expected to be accepted, if the drafter says so.
+    pub fn length(&self) -> Option<f64> {
+        self.drafts.length
+    }
+
     pub fn span(&self) -> Span<'_> {
         Span { tokens: self.tree.tokens(), after: Some(&self.after) }
     }
@@ -143,8 +162,8 @@ impl<'a> Row<'a> {
     }
 
     /// Begins the next block of `document`, whose text was read, if its drafts grow.
-    pub fn begin(&mut self, document: &Document, looked: &BlockLattice) -> Result<()> {
-        let context = looked.context(document, self.states.get(Feature::Last));
+    pub fn begin(&mut self, document: &Document, looked: &BlockLattice, budget: Option<&BlockBudget>) -> Result<()> {
+        let context = looked.context(document, self.states.get(Feature::Last), budget);
         self.session.growing().map_or(Ok(()), |growing| growing.begin(&document.text, &context))
     }
 
@@ -154,25 +173,43 @@ impl<'a> Row<'a> {
     }
 
     /// Drafts the next block of `document`. Where drafts grow, they have grown.
-    pub fn draft(&mut self, document: &Document, looked: BlockLattice, drafter: &dyn Drafter) -> Result<Proposal> {
+    pub fn draft(
+        &mut self,
+        document: &Document,
+        looked: &BlockLattice,
+        drafter: &dyn Drafter,
+        budget: Option<&BlockBudget>,
+    ) -> Result<Proposal> {
         let start = document.text.len();
         let drafts = match self.session.growing() {
             Some(growing) => growing.finish(),
             None => {
-                let context = looked.context(document, self.states.get(Feature::Last));
+                let context = looked.context(document, self.states.get(Feature::Last), budget);
                 self.session.drafts(&document.text, &[context])?.remove(0)
             }
         };
-        let tree = DraftTree::from_paths(&drafts.paths);
-        // A root follows the last committed token.
-        let column = |parent: &Option<usize>| Some(parent.map_or(start - 1, |parent| start + parent));
-        let after = tree.parents().iter().map(column).collect();
         let tightest = TightestMargin::new(Decision::Draft, drafts.margin);
         let mut tightest = tightest.or(TightestMargin::new(Decision::Stop, looked.stop_margin));
         if drafter.reads_whole_lattice() {
             tightest = tightest.or(TightestMargin::new(Decision::Candidates, f64::from(looked.margin)));
         }
-        Ok(Proposal { drafts, tree, after, tightest })
+        Ok(Proposal::new(drafts, start, tightest))
+    }
+
+    /// Proposes the pinned token alone for the next block of `document`, as plain decoding does.
+    pub fn plain(&mut self, document: &Document) -> Proposal {
+        self.session.skip();
+        let drafts = Drafts::chosen(vec![vec![self.next.0]], f64::INFINITY);
+        let tightest = TightestMargin::new(Decision::Draft, drafts.margin);
+        Proposal::new(drafts, document.text.len(), tightest)
+    }
+
+    /// The block of `document` whose only token is known, as the text ends with it.
+    pub fn last_block(&self, document: &Document, ends: &[u32]) -> Option<Block> {
+        let (token, lead) = self.next;
+        let last = document.left() == 1 || ends.contains(&token);
+        let tightest = TightestMargin::new(Decision::Verifier, f64::from(lead));
+        last.then(|| Block { tokens: vec![token], nodes: 1, tightest })
     }
 
     /// Takes the token that follows where the backbone predicts this.
@@ -182,20 +219,22 @@ impl<'a> Row<'a> {
         self.next = (next, lead);
     }
 
-    /// Follows the drafts from the pinned root as far as the rule keeps them, to one of the ids `ends` at most. The root's
-    /// prediction is number `root`, the other nodes' follow it. Gives the block, and the nodes that make it, root first.
+    /// Follows the drafts from the pinned root as far as the rule keeps them, to one of the ids `ends` at most, or to the last of
+    /// the `left` tokens that may follow. The root's prediction is number `root`, the other nodes' follow it. Gives the block, and
+    /// the nodes that make it, root first.
     pub fn accept(
         &mut self,
         proposal: &Proposal,
         predictions: &Predictions,
         root: usize,
-        ends: &[u32],
+        (left, ends): (usize, &[u32]),
     ) -> (Block, Vec<usize>) {
         let Proposal { tree, drafts, tightest, .. } = proposal;
-        // The lead after the last accepted node decides where acceptance ended, so it belongs to this block as well.
+        // The lead after the last accepted node decides where acceptance ended, so it belongs to this block as well, unless the
+        // text ends there.
         let (mut node, mut lead, mut accepted) = (0, self.next.1, vec![0]);
         let mut path = vec![tree.tokens()[0]];
-        while !ends.contains(&tree.tokens()[node]) {
+        while path.len() < left && !ends.contains(&tree.tokens()[node]) {
             // What was drawn twice is looked at twice; what was chosen is one choice.
             let (tokens, q) = match drafts.drawn.get(&path) {
                 Some(drawn) => (drawn.tokens.clone(), &drawn.q[..]),

@@ -1,9 +1,13 @@
-//! How long a block takes on this machine, by the number of its nodes and of the rows of its levels.
+//! How long the parts of a step take on this machine, by the number of their rows.
 
 use std::time::Instant;
 
-use crate::backbone::{Backbone, FeatureTensors, Span};
-use crate::drafting::BlockSeconds;
+use super::pace::BlockSeconds;
+use super::row::{BlockLattice, Document, Row};
+use super::verification::Predictions;
+use super::{Decoding, Verification};
+use crate::backbone::{Backbone, Feature, FeatureRows, FeatureTensors, Span};
+use crate::drafting::Drafter;
 use crate::error::Result;
 use crate::heads::{BlockStarts, Context, FrozenHeads, Growth, Wanted};
 use crate::storage_type::StorageType;
@@ -14,76 +18,116 @@ const ROUNDS: usize = 3;
 /// How many tokens heads propose behind a path while they are timed.
 const PROPOSED: usize = 16;
 
-/// Measures the seconds of a block of at most `nodes` nodes after `context` tokens: the forward that verifies it, the
-/// logits, and the heads that draft the next block. Given a `frontier`, drafts are grown by at most as many rows a level.
-/// Only some numbers of nodes and rows are timed; those between are interpolated linearly. This takes about a second if a
-/// forward takes 20 ms.
+/// The batch whose steps are timed.
+#[derive(Debug, Clone, Copy)]
+pub struct TimedBatch<'a> {
+    /// What every document has read, at least one token. What does not leave room for a tree in the context is left out.
+    pub text: &'a [u32],
+    /// The number of documents side by side, at least one.
+    pub documents: usize,
+    /// The largest number of nodes of a document's tree.
+    pub nodes: usize,
+    /// Where drafts grow, the most rows that the heads run for a level of a document's tree.
+    pub frontier: Option<usize>,
+}
+
+/// Measures the seconds of the steps of a batch: the forwards that verify up to as many nodes as all trees can have, with their rows
+/// spread over the documents, and the heads and the drafter, for up to as many documents as there are. Only some numbers are timed;
+/// those between are interpolated linearly. With one document and 32 nodes this takes about a second if a forward takes 20 ms, with four
+/// three times as long.
 ///
 /// # Errors
-/// When the heads cannot draft.
+/// When the heads or the drafter cannot draft.
 pub fn block_seconds(
     backbone: &Backbone,
     heads: &FrozenHeads,
-    context: usize,
-    nodes: usize,
-    frontier: Option<usize>,
+    drafter: &dyn Drafter,
+    options: Decoding,
+    batch: TimedBatch,
 ) -> Result<BlockSeconds> {
-    let model = &backbone.model;
-    let context = context.clamp(1, model.config().max_position_embeddings.saturating_sub(nodes).max(1));
-    let mut cache = model.cache(1, context + nodes);
-    let features = heads.features();
-    let before = model.features(&[Span::chain(&vec![0; context])], Some(&mut cache), &features);
+    let (model, TimedBatch { documents, nodes, frontier, .. }) = (&backbone.model, batch);
+    let room = model.config().max_position_embeddings.saturating_sub(nodes).max(1);
+    let text = &batch.text[..batch.text.len().min(room)];
+    let (last, pinned) = (text.len() - 1, text[0]);
+    let mut cache = model.cache(documents, text.len() + nodes);
+    let mut features = heads.features();
+    if !features.contains(&Feature::Last) {
+        features.push(Feature::Last);
+    }
+    let before = model.features(&vec![Span::chain(text); documents], Some(&mut cache), &features);
     let before = FeatureTensors::new(&features, before);
-    let read = before.map(|state| state.narrow(0, context - 1, 1)).to_rows(StorageType::Float32);
-    let mut kept = heads.cache(1, context + nodes);
+    let read = before.map(|state| state.narrow(0, last, 1)).to_rows(StorageType::Float32);
+    let mut kept = heads.cache(documents, text.len() + nodes);
     if let Some(kept) = &mut kept {
-        heads.read(model, kept, &[context], &before);
+        heads.read(model, kept, &vec![text.len(); documents], &before);
     }
     let mut level = Vec::new();
-    let of_heads = match frontier {
-        None => least(|| {
-            let began = Instant::now();
-            let states = read.to_device(model.device());
-            let context = kept.as_mut().map(|cache| Context::new(cache, vec![(0, context - 1)]));
-            heads.candidates(model, BlockStarts { states: &states, pinned: &[0], context }, 1, Wanted::default())?;
-            Ok(began)
+    let drafting = match frontier {
+        None => by_size(documents, |documents| {
+            let document = Document::new(text, heads.count() + 1);
+            let row = |_| {
+                let mut row = Row::new(0, drafter, Verification::GREEDY);
+                row.states = read.clone();
+                row
+            };
+            let wanted = Wanted { stats: options.stop.reads_stats(), states: drafter.reads_states() };
+            least(|| {
+                let mut rows: Vec<Row> = (0..documents).map(row).collect();
+                let began = Instant::now();
+                let states = FeatureRows::concat(&vec![&read; documents]).to_device(model.device());
+                let context =
+                    kept.as_mut().map(|cache| Context::new(cache, (0..documents).map(|n| (n, last)).collect()));
+                let starts = BlockStarts { states: &states, pinned: &vec![pinned; documents], context };
+                let found = heads.candidates(model, starts, options.top_k, wanted)?;
+                for (at, row) in rows.iter_mut().enumerate() {
+                    let looked = BlockLattice::new(pinned, heads.count() + 1, &found, at, options.stop)?;
+                    row.draft(&document, &looked, drafter, None)?;
+                }
+                Ok(began)
+            })
         })?,
         Some(frontier) => {
-            // Behind the pinned token, and then behind so many tokens of the next slot.
-            let mut grown = |rows: usize| {
+            // Behind the pinned tokens, and then behind so many tokens of the next slot.
+            let mut grown = |documents: usize, rows: usize| {
                 least(|| {
                     if let Some(kept) = &mut kept {
-                        kept.truncate(0, context);
+                        (0..kept.texts()).for_each(|document| kept.truncate(document, text.len()));
                     }
-                    let context = kept.as_mut().map(|cache| Context::new(cache, vec![(0, context - 1)]));
+                    let context =
+                        kept.as_mut().map(|cache| Context::new(cache, (0..documents).map(|n| (n, last)).collect()));
                     let mut began = Instant::now();
-                    let states = read.to_device(model.device());
-                    let starts = BlockStarts { states: &states, pinned: &[0], context };
-                    let mut growth = heads.grow(model, starts, PROPOSED);
-                    growth.behind(&[(0, &[0])])?;
+                    let states = FeatureRows::concat(&vec![&read; documents]).to_device(model.device());
+                    let pinned = vec![pinned; documents];
+                    let mut growth =
+                        heads.grow(model, BlockStarts { states: &states, pinned: &pinned, context }, PROPOSED);
+                    growth.behind(&pinned.chunks(1).enumerate().collect::<Vec<_>>())?;
                     if rows > 0 {
                         began = Instant::now();
-                        let paths: Vec<[u32; 2]> = (0..rows as u32).map(|token| [0, token]).collect();
-                        growth.behind(&paths.iter().map(|path| (0, &path[..])).collect::<Vec<_>>())?;
+                        let path = |row: usize| (row * documents / rows, [pinned[0], row as u32]);
+                        let paths: Vec<(usize, [u32; 2])> = (0..rows).map(path).collect();
+                        growth.behind(&paths.iter().map(|(block, path)| (*block, &path[..])).collect::<Vec<_>>())?;
                     }
                     Ok(began)
                 })
             };
-            level = by_size(frontier.min(model.config().vocab_size), &mut grown)?;
-            grown(0)?
+            level = by_size((documents * frontier).min(model.config().vocab_size), |rows| grown(documents, rows))?;
+            by_size(documents, |documents| grown(documents, 0))?
         }
     };
-    let nodes = by_size(nodes, |nodes| {
-        let of_forward = least(|| {
-            cache.truncate(0, context);
+    let forward = by_size(documents * nodes, |rows| {
+        // As many of each document as of the others, or one more.
+        let of_document = |document: usize| rows * (document + 1) / documents - rows * document / documents;
+        let tokens: Vec<Vec<u32>> = (0..documents).map(|document| vec![pinned; of_document(document)]).collect();
+        let spans: Vec<Span> = tokens.iter().map(|tokens| Span::chain(tokens)).collect();
+        least(|| {
+            (0..documents).for_each(|document| cache.truncate(document, text.len()));
             let began = Instant::now();
-            let hidden = model.hidden(&[Span::chain(&vec![0; nodes])], Some(&mut cache));
-            std::hint::black_box(model.logits(hidden));
+            let hidden = model.hidden(&spans, Some(&mut cache));
+            std::hint::black_box(Predictions::of(hidden, model, options.verification.rule));
             Ok(began)
-        })?;
-        Ok(of_forward + of_heads)
+        })
     })?;
-    Ok(BlockSeconds { nodes, level })
+    Ok(BlockSeconds { forward, drafting, level })
 }
 
 /// Returns the least seconds that some work took. It says itself when it began.

@@ -91,6 +91,12 @@ impl Session for AdaptiveSession<'_> {
         };
         blocks.iter().map(one).collect()
     }
+
+    fn skip(&mut self) {
+        // The next block begins behind a token that was not drafted, so it says nothing about the block before.
+        self.last = None;
+        self.inner.skip();
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +123,20 @@ mod tests {
         expect(4, 4, 0.90625, 0.503);
         expect(3, 3, 0.953125, 0.502);
         expect(0, 0, 0.953125, 0.502);
+    }
+
+    #[test]
+    fn nothing_is_learnt_from_a_block_without_drafts() {
+        let lattice = Lattice::pinned(7, 1, &[1], &[0.0]).unwrap();
+        let stats = [SlotStats { softmax: SoftmaxStats { log_sum: 0.0, entropy: 0.0 }, confidence: None }];
+        let mut session = AdaptiveSession {
+            inner: Bpd.session(),
+            bound: AdaptiveBound { bound: 0.5, rate: None },
+            last: Some((0, 1, 1)),
+        };
+        session.skip();
+        session.drafts(&[0; 40], &[BlockContext { stats: &stats, ..BlockContext::new(2, &lattice) }]).unwrap();
+        assert_eq!((session.bound.rate, session.last), (None, Some((2, 1, 1))));
     }
 
     #[test]

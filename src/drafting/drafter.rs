@@ -22,12 +22,14 @@ pub struct Drafts {
     pub margin: f64,
     /// What was drawn behind each path, if tokens were drawn and not chosen.
     pub drawn: HashMap<Vec<u32>, DrawnTokens>,
+    /// The expected accepted length, if the choice was made by it.
+    pub length: Option<f64>,
 }
 
 impl Drafts {
     /// Makes drafts from paths that a search chose.
     pub fn chosen(paths: Vec<Vec<u32>>, margin: f64) -> Self {
-        Self { paths, margin, drawn: HashMap::new() }
+        Self { paths, margin, drawn: HashMap::new(), length: None }
     }
 }
 
@@ -39,7 +41,7 @@ impl From<PBest> for Drafts {
 
 impl From<Expected> for Drafts {
     fn from(expected: Expected) -> Self {
-        Self::chosen(expected.paths, expected.margin)
+        Self { length: Some(expected.length), ..Self::chosen(expected.paths, expected.margin) }
     }
 }
 
@@ -146,6 +148,9 @@ pub trait Session: Send {
     /// none of them behind its end.
     fn drafts(&mut self, text: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>>;
 
+    /// Says that the next block is decoded without drafts.
+    fn skip(&mut self) {}
+
     /// Returns the same session as one whose drafts grow, if they do ([`Drafter::grows`]).
     fn growing(&mut self) -> Option<&mut dyn GrowingSession> {
         None
@@ -185,19 +190,21 @@ impl<S: GrowingSession> Session for S {
 }
 
 /// Grows the drafts of blocks that have begun, one of each session, side by side. The blocks of `growth` are those of the
-/// sessions, in their order.
+/// sessions, in their order. Returns the number of paths of each level.
 ///
 /// # Errors
 /// Returns the errors of the heads and of rescorers.
-pub fn grow_together(sessions: &mut [&mut dyn GrowingSession], growth: &mut dyn Growth) -> Result<()> {
+pub fn grow_together(sessions: &mut [&mut dyn GrowingSession], growth: &mut dyn Growth) -> Result<Vec<usize>> {
+    let mut levels = Vec::new();
     loop {
         let mut wanted: Vec<(usize, &[u32])> = Vec::new();
         for (block, session) in sessions.iter().enumerate() {
             wanted.extend(session.wanted().into_iter().map(|path| (block, path)));
         }
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(levels);
         }
+        levels.push(wanted.len());
         let blocks: Vec<usize> = wanted.iter().map(|(block, _)| *block).collect();
         let mut proposed = &growth.behind(&wanted)?[..];
         for of_block in blocks.chunk_by(|a, b| a == b) {

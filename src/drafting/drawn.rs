@@ -117,7 +117,7 @@ impl GrowingSession for DrawnSession<'_> {
     fn finish(&mut self) -> Drafts {
         let mut paths = std::mem::take(&mut self.paths);
         paths.extend(std::mem::take(&mut self.level).into_iter().map(|(path, _)| path));
-        Drafts { paths, margin: f64::INFINITY, drawn: std::mem::take(&mut self.drawn) }
+        Drafts { drawn: std::mem::take(&mut self.drawn), ..Drafts::chosen(paths, f64::INFINITY) }
     }
 }
 

@@ -11,7 +11,6 @@ mod drawn;
 mod growth;
 mod local;
 mod lookup;
-mod pace;
 mod prepared;
 mod rescoring;
 mod settings;
@@ -27,7 +26,6 @@ pub use drafter::{Bpd, Decision, Drafter, Drafts, GrowingSession, Origin, Sessio
 pub use drawn::{DRAFT_DICE, DrawnDrafter, DrawnTokens};
 pub use growth::{Grown, GrowthLimits, GrowthPolicy};
 pub use lookup::{LONGEST_SUFFIX, LookupConfidence, PromptLookup};
-pub use pace::BlockSeconds;
 pub use prepared::{PreparedVariant, Proposer, SizedSelection};
 pub use rescoring::Rescoring;
 pub(crate) use settings::null_is_infinite;

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::{
-    AdaptiveStop, BlockSeconds, Bpd, Drafter, DraftingConfig, Grown, GrowthLimits, GrowthPolicy, PromptLookup,
-    Rescoring, Selection, Settings, Source, Sourced, Variant,
+    AdaptiveStop, Bpd, Drafter, DraftingConfig, Grown, GrowthLimits, GrowthPolicy, PromptLookup, Rescoring, Selection,
+    Settings, Source, Sourced, Variant,
 };
 use crate::lattice::Weighting;
 use crate::rescorer::Rescorer;
@@ -22,9 +22,6 @@ pub enum SizedSelection {
     ExpectedTree(usize),
     /// What is grown from what the heads propose behind each path.
     Grown(GrowthPolicy, GrowthLimits),
-    /// The tree that makes the best use of its time. The numbers are the seconds that a block takes on this machine, by
-    /// the number of nodes of its tree, from 1 node on ([`BlockSeconds::nodes`]).
-    TimedTree(Vec<f64>),
 }
 
 /// A variant that is ready to draft once it has settings.
@@ -61,7 +58,7 @@ impl<'a> PreparedVariant<'a> {
         options: &DraftingConfig,
         beam: usize,
     ) -> Self {
-        let limits = GrowthLimits { nodes: options.nodes, frontier: options.frontier, seconds: None };
+        let limits = GrowthLimits { nodes: options.nodes, frontier: options.frontier };
         let selection = match variant.selection {
             Selection::BestPath => SizedSelection::Paths(1),
             Selection::GreedyPath => SizedSelection::GreedyPath,
@@ -94,7 +91,7 @@ impl<'a> PreparedVariant<'a> {
                 let grown = Grown {
                     rescorers: self.terms.iter().map(|(_, rescorer)| *rescorer).collect(),
                     policy: policy.clone(),
-                    limits: limits.clone(),
+                    limits: *limits,
                     settings: settings.clone(),
                 };
                 match self.source {
@@ -155,20 +152,6 @@ impl<'a> PreparedVariant<'a> {
         Self { selection, ..self }
     }
 
-    /// Returns the same variant with trees that make the best use of their time. A variant that drafts no trees is
-    /// returned unchanged.
-    #[must_use]
-    pub fn with_seconds(self, seconds: BlockSeconds) -> Self {
-        let selection = match self.selection {
-            SizedSelection::ExpectedTree(_) => SizedSelection::TimedTree(seconds.nodes),
-            SizedSelection::Grown(GrowthPolicy::MostProbable, limits) => {
-                SizedSelection::Grown(GrowthPolicy::MostProbable, GrowthLimits { seconds: Some(seconds), ..limits })
-            }
-            other => other,
-        };
-        Self { selection, ..self }
-    }
-
     /// Returns whether this variant drafts trees from the heads. How large they should be depends on the speed of the machine.
     pub fn drafts_trees(&self) -> bool {
         let trees = matches!(self.variant.selection, Selection::ExpectedTree | Selection::GrownTree);
@@ -223,7 +206,6 @@ impl<'a> PreparedVariant<'a> {
             SizedSelection::Paths(p) => *p,
             SizedSelection::Grown(GrowthPolicy::WholePaths { paths, .. }, _) => *paths,
             SizedSelection::ExpectedTree(nodes) | SizedSelection::Grown(_, GrowthLimits { nodes, .. }) => *nodes,
-            SizedSelection::TimedTree(seconds) => seconds.len(),
             SizedSelection::GreedyPath | SizedSelection::ExpectedPath => 1,
         }
     }

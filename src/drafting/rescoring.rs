@@ -1,11 +1,10 @@
 //! Drafting from head scores and any sum of rescorers.
 
 use super::local::{LocalSession, WeighedReader};
-use super::pace::Pace;
 use super::{Drafter, Drafts, Session, Settings, SizedSelection};
 use crate::error::Result;
 use crate::lattice::{
-    Beside, Lattice, LookupToken, NoScorer, PrefixProbabilities, SlotScorer, TimeBudget, greedy_path, p_best,
+    Beside, BlockBudget, Lattice, LookupToken, NoScorer, PrefixProbabilities, SlotScorer, greedy_path, p_best,
 };
 use crate::rescorer::{BlockContext, Rescorer, Scoring, Sum};
 
@@ -74,15 +73,15 @@ impl Rescoring<'_> {
         Ok(Sum::new(terms))
     }
 
-    /// Searches the whole lattice for the selection. `copied` are tokens copied from the text. A timed tree reads
-    /// `pace` and adds its own expected length and time to it.
+    /// Searches the whole lattice for the selection. `copied` are tokens copied from the text. Given a budget, a tree of the
+    /// longest expected accepted length is the one that uses its time best.
     fn select<S: SlotScorer + ?Sized>(
         &self,
         lattice: &Lattice,
         scorer: &mut S,
         start: S::State,
         copied: &[LookupToken],
-        pace: &mut Pace,
+        budget: Option<&BlockBudget>,
     ) -> Drafts {
         let Settings { weighting, calibration, .. } = &self.settings;
         let mut probable = || PrefixProbabilities::new(lattice, &mut *scorer, start, *weighting, calibration);
@@ -90,17 +89,14 @@ impl Rescoring<'_> {
             &SizedSelection::Paths(p) => p_best(lattice, scorer, start, *weighting, p).into(),
             SizedSelection::GreedyPath => greedy_path(lattice, scorer, start, *weighting).into(),
             SizedSelection::ExpectedPath => probable().path(copied).into(),
-            &SizedSelection::ExpectedTree(nodes) => {
-                let held = if self.include_top1 { lattice.top1() } else { Vec::new() };
-                probable().tree(Beside { held: &held, copied }, nodes).into()
-            }
+            &SizedSelection::ExpectedTree(nodes) => match budget {
+                Some(budget) => probable().timed_tree(copied, budget.of_nodes(nodes)).into(),
+                None => {
+                    let held = if self.include_top1 { lattice.top1() } else { Vec::new() };
+                    probable().tree(Beside { held: &held, copied }, nodes).into()
+                }
+            },
             SizedSelection::Grown(..) => unreachable!("drafts that grow have a drafter of their own"),
-            SizedSelection::TimedTree(seconds) => {
-                let budget = TimeBudget { seconds, rate: pace.rate(seconds) };
-                let tree = probable().timed_tree(copied, budget);
-                pace.add(tree.length, seconds[tree.nodes - 1]);
-                tree.into()
-            }
         }
     }
 
@@ -114,7 +110,7 @@ impl Rescoring<'_> {
         drafts
     }
 
-    fn global(&self, text: &[u32], block: &BlockContext, pace: &mut Pace) -> Result<Drafts> {
+    fn global(&self, text: &[u32], block: &BlockContext) -> Result<Drafts> {
         let narrowed = self.narrowed(block.lattice)?;
         let tempered = self.settings.tempered(&narrowed);
         let lattice = &*tempered;
@@ -123,14 +119,14 @@ impl Rescoring<'_> {
             let block = BlockContext { lattice: &narrowed, ..*block };
             let mut sum = self.sum(text, &block)?;
             match sum.only() {
-                Some(scores) => self.select(lattice, scores, scores.start(), &copied, pace),
+                Some(scores) => self.select(lattice, scores, scores.start(), &copied, block.budget),
                 None => {
                     let start = sum.start();
-                    self.select(lattice, &mut sum, start, &copied, pace)
+                    self.select(lattice, &mut sum, start, &copied, block.budget)
                 }
             }
         } else {
-            self.select(lattice, &mut NoScorer, (), &copied, pace)
+            self.select(lattice, &mut NoScorer, (), &copied, block.budget)
         };
         Ok(self.with_top1(drafts, lattice))
     }
@@ -139,11 +135,7 @@ impl Rescoring<'_> {
 impl Drafter for Rescoring<'_> {
     fn session(&self) -> Box<dyn Session + '_> {
         let readers = self.readers();
-        if readers.is_empty() {
-            Box::new(GlobalSession { rescoring: self, pace: Pace::default() })
-        } else {
-            Box::new(LocalSession::new(self, readers))
-        }
+        if readers.is_empty() { Box::new(GlobalSession(self)) } else { Box::new(LocalSession::new(self, readers)) }
     }
 
     fn reads_whole_lattice(&self) -> bool {
@@ -160,13 +152,10 @@ impl Drafter for Rescoring<'_> {
     }
 }
 
-struct GlobalSession<'a> {
-    rescoring: &'a Rescoring<'a>,
-    pace: Pace,
-}
+struct GlobalSession<'a>(&'a Rescoring<'a>);
 
 impl Session for GlobalSession<'_> {
     fn drafts(&mut self, text: &[u32], blocks: &[BlockContext]) -> Result<Vec<Drafts>> {
-        blocks.iter().map(|block| self.rescoring.global(text, block, &mut self.pace)).collect()
+        blocks.iter().map(|block| self.0.global(text, block)).collect()
     }
 }

@@ -121,6 +121,7 @@ impl<'t> ReplayText<'t> {
             hidden: of_block(&self.hidden),
             states: of_block(&self.head_states),
             stats: &self.stats[t * heads..][..heads],
+            budget: None,
         }
     }
 

@@ -93,6 +93,29 @@ impl TimeBudget<'_> {
     }
 }
 
+/// What the parts of a block cost in time, for drafts that are as large as pays.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockBudget {
+    /// By the number of nodes of its tree, from 1 on, the seconds of a block.
+    pub nodes: Vec<f64>,
+    /// By the number of rows that the heads run, from 1 on, the seconds of another level of a grown tree. Empty where none is grown.
+    pub level: Vec<f64>,
+    /// Tokens per second that decoding would otherwise yield in that time.
+    pub rate: f64,
+}
+
+impl BlockBudget {
+    /// Returns the budget of trees of at most so many nodes, at least one.
+    pub fn of_nodes(&self, most: usize) -> TimeBudget<'_> {
+        TimeBudget { seconds: &self.nodes[..most.clamp(1, self.nodes.len())], rate: self.rate }
+    }
+
+    /// Returns the budget of the rows of another level.
+    pub fn of_level(&self) -> TimeBudget<'_> {
+        TimeBudget { seconds: &self.level, rate: self.rate }
+    }
+}
+
 /// Returns how many tokens of a copied path are expected to be accepted.
 fn expected_length(copied: &[LookupToken]) -> f64 {
     let all_right = copied.iter().scan(1.0, |right, copied| {

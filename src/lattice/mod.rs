@@ -31,7 +31,7 @@ mod walk;
 mod weighting;
 
 pub use config::LatticeConfig;
-pub use expected::{Beside, Calibration, Expected, LookupToken, PrefixProbabilities, TimeBudget};
+pub use expected::{Beside, BlockBudget, Calibration, Expected, LookupToken, PrefixProbabilities, TimeBudget};
 pub use greedy::greedy_path;
 pub use lattice::Lattice;
 pub use oracle::{greedy_calls, oracle_dp, oracle_length};

@@ -1,7 +1,7 @@
 //! The block context, which holds what a rescorer may know about the block that it scores.
 
 use crate::heads::SlotStats;
-use crate::lattice::Lattice;
+use crate::lattice::{BlockBudget, Lattice};
 
 /// A block that is to be drafted.
 #[derive(Clone, Copy)]
@@ -20,11 +20,13 @@ pub struct BlockContext<'a> {
     pub states: &'a [f32],
     /// What the heads know of slots 2 to H. Empty unless a stop rule reads it while drafting.
     pub stats: &'a [SlotStats],
+    /// What drafts cost, if trees are to be as large as pays. Only drafters read it.
+    pub budget: Option<&'a BlockBudget>,
 }
 
 impl<'a> BlockContext<'a> {
     /// Makes the context of a block with all slots of its lattice, behind `start` tokens, without any states.
     pub fn new(start: usize, lattice: &'a Lattice) -> Self {
-        Self { start, slots: lattice.slots(), lattice, hidden: &[], states: &[], stats: &[] }
+        Self { start, slots: lattice.slots(), lattice, hidden: &[], states: &[], stats: &[], budget: None }
     }
 }

@@ -203,7 +203,7 @@ fn texts_decoded_by_blocks_are_the_greedy_ones_of_both_devices() {
     let settings = Settings::new(8, vec![0.9; 4], 1.0);
     let tree =
         Rescoring { rescorers: Vec::new(), selection: SizedSelection::ExpectedTree(12), include_top1: true, settings };
-    let limits = GrowthLimits { nodes: 12, frontier: 4, seconds: None };
+    let limits = GrowthLimits { nodes: 12, frontier: 4 };
     let grown =
         Grown { rescorers: Vec::new(), policy: GrowthPolicy::MostProbable, limits, settings: tree.settings.clone() };
     let (ffn, speculator) = (

@@ -1,15 +1,18 @@
 //! Live decoding against plain decoding: whatever is drafted, the text is the backbone's.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::common::{CONTEXT, alone, world};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use draftsmith::backbone::{Backbone, Feature, Precision, Span, TOKENS_A_FORWARD, generate};
-use draftsmith::decoding::{Block, Decoder, Decoding, Round, Rule, Spent, Verification};
+use draftsmith::decoding::{
+    Block, BlockSeconds, Decoder, Decoding, Round, Rule, Spent, TimedBatch, Verification, block_seconds,
+};
 use draftsmith::drafting::{
-    BlockSeconds, Bpd, Drafter, DrawnDrafter, Grown, GrowthLimits, GrowthPolicy, PromptLookup, Rescoring, Settings,
-    SizedSelection, StopRule,
+    Bpd, Drafter, DrawnDrafter, Grown, GrowthLimits, GrowthPolicy, PromptLookup, Rescoring, Settings, SizedSelection,
+    StopRule,
 };
 use draftsmith::heads::{
     AttentionConfig, AttentionContext, DflashConfig, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder,
@@ -96,7 +99,23 @@ fn blocks_of(
     documents: &[(&[u32], usize)],
     batch: usize,
 ) -> Vec<Vec<Block>> {
+    sized_blocks(options, backbone, heads, drafter, documents, batch, None)
+}
+
+/// The same where trees are as large as pays, if a step takes these seconds.
+fn sized_blocks(
+    options: Decoding,
+    backbone: &Backbone,
+    heads: &FrozenHeads,
+    drafter: &dyn Drafter,
+    documents: &[(&[u32], usize)],
+    batch: usize,
+    seconds: Option<BlockSeconds>,
+) -> Vec<Vec<Block>> {
     let mut decoder = Decoder::new(backbone, heads, drafter, options, documents, batch).unwrap();
+    if let Some(seconds) = seconds {
+        decoder = decoder.sized_by(seconds);
+    }
     let mut blocks = vec![Vec::new(); documents.len()];
     while !decoder.finished() {
         let round = decoder.step().unwrap();
@@ -104,7 +123,7 @@ fn blocks_of(
         // What only reads prompts is prefill, and what only verifies is none.
         let Spent { prefill, backbone, .. } = round.spent;
         assert!(!round.blocks.is_empty() || (!prefill.is_zero() && backbone.is_zero()), "{prefill:?} {backbone:?}");
-        assert!(round.blocks.len() < batch || (prefill.is_zero() && !backbone.is_zero()), "{prefill:?} {backbone:?}");
+        assert!(round.blocks.len() < batch || prefill.is_zero(), "{prefill:?}");
         round.blocks.into_iter().for_each(|(document, block)| blocks[document].push(block));
     }
     assert_eq!(decoder.step().unwrap(), Round::default(), "nothing is left to do");
@@ -142,22 +161,24 @@ proptest! {
         let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
         let expected = generate(&backbone, &[&prompt], max_new).unwrap().remove(0);
         let settings = Settings { shares: vec![1.0], ..Settings::new(4, vec![], 0.7) };
-        let drafters: [Box<dyn Drafter>; 8] = [
+        let limits = GrowthLimits { nodes: 12, frontier: 4 };
+        let drafters: [Box<dyn Drafter>; 6] = [
             Box::new(Bpd),
             Box::new(rescoring(&counts, SizedSelection::Paths(1), 0.6)),
             Box::new(rescoring(&counts, SizedSelection::Paths(7), 1.0)),
             Box::new(rescoring(&counts, SizedSelection::ExpectedPath, 0.3)),
             Box::new(rescoring(&counts, SizedSelection::ExpectedTree(12), 0.5)),
-            Box::new(rescoring(&counts, SizedSelection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
-            Box::new(Grown { rescorers: vec![&counts], policy: GrowthPolicy::MostProbable, limits: limits(12, 4), settings: settings.clone() }),
-            Box::new(Grown { rescorers: vec![&counts], policy: GrowthPolicy::MostProbable, limits: timed(12, 4), settings }),
+            Box::new(Grown { rescorers: vec![&counts], policy: GrowthPolicy::MostProbable, limits, settings }),
         ];
         let options =
             Decoding { top_k: 4, dtype: StorageType::Float32, stop, verification: Verification::GREEDY };
         for drafter in &drafters {
-            let (text, blocks) = decode_as(options, &backbone, &heads, &**drafter, &prompt, max_new);
-            prop_assert_eq!(&text, &expected);
-            prop_assert!(blocks <= text.len());
+            for seconds in [None, Some(seconds(0.05)), Some(seconds(1.0))] {
+                let blocks = sized_blocks(options, &backbone, &heads, &**drafter, &[(&prompt, max_new)], 1, seconds);
+                let text: Vec<u32> = blocks[0].iter().flat_map(|block| block.tokens.iter().copied()).collect();
+                prop_assert_eq!(&text, &expected);
+                prop_assert!(blocks[0].len() <= text.len());
+            }
         }
     }
 }
@@ -187,15 +208,11 @@ fn a_reader_scores_paths_as_the_model_does() {
     }
 }
 
-fn limits(nodes: usize, frontier: usize) -> GrowthLimits {
-    GrowthLimits { nodes, frontier, seconds: None }
-}
-
-/// Limits with seconds that let some levels be run and others not.
-fn timed(nodes: usize, frontier: usize) -> GrowthLimits {
+/// Seconds of steps in which every further row of a forward takes `each` times as long as the first. Some levels pay, and others do
+/// not.
+fn seconds(each: f64) -> BlockSeconds {
     let slower = |count: usize, first: f64, each: f64| (0..count).map(|n| first + each * n as f64).collect();
-    let seconds = BlockSeconds { nodes: slower(nodes, 1.0, 0.05), level: slower(frontier, 0.1, 0.05) };
-    GrowthLimits { seconds: Some(seconds), ..limits(nodes, frontier) }
+    BlockSeconds { forward: slower(48, 1.0, each), drafting: vec![0.05], level: slower(16, 0.1, 0.05) }
 }
 
 /// How each of some rules is decoded, and whether its text is the greedy one.
@@ -216,17 +233,13 @@ fn ways<'a>(counts: &'a dyn Rescorer, seed: u64) -> Vec<(Box<dyn Drafter + 'a>, 
         (Box::new(Bpd), Verification::GREEDY, true),
         (Box::new(PromptLookup), Verification::GREEDY, true),
         (Box::new(rescoring(counts, SizedSelection::Paths(5), 0.6)), Verification::GREEDY, true),
-        (
-            Box::new(rescoring(counts, SizedSelection::TimedTree(vec![1.0, 1.1, 1.2, 1.9, 2.1]), 0.5)),
-            Verification::GREEDY,
-            true,
-        ),
+        (Box::new(rescoring(counts, SizedSelection::ExpectedTree(9), 0.5)), Verification::GREEDY, true),
         (Box::new(rescoring(counts, SizedSelection::ExpectedTree(9), 0.5)), rule(Rule::Deterministic), false),
         (
             Box::new(Grown {
                 rescorers: vec![counts],
                 policy: GrowthPolicy::MostProbable,
-                limits: timed(9, 3),
+                limits: GrowthLimits { nodes: 9, frontier: 3 },
                 settings: grown,
             }),
             Verification::GREEDY,
@@ -275,6 +288,17 @@ proptest! {
                 backbone.end_of_text.push(first[end.index(first.len())]);
             }
             let together = blocks_of(options, &backbone, &heads, &*drafter, &documents, batch);
+            // Where trees are sized by time, blocks depend on the documents beside them, and texts do not.
+            for seconds in [seconds(0.05), seconds(1.0)].into_iter().filter(|_| greedy) {
+                let sized =
+                    sized_blocks(options, &backbone, &heads, &*drafter, &documents, batch, Some(seconds.clone()));
+                let again = sized_blocks(options, &backbone, &heads, &*drafter, &documents, batch, Some(seconds));
+                prop_assert_eq!(&sized, &again);
+                for (sized, blocks) in sized.iter().zip(&together) {
+                    let text = |blocks: &[Block]| blocks.iter().flat_map(|block| block.tokens.clone()).collect::<Vec<u32>>();
+                    prop_assert_eq!(text(sized), text(blocks));
+                }
+            }
             for (document, found) in documents.iter().zip(&together) {
                 let alone = blocks_of(options, &backbone, &heads, &*drafter, &[*document], 1).remove(0);
                 prop_assert_eq!(found, &alone, "{:?}", verification.rule);
@@ -285,6 +309,77 @@ proptest! {
             }
         }
     }
+}
+
+/// The mean number of nodes of a block and the share of blocks of one node, when so many documents of the same text are decoded side
+/// by side with trees of at most twelve nodes, where a forward of n rows takes this long.
+fn nodes_by(documents: usize, forward: impl Fn(usize) -> f64) -> (f64, f64) {
+    let backbone = backbone();
+    let heads = heads(&backbone, 3, 0.3, "ffn");
+    let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+    let drafter = rescoring(&counts, SizedSelection::ExpectedTree(12), 0.5);
+    let options =
+        Decoding { top_k: 4, dtype: StorageType::Float32, stop: StopRule::Never, verification: Verification::GREEDY };
+    let forward = (1..=12 * documents).map(forward).collect();
+    let seconds = BlockSeconds { forward, drafting: vec![0.0; documents], level: Vec::new() };
+    let prompt = backbone.tokenizer.encode("Tell of the fox.").unwrap();
+    let all = vec![(&prompt[..], 100); documents];
+    let blocks = sized_blocks(options, &backbone, &heads, &drafter, &all, documents, Some(seconds));
+    let nodes: Vec<usize> = blocks.iter().flatten().map(|block| block.nodes).collect();
+    let count = nodes.len() as f64;
+    (nodes.iter().sum::<usize>() as f64 / count, nodes.iter().filter(|nodes| **nodes == 1).count() as f64 / count)
+}
+
+#[test]
+fn trees_are_as_large_as_pays() {
+    for documents in [1, 4] {
+        let (nodes, _) = nodes_by(documents, |_| 1.0);
+        assert!(nodes > 6.0, "where rows cost nothing, blocks have {nodes} nodes");
+        let (nodes, plain) = nodes_by(documents, |rows| rows as f64);
+        assert!(
+            plain == 1.0,
+            "where every row costs as much, {plain} of all blocks are plain, and they have {nodes} nodes"
+        );
+    }
+    let [alone, beside] = [1, 4].map(|documents| nodes_by(documents, |rows| (rows as f64 / 8.0).max(1.0)).0);
+    assert!(beside < alone, "{beside} nodes side by side, {alone} alone");
+}
+
+/// Every number of rows and documents that a step can have has its seconds, and more never take less.
+#[test]
+fn seconds_are_measured_for_every_size_of_a_step() {
+    let backbone = backbone();
+    let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+    let drafter = rescoring(&counts, SizedSelection::ExpectedTree(5), 0.5);
+    let options =
+        Decoding { top_k: 4, dtype: StorageType::Float32, stop: StopRule::Never, verification: Verification::GREEDY };
+    for kind in KINDS {
+        let heads = heads(&backbone, 3, 0.3, kind);
+        for (frontier, levels) in [(None, 0), (Some(3), 9)] {
+            let batch = TimedBatch { text: &[9, 120, 33, 70], documents: 3, nodes: 5, frontier };
+            let found = block_seconds(&backbone, &heads, &drafter, options, batch).unwrap();
+            let BlockSeconds { forward, drafting, level } = found;
+            assert_eq!((forward.len(), drafting.len(), level.len()), (15, 3, levels), "{kind}");
+            for curve in [&forward, &drafting, &level] {
+                assert!(curve.is_sorted() && curve.iter().all(|&seconds| seconds > 0.0), "{kind}: {curve:?}");
+            }
+        }
+    }
+}
+
+/// A token that ends the text and is known needs no forward; beside other documents it needs no drafts.
+#[test]
+fn a_last_token_that_is_known_costs_nothing() {
+    let backbone = backbone();
+    let heads = heads(&backbone, 3, 0.3, "ffn");
+    let options =
+        Decoding { top_k: 4, dtype: StorageType::Float32, stop: StopRule::Never, verification: Verification::GREEDY };
+    let mut decoder = Decoder::new(&backbone, &heads, &Bpd, options, &[(&[9, 120, 33], 1)], 1).unwrap();
+    assert!(decoder.step().unwrap().blocks.is_empty(), "the prompt is read first");
+    let Round { blocks, spent } = decoder.step().unwrap();
+    assert_eq!((blocks.len(), blocks[0].1.nodes, spent.backbone, spent.heads), (1, 1, Duration::ZERO, Duration::ZERO));
+    assert_eq!(decoder.decoded(0), generate(&backbone, &[&[9, 120, 33]], 1).unwrap()[0]);
+    assert!(decoder.finished());
 }
 
 /// How a comparison goes on after a near-tie: from other tokens than were decoded, beside documents that go on as they were.

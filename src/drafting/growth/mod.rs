@@ -13,7 +13,6 @@ use tree::{GrowingTree, Node};
 pub use tree::{GrowthLimits, GrowthPolicy};
 
 use super::local::{WeighedReader, summed_scores};
-use super::pace::Pace;
 use super::{Drafter, Drafts, GrowingSession, Session, Settings};
 use crate::error::Result;
 use crate::nn::Largest;
@@ -38,7 +37,7 @@ impl Drafter for Grown<'_> {
             (share, rescorer.reader().expect("only rescorers of paths take part in grown trees"))
         });
         let readers = readers.collect();
-        Box::new(GrownSession { grown: self, readers, pace: Pace::default(), tree: GrowingTree::default() })
+        Box::new(GrownSession { grown: self, readers, tree: GrowingTree::default() })
     }
 
     fn reads_heads(&self) -> bool {
@@ -57,22 +56,22 @@ impl Drafter for Grown<'_> {
 struct GrownSession<'a> {
     grown: &'a Grown<'a>,
     readers: Vec<WeighedReader<'a>>,
-    pace: Pace,
     /// The tree of the present block.
     tree: GrowingTree,
 }
 
 impl GrowingSession for GrownSession<'_> {
     fn begin(&mut self, text: &[u32], block: &BlockContext) -> Result<()> {
-        let Grown { limits, settings, .. } = self.grown;
+        let Grown { limits, settings, policy, .. } = self.grown;
         let text = &text[..block.start];
         for (_, reader) in &mut self.readers {
             reader.read(text, block.slots * limits.frontier)?;
             reader.hear(block.hidden);
         }
         let pinned = block.lattice.ids(0)[0];
-        let rate = limits.seconds.as_ref().map_or(0.0, |seconds| self.pace.rate(&seconds.nodes));
-        self.tree = GrowingTree::new(text, pinned, block.slots, rate);
+        // Other trees have a shape of their own.
+        let budget = block.budget.filter(|_| *policy == GrowthPolicy::MostProbable);
+        self.tree = GrowingTree::new(text, pinned, block.slots, budget.cloned());
         self.tree.copy = settings.copied(text, pinned, block.slots);
         self.tree.narrow(limits);
         Ok(())
@@ -105,7 +104,7 @@ impl GrowingSession for GrownSession<'_> {
     }
 
     fn finish(&mut self) -> Drafts {
-        std::mem::take(&mut self.tree).drafts(&self.grown.policy, &self.grown.limits, &mut self.pace)
+        std::mem::take(&mut self.tree).drafts(&self.grown.policy, &self.grown.limits)
     }
 }
 

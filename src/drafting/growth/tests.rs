@@ -2,10 +2,10 @@
 
 use super::super::GraphConfig;
 use super::*;
-use crate::drafting::{BlockSeconds, grow_together};
+use crate::drafting::grow_together;
 use crate::heads::Growth;
 use crate::kernels::{SoftmaxStats, softmax_stats};
-use crate::lattice::{DraftTree, Lattice, Weighting};
+use crate::lattice::{BlockBudget, DraftTree, Lattice, Weighting};
 use crate::rescorer::{BlockShape, PrefixReader, RescoringCost, Scoring};
 use proptest::prelude::*;
 
@@ -173,7 +173,7 @@ proptest! {
         let mut settings = Settings::new(k, Vec::new(), temperature);
         (settings.weighting, settings.shares) = (Weighting::from(scale), vec![1.0]);
         let all = all_nodes(seed, k, slots, &settings);
-        let limits = GrowthLimits { nodes, frontier: 1000, seconds: None };
+        let limits = GrowthLimits { nodes, frontier: 1000 };
         let grown = Grown { rescorers: vec![&Reading], policy: GrowthPolicy::MostProbable, limits, settings };
         let drafts = grow(&grown, &mut MadeUp::new(seed, k), slots);
         // Equally probable prefixes may stand for each other.
@@ -191,11 +191,17 @@ proptest! {
         all.sort_by(|a, b| b.total_cmp(a));
         let of_nodes: Vec<f64> = (0..nodes).map(|n| 1.0 + each * n as f64).collect();
         let tree = |of_row: f64| {
-            let seconds = BlockSeconds { nodes: of_nodes.clone(), level: vec![of_row; 1000] };
-            let limits = GrowthLimits { nodes, frontier: 1000, seconds: Some(seconds) };
+            let budget = BlockBudget { nodes: of_nodes.clone(), level: vec![of_row; 1000], rate: 1.0 };
+            let limits = GrowthLimits { nodes, frontier: 1000 };
             let grown = Grown { rescorers: Vec::new(), policy: GrowthPolicy::MostProbable, limits, settings: settings.clone() };
             let mut growth = MadeUp::new(seed, k);
-            (DraftTree::from_paths(&grow(&grown, &mut growth, slots).paths), growth.most_at_once)
+            let lattice = Lattice::pinned(PINNED, 1, &[], &[]).unwrap();
+            let block = BlockContext { slots, budget: Some(&budget), ..BlockContext::new(TEXT.len(), &lattice) };
+            let drafts = grow_block(&grown, &TEXT, &block, &mut growth);
+            let tree = DraftTree::from_paths(&drafts.paths);
+            let length: f64 = all.iter().take(tree.len()).sum();
+            assert!(of_row > 0.0 || (drafts.length.unwrap() - length).abs() < 1e-9, "the expected length");
+            (tree, growth.most_at_once)
         };
         let gain = |n: usize| all.iter().take(n).sum::<f64>() - of_nodes[n - 1];
         let (free, _) = tree(0.0);
@@ -214,7 +220,7 @@ proptest! {
         let mut settings = Settings::new(k, Vec::new(), 1.0);
         settings.rank_rates = rates;
         let all = all_nodes(seed, k, slots, &settings);
-        let limits = GrowthLimits { nodes, frontier: 1000, seconds: None };
+        let limits = GrowthLimits { nodes, frontier: 1000 };
         let grown = Grown { rescorers: Vec::new(), policy: GrowthPolicy::FixedShape, limits, settings };
         let drafts = grow(&grown, &mut MadeUp::new(seed, k), slots);
         prop_assert_eq!(prefixes(&drafts.paths), best(&all, nodes));
@@ -234,7 +240,7 @@ proptest! {
             siblings(&all, &path[..end]).iter().take(width).any(|(token, _)| *token == path[end])
         });
         let whole: Vec<_> = all.iter().filter(|(path, _)| path.len() == slots && kept(path)).cloned().collect();
-        let limits = GrowthLimits { nodes: 1, frontier: 1000, seconds: None };
+        let limits = GrowthLimits { nodes: 1, frontier: 1000 };
         let policy = GrowthPolicy::WholePaths { branching: branching.clone(), paths };
         let grown = Grown { rescorers: vec![&Reading], policy, limits, settings };
         let mut drafts = grow(&grown, &mut MadeUp::new(seed, k), slots);
@@ -245,7 +251,7 @@ proptest! {
     /// A beam of one prefix follows the best token.
     #[test]
     fn a_narrow_beam_is_greedy(seed: u32, k in 1usize..5, slots in 1usize..6) {
-        let limits = GrowthLimits { nodes: 1, frontier: 1, seconds: None };
+        let limits = GrowthLimits { nodes: 1, frontier: 1 };
         let policy = GrowthPolicy::WholePaths { branching: Vec::new(), paths: 1 };
         let grown = Grown { rescorers: Vec::new(), policy, limits, settings: Settings::new(k, Vec::new(), 1.0) };
         prop_assert_eq!(grow(&grown, &mut MadeUp::new(seed, k), slots).paths, [first_choices(seed, slots)]);
@@ -268,7 +274,7 @@ proptest! {
             chain.starts_with(before) && siblings.iter().take(width).any(|(sibling, _)| sibling == token)
         };
         let expected: Vec<_> = all.iter().filter(|(path, _)| kept(path)).cloned().collect();
-        let limits = GrowthLimits { nodes, frontier: 1, seconds: None };
+        let limits = GrowthLimits { nodes, frontier: 1 };
         let policy = GrowthPolicy::WidenedPath { widths: widths.clone() };
         let grown = Grown { rescorers: Vec::new(), policy, limits, settings };
         let mut growth = MadeUp::new(seed, k);
@@ -294,7 +300,7 @@ proptest! {
         });
         let mut expected: Vec<Vec<u32>> = all.iter().map(|(path, _)| path.clone()).filter(|path| kept(path)).collect();
         expected.sort();
-        let limits = GrowthLimits { nodes: 10_000, frontier: 10_000, seconds: None };
+        let limits = GrowthLimits { nodes: 10_000, frontier: 10_000 };
         let grown = Grown { rescorers: Vec::new(), policy: GrowthPolicy::Graph(graph), limits, settings };
         let drafts = grow(&grown, &mut MadeUp::new(seed, k), slots);
         prop_assert!(prefixes(&drafts.paths) == expected || drafts.margin < 1e-6);
@@ -308,7 +314,7 @@ proptest! {
     ) {
         let settings = Settings::new(k, Vec::new(), 1.0);
         let graph = GraphConfig { children: 3, theta: 0.1, tau: 0.1, merge: true, equal_before };
-        let limits = GrowthLimits { nodes: 10_000, frontier: 10_000, seconds: None };
+        let limits = GrowthLimits { nodes: 10_000, frontier: 10_000 };
         let grown = Grown { rescorers: Vec::new(), policy: GrowthPolicy::Graph(graph), limits, settings };
         let mut growth = MadeUp::new(seed, k);
         let drafts = grow(&grown, &mut growth, slots);
@@ -330,7 +336,7 @@ proptest! {
     #[test]
     fn a_narrow_frontier_is_a_chain(seed: u32, slots in 1usize..6) {
         let settings = Settings::new(1, Vec::new(), 1.0);
-        let limits = GrowthLimits { nodes: slots, frontier: 1, seconds: None };
+        let limits = GrowthLimits { nodes: slots, frontier: 1 };
         let grown = Grown { rescorers: Vec::new(), policy: GrowthPolicy::MostProbable, limits, settings };
         let mut growth = MadeUp::new(seed, 1);
         prop_assert_eq!(grow(&grown, &mut growth, slots).paths, [first_choices(seed, slots)]);
@@ -347,7 +353,7 @@ fn what_is_copied_competes() {
     settings.lookup_scale = 1.0;
     let lattice = Lattice::pinned(2, 1, &[], &[]).unwrap();
     let block = BlockContext { slots: 3, ..BlockContext::new(text.len(), &lattice) };
-    let limits = GrowthLimits { nodes: 3, frontier: 4, seconds: None };
+    let limits = GrowthLimits { nodes: 3, frontier: 4 };
     let grown = Grown { rescorers: Vec::new(), policy: GrowthPolicy::MostProbable, limits, settings };
     let drafts = grow_block(&grown, &text, &block, &mut MadeUp::new(1, 2));
     assert_eq!(drafts.paths, [[2, 0, 4]]);

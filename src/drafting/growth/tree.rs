@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 
 use serde::Serialize;
 
-use crate::drafting::pace::Pace;
-use crate::drafting::{BlockSeconds, Drafts, GraphConfig};
-use crate::lattice::{LookupToken, TimeBudget};
+use crate::drafting::{Drafts, GraphConfig};
+use crate::lattice::{BlockBudget, LookupToken};
 
 /// Which of the tokens that are proposed behind each path become nodes of a grown draft.
 ///
@@ -42,15 +41,12 @@ pub enum GrowthPolicy {
 }
 
 /// How large a grown draft may be.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct GrowthLimits {
     /// The number of its nodes. Whole paths have their own number instead.
     pub nodes: usize,
     /// The largest number of nodes of a level that the heads propose tokens behind.
     pub frontier: usize,
-    /// If given, a tree has only the nodes, and only the levels are run, that pay for their time. There are as many numbers of
-    /// nodes and of rows as the limits say.
-    pub seconds: Option<BlockSeconds>,
 }
 
 /// A tree that is being grown.
@@ -74,9 +70,8 @@ pub(super) struct GrowingTree {
     pub read: usize,
     /// How much of what the level before was worth goes on in this one.
     going_on: f64,
-    /// The tokens per second that the blocks before were expected to bring, if time counts, and the seconds that levels took.
-    rate: f64,
-    spent: f64,
+    /// If given, the tree has only the nodes, and only the levels are run, that pay for their time.
+    budget: Option<BlockBudget>,
     /// How close a share came to a bound of the graph, or to another number of tokens on the widened path, in logarithms.
     margin: f64,
 }
@@ -113,7 +108,7 @@ impl Node {
 
 impl GrowingTree {
     /// Begins a tree of at most `slots` levels with the pinned token behind `text`.
-    pub fn new(text: &[u32], pinned: u32, slots: usize, rate: f64) -> Self {
+    pub fn new(text: &[u32], pinned: u32, slots: usize, budget: Option<BlockBudget>) -> Self {
         let after = text.len().checked_sub(1);
         let root = Node { path: vec![pinned], share: 1.0, probability: 1.0, copied: true, after };
         Self {
@@ -125,7 +120,7 @@ impl GrowingTree {
             edges: vec![Vec::new()],
             read: text.len(),
             going_on: 1.0,
-            rate,
+            budget,
             margin: f64::INFINITY,
             ..Self::default()
         }
@@ -234,37 +229,33 @@ impl GrowingTree {
     /// Leaves out of the level what the limits leave out.
     pub fn narrow(&mut self, limits: &GrowthLimits) {
         self.level.truncate(if self.slot < self.slots { limits.frontier } else { 0 });
-        if let Some(seconds) = limits.seconds.as_ref().filter(|_| self.slot > 1) {
-            let budget = TimeBudget { seconds: &seconds.level, rate: self.rate };
+        if let Some(budget) = self.budget.as_ref().filter(|_| self.slot > 1) {
             // What follows is not known yet. It may be expected to lose as much as the level before lost.
             let expected = self.level.iter().map(|&node| self.found[node].probability * self.going_on);
-            let (rows, gain) = budget.worthwhile_nodes(expected);
+            let (rows, gain) = budget.of_level().worthwhile_nodes(expected);
             self.level.truncate(if gain > 0.0 { rows } else { 0 });
-            self.spent += self.level.len().checked_sub(1).map_or(0.0, |rows| seconds.level[rows]);
         }
     }
 
     /// Returns the drafts of the tree, which is complete.
-    pub fn drafts(mut self, policy: &GrowthPolicy, limits: &GrowthLimits, pace: &mut Pace) -> Drafts {
+    pub fn drafts(mut self, policy: &GrowthPolicy, limits: &GrowthLimits) -> Drafts {
         let mut size = match policy {
             GrowthPolicy::MostProbable | GrowthPolicy::FixedShape | GrowthPolicy::WidenedPath { .. } => limits.nodes,
             GrowthPolicy::WholePaths { paths, .. } => *paths,
             GrowthPolicy::Graph(_) => return Drafts::chosen(without_prefixes(self.walks(limits.nodes)), self.margin),
         };
         let probability = |node: &usize| self.found[*node].probability;
-        if let Some(seconds) = &limits.seconds {
-            let budget = TimeBudget { seconds: &seconds.nodes, rate: self.rate };
-            (size, _) = budget.worthwhile_nodes(self.nodes.iter().map(probability));
-            let length = self.nodes[..size].iter().map(probability).sum();
-            pace.add(length, seconds.nodes[size - 1] + self.spent);
+        if let Some(budget) = &self.budget {
+            (size, _) = budget.of_nodes(size).worthwhile_nodes(self.nodes.iter().map(probability));
         }
+        let length = self.budget.as_ref().map(|_| self.nodes.iter().take(size).map(probability).sum());
         let left_out = self.nodes.get(size).map(probability);
         self.nodes.truncate(size);
         let least = probability(&self.nodes[self.nodes.len() - 1]);
         let margin = left_out.map_or(f64::INFINITY, |left_out| least.ln() - left_out.ln());
         self.nodes.sort_unstable();
         let paths = self.nodes.iter().map(|&node| self.found[node].path.clone()).collect();
-        Drafts::chosen(without_prefixes(paths), margin.min(self.margin))
+        Drafts { length, ..Drafts::chosen(without_prefixes(paths), margin.min(self.margin)) }
     }
 
     /// Returns the first `nodes` walks through the graph from the root on, the shorter ones first.
