@@ -1,5 +1,7 @@
 //! States of some tokens by name, in this process's memory and on a device.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Tensor};
 
 use super::Feature;
@@ -24,6 +26,27 @@ impl FeatureRows {
         let Some(first) = parts.first() else { return Self::default() };
         let all = |feature| parts.iter().flat_map(|part| part.get(feature)).copied().collect();
         Self { width: first.width, states: first.states.iter().map(|&(feature, _)| (feature, all(feature))).collect() }
+    }
+
+    /// Returns n, the number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.states.first().map_or(0, |(_, values)| values.len() / self.width)
+    }
+
+    /// Adds the states of some tokens of `other`, which has the same features, unless these are of no tokens yet.
+    pub fn extend(&mut self, other: &Self, tokens: Range<usize>) {
+        if self.states.is_empty() {
+            self.width = other.width;
+            self.states = other.states.iter().map(|(feature, _)| (*feature, Vec::new())).collect();
+        }
+        let range = tokens.start * self.width..tokens.end * self.width;
+        let pairs = self.states.iter_mut().zip(&other.states);
+        pairs.for_each(|((_, mine), (_, theirs))| mine.extend_from_slice(&theirs[range.clone()]));
+    }
+
+    /// Keeps the states of the first tokens, if there are more.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.states.iter_mut().for_each(|(_, values)| values.truncate(tokens * self.width));
     }
 
     /// Returns the states called `feature`, `[n, d]`.

@@ -194,6 +194,7 @@ impl<'a> Decoder<'a> {
         let (backbone, tokens) = (forward.elapsed(), read.1.iter().sum::<usize>());
         let blocks = self.commit(&proposals, read);
         self.count(&proposals, &blocks, levels);
+        self.let_heads_read();
         let bookkeeping = began.elapsed() - heads - drafting - backbone;
         let of_prompts = prompts as f64 / tokens as f64;
         let [of_backbone, of_rest] = [backbone, bookkeeping].map(|time| time.mul_f64(of_prompts));
@@ -215,6 +216,9 @@ impl<'a> Decoder<'a> {
     pub fn replace(&mut self, document: usize, decoded: usize, tokens: &[u32]) {
         let row = self.rows.iter().position(|row| row.document == document).expect("a document of the last step");
         let kept = self.documents[document].rewrite(decoded, tokens);
+        if let Some(cache) = &self.kept {
+            self.rows[row].unread.truncate(kept.saturating_sub(cache.len(row)));
+        }
         self.caches().for_each(|cache| cache.truncate(row, kept));
     }
 
@@ -450,14 +454,26 @@ impl<'a> Decoder<'a> {
         let all = indices(read.iter().flatten().copied(), model.device());
         let states = states.map(|state| state.select(0, all.clone())).to_rows(self.options.dtype);
         let counts: Vec<usize> = read.iter().map(Vec::len).collect();
-        if let Some(kept) = &mut self.kept {
-            self.heads.read(model, kept, &counts, &states.to_device(model.device()));
-        }
         let mut end = 0;
         for (row, count) in self.rows.iter_mut().zip(counts) {
-            end += count;
+            let tokens = end..end + count;
+            end = tokens.end;
             row.states = states.row(end - 1).to_rows();
+            if self.kept.is_some() {
+                row.unread.extend(&states, tokens);
+            }
         }
         blocks
+    }
+
+    /// Lets heads that attend read what was committed, unless the next step drafts nothing: then it can wait.
+    fn let_heads_read(&mut self) {
+        let drafts = self.pace.as_ref().is_none_or(Pace::drafts);
+        let Some(kept) = self.kept.as_mut().filter(|_| drafts) else { return };
+        let unread: Vec<FeatureRows> = self.rows.iter_mut().map(|row| std::mem::take(&mut row.unread)).collect();
+        let counts: Vec<usize> = unread.iter().map(FeatureRows::tokens).collect();
+        let model = &self.backbone.model;
+        let states = FeatureRows::concat(&unread.iter().collect::<Vec<_>>()).to_device(model.device());
+        self.heads.read(model, kept, &counts, &states);
     }
 }

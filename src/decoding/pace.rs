@@ -61,6 +61,11 @@ impl Pace {
         Self { seconds, tokens: 1.0, time: 1.0, accepted: PRIOR.0, expected: PRIOR.1, credit: TRIAL }
     }
 
+    /// Returns whether the next step is to draft, and not to be one of plain decoding.
+    pub fn drafts(&self) -> bool {
+        self.credit >= 0.0
+    }
+
     /// Returns what the drafts of the next step cost if so many documents, at least one, are drafted for, or none if the step is to be
     /// one of plain decoding.
     ///
@@ -75,7 +80,7 @@ impl Pace {
         };
         let drafting = at(drafting, documents);
         let speed = (self.tokens / self.time).max(1.0);
-        (self.credit >= 0.0).then(|| BlockBudget {
+        self.drafts().then(|| BlockBudget {
             nodes: beside(forward).into_iter().map(|seconds| seconds + drafting).collect(),
             level: beside(level),
             rate: speed / at(forward, documents) * self.expected / self.accepted,

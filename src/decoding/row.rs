@@ -152,13 +152,16 @@ pub(super) struct Row<'a> {
     pub states: FeatureRows,
     /// and the token that follows, with the lead of the backbone's first choice there.
     pub next: (u32, f32),
+    /// The states of all tokens that heads which attend to the text have not read.
+    pub unread: FeatureRows,
 }
 
 impl<'a> Row<'a> {
     /// Begins a document, with dice of its own.
     pub fn new(document: usize, drafter: &'a dyn Drafter, verification: Verification) -> Self {
         let (session, verifier) = (drafter.session(), Verifier::new(verification));
-        Self { document, session, verifier, states: FeatureRows::default(), next: (0, f32::INFINITY) }
+        let (states, unread) = (FeatureRows::default(), FeatureRows::default());
+        Self { document, session, verifier, states, next: (0, f32::INFINITY), unread }
     }
 
     /// Begins the next block of `document`, whose text was read, if its drafts grow.

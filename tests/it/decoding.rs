@@ -345,6 +345,47 @@ fn trees_are_as_large_as_pays() {
     assert!(beside < alone, "{beside} nodes side by side, {alone} alone");
 }
 
+/// Heads that attend read what they missed while nothing was drafted. What they draft then is what they draft anyway.
+#[test]
+fn after_plain_decoding_heads_draft_as_if_they_always_had() {
+    let backbone = backbone();
+    let counts = NgramRescorer::open(&world().join("runs/tiny/rescorers/counts"), &backbone).unwrap();
+    let mut drafter = rescoring(&counts, SizedSelection::ExpectedTree(12), 0.5);
+    drafter.include_top1 = false;
+    let options =
+        Decoding { top_k: 4, dtype: StorageType::Float32, stop: StopRule::Never, verification: Verification::GREEDY };
+    let prompts: [&[u32]; 6] = [&[9, 120, 33, 70], &[5, 80, 41], &[17; 20], &[44, 3], &[200, 7, 61], &[33; 5]];
+    let documents = prompts.map(|prompt| (prompt, 100));
+    for kind in KINDS {
+        let heads = heads(&backbone, 3, 0.3, kind);
+        // Forwards take as long whatever their size, so that trees are whole, and the heads as long again.
+        let seconds = BlockSeconds { forward: vec![1.0; 12], drafting: vec![1.0], level: Vec::new() };
+        let always = blocks_of(options, &backbone, &heads, &drafter, &documents, 1);
+        let sized = sized_blocks(options, &backbone, &heads, &drafter, &documents, 1, Some(seconds));
+        let mut compared = 0;
+        for (always, sized) in always.iter().zip(&sized) {
+            let mut end = 0;
+            let by_start: HashMap<usize, &Block> = always
+                .iter()
+                .map(|block| {
+                    end += block.tokens.len();
+                    (end - block.tokens.len(), block)
+                })
+                .collect();
+            let mut start = 0;
+            for pair in sized.windows(2) {
+                start += pair[0].tokens.len();
+                let resumed = pair[0].nodes == 1 && pair[1].nodes > 1;
+                if let Some(block) = by_start.get(&start).filter(|_| resumed) {
+                    assert_eq!(&pair[1], *block, "{kind}");
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 0, "{kind}: nothing was drafted after a step without drafts, so nothing was tested");
+    }
+}
+
 /// Every number of rows and documents that a step can have has its seconds, and more never take less.
 #[test]
 fn seconds_are_measured_for_every_size_of_a_step() {
