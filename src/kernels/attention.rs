@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::rows::exp;
 use super::tile::{Float32, ROWS, Target, next_rows, tile};
-use super::{ARCH, PANEL, Shared};
+use super::{ARCH, PANEL, Shared, threads_for};
 
 /// The columns of its text's cache that a new token may attend to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,8 +149,11 @@ pub fn attend(queries: &[f32], spans: &[VisibleSpan], cache: &LayerCache, out: &
         blocks.extend((0..cache.heads).map(|head| (head, first, count)));
         first += count;
     }
+    let columns = spans.iter().map(|span| span.end().saturating_sub(span.start())).max().unwrap_or(0);
+    // Each query is multiplied by the keys, and its weights by the values.
+    let share = blocks.len().div_ceil(threads_for(2 * queries.len() * columns));
     let out = Shared::new(out);
-    blocks.into_par_iter().for_each(|(head, first, rows)| {
+    blocks.into_par_iter().with_min_len(share).for_each(|(head, first, rows)| {
         let mut scratch = SCRATCH.take();
         let block = BlockOfRows { queries, spans, cache, out, head, group, first, rows };
         ARCH.dispatch(Attend(block, &mut scratch));

@@ -60,6 +60,14 @@ type Aligned<T> = AVec<T, ConstAlign<64>>;
 /// The numbers that are worth a thread of their own, where each takes a few operations.
 pub const PART: usize = 1 << 14;
 
+/// The multiply-adds that are worth a thread of their own: as many as it does while it is being woken.
+const WORK: usize = 1 << 15;
+
+/// Returns how many threads are worth waking for so many multiply-adds.
+fn threads_for(work: usize) -> usize {
+    (work / WORK).clamp(1, rayon::current_num_threads())
+}
+
 /// A buffer of which several threads write disjoint parts.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);

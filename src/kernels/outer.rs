@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::tile::{Float32, Target, next_rows, tile};
-use super::{ARCH, Aligned, PANEL, Shared};
+use super::{ARCH, Aligned, PANEL, PART, Shared, threads_for};
 
 /// Some columns of a row-major matrix with `stride` columns.
 #[derive(Clone)]
@@ -96,10 +96,11 @@ pub fn weight_gradient(dy: &[f32], outputs: usize, x: &[f32], inputs: usize) -> 
     let mut panels = SPARE.replace(Aligned::new(0));
     panels.resize(inputs.div_ceil(*PANEL) * *PANEL * rows, 0.0);
     if rows > 0 {
-        let all = panels.par_chunks_mut(PANELS * rows * *PANEL).enumerate();
+        let all = panels.par_chunks_mut(PANELS * rows * *PANEL).enumerate().with_min_len(PART.div_ceil(rows * *PANEL));
         all.for_each(|(task, panels)| fill_panels(x, inputs, task * PANELS * *PANEL, panels));
     }
-    gradient.par_chunks_mut(OUTPUTS * inputs).enumerate().for_each(|(task, gradient)| {
+    let share = outputs.div_ceil(OUTPUTS).div_ceil(threads_for(dy.len() * inputs));
+    gradient.par_chunks_mut(OUTPUTS * inputs).enumerate().with_min_len(share.max(1)).for_each(|(task, gradient)| {
         let first = task * OUTPUTS;
         let a = Part { numbers: dy, stride: outputs, columns: first..outputs.min(first + OUTPUTS) };
         ARCH.dispatch(Outer { a, panels: &panels, width: inputs, out: gradient });

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::interleaved::Interleaved;
 use super::tile::{Bfloat16, Float16, Float32, Format, Target, tile};
-use super::{ARCH, Aligned, PANEL, Shared};
+use super::{ARCH, Aligned, PANEL, Shared, threads_for};
 use crate::storage_type::StorageType;
 
 /// `W` `[outputs, inputs]` with an optional bias, for `y = x W^T + b`.
@@ -114,7 +114,7 @@ impl PackedMatrix {
         }
     }
 
-    /// Shares the panels out equally among the threads.
+    /// Shares the panels out equally among the threads that are worth it.
     fn share_out<F: Format>(
         &self,
         format: F,
@@ -126,7 +126,7 @@ impl PackedMatrix {
     ) {
         let size = F::stored(*PANEL) * self.inputs;
         let panels = outputs.start / *PANEL..outputs.end.div_ceil(*PANEL);
-        let share = panels.len().div_ceil(rayon::current_num_threads()).max(1);
+        let share = panels.len().div_ceil(threads_for(y.len() * self.inputs)).max(1);
         let y = Shared::new(y);
         let numbers = &numbers[panels.start * size..panels.end * size];
         let bias = self.bias.get(outputs.clone()).unwrap_or_default();
