@@ -2,7 +2,8 @@
 
 use super::super::quants::Kind;
 use super::super::{GgufFile, llama, tokenizer};
-use super::writer::{Writer, message, open};
+use super::writer::Writer;
+use super::{message, open};
 
 /// Lines with a kind, its blocks and their numbers, the latter two as hexadecimal bytes.
 const DEQUANTISED: &str = include_str!("../fixtures/dequantised.txt");

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::llama;
-use super::writer::{Writer, message};
+use super::message;
+use super::writer::Writer;
 
 #[test]
 fn a_llama_has_its_configuration_and_parameters() {

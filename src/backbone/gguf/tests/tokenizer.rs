@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::super::tokenizer;
-use super::writer::{Writer, message};
+use super::message;
+use super::writer::Writer;
 
 const BYTE_LEVEL: &str = include_str!("../fixtures/byte_level.json");
 const SENTENCE_PIECES: &str = include_str!("../fixtures/sentence_pieces.json");

@@ -1,9 +1,4 @@
-//! Writes GGUF files for the tests.
-
-use std::io::Write;
-
-use super::super::GgufFile;
-use crate::error::Result;
+//! Writes GGUF files for tests. It knows nothing of this crate, so that `tests/it/strange_files.rs` writes some as well.
 
 /// A file that is being written: the bytes of its parts, and how many entries they have.
 #[derive(Clone, Default)]
@@ -99,22 +94,6 @@ impl Writer {
         file.extend(&self.data);
         file
     }
-
-    pub fn open(&self) -> Result<GgufFile> {
-        open(&self.bytes())
-    }
-}
-
-/// Opens `bytes` as a file.
-pub fn open(bytes: &[u8]) -> Result<GgufFile> {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(bytes).unwrap();
-    GgufFile::open(file.path())
-}
-
-/// Returns the message of `result`, which must be an error.
-pub fn message<T>(result: Result<T>) -> String {
-    result.err().expect("an error was expected").to_string()
 }
 
 fn put_text(bytes: &mut Vec<u8>, text: &str) {
