@@ -32,7 +32,8 @@ use bytemuck::Pod;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::super::words::{MAX_ORDER, Vocabulary};
+use super::super::words::{MAX_ORDER, UNK, Vocabulary};
+use super::ROOT;
 use crate::error::{Error, Result, bail};
 
 const MAGIC: &[u8; 8] = b"dsngrams";
@@ -213,13 +214,16 @@ pub(super) fn read(map: Mmap) -> Result<(Header, Columns)> {
     Ok((header, columns))
 }
 
-/// Compares every column with its hash.
+/// Compares every column with its hash, and checks that a query, which trusts them, comes to an end in them.
 pub(super) fn verify(header: &Header, columns: &Columns) -> Result<()> {
     for ((name, range), hash) in NAMES.iter().zip(header.layout().0).zip(&header.hashes) {
         let bytes = &columns.bytes()[range.start as usize..range.end as usize];
         if blake3::hash(bytes).to_hex().as_str() != hash {
             bail!("the column `{name}` of the model file is damaged. Make the file again.");
         }
+    }
+    if !columns.lead_on(header) {
+        bail!("the model file leads from contexts to what is none. Make it again, from counts or ARPA.");
     }
     Ok(())
 }
@@ -317,6 +321,29 @@ impl Columns {
     pub(super) fn arcs(&self, node: u32) -> Range<u32> {
         let (links, node) = (self.links(), node as usize);
         links[node][0]..links[node + 1][0]
+    }
+
+    /// Returns whether every number leads to an arc or a node that is there, and from a context only to shorter ones, the last of
+    /// which has `<unk>`. The numbers themselves may be any.
+    fn lead_on(&self, header: &Header) -> bool {
+        let (links, nodes, arcs, bases) = (self.links(), self.nodes(), header.arcs() as u32, header.bases());
+        let ends = bases[1..].iter().copied().chain([arcs]);
+        // The arcs of the contexts of each order are the n-grams of the next one, in their order.
+        let starts_at = |node: u32, arc: u32| links[node as usize][0] == arc;
+        let in_order = links.is_sorted_by_key(|link| link[0])
+            && starts_at(ROOT, 1)
+            && bases.iter().zip(ends).all(|(&base, end)| starts_at(base, end));
+        let to_shorter = bases.windows(2).all(|base| (base[0]..base[1]).all(|node| self.suffix(node) < base[0]));
+        let there = |numbers: &[u32], most: u32| numbers.iter().all(|&number| number < most);
+        in_order
+            && to_shorter
+            && self.begin() < nodes
+            && there(self.leaves(), nodes)
+            && there(self.roots(), arcs)
+            && match self.roots().first() {
+                Some(&arc) => arc != ROOT,
+                None => self.words().find(self.arcs(ROOT), UNK).is_some(),
+            }
     }
 
     /// Returns the longest proper suffix of a node that is worth a state.

@@ -93,10 +93,10 @@ impl Model {
         Ok(Self { header, columns, begin })
     }
 
-    /// Compares the columns with their checksums.
+    /// Compares the columns with their checksums, and checks that every query comes to an end, whoever made the file.
     ///
     /// # Errors
-    /// When a column is damaged; the error names it.
+    /// When a column is damaged, which the error names, or the columns lead to what is not there.
     pub fn verify(&self) -> Result<()> {
         layout::verify(&self.header, &self.columns)
     }
