@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{BiasConfig, FrozenHeads, HeadArchitecture, HeadKind, HeadShape, Trained};
+use super::{AnyHeadKind, BiasConfig, FrozenHeads, HeadArchitecture, HeadKind, HeadShape, Trained};
 use crate::backbone::{Backbone, Checkpoint, ModelConfig, ValueSketch};
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -152,12 +152,21 @@ pub fn load_heads(folder: &Path, backbone: &Backbone, binding: Binding) -> Resul
 /// that of another checkpoint of their training.
 ///
 /// # Errors
-/// Returns an error if a file is missing or damaged.
+/// Returns an error if a file is missing or damaged, or if the backbone does not suit heads of this description.
 pub fn load_again(folder: &Path, weights: &Path, backbone: &Backbone) -> Result<FrozenHeads> {
-    let Description { kind, block_size, vocabulary, .. } = Description::read(&folder.join(DESCRIPTION))?;
+    let path = folder.join(DESCRIPTION);
+    let Description { kind, block_size, vocabulary, .. } = Description::read(&path)?;
     let architecture = kind.architecture(folder)?;
+    suits(architecture.kind(), backbone.model.config()).map_err(|e| e.within(path.display()))?;
     let trained = Trained { count: block_size - 1, bias: kind.bias, vocabulary };
     architecture.kind().load(weights, trained, backbone)
+}
+
+/// Checks what a configuration would be checked for: heads may come from anywhere.
+fn suits(kind: &dyn AnyHeadKind, backbone: &ModelConfig) -> Result<()> {
+    kind.validate()?;
+    let layers = backbone.num_hidden_layers;
+    kind.features(backbone)?.into_iter().try_for_each(|feature| feature.validate(layers))
 }
 
 /// Returns the folder of the trained heads that `path` names. The path may be this folder, the folder of a run, whose
@@ -274,8 +283,7 @@ impl PlainHeads {
         }
         let shape = HeadShape::above(backbone, self.count, self.vocabulary.as_deref());
         let kind = self.architecture.kind();
-        kind.validate()?;
-        kind.features(backbone)?;
+        suits(kind, backbone)?;
         let shapes = kind.parameter_shapes(shape, self.bias, device);
         for (name, shape) in &shapes {
             match self.parameters.get(name) {

@@ -418,6 +418,10 @@ fn heads_of_another_layout() {
     set(&description, "block_size", json!(1u64 << 63));
     refused(path, &evaluate, &["heads.json", "`block_size` is 9223372036854775808", "2 to 4096"]);
     set(&description, "block_size", before);
+    let before = read_json(&description)["architecture"].clone();
+    set(&description, "architecture", json!({"kind": "ffn", "hidden": 16, "features": ["layer-99", "last"]}));
+    refused(path, &evaluate, &["heads.json", "no `layer-99`", "has 2 layers"]);
+    set(&description, "architecture", before);
     set(&description, "schema_version", json!(99));
 }
 
