@@ -71,7 +71,8 @@ impl Config {
     pub fn grid(&self) -> Result<Option<Grid>> {
         let Some(ablation) = &self.ablation else { return Ok(None) };
         let matrix = ablation.matrix_axes()?;
-        let count = matrix.iter().map(|(_, values)| values.len()).product::<usize>() * ablation.cell.len().max(1);
+        let sizes = matrix.iter().map(|(_, values)| values.len()).chain([ablation.cell.len().max(1)]);
+        let count = sizes.fold(1, usize::saturating_mul);
         if count > MOST || (ablation.cell.is_empty() && matrix.is_empty()) {
             bail!(
                 "`ablation` makes {}; give `matrix` keys with their values, such as {{ \"heads.block_size\" = [5, 9] }}, or a list of `[[ablation.cell]]`, and at most {MOST} cells.",
@@ -378,5 +379,8 @@ mod tests {
         let many = many.join(", ");
         let error = refused(&format!("matrix = {{ seed = [{many}], \"lattice.top_k\" = [{many}] }}"));
         assert!(error.contains("40000 cells"), "{error}");
+        let pairs: Vec<String> = (0..64).map(|n| format!("\"heads.k{n}\" = [1, 2]")).collect();
+        let error = refused(&format!("matrix = {{ {} }}", pairs.join(", ")));
+        assert!(error.contains("at most 10000 cells"), "{error}");
     }
 }

@@ -65,7 +65,7 @@ impl Vocabulary {
         let mut special: Vec<u32> = self.eos.iter().copied().chain(self.bos).collect();
         special.sort_unstable();
         special.dedup();
-        Some(size - special.iter().filter(|&&id| (id as usize) < size).count() + 1)
+        Some((size - special.iter().filter(|&&id| (id as usize) < size).count()).saturating_add(1))
     }
 }
 
@@ -134,6 +134,7 @@ mod tests {
         let vocabulary = Vocabulary { eos: vec![2, 0, 2, 200], bos: Some(1), size: Some(100), tokenizer: None };
         assert_eq!([0, 1, 2, 3].map(|id| vocabulary.word(id)), [EOS, BOS, EOS, 6]);
         assert_eq!(vocabulary.padded_types(), Some(98), "100 ids without 0, 1 and 2, with </s>");
+        assert_eq!(Vocabulary { size: Some(usize::MAX), ..Vocabulary::default() }.padded_types(), Some(usize::MAX));
         assert_eq!(vocabulary.strip_bos(&[1, 1, 5]), [1, 5]);
         assert_eq!(vocabulary.word(u32::MAX), UNK);
     }

@@ -39,7 +39,8 @@ impl ColumnHeader {
 
     /// Returns the number of bytes of a row.
     pub fn row_bytes(&self) -> usize {
-        self.width * self.dtype.bytes()
+        // A damaged width then asks for more than any file has.
+        self.width.saturating_mul(self.dtype.bytes())
     }
 
     pub fn write(&self, folder: &Path) -> Result<()> {

@@ -387,5 +387,12 @@ mod tests {
         ColumnHeader::new(Feature::Last, StorageType::Float16, 2, "0123").write(&dir.path().join("last")).unwrap();
         let error = trace.with_column(&dir.path().join("last")).err().unwrap().to_string();
         assert!(error.contains("other tokens than the trace's"), "{error}");
+        // Two bytes for each of 2^63 numbers would be none.
+        let trace = Trace::open(dir.path(), &identity("b")).unwrap();
+        let wide = ColumnHeader::new(Feature::Last, StorageType::Float16, 1 << 63, trace.tokens_hash());
+        wide.write(&dir.path().join("last")).unwrap();
+        std::fs::write(dir.path().join("last").join(ROWS), "").unwrap();
+        let error = trace.with_column(&dir.path().join("last")).err().unwrap().to_string();
+        assert!(error.contains("0 bytes, but"), "{error}");
     }
 }
