@@ -18,19 +18,20 @@ use tempfile::TempDir;
 
 const FILES: [&str; 4] = ["ablation.json", "ablation.csv", "ablation.md", "ablation.html"];
 
-/// Inputs and the configuration above.
-fn grid() -> TempDir {
+/// Inputs and the configuration of the grid.
+pub fn grid() -> TempDir {
     let folder = inputs();
     fs::write(folder.path().join("grid.toml"), GRID).unwrap();
     folder
 }
 
-fn report(folder: &Path) -> Vec<String> {
+/// The table in every format.
+pub fn report(folder: &Path) -> Vec<String> {
     FILES.map(|file| fs::read_to_string(folder.join("runs/grid/report").join(file)).unwrap()).to_vec()
 }
 
 /// What an undisturbed process makes of it, and the folder.
-fn undisturbed() -> &'static Path {
+pub fn undisturbed() -> &'static Path {
     static DONE: OnceLock<PathBuf> = OnceLock::new();
     DONE.get_or_init(|| {
         let folder = grid();

@@ -5,46 +5,61 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::ablation;
 use crate::common::{PROGRAM, inputs, place, skipped, succeed, traced, untimed_bytes, untimed_report, world};
 
 /// What makes a file whole, present or absent.
 const CALLS: &str = "rename,renameat,renameat2,link,linkat,fsync,fdatasync,unlink,unlinkat,rmdir";
 const SIGKILL: i32 = 9;
 
-/// Runs the program in `folder` under strace, with more of its options. Only the main thread is watched, which writes all results.
-fn watched(folder: &Path, arguments: &[&str], options: &[&str]) -> ExitStatus {
+/// Starts the program in `folder` under strace, with more of its options. Only the main thread is watched, which writes all results.
+fn watched(folder: &Path, arguments: &[&str], options: &[&str]) -> Child {
     let mut command = Command::new("strace");
     command.current_dir(folder).args(["-qq", "-o", "calls.txt", "-e"]).arg(format!("trace={CALLS}")).args(options);
     command.arg(PROGRAM).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().expect("strace starts")
+    command.spawn().expect("strace starts")
 }
 
-/// Kills the program at changes of files that are spread over its work, each time in a folder that `begin` makes anew, and starts
-/// it again. `check` then compares what is there with what it should be.
-fn survives(arguments: &[&str], begin: impl Fn() -> TempDir, check: impl Fn(&Path, &str)) {
+/// Lets so many processes work side by side, kills them at changes of files that are spread over the work, each time in a folder
+/// that `begin` makes anew, and starts the program again. `check` then compares what is there with what it should be.
+fn survives(arguments: &[&str], processes: usize, begin: impl Fn() -> TempDir, check: impl Fn(&Path, &str)) {
     let folder = begin();
-    assert!(watched(folder.path(), arguments, &[]).success());
+    assert!(watched(folder.path(), arguments, &[]).wait().unwrap().success());
     check(folder.path(), "no kill");
     let written = fs::read_to_string(folder.path().join("calls.txt")).unwrap();
     let calls: Vec<&str> = written.lines().map(|line| line.split('(').next().unwrap()).collect();
     assert!(calls.len() > 50, "{} changes of files", calls.len());
     let points: usize = std::env::var("DRAFTSMITH_CRASHES").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let mut kills = 0;
     for point in 0..points {
-        // Others for every number of points. strace counts each kind of call apart.
-        let number = (2 * point + 1) * calls.len() / (2 * points);
-        let kind = calls[number];
-        let nth = calls[..=number].iter().filter(|call| **call == kind).count();
         let folder = begin();
-        let killed = watched(folder.path(), arguments, &["-e", &format!("inject={kind}:signal=KILL:when={nth}")]);
-        let place = format!("{kind} {nth}, number {number} of {}", calls.len());
-        assert_eq!(killed.signal(), Some(SIGKILL), "{place}: {killed}");
+        let (mut children, mut places) = (Vec::new(), Vec::new());
+        for process in 0..processes {
+            // Others for every number of points, within the share of a process. strace counts each kind of call apart.
+            let part = 2 * (point * processes + process) + 1;
+            let number = part * calls.len() / (2 * points * processes * processes);
+            let kind = calls[number];
+            let nth = calls[..=number].iter().filter(|call| **call == kind).count();
+            let kill = format!("inject={kind}:signal=KILL:when={nth}");
+            children.push(watched(folder.path(), arguments, &["-e", &kill]));
+            places.push(format!("{kind} {nth}, number {number} of {}", calls.len()));
+        }
+        let place = places.join(", and ");
+        for mut child in children {
+            let ended = child.wait().unwrap();
+            let killed = ended.signal() == Some(SIGKILL);
+            // One of several may have had little to do.
+            assert!(killed || (processes > 1 && ended.success()), "{place}: {ended}");
+            kills += usize::from(killed);
+        }
         succeed(folder.path(), arguments);
         check(folder.path(), &place);
     }
+    assert!(kills >= points, "{kills} kills at {points} points");
 }
 
 fn may_watch() -> bool {
@@ -59,7 +74,7 @@ fn a_run_that_is_killed_at_any_change_of_a_file_loses_nothing() {
     if !may_watch() {
         return skipped(NO_STRACE);
     }
-    survives(&["run", "run.toml"], inputs, |folder, when| {
+    survives(&["run", "run.toml"], 1, inputs, |folder, when| {
         assert!(untimed_report(folder) == untimed_report(world()), "the report, after {when}");
         for part in ["traces/fables-train", "columns/fables-train/last", "heads", "rescorers/small", "rescorers/turns"]
         {
@@ -88,7 +103,19 @@ fn a_training_that_is_killed_at_any_change_of_a_file_loses_nothing() {
     let uninterrupted = traced();
     succeed(uninterrupted.path(), &arguments);
     let bytes = |folder: &Path| untimed_bytes(&place(folder, "heads"));
-    survives(&arguments, traced, |folder, when| {
+    survives(&arguments, 1, traced, |folder, when| {
         assert!(bytes(folder) == bytes(uninterrupted.path()), "the heads, after {when}");
+    });
+}
+
+/// Each takes over what the other had begun, and the last one what both had.
+#[test]
+fn an_ablation_whose_processes_are_killed_at_any_change_of_a_file_loses_nothing() {
+    if !may_watch() {
+        return skipped(NO_STRACE);
+    }
+    let expected = ablation::report(ablation::undisturbed());
+    survives(&["ablate", "grid.toml"], 2, ablation::grid, |folder, when| {
+        assert!(ablation::report(folder) == expected, "the table, after {when}");
     });
 }
