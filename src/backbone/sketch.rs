@@ -72,12 +72,14 @@ impl ValueSketch {
 
 impl TensorSketch {
     fn differs(&self, other: &Self, unit: f64) -> bool {
+        if self.shape != other.shape {
+            return true;
+        }
         // Values too small for float16's normal range move by an absolute amount, and sums of their own are rounded as well.
         let floor = (self.shape.iter().product::<usize>() as f64).sqrt() * 2f64.powi(-24);
         let allowed = unit * self.norm.max(other.norm) + floor;
         let projections = self.projections.iter().zip(&other.projections);
-        self.shape != other.shape
-            || (self.norm - other.norm).abs() > allowed
+        (self.norm - other.norm).abs() > allowed
             || projections.into_iter().any(|(one, two)| (one - two).abs() > DEVIATIONS * allowed)
     }
 }

@@ -128,7 +128,8 @@ impl Weights {
         };
         self.used.insert(name.clone());
         let (mut shape, mut numbers) = self.files[file].read(name)?;
-        if let ([inputs, outputs], true) = (&shape[..], transposed) {
+        // Without numbers, a dimension may be any.
+        if let ([inputs, outputs], true, false) = (&shape[..], transposed, numbers.is_empty()) {
             let (inputs, outputs) = (*inputs, *outputs);
             let indices = (0..outputs).flat_map(|o| (0..inputs).map(move |i| (i, o)));
             numbers = indices.map(|(i, o)| numbers[i * outputs + o]).collect();
@@ -137,14 +138,17 @@ impl Weights {
         if rows.is_empty() {
             return Ok((shape, numbers));
         }
-        let width: usize = shape[1..].iter().product();
+        let Some((height, width)) = shape.split_first() else {
+            bail!("the tensor `{name}` is a single number, but the configuration asks for rows.");
+        };
+        let place = |row: usize| width.iter().try_fold(row, |place, &size| place.checked_mul(size));
         let mut part = Vec::new();
         for range in &rows {
-            match numbers.get(range.start * width..range.end * width) {
+            let places = place(range.start).zip(place(range.end));
+            match places.and_then(|(start, end)| numbers.get(start..end)) {
                 Some(rows) => part.extend_from_slice(rows),
                 None => bail!(
-                    "the tensor `{name}` has {} rows, but the configuration asks for row {}.",
-                    shape[0],
+                    "the tensor `{name}` has {height} rows, but the configuration asks for row {}.",
                     range.end - 1
                 ),
             }

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use draftsmith::backbone::{Check, Checkpoint, Model, Precision, check};
+use draftsmith::nn::{parameters_from_safetensors, parameters_to_safetensors};
 use draftsmith::storage_type::StorageType;
+
+use crate::common::copy_folder;
 
 /// Exact and approximated gelu differ by more in every checkpoint that has one.
 const TOLERANCE: f32 = 1e-4;
@@ -43,5 +46,24 @@ fn half_precision_weights_are_near_and_show() {
         let model = Checkpoint::open(folder).unwrap().load(precision, &Device::flex()).unwrap();
         let found = compare(folder, &model);
         assert!(found.largest_difference > TOLERANCE && found.largest_difference < 0.3, "{found:?}");
+    }
+}
+
+/// GPT-2 has queries, keys and values as the rows of one tensor, which is stored on its side.
+#[test]
+fn a_tensor_without_rows_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/gpt2"), folder.path());
+    let path = folder.path().join("model.safetensors");
+    let whole = parameters_from_safetensors(&path).unwrap();
+    for (name, shape) in [("weight", vec![0, 1 << 62]), ("bias", vec![]), ("bias", vec![0, 1 << 62])] {
+        let name = format!("transformer.h.0.attn.c_attn.{name}");
+        let mut values = whole.clone();
+        let numbers = vec![0.0; shape.iter().product()];
+        values.insert(name.clone(), (shape, numbers));
+        parameters_to_safetensors(&path, &values, StorageType::Float32).unwrap();
+        let loaded = Checkpoint::open(folder.path()).unwrap().load(Precision::AS_STORED, &Device::flex());
+        let error = loaded.err().expect("it is refused").to_string();
+        assert!(error.contains(&name) && error.contains("row"), "{error}");
     }
 }

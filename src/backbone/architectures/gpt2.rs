@@ -37,7 +37,7 @@ impl Architecture for Gpt2 {
             vocab_size: keys.count("vocab_size")?,
             hidden_size,
             intermediate_size: keys.count_or("n_inner", 4 * hidden_size)?,
-            num_hidden_layers: keys.count("n_layer")?,
+            num_hidden_layers: keys.layers("n_layer")?,
             num_attention_heads: heads,
             num_key_value_heads: heads,
             head_dim: hidden_size / heads,

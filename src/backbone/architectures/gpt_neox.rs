@@ -31,7 +31,7 @@ impl Architecture for GptNeox {
             vocab_size: keys.count("vocab_size")?,
             hidden_size,
             intermediate_size: keys.count("intermediate_size")?,
-            num_hidden_layers: keys.count("num_hidden_layers")?,
+            num_hidden_layers: keys.layers("num_hidden_layers")?,
             num_attention_heads: heads,
             num_key_value_heads: heads,
             head_dim: hidden_size / heads,

@@ -6,6 +6,11 @@ use super::super::model_config::{Positions, RopeScaling, Rotary};
 use crate::error::{Error, Result, bail};
 use crate::kernels::Activation;
 
+/// The largest number of anything but layers. Products of two of them, by 4 bytes, can be counted.
+const MOST: u64 = 1 << 30;
+/// The largest number of layers.
+const MOST_LAYERS: usize = 1 << 16;
+
 /// The keys of a `config.json`. A null value counts as absent.
 pub struct Keys<'a>(pub &'a Map<String, Value>);
 
@@ -14,18 +19,29 @@ impl Keys<'_> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    /// Returns a whole number above 0.
+    /// Returns a whole number above 0, within what any model has.
     ///
     /// # Errors
     /// When the key is absent or has another value.
     pub fn count(&self, key: &str) -> Result<usize> {
         match self.get(key).and_then(Value::as_u64) {
-            Some(n) if n > 0 => Ok(n as usize),
-            _ => bail!("`{key}` must be a whole number above 0."),
+            Some(n) if (1..=MOST).contains(&n) => Ok(n as usize),
+            _ => bail!("`{key}` must be a whole number from 1 to {MOST}."),
         }
     }
 
-    /// Returns a whole number above 0, or `otherwise` if the key is absent.
+    /// Returns the number of layers under `key`.
+    ///
+    /// # Errors
+    /// When the key is absent or has another value.
+    pub fn layers(&self, key: &str) -> Result<usize> {
+        match self.count(key)? {
+            layers if layers > MOST_LAYERS => bail!("`{key}` is {layers}; it may be {MOST_LAYERS} at most."),
+            layers => Ok(layers),
+        }
+    }
+
+    /// Does the same as [`Keys::count`], or returns `otherwise` if the key is absent.
     pub fn count_or(&self, key: &str, otherwise: usize) -> Result<usize> {
         if self.get(key).is_some() { self.count(key) } else { Ok(otherwise) }
     }

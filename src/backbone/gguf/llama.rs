@@ -213,9 +213,13 @@ pub fn read_parameter(file: &GgufFile, config: &Map<String, Value>, hf_name: &st
 /// Undoes the file's order of a head's rows. Rotary positions rotate pairs of rows: a GGUF file has the two rows of a
 /// pair side by side, while Hugging Face has the first rows of all pairs and then the second ones.
 fn halves_apart(shape: &[usize], numbers: &[f32], heads: usize) -> Option<Vec<f32>> {
+    // Without numbers, the other dimensions may be any.
+    if heads == 0 || numbers.is_empty() {
+        return None;
+    }
     let (&rows, columns) = shape.split_first()?;
     let columns: usize = columns.iter().product();
-    if heads == 0 || rows == 0 || columns == 0 || !rows.is_multiple_of(2 * heads) {
+    if !rows.is_multiple_of(2 * heads) {
         return None;
     }
     let pairs = rows / heads / 2;
