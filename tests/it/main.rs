@@ -36,6 +36,8 @@ mod resume;
 mod store;
 #[cfg(feature = "cpu")]
 mod strange_bytes;
+#[cfg(feature = "cpu")]
+mod strange_files;
 #[cfg(unix)]
 mod trace_command;
 #[cfg(unix)]
