@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attention::{AttentionHeads, PrefixLayerConfig};
 use super::carried::{self, Carries, OfHeadsBelow};
+use super::kind::check_blocks;
 use super::network::{Differentiated, DraftedTokens, Learning};
 use super::unembedding::copy_unembedding;
 use super::{Begun, DraftHeads, HeadKind, HeadShape, HeadUnembedding, Starts};
@@ -38,6 +39,10 @@ impl Default for HydraConfig {
 impl HeadKind for HydraConfig {
     const NAME: &'static str = "hydra";
     type Network = HydraHeads;
+
+    fn validate(&self) -> Result<()> {
+        check_blocks("repeats", self.repeats)
+    }
 
     fn owns_unembedding(&self) -> bool {
         self.unembedding == HeadUnembedding::Own

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::saved::{SavedKind, describe_heads, load_network, load_to_train, save_weights, section};
 use super::{BiasConfig, BiasedHeads, Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, TrainingText};
 use crate::backbone::{Backbone, Feature, Model, ModelConfig};
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::nn::{Init, collect_parameters, count_parameters, from_host};
 use crate::progress;
 use crate::training::{Replica, TrainingContext, train};
@@ -62,6 +62,21 @@ pub trait HeadKind: Serialize {
     /// Makes untrained heads. What begins as a copy of the backbone's parameters is zero or random until
     /// [`DraftHeads::warm_start`] or a file fills it.
     fn network(&self, shape: HeadShape, init: &mut Init) -> Self::Network;
+}
+
+/// The most residual blocks that a head has, one behind the other.
+const MOST_BLOCKS: usize = 1024;
+
+/// Checks the number of a head's residual blocks, `heads.architecture.{key}`. Heads may come from anywhere, and blocks take time to
+/// make even where memory has no room for them.
+///
+/// # Errors
+/// Returns an error if there are too many.
+pub(super) fn check_blocks(key: &str, blocks: usize) -> Result<()> {
+    if blocks > MOST_BLOCKS {
+        bail!("`heads.architecture.{key}` is {blocks}; it may be {MOST_BLOCKS} at most.");
+    }
+    Ok(())
 }
 
 /// The sizes of heads that follow from the block size and the backbone.

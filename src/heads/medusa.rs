@@ -7,6 +7,7 @@ use burn::tensor::activation::silu;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::kind::check_blocks;
 use super::unembedding::copy_unembedding;
 use super::{Begun, DraftHeads, HeadKind, HeadShape, HeadUnembedding, Starts};
 use crate::backbone::{Feature, Model};
@@ -33,6 +34,10 @@ impl Default for MedusaConfig {
 impl HeadKind for MedusaConfig {
     const NAME: &'static str = "medusa";
     type Network = MedusaHeads;
+
+    fn validate(&self) -> Result<()> {
+        check_blocks("blocks", self.blocks)
+    }
 
     fn owns_unembedding(&self) -> bool {
         self.unembedding == HeadUnembedding::Own

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::carried::{self, Carries};
+use super::kind::check_blocks;
 use super::unembedding::{StateOutput, copy_unembedding};
 use super::{Begun, DraftHeads, HeadKind, HeadShape, HeadUnembedding, Starts};
 use crate::backbone::{Feature, Model, ModelConfig};
@@ -32,6 +33,10 @@ impl Default for RedrafterConfig {
 impl HeadKind for RedrafterConfig {
     const NAME: &'static str = "redrafter";
     type Network = RedrafterHeads;
+
+    fn validate(&self) -> Result<()> {
+        check_blocks("blocks", self.blocks)
+    }
 
     fn owns_unembedding(&self) -> bool {
         self.unembedding == HeadUnembedding::Own

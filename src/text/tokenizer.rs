@@ -114,7 +114,10 @@ impl Tokenizer {
 
     /// Returns the text of token ids, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|e| Error::new(format!("cannot decode tokens: {e}")))
+        let decoded = guarded(|| self.inner.decode(ids, true));
+        let decoded =
+            decoded.ok_or_else(|| Error::new("tokenizer.json: a part of it cannot be used on these tokens."))?;
+        decoded.map_err(|e| Error::new(format!("cannot decode tokens: {e}")))
     }
 
     /// Returns the text of a token as the vocabulary has it, if there is one with this id.
@@ -208,6 +211,20 @@ mod tests {
         for text in ["the fox", "the foxes saw the fox and the fox saw them", ""] {
             assert_eq!(odd.encode(text).unwrap(), plain.encode(text).unwrap());
         }
+    }
+
+    #[test]
+    fn a_decoder_that_the_library_stumbles_over_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        Tokenizer::fit(["the fox"].into_iter(), 270, dir.path()).unwrap();
+        let path = dir.path().join("tokenizer.json");
+        let mut json: Value = files::read_json(&path).unwrap();
+        // It takes more from the end than there is.
+        json["decoder"] = serde_json::json!({"type": "Strip", "content": "a", "start": 0, "stop": 9});
+        files::write_json(&path, &json).unwrap();
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        let error = tokenizer.decode(&tokenizer.encode("aaa").unwrap()).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json"), "{error}");
     }
 
     #[test]

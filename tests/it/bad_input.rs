@@ -421,6 +421,8 @@ fn heads_of_another_layout() {
     let before = read_json(&description)["architecture"].clone();
     set(&description, "architecture", json!({"kind": "ffn", "hidden": 16, "features": ["layer-99", "last"]}));
     refused(path, &evaluate, &["heads.json", "no `layer-99`", "has 2 layers"]);
+    set(&description, "architecture", json!({"kind": "medusa", "blocks": u64::MAX}));
+    refused(path, &evaluate, &["heads.json", "`heads.architecture.blocks` is 18446744073709551615", "1024 at most"]);
     set(&description, "architecture", before);
     set(&description, "schema_version", json!(99));
 }
