@@ -1,0 +1,5 @@
+//! Reads safetensors files.
+
+#![no_main]
+
+draftsmith_fuzz::target!("safetensors");
