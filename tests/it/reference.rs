@@ -63,7 +63,7 @@ fn a_tensor_without_rows_is_refused() {
         values.insert(name.clone(), (shape, numbers));
         parameters_to_safetensors(&path, &values, StorageType::Float32).unwrap();
         let loaded = Checkpoint::open(folder.path()).unwrap().load(Precision::AS_STORED, &Device::flex());
-        let error = loaded.err().expect("it is refused").to_string();
+        let error = loaded.expect_err("it is refused").to_string();
         assert!(error.contains(&name) && error.contains("row"), "{error}");
     }
 }

@@ -20,7 +20,9 @@ use draftsmith::heads::{
     AttentionConfig, BiasConfig, Binding, FfnConfig, HeadArchitecture, HeadShape, HydraConfig, LinearConfig,
     MedusaConfig, PlainHeads, SpeculatorConfig, load_heads,
 };
-use draftsmith::ngram::{Collector, Counts, Ending, Listing, Memory, Model, Options, Vocabulary, arpa, estimate};
+use draftsmith::ngram::{
+    Collector, Counts, DEFAULT_FALLBACK, Ending, Listing, Memory, Model, Options, Vocabulary, arpa, estimate,
+};
 use draftsmith::nn::{Init, SafetensorsFile, parameters_from_safetensors, parameters_to_safetensors};
 use draftsmith::storage_type::StorageType;
 use draftsmith::text::{ChatTemplate, DataConfig, Document, TEMPLATE_DATE, Tokenizer, field_names, read_corpus};
@@ -541,6 +543,7 @@ fn read_counts(path: &Path) -> Result<()> {
         true => Counts::read_parquet(folder_of(path), Vocabulary::default(), &memory())?,
         false => Counts::open(&[path])?,
     };
-    let _ = estimate(&counts, &Options { discount_fallback: Some([0.5, 1.0, 1.5]), ..Options::default() }, &memory());
-    counts.for_each(|_, _| Ok(()))
+    counts.for_each(|_, _| Ok(()))?;
+    let options = Options { discount_fallback: Some(DEFAULT_FALLBACK), ..Options::default() };
+    use_model(&Model::compile(&estimate(&counts, &options, &memory())?.listing)?)
 }

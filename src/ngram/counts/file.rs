@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::key::{Key, Packing};
 use super::super::sort::Stream;
-use super::super::words::{BOS, Vocabulary};
+use super::super::words::{BOS, EOS, Vocabulary};
 use super::{Counts, Window, check_order};
 use crate::error::{Error, Result, bail};
 use crate::files;
@@ -195,7 +195,9 @@ impl FileReader {
         let mut key = self.packing.prefix(self.key, shared);
         for at in shared..self.order {
             let word = self.number()?;
-            if word == 0 || word > u64::from(self.packing.largest()) {
+            // In suffix order the last word of the text comes first. It is not <s>, and no other one is </s>.
+            let out_of_place = if at == 0 { BOS } else { EOS };
+            if word == 0 || word > u64::from(self.packing.largest()) || word == u64::from(out_of_place) {
                 return Err(self.damaged());
             }
             key = self.packing.append(key, at, word as u32);

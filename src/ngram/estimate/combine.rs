@@ -5,10 +5,10 @@ use bytemuck::{Pod, Zeroable};
 use super::super::key::Key;
 use super::super::listing::{Entry, List, Listing};
 use super::super::sort::{Reader, Record, Sorted, Sorter};
-use super::super::words::MAX_ORDER;
+use super::super::words::{MAX_ORDER, to_id};
 use super::share::{Left, Share, Shares};
 use super::{Run, Smoothing};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A listed n-gram, with the probability of its last word after the shorter context.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -37,23 +37,25 @@ impl Run<'_> {
         let mut sorters: Vec<Sorter<Entry>> = (0..order).map(|_| self.sorter()).collect();
         let mut sizes = vec![0; order];
         self.walk(&shares, types, |n, share, prob, _| {
-            // Skips the contexts of pruned n-grams.
             let mut weight = 1.0;
-            if let Some(contexts) = contexts.get_mut(n - 1) {
-                while let Some(context) = contexts.peek()
-                    && context.key <= share.key
-                {
-                    if context.key == share.key {
-                        weight = context.mass;
-                    }
-                    contexts.advance()?;
+            if let Some(contexts) = contexts.get_mut(n - 1)
+                && let Some(&Left { key, mass }) = contexts.peek()
+                && key <= share.key
+            {
+                if key < share.key {
+                    return Err(self.unlisted(key, n));
                 }
+                weight = mass;
+                contexts.advance()?;
             }
             sizes[n - 1] += 1;
             let key = self.packing.reverse(share.key, n);
             let (log10_prob, log10_backoff) = (prob.log10().min(0.0) as f32, weight.log10() as f32);
             sorters[n - 1].push(Entry { key, log10_prob, log10_backoff })
         })?;
+        if let Some((context, n)) = contexts.iter().zip(1..).find_map(|(left, n)| Some((left.peek()?, n))) {
+            return Err(self.unlisted(context.key, n));
+        }
         drop(contexts);
         drop(shares);
         let mut orders = Vec::with_capacity(order);
@@ -62,6 +64,15 @@ impl Run<'_> {
         }
         let vocabulary = self.counts.vocabulary().clone();
         Ok(Listing { vocabulary, packing: self.packing, memory: self.memory.clone(), orders })
+    }
+
+    /// Makes the error that a context of `n` words is not listed itself, as no part of a text is.
+    fn unlisted(&self, context: Key, n: usize) -> Error {
+        let ids: Vec<i64> = self.packing.words(context, n).rev().map(to_id).collect();
+        Error::new(format!(
+            "these are not the counts of whole documents: something follows {ids:?}, which itself is not counted. Count the text again; \
+             a table from another program needs the window of every token."
+        ))
     }
 
     /// Calls `each(order, n-gram, its probability, that of its suffix)` for every n-gram to be listed, in suffix order.

@@ -77,8 +77,8 @@ pub struct Estimate {
 /// Estimates a smoothed model from `counts`, within `memory`.
 ///
 /// # Errors
-/// When the counts of counts are degenerate and there is no fallback, the thresholds fall from one order to the next,
-/// or the disk is full.
+/// When the counts of counts are degenerate and there is no fallback, the counts are not those of whole documents, the
+/// thresholds fall from one order to the next, or the disk is full.
 pub fn estimate(counts: &Counts, options: &Options, memory: &Memory) -> Result<Estimate> {
     if let Some(fallback) = options.discount_fallback {
         discounts::check_fallback(fallback)?;

@@ -69,7 +69,10 @@ impl Run<'_> {
                     reader.advance()?;
                 }
                 let mass = self.share(n, &context, discounts, &mut shares)?;
-                left.push(Left { key, mass })?;
+                // Whatever is pruned wholly leaves everything, which need not be said.
+                if context.iter().any(|gram| !gram.pruned()) {
+                    left.push(Left { key, mass })?;
+                }
                 if n == 1 {
                     for word in Self::ALWAYS.into_iter().filter(|&word| word != EOS || !adjusted.ended) {
                         // <s> is certain; the others have the uniform share of what is left.

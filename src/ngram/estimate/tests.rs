@@ -1,7 +1,7 @@
 //! Tests of the estimates against plain implementations of the formulas.
 
 use super::super::words::{BOS, EOS, Ending, UNK, Vocabulary};
-use super::super::{Counter, Model};
+use super::super::{Collector, Counter, Model};
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -220,4 +220,19 @@ fn thresholds_that_fall_are_refused() {
     let options = Options { prune: vec![0, 2, 1], ..with(Some(DEFAULT_FALLBACK)) };
     let message = estimate(&counter.finish().unwrap(), &options, &Memory::usual()).err().unwrap().to_string();
     assert!(message.contains("[0, 2, 1] fall"), "{message}");
+}
+
+#[test]
+fn counts_that_lack_the_windows_of_contexts_are_refused() {
+    // A context behind all n-grams that are listed, and one among them.
+    for windows in [[[Counts::BEGIN, 1], [5, 2]], [[Counts::BEGIN, 9], [5, 9]]] {
+        let mut counts = Collector::new(2, Vocabulary::default(), &Memory::usual()).unwrap();
+        windows.iter().for_each(|window| counts.add(window, 3).unwrap());
+        let counts = counts.finish().unwrap();
+        for smoothing in [Smoothing::KneserNey, Smoothing::Katz] {
+            let options = Options { smoothing, ..with(Some(DEFAULT_FALLBACK)) };
+            let message = estimate(&counts, &options, &Memory::usual()).err().unwrap().to_string();
+            assert!(message.contains("something follows [5], which itself is not counted"), "{message}");
+        }
+    }
 }
