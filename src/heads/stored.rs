@@ -117,11 +117,12 @@ impl StoredCandidates {
         }));
         let Description { heads, k, positions, states, .. } = description;
         let kept = states.map(|kept| map_file(&folder.join(STATES)).map(|map| (map, kept))).transpose()?;
-        let whole = |(map, kept): &(Mmap, KeptStates)| map.len() == positions * heads * kept.width * kept.dtype.bytes();
-        if map.len() != 4 * positions * heads * (2 * k + 1 + description.stats())
-            || positions != first[first.len() - 1]
-            || !kept.as_ref().is_none_or(whole)
-        {
+        // A damaged description may ask for more than can be counted.
+        let size = |of_slot: Option<usize>| of_slot?.checked_mul(positions)?.checked_mul(heads);
+        let of_states = |kept: &KeptStates| size(kept.width.checked_mul(kept.dtype.bytes()));
+        let whole = |(map, kept): &(Mmap, KeptStates)| Some(map.len()) == of_states(kept);
+        let of_slot = k.checked_mul(8).and_then(|candidates| candidates.checked_add(4 * (1 + description.stats())));
+        if Some(map.len()) != size(of_slot) || positions != first[first.len() - 1] || !kept.as_ref().is_none_or(whole) {
             bail!("{}: not the candidates of this trace. Remove its folder, and they are made again.", path.display());
         }
         let limits = trace.documents().iter().map(|document| document.limit).collect();
