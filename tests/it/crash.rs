@@ -1,6 +1,6 @@
 //! A process that is killed at any rename, flush or removal of a file loses nothing that was finished: started again, it comes to the
 //! same bytes. strace kills it there; without strace these tests say that they did nothing. `DRAFTSMITH_CRASHES` is the number of
-//! points to be killed at in each, of which there are a few by default.
+//! points to be killed at in each, or `all` for every one; by default there are a few.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -33,7 +33,11 @@ fn survives(arguments: &[&str], processes: usize, begin: impl Fn() -> TempDir, c
     let written = fs::read_to_string(folder.path().join("calls.txt")).unwrap();
     let calls: Vec<&str> = written.lines().map(|line| line.split('(').next().unwrap()).collect();
     assert!(calls.len() > 50, "{} changes of files", calls.len());
-    let points: usize = std::env::var("DRAFTSMITH_CRASHES").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let points: usize = match std::env::var("DRAFTSMITH_CRASHES").as_deref() {
+        Ok("all") => calls.len(),
+        Ok(number) => number.parse().expect("DRAFTSMITH_CRASHES is a number or `all`"),
+        Err(_) => 4,
+    };
     let mut kills = 0;
     for point in 0..points {
         let folder = begin();
