@@ -161,6 +161,8 @@ impl<'a, T> Walk<'a, T> {
             self.begin(self.route.next(0, 0))?;
         }
         while let Some(start) = self.block {
+            // Where all is known from earlier walks, nobody is asked until the document ends.
+            stop_if_interrupted()?;
             self.grow()?;
             if !self.wanted().is_empty() {
                 break;
