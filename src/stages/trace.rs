@@ -219,7 +219,8 @@ pub fn estimate_traces(workspace: &Workspace) -> Result<TracesEstimate> {
     }
     Ok(TracesEstimate {
         bytes_at_most: traces.iter().map(|trace| trace.estimate.bytes_at_most).sum(),
-        seconds: traces.iter().filter_map(|trace| trace.estimate.seconds).sum(),
+        // A sum of nothing would be -0.
+        seconds: traces.iter().filter_map(|trace| trace.estimate.seconds).fold(0.0, |sum, seconds| sum + seconds),
         bytes_free: free(workspace)?,
         traces,
         finished,
