@@ -4,7 +4,9 @@
 //! [`say`], [`warn`], [`detail`], [`interrupted`] and [`Progress`].
 
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use indicatif::HumanDuration;
 
 use crate::error::{Error, Result};
 
@@ -121,6 +123,11 @@ pub fn stop_if_interrupted(stage: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Returns some seconds in words, as "2 minutes".
+pub fn duration(seconds: f64) -> String {
+    HumanDuration(Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX)).to_string()
 }
 
 /// Returns the most memory that this process has held so far, in bytes, where the system tells (Linux).

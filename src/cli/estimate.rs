@@ -1,12 +1,11 @@
 //! The option `trace --dry-run`, which estimates the time and space of the missing traces.
 
-use std::time::Duration;
-
-use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use indicatif::{HumanBytes, HumanCount};
 
 use super::args::{Common, Format};
 use super::{print, print_json};
 use crate::error::Result;
+use crate::progress::duration;
 use crate::stages::TracesEstimate;
 
 pub fn show(common: &Common, all: &TracesEstimate) -> Result<()> {
@@ -46,8 +45,4 @@ fn table(all: &TracesEstimate) -> String {
         all.folder.display(),
         duration(all.seconds)
     )
-}
-
-fn duration(seconds: f64) -> String {
-    HumanDuration(Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX)).to_string()
 }

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use indicatif::{HumanBytes, HumanDuration};
+use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::{Finding, WRITTEN, finding};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::evaluation::Known;
-use crate::progress;
+use crate::progress::{self, duration};
 use crate::stages::{
     Corpus, Graph, Inputs, Reach, Runs, Traces, TrainedHeads, Workspace, candidates, evaluate, trace, train_heads,
     train_rescorers,
@@ -83,8 +83,10 @@ impl<'a> Rehearsal<'a> {
         let steps = self.whole.config.heads.training.steps;
         let step =
             seconds_per_step(&heads.folder, 1).ok_or_else(|| Error::new("the steps that were tried are missing."))?;
-        let words =
-            format!("a step of training the heads takes {step:.2} s, and {steps} steps {}", human(step * steps as f64));
+        let words = format!(
+            "a step of training the heads takes {step:.2} s, and {steps} steps {}",
+            duration(step * steps as f64)
+        );
         Ok(finding("training", true, words))
     }
 
@@ -98,7 +100,7 @@ impl<'a> Rehearsal<'a> {
                 propose += self.times_larger(traces, planned.split) * seconds(|| candidates(small, heads, trace))?.1;
             }
         }
-        let mut parts = vec![format!("the heads' candidates {}", human(propose))];
+        let mut parts = vec![format!("the heads' candidates {}", duration(propose))];
         let mut fitted = BTreeMap::new();
         for (name, artefact) in &small.graph.rescorers {
             let (made, took) = seconds(|| train_rescorers(small, traces, Some(heads), Some(name)))?;
@@ -107,7 +109,7 @@ impl<'a> Rehearsal<'a> {
             let trained =
                 seconds_per_step(&small.folder.join(&artefact.name), 1).zip(rescorer["training"]["steps"].as_f64());
             let whole = trained.map_or(took * self.times_larger(traces, Split::Train), |(step, steps)| step * steps);
-            parts.push(format!("{name} {}", human(whole)));
+            parts.push(format!("{name} {}", duration(whole)));
         }
         let rescorers = finding("rescorers", true, format!("about: {}", parts.join(", ")));
 
@@ -115,7 +117,7 @@ impl<'a> Rehearsal<'a> {
         let replay = replay * self.times_larger(traces, Split::Dev).max(self.times_larger(traces, Split::Test));
         let mut words = format!(
             "at most {} to tune and replay, for heads that are never right, as these are after so few steps; half of it at two tokens a call",
-            human(replay)
+            duration(replay)
         );
         if let Some(live) = &self.live {
             // All else is known by now.
@@ -125,7 +127,7 @@ impl<'a> Rehearsal<'a> {
             let longer = self.whole.config.traces.max_new as f64 / small.config.traces.max_new as f64;
             words += &format!(
                 "; and {} to decode {all} documents of every set live",
-                human(one * longer * sets * all as f64)
+                duration(one * longer * sets * all as f64)
             );
         }
         Ok((rescorers, finding("evaluation", true, words)))
@@ -182,8 +184,4 @@ fn shorten(section: &mut Value) {
 fn seconds<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
     let begun = Instant::now();
     Ok((work()?, begun.elapsed().as_secs_f64()))
-}
-
-fn human(seconds: f64) -> String {
-    HumanDuration(Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX)).to_string()
 }

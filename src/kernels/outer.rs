@@ -96,7 +96,10 @@ pub fn weight_gradient(dy: &[f32], outputs: usize, x: &[f32], inputs: usize) -> 
     let mut panels = SPARE.replace(Aligned::new(0));
     panels.resize(inputs.div_ceil(*PANEL) * *PANEL * rows, 0.0);
     if rows > 0 {
-        let all = panels.par_chunks_mut(PANELS * rows * *PANEL).enumerate().with_min_len(PART.div_ceil(rows * *PANEL));
+        let all = panels
+            .par_chunks_mut(PANELS * rows * *PANEL)
+            .enumerate()
+            .with_min_len(PART.div_ceil(PANELS * rows * *PANEL));
         all.for_each(|(task, panels)| fill_panels(x, inputs, task * PANELS * *PANEL, panels));
     }
     let share = outputs.div_ceil(OUTPUTS).div_ceil(threads_for(dy.len() * inputs));
