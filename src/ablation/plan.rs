@@ -10,7 +10,7 @@ use super::{Ablation, State, Worker};
 use crate::claims::Claims;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::stages::{Part, estimate_traces};
+use crate::stages::{Part, estimate_trace};
 use crate::traces::free_space;
 
 /// The plan of an ablation.
@@ -80,11 +80,6 @@ pub fn plan(ablation: &Ablation, worker: &Worker, claims: &Claims) -> Result<Abl
         let places = |part: Part| -> Vec<PathBuf> {
             part.artefacts().into_iter().map(|artefact| store.place(&artefact.key)).collect()
         };
-        let to_trace = |part: Part| matches!(part, Part::Trace(_)) && !part.is_finished(store);
-        let traces_to_do = workspace.graph.parts().any(|part| to_trace(part) && !seen.contains(&places(part)));
-        // The estimates cover only unfinished traces, in the order of the stages.
-        let estimates = if traces_to_do { estimate_traces(&workspace)?.traces } else { Vec::new() };
-        let mut estimates = estimates.into_iter();
         for part in workspace.graph.parts() {
             let makes = part.sort();
             let place = sorts.iter().position(|sort| sort.makes == makes).unwrap_or(sorts.len());
@@ -93,7 +88,6 @@ pub fn plan(ablation: &Ablation, worker: &Worker, claims: &Claims) -> Result<Abl
             }
             let sort = &mut sorts[place];
             sort.needed += 1;
-            let of_trace = to_trace(part).then(|| estimates.next()).flatten();
             if !seen.insert(places(part)) {
                 continue;
             }
@@ -104,9 +98,10 @@ pub fn plan(ablation: &Ablation, worker: &Worker, claims: &Claims) -> Result<Abl
                 took.entry(makes).or_default().extend(seconds.sum::<Option<f64>>());
                 continue;
             }
-            let (seconds, bytes) = match of_trace {
-                Some(trace) => (trace.estimate.seconds.unwrap_or(0.0), trace.estimate.bytes_at_most),
-                None => rough.of(part, &workspace),
+            let (seconds, bytes) = match part {
+                Part::Trace(of) => estimate_trace(&workspace, of)?
+                    .map_or((0.0, 0), |estimate| (estimate.seconds.unwrap_or(0.0), estimate.bytes_at_most)),
+                _ => rough.of(part, &workspace),
             };
             sort.seconds += seconds;
             sort.bytes += bytes;

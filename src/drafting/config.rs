@@ -38,7 +38,8 @@ pub struct DraftingConfig {
     /// Where blocks end early: "never", "length=N" (behind N slots), "max-probability=P" (before the first slot whose first choice has a probability below
     /// P), "entropy-bound=B" (before the first slot with 1 - sqrt(0.2 x entropy in nats) below B) or, of heads that know it
     /// (`heads.bias.confidence`), "confidence=P" (before the first slot up to which all first choices are right with a probability
-    /// below P), with P and B from 0 to 1, or "adaedl" (as "entropy-bound", with a bound that follows what is accepted; `tuning.stop_bounds`). The
+    /// below P), with P and B from 0 to 1. Without `=P` or `=B`, dev chooses the bound (`tuning.stop_bounds`), and with "adaedl"
+    /// that of "entropy-bound" follows what is accepted. The
     /// variants that draft from the heads' lattice use it; plain `bpd` is evaluated without
     /// it as well.
     pub stop: StopRule,

@@ -4,7 +4,6 @@
 //! [`PreparedVariant`] is a variant together with its rescorers. A [`Drafter`] opens a [`Session`] on a text, and the
 //! session turns the context of a block into [`Drafts`]; a [`GrowingSession`] does it level by level. This module does not deal with verification or metrics.
 
-mod adaptive;
 mod config;
 mod drafter;
 mod drawn;
@@ -18,9 +17,9 @@ mod sourced;
 mod stop;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
+mod tuned_stop;
 mod variant;
 
-pub use adaptive::AdaptiveStop;
 pub use config::{DraftingConfig, GraphConfig};
 pub use drafter::{Bpd, Decision, Drafter, Drafts, GrowingSession, Origin, Session, TightestMargin, grow_together};
 pub use drawn::{DRAFT_DICE, DrawnDrafter, DrawnTokens};
@@ -31,5 +30,6 @@ pub use rescoring::Rescoring;
 pub(crate) use settings::null_is_infinite;
 pub use settings::{Settings, TunedSet, TunedVariant};
 pub use sourced::Sourced;
-pub use stop::{StopRule, early_stop_len};
+pub use stop::{StopMeasure, StopRule, early_stop_len};
+pub use tuned_stop::TunedStop;
 pub use variant::{Selection, Source, Variant};

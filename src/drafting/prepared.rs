@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::{
-    AdaptiveStop, Bpd, Drafter, DraftingConfig, Grown, GrowthLimits, GrowthPolicy, PromptLookup, Rescoring, Selection,
-    Settings, Source, Sourced, Variant,
+    Bpd, Drafter, DraftingConfig, Grown, GrowthLimits, GrowthPolicy, PromptLookup, Rescoring, Selection, Settings,
+    Source, Sourced, StopRule, TunedStop, Variant,
 };
 use crate::lattice::Weighting;
 use crate::rescorer::Rescorer;
@@ -107,9 +107,12 @@ impl<'a> PreparedVariant<'a> {
             }
             _ => Box::new(self.rescoring(self.selection.clone(), self.include_top1, settings)),
         };
-        match settings.stop_bound {
-            Some(bound) => Box::new(AdaptiveStop { inner, bound }),
-            None => inner,
+        match (self.variant.stop.measure(), settings.stop_bound) {
+            (Some(measure), Some(bound)) => {
+                let follows = self.variant.stop == StopRule::Adaptive;
+                Box::new(TunedStop { inner, measure, bound, follows })
+            }
+            _ => inner,
         }
     }
 

@@ -35,7 +35,8 @@ pub struct Settings {
     pub confidence: LookupConfidence,
     /// The factor that `confidence` is multiplied by. At 0, nothing is copied.
     pub lookup_scale: f64,
-    /// The bound that [`StopRule::Adaptive`](super::StopRule::Adaptive) begins every document with. None ends no block early.
+    /// The bound of a stop rule that has none of its own ([`StopRule::is_tuned`](super::StopRule::is_tuned)). None ends no block
+    /// early.
     pub stop_bound: Option<f64>,
     /// How often what was proposed behind the text itself was right on dev: by slot from the second one on, and by rank. Empty
     /// unless a tree of a fixed shape is grown by it.

@@ -261,14 +261,16 @@ serde_as_text!(Variant);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drafting::StopMeasure;
     use proptest::prelude::*;
 
     fn variant() -> impl Strategy<Value = Variant> {
         let stop = prop::sample::select(vec![
             StopRule::Never,
-            StopRule::MaxProbability(0.1),
-            StopRule::EntropyBound(0.25),
-            StopRule::MaxProbability(1e-7),
+            StopRule::Below(StopMeasure::MaxProbability, 0.1),
+            StopRule::Below(StopMeasure::EntropyBound, 0.25),
+            StopRule::Below(StopMeasure::MaxProbability, 1e-7),
+            StopRule::Tuned(StopMeasure::Confidence),
             StopRule::Length(3),
             StopRule::Adaptive,
         ]);

@@ -37,7 +37,7 @@ pub struct TuningConfig {
     /// are no such variants.
     #[schemars(inner(range(min = 0.0, max = 1.0)))]
     pub lookup: Vec<f64>,
-    /// Bounds to try at the start of a document for the variants `NAME+adaedl`. Of those with which dev's block efficiency is at most
+    /// Bounds to try for stop rules without one, such as that of `NAME+confidence`, or at the start of a document for `NAME+adaedl`. Of those with which dev's block efficiency is at most
     /// `stop_loss` below what it is without, the largest is taken, because it verifies the fewest tokens.
     #[schemars(inner(range(min = 0.0, max = 1.0)))]
     pub stop_bounds: Vec<f64>,
@@ -56,7 +56,7 @@ impl Default for TuningConfig {
             gates: vec![1.0, 2.0, 4.0],
             slot_tempering: Vec::new(),
             lookup: vec![0.7, 0.85, 1.0],
-            stop_bounds: vec![0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+            stop_bounds: vec![0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
             stop_loss: 0.01,
         }
     }

@@ -116,7 +116,7 @@ impl<'a> Evaluator<'a> {
                     rescorers: prepared.rescorers().map(|name| (name, &*self.rescorer_keys[name])).collect(),
                     start: &from,
                     axes: &axes,
-                    stop: (prepared.variant.stop == StopRule::Adaptive)
+                    stop: (prepared.variant.stop.is_tuned())
                         .then_some((&self.tuning.stop_bounds[..], self.tuning.stop_loss)),
                 },
             );

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tuning::{Axis, Trial, Tuned, search};
 use super::{Evaluator, Step, Tally, Texts, stop_if_interrupted};
-use crate::drafting::{PreparedVariant, Settings, SizedSelection, StopRule, Variant};
+use crate::drafting::{PreparedVariant, Settings, SizedSelection, Variant};
 use crate::error::Result;
 
 /// The results of one variant on one data set.
@@ -84,7 +84,7 @@ impl Evaluator<'_> {
     ) -> Result<VariantResult> {
         let stop = variant.variant.stop;
         let tuned = search(start, axes, |settings| on_dev(variant, settings, dev))?;
-        let tuned = if stop == StopRule::Adaptive { self.with_stop_bound(variant, tuned, dev)? } else { tuned };
+        let tuned = if stop.is_tuned() { self.with_stop_bound(variant, tuned, dev)? } else { tuned };
         let plain = plain.unwrap_or(tuned.block_efficiency);
         // A variant that is worse than plain decoding on dev is switched off.
         let switched_off = !axes.is_empty() && tuned.block_efficiency < plain;

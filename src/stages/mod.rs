@@ -27,8 +27,8 @@ pub use opened::OpenedRun;
 pub use pretrain::pretrain;
 pub use status::{ArtefactState, ArtefactStatus, status};
 pub use trace::{
-    CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_traces, merge_traces, trace, trace_shard,
-    write_prompts,
+    CorpusTrace, NamedEstimate, Traces, TracesEstimate, estimate_trace, estimate_traces, merge_traces, trace,
+    trace_shard, write_prompts,
 };
 pub use train_heads::{TrainedHeads, train_heads};
 pub use train_rescorer::{FittedRescorers, rescorers_need_heads, train_rescorers};

@@ -228,6 +228,14 @@ pub fn estimate_traces(workspace: &Workspace) -> Result<TracesEstimate> {
     })
 }
 
+/// Estimates what is missing of one trace. Returns `None` if nothing is.
+///
+/// # Errors
+/// As [`estimate_traces`].
+pub fn estimate_trace(workspace: &Workspace, of: &TraceArtefacts) -> Result<Option<Estimate>> {
+    Job { workspace, of, shard: None, finished: None, given: &Given::default() }.estimate()
+}
+
 fn free(workspace: &Workspace) -> Result<u64> {
     // If the store is only planned, its folder does not exist yet.
     let folder = workspace.store.folder().ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));

@@ -12,7 +12,7 @@ use draftsmith::decoding::{
 };
 use draftsmith::drafting::{
     Bpd, Drafter, DrawnDrafter, Grown, GrowthLimits, GrowthPolicy, PromptLookup, Rescoring, Settings, SizedSelection,
-    StopRule,
+    StopMeasure, StopRule,
 };
 use draftsmith::heads::{
     AttentionConfig, AttentionContext, DflashConfig, FfnConfig, FrozenHeads, HeadKind, HeadShape, RowOrder,
@@ -151,9 +151,9 @@ proptest! {
         max_new in prop::sample::select(vec![1usize, 7, 30, 200]),
         stop in prop::sample::select(vec![
             StopRule::Never,
-            StopRule::MaxProbability(0.3),
-            StopRule::MaxProbability(1.0),
-            StopRule::EntropyBound(0.1),
+            StopRule::Below(StopMeasure::MaxProbability, 0.3),
+            StopRule::Below(StopMeasure::MaxProbability, 1.0),
+            StopRule::Below(StopMeasure::EntropyBound, 0.1),
         ]),
     ) {
         let backbone = backbone();
@@ -271,7 +271,7 @@ proptest! {
             1..7,
         ),
         batch in 1usize..5,
-        stop in prop::sample::select(vec![StopRule::Never, StopRule::MaxProbability(0.3), StopRule::EntropyBound(0.1)]),
+        stop in prop::sample::select(vec![StopRule::Never, StopRule::Below(StopMeasure::MaxProbability, 0.3), StopRule::Below(StopMeasure::EntropyBound, 0.1)]),
         end in any::<prop::sample::Index>(),
     ) {
         let mut backbone = backbone();

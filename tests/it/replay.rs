@@ -205,6 +205,7 @@ fn so_however_drafts_grow_and_end() {
     let folder = inputs();
     let variants = [
         "bpd+adaedl",
+        "bpd+max-probability",
         "bpd+length=2",
         "tree-counts+adaedl",
         "grown-0gram",
@@ -238,7 +239,7 @@ fn so_however_drafts_grow_and_end() {
     assert!(value("chains-0gram", "drafts") > 1.0 && value("graph-0gram", "verified_tokens_per_call") > 3.0);
     // Beside every first choice there is another token at least.
     assert!(value("cape-0gram", "drafts") > 1.0 && value("cape-0gram", "verified_tokens_per_call") > 3.0);
-    for shorter in ["bpd+adaedl", "bpd+length=2"] {
+    for shorter in ["bpd+adaedl", "bpd+max-probability", "bpd+length=2"] {
         assert!(value(shorter, "verified_tokens_per_call") < value("bpd", "verified_tokens_per_call"), "{shorter}");
     }
     assert_eq!(value("bpd+length=2", "verified_tokens_per_call_max"), 2.0);
@@ -355,6 +356,19 @@ fn so_when_blocks_end_where_heads_are_unsure() {
         assert!(fewer[0] == whole[0] && fewer[2] == whole[1], "{stop}: {fewer:?} {whole:?}");
         assert!(fewer[1] > 1.0 && fewer[1] < whole[0], "{stop}: {fewer:?} {whole:?}");
     }
+    // Bounds that dev chooses: the largest of those that cost no more than they may.
+    let tuned: Vec<[String; 3]> = [0.3, 0.0]
+        .map(|loss| [sure.to_owned(), "drafting.stop=confidence".to_owned(), format!("tuning.stop_loss={loss}")])
+        .into();
+    let [some, none] = [&tuned[0], &tuned[1]].map(|sets| {
+        let set = all_live(folder.path(), &sets.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_exact(&set);
+        let value = |name: &str, column: &str| row(&set, "block-efficiency", name)[column].as_f64().unwrap();
+        let dev = ["bpd", "bpd+confidence"].map(|name| value(name, "dev_block_efficiency"));
+        (verified(&set), dev)
+    });
+    assert!(some.0[1] < none.0[1] && none.0[1] <= none.0[0], "{some:?} {none:?}");
+    assert!(some.1[1] >= 0.7 * some.1[0] && none.1[1] >= none.1[0], "{some:?} {none:?}");
     let stopped = ["bpd", "counts"].map(|name| format!("{name}+max-probability=1"));
     let none = all_live(folder.path(), &[&format!("drafting.variants={stopped:?}")]);
     assert_exact(&none);
