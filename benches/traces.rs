@@ -17,7 +17,7 @@ use draftsmith::backbone::{Backbone, Feature, Precision, Span};
 use draftsmith::error::Result;
 use draftsmith::storage_type::StorageType;
 use draftsmith::text::{DataConfig, Document, read_corpus};
-use draftsmith::traces::{ColumnPlan, ColumnPlans, Sampling, Supply, Trace, TracePlan, TraceText, free_space, make};
+use draftsmith::traces::{ColumnPlan, ColumnPlans, Trace, TracePlan, free_space, make};
 use serde_json::Value;
 
 /// The largest number of tokens after each prompt.
@@ -76,18 +76,8 @@ struct Made {
 
 fn trace(backbone: &Backbone, documents: &[Document], features: &[Feature], batch: usize) -> Result<Made> {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let plan = TracePlan {
-        title: "trace",
-        key: "key",
-        documents: documents.len(),
-        read: &|number| Ok(documents[number].clone()),
-        shard: None,
-        text: TraceText::Greedy,
-        supply: Supply::Backbone,
-        sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: 1 },
-        max_new: MAX_NEW,
-        batch,
-    };
+    let read = |number: usize| Ok(documents[number].clone());
+    let plan = TracePlan { batch, ..TracePlan::greedy("trace", documents.len(), &read, MAX_NEW) };
     let places: Vec<PathBuf> = features.iter().map(|feature| folder.path().join(feature.to_string())).collect();
     let mut columns = Vec::new();
     for (&feature, folder) in features.iter().zip(&places) {

@@ -14,7 +14,7 @@ use draftsmith::evaluation::{ReplayText, Tally, replay};
 use draftsmith::heads::{Binding, FitHeads, HeadsConfig, StoredCandidates, TrainingText, load_heads};
 use draftsmith::storage_type::StorageType;
 use draftsmith::text::{DataConfig, Document, read_corpus};
-use draftsmith::traces::{self, ColumnPlans, Sampling, Supply, Trace, TracePlan, TraceText};
+use draftsmith::traces::{self, ColumnPlans, Trace, TracePlan};
 use draftsmith::training::{OptimizationConfig, TrainingContext};
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
@@ -26,18 +26,8 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
 
     // What the model writes after each prompt. Its states are computed when they are read; a run keeps them in columns.
     let trace = |name: &str, documents: &[Document]| -> Result<Trace> {
-        let plan = TracePlan {
-            title: name,
-            key: name,
-            documents: documents.len(),
-            read: &|number| Ok(documents[number].clone()),
-            shard: None,
-            text: TraceText::Greedy,
-            supply: Supply::Backbone,
-            sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: 1 },
-            max_new: 64,
-            batch: 32,
-        };
+        let read = |number: usize| Ok(documents[number].clone());
+        let plan = TracePlan::greedy(name, documents.len(), &read, 64);
         let place = folder.path().join(name);
         traces::make(&backbone, &plan, &place, ColumnPlans::NONE, &traces::free_space, |_| Ok(()))?;
         let trace = Trace::open(&place, &backbone.identity())?;

@@ -117,14 +117,26 @@ impl Shape {
         kinds.iter().find(|kind| kind.name == name)
     }
 
+    /// Returns the shape of what a section of this shape holds under `name`, of whichever kind the section is.
+    pub fn within(&self, name: &str) -> &Self {
+        let of = |keys: &'_ [Key]| keys.iter().position(|key| key.name == name);
+        match self {
+            Self::Section(keys) => of(keys).map_or(&Self::Anything, |at| &keys[at].shape),
+            Self::Kinds { kinds, .. } => {
+                kinds.iter().find_map(|kind| Some(&kind.keys[of(&kind.keys)?].shape)).unwrap_or(&Self::Anything)
+            }
+            Self::Named { item, .. } => item,
+            _ => &Self::Anything,
+        }
+    }
+
     /// Takes a value apart into those of its keys, down to sections of a `kind` and whatever is no section, and gives each to `put`
     /// with its dotted key.
     pub fn dotted(&self, place: &str, value: Value, put: &mut impl FnMut(String, Value)) {
         match (self, value) {
-            (Self::Section(keys), Value::Table(section)) if !section.is_empty() => {
+            (Self::Section(_), Value::Table(section)) if !section.is_empty() => {
                 for (name, value) in section {
-                    let shape = keys.iter().find(|key| key.name == name).map_or(&Self::Anything, |key| &key.shape);
-                    shape.dotted(&under(place, &name), value, put);
+                    self.within(&name).dotted(&under(place, &name), value, put);
                 }
             }
             (Self::Named { item, .. }, Value::Table(section)) => {

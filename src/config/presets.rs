@@ -3,6 +3,7 @@
 use toml::{Table, Value};
 
 use super::check::{Fault, nearest};
+use super::keys::keys;
 use super::read::merge;
 use crate::error::{Result, bail};
 
@@ -19,7 +20,7 @@ pub(super) fn expand(config: &mut Table) -> Result<(), Fault> {
             let key = format!("data.{name}.preset");
             Fault { what: format!("`{key}` is \"{preset}\": {e}"), key }
         })?;
-        merge(&mut whole, std::mem::take(section));
+        merge(keys().within("data").within(name), &mut whole, std::mem::take(section));
         *section = whole;
     }
     Ok(())

@@ -9,7 +9,7 @@ use toml::{Spanned, Table, Value};
 
 use super::ablation::read_files;
 use super::check::{Fault, under};
-use super::keys::keys;
+use super::keys::{Shape, keys};
 use super::schema::Config;
 use super::{presets, print};
 use crate::error::{Error, Result, bail};
@@ -48,7 +48,7 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config> {
     for file in &overrides.with {
         let changes = read_table(file, &mut sources, 0)?;
         let named = changes.contains_key("name");
-        merge(&mut table, changes);
+        merge(keys(), &mut table, changes);
         if let Some(Value::String(name)) = table.get_mut("name").filter(|_| !named) {
             *name = format!("{name}-{}", file.file_stem().unwrap_or_default().to_string_lossy());
         }
@@ -136,7 +136,7 @@ pub(super) fn read_table(path: &Path, sources: &mut Vec<Source>, depth: usize) -
     find_lines("", spanned.get_ref(), &text, &mut lines);
     sources.push(Source::File { path: path.display().to_string(), lines });
     let Value::Table(merged) = &mut whole else { unreachable!("it was made a table") };
-    merge(merged, table);
+    merge(keys(), merged, table);
     keys().name_kinds(&mut whole);
     let Value::Table(whole) = whole else { unreachable!("it was made a table") };
     Ok(whole)
@@ -180,15 +180,17 @@ fn place_of(key: &str, sources: &[Source]) -> Option<String> {
     sources.iter().rev().find_map(|source| source.gives(key)).or_else(around)
 }
 
-/// Puts the values of `changes` over those of `base`.
-pub(super) fn merge(base: &mut Table, changes: Table) {
+/// Puts the values of `changes` over those of `base`, a section of this shape. Of values that may be of several types, such as
+/// `{ decay = 0.8 }` and `{ exp = 4 }`, the later one stands alone.
+pub(super) fn merge(shape: &Shape, base: &mut Table, changes: Table) {
     for (key, value) in changes {
+        let of_key = shape.within(&key);
         match (base.get_mut(&key), value) {
-            (Some(Value::Table(inner)), Value::Table(changes)) => {
+            (Some(Value::Table(inner)), Value::Table(changes)) if !matches!(of_key, Shape::OneOf(_)) => {
                 if changes.get("kind").is_some_and(|kind| is_other_kind(inner, kind)) {
                     inner.clear();
                 }
-                merge(inner, changes);
+                merge(of_key, inner, changes);
             }
             (_, value) => {
                 base.insert(key, value);
@@ -249,7 +251,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heads::{FfnConfig, HeadArchitecture, MedusaConfig, SpeculatorConfig};
+    use crate::heads::{FfnConfig, HeadArchitecture, LossWeights, MedusaConfig, SpeculatorConfig};
 
     fn read(text: &str, set: &[&str]) -> Result<Config> {
         let dir = tempfile::tempdir().unwrap();
@@ -298,6 +300,10 @@ mod tests {
         let inner = SpeculatorConfig { inner: 7, ..SpeculatorConfig::default() };
         assert_eq!(kind.heads.architecture, HeadArchitecture::Speculator(inner));
         assert_eq!(kind.rescorer["a"].kind().map(|kind| kind.name()), Some("lava"));
+        // The weights of losses are of one type or of another.
+        write("decay.toml", &format!("{MINIMAL}[heads]\nloss_weights = {{ decay = 0.8 }}\n"));
+        write("exp.toml", "extends = \"decay.toml\"\n[heads]\nloss_weights = { exp = 4.0 }\n");
+        assert_eq!(load("exp.toml").unwrap().heads.loss_weights, LossWeights::Exp(4.0));
         write("wrong.toml", "extends = \"base.toml\"\n\n[heads]\nblock_sise = 5\n");
         let error = load("wrong.toml").unwrap_err().to_string();
         assert!(

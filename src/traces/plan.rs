@@ -115,7 +115,30 @@ impl Item {
     }
 }
 
-impl TracePlan<'_> {
+impl<'a> TracePlan<'a> {
+    /// Plans the backbone's greedy text of at most `max_new` tokens behind the prompts of `documents` documents, 32 of them side by
+    /// side. `name` is the title, and the key.
+    pub fn greedy(
+        name: &'a str,
+        documents: usize,
+        read: &'a (dyn Fn(usize) -> Result<Document> + Sync),
+        max_new: usize,
+    ) -> Self {
+        Self {
+            title: name,
+            key: name,
+            documents,
+            read,
+            shard: None,
+            text: TraceText::Greedy,
+            supply: Supply::Backbone,
+            // Nothing is drawn.
+            sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: 0 },
+            max_new,
+            batch: 32,
+        }
+    }
+
     pub(super) fn header(&self, backbone: &Backbone) -> Header {
         Header::new(backbone.identity(), self.text)
     }
@@ -198,18 +221,7 @@ mod tests {
     #[test]
     fn windows_are_the_same_wherever_one_goes_on() {
         let read = |_| unreachable!("windows read nothing");
-        let plan = TracePlan {
-            title: "",
-            key: "",
-            documents: 1000,
-            read: &read,
-            shard: None,
-            text: TraceText::Greedy,
-            supply: Supply::Backbone,
-            sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: 0 },
-            max_new: 1,
-            batch: 5,
-        };
+        let plan = TracePlan { batch: 5, ..TracePlan::greedy("trace", 1000, &read, 1) };
         let all: Vec<_> = plan.windows(0).collect();
         assert_eq!(all, [0..320, 320..640, 640..960, 960..1000]);
         assert_eq!(plan.windows(640).collect::<Vec<_>>(), all[2..]);

@@ -194,10 +194,12 @@ fn the_numbers_of_the_report_agree_with_each_other() {
         let tried = trials.iter().filter(|point| point["name"] == name);
         let highest = tried.map(|point| number(point, "block_efficiency")).fold(0.0, f64::max);
         assert!(highest <= dev, "{variant}: {highest}");
-        // At the same starts, every block of plain decoding is there once.
+        // Both visit the first start of every text, and no start more than once.
         let same = row(set, "same-starts", name);
         let blocks = number(&same, "wins") + number(&same, "ties") + number(&same, "losses");
-        assert_eq!(blocks, number(plain, "backbone_calls"), "{variant}");
+        let calls = number(plain, "backbone_calls").min(number(variant, "backbone_calls"));
+        assert!(number(facts, "documents") <= blocks && blocks <= calls, "{variant}");
+        assert!(name != "bpd" || (blocks, number(&same, "ties")) == (calls, calls), "{variant}");
         assert!(number(&same, "repairs") <= number(&same, "wins"), "{variant}");
         assert_eq!(same["repetition"], variant["repetition"], "{variant}");
         if name.starts_with("tree-") {

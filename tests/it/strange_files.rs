@@ -26,7 +26,7 @@ use draftsmith::ngram::{
 use draftsmith::nn::{Init, SafetensorsFile, parameters_from_safetensors, parameters_to_safetensors};
 use draftsmith::storage_type::StorageType;
 use draftsmith::text::{ChatTemplate, DataConfig, Document, TEMPLATE_DATE, Tokenizer, field_names, read_corpus};
-use draftsmith::traces::{ColumnPlan, ColumnPlans, Sampling, Supply, Trace, TracePlan, TraceText, make, make_columns};
+use draftsmith::traces::{ColumnPlan, ColumnPlans, Trace, TracePlan, make, make_columns};
 use draftsmith::{Result, files};
 use flate2::{Compression, write::GzEncoder};
 use parquet::data_type::{ByteArray, ByteArrayType};
@@ -292,18 +292,7 @@ fn make_traces(folder: &Path) -> Vec<PathBuf> {
             messages: Vec::new(),
         })
     };
-    let plan = TracePlan {
-        title: "trace",
-        key: "key",
-        documents: 3,
-        read: &document,
-        shard: None,
-        text: TraceText::Greedy,
-        supply: Supply::Backbone,
-        sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: 1 },
-        max_new: 4,
-        batch: 2,
-    };
+    let plan = TracePlan { batch: 2, ..TracePlan::greedy("key", 3, &document, 4) };
     let (tokens, states) = (folder.join("tokens"), folder.join("states"));
     make(backbone, &plan, &tokens, ColumnPlans::NONE, &room, |_| Ok(())).unwrap();
     let trace = Trace::open(&tokens, &backbone.identity()).unwrap();

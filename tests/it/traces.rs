@@ -54,16 +54,10 @@ impl Setting {
     ) -> (usize, Option<String>) {
         let read = |index: usize| Ok(self.documents[index].clone());
         let mut plan = TracePlan {
-            title: "trace",
-            key: "key",
-            documents: self.documents.len(),
-            read: &read,
-            shard: None,
-            text: TraceText::Greedy,
             supply,
             sampling: Sampling { temperature: 0.8, top_p: 0.95, seed: 4 },
-            max_new: 12,
             batch: 3,
+            ..TracePlan::greedy("trace", self.documents.len(), &read, 12)
         };
         change(&mut plan);
         let batches = Cell::new(0);

@@ -50,8 +50,8 @@ record! {
         headroom_closed: Option<f64> = "headroom" as Percent;
         /// block_efficiency of the same variant on dev with the settings that test uses; null for the oracle.
         dev_block_efficiency: Option<f64> = "dev" as ThreeDecimals;
-        /// Of all pairs of neighbouring tokens in the variant's first drafts at the starts that plain bpd visits, the share
-        /// whose two tokens are equal; null for the oracle.
+        /// Of all pairs of neighbouring tokens in the variant's first drafts at the starts that its walk and that of plain bpd
+        /// both visit, the share whose two tokens are equal; null for the oracle.
         repetition: Option<f64> = "repeats" as Percent, compact;
         /// Of the slots behind the pinned one in the blocks drafted, the share that were left more than one candidate by
         /// top_k and the tuned gate; null where no heads are read.

@@ -2,6 +2,7 @@
 //! tokens repeat (arXiv 2404.09221).
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::iter::Sum;
 use std::sync::Arc;
 
@@ -17,23 +18,22 @@ pub const ANALYSIS: Analysis =
     Analysis { id: "same-starts", title: "Beside plain decoding", definition: SameStartsRow::DEFINITION, fill };
 
 record! {
-    /// The drafts of every variant at the starts that plain bpd visits, so that both draft for the same places: plain bpd's own
-    /// row is before rescoring, the others' after.
+    /// The drafts of every variant at the starts that its walk and that of plain bpd both visit, so that both draft for the same
+    /// places: plain bpd's own row is before rescoring, the others' after.
     pub struct SameStartsRow in "same-starts", each "variant" {
-        /// Of the blocks that plain bpd visits, those where the variant's draft from the same start has a longer accepted length.
+        /// Of the blocks that begin at these starts, those where the variant's accepted length is longer.
         wins: u64 = "wins" as Count;
-        /// Of the blocks that plain bpd visits, those where the variant's draft from the same start has an equal accepted length.
+        /// Of the blocks that begin at these starts, those where both accepted lengths are equal.
         ties: u64 = "ties" as Count;
-        /// Of the blocks that plain bpd visits, those where the variant's draft from the same start has a shorter accepted length.
+        /// Of the blocks that begin at these starts, those where the variant's accepted length is shorter.
         losses: u64 = "losses" as Count;
         /// Of the wins, those where the first token that plain bpd had rejected equals the token before it in its draft, so that
         /// a repetition was repaired.
         repairs: u64 = "repairs" as Count;
-        /// Of all pairs of neighbouring tokens in the variant's first drafts at the starts that plain bpd visits, the share
-        /// whose two tokens are equal.
+        /// Of all pairs of neighbouring tokens in the variant's first drafts at these starts, the share whose two tokens are
+        /// equal.
         repetition: f64 = "repeats" as Percent;
-        /// The mean, over the blocks that plain bpd visits, of the longest run of equal tokens in the variant's first draft,
-        /// counted from 1.
+        /// The mean over these starts of the longest run of equal tokens in the variant's first draft, counted from 1.
         longest_run: f64 = "longest run" as TwoDecimals;
     }
 }
@@ -49,15 +49,17 @@ fn fill(set: &EvaluatedSet, section: &mut Section) -> Result<()> {
     Ok(())
 }
 
-/// Counts over the blocks of the variant with index `place`, at the starts that plain decoding visits.
+/// Counts over the blocks of the variant with index `place`, at the starts that plain decoding visits as well. What the heads
+/// propose there is known from the walk.
 pub fn measure(set: &EvaluatedSet, place: usize) -> Result<Arc<SameStarts>> {
     let EvaluatedVariant { prepared, key, result, .. } = &set.variants[place];
     let (plain, findings) = (set.plain(), set.evaluator.findings);
     findings.find(&findings.key("same-starts", &(key, &plain.key)), || {
         let drafter = prepared.drafter(&result.settings);
         let texts = set.texts.texts.iter().zip(set.texts.lattices(prepared.variant.stop));
-        let routes = texts.zip(&plain.result.steps).map(|((text, lattices), steps)| {
-            let starts = steps.iter().map(|step| step.start).collect();
+        let routes = texts.zip(plain.result.steps.iter().zip(&result.steps)).map(|((text, lattices), (plain, own))| {
+            let plain: HashSet<usize> = plain.iter().map(|step| step.start).collect();
+            let starts = own.iter().map(|step| step.start).filter(|start| plain.contains(start)).collect();
             Route { text, lattices, starts: Some(starts) }
         });
         let keep = |number: usize, step: Step, drafts: &Drafts| {
@@ -70,7 +72,7 @@ pub fn measure(set: &EvaluatedSet, place: usize) -> Result<Arc<SameStarts>> {
     })
 }
 
-/// Counts over the blocks that plain decoding visits.
+/// Counts over blocks that begin where one of plain decoding's does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SameStarts {
     /// The number of blocks whose accepted length is longer than plain decoding's at the same start.
