@@ -271,7 +271,11 @@ proptest! {
             1..7,
         ),
         batch in 1usize..5,
-        stop in prop::sample::select(vec![StopRule::Never, StopRule::Below(StopMeasure::MaxProbability, 0.3), StopRule::Below(StopMeasure::EntropyBound, 0.1)]),
+        stop in prop::sample::select(vec![
+            StopRule::Never,
+            StopRule::Below(StopMeasure::MaxProbability, 0.3),
+            StopRule::Below(StopMeasure::EntropyBound, 0.1),
+        ]),
         end in any::<prop::sample::Index>(),
     ) {
         let mut backbone = backbone();
