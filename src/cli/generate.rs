@@ -11,7 +11,7 @@ use super::{print, print_json, terminal};
 use crate::backbone::{self, Backbone, Checkpoint, Precision, Sampler};
 use crate::decoding::{Decoder, Decoding, Rule, TimedBatch, Verification, block_seconds};
 use crate::device;
-use crate::drafting::{DRAFT_DICE, Drafter, DrawnDrafter, Origin, StopMeasure, StopRule};
+use crate::drafting::{DRAFT_DICE, Drafter, DrawnDrafter, Origin, StopRule};
 use crate::error::{Error, Result, bail};
 use crate::files;
 use crate::heads::Binding;
@@ -122,7 +122,7 @@ fn by_blocks(
         Some(origin) => {
             let replacement = origin == Origin::Independent;
             let (branching, stop) = (options.drafts.clone(), run.config.drafting.stop);
-            if stop.is_tuned() || stop.measure() == Some(StopMeasure::Confidence) {
+            if !stop.knows_paths() {
                 bail!(
                     "--rule: the run's `drafting.stop` is \"{stop}\", which looks at more than what is proposed behind one path. Decode with a run that has another."
                 );

@@ -476,6 +476,10 @@ mod tests {
             (MINIMAL, vec!["device=cuda", "devices=[0, 1]"], "`heads.training.accumulate` to a multiple of 2"),
             (MINIMAL, vec!["heads.bias={}", "heads.architecture={kind=\"attention\"}"], "take parallel ones"),
             (MINIMAL, vec!["drafting.stop=confidence=0.5"], "ends blocks by the heads' confidence"),
+            (MINIMAL, vec!["rescorer.x={kind=\"selector\"}"], "there is no `heads.selector`"),
+            (MINIMAL, vec!["heads.selector={}", "heads.bias={}"], "cannot be had with `heads.bias`"),
+            (MINIMAL, vec!["heads.selector={}", "heads.loss=one-random"], "`heads.loss` that leaves heads out"),
+            (MINIMAL, vec!["heads.selector={}", "heads.architecture={kind=\"mtp\"}"], "or take parallel ones"),
             (MINIMAL, vec!["heads.bias={}", "heads.loss_weights={pace=0.5}"], "Take other weights"),
             (MINIMAL, vec!["heads.loss_weights={pace=0.5}", "heads.loss=one-random"], "`heads.loss` leaves some out"),
             (

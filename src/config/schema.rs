@@ -139,6 +139,12 @@ impl Config {
             }
             let own_text = self.traces.train_text != [TraceText::Corpus];
             rescorer.validate(&key, &self.rescorer, own_text)?;
+            let with_heads = rescorer.kind().is_some_and(|kind| kind.learns_with_heads());
+            if with_heads && self.heads.selector.is_none() && self.heads.from.is_empty() {
+                bail!(
+                    "`{key}` is of kind \"selector\", which learns with the heads, but there is no `heads.selector`. Add it, or take one of kind \"transition\", which is trained afterwards."
+                );
+            }
         }
         if let Some(pretrain) = &self.pretrain {
             pretrain.model.validate("pretrain.model")?;

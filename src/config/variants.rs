@@ -1,7 +1,7 @@
 //! The variants of a run: those that follow from its rescorers, or those that it asks for.
 
 use super::Config;
-use crate::drafting::{Selection, Source, StopMeasure, StopRule, Variant};
+use crate::drafting::{Selection, Source, StopRule, Variant};
 use crate::error::{Result, bail};
 use crate::rescorer::RescorerConfig;
 
@@ -79,7 +79,7 @@ impl Config {
     /// # Errors
     /// Fails if one does and the heads are not `confident`.
     pub fn check_confidence(&self, confident: bool) -> Result<()> {
-        let by_confidence = |variant: &Variant| variant.stop.measure() == Some(StopMeasure::Confidence);
+        let by_confidence = |variant: &Variant| variant.stop.reads_confidence();
         match self.variants().into_iter().find(by_confidence).filter(|_| !confident) {
             None => Ok(()),
             Some(variant) => bail!(

@@ -110,8 +110,19 @@ impl StopRule {
         }
     }
 
-    /// Returns whether nothing is drafted behind a path of `slots` tokens, behind which the heads propose this. Rules that know
-    /// more than one slot, and those that dev completes, leave nothing out.
+    /// Returns whether the rule goes by the confidence that heads have learnt.
+    pub fn reads_confidence(self) -> bool {
+        self.measure() == Some(StopMeasure::Confidence)
+    }
+
+    /// Returns whether the rule decides by its own numbers and what the heads know of one slot, so that it can end drafts behind any
+    /// path. Others know the first choices of a whole block, or are completed by dev.
+    pub fn knows_paths(self) -> bool {
+        !self.is_tuned() && !self.reads_confidence()
+    }
+
+    /// Returns whether nothing is drafted behind a path of `slots` tokens, behind which the heads propose this. Rules that do not know
+    /// paths ([`StopRule::knows_paths`]) leave nothing out.
     pub(super) fn leaves_out(self, slots: usize, proposed: &Largest) -> bool {
         let first = proposed.logits.first().copied().unwrap_or(f32::NEG_INFINITY);
         match self {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{BiasConfig, Binding, HeadArchitecture};
+use super::{BiasConfig, Binding, HeadArchitecture, SelectorConfig};
 use crate::bounds::above_zero;
 use crate::error::{Result, bail};
 use crate::nn::Criterion;
@@ -25,6 +25,9 @@ pub struct HeadsConfig {
     /// A bias of every slot's logits by the tokens before it, for parallel heads without an unembedding of their own. Their
     /// candidates then depend on the path, as those of sequential heads do.
     pub bias: Option<BiasConfig>,
+    /// A scorer of neighbouring candidates that learns with parallel heads without an unembedding of their own (DFlash2). A rescorer
+    /// of kind "selector" drafts with it.
+    pub selector: Option<SelectorConfig>,
     /// A folder with trained heads of the same architecture and number to start from, such as `runs/first/heads`. Empty: new
     /// heads. (A training that was interrupted needs no key: the same command continues it.)
     pub init_from: String,
@@ -110,6 +113,7 @@ impl Default for HeadsConfig {
             block_size: 9,
             architecture: HeadArchitecture::default(),
             bias: None,
+            selector: None,
             init_from: String::new(),
             accept_backbone: false,
             from: String::new(),
@@ -356,6 +360,22 @@ impl HeadsConfig {
             };
             if let Some(with) = with {
                 bail!("`heads.bias` cannot be had with {with}.");
+            }
+        }
+        if self.selector.is_some() {
+            let with = if self.bias.is_some() {
+                Some("`heads.bias`. Leave one of them out")
+            } else if self.architecture.kind().is_sequential() {
+                Some("heads that read what was drafted anyway. Leave it out, or take parallel ones")
+            } else if self.architecture.kind().owns_unembedding() {
+                Some("heads with an unembedding of their own. Set `heads.architecture.unembedding` to \"shared\"")
+            } else if self.loss != HeadLoss::All {
+                Some("`heads.loss` that leaves heads out. Set it to \"all\"")
+            } else {
+                None
+            };
+            if let Some(with) = with {
+                bail!("`heads.selector` cannot be had with {with}.");
             }
         }
         if let Some(phase) = self.phases().iter().find(|phase| phase.soft_targets < Some(1.0))

@@ -8,7 +8,9 @@ use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
 use super::saved::{SavedKind, describe_heads, load_network, load_to_train, save_weights, section};
-use super::{BiasConfig, BiasedHeads, Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, TrainingText};
+use super::{
+    BiasConfig, BiasedHeads, Binding, DraftHeads, FrozenHeads, HeadTraining, HeadsConfig, SelectingHeads, TrainingText,
+};
 use crate::backbone::{Backbone, Feature, Model, ModelConfig};
 use crate::error::{Result, bail};
 use crate::nn::{Init, collect_parameters, count_parameters, from_host};
@@ -256,20 +258,25 @@ impl<K: HeadKind> AnyHeadKind for K {
         let FitHeads { backbone, options, seed, place, .. } = context;
         let (model, count) = (&backbone.model, options.block_size - 1);
         let init = &mut Init::seeded(*seed, &model.device().clone().autodiff());
-        let saved = SavedKind { architecture: section(self), bias: options.bias };
+        let saved = SavedKind { architecture: section(self), bias: options.bias, selector: options.selector };
         let heads = self.network(HeadShape::new(count, model), init);
         if let Some(token) = self.reserved_token() {
             warn_of(token, context);
         }
         let drafted = options.vocabulary.as_ref().map_or(model.config().vocab_size, |part| part.size);
-        let cure = "Make them smaller (`heads.architecture`, `heads.bias`), or train them where there is more.";
+        let cure = "Make them smaller (`heads.architecture`, `heads.bias`, `heads.selector`), or train them where there is more.";
         let room = |init: &Init| init.require_room("the heads, their gradients and the optimizer's moments", cure);
-        let vocabulary = match options.bias {
-            None => {
+        let vocabulary = match (options.bias, options.selector) {
+            (None, None) => {
                 room(init)?;
                 fit(heads, &saved, context)?
             }
-            Some(bias) => {
+            (None, Some(selector)) => {
+                let heads = SelectingHeads::new(heads, selector, model.config(), init);
+                room(init)?;
+                fit(heads, &saved, context)?
+            }
+            (Some(bias), _) => {
                 let heads = BiasedHeads::new(heads, bias, (model.config(), drafted), init);
                 room(init)?;
                 fit(heads, &saved, context)?

@@ -28,6 +28,7 @@ mod redrafter;
 #[cfg(all(test, feature = "cpu"))]
 mod reference;
 mod saved;
+mod selector;
 mod speculator;
 mod stored;
 mod task;
@@ -57,7 +58,9 @@ pub use read_documents::ReadDocuments;
 pub use redrafter::{RedrafterConfig, RedrafterHeads};
 pub use saved::{
     Binding, PlainHeads, WEIGHTS, copy_heads, hash_heads, hash_weights, heads_folder, load_again, load_heads,
+    load_selector,
 };
+pub use selector::{SelectingHeads, SelectorConfig};
 pub use speculator::{SpeculatorConfig, SpeculatorHeads, SpeculatorWeights};
 pub use stored::{StoredCandidates, block_starts};
 pub use task::{HeadTraining, TrainingText};

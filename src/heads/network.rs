@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 use crate::backbone::{Feature, FeatureTensors, KvCache, Model};
 use crate::error::Result;
-use crate::nn::{Linear, Tokens, indices};
+use crate::nn::{Linear, Tokens, TransitionNetwork, indices};
 use crate::storage_type::StorageType;
 
 /// Where n blocks begin, and what the heads that draft them read there.
@@ -212,6 +212,11 @@ pub trait DraftHeads: Send + Sync {
     /// Returns whether the heads know how likely their first choices are to be right.
     fn knows_confidence(&self) -> bool {
         false
+    }
+
+    /// Returns what learns with the heads to score neighbouring candidates, if anything does.
+    fn selector(&self) -> Option<&TransitionNetwork> {
+        None
     }
 
     /// Replaces the parameters that begin as copies of the backbone's.

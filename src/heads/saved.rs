@@ -8,11 +8,15 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{AnyHeadKind, BiasConfig, FrozenHeads, HeadArchitecture, HeadKind, HeadShape, Trained};
+use super::selector::{OF_HEADS, OF_SELECTOR};
+use super::{AnyHeadKind, BiasConfig, FrozenHeads, HeadArchitecture, HeadKind, HeadShape, SelectorConfig, Trained};
 use crate::backbone::{Backbone, Checkpoint, ModelConfig, ValueSketch};
 use crate::error::{Error, Result, bail};
 use crate::files;
-use crate::nn::{Values, collect_parameters, load_parameters, parameters_from_safetensors, parameters_to_safetensors};
+use crate::nn::{
+    Init, TransitionNetwork, Values, collect_parameters, load_parameters, parameters_from_safetensors,
+    parameters_to_safetensors,
+};
 use crate::progress;
 use crate::storage_type::StorageType;
 use crate::store;
@@ -38,6 +42,8 @@ pub(super) struct SavedKind {
     pub architecture: Value,
     /// The section `[heads.bias]`, if they have one.
     pub bias: Option<BiasConfig>,
+    /// The section `[heads.selector]`, if one learnt with them. Its parameters lie beside theirs.
+    pub selector: Option<SelectorConfig>,
 }
 
 /// The version of the layout. There is only one so far.
@@ -234,17 +240,18 @@ pub(super) fn load_to_train<N: Module>(
     if (&kind, block_size) != (wanted, count + 1) {
         let words = |kind: &SavedKind| {
             let bias = kind.bias.map_or_else(String::new, |bias| format!(" with a bias {}", json!(bias)));
-            format!("{}{bias}", kind.architecture)
+            let selector = kind.selector.map_or_else(String::new, |own| format!(" with a selector {}", json!(own)));
+            format!("{}{bias}{selector}", kind.architecture)
         };
         bail!(
-            "`heads.init_from`: {} holds {} heads of {}, but the configuration asks for {count} of {}. Set `heads.block_size`, `heads.architecture` and `heads.bias` as they were.",
+            "`heads.init_from`: {} holds {} heads of {}, but the configuration asks for {count} of {}. Set `heads.block_size`, `heads.architecture`, `heads.bias` and `heads.selector` as they were.",
             folder.display(),
             block_size - 1,
             words(&kind),
             words(wanted)
         );
     }
-    load_network(empty, &folder.join(WEIGHTS))
+    load_values(empty, &folder.join(WEIGHTS), |values| values)
 }
 
 /// Trained heads as plain values, for checkpoints of other programs.
@@ -269,7 +276,7 @@ impl PlainHeads {
     pub fn read(folder: &Path, backbone: &Backbone, binding: Binding) -> Result<Self> {
         let Description { kind, block_size, vocabulary, .. } = describe(folder, backbone, binding)?;
         let architecture = kind.architecture(folder)?;
-        let parameters = parameters_from_safetensors(&folder.join(WEIGHTS))?;
+        let parameters = of_heads(parameters_from_safetensors(&folder.join(WEIGHTS))?);
         Ok(Self { architecture, bias: kind.bias, count: block_size - 1, vocabulary, parameters })
     }
 
@@ -308,7 +315,7 @@ impl PlainHeads {
     pub fn write(&self, folder: &Path, backbone: &Backbone) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         parameters_to_safetensors(&folder.join(WEIGHTS), &self.parameters, StorageType::Float32)?;
-        let kind = SavedKind { architecture: json!(self.architecture), bias: self.bias };
+        let kind = SavedKind { architecture: json!(self.architecture), bias: self.bias, selector: None };
         describe_heads(folder, kind, self.count, self.vocabulary.clone(), backbone)
     }
 }
@@ -321,12 +328,50 @@ impl SavedKind {
     }
 }
 
+/// Returns the parameters of heads alone. Where a selector learnt with them, its own lie beside theirs.
+fn of_heads(parameters: BTreeMap<String, Values>) -> BTreeMap<String, Values> {
+    if !parameters.keys().any(|name| name.starts_with(OF_SELECTOR)) {
+        return parameters;
+    }
+    let of_heads = |(name, values): (String, Values)| Some((name.strip_prefix(OF_HEADS)?.to_owned(), values));
+    parameters.into_iter().filter_map(of_heads).collect()
+}
+
 /// Reads trained heads from the file `weights`, in place of the network `empty`.
 ///
 /// # Errors
 /// Returns an error if the file is missing or damaged, or holds other heads.
 pub(super) fn load_network<N: Module>(empty: N, weights: &Path) -> Result<N> {
-    let values = parameters_from_safetensors(weights)?;
+    load_values(empty, weights, of_heads)
+}
+
+/// Reads the selector that learnt with the heads in `folder`.
+///
+/// # Errors
+/// Returns an error if none did, or if a file is missing or damaged.
+pub fn load_selector(folder: &Path, backbone: &Backbone) -> Result<(SelectorConfig, TransitionNetwork)> {
+    let path = folder.join(DESCRIPTION);
+    let Description { kind, block_size, .. } = Description::read(&path)?;
+    let Some(config) = kind.selector else {
+        bail!(
+            "{}: no selector learnt with these heads. Set `heads.selector` before they are trained, or take a rescorer of kind \"transition\", which is trained afterwards.",
+            path.display()
+        );
+    };
+    let (model, weights) = (&backbone.model, folder.join(WEIGHTS));
+    let empty = config.network(block_size - 1, model.config(), &mut Init::empty(model.device()));
+    let own = |(name, values): (String, Values)| Some((name.strip_prefix(OF_SELECTOR)?.to_owned(), values));
+    let network = load_values(empty, &weights, |values| values.into_iter().filter_map(own).collect())?;
+    Ok((config, network))
+}
+
+/// Reads some of the parameters in the file `weights`, in place of the network `empty`.
+fn load_values<N: Module>(
+    empty: N,
+    weights: &Path,
+    some: impl Fn(BTreeMap<String, Values>) -> BTreeMap<String, Values>,
+) -> Result<N> {
+    let values = some(parameters_from_safetensors(weights)?);
     let broken = |(_, (_, numbers)): &(&String, &Values)| numbers.iter().any(|number| !number.is_finite());
     if let Some((name, _)) = values.iter().find(broken) {
         bail!(

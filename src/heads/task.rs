@@ -7,6 +7,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use burn::module::Module;
+use burn::optim::GradientsAccumulator;
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -16,14 +18,15 @@ use serde_json::{Map, Value, json};
 use super::dev::DevSet;
 use super::network::{Context, Starts};
 use super::positions::{Position, Texts, drafted, features_at, of_trace, targets, teacher_of};
+use super::selector::{SelectorLoss, SelectorSlots};
 use super::vocabulary::Vocabulary;
 use super::{ChooseBy, DraftHeads, Feed, HeadLoss, HeadPhase, HeadsConfig, LossWeights};
 use crate::backbone::{Feature, FeatureRows, FeatureTensors, KvCache, Model};
 use crate::device::require_memory;
 use crate::error::{Result, bail};
 use crate::nn::{
-    Criterion, FrozenLoss, FrozenUnembedding, IGNORE, Targets, Taught, Tokens, Unembedded, from_host, indices, to_host,
-    unembed,
+    Criterion, FrozenLoss, FrozenUnembedding, IGNORE, Targets, Taught, Tokens, TransitionNetwork, Unembedded,
+    from_host, indices, to_host, unembed,
 };
 use crate::storage_type::StorageType;
 use crate::traces::Trace;
@@ -396,6 +399,30 @@ impl<'a> HeadTraining<'a> {
         Ok(teacher)
     }
 
+    /// Computes what a selector learns at the positions, given the states of all heads there.
+    fn selector_loss(
+        &self,
+        selector: &TransitionNetwork,
+        positions: &[Position],
+        states: Vec<Tensor<2>>,
+    ) -> SelectorLoss {
+        let Self { options, train, model, unembedding, whole_unembedding, .. } = self;
+        let drafting = self.vocabulary.as_ref().filter(|_| whole_unembedding.is_none());
+        let known = |targets: &Targets, row| Some(targets.token(row)).filter(|&token| token != IGNORE);
+        let config = options.selector.expect("heads have a selector where the configuration has one");
+        let (mut of_slots, count) = (SelectorSlots { states, ..SelectorSlots::default() }, self.weights.len());
+        for head in 0..count {
+            let targets = targets(train, positions, head, 0.0, drafting);
+            let divisor = targets.counted().max(1) as f64 * self.divisor(head, count);
+            of_slots.targets.push((0..targets.len()).map(|row| known(&targets, row)).collect());
+            of_slots.before.push(drafted(train, positions, head));
+            of_slots.weights.push(config.weight / divisor);
+        }
+        let unembedding = whole_unembedding.as_ref().or(unembedding.as_ref());
+        let unembedding = unembedding.expect("heads with a selector share the backbone's");
+        of_slots.loss(selector, config.top_k, (unembedding, drafting.map(Vocabulary::ids)), model)
+    }
+
     /// Returns the unembedding of the tokens trained on beside the heads' bias, if they have one.
     fn biased(&self, heads: &dyn DraftHeads) -> Option<FrozenUnembedding> {
         let bias = heads.bias()?.without_autodiff();
@@ -571,7 +598,7 @@ fn share(correct: &[bool], targets: f64) -> f64 {
     correct.iter().filter(|&&correct| correct).count() as f64 / targets.max(1.0)
 }
 
-impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
+impl<N: DraftHeads + Module> Task<N> for HeadTraining<'_> {
     fn batch(&self, model: &N, number: usize) -> Result<Batch> {
         let Drawn { phase, positions, heads } = self.draw(number);
         let soft = phase.config.soft_targets.unwrap_or(0.0);
@@ -586,7 +613,7 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
         let mut read = self.read(model, &self.train, &positions, Some(number))?;
         read.states = read.states.map(Tensor::autodiff);
         let mut learning = model.learn(read.starts(self.model, before(0)), &before);
-        let (mut found, mut objectives, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut found, mut objectives, mut shares, mut states) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let targets_of = |&head: &usize| (head, targets(&self.train, &positions, head, soft, self.vocabulary.as_ref()));
         let targets: Vec<(usize, Targets)> = heads.iter().map(targets_of).collect();
         let neighbours = self.neighbours(model, &heads);
@@ -603,6 +630,9 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
             let (own, state) = ([model.unembedding(head), model.bias()], learning.state(head));
             let mut one = self.one_head(unembedding, own, state.clone(), sought, weight);
             let correct = targets.right(&one.choices);
+            if model.selector().is_some() {
+                states.push(state.clone());
+            }
             let weight_of_features = self.options.feature_loss;
             if weight_of_features > 0.0 {
                 let (loss, gradient) = self.feature_loss(&positions, head, state.clone(), targets)?;
@@ -642,18 +672,32 @@ impl<N: DraftHeads + Clone> Task<N> for HeadTraining<'_> {
                 one.gradient = one.gradient.take().map(|gradient| gradient * column);
             }
         }
+        let selected = model.selector().map(|selector| self.selector_loss(selector, &positions, states));
+        if let Some(SelectorLoss { states, .. }) = &selected {
+            for ((_, _, one), more) in found.iter_mut().zip(states) {
+                one.gradient = one.gradient.take().map(|gradient| gradient + more.clone());
+            }
+        }
         found.extend(besides);
         let loss: f64 = found.iter().map(|(_, divisor, one)| one.loss / divisor).sum();
+        let loss = loss + selected.as_ref().map_or(0.0, |selected| selected.loss);
         let gradients = found.into_iter().map(|(head, _, one)| (head, one.gradient.expect("a weight was given")));
         let gradients = gradients.collect();
         // Null for a head that took no part in the step.
         let mut by_head = vec![Value::Null; model.count()];
         heads.iter().zip(&shares).for_each(|(head, share)| by_head[*head] = json!(share));
-        let metrics = Map::from_iter([
+        let mut metrics = Map::from_iter([
             ("accuracy".to_owned(), json!(shares.iter().sum::<f64>() / heads.len() as f64)),
             ("accuracy_by_head".to_owned(), by_head.into()),
         ]);
-        let (objective, gradients) = learning.back(gradients);
+        let (objective, mut gradients) = learning.back(gradients);
+        if let Some(SelectorLoss { parameters, right: (right, all), .. }) = selected {
+            metrics.insert("selector_accuracy".to_owned(), json!(right as f64 / all.max(1) as f64));
+            let mut known = GradientsAccumulator::new();
+            known.accumulate(model, gradients);
+            known.accumulate(model, parameters);
+            gradients = known.grads();
+        }
         let objective = objectives.into_iter().fold(objective, |sum, own| sum + own);
         let by_head: Vec<String> = shares.iter().map(|share| format!("{:.0}", 100.0 * share)).collect();
         let words = format!(" accuracy by head {} %", by_head.join("/"));

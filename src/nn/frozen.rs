@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::{Criterion, Projection, Targets, from_host, to_host};
@@ -442,6 +442,29 @@ impl FrozenUnembedding {
     /// Adds `share` times the unembedding's row of a token to `onto` `[d]`, on the CPU.
     fn add_row(&self, token: u32, share: f32, onto: &mut [f32]) {
         self.transposed[token as usize / BLOCK].add_column(token as usize % BLOCK, share, onto);
+    }
+
+    /// Returns the sums `[n, d]` of the unembedding's rows of some tokens, as many for each of n rows, each times its weight: the
+    /// gradient with respect to states, given that with respect to their logits of these tokens.
+    pub fn weighted_rows(&self, tokens: &[u32], weights: &[f32], n: usize, device: &Device) -> Tensor<2> {
+        let (k, d) = (tokens.len() / n, self.width());
+        match &self.table {
+            Projection::Tensor(table) => {
+                let rows = table.clone().select(0, super::indices(tokens.iter().map(|&t| t as usize), device));
+                let weights = from_host::<2>(weights.to_vec(), [n * k, 1], device);
+                (rows * weights).reshape([n, k, d]).sum_dim(1).reshape([n, d])
+            }
+            Projection::Packed(_) => {
+                let mut sums = vec![0.0; n * d];
+                let of_row = |(sum, (tokens, weights)): (&mut [f32], (&[u32], &[f32]))| {
+                    tokens.iter().zip(weights).for_each(|(&token, &weight)| self.add_row(token, weight, sum));
+                };
+                on_pool(|| {
+                    sums.par_chunks_mut(d).zip(tokens.par_chunks(k).zip(weights.par_chunks(k))).for_each(of_row)
+                });
+                from_host(sums, [n, d], device)
+            }
+        }
     }
 
     /// Returns the logit of one token in each row of `hidden` `[n, d]` (without autodiff).

@@ -10,6 +10,7 @@ mod projection;
 mod safetensors_file;
 mod targets;
 mod tokens;
+mod transition;
 
 pub use criterion::Criterion;
 pub use cross_entropy::{Unembedded, unembed};
@@ -26,6 +27,7 @@ pub use projection::Projection;
 pub use safetensors_file::{SafetensorsFile, parameters_from_safetensors, parameters_to_safetensors};
 pub use targets::{IGNORE, Targets};
 pub use tokens::{TokenMap, TokenVectors, Tokens};
+pub use transition::{TransitionNetwork, TransitionShape, unit_rows};
 
 use burn::tensor::{Device, ElementConversion, Tensor};
 use rayon::prelude::*;

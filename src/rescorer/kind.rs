@@ -50,6 +50,16 @@ pub trait RescorerKind {
         false
     }
 
+    /// Returns whether the rescorer learns with the heads, so that there is nothing to fit.
+    fn learns_with_heads(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the heads must be trained before the rescorer.
+    fn needs_heads(&self) -> bool {
+        self.reads_lattices() || self.learns_with_heads()
+    }
+
     /// Returns whether the rescorer reads the heads' states ([`BlockContext::states`](super::BlockContext::states)).
     fn reads_states(&self) -> bool {
         false
@@ -107,6 +117,9 @@ pub trait FitData {
 
     /// Returns the largest number of tokens, prompt included, of any text that may have to be rescored.
     fn longest(&self) -> usize;
+
+    /// Returns the folder of the trained heads. To be called by kinds that need heads.
+    fn heads(&self) -> &Path;
 
     /// Returns the heads' candidates on the traces.
     ///

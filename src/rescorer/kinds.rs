@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CorrelationConfig, LavaConfig, NeuralConfig, NgramConfig, RescorerKind, SumConfig, TransitionConfig};
+use super::{
+    CorrelationConfig, LavaConfig, NeuralConfig, NgramConfig, RescorerKind, SelectorRescorerConfig, SumConfig,
+    TransitionConfig,
+};
 use crate::error::Result;
 
 /// `[rescorer.NAME]`: what chooses among the heads' candidates, by its `kind`.
@@ -22,6 +25,8 @@ pub enum RescorerConfig {
     Lava(LavaConfig),
     /// Attention over all candidates of a block, from which neighbouring candidates are scored: global rescoring.
     Correlation(CorrelationConfig),
+    /// A score of neighbouring candidates that learnt with the heads (`heads.selector`): global rescoring.
+    Selector(SelectorRescorerConfig),
     /// A weighted sum of other rescorers.
     Sum(SumConfig),
 }
@@ -36,6 +41,7 @@ impl RescorerConfig {
             Self::Transition(kind) => kind,
             Self::Lava(kind) => kind,
             Self::Correlation(kind) => kind,
+            Self::Selector(kind) => kind,
             Self::Sum(_) => return None,
         })
     }

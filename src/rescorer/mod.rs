@@ -16,6 +16,7 @@ mod lava;
 mod neural;
 mod ngram;
 mod scoring;
+mod selector;
 mod sum;
 mod table;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use lava::{Lava, LavaConfig, LavaNetwork};
 pub use neural::{NeuralConfig, NeuralRescorer, Normalisation};
 pub use ngram::{NgramConfig, NgramRescorer, NgramScores};
 pub use scoring::{BlockScores, GlobalScoring, PrefixReader, PrefixToken, Rescorer, Scoring};
+pub use selector::SelectorRescorerConfig;
 pub use sum::{Sum, SumConfig};
 pub use table::Table;
-pub use transition::{GateState, Transition, TransitionConfig, TransitionNetwork};
+pub use transition::{GateState, Transition, TransitionConfig};

@@ -13,7 +13,6 @@
 //!
 //! The form is that of recent lattice rerankers. The `c_j` and `s_j` of each slot are an addition.
 
-use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,7 +26,7 @@ use super::{BlockContext, BlockShape, PrefixToken, RescoringCost, Table};
 use crate::backbone::Model;
 use crate::error::{Result, bail};
 use crate::kernels::{PackedMatrix, products};
-use crate::nn::{Init, Linear, TokenMap, TokenVectors, to_host};
+use crate::nn::{Init, TokenVectors, TransitionNetwork, TransitionShape, to_host};
 use crate::training::OptimizationConfig;
 
 /// `kind = "transition"`
@@ -91,20 +90,10 @@ impl LatticeKind for TransitionConfig {
         self.state == GateState::Slots
     }
 
-    fn network(
-        &self,
-        LatticeShape { slots, width: d, vocabulary }: LatticeShape,
-        init: &mut Init,
-    ) -> TransitionNetwork {
-        let rank = self.rank;
-        TransitionNetwork {
-            before: TokenMap::new(self.tokens, rank, (d, vocabulary), init),
-            after: TokenMap::zero(self.tokens, rank, (d, vocabulary), init),
-            gate: init.zero_linear(rank, d),
-            slot_gates: init.zero_embedding(slots, rank).weight,
-            head_weights: init.vector(slots, 1.0),
-            reads_states: LatticeKind::reads_states(self),
-        }
+    fn network(&self, LatticeShape { slots, width, vocabulary }: LatticeShape, init: &mut Init) -> TransitionNetwork {
+        let &Self { tokens, rank, state, .. } = self;
+        let shape = TransitionShape { tokens, rank, of_slots: state == GateState::Slots };
+        TransitionNetwork::new(shape, slots, (width, vocabulary), init)
     }
 
     fn rescorer(&self, network: &TransitionNetwork, model: &Model) -> Box<dyn Rescorer> {
@@ -112,55 +101,32 @@ impl LatticeKind for TransitionConfig {
     }
 }
 
-/// The network that is trained.
-#[derive(Module, Debug)]
-pub struct TransitionNetwork {
-    before: TokenMap,
-    after: TokenMap,
-    gate: Linear,
-    /// The part `s_j` of each slot's gate, `[H - 1, rank]`.
-    slot_gates: Param<Tensor<2>>,
-    /// The weight `c_j` of the head scores in each slot, `[H - 1]`.
-    head_weights: Param<Tensor<1>>,
-    /// Whether the gate reads the heads' states.
-    #[module(skip)]
-    reads_states: bool,
-}
-
-impl TransitionNetwork {
-    /// Returns the gates `G_j`, `[n, slots, rank]`.
-    fn gates(&self, blocks: &Blocks) -> Tensor<3> {
-        let ([n, slots, _], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
-        let gate = if self.reads_states {
-            let states = blocks.states.clone().expect("whoever reads the heads' states has them kept");
-            self.gate.forward(states).reshape([n, slots, rank])
-        } else {
-            self.gate.forward(blocks.hidden.clone()).reshape([n, 1, rank])
-        };
-        gate + self.slot_gates.val().reshape([1, slots, rank]) + 1.0
-    }
+/// Returns the gates `[n, slots, rank]` of blocks.
+fn gates(network: &TransitionNetwork, blocks: &Blocks) -> Tensor<3> {
+    let [n, ..] = blocks.head_scores.dims();
+    let states = match network.of_slots {
+        true => blocks.states.clone().expect("whoever reads the heads' states has them kept"),
+        false => blocks.hidden.clone(),
+    };
+    network.gates(states, n)
 }
 
 impl LatticeNetwork for TransitionNetwork {
     fn scores(&self, blocks: &Blocks) -> Tensor<3> {
-        let ([n, slots, k], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
-        let before = self.before.forward(&blocks.before);
-        let query = before.reshape([n, slots, rank]) * self.gates(blocks);
         let after = blocks.spread(self.after.forward(&blocks.tokens));
-        let transitions = (query.reshape([n * slots, 1, rank]) * after).sum_dim(2).reshape([n, slots, k]);
-        blocks.weighted_heads(&self.head_weights) + transitions
+        self.behind(&blocks.before, gates(self, blocks), after, blocks.head_scores.clone())
     }
 
     fn pairs(&self, blocks: &Blocks) -> Option<Tensor<4>> {
-        let ([n, slots, k], [_, rank]) = (blocks.head_scores.dims(), self.slot_gates.dims());
+        let ([n, slots, k], rank) = (blocks.head_scores.dims(), self.rank());
         if slots < 2 {
             return None;
         }
         let spread = |of_tokens: Tensor<2>| blocks.spread(of_tokens).reshape([n, slots, k, rank]);
         let before = spread(self.before.forward(&blocks.tokens)).narrow(1, 0, slots - 1);
         let after = spread(self.after.forward(&blocks.tokens)).narrow(1, 1, slots - 1);
-        let gates = self.gates(blocks).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, rank]);
-        let heads = blocks.weighted_heads(&self.head_weights).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, k]);
+        let gates = gates(self, blocks).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, rank]);
+        let heads = self.weighted(blocks.head_scores.clone()).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, k]);
         Some((before * gates).matmul(after.swap_dims(2, 3)) + heads)
     }
 }
@@ -183,13 +149,13 @@ impl Transition {
         let [before, after] = TokenTable::of([&network.before, &network.after], model);
         Self {
             loss,
-            rank: network.gate.weight.val().dims()[0],
+            rank: network.rank(),
             before,
             after,
             gate: packed(&network.gate),
             slot_gates: to_host(network.slot_gates.val()),
             head_weights: to_host(network.head_weights.val()),
-            reads_states: network.reads_states,
+            reads_states: network.of_slots,
         }
     }
 }

@@ -152,8 +152,8 @@ impl Graph {
                 dtype: kind.reads_lattices().then_some(config.traces.dtype),
                 weights: kind.reads_lattices().then_some(config.heads.weights),
             };
-            let lattices = kind.reads_lattices().then_some((heads.name.as_str(), &heads.key));
-            let key = Key::new("rescorers", &settings, fitted_on().chain(lattices));
+            let above = kind.needs_heads().then_some((heads.name.as_str(), &heads.key));
+            let key = Key::new("rescorers", &settings, fitted_on().chain(above));
             let (place, title) = (format!("rescorers/{name}"), format!("train-rescorer {name}"));
             (name.clone(), Artefact { name: place, title, key })
         });

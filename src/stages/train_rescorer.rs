@@ -32,10 +32,10 @@ fn wanted<'a>(config: &'a Config, only: Option<&'a str>) -> impl Iterator<Item =
         .filter_map(|(name, rescorer)| Some((name, rescorer.kind()?)))
 }
 
-/// Returns whether any of the rescorers to fit reads the heads' lattices. With `only`, these are the ones that the
-/// rescorer of that name needs.
+/// Returns whether any of the rescorers to fit needs the heads. With `only`, these are the ones that the rescorer of that
+/// name needs.
 pub fn rescorers_need_heads(config: &Config, only: Option<&str>) -> bool {
-    wanted(config, only).any(|(_, kind)| kind.reads_lattices())
+    wanted(config, only).any(|(_, kind)| kind.needs_heads())
 }
 
 /// Fits every rescorer that is not fitted yet, or only those that the one called `only` needs, and loads them. `heads`
@@ -89,7 +89,7 @@ pub(super) fn load_rescorers(
 struct RunData<'a> {
     workspace: &'a Workspace,
     traces: &'a Traces,
-    /// The heads, which must be there if a rescorer reads lattices.
+    /// The heads, which must be there if a rescorer needs them.
     heads: Option<&'a TrainedHeads>,
 }
 
@@ -128,6 +128,10 @@ impl<'a> FitData for RunData<'a> {
         let Traces { train, dev, test, .. } = self.traces;
         let documents = [train, dev, test].into_iter().flatten().flat_map(|trace| trace.trace.documents());
         documents.map(|document| document.prompt + document.limit).max().unwrap_or(0)
+    }
+
+    fn heads(&self) -> &Path {
+        &self.heads.expect("whoever fits a rescorer that needs heads has trained them").folder
     }
 
     fn lattices(&self) -> Result<FitLattices<'a>> {

@@ -21,12 +21,12 @@ use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind};
 use super::scoring::Rescorer;
 use crate::backbone::{Backbone, Model};
 use crate::error::Result;
-use crate::nn::{Init, Tokens, count_parameters};
+use crate::nn::{Init, Tokens, count_parameters, unit_rows};
 use crate::progress;
 use crate::training::{OptimizationConfig, kept_bytes, train};
 
 pub(super) use host::{TokenTable, add_heads, log_probabilities, multiplied, packed, unit_row};
-use saved::{NetworkShape, load_network, save_network};
+pub(super) use saved::{NetworkShape, load_network, save_network};
 pub use training::{LatticeLoss, LatticeTraining, Recorded};
 
 /// A network that scores the candidates of a lattice. Before training, its scores are the head scores.
@@ -77,12 +77,6 @@ impl Blocks {
         let ([n, s, k], width) = (self.head_scores.dims(), of_tokens.dims()[1]);
         of_tokens.select(0, self.candidates.clone()).reshape([n * s, k, width])
     }
-}
-
-/// Scales each row of embeddings or hidden states to a root mean square of 1.
-pub(super) fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
-    let mean_square = rows.clone().powi_scalar(2).mean_dim(1);
-    rows / (mean_square + 1e-12).sqrt()
 }
 
 /// A kind of rescorer that is a lattice network. [`RescorerKind`] is implemented for every such kind.

@@ -6,14 +6,12 @@ use burn::tensor::{Device, Tensor};
 use super::super::testing::{VOCABULARY, WIDTH, hidden, lattice, model};
 use super::super::{
     BlockContext, Correlation, CorrelationConfig, CorrelationNetwork, GateState, GlobalScoring, Lava, LavaConfig,
-    LavaNetwork, PrefixToken, Rescorer, Transition, TransitionConfig, TransitionNetwork,
+    LavaNetwork, PrefixToken, Rescorer, Transition, TransitionConfig,
 };
-use super::{
-    Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, log_probabilities, unit_rows, unit_tokens,
-};
+use super::{Blocks, LatticeKind, LatticeLoss, LatticeNetwork, LatticeShape, log_probabilities, unit_tokens};
 use crate::backbone::Model;
 use crate::lattice::Lattice;
-use crate::nn::{Init, TokenVectors, from_host, indices, to_host};
+use crate::nn::{Init, TokenVectors, TransitionNetwork, from_host, indices, to_host, unit_rows};
 
 /// Changes every parameter by a different amount, so that none is zero.
 struct Shake(f32);

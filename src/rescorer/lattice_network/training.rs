@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::super::FitLattices;
-use super::{Blocks, LatticeNetwork, unit_rows, unit_tokens};
+use super::{Blocks, LatticeNetwork, unit_tokens};
 use crate::backbone::{Feature, Model};
 use crate::error::{Result, bail};
 use crate::heads::{StoredCandidates, block_starts};
-use crate::nn::{from_host, indices, to_host};
+use crate::nn::{from_host, indices, to_host, unit_rows};
 use crate::traces::{Place, Trace, states_at};
 use crate::training::{Batch, Evaluated, Task};
 
