@@ -191,7 +191,7 @@ impl SelectorSlots {
         let scores = selector.behind(&tokens(&before), gates, after, heads.clone().reshape([n, slots, k]));
         let scores = log_softmax(scores, 2).reshape([n * slots, k]);
         let of_places = to_host(scores.clone().without_autodiff());
-        let objective = (scores * from_host::<2>(sought.clone(), [n * slots, k], device).autodiff()).sum().neg();
+        let objective = (scores * from_host::<2>(sought, [n * slots, k], device).autodiff()).sum().neg();
         let mut backward = objective.clone().backward();
         let of_logits = to_host(heads.grad_remove(&mut backward).expect("scores are made of it"));
         let gradient_of = |(slot, states): (usize, &Tensor<2>)| {
@@ -306,9 +306,9 @@ mod tests {
     fn by_definition(
         parameters: &BTreeMap<String, Values>,
         states: &[Vec<f32>],
-        (before, targets, candidates): (&[Vec<u32>], &[Vec<Option<u32>>], &[Vec<u32>]),
+        SelectorSlots { before, targets, weights, .. }: &SelectorSlots,
+        candidates: &[Vec<u32>],
         (embeddings, unembedding): (&[f32], &[f32]),
-        weights: &[f64],
     ) -> f64 {
         let of = |name: &str, row: usize, width: usize| wide(&parameters[name].1[row * width..][..width]);
         let mut loss = 0.0;
@@ -349,7 +349,6 @@ mod tests {
         }
         let network = load_parameters(network, parameters.clone()).unwrap();
         let states: Vec<Vec<f32>> = (0..SLOTS).map(|slot| numbers(ROWS * D, 5.0 * slot as f32)).collect();
-        let before = vec![vec![1, 4, 8], vec![7, 0, 2]];
         let logits = |slot: usize, row: usize| -> Vec<f64> {
             let state = wide(&states[slot][row * D..][..D]);
             unembedding.chunks(D).map(|token| dot(&state, &wide(token))).collect()
@@ -377,17 +376,15 @@ mod tests {
                 (0..ROWS).flat_map(of_row).collect()
             })
             .collect();
-        let weights = vec![0.5, 0.25];
         let embeddings = to_host(model.embed(&(0..VOCABULARY as u32).collect::<Vec<u32>>()));
-        let loss_of = |parameters: &BTreeMap<String, Values>, states: &[Vec<f32>]| {
-            let texts = (&before[..], &targets[..], &candidates[..]);
-            by_definition(parameters, states, texts, (&embeddings, &unembedding), &weights)
-        };
         let slots = SelectorSlots {
             states: states.iter().map(|state| from_host(state.clone(), [ROWS, D], &device)).collect(),
-            before: before.clone(),
-            targets: targets.clone(),
-            weights: weights.clone(),
+            before: vec![vec![1, 4, 8], vec![7, 0, 2]],
+            targets,
+            weights: vec![0.5, 0.25],
+        };
+        let loss_of = |parameters: &BTreeMap<String, Values>, states: &[Vec<f32>]| {
+            by_definition(parameters, states, &slots, &candidates, (&embeddings, &unembedding))
         };
         let found = slots.loss(&network, K, (&frozen, Some(&DRAFTED)), &model);
         let expected = loss_of(&parameters, &states);
