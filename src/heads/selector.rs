@@ -404,13 +404,13 @@ mod tests {
         }
         let of_parameters = gradients_by_name(&network, &found.parameters);
         for (name, (_, values)) in &parameters {
-            for at in 0..values.len() {
+            assert_eq!(of_parameters[name].len(), values.len(), "{name}");
+            for (at, &found) in of_parameters[name].iter().enumerate() {
                 let expected = slope(&|by| {
                     let mut parameters = parameters.clone();
                     parameters.get_mut(name).unwrap().1[at] += by;
                     loss_of(&parameters, &states)
                 });
-                let found = of_parameters[name][at];
                 assert!((f64::from(found) - expected).abs() < 2e-3, "{name} {at}: {found} {expected}");
             }
         }
