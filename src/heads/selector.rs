@@ -19,7 +19,7 @@ use crate::bounds::above_zero;
 use crate::error::Result;
 use crate::nn::{
     FrozenUnembedding, Init, Linear, TokenVectors, Tokens, TransitionNetwork, TransitionShape, count_parameters,
-    from_host, indices, to_host, unit_rows,
+    distinct, from_host, indices, to_host, unit_rows,
 };
 use crate::storage_type::StorageType;
 
@@ -245,19 +245,6 @@ struct SlotCandidates {
     logits: Vec<f32>,
     /// The place of each row's target.
     places: Vec<Option<usize>>,
-}
-
-/// Returns the distinct ones of some ids, and the number of each among them.
-fn distinct(ids: impl Iterator<Item = u32>) -> (Vec<u32>, Vec<usize>) {
-    let (mut numbers, mut distinct) = (std::collections::HashMap::new(), Vec::new());
-    let number = |id: u32| {
-        *numbers.entry(id).or_insert_with(|| {
-            distinct.push(id);
-            distinct.len() - 1
-        })
-    };
-    let rows = ids.map(number).collect();
-    (distinct, rows)
 }
 
 #[cfg(all(test, feature = "cpu"))]

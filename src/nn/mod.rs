@@ -26,8 +26,8 @@ pub use parameters::{
 pub use projection::Projection;
 pub use safetensors_file::{SafetensorsFile, parameters_from_safetensors, parameters_to_safetensors};
 pub use targets::{IGNORE, Targets};
-pub use tokens::{TokenMap, TokenVectors, Tokens};
-pub use transition::{TransitionNetwork, TransitionShape, unit_rows};
+pub use tokens::{TokenMap, TokenVectors, Tokens, distinct};
+pub use transition::{TransitionNetwork, TransitionShape, unit_rows, weighted};
 
 use burn::tensor::{Device, ElementConversion, Tensor};
 use rayon::prelude::*;

@@ -1,5 +1,7 @@
 //! Tokens, as networks read them.
 
+use std::collections::HashMap;
+
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use schemars::JsonSchema;
@@ -38,6 +40,19 @@ impl Tokens {
     pub fn autodiff(self) -> Self {
         Self { embeddings: self.embeddings.autodiff(), ..self }
     }
+}
+
+/// Returns the distinct ones of some ids in the order in which they come, and the place of each id among them.
+pub fn distinct(ids: impl IntoIterator<Item = u32>) -> (Vec<u32>, Vec<usize>) {
+    let (mut places, mut distinct) = (HashMap::new(), Vec::new());
+    let place = |id: u32| {
+        *places.entry(id).or_insert_with(|| {
+            distinct.push(id);
+            distinct.len() - 1
+        })
+    };
+    let rows = ids.into_iter().map(place).collect();
+    (distinct, rows)
 }
 
 /// What maps tokens to vectors.

@@ -71,20 +71,20 @@ impl TransitionNetwork {
         gate + self.slot_gates.val().reshape([1, slots, rank]) + 1.0
     }
 
-    /// Returns the heads' scores `[n, slots, k]`, each times the weight of its slot.
-    pub fn weighted(&self, heads: Tensor<3>) -> Tensor<3> {
-        let [_, slots, _] = heads.dims();
-        heads * self.head_weights.val().reshape([1, slots, 1])
-    }
-
     /// Returns the scores `[n, slots, k]` of candidates behind one token for each slot, `[n * slots]`, given the gates, what B maps
     /// the candidates to, `[n * slots, k, rank]`, and the heads' scores of them, `[n, slots, k]`.
     pub fn behind(&self, before: &Tokens, gates: Tensor<3>, after: Tensor<3>, heads: Tensor<3>) -> Tensor<3> {
         let ([n, slots, k], rank) = (heads.dims(), self.rank());
         let query = self.before.forward(before).reshape([n, slots, rank]) * gates;
         let transitions = (query.reshape([n * slots, 1, rank]) * after).sum_dim(2).reshape([n, slots, k]);
-        self.weighted(heads) + transitions
+        weighted(heads, &self.head_weights) + transitions
     }
+}
+
+/// Returns the heads' scores `[n, slots, k]`, each times the weight of its slot, of `[slots]`.
+pub fn weighted(heads: Tensor<3>, weights: &Param<Tensor<1>>) -> Tensor<3> {
+    let [_, slots, _] = heads.dims();
+    heads * weights.val().reshape([1, slots, 1])
 }
 
 /// Scales each row of embeddings or states to a root mean square of 1.

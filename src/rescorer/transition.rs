@@ -126,7 +126,7 @@ impl LatticeNetwork for TransitionNetwork {
         let before = spread(self.before.forward(&blocks.tokens)).narrow(1, 0, slots - 1);
         let after = spread(self.after.forward(&blocks.tokens)).narrow(1, 1, slots - 1);
         let gates = gates(self, blocks).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, rank]);
-        let heads = self.weighted(blocks.head_scores.clone()).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, k]);
+        let heads = blocks.weighted_heads(&self.head_weights).narrow(1, 1, slots - 1).reshape([n, slots - 1, 1, k]);
         Some((before * gates).matmul(after.swap_dims(2, 3)) + heads)
     }
 }

@@ -21,7 +21,7 @@ use super::kind::{FitContext, FitEstimate, FitSizes, LoadContext, RescorerKind};
 use super::scoring::Rescorer;
 use crate::backbone::{Backbone, Model};
 use crate::error::Result;
-use crate::nn::{Init, Tokens, count_parameters, unit_rows};
+use crate::nn::{Init, Tokens, count_parameters, unit_rows, weighted};
 use crate::progress;
 use crate::training::{OptimizationConfig, kept_bytes, train};
 
@@ -67,8 +67,7 @@ pub(super) fn unit_tokens(ids: &[u32], model: &Model) -> Tokens {
 impl Blocks {
     /// Returns the head scores `[n, s, k]`, multiplied by the weights `[s]` of their slots.
     pub fn weighted_heads(&self, weights: &Param<Tensor<1>>) -> Tensor<3> {
-        let [_, slots, _] = self.head_scores.dims();
-        self.head_scores.clone() * weights.val().reshape([1, slots, 1])
+        weighted(self.head_scores.clone(), weights)
     }
 
     /// Returns the rows `[n * s, k, r]` of all candidates, given the rows `[tokens, r]` that were computed for

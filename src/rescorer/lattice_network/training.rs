@@ -2,8 +2,6 @@
 //! the token that the backbone wrote among the candidates of each slot, given the true tokens before. As a linear-chain
 //! conditional random field, it learns to find the path that the backbone wrote among all paths of the lattice.
 
-use std::collections::HashMap;
-
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor};
@@ -19,7 +17,7 @@ use super::{Blocks, LatticeNetwork, unit_tokens};
 use crate::backbone::{Feature, Model};
 use crate::error::{Result, bail};
 use crate::heads::{StoredCandidates, block_starts};
-use crate::nn::{from_host, indices, to_host, unit_rows};
+use crate::nn::{distinct, from_host, indices, to_host, unit_rows};
 use crate::traces::{Place, Trace, states_at};
 use crate::training::{Batch, Evaluated, Task};
 
@@ -121,7 +119,7 @@ impl<'a> LatticeTraining<'a> {
         let places: Vec<Place> = starts.iter().map(place).collect();
         let states = states_at(&traces, &places, &[Feature::Last])?.to_device(&self.device);
         let (mut before, mut targets, mut scores, mut head_states) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut row_of, mut distinct, mut rows) = (HashMap::new(), Vec::new(), Vec::new());
+        let mut all = Vec::new();
         for &(trace, document, t) in starts {
             let Recorded { trace, candidates } = &recorded[trace];
             let entry = &trace.documents()[document];
@@ -133,14 +131,10 @@ impl<'a> LatticeTraining<'a> {
                 let target = text.get(slot + 1).and_then(|token| ids.iter().position(|id| id == token));
                 targets.push(target.unwrap_or(NONE));
                 scores.extend(head.iter().map(|score| score - head[0]));
-                rows.extend(ids.iter().map(|&id| {
-                    *row_of.entry(id).or_insert_with(|| {
-                        distinct.push(id);
-                        distinct.len() - 1
-                    })
-                }));
+                all.extend_from_slice(ids);
             }
         }
+        let (distinct, rows) = distinct(all);
         let blocks = Blocks {
             hidden: unit_rows(states.get(Feature::Last)),
             states: (!head_states.is_empty()).then(|| {
