@@ -309,31 +309,31 @@ impl HeadsConfig {
                 "`heads.feed` is \"drafted\", but `heads.loss` leaves heads out, and then there is no choice of theirs to read. Set `heads.loss` to \"all\"."
             );
         }
-        if matches!(self.loss_weights, LossWeights::Pace(_)) {
+        let own_unembedding = self.architecture.kind().owns_unembedding();
+        let paced = matches!(self.loss_weights, LossWeights::Pace(_));
+        let biased = (self.bias.is_some(), "`heads.bias`. Leave one of them out");
+        if paced {
             if self.loss != HeadLoss::All {
                 bail!(
                     "`heads.loss_weights` = {{ pace = ... }} goes by all heads of a block, but `heads.loss` leaves some out. Set `heads.loss` to \"all\"."
                 );
             }
-            if self.architecture.kind().owns_unembedding() {
+            if own_unembedding {
                 bail!(
                     "`heads.loss_weights` = {{ pace = ... }} weighs the rows of the frozen unembedding, but these heads have their own. Take other weights, or `heads.architecture.unembedding` = \"shared\"."
                 );
             }
         }
         if self.feature_loss > 0.0 {
-            let with = if self.bias.is_some() {
-                Some("heads with `heads.bias`")
-            } else if self.architecture.kind().owns_unembedding() {
-                Some("heads with an unembedding of their own, whose states are not the backbone's")
-            } else if matches!(self.loss_weights, LossWeights::Pace(_)) {
-                Some("`heads.loss_weights` = { pace = ... }")
-            } else {
-                None
-            };
-            if let Some(with) = with {
-                bail!("`heads.feature_loss` cannot be had with {with}. Leave one of them out.");
-            }
+            let others = [
+                biased,
+                (
+                    own_unembedding,
+                    "heads with an unembedding of their own, whose states are not the backbone's. Leave it out",
+                ),
+                (paced, "`heads.loss_weights` = { pace = ... }. Leave one of them out"),
+            ];
+            refuse_with("heads.feature_loss", others)?;
         }
         if self.neighbour_loss > 0.0 {
             let looks = matches!(&self.architecture, HeadArchitecture::Lava(kind) if kind.look_around);
@@ -344,39 +344,34 @@ impl HeadsConfig {
                 );
             }
         }
+        let sequential = self.architecture.kind().is_sequential();
+        let read_anyway = (sequential, "heads that read what was drafted anyway. Leave it out, or take parallel ones");
+        let owned = (
+            own_unembedding,
+            "heads with an unembedding of their own. Set `heads.architecture.unembedding` to \"shared\"",
+        );
         if self.bias.is_some() {
-            let with = if self.architecture.kind().is_sequential() {
-                Some("heads that read what was drafted anyway. Leave it out, or take parallel ones")
-            } else if self.architecture.kind().owns_unembedding() {
-                Some("heads with an unembedding of their own. Set `heads.architecture.unembedding` to \"shared\"")
-            } else if self.criterion != Criterion::CrossEntropy {
-                Some("`heads.criterion` other than \"cross-entropy\". Leave one of them out")
-            } else if matches!(self.loss_weights, LossWeights::Pace(_)) {
-                Some("`heads.loss_weights` = { pace = ... }. Take other weights")
-            } else if self.vocabulary.as_ref().is_some_and(|part| !part.drafting) {
-                Some("`heads.vocabulary` that is not drafted from. Set `heads.vocabulary.drafting`")
-            } else {
-                None
-            };
-            if let Some(with) = with {
-                bail!("`heads.bias` cannot be had with {with}.");
-            }
+            let undrafted = self.vocabulary.as_ref().is_some_and(|part| !part.drafting);
+            let others = [
+                read_anyway,
+                owned,
+                (
+                    self.criterion != Criterion::CrossEntropy,
+                    "`heads.criterion` other than \"cross-entropy\". Leave one of them out",
+                ),
+                (paced, "`heads.loss_weights` = { pace = ... }. Take other weights"),
+                (undrafted, "`heads.vocabulary` that is not drafted from. Set `heads.vocabulary.drafting`"),
+            ];
+            refuse_with("heads.bias", others)?;
         }
         if self.selector.is_some() {
-            let with = if self.bias.is_some() {
-                Some("`heads.bias`. Leave one of them out")
-            } else if self.architecture.kind().is_sequential() {
-                Some("heads that read what was drafted anyway. Leave it out, or take parallel ones")
-            } else if self.architecture.kind().owns_unembedding() {
-                Some("heads with an unembedding of their own. Set `heads.architecture.unembedding` to \"shared\"")
-            } else if self.loss != HeadLoss::All {
-                Some("`heads.loss` that leaves heads out. Set it to \"all\"")
-            } else {
-                None
-            };
-            if let Some(with) = with {
-                bail!("`heads.selector` cannot be had with {with}.");
-            }
+            let others = [
+                biased,
+                read_anyway,
+                owned,
+                (self.loss != HeadLoss::All, "`heads.loss` that leaves heads out. Set it to \"all\""),
+            ];
+            refuse_with("heads.selector", others)?;
         }
         if let Some(phase) = self.phases().iter().find(|phase| phase.soft_targets < Some(1.0))
             && self.criterion != Criterion::CrossEntropy
@@ -386,7 +381,7 @@ impl HeadsConfig {
                 phase.soft_targets.unwrap_or_default()
             );
         }
-        if self.vocabulary.is_some() && self.architecture.kind().owns_unembedding() {
+        if self.vocabulary.is_some() && own_unembedding {
             bail!(
                 "`heads.vocabulary` is a part of the frozen unembedding, but `heads.architecture.unembedding` is \"own\". Take one or the other."
             );
@@ -406,6 +401,14 @@ impl HeadsConfig {
             );
         }
         Ok(())
+    }
+}
+
+/// Refuses a key if any of these choices beside it was made. What is said of the first one names it and ends with what to do.
+fn refuse_with<const N: usize>(key: &str, others: [(bool, &str); N]) -> Result<()> {
+    match others.into_iter().find(|(made, _)| *made) {
+        Some((_, with)) => bail!("`{key}` cannot be had with {with}."),
+        None => Ok(()),
     }
 }
 
