@@ -6,7 +6,9 @@
 //! with the settings tuned on it. Every variant decodes all of them in each of DRAFTSMITH_ROUNDS rounds (3); the best round counts,
 //! as a machine is only ever disturbed towards slower. The time of a forward of n tokens is measured apart, behind the first prompt.
 //! Then 1, 4 and 8 prompts are decoded side by side: token by token, by plain blocks, by trees of DRAFTSMITH_NODES nodes (8), and by
-//! trees that are as large as pays in such a batch, those of the variant DRAFTSMITH_VARIANT or of the run's first two. Speeds are those of prefill and decode together, and of decode alone.
+//! trees that are as large as pays in such a batch, those of the variant DRAFTSMITH_VARIANT or of the run's first two. Speeds are those
+//! of prefill and decode together, and of decode alone. Where trees are sized by what was timed before, the forwards of the steps are
+//! beside it: how much longer than timed they took, in steps that only verified pinned tokens and in all others.
 //! With DRAFTSMITH_PYTHON and DRAFTSMITH_PEERS (a folder with `hf_decode.py`), the same prompts go through that script as well.
 
 use std::cmp::Ordering;
@@ -108,6 +110,8 @@ struct Decoded {
     blocks: usize,
     nodes: usize,
     spent: Spent,
+    /// Where forwards were timed before: the seconds that they took, and those that were expected, of steps without drafts and with.
+    forwards: [(f64, f64); 2],
 }
 
 impl Decoded {
@@ -181,8 +185,17 @@ fn by_blocks(
         while !decoder.finished() {
             let round = decoder.step().expect("a step");
             spent.push(round.spent);
+            let nodes = round.blocks.iter().map(|(_, block)| block.nodes).sum::<usize>();
             decoded.blocks += round.blocks.len();
-            decoded.nodes += round.blocks.iter().map(|(_, block)| block.nodes).sum::<usize>();
+            decoded.nodes += nodes;
+            if let Some(BlockSeconds { forward, .. }) = seconds
+                && nodes > 0
+                && round.spent.prefill.is_zero()
+            {
+                let (clock, timed) = &mut decoded.forwards[usize::from(nodes > round.blocks.len())];
+                *clock += round.spent.backbone.as_secs_f64();
+                *timed += forward[nodes.min(forward.len()) - 1];
+            }
         }
         decoded.tokens += (0..documents.len()).map(|document| decoder.decoded(document).len()).sum::<usize>();
     }
@@ -206,7 +219,7 @@ fn side_by_side(run: &OpenedRun, set: &str, prompts: &[&[u32]], max_new: usize, 
     };
     let opened = |variant: &Variant| run.variant(Some(variant), Some(set)).expect("a variant of the run");
     println!(
-        "\nbatch  variant                      tokens/s  speed-up  decode, tokens/s  speed-up over token by token in the same batch  nodes/call"
+        "\nbatch  variant                      tokens/s  speed-up  decode, tokens/s  speed-up over token by token in the same batch  nodes/call  forwards over those timed: pinned only, drafted"
     );
     for batch in [1, 4, 8] {
         let (plain, settings) = opened(&Variant::plain());
@@ -242,8 +255,12 @@ fn side_by_side(run: &OpenedRun, set: &str, prompts: &[&[u32]], max_new: usize, 
         let best: Vec<Decoded> = best.into_iter().flatten().collect();
         let names = ["token by token"].into_iter().chain(variants.iter().map(|(name, ..)| name.as_str()));
         for (name, decoded) in names.zip(&best) {
+            let over = |(clock, timed): (f64, f64)| {
+                if timed > 0.0 { format!("{:6.2}", clock / timed) } else { format!("{:>6}", "-") }
+            };
+            let forwards = decoded.forwards.map(over).concat();
             println!(
-                "{batch:>5}  {name:<28} {:8.1} {:9.2} {:17.1} {:9.2} {:11.1}",
+                "{batch:>5}  {name:<28} {:8.1} {:9.2} {:17.1} {:9.2} {:11.1} {forwards}",
                 decoded.speed(),
                 decoded.speed() / best[0].speed(),
                 decoded.decode_speed(),
