@@ -387,11 +387,11 @@ mod tests {
             ),
             (
                 "[rescorer.n]\norder = 2\n",
-                "line 1: `rescorer.n.kind` is missing; it must be \"ngram\", \"neural\", \"transition\", \"lava\", \"correlation\" or \"sum\".",
+                "line 1: `rescorer.n.kind` is missing; it must be \"ngram\", \"neural\", \"transition\", \"lava\", \"correlation\", \"selector\" or \"sum\".",
             ),
             (
                 "[rescorer.n]\nkind = \"ngam\"\n",
-                "line 2: `rescorer.n.kind` is \"ngam\"; it must be \"ngram\", \"neural\", \"transition\", \"lava\", \"correlation\" or \"sum\". Did you mean \"ngram\"?",
+                "line 2: `rescorer.n.kind` is \"ngam\"; it must be \"ngram\", \"neural\", \"transition\", \"lava\", \"correlation\", \"selector\" or \"sum\". Did you mean \"ngram\"?",
             ),
             (
                 "[traces]\ntrain_text = [\"greedy\", \"greedy\"]\n",

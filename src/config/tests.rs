@@ -10,7 +10,7 @@ use super::read::put;
 use super::{Config, Overrides, load, reference};
 use crate::error::Result;
 
-/// A configuration with a rescorer of every kind, heads of the kind `architecture`, and every optional section.
+/// A configuration with a rescorer of every kind that any heads can have, heads of the kind `architecture`, and every optional section.
 fn with_everything(architecture: &str) -> Table {
     let text = format!(
         "[data.x]\npath = \"x.jsonl\"\n[heads.architecture]\nkind = \"{architecture}\"\n\
@@ -19,9 +19,17 @@ fn with_everything(architecture: &str) -> Table {
     );
     let mut table: Table = toml::from_str(&text).unwrap();
     let Shape::Named { item, .. } = shape_of("rescorer") else { panic!("rescorers have names") };
-    for kind in kinds(item) {
+    for kind in kinds(item).filter(|kind| *kind != "selector") {
         put(&mut table, &format!("rescorer.{kind}.kind"), Value::String(kind.into())).unwrap();
     }
+    table
+}
+
+/// The same with what parallel heads alone can have.
+fn with_selector() -> Table {
+    let mut table = with_everything("ffn");
+    put(&mut table, "heads.selector", Table::new().into()).unwrap();
+    put(&mut table, "rescorer.selector.kind", Value::String("selector".into())).unwrap();
     table
 }
 
@@ -68,13 +76,13 @@ fn all_keys<'a>(shape: &'a Shape, place: &str, value: &Value, found: &mut Vec<(S
 /// The keys of everything, each with a configuration that it belongs to.
 fn everywhere() -> Vec<(Table, Config, String, &'static Key)> {
     let mut all = Vec::new();
-    for architecture in kinds(shape_of("heads.architecture")) {
-        let base = with_everything(architecture);
+    let dependent = ["heads.architecture.", "heads.selector.", "rescorer.selector."];
+    for base in kinds(shape_of("heads.architecture")).map(with_everything).chain([with_selector()]) {
         let whole = read(&base, &[]).unwrap();
         let mut found = Vec::new();
         all_keys(keys(), "", &Value::try_from(&whole).unwrap(), &mut found);
         // Most keys do not depend on the kind.
-        found.retain(|(place, _)| all.is_empty() || place.starts_with("heads.architecture."));
+        found.retain(|(place, _)| all.is_empty() || dependent.iter().any(|of| place.starts_with(of)));
         all.extend(found.into_iter().map(|(place, key)| (base.clone(), whole.clone(), place, key)));
     }
     assert!(all.len() > 150, "{}", all.len());
