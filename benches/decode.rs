@@ -62,14 +62,12 @@ fn main() {
         prompt_tokens as f64 / plain.prefill,
         plain.decode_speed()
     );
-    println!(
-        "variant                tokens/s  speed-up  decode, tokens/s  speed-up  tokens/call  nodes/call | share of a block: backbone heads drafting rest"
-    );
+    println!("variant                {COLUMNS}");
     let mut variants = Vec::new();
     for variant in run.variants() {
         let (opened, settings) = run.variant(Some(&variant), Some(&set)).expect("a variant of the run");
         if opened.drafts_trees() {
-            let seconds = seconds_of(&run, (&opened, &settings), prompts[0], 1);
+            let seconds = seconds_of(&run, (&opened, &settings), &prompts, max_new, 1);
             variants.push((format!("{variant} (auto)"), opened.clone(), settings.clone(), Some(seconds)));
         }
         variants.push((variant.to_string(), opened, settings, None));
@@ -79,22 +77,7 @@ fn main() {
             (0..rounds).map(|_| by_blocks(&run, (opened, settings), &prompts, max_new, (1, seconds.as_ref())));
         let best = decoded.min_by(Decoded::faster).expect("at least one round");
         assert_eq!(best.tokens, plain.tokens, "{name} is lossless");
-        let Decoded { tokens, blocks, nodes, spent, .. } = best;
-        let whole = (spent.backbone + spent.heads + spent.drafting + spent.bookkeeping).as_secs_f64();
-        let share = |part: Duration| 100.0 * part.as_secs_f64() / whole;
-        println!(
-            "{name:<22} {:8.1} {:9.2} {:17.1} {:9.2} {:12.3} {:11.1} | {:30.1} {:5.1} {:8.1} {:4.1}",
-            best.speed(),
-            best.speed() / plain.speed(),
-            best.decode_speed(),
-            best.decode_speed() / plain.decode_speed(),
-            tokens as f64 / blocks as f64,
-            nodes as f64 / blocks as f64,
-            share(spent.backbone),
-            share(spent.heads),
-            share(spent.drafting),
-            share(spent.bookkeeping)
-        );
+        println!("{name:<22} {} | {}", best.beside(&plain), best.shares());
     }
     side_by_side(&run, &set, &prompts, max_new, rounds);
     peer(&run, &texts, max_new);
@@ -126,7 +109,35 @@ impl Decoded {
     fn faster(&self, other: &Self) -> Ordering {
         (self.prefill + self.decode).total_cmp(&(other.prefill + other.decode))
     }
+
+    /// Speeds beside those of decoding token by token, and the tokens and nodes of a call.
+    fn beside(&self, plain: &Self) -> String {
+        let calls = self.blocks.max(1) as f64;
+        format!(
+            "{:8.1} {:9.2} {:17.1} {:9.2} {:12.3} {:11.1}",
+            self.speed(),
+            self.speed() / plain.speed(),
+            self.decode_speed(),
+            self.decode_speed() / plain.decode_speed(),
+            self.tokens as f64 / calls,
+            self.nodes as f64 / calls
+        )
+    }
+
+    /// What shares of a block its parts take, in percent, where it is known.
+    fn shares(&self) -> String {
+        let Spent { backbone, heads, drafting, bookkeeping, .. } = self.spent;
+        let whole = (backbone + heads + drafting + bookkeeping).as_secs_f64();
+        let share = |part: Duration| match part.as_secs_f64() / whole {
+            share if share.is_finite() => format!("{:9.1}", 100.0 * share),
+            _ => format!("{:>9}", "-"),
+        };
+        [backbone, heads, drafting, bookkeeping].map(share).concat()
+    }
 }
+
+/// The columns of [`Decoded::beside`] and [`Decoded::shares`].
+const COLUMNS: &str = "tokens/s  speed-up  decode, tokens/s  speed-up  tokens/call  nodes/call |  backbone    heads drafting     rest % of a block";
 
 /// Decodes `batch` prompts side by side, then the next ones, with one token a call.
 fn token_by_token(run: &OpenedRun, prompts: &[&[u32]], max_new: usize, batch: usize) -> Decoded {
@@ -154,12 +165,14 @@ fn decoding(run: &OpenedRun, variant: &PreparedVariant) -> Decoding {
 fn seconds_of(
     run: &OpenedRun,
     (variant, settings): (&PreparedVariant, &Settings),
-    text: &[u32],
+    prompts: &[&[u32]],
+    max_new: usize,
     documents: usize,
 ) -> BlockSeconds {
+    let prompts: Vec<(&[u32], usize)> = prompts.iter().map(|prompt| (*prompt, max_new)).collect();
     let (drafter, nodes) = (variant.drafter(settings), run.config.drafting.nodes);
     let frontier = variant.grows().then_some(run.config.drafting.frontier);
-    let batch = TimedBatch { text, documents, nodes, frontier };
+    let batch = TimedBatch { prompts: &prompts, documents, nodes, frontier };
     block_seconds(&run.backbone, &run.heads, &*drafter, decoding(run, variant), batch).expect("heads that draft")
 }
 
@@ -219,14 +232,14 @@ fn side_by_side(run: &OpenedRun, set: &str, prompts: &[&[u32]], max_new: usize, 
     };
     let opened = |variant: &Variant| run.variant(Some(variant), Some(set)).expect("a variant of the run");
     println!(
-        "\nbatch  variant                      tokens/s  speed-up  decode, tokens/s  speed-up over token by token in the same batch  nodes/call  forwards over those timed: pinned only, drafted"
+        "\nspeed-ups over token by token in a batch of the same size\nbatch  variant                      {COLUMNS} | forwards over those timed: pinned only, drafted"
     );
     for batch in [1, 4, 8] {
         let (plain, settings) = opened(&Variant::plain());
         let mut variants = vec![(Variant::plain().to_string(), plain, settings, None)];
         for variant in &trees {
             let (opened, settings) = opened(variant);
-            let seconds = seconds_of(run, (&opened, &settings), prompts[0], batch);
+            let seconds = seconds_of(run, (&opened, &settings), prompts, max_new, batch);
             variants.push((
                 format!("{variant} ({nodes} nodes)"),
                 opened.clone().with_nodes(nodes),
@@ -260,12 +273,9 @@ fn side_by_side(run: &OpenedRun, set: &str, prompts: &[&[u32]], max_new: usize, 
             };
             let forwards = decoded.forwards.map(over).concat();
             println!(
-                "{batch:>5}  {name:<28} {:8.1} {:9.2} {:17.1} {:9.2} {:11.1} {forwards}",
-                decoded.speed(),
-                decoded.speed() / best[0].speed(),
-                decoded.decode_speed(),
-                decoded.decode_speed() / best[0].decode_speed(),
-                decoded.nodes as f64 / decoded.blocks.max(1) as f64
+                "{batch:>5}  {name:<28} {} | {}            | {forwards}",
+                decoded.beside(&best[0]),
+                decoded.shares()
             );
         }
     }

@@ -113,7 +113,7 @@ pub fn drafting(backbone: &Backbone) -> Result<()> {
                 verification: Verification::GREEDY,
             };
             let frontier = (rows == RowOrder::Sequential).then_some(8);
-            let batch = TimedBatch { text: &[0; CONTEXT], documents: 1, nodes: 1, frontier };
+            let batch = TimedBatch { prompts: &[(&[0; CONTEXT], 0)], documents: 1, nodes: 1, frontier };
             let found = block_seconds(backbone, &heads, &Bpd, options, batch)?;
             let (what, seconds) = match rows {
                 RowOrder::Sequential => ("a level of eight rows", found.level[7]),

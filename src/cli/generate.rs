@@ -141,16 +141,15 @@ fn by_blocks(
     };
     // How many times as long as a forward of one token that of a whole tree takes here, where trees are sized by that.
     let (nodes, mut slower, mut seconds) = (run.config.drafting.nodes, None, None);
+    let documents = [(&prompt[..], options.max_new)];
     if timed {
-        let text = &prompt[..prompt.len().min(MEASURED_BEHIND)];
         let frontier = drafter.grows().then_some(run.config.drafting.frontier);
-        let batch = TimedBatch { text, documents: 1, nodes, frontier };
+        let batch = TimedBatch { prompts: &documents, documents: 1, nodes, frontier };
         let found = block_seconds(&run.backbone, &run.heads, &*drafter, decoding, batch)?;
         slower = Some(found.forward[nodes - 1] / found.forward[0]);
         seconds = Some(found);
     }
     let started = Instant::now();
-    let documents = [(&prompt[..], options.max_new)];
     let mut decoder = Decoder::new(&run.backbone, &run.heads, &*drafter, decoding, &documents, 1)?;
     if let Some(seconds) = seconds {
         decoder = decoder.sized_by(seconds);
@@ -205,9 +204,6 @@ fn by_blocks(
         "decode_tokens_per_s": of_decode,
     }))
 }
-
-/// The largest number of context tokens with which the time of a step is measured.
-const MEASURED_BEHIND: usize = 256;
 
 /// Prints text while it is decoded, block by block. On a terminal, the blocks alternate between two colours.
 struct Stream<'a> {

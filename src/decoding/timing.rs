@@ -18,17 +18,31 @@ const ROUNDS: usize = 3;
 /// How many tokens heads propose behind a path while they are timed.
 const PROPOSED: usize = 16;
 
+/// The most tokens that steps are timed behind.
+const BEHIND: usize = 256;
+
 /// The batch whose steps are timed.
 #[derive(Debug, Clone, Copy)]
 pub struct TimedBatch<'a> {
-    /// What every document has read, at least one token. What does not leave room for a tree in the context is left out.
-    pub text: &'a [u32],
+    /// What is to be decoded, as [`Decoder::new`](super::Decoder::new) takes it: at least one prompt of at least one token, each with the
+    /// most tokens that may follow it.
+    pub prompts: &'a [(&'a [u32], usize)],
     /// The number of documents side by side, at least one.
     pub documents: usize,
     /// The largest number of nodes of a document's tree.
     pub nodes: usize,
     /// Where drafts grow, the most rows that the heads run for a level of a document's tree.
     pub frontier: Option<usize>,
+}
+
+impl TimedBatch<'_> {
+    /// Returns a text to time steps behind. It is as long as the texts are halfway through, on average, as every row reads as much of its
+    /// text as there is; but not longer than `most` tokens.
+    fn text(&self, most: usize) -> Vec<u32> {
+        let halfway = |&(prompt, new): &(&[u32], usize)| prompt.len() + new / 2;
+        let length = self.prompts.iter().map(halfway).sum::<usize>() / self.prompts.len();
+        self.prompts[0].0.iter().copied().cycle().take(length.clamp(1, most)).collect()
+    }
 }
 
 /// Measures the seconds of the steps of a batch: the forwards that verify up to as many nodes as all trees can have, with their rows
@@ -47,7 +61,7 @@ pub fn block_seconds(
 ) -> Result<BlockSeconds> {
     let (model, TimedBatch { documents, nodes, frontier, .. }) = (&backbone.model, batch);
     let room = model.config().max_position_embeddings.saturating_sub(nodes).max(1);
-    let text = &batch.text[..batch.text.len().min(room)];
+    let text = &batch.text(room.min(BEHIND))[..];
     let (last, pinned) = (text.len() - 1, text[0]);
     let mut cache = model.cache(documents, text.len() + nodes);
     let mut features = heads.features();
@@ -172,6 +186,16 @@ fn interpolated(timed: &[(usize, f64)]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_are_timed_halfway_through_the_texts() {
+        let prompts: [(&[u32], usize); 2] = [(&[7, 8, 9], 4), (&[1; 6], 3)];
+        let batch = TimedBatch { prompts: &prompts, documents: 2, nodes: 1, frontier: None };
+        // Five tokens of the first text, seven of the second.
+        assert_eq!(batch.text(100), [7, 8, 9, 7, 8, 9]);
+        assert_eq!(batch.text(2), [7, 8]);
+        assert_eq!(TimedBatch { prompts: &[(&[5], 0)], ..batch }.text(100), [5]);
+    }
 
     #[test]
     fn what_is_not_timed_is_interpolated() {

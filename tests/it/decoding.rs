@@ -401,7 +401,7 @@ fn seconds_are_measured_for_every_size_of_a_step() {
     for kind in KINDS {
         let heads = heads(&backbone, 3, 0.3, kind);
         for (frontier, levels) in [(None, 0), (Some(3), 9)] {
-            let batch = TimedBatch { text: &[9, 120, 33, 70], documents: 3, nodes: 5, frontier };
+            let batch = TimedBatch { prompts: &[(&[9, 120, 33, 70], 20)], documents: 3, nodes: 5, frontier };
             let found = block_seconds(&backbone, &heads, &drafter, options, batch).unwrap();
             let BlockSeconds { forward, drafting, level } = found;
             assert_eq!((forward.len(), drafting.len(), level.len()), (15, 3, levels), "{kind}");
