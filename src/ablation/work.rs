@@ -8,7 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::{Ablation, CellRun, Failure};
+use crate::backbone::Feature;
 use crate::claims::Attempt;
+use crate::config::Config;
 use crate::device::Opened;
 use crate::error::{Error, ErrorKind, Result};
 use crate::evaluation::Known;
@@ -17,7 +19,7 @@ use crate::files;
 use crate::progress;
 use crate::report::Report;
 use crate::shard::Shard;
-use crate::stages::{self, Inputs, Reach, Workspace};
+use crate::stages::{self, Inputs, Reach, Shared, Workspace};
 use crate::store::Store;
 use crate::tables::{Dataset, Record};
 use crate::traces::TraceText;
@@ -32,6 +34,8 @@ pub struct Worker<'a> {
     known: Known,
     /// The inputs that were read so far, by a hash of the sections of the configuration that name them.
     inputs: RefCell<HashMap<String, Inputs>>,
+    /// The states of the backbone that cells with the same traces read, by a hash of the sections that describe these.
+    columns: RefCell<HashMap<String, Vec<Feature>>>,
 }
 
 /// The pause before looking again at what other processes are doing.
@@ -54,7 +58,8 @@ impl<'a> Worker<'a> {
     fn in_store(ablation: &'a Ablation, device: Opened, store: Store) -> Self {
         let reaches = ablation.runs.iter().map(|run| Reach::of(ablation.config_of(run)));
         let reach = reaches.reduce(Reach::or).expect("a grid has cells");
-        Self { ablation, device, store, reach, known: Known::default(), inputs: RefCell::default() }
+        let (inputs, columns) = Default::default();
+        Self { ablation, device, store, reach, known: Known::default(), inputs, columns }
     }
 
     /// Works until every run of the shard, or of the whole ablation, has a report or has failed in this `attempt`.
@@ -154,22 +159,45 @@ impl<'a> Worker<'a> {
     /// Opens the workspace of a run.
     pub fn workspace(&self, run: &CellRun) -> Result<Workspace> {
         let config = self.ablation.config_of(run).clone();
-        // Text of the corpus that is learnt from is looked at when it is read.
-        let learns = config.traces.train_text.contains(&TraceText::Corpus);
-        let key = files::hash_json(&(&config.backbone, &config.data, learns));
-        let known = self.inputs.borrow().get(&key).cloned();
-        let inputs = match known {
-            Some(inputs) => inputs,
-            None => {
-                let inputs = Inputs::read(&config, &self.device.device)?;
-                self.inputs.borrow_mut().insert(key, inputs.clone());
-                inputs
-            }
-        };
+        let inputs = self.inputs(&config)?;
+        let columns = self.columns(&config, &inputs);
         let (device, store) = (self.device.clone(), self.store.clone());
         let place = (self.ablation.all.clone(), run.folder.clone());
-        Workspace::cell(config, device, place, inputs, store, (self.reach, self.known.clone()))
+        let shared = Shared { inputs, columns, reach: self.reach, known: self.known.clone() };
+        Workspace::cell(config, device, place, store, shared)
     }
+
+    /// Returns the inputs of a cell, which are read once for all that have the same.
+    fn inputs(&self, config: &Config) -> Result<Inputs> {
+        let key = inputs_key(config);
+        let known = self.inputs.borrow().get(&key).cloned();
+        known.map_or_else(
+            || {
+                let inputs = Inputs::read(config, &self.device.device)?;
+                self.inputs.borrow_mut().insert(key, inputs.clone());
+                Ok(inputs)
+            },
+            Ok,
+        )
+    }
+
+    /// Returns the states of the backbone that cells with the same traces as this one read.
+    fn columns(&self, config: &Config, inputs: &Inputs) -> Vec<Feature> {
+        let traces = |config: &Config| files::hash_json(&(inputs_key(config), &config.traces));
+        let key = traces(config);
+        let of_all = || {
+            let cells = self.ablation.runs.iter().map(|run| self.ablation.config_of(run));
+            Shared::columns(cells.filter(|cell| traces(cell) == key), inputs)
+        };
+        self.columns.borrow_mut().entry(key.clone()).or_insert_with(of_all).clone()
+    }
+}
+
+/// Returns a hash of the sections of a configuration that name its inputs.
+fn inputs_key(config: &Config) -> String {
+    // Text of the corpus that is learnt from is looked at when it is read.
+    let learns = config.traces.train_text.contains(&TraceText::Corpus);
+    files::hash_json(&(&config.backbone, &config.data, learns))
 }
 
 fn remove_failure(run: &CellRun) -> Result<()> {

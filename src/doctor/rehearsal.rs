@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::evaluation::Known;
 use crate::progress::{self, duration};
 use crate::stages::{
-    Corpus, Graph, Inputs, Reach, Runs, Traces, TrainedHeads, Workspace, candidates, evaluate, trace, train_heads,
-    train_rescorers,
+    Corpus, Graph, Inputs, Reach, Runs, Shared, Traces, TrainedHeads, Workspace, candidates, evaluate, trace,
+    train_heads, train_rescorers,
 };
 use crate::store::Store;
 use crate::text::Split;
@@ -70,9 +70,10 @@ impl<'a> Rehearsal<'a> {
         let store = Store::open(runs.store())?;
         let run = |live_documents: usize| {
             let config = small(&whole.config, live_documents)?;
-            let (place, reach) = (runs.run("rehearsal"), Reach::of(&config));
-            let (inputs, store, known) = (inputs.clone(), store.clone(), known.clone());
-            Workspace::cell(config, whole.device.clone(), (runs.clone(), place), inputs, store, (reach, known))
+            let (place, inputs, store) = ((runs.clone(), runs.run("rehearsal")), inputs.clone(), store.clone());
+            let columns = Shared::columns([&config].into_iter(), &inputs);
+            let shared = Shared { inputs, columns, reach: Reach::of(&config), known: known.clone() };
+            Workspace::cell(config, whole.device.clone(), place, store, shared)
         };
         let live = (whole.config.evaluation.live_documents > 0).then(|| run(1)).transpose()?;
         Ok(Self { whole, small: run(0)?, live })

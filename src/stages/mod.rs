@@ -32,7 +32,7 @@ pub use trace::{
 };
 pub use train_heads::{TrainedHeads, train_heads};
 pub use train_rescorer::{FittedRescorers, rescorers_need_heads, train_rescorers};
-pub use workspace::{Runs, Workspace};
+pub use workspace::{Runs, Shared, Workspace};
 
 use crate::error::{Result, bail};
 use crate::report::Report;

@@ -69,6 +69,28 @@ pub struct Workspace {
     _lock: Option<File>,
 }
 
+/// What a cell of an ablation has in common with others.
+pub struct Shared {
+    /// The backbone and the corpora.
+    pub inputs: Inputs,
+    /// The states of the backbone that cells with the same traces read, in ascending order. Each of them keeps all of these, so that
+    /// one pass over the text makes them.
+    pub columns: Vec<Feature>,
+    /// The candidates that all cells together need.
+    pub reach: Reach,
+    /// The findings of the evaluations in this process so far.
+    pub known: Known,
+}
+
+impl Shared {
+    /// Returns the states of the backbone that any of some cells reads, all on the same inputs. Those of a cell that does not suit the
+    /// backbone are left out, as it will fail.
+    pub fn columns<'a>(cells: impl Iterator<Item = &'a Config>, inputs: &Inputs) -> Vec<Feature> {
+        let of_all: BTreeSet<Feature> = cells.filter_map(|config| features_of(config, inputs).ok()).flatten().collect();
+        of_all.into_iter().collect()
+    }
+}
+
 impl Workspace {
     /// Opens the run in `runs/<name>`, loads the backbone and reads the corpora.
     ///
@@ -142,8 +164,7 @@ impl Workspace {
         Ok(Self { config, device, runs, folder, inputs, graph, store, features, given_heads, known, is_cell, _lock })
     }
 
-    /// Makes the workspace of a cell of an ablation, without writing anything. There are as many candidates per slot as
-    /// `reach` says. `known` is shared with other cells.
+    /// Makes the workspace of a cell of an ablation, without writing anything.
     ///
     /// # Errors
     /// Fails if the heads ask for states that the backbone does not have, or if [`Graph::new`] fails.
@@ -151,12 +172,11 @@ impl Workspace {
         config: Config,
         device: Opened,
         (runs, folder): (Runs, PathBuf),
-        inputs: Inputs,
         store: Store,
-        (reach, known): (Reach, Known),
+        Shared { inputs, columns, reach, known }: Shared,
     ) -> Result<Self> {
         let features = features_of(&config, &inputs)?;
-        let graph = Graph::new(&config, &inputs, reach, &features, None)?;
+        let graph = Graph::new(&config, &inputs, reach, &columns, None)?;
         let (given_heads, is_cell, _lock) = (None, true, None);
         Ok(Self { config, device, runs, folder, inputs, graph, store, features, given_heads, known, is_cell, _lock })
     }

@@ -246,6 +246,23 @@ fn jobs_and_shards_make_the_same_table() {
     assert!(made(&again.stderr).is_empty(), "{}", again.stderr);
 }
 
+/// One pass over a text makes the states that any of the cells reads.
+#[test]
+fn states_that_other_cells_read_are_kept_along() {
+    let folder = inputs();
+    let text = "extends = \"run.toml\"\nname = \"grid\"\n[heads.training]\nsteps = 4\n[evaluation]\nlive_documents = 0\n\
+        [ablation.matrix]\n\"heads.architecture.features\" = [[\"last\"], [\"layer-1\", \"last\"]]\n";
+    fs::write(folder.path().join("grid.toml"), text).unwrap();
+    succeed(folder.path(), &["ablate", "grid.toml", "--shard", "1/2"]);
+    let columns = || fs::read_dir(folder.path().join("runs/store/columns")).unwrap().count();
+    assert_eq!(columns(), 2 * 3);
+    let plan = succeed(folder.path(), &["plan", "grid.toml", "--format", "json"]).json();
+    let traces = plan["stages"].as_array().unwrap().iter().find(|stage| stage["makes"] == "traces").unwrap();
+    assert_eq!([&traces["needed"], &traces["different"], &traces["finished"]], [6, 3, 3]);
+    succeed(folder.path(), &["ablate", "grid.toml"]);
+    assert_eq!(columns(), 2 * 3);
+}
+
 #[test]
 fn a_failed_cell_is_named_and_tried_again_and_the_rest_go_on() {
     let folder = inputs();
