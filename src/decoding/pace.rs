@@ -15,6 +15,9 @@ pub struct BlockSeconds {
     /// By the number of rows that the heads run for all documents together, from 1 on: another level of grown trees. Empty where none
     /// are grown.
     pub level: Vec<f64>,
+    /// By the number of committed tokens, from 1 on: their reading by heads that attend to the text. More take proportionally longer.
+    /// Empty for heads that keep nothing of it.
+    pub reading: Vec<f64>,
 }
 
 /// What was drafted in a step, for all documents together.
@@ -42,6 +45,8 @@ pub(super) struct Pace {
     /// How many drafted tokens were accepted, pinned ones left out, and how many were expected to be.
     accepted: f64,
     expected: f64,
+    /// How many committed tokens of all documents the heads have not read.
+    unread: usize,
     /// The time that drafting may lose from now on.
     credit: f64,
 }
@@ -58,7 +63,7 @@ const PRIOR: (f64, f64) = (6.0, 8.0);
 
 impl Pace {
     pub fn new(seconds: BlockSeconds) -> Self {
-        Self { seconds, tokens: 1.0, time: 1.0, accepted: PRIOR.0, expected: PRIOR.1, credit: TRIAL }
+        Self { seconds, tokens: 1.0, time: 1.0, accepted: PRIOR.0, expected: PRIOR.1, unread: 0, credit: TRIAL }
     }
 
     /// Returns whether the next step is to draft, and not to be one of plain decoding.
@@ -73,12 +78,13 @@ impl Pace {
     /// more cost behind b (n - 1). The rate is that of one document, and at least that of plain decoding. Where fewer
     /// tokens were accepted than expected, time is worth more of the expected ones.
     pub fn budget(&self, documents: usize) -> Option<BlockBudget> {
-        let BlockSeconds { forward, drafting, level } = &self.seconds;
+        let BlockSeconds { forward, drafting, level, reading } = &self.seconds;
         let beside = |curve: &[f64]| -> Vec<f64> {
             let each = if curve.is_empty() { 0 } else { (curve.len() / documents).max(1) };
             (1..=each).map(|number| at(curve, number * documents)).collect()
         };
-        let drafting = at(drafting, documents);
+        // Of the tokens that will be committed, the pinned ones at least are read.
+        let drafting = at(drafting, documents) + of_rows(reading, self.unread + documents);
         let speed = (self.tokens / self.time).max(1.0);
         self.drafts().then(|| BlockBudget {
             nodes: beside(forward).into_iter().map(|seconds| seconds + drafting).collect(),
@@ -87,18 +93,21 @@ impl Pace {
         })
     }
 
-    /// Counts in a step of so many documents: what was drafted, or none if it was one of plain decoding.
+    /// Counts in a step of so many documents: what was drafted, or none if it was one of plain decoding. A step that drafts also takes
+    /// the time in which heads read the text since the last one.
     pub fn add(&mut self, documents: usize, drafted: Option<Drafted>) {
         self.credit += LOSS;
         let Some(Drafted { nodes, levels, expected, accepted }) = drafted else {
             self.tokens += 1.0;
             self.time += 1.0;
+            self.unread += documents;
             return;
         };
-        let BlockSeconds { forward, drafting, level } = &self.seconds;
+        let BlockSeconds { forward, drafting, level, reading } = &self.seconds;
         // The first level is part of drafting.
         let levels: f64 = levels.iter().skip(1).map(|&rows| at(level, rows)).sum();
-        let seconds = at(forward, nodes) + at(drafting, documents) + levels;
+        let read = of_rows(reading, std::mem::take(&mut self.unread) + accepted);
+        let seconds = at(forward, nodes) + at(drafting, documents) + levels + read;
         let (time, documents) = (seconds / at(forward, documents), documents as f64);
         self.tokens += accepted as f64 / documents;
         self.time += time;
@@ -115,6 +124,11 @@ fn at(curve: &[f64], number: usize) -> f64 {
     curve.get(number - 1).or(curve.last()).copied().unwrap_or(0.0)
 }
 
+/// Returns the seconds of so many rows, where more than were measured take proportionally longer.
+fn of_rows(curve: &[f64], rows: usize) -> f64 {
+    if rows == 0 { 0.0 } else { at(curve, rows) * (rows as f64 / curve.len().max(1) as f64).max(1.0) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,7 +143,7 @@ mod tests {
 
     fn pace(documents: usize, drafting: f64, forward: impl Fn(usize) -> f64) -> Pace {
         let forward = (1..=documents * NODES).map(forward).collect();
-        Pace::new(BlockSeconds { forward, drafting: vec![drafting; documents], level: Vec::new() })
+        Pace::new(BlockSeconds { forward, drafting: vec![drafting; documents], level: Vec::new(), reading: Vec::new() })
     }
 
     /// Decodes so many steps, of whose expected tokens beyond the pinned ones this share is accepted. Returns the nodes of a document in
@@ -227,5 +241,23 @@ mod tests {
         assert_eq!((budget.nodes[1], budget.level[1]), (5.5, 0.25));
         assert!((budget.rate - 1.0 / 3.0 * 12.0 / 7.0).abs() < 1e-12, "{}", budget.rate);
         assert_eq!(pace.budget(8).unwrap().nodes.len(), 8);
+    }
+
+    /// What heads missed while nothing was drafted is read in the next step that drafts.
+    #[test]
+    fn reading_is_part_of_the_steps_that_draft() {
+        let mut pace = pace(2, 0.0, |_| 1.0);
+        pace.seconds.reading = vec![0.1, 0.2];
+        let drafted = || Some(Drafted { nodes: 2, levels: Vec::new(), expected: 2.0, accepted: 2 });
+        let took = |pace: &mut Pace, drafted| {
+            let before = pace.time;
+            pace.add(2, drafted);
+            pace.time - before
+        };
+        assert!((took(&mut pace, drafted()) - 1.2).abs() < 1e-12);
+        assert!((took(&mut pace, None) - 1.0).abs() < 1e-12 && pace.unread == 2);
+        // Two tokens of the step before, and two of the next.
+        assert!((pace.budget(2).unwrap().nodes[0] - 1.4).abs() < 1e-12);
+        assert!((took(&mut pace, drafted()) - 1.4).abs() < 1e-12 && pace.unread == 0);
     }
 }

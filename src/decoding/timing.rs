@@ -1,5 +1,6 @@
 //! How long the parts of a step take on this machine, by the number of their rows.
 
+use std::hint::black_box;
 use std::time::Instant;
 
 use super::pace::BlockSeconds;
@@ -8,8 +9,9 @@ use super::verification::Predictions;
 use super::{Decoding, Verification};
 use crate::backbone::{Backbone, Feature, FeatureRows, FeatureTensors, Span};
 use crate::drafting::Drafter;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::heads::{BlockStarts, Context, FrozenHeads, Growth, Wanted};
+use crate::nn::indices;
 use crate::storage_type::StorageType;
 
 /// How often each time is measured. The least counts, because disturbances only ever make a machine slower.
@@ -46,8 +48,9 @@ impl TimedBatch<'_> {
 }
 
 /// Measures the seconds of the steps of a batch: the forwards that verify up to as many nodes as all trees can have, with their rows
-/// spread over the documents, and the heads and the drafter, for up to as many documents as there are. Only some numbers are timed;
-/// those between are interpolated linearly. With one document and 32 nodes this takes about a second if a forward takes 20 ms, with four
+/// spread over the documents, and the heads and the drafter, for up to as many documents as there are. The heads run behind a forward, as
+/// they do in a step: its weights have driven theirs from the processor's caches. Only some numbers are timed; those between are
+/// interpolated linearly. With one document and 32 nodes this takes about a second if a forward takes 20 ms, with four
 /// three times as long.
 ///
 /// # Errors
@@ -75,6 +78,11 @@ pub fn block_seconds(
     if let Some(kept) = &mut kept {
         heads.read(model, kept, &vec![text.len(); documents], &before);
     }
+    // In a step the heads run behind a forward, whose weights have driven theirs from the processor's caches.
+    let forward_before = || {
+        let hidden = model.hidden(&[Span::chain(&[pinned])], None);
+        black_box(Predictions::of(hidden, model, options.verification.rule));
+    };
     let mut level = Vec::new();
     let drafting = match frontier {
         None => by_size(documents, |documents| {
@@ -87,6 +95,7 @@ pub fn block_seconds(
             let wanted = Wanted { stats: options.stop.reads_stats(), states: drafter.reads_states() };
             least(|| {
                 let mut rows: Vec<Row> = (0..documents).map(row).collect();
+                forward_before();
                 let began = Instant::now();
                 let states = FeatureRows::concat(&vec![&read; documents]).to_device(model.device());
                 let context =
@@ -109,6 +118,7 @@ pub fn block_seconds(
                     }
                     let context =
                         kept.as_mut().map(|cache| Context::new(cache, (0..documents).map(|n| (n, last)).collect()));
+                    forward_before();
                     let mut began = Instant::now();
                     let states = FeatureRows::concat(&vec![&read; documents]).to_device(model.device());
                     let pinned = vec![pinned; documents];
@@ -128,20 +138,44 @@ pub fn block_seconds(
             by_size(documents, |documents| grown(documents, 0))?
         }
     };
+    // As many of each document as of the others, or one more.
+    let spread = |rows: usize| -> Vec<usize> {
+        (0..documents).map(|document| rows * (document + 1) / documents - rows * document / documents).collect()
+    };
+    let reading = match &mut kept {
+        None => Vec::new(),
+        Some(kept) => {
+            // A token of every document, and a block of each.
+            let mut seconds = |rows: usize| {
+                let tokens = indices((0..rows).map(|row| row % (documents * text.len())), model.device());
+                let states = before.map(|state| state.select(0, tokens.clone()));
+                least(|| {
+                    (0..documents).for_each(|document| kept.truncate(document, text.len()));
+                    forward_before();
+                    let began = Instant::now();
+                    heads.read(model, kept, &spread(rows), &states);
+                    // Nothing is asked for that an accelerator would have to be waited for.
+                    model.device().sync().map_err(|e| Error::new(format!("the device failed: {e}.")))?;
+                    Ok(began)
+                })
+            };
+            let blocks = documents * (heads.count() + 1);
+            let (few, many) = (seconds(documents)?, seconds(blocks)?);
+            interpolated(&[(1, few), (documents, few), (blocks, few.max(many))])
+        }
+    };
     let forward = by_size(documents * nodes, |rows| {
-        // As many of each document as of the others, or one more.
-        let of_document = |document: usize| rows * (document + 1) / documents - rows * document / documents;
-        let tokens: Vec<Vec<u32>> = (0..documents).map(|document| vec![pinned; of_document(document)]).collect();
+        let tokens: Vec<Vec<u32>> = spread(rows).into_iter().map(|rows| vec![pinned; rows]).collect();
         let spans: Vec<Span> = tokens.iter().map(|tokens| Span::chain(tokens)).collect();
         least(|| {
             (0..documents).for_each(|document| cache.truncate(document, text.len()));
             let began = Instant::now();
             let hidden = model.hidden(&spans, Some(&mut cache));
-            std::hint::black_box(Predictions::of(hidden, model, options.verification.rule));
+            black_box(Predictions::of(hidden, model, options.verification.rule));
             Ok(began)
         })
     })?;
-    Ok(BlockSeconds { forward, drafting, level })
+    Ok(BlockSeconds { forward, drafting, level, reading })
 }
 
 /// Returns the least seconds that some work took. It says itself when it began.

@@ -212,7 +212,12 @@ fn a_reader_scores_paths_as_the_model_does() {
 /// not.
 fn seconds(each: f64) -> BlockSeconds {
     let slower = |count: usize, first: f64, each: f64| (0..count).map(|n| first + each * n as f64).collect();
-    BlockSeconds { forward: slower(48, 1.0, each), drafting: vec![0.05], level: slower(16, 0.1, 0.05) }
+    BlockSeconds {
+        forward: slower(48, 1.0, each),
+        drafting: vec![0.05],
+        level: slower(16, 0.1, 0.05),
+        reading: Vec::new(),
+    }
 }
 
 /// How each of some rules is decoded, and whether its text is the greedy one.
@@ -325,7 +330,7 @@ fn nodes_by(documents: usize, forward: impl Fn(usize) -> f64) -> (f64, f64) {
     let options =
         Decoding { top_k: 4, dtype: StorageType::Float32, stop: StopRule::Never, verification: Verification::GREEDY };
     let forward = (1..=12 * documents).map(forward).collect();
-    let seconds = BlockSeconds { forward, drafting: vec![0.0; documents], level: Vec::new() };
+    let seconds = BlockSeconds { forward, drafting: vec![0.0; documents], level: Vec::new(), reading: Vec::new() };
     let prompt = backbone.tokenizer.encode("Tell of the fox.").unwrap();
     let all = vec![(&prompt[..], 100); documents];
     let blocks = sized_blocks(options, &backbone, &heads, &drafter, &all, documents, Some(seconds));
@@ -363,7 +368,8 @@ fn after_plain_decoding_heads_draft_as_if_they_always_had() {
     for kind in KINDS {
         let heads = heads(&backbone, 3, 0.3, kind);
         // Forwards take as long whatever their size, so that trees are whole, and the heads as long again.
-        let seconds = BlockSeconds { forward: vec![1.0; 12], drafting: vec![1.0], level: Vec::new() };
+        let seconds =
+            BlockSeconds { forward: vec![1.0; 12], drafting: vec![1.0], level: Vec::new(), reading: Vec::new() };
         let always = blocks_of(options, &backbone, &heads, &drafter, &documents, 1);
         let sized = sized_blocks(options, &backbone, &heads, &drafter, &documents, 1, Some(seconds));
         let mut compared = 0;
@@ -403,9 +409,11 @@ fn seconds_are_measured_for_every_size_of_a_step() {
         for (frontier, levels) in [(None, 0), (Some(3), 9)] {
             let batch = TimedBatch { prompts: &[(&[9, 120, 33, 70], 20)], documents: 3, nodes: 5, frontier };
             let found = block_seconds(&backbone, &heads, &drafter, options, batch).unwrap();
-            let BlockSeconds { forward, drafting, level } = found;
-            assert_eq!((forward.len(), drafting.len(), level.len()), (15, 3, levels), "{kind}");
-            for curve in [&forward, &drafting, &level] {
+            let BlockSeconds { forward, drafting, level, reading } = found;
+            let attends = heads.cache(1, 1).is_some();
+            let read = if attends { 3 * 4 } else { 0 };
+            assert_eq!((forward.len(), drafting.len(), level.len(), reading.len()), (15, 3, levels, read), "{kind}");
+            for curve in [&forward, &drafting, &level, &reading] {
                 assert!(curve.is_sorted() && curve.iter().all(|&seconds| seconds > 0.0), "{kind}: {curve:?}");
             }
         }
