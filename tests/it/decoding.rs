@@ -411,7 +411,7 @@ fn seconds_are_measured_for_every_size_of_a_step() {
             let found = block_seconds(&backbone, &heads, &drafter, options, batch).unwrap();
             let BlockSeconds { forward, drafting, level, reading } = found;
             let attends = heads.cache(1, 1).is_some();
-            let read = if attends { 3 * 4 } else { 0 };
+            let read = if attends { 3 * (heads.count() + 1) } else { 0 };
             assert_eq!((forward.len(), drafting.len(), level.len(), reading.len()), (15, 3, levels, read), "{kind}");
             for curve in [&forward, &drafting, &level, &reading] {
                 assert!(curve.is_sorted() && curve.iter().all(|&seconds| seconds > 0.0), "{kind}: {curve:?}");
