@@ -45,8 +45,9 @@ pub(super) struct Pace {
     /// How many drafted tokens were accepted, pinned ones left out, and how many were expected to be.
     accepted: f64,
     expected: f64,
-    /// How many committed tokens of all documents the heads have not read.
+    /// How many committed tokens of all documents the heads have missed, and how long they would read them.
     unread: usize,
+    missed: f64,
     /// The time that drafting may lose from now on.
     credit: f64,
 }
@@ -63,12 +64,14 @@ const PRIOR: (f64, f64) = (6.0, 8.0);
 
 impl Pace {
     pub fn new(seconds: BlockSeconds) -> Self {
-        Self { seconds, tokens: 1.0, time: 1.0, accepted: PRIOR.0, expected: PRIOR.1, unread: 0, credit: TRIAL }
+        let (accepted, expected) = PRIOR;
+        Self { seconds, tokens: 1.0, time: 1.0, accepted, expected, unread: 0, missed: 0.0, credit: TRIAL }
     }
 
-    /// Returns whether the next step is to draft, and not to be one of plain decoding.
+    /// Returns whether the next step is to draft, and not to be one of plain decoding. It may if the time is there in which heads read
+    /// what they have missed.
     pub fn drafts(&self) -> bool {
-        self.credit >= 0.0
+        self.credit >= self.missed
     }
 
     /// Returns what the drafts of the next step cost if so many documents, at least one, are drafted for, or none if the step is to be
@@ -96,17 +99,19 @@ impl Pace {
     /// Counts in a step of so many documents: what was drafted, or none if it was one of plain decoding. A step that drafts also takes
     /// the time in which heads read the text since the last one.
     pub fn add(&mut self, documents: usize, drafted: Option<Drafted>) {
+        let BlockSeconds { forward, drafting, level, reading } = &self.seconds;
         self.credit += LOSS;
         let Some(Drafted { nodes, levels, expected, accepted }) = drafted else {
             self.tokens += 1.0;
             self.time += 1.0;
             self.unread += documents;
+            self.missed = of_rows(reading, self.unread) / at(forward, documents);
             return;
         };
-        let BlockSeconds { forward, drafting, level, reading } = &self.seconds;
         // The first level is part of drafting.
         let levels: f64 = levels.iter().skip(1).map(|&rows| at(level, rows)).sum();
-        let read = of_rows(reading, std::mem::take(&mut self.unread) + accepted);
+        let read = of_rows(reading, self.unread + accepted);
+        (self.unread, self.missed) = (0, 0.0);
         let seconds = at(forward, nodes) + at(drafting, documents) + levels + read;
         let (time, documents) = (seconds / at(forward, documents), documents as f64);
         self.tokens += accepted as f64 / documents;
@@ -259,5 +264,17 @@ mod tests {
         // Two tokens of the step before, and two of the next.
         assert!((pace.budget(2).unwrap().nodes[0] - 1.4).abs() < 1e-12);
         assert!((took(&mut pace, drafted()) - 1.4).abs() < 1e-12 && pace.unread == 0);
+    }
+
+    /// Where reading what was missed takes longer than drafting may lose, nothing is tried again.
+    #[test]
+    fn heads_that_missed_much_are_left_alone() {
+        for (each, again) in [(0.001, true), (0.01, false)] {
+            let mut pace = pace(1, 1.0, |rows| rows as f64);
+            pace.seconds.reading = vec![each];
+            let (nodes, time) = decode(&mut pace, 1, 1000, 0.0);
+            assert!(nodes[0] > 0 && time < 1.01, "{each}: {time}");
+            assert_eq!(nodes[10..].iter().any(|&nodes| nodes > 0), again, "{each}: {nodes:?}");
+        }
     }
 }
