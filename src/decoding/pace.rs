@@ -45,7 +45,7 @@ pub(super) struct Pace {
     /// How many drafted tokens were accepted, pinned ones left out, and how many were expected to be.
     accepted: f64,
     expected: f64,
-    /// How many committed tokens of all documents the heads have missed, and how long they would read them.
+    /// How many committed tokens of all documents the heads have missed, and the time in which they would read them.
     unread: usize,
     missed: f64,
     /// The time that drafting may lose from now on.
