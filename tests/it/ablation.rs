@@ -25,6 +25,15 @@ pub fn grid() -> TempDir {
     folder
 }
 
+/// Inputs and the configuration of a grid of four steps of training, whose cells vary the keys of `matrix`.
+fn quick_grid(matrix: &str) -> TempDir {
+    let folder = inputs();
+    let text =
+        "extends = \"run.toml\"\nname = \"grid\"\n[heads.training]\nsteps = 4\n[evaluation]\nlive_documents = 0\n";
+    fs::write(folder.path().join("grid.toml"), format!("{text}[ablation.matrix]\n{matrix}\n")).unwrap();
+    folder
+}
+
 /// The table in every format.
 pub fn report(folder: &Path) -> Vec<String> {
     FILES.map(|file| fs::read_to_string(folder.join("runs/grid/report").join(file)).unwrap()).to_vec()
@@ -249,10 +258,7 @@ fn jobs_and_shards_make_the_same_table() {
 /// One pass over a text makes the states that any of the cells reads.
 #[test]
 fn states_that_other_cells_read_are_kept_along() {
-    let folder = inputs();
-    let text = "extends = \"run.toml\"\nname = \"grid\"\n[heads.training]\nsteps = 4\n[evaluation]\nlive_documents = 0\n\
-        [ablation.matrix]\n\"heads.architecture.features\" = [[\"last\"], [\"layer-1\", \"last\"]]\n";
-    fs::write(folder.path().join("grid.toml"), text).unwrap();
+    let folder = quick_grid("\"heads.architecture.features\" = [[\"last\"], [\"layer-1\", \"last\"]]");
     succeed(folder.path(), &["ablate", "grid.toml", "--shard", "1/2"]);
     let columns = || fs::read_dir(folder.path().join("runs/store/columns")).unwrap().count();
     assert_eq!(columns(), 2 * 3);
@@ -265,10 +271,8 @@ fn states_that_other_cells_read_are_kept_along() {
 
 #[test]
 fn a_failed_cell_is_named_and_tried_again_and_the_rest_go_on() {
-    let folder = inputs();
-    let text = "extends = \"run.toml\"\nname = \"grid\"\n[heads.training]\nsteps = 4\n[evaluation]\nlive_documents = 0\n\
-        [ablation.matrix]\n\"rescorer\" = [{ counts = { kind = \"ngram\" } }]\n\"heads.init_from\" = [\"absent\", \"\"]\n";
-    fs::write(folder.path().join("grid.toml"), text).unwrap();
+    let folder =
+        quick_grid("\"rescorer\" = [{ counts = { kind = \"ngram\" } }]\n\"heads.init_from\" = [\"absent\", \"\"]");
     for jobs in ["1", "2"] {
         let outcome = run(folder.path(), &["ablate", "grid.toml", "--jobs", jobs]);
         assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
