@@ -170,15 +170,12 @@ impl<'a> Worker<'a> {
     /// Returns the inputs of a cell, which are read once for all that have the same.
     fn inputs(&self, config: &Config) -> Result<Inputs> {
         let key = inputs_key(config);
-        let known = self.inputs.borrow().get(&key).cloned();
-        known.map_or_else(
-            || {
-                let inputs = Inputs::read(config, &self.device.device)?;
-                self.inputs.borrow_mut().insert(key, inputs.clone());
-                Ok(inputs)
-            },
-            Ok,
-        )
+        if let Some(inputs) = self.inputs.borrow().get(&key) {
+            return Ok(inputs.clone());
+        }
+        let inputs = Inputs::read(config, &self.device.device)?;
+        self.inputs.borrow_mut().insert(key, inputs.clone());
+        Ok(inputs)
     }
 
     /// Returns the states of the backbone that cells with the same traces as this one read.
